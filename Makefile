@@ -1,0 +1,47 @@
+# make demo | test | setup | bench | lint | debug: see README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+NATIVE := setup.py pyproject.toml $(wildcard csrc/include/engine/* csrc/src/*.cpp csrc/src/detail/* src/engine/core/*.pyx src/engine/core/*.pxd)
+
+.PHONY: setup demo test bench lint debug clean
+
+setup: $(STAMP)-all
+
+demo: $(STAMP)-demo
+	$(BIN)/engine demo
+
+test: $(STAMP)-all
+	$(BIN)/python -m pytest
+	$(MAKE) -C csrc test
+
+bench: $(STAMP)-all
+	$(BIN)/python -m benchmarks run all
+
+lint: $(STAMP)-all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+debug:
+	$(MAKE) -C csrc asan tsan
+
+clean:
+	rm -rf build src/*.egg-info src/engine/core/*.so src/engine/core/*.cpp
+	$(MAKE) -C csrc clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip "setuptools>=77" wheel "cython>=3.1" "numpy>=2.0"
+
+# An editable install without build isolation: the compiled modules land beside their sources, so that an edit of C++
+# and `make setup` is the whole development loop.
+$(STAMP)-%: $(BIN)/python $(NATIVE)
+	@echo "== installing and compiling the core (about a minute on two cores)"
+	$(PIP) install --quiet --no-build-isolation --editable ".[$(EXTRAS_$*)]"
+	@touch $@
+
+EXTRAS_demo := demo
+EXTRAS_all := demo,test,lint,bench

@@ -1,0 +1,1 @@
+"""Engine: every prediction answered before its deadline, inside your own process."""

@@ -1,0 +1,35 @@
+# The scorer C ABI as Cython sees it; csrc/include/engine/scorer.h documents every field.
+from libc.stdint cimport uint32_t
+
+cdef extern from "engine/scorer.h":
+    const char* ENGINE_SCORER_CAPSULE
+    uint32_t ENGINE_SCORER_ABI
+    uint32_t ENGINE_SCORER_TAKES_GIL
+    uint32_t ENGINE_SCORER_REENTRANT
+    uint32_t ENGINE_SCORER_NATIVE
+    int ENGINE_SCORE_OK
+    int ENGINE_SCORE_FAILED
+    int ENGINE_SCORE_BAD_SHAPE
+
+    ctypedef int (*engine_score_f32)(void* ctx, const float* rows, size_t n_rows, size_t row_stride,
+                                     double* out) noexcept nogil
+    ctypedef int (*engine_score_f64)(void* ctx, const double* rows, size_t n_rows, size_t row_stride,
+                                     double* out) noexcept nogil
+
+    ctypedef struct engine_scorer:
+        uint32_t abi
+        uint32_t flags
+        uint32_t n_features
+        uint32_t n_outputs
+        void* ctx
+        engine_score_f32 score
+        engine_score_f64 score_f64
+        void (*retain)(void* ctx) noexcept nogil
+        void (*release)(void* ctx) noexcept nogil
+
+
+# Takes over the caller's reference to `scorer.ctx` and returns a capsule that gives it back when collected.
+cdef object scorer_to_capsule(const engine_scorer* scorer)
+
+# Borrowed pointer, valid while the capsule lives. Raises ConfigError for anything but a scorer capsule of this ABI.
+cdef const engine_scorer* scorer_from_capsule(object capsule) except NULL

@@ -1,0 +1,16 @@
+from types import CapsuleType
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+class ScorerInfo(TypedDict):
+    n_features: int
+    n_outputs: int
+    takes_gil: bool
+    reentrant: bool
+    native: bool
+    float64_rows: bool
+
+def describe(capsule: CapsuleType) -> ScorerInfo: ...
+def score(capsule: CapsuleType, rows: Any) -> npt.NDArray[np.float64]: ...

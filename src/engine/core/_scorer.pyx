@@ -1,0 +1,95 @@
+# The capsule that carries a scorer between extension modules, and a direct call through it for Model.predict.
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+import numpy as np
+
+cimport numpy as cnp
+
+from engine.errors import ConfigError, InputError, ModelError
+
+cnp.import_array()
+
+
+cdef void _free_capsule(object capsule) noexcept:
+    cdef engine_scorer* scorer = <engine_scorer*>PyCapsule_GetPointer(capsule, ENGINE_SCORER_CAPSULE)
+    scorer.release(scorer.ctx)
+    free(scorer)
+
+
+cdef object scorer_to_capsule(const engine_scorer* scorer):
+    cdef engine_scorer* kept = <engine_scorer*>malloc(sizeof(engine_scorer))
+    if kept is NULL:
+        scorer.release(scorer.ctx)
+        raise MemoryError()
+    memcpy(kept, scorer, sizeof(engine_scorer))
+    return PyCapsule_New(kept, ENGINE_SCORER_CAPSULE, _free_capsule)
+
+
+cdef const engine_scorer* scorer_from_capsule(object capsule) except NULL:
+    if not PyCapsule_IsValid(capsule, ENGINE_SCORER_CAPSULE):
+        raise ConfigError(f"expected a PyCapsule named '{ENGINE_SCORER_CAPSULE.decode()}', got {type(capsule).__name__}")
+    cdef const engine_scorer* scorer = <const engine_scorer*>PyCapsule_GetPointer(capsule, ENGINE_SCORER_CAPSULE)
+    if scorer.abi != ENGINE_SCORER_ABI:
+        raise ConfigError(f"scorer ABI {scorer.abi} is not the one this build speaks, {ENGINE_SCORER_ABI}: "
+                          f"rebuild the module that made it")
+    if scorer.n_features < 1 or scorer.n_outputs < 1 or scorer.score is NULL:
+        raise ConfigError(f"scorer needs at least one feature, one output and a score function, got "
+                          f"{scorer.n_features} features and {scorer.n_outputs} outputs")
+    return scorer
+
+
+def describe(capsule) -> dict:
+    """Shape and flags of a scorer capsule: n_features, n_outputs, takes_gil, reentrant, native, float64_rows."""
+    cdef const engine_scorer* scorer = scorer_from_capsule(capsule)
+    return {
+        "n_features": scorer.n_features,
+        "n_outputs": scorer.n_outputs,
+        "takes_gil": bool(scorer.flags & ENGINE_SCORER_TAKES_GIL),
+        "reentrant": bool(scorer.flags & ENGINE_SCORER_REENTRANT),
+        "native": bool(scorer.flags & ENGINE_SCORER_NATIVE),
+        "float64_rows": scorer.score_f64 is not NULL,
+    }
+
+
+def score(capsule, rows):
+    """Scores a 2-D array, float32 or float64 [n, n_features], C-contiguous rows -> float64 [n] or [n, n_outputs].
+
+    Rows are read in place where their last axis is contiguous, else copied once. The GIL is released. A float64
+    array goes to the scorer as float64 where it takes that, and is rounded to float32 where it does not.
+
+    Raises InputError for another shape or dtype, ModelError where the scorer reports a failure.
+    """
+    cdef const engine_scorer* scorer = scorer_from_capsule(capsule)
+    cdef cnp.ndarray array = _rows(rows, scorer.n_features, scorer.score_f64 is not NULL)
+    cdef size_t n_rows = array.shape[0]
+    cdef size_t stride = 0
+    cdef cnp.ndarray out = np.empty((n_rows, scorer.n_outputs), dtype=np.float64)
+    cdef int status = 0
+    if n_rows:
+        stride = array.strides[0] // array.itemsize
+        if array.itemsize == 8:
+            with nogil:
+                status = scorer.score_f64(scorer.ctx, <const double*>cnp.PyArray_DATA(array), n_rows, stride,
+                                          <double*>cnp.PyArray_DATA(out))
+        else:
+            with nogil:
+                status = scorer.score(scorer.ctx, <const float*>cnp.PyArray_DATA(array), n_rows, stride,
+                                      <double*>cnp.PyArray_DATA(out))
+    if status != ENGINE_SCORE_OK:
+        raise ModelError(f"the model failed on {n_rows} rows (status {status})")
+    return out[:, 0] if scorer.n_outputs == 1 else out
+
+
+cdef cnp.ndarray _rows(object rows, size_t n_features, bint float64_rows):
+    array = np.asarray(rows)
+    if array.ndim != 2 or <size_t>array.shape[1] != n_features:
+        raise InputError(f"expected rows of shape [n, {n_features}], got {list(array.shape)}")
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"expected float32 or float64 rows, got dtype {array.dtype}")
+    wanted = np.float64 if float64_rows and array.dtype != np.float32 else np.float32
+    array = np.asarray(array, dtype=wanted)
+    if array.shape[0] > 1 and array.strides[0] < 0 or array.strides[1] != array.itemsize:
+        array = np.ascontiguousarray(array)
+    return array
