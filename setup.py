@@ -20,6 +20,7 @@ SCHEDULER = ["cost", "guard", "histogram", "policy"]
 EXTENSIONS = {
     "_scorer": [],
     "_answer": [],
+    "_rows": [],
     "_forest": ["forest*", "cpu"],
     "_dense": ["dense*", "cpu"],
     "_onnx": ["onnx*"],
