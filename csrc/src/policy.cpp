@@ -7,7 +7,7 @@ namespace {
 // After a refusal the executors count as overloaded for this long.
 constexpr int64_t OVERLOAD_NS = 20'000'000;
 // A head is let go when the batch it forces is this much less efficient than the batch without it.
-constexpr double HEAD_DROP_GAIN = 1.25;
+constexpr double HEAD_DROP_GAIN = 1.05;
 // Holding starts where the batches at hand would keep the executors this busy.
 constexpr double HOLD_UTILISATION = 0.7;
 constexpr double GAP_RATE = 0.02;
@@ -69,7 +69,8 @@ int64_t Policy::predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns) const 
     const uint32_t rows = ahead + 1;
     const uint32_t batch = std::max(1u, std::min(cost_.efficient_rows(), limits_.batch_rows_max));
     const int64_t full = static_cast<int64_t>(rows / batch) * cost_.expected_ns(batch);
-    const int64_t last = rows % batch ? cost_.expected_ns(rows % batch) : 0;
+    // Behind a full batch the last one will have filled up by the time it starts; alone, it starts as it is.
+    const int64_t last = rows % batch ? cost_.expected_ns(rows > batch ? batch : rows) : 0;
     return free_ns + full / std::max(working, 1u) + last;
 }
 
@@ -79,7 +80,9 @@ Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns) const noexcept {
     // The margin learned from past errors may not shut the door altogether: with nothing ahead, an idle executor and
     // time for one row, a request is always worth trying.
     const int64_t slack = finish_by_ns - now_ns;
-    const int64_t margin = std::min(error_.value(), slack / 4);
+    const uint32_t batch = std::max(1u, std::min(cost_.efficient_rows(), limits_.batch_rows_max));
+    const int64_t spread = counts_.total() < batch ? 0 : cost_.high_ns(batch) - cost_.expected_ns(batch);
+    const int64_t margin = std::min(std::max(error_.value(), spread), slack / 4);
     if (predicted + margin <= finish_by_ns) return Verdict::admit;
     if (slack > 0 && counts_.total() == 0 && probe_due(now_ns)) return Verdict::admit;
     for (uint32_t e = 0; e < limits_.executors; ++e) {
