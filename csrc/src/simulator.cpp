@@ -42,6 +42,7 @@ struct Request {
     uint16_t bucket;
     State state = State::closed;
     Reason reason;
+    bool on_core = false;  // its fallback runs, or waits for a core
     bool excused;  // something larger than its allowance has happened to it
 };
 
@@ -94,6 +95,7 @@ private:
     std::vector<Executor> executors_;
     std::vector<int64_t> core_free_ns_;
     uint64_t queued_ = 0;    // our own count, to check the policy's
+    uint32_t rescuing_ = 0;  // fallbacks that run or wait for a core
     uint32_t running_ = 0;   // unanswered requests that an executor is at work on
     int64_t look_again_ns_ = NEVER_NS;
 };
@@ -307,11 +309,16 @@ void Simulator::cancel(uint32_t slot) {
 }
 
 // The caller answers for itself on the core that is free first. Where the fallback would not be done in time it takes
-// the default, which costs nothing, as soon as it has a core.
+// the default, which costs nothing: at once, or when it gets its core later than it could tell from the crowd.
 void Simulator::fall_back(uint32_t slot, Reason reason) {
     Request& request = requests_[slot];
     request.state = State::rescuing;
     request.reason = reason;
+    if (!guard_.time_for_fallback(now_ns_, request.deadline_ns, rescuing_)) {
+        return close(slot, Source::default_value, reason);
+    }
+    ++rescuing_;
+    request.on_core = true;
     int64_t& core = *std::min_element(core_free_ns_.begin(), core_free_ns_.end());
     const int64_t start_ns = std::max(now_ns_, core);
     if (reason == Reason::waited || reason == Reason::overdue) {
@@ -321,7 +328,6 @@ void Simulator::fall_back(uint32_t slot, Reason reason) {
         request.excused = start_ns + request.fallback_term_ns > request.deadline_ns;
     }
     if (start_ns + guard_.terms().fallback_ns > request.deadline_ns) {
-        if (start_ns <= now_ns_) return close(slot, Source::default_value, reason);
         return schedule(start_ns, Kind::fallback_dropped, slot, request.generation);
     }
     const int64_t took_ns = world_.fallback_ns();
@@ -350,6 +356,8 @@ uint32_t Simulator::take_slot() {
 void Simulator::close(uint32_t slot, Source source, Reason reason) {
     Request& request = requests_[slot];
     books_.outcome(request.number, request.started_ns, request.deadline_ns, now_ns_, source, reason);
+    rescuing_ -= request.on_core;
+    request.on_core = false;
     request.state = State::closed;
     ++request.generation;  // its timers, and the executor that may still be at work on it, find it gone
     free_slots_.push_back(slot);
