@@ -81,6 +81,11 @@ int64_t CostModel::high_ns(uint32_t rows) const noexcept {
     return static_cast<int64_t>(static_cast<double>(expected_ns(rows)) * spread());
 }
 
+bool CostModel::is_stall(uint32_t rows, int64_t ns) const noexcept {
+    const int64_t expected = expected_ns(rows);
+    return expected > 0 && static_cast<double>(ns) > STALL_RATIO * static_cast<double>(expected);
+}
+
 uint32_t CostModel::rows_within(int64_t budget_ns) const noexcept {
     if (high_ns(1) > budget_ns) return 0;
     uint32_t low = 1, high = rows_max_;  // high_ns(low) fits; costs grow with rows

@@ -7,10 +7,14 @@ namespace {
 // After a refusal the executors count as overloaded for this long.
 constexpr int64_t OVERLOAD_NS = 20'000'000;
 // A head is let go when the batch it forces is this much less efficient than the batch without it.
-constexpr double HEAD_DROP_GAIN = 1.25;
+constexpr double HEAD_DROP_GAIN = 1.05;
 // Holding starts where the batches at hand would keep the executors this busy.
 constexpr double HOLD_UTILISATION = 0.7;
 constexpr double GAP_RATE = 0.02;
+// A primary that seems too slow for every deadline is tried again this often, or in a tenth of its own time: a model
+// that has become fast again is found out, one that has not costs little.
+constexpr int64_t PROBE_EVERY_NS = 50'000'000;
+constexpr int64_t PROBE_COSTS = 10;
 
 }  // namespace
 
@@ -46,13 +50,17 @@ Policy::Policy(const PolicyLimits& limits, CostModel& cost) : limits_(limits), c
 int64_t Policy::predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns) const noexcept {
     // When is the first executor free? One that is overdue is taken to need as long again as it has had already.
     int64_t free_ns = NEVER_NS;
+    uint32_t working = 0;  // an executor that is overdue by its whole time again does not count on
     for (uint32_t e = 0; e < limits_.executors; ++e) {
         const uint32_t rows = executors_[e].rows.load(std::memory_order_relaxed);
         int64_t this_free = now_ns;
-        if (rows > 0) {
+        if (rows == 0) {
+            ++working;
+        } else {
             const int64_t started = executors_[e].started_ns.load(std::memory_order_relaxed);
             const int64_t due = started + cost_.expected_ns(rows);
             const int64_t surely_due = started + cost_.high_ns(rows);
+            working += now_ns <= surely_due + (surely_due - started);
             this_free = now_ns <= due ? due : now_ns <= surely_due ? now_ns : now_ns + (now_ns - started);
         }
         free_ns = std::min(free_ns, this_free);
@@ -61,8 +69,9 @@ int64_t Policy::predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns) const 
     const uint32_t rows = ahead + 1;
     const uint32_t batch = std::max(1u, std::min(cost_.efficient_rows(), limits_.batch_rows_max));
     const int64_t full = static_cast<int64_t>(rows / batch) * cost_.expected_ns(batch);
-    const int64_t last = rows % batch ? cost_.expected_ns(rows % batch) : 0;
-    return free_ns + full / limits_.executors + last;
+    // Behind a full batch the last one will have filled up by the time it starts; alone, it starts as it is.
+    const int64_t last = rows % batch ? cost_.expected_ns(rows > batch ? batch : rows) : 0;
+    return free_ns + full / std::max(working, 1u) + last;
 }
 
 Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns) const noexcept {
@@ -71,14 +80,25 @@ Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns) const noexcept {
     // The margin learned from past errors may not shut the door altogether: with nothing ahead, an idle executor and
     // time for one row, a request is always worth trying.
     const int64_t slack = finish_by_ns - now_ns;
-    const int64_t margin = std::min(error_.value(), slack / 4);
+    const uint32_t batch = std::max(1u, std::min(cost_.efficient_rows(), limits_.batch_rows_max));
+    const int64_t spread = counts_.total() < batch ? 0 : cost_.high_ns(batch) - cost_.expected_ns(batch);
+    const int64_t margin = std::min(std::max(error_.value(), spread), slack / 4);
     if (predicted + margin <= finish_by_ns) return Verdict::admit;
+    if (slack > 0 && counts_.total() == 0 && probe_due(now_ns)) return Verdict::admit;
     for (uint32_t e = 0; e < limits_.executors; ++e) {
         const uint32_t rows = executors_[e].rows.load(std::memory_order_relaxed);
         const int64_t started = executors_[e].started_ns.load(std::memory_order_relaxed);
         if (rows == 0 || now_ns <= started + 2 * cost_.high_ns(rows)) return Verdict::late;
     }
     return Verdict::stalled;
+}
+
+// The executors stand idle and have done so for long.
+bool Policy::probe_due(int64_t now_ns) const noexcept {
+    for (uint32_t e = 0; e < limits_.executors; ++e)
+        if (executors_[e].rows.load(std::memory_order_relaxed) > 0) return false;
+    const int64_t idle_ns = now_ns - started_ns_.load(std::memory_order_relaxed);
+    return idle_ns > std::max(PROBE_EVERY_NS, PROBE_COSTS * cost_.expected_ns(1));
 }
 
 void Policy::push(const Entry& entry, int64_t now_ns) noexcept {
@@ -130,6 +150,7 @@ bool Policy::should_hold(int64_t now_ns, uint32_t rows, int64_t* until_ns) const
 }
 
 void Policy::started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept {
+    started_ns_.store(now_ns, std::memory_order_relaxed);
     executors_[executor].started_ns.store(now_ns, std::memory_order_relaxed);
     executors_[executor].rows.store(rows, std::memory_order_relaxed);
 }
@@ -137,7 +158,18 @@ void Policy::started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept 
 void Policy::finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept {
     const int64_t started = executors_[executor].started_ns.load(std::memory_order_relaxed);
     executors_[executor].rows.store(0, std::memory_order_relaxed);
-    if (cost_counts) cost_.observe(rows, now_ns - started);
+    if (!cost_counts) return;
+    if (cost_.is_stall(rows, now_ns - started)) {
+        // One stall holds up every executor at once. The cost model, which believes several in a row, hears of it once.
+        if (started < stall_ended_ns_) return;
+        stall_ended_ns_ = now_ns;
+    }
+    cost_.observe(rows, now_ns - started);
+}
+
+void Policy::missed_prediction_by(int64_t ns, int64_t now_ns) noexcept {
+    const int64_t most = cost_.expected_ns(std::max(1u, std::min(cost_.efficient_rows(), limits_.batch_rows_max)));
+    error_.record(std::clamp<int64_t>(ns, 0, most), now_ns);
 }
 
 }  // namespace engine

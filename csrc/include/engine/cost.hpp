@@ -30,6 +30,8 @@ public:
     // The largest batch, up to rows_max, with high_ns(batch) <= budget_ns; 0 when not even one row fits.
     uint32_t rows_within(int64_t budget_ns) const noexcept;
     uint32_t rows_max() const noexcept { return rows_max_; }
+    // Whether such a batch would be taken for a stall rather than for what batches cost.
+    bool is_stall(uint32_t rows, int64_t ns) const noexcept;
     double spread() const noexcept { return spread_.load(std::memory_order_relaxed); }
     uint64_t stalls() const noexcept { return stalls_.load(std::memory_order_relaxed); }
 

@@ -27,9 +27,13 @@ public:
     GuardTerms terms() const noexcept { return {timer_.value(), return_.value(), fallback_.value()}; }
 
     // The instant at which the rescue of a request takes over. `expiring` requests may do so together and share the
-    // cores. The margin never eats more than MARGIN_SHARE_MAX of the budget: past that the machine is too noisy for
-    // the deadline, and giving up primary answers would not mend it.
+    // cores. What is set aside for noise (all but the fallback itself) never eats more than MARGIN_SHARE_MAX of the
+    // budget: past that the machine is too noisy for the deadline, and giving up primary answers would not mend it.
     int64_t rescue_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring) const noexcept;
+
+    // Whether a fallback begun now would be in time, with `running` others before it on the cores. Where not, the
+    // default is the only answer in time.
+    bool time_for_fallback(int64_t now_ns, int64_t deadline_ns, uint32_t running) const noexcept;
 
     static constexpr double MARGIN_SHARE_MAX = 0.3;
 

@@ -91,14 +91,17 @@ public:
 
     // Chooses the next batch. claim(entry) -> Claim makes a request the executor's; release(entry) tells that it can
     // no longer finish in time and its fallback should run now. Claimed entries are written to `batch`, which holds
-    // batch_rows_max. Never claims what cannot finish by its finish_by.
+    // batch_rows_max. Never claims what cannot finish by its finish_by, but for a probe: one row that has not expired,
+    // when nothing has run for so long that the cost model's pessimism may be out of date.
     template <class ClaimFn, class ReleaseFn>
     Forming form(int64_t now_ns, Entry* batch, ClaimFn&& claim, ReleaseFn&& release) noexcept;
 
     void started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept;
     void finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept;
-    // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin.
-    void missed_prediction_by(int64_t ns, int64_t now_ns) noexcept { error_.record(std::max<int64_t>(ns, 0), now_ns); }
+    // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin. Counts for one full
+    // batch at most: beyond that it was a stall, or more urgent requests came in between, and against those the rescue
+    // helps where a wider margin would only turn work away.
+    void missed_prediction_by(int64_t ns, int64_t now_ns) noexcept;
 
     uint32_t live() const noexcept { return counts_.total(); }
     int64_t prediction_error_ns() const noexcept { return error_.value(); }
@@ -110,6 +113,7 @@ private:
         std::atomic<uint32_t> rows{0};  // 0 while idle
     };
 
+    bool probe_due(int64_t now_ns) const noexcept;
     void pop() noexcept;
     uint32_t batch_for(int64_t now_ns) noexcept;
     bool worth_dropping_head(int64_t now_ns) const noexcept;
@@ -121,6 +125,8 @@ private:
     std::array<Executor, EXECUTORS_MAX> executors_;
     DecayingQuantile error_{0.98, 2048};
     std::atomic<int64_t> refused_ns_{0};
+    std::atomic<int64_t> started_ns_{0};  // of the latest batch
+    int64_t stall_ended_ns_ = 0;
     std::vector<Entry> heap_;
     int64_t pushed_ns_ = 0;
     double gap_ns_ = 1e9;  // mean time between two arrivals, exponentially weighted
@@ -136,6 +142,12 @@ Forming Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, ReleaseFn&& 
     while (!heap_.empty()) {
         const Entry head = heap_.front();
         const bool hopeless = head.finish_by_ns < now_ns + cost_.high_ns(1);
+        if (hopeless && head.finish_by_ns > now_ns && probe_due(now_ns)) {
+            pop();
+            if (claim(head) == Claim::gone) continue;
+            batch[forming.rows++] = head;
+            return forming;
+        }
         if (hopeless || worth_dropping_head(now_ns)) {
             pop();
             release(head);
