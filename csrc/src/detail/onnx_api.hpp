@@ -1,8 +1,8 @@
 // The part of ONNX Runtime's C API that scoring needs, found by position in its function table.
 //
 // The table only ever grows at its end: ONNX Runtime pins positions by compile-time assertions (entry 101 closes version
-// 1 of the table, 118 version 2). The positions below are the same in the headers of API versions 1 and 29. Declaring them here in
-// place of shipping that header keeps the build free of it; what is found is tried out before it is trusted.
+// 1 of the table, 118 version 2), and those used here are the same in its headers of API versions 1 and 29. Declaring
+// them in place of shipping that header keeps the build free of it; what is found is tried before it is trusted.
 #pragma once
 
 #include <cstddef>
