@@ -280,7 +280,8 @@ def _load_by_python(source: _Source, why: str | None = None) -> Model:
 
     def score(rows: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         answer = np.concatenate([run(row) for row in rows[:, None]]) if choice.row_by_row else run(rows)
-        return answer.reshape(len(rows), -1)[:, columns.first : columns.first + columns.count]
+        answer = answer[:, None] if answer.ndim == 1 else answer
+        return answer[:, columns.first : columns.first + columns.count]
 
     details: dict[str, Any] = {"runtime": "python", "runtime_version": version, **_facts(choice, source)}
     if why is not None:
