@@ -24,6 +24,7 @@ EXTENSIONS = {
     "_forest": ["forest*", "cpu"],
     "_dense": ["dense*", "cpu"],
     "_onnx": ["onnx*"],
+    "_callable": [],
     "_program": ["transform*"],
     "_fault": ["fault*"],
     "_runtime": [*SCHEDULER, "deployment", "slot*", "runtime*"],
