@@ -1,0 +1,6 @@
+"""Model formats in, scorers out."""
+
+from engine.model.load import load_model
+from engine.model.model import Model
+
+__all__ = ["Model", "load_model"]
