@@ -370,6 +370,20 @@ void Simulator::leave_queue(Request& request) {
 
 }  // namespace
 
+std::vector<SimulatedArrival> simulated_arrivals(const SimulationPlan& plan) {
+    SimulatedWorld world(plan);
+    std::vector<SimulatedArrival> arrivals;
+    arrivals.reserve(plan.requests);
+    // Drawn in the order in which Simulator::arrive draws, or the budgets would be other ones.
+    for (uint64_t i = 0; i < plan.requests; ++i) {
+        const int64_t arrived_ns = world.next_arrival() - SimulatedWorld::START_NS;
+        const int64_t budget_ns = world.budget_ns();
+        world.cancels_after_ns(budget_ns);
+        arrivals.push_back({arrived_ns, budget_ns});
+    }
+    return arrivals;
+}
+
 SimulationResult simulate(const SimulationPlan& plan) { return Simulator(plan).run(); }
 
 }  // namespace engine

@@ -55,13 +55,30 @@ TEST(a_deadline_shorter_than_the_fallback_gets_the_default) {
     CHECK(count(r.on_time, Source::default_value) == 2'000);
 }
 
-TEST(a_primary_slower_than_the_deadline_is_never_started) {
+TEST(a_primary_slower_than_the_deadline_is_only_probed) {
     SimulationPlan plan = quiet();
     plan.batch_base_ns = 20'000'000;
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
-    CHECK(r.batches == 0);
+    CHECK(r.batches == r.batch_rows && r.batches == r.late_dropped);
+    // Ten times its own 20 ms lie between two probes, and at 100 requests a second one comes soon after that.
+    const auto probes_max = static_cast<uint64_t>(r.elapsed_ns / 200'000'000 + 1);
+    CHECK(r.batches > probes_max / 2 && r.batches <= probes_max);
     CHECK(count(r.on_time, Source::fallback) == 2'000);
+}
+
+TEST(a_primary_that_was_slow_for_a_while_comes_back) {
+    // Five stalls of 3 s each hold up all four executors; one second later the primary is as fast as before.
+    SimulationPlan plan = quiet();
+    plan.executors = 4;
+    plan.requests = 20'000;
+    plan.rate_per_s = 1'000.0;
+    plan.stall_ns = 3'000'000'000;
+    plan.stall_every_ns = 4'000'000'000;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(count(r.on_time, Source::primary) > 20'000 / 5);  // a quarter of the time it can
+    CHECK(count(r.on_time, Source::primary) + count(r.on_time, Source::fallback) == 20'000);
 }
 
 TEST(a_single_executor_that_hangs_leaves_everything_to_the_fallback) {

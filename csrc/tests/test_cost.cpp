@@ -1,0 +1,119 @@
+#include "engine/cost.hpp"
+
+#include "check.hpp"
+
+using namespace engine;
+
+TEST(knots) {
+    const uint32_t expected[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
+    for (size_t knot = 0; knot < 12; ++knot) CHECK(CostModel::knot_rows(knot) == expected[knot]);
+}
+
+TEST(nothing_known_costs_nothing) {
+    const CostModel cost(8);
+    CHECK(cost.expected_ns(1) == 0 && cost.expected_ns(8) == 0);
+    CHECK(cost.rows_within(0) == 8);
+    CHECK(cost.efficient_rows() == 1);
+}
+
+TEST(between_two_measured_sizes_it_is_linear) {
+    CostModel cost(8);
+    cost.prime(1, 100);
+    cost.prime(8, 1'500);
+    CHECK(cost.expected_ns(0) == 0);
+    CHECK(cost.expected_ns(1) == 100);
+    CHECK(cost.expected_ns(2) == 300);
+    CHECK(cost.expected_ns(4) == 700);
+    CHECK(cost.expected_ns(5) == 900);  // between the knots 4 and 6
+    CHECK(cost.expected_ns(7) == 1'300);
+    CHECK(cost.expected_ns(16) == 3'000);  // past the last knot: in proportion
+}
+
+TEST(below_the_first_measured_size_it_is_flat_and_above_the_last_in_proportion) {
+    CostModel cost(8);
+    cost.prime(4, 400);
+    CHECK(cost.expected_ns(1) == 400 && cost.expected_ns(3) == 400);
+    CHECK(cost.expected_ns(6) == 600 && cost.expected_ns(8) == 800);
+}
+
+TEST(a_size_that_is_no_knot_primes_the_knot_below_in_proportion) {
+    CostModel cost(8);
+    cost.prime(5, 500);
+    CHECK(cost.expected_ns(4) == 400);
+}
+
+TEST(the_first_observation_of_a_fresh_model_is_taken_whole) {
+    CostModel cost(8);
+    cost.observe(2, 200);
+    CHECK(cost.expected_ns(2) == 200 && cost.expected_ns(8) == 800);
+    cost.observe(0, 500);
+    cost.observe(2, 0);
+    CHECK(cost.expected_ns(2) == 200);
+}
+
+TEST(rows_within_a_budget) {
+    CostModel cost(8);
+    cost.prime(1, 100);
+    cost.prime(8, 800);
+    CHECK(cost.high_ns(4) == 500);  // spread 1.25 before anything has been observed
+    CHECK(cost.rows_within(500) == 4);
+    CHECK(cost.rows_within(499) == 3);
+    CHECK(cost.rows_within(125) == 1);
+    CHECK(cost.rows_within(124) == 0);
+    CHECK(cost.rows_within(-1) == 0);
+    CHECK(cost.rows_within(1'000'000) == 8);
+}
+
+TEST(an_observation_moves_its_knot_by_a_tenth_and_the_others_by_a_hundredth) {
+    CostModel cost(4);
+    cost.prime(1, 1'000);
+    cost.prime(4, 4'000);
+    cost.observe(1, 1'100);
+    CHECK(cost.expected_ns(1) == 1'010);
+    CHECK(cost.expected_ns(4) == 4'004);
+}
+
+TEST(a_larger_batch_never_looks_cheaper) {
+    CostModel cost(2);
+    cost.prime(1, 100);
+    cost.prime(2, 100);
+    cost.observe(1, 200);
+    CHECK(cost.expected_ns(1) == 110);
+    CHECK(cost.expected_ns(2) == 110);
+}
+
+TEST(a_stall_is_no_cost_until_the_fourth_in_a_row) {
+    CostModel cost(1);
+    cost.prime(1, 100);
+    CHECK(!cost.is_stall(1, 400) && cost.is_stall(1, 401));
+    for (int i = 0; i < 3; ++i) cost.observe(1, 1'000);
+    CHECK(cost.expected_ns(1) == 100 && cost.stalls() == 3);
+    cost.observe(1, 100);
+    for (int i = 0; i < 3; ++i) cost.observe(1, 1'000);
+    CHECK(cost.expected_ns(1) == 100 && cost.stalls() == 6);
+    cost.observe(1, 1'000);
+    CHECK(cost.expected_ns(1) == 550);  // half of the way
+}
+
+TEST(the_spread_settles_near_the_98th_percentile_of_the_ratio) {
+    CostModel cost(1);
+    cost.prime(1, 1'000);
+    // One observation in ten takes 1.5 times as long as the rest, so the 98th percentile is one of them.
+    for (int i = 0; i < 20'000; ++i) cost.observe(1, i % 10 ? 952 : 1'428);
+    CHECK(cost.expected_ns(1) > 950 && cost.expected_ns(1) < 1'050);
+    CHECK(cost.spread() > 1.3 && cost.spread() < 1.6);
+}
+
+TEST(efficient_is_the_smallest_batch_within_five_percent_of_the_best_rate) {
+    CostModel steep(64), flat(64), linear(64);
+    for (uint32_t rows = 1; rows <= 64; rows *= 2) {
+        steep.prime(rows, 50'000 + 120'000 * rows);  // 64 rows at 8.28 a ms; 8 at 7.92, within 5 %; 6 at 7.79, not
+        flat.prime(rows, 1'000'000);
+        linear.prime(rows, 1'000 * rows);
+    }
+    CHECK(steep.efficient_rows() == 8);
+    CHECK(flat.efficient_rows() == 64);
+    CHECK(linear.efficient_rows() == 1);
+}
+
+CHECK_MAIN()
