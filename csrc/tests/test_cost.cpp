@@ -64,13 +64,45 @@ TEST(rows_within_a_budget) {
     CHECK(cost.rows_within(1'000'000) == 8);
 }
 
-TEST(an_observation_moves_its_knot_by_a_tenth_and_the_others_by_a_hundredth) {
+TEST(an_observation_moves_its_knot_by_a_tenth_of_the_way) {
     CostModel cost(4);
     cost.prime(1, 1'000);
     cost.prime(4, 4'000);
     cost.observe(1, 1'100);
     CHECK(cost.expected_ns(1) == 1'010);
-    CHECK(cost.expected_ns(4) == 4'004);
+    CHECK(cost.expected_ns(4) == 4'000);
+}
+
+TEST(sizes_that_never_run_follow_a_lasting_change_of_speed) {
+    CostModel cost(64);
+    cost.prime(1, 1'000);
+    cost.prime(64, 64'000);
+    for (int i = 0; i < 2'000; ++i) cost.observe(4, 6'000);
+    CHECK(cost.expected_ns(4) > 5'990 && cost.expected_ns(4) <= 6'000);
+    CHECK(cost.expected_ns(64) > 95'000 && cost.expected_ns(64) <= 96'000);
+    CHECK(cost.expected_ns(1) > 1'480 && cost.expected_ns(1) <= 1'500);
+}
+
+TEST(sizes_that_never_run_do_not_drift_with_the_noise) {
+    CostModel cost(64);
+    for (uint32_t rows = 1; rows <= 64; rows *= 2) cost.prime(rows, 50'000 + 120'000 * rows);
+    uint64_t random = 1;
+    for (int i = 0; i < 300'000; ++i) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        const auto factor = 0.9 + 0.2 * static_cast<double>(random >> 33) / 2147483648.0;  // uniform about 1
+        cost.observe(8, static_cast<int64_t>(1'010'000 * factor));
+    }
+    CHECK(cost.efficient_rows() == 8);
+    CHECK(cost.expected_ns(64) > 7'730'000 * 0.97 && cost.expected_ns(64) < 7'730'000 * 1.03);
+}
+
+TEST(without_calibration_the_shape_grows_from_what_is_observed) {
+    CostModel cost(8);
+    cost.observe(1, 1'000);
+    CHECK(cost.expected_ns(8) == 8'000);  // one row is all that is known
+    cost.observe(4, 1'300);
+    CHECK(cost.expected_ns(1) == 1'000 && cost.expected_ns(2) == 1'100 && cost.expected_ns(4) == 1'300);
+    CHECK(cost.expected_ns(8) == 2'600);
 }
 
 TEST(a_larger_batch_never_looks_cheaper) {
