@@ -107,7 +107,7 @@ def simulate(
 
 
 def checked_plan(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[int, float]]]:
-    """All arguments of `simulate`, checked: the native plan in nanoseconds and its (budget_ns, share) pairs."""
+    """All arguments of `simulate`, checked: the native plan in nanoseconds and (budget_ns, share) pairs."""
     load, rate_per_s = given["load"], given["rate_per_s"]
     if load is not None and rate_per_s is not None:
         raise ConfigError(f"give load or rate_per_s, not both (got {load!r} and {rate_per_s!r})")
