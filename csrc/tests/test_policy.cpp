@@ -103,7 +103,7 @@ TEST(a_head_is_dropped_only_while_there_are_refusals) {
 
 TEST(holding_is_bounded_by_the_batch_that_fills_by_patience_and_by_the_deadline) {
     for (const bool urgent : {false, true}) {
-        Bench b;
+        Bench b(2);
         // An arrival every 100 ns is more than single rows of 800 ns could keep up with.
         int64_t now = NOW;
         for (int i = 0; i < 2'000; ++i, now += 100) {
@@ -127,12 +127,14 @@ TEST(holding_is_bounded_by_the_batch_that_fills_by_patience_and_by_the_deadline)
     }
 }
 
-TEST(a_slow_stream_is_not_held) {
-    Bench b;
-    int64_t now = NOW;
-    for (int i = 0; i < 2'000; ++i, now += 100'000) {
-        b.push(0, now + 1'000'000, now);
-        CHECK(b.form(now).rows == 1);
+TEST(a_slow_stream_and_a_single_executor_are_not_held) {
+    for (const uint32_t executors : {1u, 2u}) {
+        Bench b(executors);
+        int64_t now = NOW;
+        for (int i = 0; i < 2'000; ++i, now += executors == 1 ? 100 : 100'000) {
+            b.push(0, now + 1'000'000, now);
+            CHECK(b.form(now).rows == 1);
+        }
     }
 }
 
