@@ -9,6 +9,7 @@ namespace {
 
 constexpr double STALL_RATIO = 4.0;       // an observation this far above expectation is a stall
 constexpr uint32_t STALLS_BELIEVED = 4;   // this many in a row are the new truth
+constexpr double SURPRISE_RATIO = 0.25;   // one this far below is the truth at once: no accident makes a batch fast
 constexpr double BELIEVED_RATE = 0.5;     // such a change moves all knots, and at once
 constexpr double LEARNING_RATE = 0.1;
 constexpr double SCALE_RATE = 0.02;
@@ -134,7 +135,7 @@ void CostModel::observe(uint32_t rows, int64_t ns) noexcept {
         stalls_in_a_row_ = 0;
     }
     const size_t at = std::min(knot_below(rows), knots_ - 1);
-    const bool believed = ratio > STALL_RATIO;
+    const bool believed = ratio > STALL_RATIO || ratio < SURPRISE_RATIO;
     size_t first = 0, last = knots_ - 1;
     while (!known_[first]) ++first;
     while (!known_[last]) --last;

@@ -13,10 +13,10 @@ constexpr double HEAD_DROP_GAIN = 1.05;
 constexpr double HOLD_UTILISATION = 0.7;
 constexpr double HOLD_GAIN = 2.0;
 constexpr double GAP_RATE = 0.02;
-// A primary that seems too slow for every deadline is tried again this often, or in a tenth of its own time: a model
-// that has become fast again is found out, one that has not costs little.
+// A primary that seems too slow for every deadline is tried again this often, or every second time of its own: a model
+// that has become fast again is found out, and one that has not would have stood idle anyway.
 constexpr int64_t PROBE_EVERY_NS = 50'000'000;
-constexpr int64_t PROBE_COSTS = 10;
+constexpr int64_t PROBE_COSTS = 2;
 
 }  // namespace
 

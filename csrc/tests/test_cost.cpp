@@ -127,6 +127,13 @@ TEST(a_stall_is_no_cost_until_the_fourth_in_a_row) {
     CHECK(cost.expected_ns(1) == 550);  // half of the way
 }
 
+TEST(one_batch_far_faster_than_expected_is_believed_at_once) {
+    CostModel cost(1);
+    cost.prime(1, 200'000'000);
+    for (int i = 0; i < 5; ++i) cost.observe(1, 100'000);
+    CHECK(cost.expected_ns(1) > 6'000'000 && cost.expected_ns(1) < 7'000'000);  // 200 ms / 2^5 and a little
+}
+
 TEST(the_spread_settles_near_the_98th_percentile_of_the_ratio) {
     CostModel cost(1);
     cost.prime(1, 1'000);
