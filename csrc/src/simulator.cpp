@@ -115,7 +115,8 @@ Simulator::Simulator(const SimulationPlan& plan)
         executor.predicted_ns.resize(plan.batch_rows_max);
     }
     const double full_ns = static_cast<double>(plan.batch_base_ns + plan.batch_row_ns * plan.batch_rows_max);
-    result_.capacity_per_s = 1e9 * plan.batch_rows_max * static_cast<double>(executors_.size()) / std::max(full_ns, 1.0);
+    const double rows = static_cast<double>(plan.batch_rows_max) * static_cast<double>(executors_.size());
+    result_.capacity_per_s = 1e9 * rows / std::max(full_ns, 1.0);
     if (plan.calibrated) calibrate();
 }
 

@@ -25,7 +25,7 @@ TEST(bucket_edges) {
 
 TEST(every_value_lies_within_a_sixteenth_below_its_buckets_upper_edge) {
     for (int bit = 0; bit < 44; ++bit)
-        for (int64_t value : {(int64_t{1} << bit) - 1, int64_t{1} << bit, (int64_t{1} << bit) + (int64_t{1} << bit) / 3}) {
+        for (int64_t power = int64_t{1} << bit; int64_t value : {power - 1, power, power + power / 3}) {
             const int64_t upper = LogBuckets::upper(LogBuckets::index(value));
             CHECK(value <= upper && upper <= value + value / 16);
         }

@@ -11,7 +11,9 @@ uint64_t violations(const SimulationResult& r) {
            r.batch_over_bound + r.fallback_late_unexcused;
 }
 
-uint64_t count(const std::array<uint64_t, SOURCES>& counts, Source source) { return counts[static_cast<size_t>(source)]; }
+uint64_t count(const std::array<uint64_t, SOURCES>& counts, Source source) {
+    return counts[static_cast<size_t>(source)];
+}
 
 // Nothing random but the arrivals: one executor, a batch costs 1 ms whatever its rows, a fallback 10 us.
 SimulationPlan quiet() {
