@@ -25,7 +25,8 @@ std::string number(uint32_t field_number, uint64_t value) { return varint(field_
 std::string entry(const std::string& key, const std::string& value) { return field(1, key) + field(2, value); }
 
 std::string external_tensor(const std::string& location) {
-    return field(8, "weights") + number(14, 1) + field(13, entry("offset", "0")) + field(13, entry("location", location));
+    return field(8, "weights") + number(14, 1) + field(13, entry("offset", "0")) +
+           field(13, entry("location", location));
 }
 
 // One tensor in the graph, one in a node's attribute, one in the subgraph of an attribute, one in a sparse tensor.
@@ -33,7 +34,8 @@ std::string whole_model() {
     const std::string attribute = field(1, "value") + field(5, external_tensor("b"));
     const std::string branch = field(1, "branch") + field(6, field(5, external_tensor("c")));
     const std::string node = field(4, "Op") + field(5, attribute) + field(5, branch);
-    const std::string graph = field(1, node) + field(5, external_tensor("a")) + field(15, field(1, external_tensor("d")));
+    const std::string graph =
+        field(1, node) + field(5, external_tensor("a")) + field(15, field(1, external_tensor("d")));
     return number(1, 8) + field(7, graph) + field(14, entry("feature_names", "[]"));
 }
 
