@@ -1,5 +1,7 @@
 """Dense nets: the same bits on every instruction set and at any batch size, and close to NumPy's own."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def available(net, rows):
 )
 def test_same_bits_and_close_to_numpy(seed, widths, activation, float32):
     rng = np.random.default_rng(seed)
-    weights = [rng.normal(size=pair) / np.sqrt(pair[0]) for pair in zip(widths, widths[1:], strict=False)]
+    weights = [rng.normal(size=pair) / np.sqrt(pair[0]) for pair in itertools.pairwise(widths)]
     biases = [rng.normal(size=width) for width in widths[1:]]
     net = _dense.Dense([(w, b, activation) for w, b in zip(weights, biases, strict=True)], float32=float32)
     rows = rng.normal(size=(max(BATCHES), widths[0])).astype(np.float32)

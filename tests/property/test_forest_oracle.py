@@ -1,7 +1,8 @@
 """Random small forests of every kind, trained here: our `predict` is that of the library that trained them.
 
-Rows hold what trips readers up: thresholds of the model itself and their neighbours, NaN, infinities, zeros of both
-signs, values inside LightGBM's zero band, fractional, negative and unseen categories, doubles between two float32.
+Rows hold what trips readers up: thresholds of the model itself and their neighbours, NaN, infinities, zeros
+of both signs, values inside LightGBM's zero band, fractional, negative and unseen categories, doubles between
+two float32.
 """
 
 import warnings
@@ -111,7 +112,7 @@ def to_float32(values):
 
 
 def hard_rows(rng, rows, thresholds):
-    """Rows of the table, of special values, and of thresholds with their neighbours in double and in float32."""
+    """Rows of the table, special values, and thresholds with their neighbours in double and float32."""
     near = [thresholds, np.nextafter(thresholds, np.inf), np.nextafter(thresholds, -np.inf)]
     single = to_float32(thresholds)
     near += [single, np.nextafter(single, np.float32(np.inf)), np.nextafter(single, np.float32(-np.inf))]

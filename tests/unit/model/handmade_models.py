@@ -16,7 +16,10 @@ def lightgbm_tree(
     leaf: str = "1",
     extra: str = "",
 ) -> str:
-    """The lines of one tree below `Tree=`; `decision` is LightGBM's bit field (1 category, 2 default left, 4 zero, 8 NaN)."""
+    """The lines of one tree below `Tree=`.
+
+    `decision` is LightGBM's bit field: 1 category, 2 default left, 4 zero is missing, 8 NaN is missing.
+    """
     n_leaves = len(leaf.split(" "))
     lines = [f"num_leaves={n_leaves}", f"num_cat={1 if 'cat_threshold' in extra else 0}"]
     if n_leaves > 1:
