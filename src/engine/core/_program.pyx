@@ -495,7 +495,9 @@ cdef class NativeProgram:
                                  f"got {_shown(row)}")
         if getattr(row, "ndim", 1) != 1:
             raise InputError(f"expected one row of {self.n_inputs} values, got an array of shape {list(row.shape)}")
-        values = list(row)
+        if isinstance(row, np.ndarray) and row.dtype.kind not in "biufOU":
+            raise InputTypeError(f"expected an array of numbers, strings or objects, got dtype {row.dtype}")
+        values = row.tolist() if isinstance(row, np.ndarray) else list(row)
         if len(values) != self.n_inputs:
             raise InputError(f"expected {self.n_inputs} values in input order ({', '.join(self.names[:8])}"
                              f"{', …' if self.n_inputs > 8 else ''}), got {len(values)}")

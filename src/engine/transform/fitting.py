@@ -1,7 +1,7 @@
 """Learning the constants of a spec from a table.
 
-Each op learns from what the ops before it leave, computed by the same native steps that will serve, so that what was
-seen when fitting is to the bit what is computed later.
+Each op learns from what the ops before it leave, computed by the same native steps that will serve, so that
+what was seen when fitting is to the bit what is computed later.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import ProgramError
+from engine.transform.number_ops import OneHotCodes
 from engine.transform.ops import Op
 from engine.transform.plan import NUMBER, TEXT, Plan
 from engine.transform.spec import Feature
@@ -38,11 +39,18 @@ def _fit(feature: Feature, table: Table) -> Feature:
     done = replace(feature, of=tuple(_fit(part, table) for part in feature.of), ops=())
     for op in feature.ops:
         try:
-            fitted = op.fit(_values(done, table)) if _learns(op) else op
+            fitted = _fit_op(op, done, table)
         except ProgramError as error:
             raise ProgramError(f"feature {feature.label!r}: {error}") from None
         done = replace(done, ops=(*done.ops, fitted))
     return done
+
+
+def _fit_op(op: Op, before: Feature, table: Table) -> Op:
+    codes = before.ops[-1].n_codes if before.ops else None
+    if isinstance(op, OneHotCodes) and op.n is None and codes is not None:
+        return replace(op, n=codes)  # buckets that no row fell into have their column too
+    return op.fit(_values(before, table)) if _learns(op) else op
 
 
 def _learns(op: Op) -> bool:

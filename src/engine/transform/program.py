@@ -1,4 +1,5 @@
-"""A feature program: a fitted spec, frozen, compiled, and named by the digest of everything that affects its outputs."""
+"""A feature program: a fitted spec, frozen, compiled, and named by the digest of everything that affects its
+outputs."""
 
 from __future__ import annotations
 
@@ -23,10 +24,12 @@ VERSION = 1
 
 
 class FeatureProgram:
-    """Turns raw inputs into float32 features, the same bits for one row and for a table. Immutable, thread-safe.
+    """Turns raw inputs into float32 features, the same bits for one row and for a table. Immutable,
+    thread-safe.
 
-    Made by `fit` or `load`. A missing value (None, NaN, pandas.NA, and an absent key) is imputed where the feature says
-    how, and is NaN otherwise; with `missing="error"` an absent key is refused instead. Keys of no input are ignored.
+    Made by `fit` or `load`. A missing value (None, NaN, pandas.NA, and an absent key) is imputed where the
+    feature says how, and is NaN otherwise; with `missing="error"` an absent key is refused instead. Keys of
+    no input are ignored.
 
     Attributes:
         input_names: the inputs in order: the order in which a sequence is read.
@@ -80,8 +83,8 @@ class FeatureProgram:
 
         Args:
             spec: features as `engine.transform` builds them, or their JSON form, in output order.
-            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array or a list of
-                mappings; one row at least. Not kept.
+            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array
+                or a list of mappings; one row at least. Not kept.
             missing: what an absent key means later: "impute" (a missing value) or "error".
 
         Raises:
@@ -91,6 +94,8 @@ class FeatureProgram:
         if isinstance(spec, (Feature, Mapping, str)):
             raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
         features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
+        if not features:
+            raise ProgramError("a program needs at least one output, got a spec of no features")
         source = Table(table, [name for name, _ in inputs_of(features)], refuse_missing=missing == "error")
         if source.n_rows == 0:
             raise InputError("fitting needs at least one row, got an empty table")
@@ -145,7 +150,8 @@ class FeatureProgram:
             part.unlink(missing_ok=True)
 
     def to_json(self) -> str:
-        """The frozen program, canonical: sorted keys, floats that read back to the same bits, and its digest."""
+        """The frozen program, canonical: sorted keys, floats that read back to the same bits, and its
+        digest."""
         return _canonical({**self._body, "digest": self.digest})
 
     def row(self, row: Mapping[str, Any] | Sequence[Any]) -> npt.NDArray[np.float32]:
@@ -158,8 +164,10 @@ class FeatureProgram:
             A new float32 [n_outputs].
 
         Raises:
-            InputTypeError: a value of a type that its input cannot read; names the input, what was expected and got.
-            InputError: a value out of range, a sequence of another length, or an absent key with `missing="error"`.
+            InputTypeError: a value of a type that its input cannot read; names the input, what was expected
+                and got.
+            InputError: a value out of range, a sequence of another length, or an absent key with
+                `missing="error"`.
         """
         return self._native.row(row)
 
@@ -167,13 +175,15 @@ class FeatureProgram:
         """Features of every row of a table; row i has the bits that `row` gives for it.
 
         Args:
-            table: what `fit` takes; no row at all gives a [0, n_outputs] array. Numeric columns are read in place.
+            table: what `fit` takes; no row at all gives a [0, n_outputs] array. Numeric columns are read in
+                place.
 
         Returns:
             A new float32 [rows, n_outputs].
 
         Raises:
-            InputError, InputTypeError: as `row`, naming the row; a column that is absent or of another length.
+            InputError, InputTypeError: as `row`, naming the row; a column that is absent or of another
+            length.
         """
         source = Table(table, self.input_names, refuse_missing=self.missing == "error")
         columns = [

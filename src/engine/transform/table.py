@@ -1,7 +1,8 @@
 """Columns out of whatever a caller calls a table, recognised by what it can do: nothing is imported for it.
 
-Read are: a mapping of columns, a pandas or Polars data frame, a pyarrow Table or RecordBatch, a NumPy structured array,
-and a list of mappings (one a row). A column is a NumPy array, a Series, an Arrow array or any sequence.
+Read are: a mapping of columns, a pandas or Polars data frame, a pyarrow Table or RecordBatch, a NumPy
+structured array, and a list of mappings (one a row). A column is a NumPy array, a Series, an Arrow array or
+any sequence.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from engine.errors import InputError, InputTypeError
 class Table:
     """A table of a known number of rows, read column by column under the names a program asks for.
 
-    Raises InputTypeError for something that is not a table, InputError naming the column that is missing or whose
-    length differs from the first one's.
+    Raises InputTypeError for something that is not a table, InputError naming the column that is missing or
+    whose length differs from the first one's.
     """
 
     def __init__(self, source: Any, names: Iterable[str], *, refuse_missing: bool = False) -> None:
@@ -78,8 +79,8 @@ def _columns_of(source: Any, refuse_missing: bool) -> Any:
         return lambda name: _column_of_rows(source, name, refuse_missing)
     else:
         raise InputTypeError(
-            f"expected a table (a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured "
-            f"array or a list of mappings), got {type(source).__name__}"
+            f"expected a table (a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a "
+            f"structured array or a list of mappings), got {type(source).__name__}"
         )
 
     def take(name: str) -> Any:
@@ -98,7 +99,7 @@ def _column_of_rows(rows: Sequence[Mapping[str, Any]], name: str, refuse_missing
                 raise InputError(
                     f"row {index}: input {name!r} is missing and the program was fitted with missing='error'"
                 )
-    return [row[name] if name in row else None for row in rows]
+    return [row.get(name) for row in rows]
 
 
 def _array_or_list(column: Any, name: str) -> npt.NDArray[Any] | list[Any]:
@@ -110,8 +111,8 @@ def _array_or_list(column: Any, name: str) -> npt.NDArray[Any] | list[Any]:
             return column
         if column.dtype.kind not in "OUT":
             raise InputTypeError(
-                f"column {name!r}: expected numbers or strings, got dtype {column.dtype}; turn dates and durations "
-                f"into numbers first"
+                f"column {name!r}: expected numbers or strings, got dtype {column.dtype}; turn dates and "
+                f"durations into numbers first"
             )
         return column.tolist()
     if hasattr(column, "to_pylist"):
@@ -120,15 +121,18 @@ def _array_or_list(column: Any, name: str) -> npt.NDArray[Any] | list[Any]:
 
 
 def _numpy_of(column: Any) -> npt.NDArray[Any]:
-    """A pandas, Polars or pyarrow column as NumPy: numbers as numbers with NaN for null, all else as objects."""
+    """A pandas, Polars or pyarrow column as NumPy: numbers as numbers with NaN for null, all else as
+    objects."""
     if hasattr(column, "to_pylist"):  # pyarrow
-        return column.to_numpy(zero_copy_only=False) if hasattr(column, "null_count") else np.asarray(column)
+        plain = column.slice(0, 0).to_numpy(zero_copy_only=False).dtype.kind in "biufmM"
+        return column.to_numpy(zero_copy_only=False) if plain else _objects(column.to_pylist())
     dtype = column.dtype
     if hasattr(dtype, "is_numeric"):  # Polars
         return column.to_numpy() if dtype.is_numeric() else _objects(column.to_list())
     if isinstance(dtype, np.dtype):
         return column.to_numpy()
-    # A pandas extension type. Its own numbers become float64 as int64 would; strings and categories become objects.
+    # A pandas extension type. Its own numbers become float64 as int64 would; strings and categories become
+    # objects.
     if getattr(dtype, "kind", "O") in "biuf":
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
     return _objects(column.tolist())

@@ -1,7 +1,8 @@
-"""Operations on categories. A missing category is None; what it becomes in the end is NaN unless the op says otherwise.
+"""Operations on categories. A missing category is None; what it becomes in the end is NaN unless the op says
+otherwise.
 
-Categories are compared as UTF-8 bytes, exactly: no case folding, no normalisation. A whole number counts as its decimal
-digits, so 7, 7.0 and "7" are one category.
+Categories are compared as UTF-8 bytes, exactly: no case folding, no normalisation. A whole number counts as
+its decimal digits, so 7, 7.0 and "7" are one category.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def texts(values: Any, what: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ImputeText(Op):
-    """Missing categories become `value`: a constant or the most frequent one (the first in code point order)."""
+    """Missing categories become `value`: a constant or the most frequent one (the first in code point
+    order)."""
 
     op: ClassVar[str] = "impute"
     reads: ClassVar[str] = TEXT
@@ -83,8 +85,8 @@ class ImputeText(Op):
 
 @dataclass(frozen=True)
 class Ordinal(Op):
-    """The category's place in `categories` (learned: all seen, in code point order), `unknown` for any other; `missing`
-    is the code of a missing one, NaN where it is None."""
+    """The category's place in `categories` (learned: all seen, in code point order), `unknown` for any
+    other; `missing` is the code of a missing one, NaN where it is None."""
 
     op: ClassVar[str] = "ordinal"
     reads: ClassVar[str] = TEXT
@@ -111,7 +113,8 @@ class Ordinal(Op):
 
 @dataclass(frozen=True)
 class OneHot(Op):
-    """One column a category (learned: all seen, in code point order); an unknown or missing one is all zeros."""
+    """One column a category (learned: all seen, in code point order); an unknown or missing one is all
+    zeros."""
 
     op: ClassVar[str] = "one_hot"
     reads: ClassVar[str] = TEXT
@@ -138,7 +141,8 @@ class OneHot(Op):
 
 @dataclass(frozen=True)
 class Hash(Op):
-    """XXH64(UTF-8 bytes, seed) modulo `buckets`; `missing` is the bucket of a missing one, NaN where it is None."""
+    """XXH64(UTF-8 bytes, seed) modulo `buckets`; `missing` is the bucket of a missing one, NaN where it is
+    None."""
 
     op: ClassVar[str] = "hash"
     reads: ClassVar[str] = TEXT
