@@ -113,6 +113,7 @@ void Program::add_step(const Step& step) {
     }
     if (step.op == Op::kEmit || step.op == Op::kOneHot) {
         const std::uint32_t count = step.op == Op::kEmit ? 1 : step.count;
+        has_one_hot_ |= step.op == Op::kOneHot;
         if (step.dst > n_outputs_ || count > n_outputs_ - step.dst) throw std::invalid_argument("output out of range");
         for (std::uint32_t i = 0; i < count; ++i) {
             if (output_written_[step.dst + i]++) throw std::invalid_argument("an output is written twice");
@@ -131,13 +132,43 @@ void Program::finish() {
     if (missing != output_written_.end()) {
         throw std::invalid_argument("no step writes output " + std::to_string(missing - output_written_.begin()));
     }
-    steps_.shrink_to_fit();
+    fuse();
+}
+
+// Impute, scale and emit in a row become one step where no other step reads what lies between.
+void Program::fuse() {
+    std::vector<std::uint32_t> reads(number_written_.size(), 0);
+    for (const Step& step : steps_) {
+        if (reads_text(step.op)) continue;
+        ++reads[step.a];
+        if (is_binary(step.op)) ++reads[step.b];
+    }
+    const auto feeds = [&](std::size_t i, Op next) {
+        return i + 1 < steps_.size() && steps_[i + 1].op == next && steps_[i + 1].a == steps_[i].dst &&
+               reads[steps_[i].dst] == 1;
+    };
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+        const Step& step = steps_[i];
+        if (step.op == Op::kImpute && feeds(i, Op::kScale) && feeds(i + 1, Op::kEmit)) {
+            const Step &scale = steps_[i + 1], &emit = steps_[i + 2];
+            row_steps_.push_back(
+                {.op = Op::kImputeScaleEmit, .dst = emit.dst, .a = step.a, .x = scale.x, .y = scale.y, .z = step.x});
+            i += 2;
+        } else if (step.op == Op::kScale && feeds(i, Op::kEmit)) {
+            row_steps_.push_back({.op = Op::kScaleEmit, .dst = steps_[i + 1].dst, .a = step.a, .x = step.x, .y = step.y});
+            i += 1;
+        } else {
+            row_steps_.push_back(step);
+        }
+    }
 }
 
 // kCapacity is the distance between registers, in rows; with 1 every loop below is a single statement.
 template <std::size_t kCapacity, class Out>
-void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept {
-    for (const Step& step : steps_) {
+void Program::execute(const std::vector<Step>& steps, std::size_t n, double* numbers, Text* texts,
+                      Out* out) const noexcept {
+    if (has_one_hot_) std::fill_n(out, n * n_outputs_, Out{0});
+    for (const Step& step : steps) {
         double* const dst = numbers + step.dst * kCapacity;
         const double* const a = numbers + step.a * kCapacity;
         const double* const b = numbers + step.b * kCapacity;
@@ -231,12 +262,19 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
             case Op::kOneHot:
                 for (std::size_t i = 0; i < n; ++i) {
                     Out* const to = out + i * n_outputs_ + step.dst;
-                    std::fill_n(to, step.count, Out{0});
                     // Compared as a number first: a code that is negative, NaN or too large sets nothing.
                     if (!(a[i] >= 0.0 && a[i] < step.count)) continue;
                     const std::size_t code = static_cast<std::size_t>(a[i]);
                     if (static_cast<double>(code) == a[i]) to[code] = Out{1};
                 }
+                break;
+            case Op::kImputeScaleEmit:
+                for (std::size_t i = 0; i < n; ++i) {
+                    out[i * n_outputs_ + step.dst] = emitted<Out>(scale(impute(a[i], step.z), x, y));
+                }
+                break;
+            case Op::kScaleEmit:
+                for (std::size_t i = 0; i < n; ++i) out[i * n_outputs_ + step.dst] = emitted<Out>(scale(a[i], x, y));
                 break;
             case Op::kCount_: break;
         }
@@ -244,7 +282,7 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
 }
 
 void Program::run_row(double* numbers, Text* texts, float* out) const noexcept {
-    execute<1, float>(1, numbers, texts, out);
+    execute<1, float>(row_steps_, 1, numbers, texts, out);
 }
 
 template <class Out>
@@ -259,7 +297,7 @@ void Program::batch(const double* const* numbers, const Text* const* texts, std:
         for (std::size_t i = 0; i < n_texts_; ++i) {
             std::copy_n(texts[i] + start, n, text_file.data() + i * kBlockRows);
         }
-        execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
+        execute<kBlockRows, Out>(steps_, n, number_file.data(), text_file.data(), out + start * n_outputs_);
     }
 }
 

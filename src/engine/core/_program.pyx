@@ -16,8 +16,7 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_Se
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport NAN
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -37,6 +36,7 @@ cdef extern from *:
     """
     #include <charconv>
     #include <cmath>
+    #include <cstring>
 
     /* Decimal digits of a whole number into a buffer of kDigits bytes; returns how many. */
     static constexpr size_t kDigits = 24;
@@ -50,17 +50,41 @@ cdef extern from *:
     static inline Py_hash_t engine_kept_hash(PyObject* text) noexcept {
         return reinterpret_cast<PyASCIIObject*>(text)->hash;
     }
+    /* Equal strings of equal, kept hashes. Names are short: two overlapping words beat a call of memcmp. */
+    static inline bool engine_same_text(PyObject* a, PyObject* b) noexcept {
+        const size_t kind = PyUnicode_KIND(a);
+        if (engine_kept_hash(a) != engine_kept_hash(b) || PyUnicode_GET_LENGTH(a) != PyUnicode_GET_LENGTH(b) ||
+            kind != static_cast<size_t>(PyUnicode_KIND(b))) {
+            return false;
+        }
+        const size_t size = static_cast<size_t>(PyUnicode_GET_LENGTH(a)) * kind;
+        const char* left = static_cast<const char*>(PyUnicode_DATA(a));
+        const char* right = static_cast<const char*>(PyUnicode_DATA(b));
+        if (size > 16) return std::memcmp(left, right, size) == 0;
+        if (size >= 8) {
+            uint64_t words[4];
+            std::memcpy(&words[0], left, 8);
+            std::memcpy(&words[1], right, 8);
+            std::memcpy(&words[2], left + size - 8, 8);
+            std::memcpy(&words[3], right + size - 8, 8);
+            return words[0] == words[1] && words[2] == words[3];
+        }
+        for (size_t i = 0; i < size; ++i) {
+            if (left[i] != right[i]) return false;
+        }
+        return true;
+    }
     """
     const size_t kDigits
     size_t engine_digits(long long value, char* to) noexcept nogil
     bint engine_is_whole(double value) noexcept nogil
     Py_hash_t engine_kept_hash(PyObject* text) noexcept
+    bint engine_same_text(PyObject* a, PyObject* b) noexcept
 
 cdef extern from "Python.h":
     bint PyUnicode_Check(PyObject* o) noexcept
     bint PyUnicode_CheckExact(PyObject* o) noexcept
     bint PyUnicode_IS_COMPACT_ASCII(PyObject* o) noexcept
-    int PyUnicode_KIND(PyObject* o) noexcept
     void* PyUnicode_DATA(PyObject* o) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(PyObject* o) noexcept
     const char* PyUnicode_AsUTF8AndSize(PyObject* o, Py_ssize_t* size) except? NULL
@@ -389,18 +413,12 @@ cdef class NativeProgram:
 
     # Hot: the input that an exact str names, or -1. Its hash is kept: it is a key of a dict.
     cdef int32_t _find(self, PyObject* key) noexcept:
-        cdef Py_hash_t hash = engine_kept_hash(key)
-        cdef size_t at = <size_t>hash & self.name_mask
+        cdef size_t at = <size_t>engine_kept_hash(key) & self.name_mask
         cdef int32_t i = self.name_slots[at]
         cdef PyObject* name
         while i >= 0:
             name = self.name_at[i]
-            if name == key:
-                return i
-            if (engine_kept_hash(name) == hash and PyUnicode_GET_LENGTH(name) == PyUnicode_GET_LENGTH(key)
-                    and PyUnicode_KIND(name) == PyUnicode_KIND(key)
-                    and memcmp(PyUnicode_DATA(name), PyUnicode_DATA(key),
-                               PyUnicode_GET_LENGTH(key) * PyUnicode_KIND(key)) == 0):
+            if name == key or engine_same_text(name, key):
                 return i
             at = (at + 1) & self.name_mask
             i = self.name_slots[at]
@@ -428,10 +446,13 @@ cdef class NativeProgram:
             if expected < self.n_inputs and key == self.name_at[expected]:
                 i = expected
             elif PyUnicode_CheckExact(key):
-                at = self._find(key)
-                if at < 0:
-                    continue
-                i = at
+                if expected < self.n_inputs and engine_same_text(key, self.name_at[expected]):
+                    i = expected
+                else:
+                    at = self._find(key)
+                    if at < 0:
+                        continue
+                    i = at
             elif PyUnicode_Check(key):
                 return False  # a subclass may have an equality of its own: ask the dict
             else:

@@ -138,8 +138,8 @@ def test_what_is_no_table_is_refused(table):
 
 def test_no_table_library_is_imported_unless_given():
     code = (
-        "import sys; from engine import transform as t; p = t.FeatureProgram.fit([t.number('x')], {'x': [1.0]});"
-        "p.row({'x': 1}); print([m for m in ('pandas', 'polars', 'pyarrow', 'numba') if m in sys.modules])"
+        "import sys; from engine import transform as t; p = t.FeatureProgram.fit([t.number('x')],"
+        "{'x': [1.0]}); p.row({'x': 1}); print([m for m in ('pandas', 'polars', 'pyarrow', 'numba') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
