@@ -16,7 +16,7 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_Se
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport NAN
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -256,6 +256,57 @@ def text_column(values, name) -> TextColumn:
             # Whole numbers become strings here: their digits need a home as long as the column's.
             kept[i] = plain_text(<object>value, name, i)
             quick_text(PyList_GET_ITEM(kept, i), &column.texts[i], NULL)
+    return column
+
+
+cdef extern from *:
+    """
+    /* Arrow's string layout: row i is data[offsets[i] .. offsets[i + 1]), and bit i of validity says whether it is
+     * there. `first` rows of all three are not ours. */
+    template <class Offset>
+    static inline void engine_arrow_texts(const unsigned char* validity, const Offset* offsets, const char* data,
+                                          size_t first, size_t count, engine::transform::Text* to) noexcept {
+        static const char empty = 0;
+        for (size_t i = 0; i < count; ++i) {
+            const size_t row = first + i;
+            const bool there = validity == nullptr || (validity[row >> 3] >> (row & 7) & 1);
+            const char* text = data == nullptr ? &empty : data + offsets[row];
+            to[i] = {there ? text : nullptr, static_cast<size_t>(offsets[row + 1] - offsets[row])};
+        }
+    }
+    """
+    void engine_arrow_texts[Offset](const unsigned char* validity, const Offset* offsets, const char* data,
+                                    size_t first, size_t count, Text* to) noexcept nogil
+
+
+cdef size_t _address(object buffer) except? 0:
+    return 0 if buffer is None else buffer.address
+
+
+def arrow_text_column(chunks) -> TextColumn:
+    """A column of strings out of pyarrow arrays of type string or large_string, read in place and kept alive."""
+    cdef list kept = list(chunks)
+    cdef TextColumn column = TextColumn.__new__(TextColumn)
+    cdef size_t done = 0, first, count, validity, offsets, data
+    cdef bint wide
+    column.n_rows = sum([len(chunk) for chunk in kept])
+    column.owner = kept
+    column.texts = <Text*>PyMem_Calloc(max(1, column.n_rows), sizeof(Text))
+    if column.texts is NULL:
+        raise MemoryError()
+    for chunk in kept:
+        first, count, wide = chunk.offset, len(chunk), str(chunk.type) == "large_string"
+        if count == 0:
+            continue
+        validity, offsets, data = [_address(buffer) for buffer in chunk.buffers()]
+        with nogil:
+            if wide:
+                engine_arrow_texts[int64_t](<const unsigned char*>validity, <const int64_t*>offsets,
+                                            <const char*>data, first, count, column.texts + done)
+            else:
+                engine_arrow_texts[int32_t](<const unsigned char*>validity, <const int32_t*>offsets,
+                                            <const char*>data, first, count, column.texts + done)
+        done += count
     return column
 
 
@@ -545,6 +596,22 @@ cdef class NativeProgram:
         cdef cnp.npy_intp shape = self.program.n_outputs()
         cdef cnp.ndarray out = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_FLOAT32, 0)
         self.read(<PyObject*>row, <float*>cnp.PyArray_DATA(out))
+        return out
+
+    def rows(self, rows):
+        """A sequence of mappings (or sequences in input order), read one by one -> a new [n, n_outputs]."""
+        cdef list kept = list(rows)
+        cdef Py_ssize_t i
+        cdef size_t width = self.program.n_outputs()
+        cdef cnp.npy_intp shape[2]
+        shape[0], shape[1] = len(kept), width
+        cdef cnp.ndarray out = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32, 0)
+        cdef float* to = <float*>cnp.PyArray_DATA(out)
+        for i in range(len(kept)):
+            try:
+                self.read(PyList_GET_ITEM(kept, i), to + i * width)
+            except (InputError, InputTypeError) as error:
+                raise type(error)(f"row {i}, {error}") from None
         return out
 
     def batch(self, columns, n_rows, bint as_float64=False):

@@ -185,6 +185,8 @@ class FeatureProgram:
             InputError, InputTypeError: as `row`, naming the row; a column that is absent or of another
             length.
         """
+        if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
+            return self._native.rows(table)
         source = Table(table, self.input_names, refuse_missing=self.missing == "error")
         columns = [
             source.numbers(name) if kind == NUMBER else source.texts(name) for name, kind in self._inputs

@@ -225,7 +225,7 @@ def test_an_absent_key_counts_as_missing_or_is_refused(program):
     for kind in (dict, OtherMapping, collections.OrderedDict):
         with pytest.raises(InputError, match="input 'hour' is missing"):
             strict.row(kind(row))
-    with pytest.raises(InputError, match="row 1: input 'hour' is missing"):
+    with pytest.raises(InputError, match="row 1, input 'hour' is missing"):
         strict.batch([ROW, row])
     assert strict.row({**row, "hour": None})[0] == program.row(ROW)[0]
 

@@ -84,6 +84,26 @@ def test_no_rows_give_no_rows_and_cannot_be_fitted(empty):
         t.FeatureProgram.fit([t.number("x")], empty)
 
 
+BIG = 2**60 + 1  # float64 would round it
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [BIG, None],
+        pd.array([BIG, None], dtype="Int64"),
+        pd.Series([BIG, None], dtype="Int64"),
+        pl.Series([BIG, None]),
+        pa.array([BIG, None]),
+        pa.chunked_array([[BIG], [None]]),
+    ],
+)
+def test_large_whole_numbers_stay_the_category_they_are(column):
+    program = t.FeatureProgram.fit([t.category("c").ordinal([str(BIG)], missing=7)], {"c": ["x"]})
+    assert program.batch({"c": column}).tolist() == [[0], [7]]
+    assert program.row({"c": BIG}).tolist() == [0]
+
+
 @pytest.mark.parametrize("make", [dict, pd.DataFrame, pl.DataFrame, pa.table])
 def test_an_absent_column_is_named(make):
     program = t.FeatureProgram.fit([t.number("x"), t.number("y")], {"x": [1.0], "y": [1.0]})
@@ -139,7 +159,8 @@ def test_what_is_no_table_is_refused(table):
 def test_no_table_library_is_imported_unless_given():
     code = (
         "import sys; from engine import transform as t; p = t.FeatureProgram.fit([t.number('x')],"
-        "{'x': [1.0]}); p.row({'x': 1}); print([m for m in ('pandas', 'polars', 'pyarrow', 'numba') if m in sys.modules])"
+        "{'x': [1.0]}); p.row({'x': 1});"
+        "print([m for m in ('pandas', 'polars', 'pyarrow', 'numba') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
