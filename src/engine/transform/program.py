@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError, ProgramError
+from engine.errors import InputError, InputTypeError, ProgramError
 from engine.transform.fitting import fit_features, inputs_of
 from engine.transform.plan import NUMBER, Plan
 from engine.transform.spec import Feature, feature_from_json
@@ -41,6 +41,7 @@ class FeatureProgram:
 
     __slots__ = (
         "_body",
+        "_columns",
         "_inputs",
         "_native",
         "capsule",
@@ -56,8 +57,12 @@ class FeatureProgram:
             raise ProgramError(f"missing is 'impute' or 'error', got {missing!r}")
         self._inputs = inputs_of(features)
         plan = Plan(self._inputs)
+        # Of each feature: its first output and the one after its last.
+        self._columns: list[tuple[int, int]] = []
         for feature in features:
+            first = len(plan.output_names)
             feature.emit(plan)
+            self._columns.append((first, len(plan.output_names)))
         _require_distinct(plan.output_names)
         self._native = plan.build(refuse_missing=missing == "error")
         self.capsule: Any = self._native.capsule
@@ -192,6 +197,30 @@ class FeatureProgram:
             source.numbers(name) if kind == NUMBER else source.texts(name) for name, kind in self._inputs
         ]
         return self._native.batch(columns, source.n_rows)
+
+    def explain(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """How each feature of one row came about: for looking at, not for the hot path.
+
+        Returns:
+            One dict a feature: `inputs` (name to the raw value read, None where it is absent), `feature`
+            (its JSON form with the fitted constants), `outputs` (name to float).
+
+        Raises:
+            InputError, InputTypeError: as `row`.
+        """
+        if not isinstance(row, Mapping):
+            raise InputTypeError(
+                f"explain takes a mapping from input name to value, got {type(row).__name__}"
+            )
+        values = self.row(row).tolist()
+        return [
+            {
+                "inputs": {name: row.get(name) for name, _ in feature.inputs()},
+                "feature": feature.to_json(),
+                "outputs": dict(zip(self.output_names[first:end], values[first:end], strict=True)),
+            }
+            for feature, (first, end) in zip(self.features, self._columns, strict=True)
+        ]
 
     @property
     def n_outputs(self) -> int:

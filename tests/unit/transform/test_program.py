@@ -1,11 +1,13 @@
 """Freezing, loading and reading rows: what is accepted, what is refused, and in which words."""
 
 import collections
+import concurrent.futures
 import ctypes
 import decimal
 import fractions
 import json
 import math
+import sys
 import types
 
 import numpy as np
@@ -368,3 +370,34 @@ def test_the_capsule_reads_a_row_into_the_callers_buffer(program):
     with pytest.raises(InputTypeError, match="input 'hour'"):
         read_row(ctx, {"hour": "x"}, out.ctypes.data)
     release(ctx)
+
+
+def test_explain_shows_inputs_constants_and_outputs(program):
+    first, _, third, _ = program.explain(ROW)
+    assert first["inputs"] == {"delay": 3.0}
+    assert first["feature"]["ops"][0] == {"op": "impute", "strategy": "median", "value": 2.0}
+    assert first["outputs"] == {"delay": program.row(ROW)[0]}
+    assert third["outputs"] == {"carrier": 1.0}
+    assert program.explain({})[1]["inputs"] == {"hour": None}
+    with pytest.raises(InputTypeError, match="explain takes a mapping"):
+        program.explain([1.0, 2.0, "a", "b"])
+
+
+def test_reading_keeps_no_reference_to_a_row(program):
+    values = {"delay": 1234.5, "hour": 2**70, "carrier": "U" + "A" * 100, "dest": "é" * 100}
+    kept = {key: sys.getrefcount(value) for key, value in values.items()}
+    for row in (values, list(values.values()), OtherMapping(values), {**values, "hour": decimal.Decimal(1)}):
+        for _ in range(50):
+            program.row(row)
+            program.batch([dict(values)])
+            program.batch({key: [value] for key, value in values.items()})
+    del row
+    assert {key: sys.getrefcount(value) for key, value in values.items()} == kept
+
+
+def test_threads_read_their_own_rows(program):
+    rows = [{**ROW, "hour": i, "dest": f"place {i}", "delay": decimal.Decimal(i)} for i in range(300)]
+    expected = [program.row(row).tobytes() for row in rows]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: [program.row(row).tobytes() for row in rows], range(8)):
+            assert got == expected
