@@ -263,8 +263,8 @@ def feature_from_json(found: Any) -> Feature:
 def _source_from_json(found: dict[str, Any]) -> Feature:
     kind = found.get("type")
     if kind in (NUMBER, TEXT):
-        return Feature(kind, input=_name(found.get("input"), "an input"))
-    if kind not in COMBINATIONS:
+        return Feature(str(kind), input=_name(found.get("input"), "an input"))
+    if not isinstance(kind, str) or kind not in COMBINATIONS:
         known = ", ".join([NUMBER, TEXT, *COMBINATIONS])
         raise ProgramError(f"unknown feature type {kind!r}; expected one of: {known}")
     parts = found.get("of")

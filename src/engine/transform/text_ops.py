@@ -30,6 +30,8 @@ def present(values: Values, op: str) -> list[str]:
 
 def texts(values: Any, what: str) -> tuple[str, ...]:
     """`values` as distinct strings that UTF-8 can encode, or a ProgramError."""
+    if not isinstance(values, (list, tuple)):
+        raise ProgramError(f"{what}: expected a list of strings, got {values!r}")
     out = tuple(values)
     for value in out:
         if not isinstance(value, str):
