@@ -164,6 +164,56 @@ void Program::fuse() {
 }
 
 // kCapacity is the distance between registers, in rows; with 1 every loop below is a single statement.
+// First the steps that read texts; `dst` is the number register that all but one of them write.
+template <std::size_t kCapacity>
+void Program::text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept {
+    const Text* const text = texts + step.a * kCapacity;
+    const double x = step.x, y = step.y;
+    switch (step.op) {
+        case Op::kTextImpute: {
+            Text* const to = texts + step.dst * kCapacity;
+            const Text with = tables_[step.table]->key(0);
+            for (std::size_t i = 0; i < n; ++i) to[i] = text[i].data == nullptr ? with : text[i];
+            break;
+        }
+        case Op::kLookup: {
+            const Table& table = *tables_[step.table];
+            each<kCapacity>(n, dst, text, [&table, x, y](Text t) {
+                if (t.data == nullptr) return y;
+                const std::int64_t entry = table.find(t);
+                return entry < 0 ? x : table.value(entry);
+            });
+            break;
+        }
+        case Op::kHash:
+            each<kCapacity>(n, dst, text, [&step, y](Text t) {
+                return t.data == nullptr ? y : static_cast<double>(xxh64(t.data, t.size, step.seed) % step.count);
+            });
+            break;
+        case Op::kHashCross: {
+            const Text* const other = texts + step.b * kCapacity;
+            for (std::size_t i = 0; i < n; ++i) {
+                if (text[i].data == nullptr || other[i].data == nullptr) {
+                    dst[i] = y;
+                    continue;
+                }
+                const std::uint64_t first = xxh64(text[i].data, text[i].size, step.seed);
+                dst[i] = static_cast<double>(xxh64(other[i].data, other[i].size, first) % step.count);
+            }
+            break;
+        }
+        case Op::kLength:
+            each<kCapacity>(n, dst, text, [y](Text t) {
+                return t.data == nullptr ? y : static_cast<double>(t.size);
+            });
+            break;
+        case Op::kTextMissing:
+            each<kCapacity>(n, dst, text, [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
+            break;
+        default: break;
+    }
+}
+
 template <std::size_t kCapacity, class Out>
 void Program::execute(const std::vector<Step>& steps, std::size_t n, double* numbers, Text* texts,
                       Out* out) const noexcept {
@@ -172,7 +222,6 @@ void Program::execute(const std::vector<Step>& steps, std::size_t n, double* num
         double* const dst = numbers + step.dst * kCapacity;
         const double* const a = numbers + step.a * kCapacity;
         const double* const b = numbers + step.b * kCapacity;
-        const Text* const text = texts + step.a * kCapacity;
         const double x = step.x, y = step.y;
         switch (step.op) {
             case Op::kImpute:
@@ -216,46 +265,6 @@ void Program::execute(const std::vector<Step>& steps, std::size_t n, double* num
             case Op::kProduct:
                 each<kCapacity>(n, dst, a, b, [](double v, double w) { return v * w; });
                 break;
-            case Op::kTextImpute: {
-                Text* const to = texts + step.dst * kCapacity;
-                const Text with = tables_[step.table]->key(0);
-                for (std::size_t i = 0; i < n; ++i) to[i] = text[i].data == nullptr ? with : text[i];
-                break;
-            }
-            case Op::kLookup: {
-                const Table& table = *tables_[step.table];
-                each<kCapacity>(n, dst, text, [&table, x, y](Text t) {
-                    if (t.data == nullptr) return y;
-                    const std::int64_t entry = table.find(t);
-                    return entry < 0 ? x : table.value(entry);
-                });
-                break;
-            }
-            case Op::kHash:
-                each<kCapacity>(n, dst, text, [&step, y](Text t) {
-                    return t.data == nullptr ? y : static_cast<double>(xxh64(t.data, t.size, step.seed) % step.count);
-                });
-                break;
-            case Op::kHashCross: {
-                const Text* const other = texts + step.b * kCapacity;
-                for (std::size_t i = 0; i < n; ++i) {
-                    if (text[i].data == nullptr || other[i].data == nullptr) {
-                        dst[i] = y;
-                        continue;
-                    }
-                    const std::uint64_t first = xxh64(text[i].data, text[i].size, step.seed);
-                    dst[i] = static_cast<double>(xxh64(other[i].data, other[i].size, first) % step.count);
-                }
-                break;
-            }
-            case Op::kLength:
-                each<kCapacity>(n, dst, text, [y](Text t) {
-                    return t.data == nullptr ? y : static_cast<double>(t.size);
-                });
-                break;
-            case Op::kTextMissing:
-                each<kCapacity>(n, dst, text, [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
-                break;
             case Op::kEmit:
                 for (std::size_t i = 0; i < n; ++i) out[i * n_outputs_ + step.dst] = emitted<Out>(a[i]);
                 break;
@@ -276,7 +285,7 @@ void Program::execute(const std::vector<Step>& steps, std::size_t n, double* num
             case Op::kScaleEmit:
                 for (std::size_t i = 0; i < n; ++i) out[i * n_outputs_ + step.dst] = emitted<Out>(scale(a[i], x, y));
                 break;
-            case Op::kCount_: break;
+            default: text_step<kCapacity>(step, n, dst, texts);
         }
     }
 }

@@ -108,6 +108,8 @@ public:
 private:
     template <std::size_t kCapacity, class Out>
     void execute(const std::vector<Step>& steps, std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
+    template <std::size_t kCapacity>
+    void text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept;
     template <class Out>
     void batch(const double* const* numbers, const Text* const* texts, std::size_t n_rows, Out* out) const;
 

@@ -105,11 +105,12 @@ cdef set _NUMPY_KINDS = set("biuf")
 
 # Hot: one number of an exact, common type. False where it takes the slow reader; runs no Python code.
 cdef inline bint quick_number(PyObject* value, double* to) noexcept:
-    if Py_TYPE(value) == PyFloat_Type_address:
-        to[0] = PyFloat_AS_DOUBLE(<object>value)
-        return True
+    # None first: it is known by its address alone, before the value's own memory has arrived.
     if value == Py_None:
         to[0] = NAN
+        return True
+    if Py_TYPE(value) == PyFloat_Type_address:
+        to[0] = PyFloat_AS_DOUBLE(<object>value)
         return True
     if PyLong_CheckExact(<object>value):
         try:
