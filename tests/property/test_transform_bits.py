@@ -79,6 +79,7 @@ text_features = st.sampled_from(
             c.hash(buckets=1 << 24, seed=11),
             c.hash(buckets=1),
             c.count(),
+            c.target("label"),
             c.length(),
             c.missing(),
             c.length().log1p(),
@@ -91,6 +92,7 @@ FIT = {
     "x": [1.0, None, 2.5, -3.0, 7.0, 0.0],
     "y": [0.5, 1.0, 2.0, 4.0, None, 9.0],
     "c": ["a", "Zürich", None, "a", "AA", ""],
+    "label": [1, 0, 0, 1, 1, 0],
     "d": ["日本", "\0", "x" * 40, "1", "2", None],
 }
 

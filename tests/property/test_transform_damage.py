@@ -1,4 +1,4 @@
-"""A frozen program with one part replaced, under a matching digest, works or is a ProgramError, nothing else."""
+"""A frozen program with one part replaced, under a matching digest, works or is a ProgramError."""
 
 import copy
 import json
@@ -20,6 +20,7 @@ SPEC = [
     t.category("k").one_hot().named("h"),
     t.category("k").hash(buckets=8, seed=3, missing=1).named("s"),
     t.category("k").count().named("n"),
+    t.category("k").target("y").named("t"),
     t.ratio(t.number("x"), t.number("y").log1p(), when_zero=1.0),
     t.cross(t.category("k"), t.category("k"), buckets=9),
 ]

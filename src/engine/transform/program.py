@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError, InputTypeError, ProgramError
-from engine.transform.fitting import fit_features, inputs_of
+from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
 from engine.transform.plan import NUMBER, Plan
 from engine.transform.spec import Feature, feature_from_json
 from engine.transform.table import Table
@@ -96,15 +96,55 @@ class FeatureProgram:
             ProgramError: a spec that makes no sense, or a column there is nothing to learn from.
             InputError, InputTypeError: a column that is absent, ragged or of the wrong type.
         """
+        return cls._fit(spec, table, missing)[0]
+
+    @classmethod
+    def fit_batch(
+        cls,
+        spec: Sequence[Feature | Mapping[str, Any]],
+        table: Any,
+        *,
+        missing: str = "impute",
+        folds: int = 5,
+    ) -> tuple[FeatureProgram, npt.NDArray[np.float32]]:
+        """Fits a program and gives the rows to train a model on.
+
+        They are `program.batch(table)`, except that a target mean is taken over the rows outside the row's
+        own fold (row index modulo `folds`), so that no row has seen its own label. Every other constant is
+        the program's.
+
+        Args:
+            spec, table, missing: as `fit`.
+            folds: 2 to the number of rows.
+
+        Returns:
+            The program, and float32 [rows, n_outputs].
+
+        Raises:
+            As `fit`, and ProgramError for another number of folds.
+        """
+        program, source = cls._fit(spec, table, missing)
+        rows = program.batch(table)
+        if not any(label for feature in program.features for label in feature.labels()):
+            return program, rows
+        if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= source.n_rows:
+            raise ProgramError(f"folds: expected 2 to {source.n_rows} (the rows), got {folds!r}")
+        for fold in range(folds):
+            features = without_fold(program.features, source, fold, folds)
+            rows[fold::folds] = cls(features, missing=missing).batch(table)[fold::folds]
+        return program, rows
+
+    @classmethod
+    def _fit(cls, spec: Any, table: Any, missing: str) -> tuple[FeatureProgram, Table]:
         if isinstance(spec, (Feature, Mapping, str)):
             raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
         features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
         if not features:
             raise ProgramError("a program needs at least one output, got a spec of no features")
-        source = Table(table, [name for name, _ in inputs_of(features)], refuse_missing=missing == "error")
+        source = Table(table, columns_to_fit(features), refuse_missing=missing == "error")
         if source.n_rows == 0:
             raise InputError("fitting needs at least one row, got an empty table")
-        return cls(fit_features(features, source), missing=missing)
+        return cls(fit_features(features, source), missing=missing), source
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureProgram:

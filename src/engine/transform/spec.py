@@ -145,6 +145,12 @@ class Feature:
         """How often the category was seen when fitting."""
         return self.then(text_ops.Count())
 
+    def target(self, label: str, *, smoothing: float = 20.0) -> Feature:
+        """The category's smoothed mean of the column `label`, which is read when fitting and never when
+        serving.
+        Rows to train a model on come from `FeatureProgram.fit_batch`."""
+        return self.then(text_ops.Target(label, smoothing))
+
     def length(self) -> Feature:
         """The text's length in UTF-8 bytes."""
         return self.then(text_ops.Length())
@@ -168,6 +174,14 @@ class Feature:
             yield self.input, self.kind
         for part in self.of:
             yield from part.inputs()
+
+    def labels(self) -> Iterator[str]:
+        """Columns that only fitting reads."""
+        for op in self.ops:
+            if isinstance(op, text_ops.Target):
+                yield op.label
+        for part in self.of:
+            yield from part.labels()
 
     def compile(self, plan: Plan) -> int:
         """Appends the steps of this feature; returns the register of its value."""

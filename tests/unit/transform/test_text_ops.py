@@ -116,3 +116,39 @@ def test_a_feature_that_ends_as_a_category_is_refused():
 def test_learning_from_nothing_but_missing_is_refused():
     with pytest.raises(ProgramError, match="feature 'c': op 'ordinal' has nothing to learn from"):
         t.FeatureProgram.fit([t.category("c").ordinal()], {"c": [None]})
+
+
+TARGETS = {"c": ["a", "a", "b", None], "y": [1.0, 0.0, 1.0, 0.0]}
+
+
+def test_target_is_the_smoothed_mean_of_the_label():
+    # The prior is 1/2; a: (1 + 2/2) / (2 + 2), b: (1 + 2/2) / (1 + 2).
+    program = t.FeatureProgram.fit([t.category("c").target("y", smoothing=2)], TARGETS)
+    assert program.input_names == ("c",)
+    (column,) = program.batch({"c": ["a", "b", "new", None]}).T.tolist()
+    assert column[0] == 0.5
+    assert column[1] == pytest.approx(2 / 3, rel=1e-7)
+    assert column[2] == 0.5
+    assert math.isnan(column[3])
+
+
+def test_rows_to_train_on_have_not_seen_their_own_label():
+    spec = [t.category("c").target("y", smoothing=0).impute(9.0), t.category("c").length().named("n")]
+    program, rows = t.FeatureProgram.fit_batch(spec, TARGETS, folds=2)
+    assert program.digest == t.FeatureProgram.fit(spec, TARGETS).digest
+    # Row 0 sees rows 1 and 3, where a is 0; row 1 sees rows 0 and 2, where a is 1; row 2's b is unknown to
+    # rows 1 and 3, whose prior is 0; row 3 has no category.
+    assert rows[:, 0].tolist() == [0.0, 1.0, 0.0, 9.0]
+    assert rows[:, 1].tobytes() == program.batch(TARGETS)[:, 1].tobytes()
+    assert program.batch(TARGETS)[:, 0].tolist() == [0.5, 0.5, 1.0, 9.0]
+
+
+def test_target_needs_its_label_in_every_row_and_a_sensible_number_of_folds():
+    spec = [t.category("c").target("y")]
+    with pytest.raises(InputError, match="no column 'y'"):
+        t.FeatureProgram.fit(spec, {"c": ["a"]})
+    with pytest.raises(ProgramError, match="feature 'c': op 'target' needs a finite value of 'y'"):
+        t.FeatureProgram.fit(spec, {"c": ["a", "b"], "y": [1.0, None]})
+    for folds in (1, 5, True):
+        with pytest.raises(ProgramError, match="folds: expected 2 to 4"):
+            t.FeatureProgram.fit_batch(spec, TARGETS, folds=folds)
