@@ -37,6 +37,8 @@ cdef extern from *:
     #include <charconv>
     #include <cmath>
     #include <cstring>
+    #include <numpy/arrayobject.h>
+    #include <numpy/arrayscalars.h>
 
     /* Decimal digits of a whole number into a buffer of kDigits bytes; returns how many. */
     static constexpr size_t kDigits = 24;
@@ -45,6 +47,17 @@ cdef extern from *:
     }
     static inline bool engine_is_whole(double value) noexcept {
         return std::fabs(value) < 9223372036854775808.0 && std::trunc(value) == value;
+    }
+    /* A NumPy scalar of the common number types; runs no Python code. */
+    static inline bool engine_numpy_number(PyObject* value, double* to) noexcept {
+        if (!PyArray_IsScalar(value, Generic)) return false;
+        if (PyArray_IsScalar(value, Float)) *to = PyArrayScalar_VAL(value, Float);
+        else if (PyArray_IsScalar(value, Long)) *to = static_cast<double>(PyArrayScalar_VAL(value, Long));
+        else if (PyArray_IsScalar(value, Int)) *to = PyArrayScalar_VAL(value, Int);
+        else if (PyArray_IsScalar(value, LongLong)) *to = static_cast<double>(PyArrayScalar_VAL(value, LongLong));
+        else if (PyArray_IsScalar(value, Bool)) *to = PyArrayScalar_VAL(value, Bool) ? 1.0 : 0.0;
+        else return false;
+        return true;
     }
     /* The hash that a string keeps once it has been a key; -1 before that. */
     static inline Py_hash_t engine_kept_hash(PyObject* text) noexcept {
@@ -78,6 +91,7 @@ cdef extern from *:
     const size_t kDigits
     size_t engine_digits(long long value, char* to) noexcept nogil
     bint engine_is_whole(double value) noexcept nogil
+    bint engine_numpy_number(PyObject* value, double* to) noexcept
     Py_hash_t engine_kept_hash(PyObject* text) noexcept
     bint engine_same_text(PyObject* a, PyObject* b) noexcept
 
@@ -124,7 +138,7 @@ cdef inline bint quick_number(PyObject* value, double* to) noexcept:
     if PyFloat_Check(<object>value):  # np.float64 is one
         to[0] = PyFloat_AS_DOUBLE(<object>value)
         return True
-    return False
+    return engine_numpy_number(value, to)
 
 
 # Hot: one text; the bytes belong to the string, or are written to `digits` for a whole number.
