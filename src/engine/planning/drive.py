@@ -24,6 +24,7 @@ from engine.planning.load import SOURCES, UNANSWERED, Run, Schedule
 
 SubmitOne = Callable[[int, int], Any]
 SubmitMany = Callable[[int, int, npt.NDArray[np.int64]], Any]
+OnStart = Callable[[int], object]
 
 # Time between setting up and the first arrival, so that the set-up is not what makes it late.
 _LEAD_NS = 20_000_000
@@ -32,7 +33,12 @@ _BURST_MAX = 64
 
 
 async def drive_async(
-    submit: SubmitOne, schedule: Schedule, *, deadline_ms: float, grace_s: float = 1.0
+    submit: SubmitOne,
+    schedule: Schedule,
+    *,
+    deadline_ms: float,
+    grace_s: float = 1.0,
+    on_start: OnStart | None = None,
 ) -> Run:
     """Makes one call per arrival from the running event loop: `submit(index, deadline_ns)` -> awaitable of an answer.
 
@@ -42,17 +48,24 @@ async def drive_async(
         schedule: as `load.poisson` gives it.
         deadline_ms: the budget, counted from when an arrival is due.
         grace_s: how long to wait after the last was sent; what is not answered by then counts as unanswered.
+        on_start: called a moment before the first arrival with the point of `time.monotonic_ns()` that the schedule
+            counts from, so that a fault can keep step with it.
     """
 
     def send(start: int, stop: int, now: int) -> Any:
         return submit(start, int(driver.deadline_ns[start]))
 
     driver = _LoopDriver(schedule, deadline_ms, send, rows_max=1)
-    return await driver.run(grace_s)
+    return await driver.run(grace_s, on_start)
 
 
 async def drive_async_many(
-    submit: SubmitMany, schedule: Schedule, *, deadline_ms: float, grace_s: float = 1.0
+    submit: SubmitMany,
+    schedule: Schedule,
+    *,
+    deadline_ms: float,
+    grace_s: float = 1.0,
+    on_start: OnStart | None = None,
 ) -> Run:
     """As `drive_async`, with one call for all arrivals that are due: `submit(start, stop, deadlines_ns)` -> awaitable
     of something with `values`, `sources`, `reasons` and `latency_us`, each [stop - start]."""
@@ -61,20 +74,27 @@ async def drive_async_many(
         return submit(start, stop, driver.deadline_ns[start:stop])
 
     driver = _LoopDriver(schedule, deadline_ms, send, rows_max=_BURST_MAX)
-    return await driver.run(grace_s)
+    return await driver.run(grace_s, on_start)
 
 
-def drive_sync(submit: SubmitOne, schedule: Schedule, *, deadline_ms: float) -> Run:
+def drive_sync(
+    submit: SubmitOne, schedule: Schedule, *, deadline_ms: float, on_start: OnStart | None = None
+) -> Run:
     """Makes one blocking call per arrival from the calling thread: `submit(index, deadline_ns)` -> answer."""
 
     def submit_many(start: int, stop: int, deadlines_ns: npt.NDArray[np.int64]) -> Any:
         return submit(start, int(deadlines_ns[0]))
 
-    return drive_sync_many(submit_many, schedule, deadline_ms=deadline_ms, rows_max=1)
+    return drive_sync_many(submit_many, schedule, deadline_ms=deadline_ms, rows_max=1, on_start=on_start)
 
 
 def drive_sync_many(
-    submit: SubmitMany, schedule: Schedule, *, deadline_ms: float, rows_max: int = _BURST_MAX
+    submit: SubmitMany,
+    schedule: Schedule,
+    *,
+    deadline_ms: float,
+    rows_max: int = _BURST_MAX,
+    on_start: OnStart | None = None,
 ) -> Run:
     """Makes one blocking call for all arrivals that are due: `submit(start, stop, deadlines_ns)` -> answers.
 
@@ -85,7 +105,7 @@ def drive_sync_many(
     notes = _Notes(schedule, deadline_ms)
     start, count = 0, len(schedule)
     with _undisturbed(), exact_sleeps():
-        due_ns, deadline_ns = notes.begin()
+        due_ns, deadline_ns = notes.begin(on_start)
         free_ns = notes.started_ns
         while start < count:
             now = sleep_until(int(due_ns[start]))
@@ -114,11 +134,11 @@ class _LoopDriver:
         self.due: list[int] = []
         self.deadline_ns = np.empty(0, np.int64)
 
-    async def run(self, grace_s: float) -> Run:
+    async def run(self, grace_s: float, on_start: OnStart | None) -> Run:
         self.timer = WakeTimer()
         try:
             with _undisturbed():
-                due_ns, self.deadline_ns = self.notes.begin()
+                due_ns, self.deadline_ns = self.notes.begin(on_start)
                 self.due = due_ns.tolist()
                 self.loop.add_reader(self.timer.descriptor, self._wake)
                 self.timer.arm(self.due[0] if self.due else self.notes.started_ns)
@@ -183,9 +203,11 @@ class _Notes:
         self.started_ns = 0
         self.calls: list[list[Any]] = []
 
-    def begin(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def begin(self, on_start: OnStart | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Fixes the start and returns when each arrival is due and its deadline, both on `time.monotonic_ns()`."""
         self.started_ns = time.monotonic_ns() + _LEAD_NS
+        if on_start is not None:
+            on_start(self.started_ns)
         due_ns = self.schedule.due_ns + self.started_ns
         return due_ns, due_ns + int(self.deadline_ms * 1e6)
 

@@ -197,3 +197,18 @@ def test_the_answering_sides_own_account_of_its_latency_is_kept_apart():
     assert run.ready_us[0] == run.sent_us[0] + 1.5
     untold = drive.drive_sync(lambda i, d: Reply(0.0, "primary"), at_us(0), deadline_ms=10)
     assert untold.ready_us[0] == untold.latency_us[0]
+
+
+def test_on_start_is_told_the_point_that_the_schedule_counts_from():
+    told = []
+    run = drive.drive_sync(lambda i, d: Reply(0.0, "primary"), at_us(0), deadline_ms=10, on_start=told.append)
+    assert told == [run.started_ns]
+
+    async def main():
+        async def submit(index, deadline_ns):
+            return Reply(0.0, "primary")
+
+        return await drive.drive_async(submit, at_us(0), deadline_ms=10, on_start=told.append)
+
+    run = asyncio.run(main())
+    assert told[1] == run.started_ns
