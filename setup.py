@@ -20,9 +20,11 @@ SCHEDULER = ["cost", "guard", "histogram", "policy"]
 EXTENSIONS = {
     "_scorer": [],
     "_answer": [],
+    "_rows": [],
     "_forest": ["forest*", "cpu"],
     "_dense": ["dense*", "cpu"],
     "_onnx": ["onnx*"],
+    "_callable": [],
     "_program": ["transform*"],
     "_fault": ["fault*"],
     "_runtime": [*SCHEDULER, "deployment", "slot*", "runtime*"],

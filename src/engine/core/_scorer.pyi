@@ -1,8 +1,8 @@
-from types import CapsuleType
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import CapsuleType
 
 class ScorerInfo(TypedDict):
     n_features: int

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import CapsuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.core import _scorer
+
+if TYPE_CHECKING:  # `types` has it from Python 3.13 on only, and nothing needs it at run time
+    from typing_extensions import CapsuleType
 
 
 class Model:

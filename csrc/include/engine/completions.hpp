@@ -1,0 +1,40 @@
+// How answers reach an event loop: finished slots on a stack, and one eventfd that is written only when the stack was
+// empty, so that a burst of answers costs one wake-up.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "engine/slot.hpp"
+
+namespace engine {
+
+class Completions {
+public:
+    // Throws std::system_error where the process is out of file descriptors.
+    Completions();
+    ~Completions();
+    Completions(const Completions&) = delete;
+    Completions& operator=(const Completions&) = delete;
+
+    int fd() const noexcept { return fd_; }
+    // Any thread, once per request (or once per group, by its first slot).
+    void announce(SlotTable& table, uint32_t index) noexcept;
+    // The loop's thread: clears the eventfd and takes what is done, oldest first, linked by next_done.
+    uint32_t take_all(SlotTable& table) noexcept;
+
+    // Requests submitted and not yet taken; only the loop's thread changes it.
+    uint32_t pending = 0;
+
+private:
+    SlotStack done_;
+    int fd_;
+};
+
+// One predict_many call in the batch lane. Owned by its asker, which frees it only once `remaining` is 0.
+struct Group {
+    std::atomic<uint32_t> remaining{0};  // rows without an answer; a synchronous asker's futex
+    uint32_t first = NO_SLOT;            // the slot that announces the whole group
+};
+
+}  // namespace engine

@@ -1,0 +1,55 @@
+// L(b): how long the primary takes on a batch of b rows, learned online.
+//
+// Means are kept at knots 1, 2, 3, 4, 6, 8, 12, 16, … and interpolated between them. One thread at a time observes;
+// any thread reads. An observation far above expectation is a stall, not a cost: it widens the spread and leaves the
+// mean alone, until several in a row say that the model really has become slow.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+namespace engine {
+
+class CostModel {
+public:
+    static constexpr uint32_t ROWS_LIMIT = 1u << 20;
+    static constexpr size_t KNOTS = 41;
+
+    explicit CostModel(uint32_t rows_max) noexcept;
+
+    // Sets what is known before serving, from a calibration run. Knots never primed follow from their neighbours.
+    void prime(uint32_t rows, int64_t ns) noexcept;
+    void observe(uint32_t rows, int64_t ns) noexcept;
+
+    int64_t expected_ns(uint32_t rows) const noexcept;
+    // Expected times the learned spread (about the 98th percentile of observed / expected).
+    int64_t high_ns(uint32_t rows) const noexcept;
+    // The smallest batch whose rows per second are within 5 % of the best up to rows_max.
+    uint32_t efficient_rows() const noexcept { return efficient_rows_.load(std::memory_order_relaxed); }
+    // The largest batch, up to rows_max, with high_ns(batch) <= budget_ns; 0 when not even one row fits.
+    uint32_t rows_within(int64_t budget_ns) const noexcept;
+    uint32_t rows_max() const noexcept { return rows_max_; }
+    // Whether such a batch would be taken for a stall rather than for what batches cost.
+    bool is_stall(uint32_t rows, int64_t ns) const noexcept;
+    double spread() const noexcept { return spread_.load(std::memory_order_relaxed); }
+    uint64_t stalls() const noexcept { return stalls_.load(std::memory_order_relaxed); }
+
+    static uint32_t knot_rows(size_t knot) noexcept;
+
+private:
+    void refresh_efficient() noexcept;
+    double mean(size_t knot) const noexcept { return mean_[knot].load(std::memory_order_relaxed); }
+
+    uint32_t rows_max_;
+    size_t knots_;                                       // how many are in use: the last is >= rows_max
+    std::array<std::atomic<double>, KNOTS> mean_{};      // ns for knot_rows(knot) rows; 0 before anything is known
+    std::array<bool, KNOTS> known_{};                    // primed or observed itself, not filled in from a neighbour
+    std::atomic<double> spread_{1.25};
+    std::atomic<uint32_t> efficient_rows_{1};
+    std::atomic<uint64_t> stalls_{0};
+    uint32_t stalls_in_a_row_ = 0;
+    uint32_t observed_ = 0;
+};
+
+}  // namespace engine

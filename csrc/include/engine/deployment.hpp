@@ -1,0 +1,47 @@
+// What answers requests at one time: a primary, perhaps a fallback, and a version. Immutable but for its reference
+// count, so a request keeps the deployment that it came in under and an answer never mixes two.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+
+#include "engine/scorer.h"
+
+namespace engine {
+
+class Deployment {
+public:
+    // Takes a reference to each scorer. float64_rows: rows are doubles, because the primary compares in double.
+    Deployment(const engine_scorer& primary, const engine_scorer* fallback, bool float64_rows, uint64_t number) noexcept;
+    ~Deployment();
+    Deployment(const Deployment&) = delete;
+    Deployment& operator=(const Deployment&) = delete;
+
+    // Each scores rows laid out densely in this deployment's row type; non-zero means failure. `scratch` holds
+    // n_rows x n_features floats and is used only where a scorer takes float32 and rows are float64.
+    int score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out);
+    int score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out);
+
+    bool has_fallback() const noexcept { return has_fallback_; }
+    bool float64_rows() const noexcept { return float64_rows_; }
+    uint32_t n_features() const noexcept { return primary_.n_features; }
+    uint32_t n_outputs() const noexcept { return primary_.n_outputs; }
+    uint32_t row_bytes() const noexcept { return primary_.n_features * (float64_rows_ ? 8 : 4); }
+    uint64_t number() const noexcept { return number_; }
+
+    void retain() noexcept { references_.fetch_add(1, std::memory_order_relaxed); }
+    void release() noexcept {
+        if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+    uint32_t references() const noexcept { return references_.load(std::memory_order_acquire); }
+
+private:
+    engine_scorer primary_, fallback_;
+    bool has_fallback_, float64_rows_;
+    uint64_t number_;
+    std::atomic<uint32_t> references_{1};
+    std::mutex primary_lock_;  // held around a primary that is not reentrant
+};
+
+}  // namespace engine

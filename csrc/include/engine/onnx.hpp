@@ -1,0 +1,99 @@
+// ONNX models scored through ONNX Runtime's C API: no interpreter and no lock between a row and its score.
+//
+// The shared library is opened at run time from a path that the caller gives; nothing here is linked against it. The
+// job ends at the scorer socket: which input and output to use is the caller's decision, made from `ports`.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/scorer.h"
+
+namespace engine::onnx {
+
+enum class Fault {
+    none,
+    library,      // the shared library is missing, too old or does not behave as its contract says
+    model,        // the bytes are not a model, or not a whole one
+    unsupported,  // a valid model with an operator or a version that this library does not have
+};
+
+struct Error {
+    Fault fault = Fault::none;
+    std::string text;
+};
+
+// Element types by ONNX's own numbers (TensorProto.DataType); only the two that hold scores are named.
+inline constexpr int element_float = 1;
+inline constexpr int element_double = 11;
+
+// One input or output of a model.
+struct Port {
+    std::string name;
+    bool tensor = false;         // false for a sequence, a map or a sparse tensor
+    int element = 0;             // element type; 0 where this is not a tensor
+    std::vector<int64_t> shape;  // -1 where the axis is dynamic
+};
+
+// What a model's bytes say before any library has parsed them.
+struct Contents {
+    std::vector<std::string> external;                            // file locations named by tensors, as written
+    std::vector<std::pair<std::string, std::string>> properties;  // metadata_props
+};
+
+// Walks the protobuf structure of an ONNX ModelProto without building it: bounded depth, no copies of tensor data.
+// Returns false and fills `error` where the bytes are damaged, cut short or hold no graph.
+bool scan(std::span<const std::byte> model, Contents& contents, Error& error);
+
+// How rows become scores.
+struct Plan {
+    std::string input;
+    std::string output;
+    int input_element = element_float;  // element_float or element_double
+    uint32_t n_features = 0;
+    uint32_t n_columns = 1;     // what the model's output holds a row
+    uint32_t first_column = 0;  // the scorer answers columns [first_column, first_column + n_outputs)
+    uint32_t n_outputs = 1;
+    bool row_by_row = false;  // the model's batch axis is fixed at one
+};
+
+// A loaded model. Runs on the thread that calls it when intra_op_threads is 1; safe to use from many threads at once.
+class Session {
+public:
+    // `library` is a path to libonnxruntime.so*. A library once opened stays open for the life of the process.
+    // Returns nullptr and fills `error` on failure.
+    static std::shared_ptr<Session> from_bytes(const std::string& library, std::span<const std::byte> model,
+                                               int intra_op_threads, Error& error);
+    // The same from a file, which is what a model with external data needs: locations are relative to its folder.
+    static std::shared_ptr<Session> from_file(const std::string& library, const std::string& path,
+                                              int intra_op_threads, Error& error);
+
+    virtual ~Session() = default;
+    virtual const std::vector<Port>& inputs() const = 0;
+    virtual const std::vector<Port>& outputs() const = 0;
+
+protected:
+    Session() = default;
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+};
+
+// The output that a plan's input makes of n_rows rows of zeros, as the library describes it; also the first warm-up.
+// Of the plan, input, input_element, n_features and output are read. Returns false and fills `error` where it fails.
+bool probe(const std::shared_ptr<Session>& session, const Plan& plan, size_t n_rows, Port& found, Error& error);
+
+// A scorer over `session`, holding one reference to be given back by release(). Reentrant, never takes the GIL.
+engine_scorer make_scorer(std::shared_ptr<Session> session, const Plan& plan);
+
+// What ONNX Runtime said about the last call of this scorer that failed; empty where none did. Any thread.
+std::string last_error(const engine_scorer& scorer);
+
+// The version that the library at this path reports, "1.17.0" say; empty and `error` filled where it cannot be used.
+std::string library_version(const std::string& library, Error& error);
+
+}  // namespace engine::onnx

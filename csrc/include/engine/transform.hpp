@@ -1,0 +1,122 @@
+// A feature program: numbers and texts in, float32 columns out, the same bits for one row and for a million.
+//
+// A program is a straight list of steps over two files of registers, one of doubles and one of texts. The first
+// registers are the inputs. One row and a block of rows run the same step functions, and every step is arithmetic that
+// IEEE 754 defines to the bit, so there is nothing by which offline and online could differ. Reading Python objects and
+// tables is the binding's work; fitting is Python's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace engine::transform {
+
+// UTF-8 bytes that somebody else owns; data is null for a missing value.
+struct Text {
+    const char* data;
+    std::size_t size;
+};
+
+enum class Op : std::uint16_t {
+    // numbers[dst] = f(numbers[a]); NaN stays NaN unless the step says otherwise.
+    kImpute,      // NaN becomes x
+    kMissing,     // 1 for NaN, else 0
+    kScale,       // (v - x) / y
+    kClip,        // at least x, at most y
+    kLog1p,       // natural logarithm of 1 + v; -inf at -1, NaN below
+    kSqrt,        // NaN below zero
+    kBucket,      // how many edges of edges[table] are <= v (count = 0) or < v (count = 1)
+    kSine,        // sin(2 pi v / x), exact at quarter turns
+    kCosine,      // cos(2 pi v / x)
+    // numbers[dst] = f(numbers[a], numbers[b])
+    kDifference,  // a - b
+    kRatio,       // a / b, and x where b is zero
+    kProduct,     // a * b
+    // texts[dst] = f(texts[a])
+    kTextImpute,  // a missing text becomes the first key of tables[table]
+    // numbers[dst] = f(texts[a])
+    kLookup,      // the value of tables[table]; x where the text is unknown, y where it is missing
+    kHash,        // xxh64(text, seed) % count; y where it is missing
+    kHashCross,   // xxh64(texts[b], xxh64(texts[a], seed)) % count; y where either is missing
+    kLength,      // bytes; y where it is missing
+    kTextMissing, // 1 for a missing text, else 0
+    // out[dst...] = f(numbers[a])
+    kEmit,        // rounded to float32; every NaN becomes the same NaN
+    kOneHot,      // count columns, column i is 1 where the number equals i, else 0 (all 0 for NaN)
+    kCount_,      // not a step
+};
+
+struct Step {
+    Op op;
+    std::uint32_t dst = 0;
+    std::uint32_t a = 0;
+    std::uint32_t b = 0;
+    std::uint32_t table = 0;
+    std::uint32_t count = 0;
+    std::uint64_t seed = 0;
+    double x = 0.0;
+    double y = 0.0;
+};
+
+// XXH64 of the xxHash specification (github.com/Cyan4973/xxHash, doc/xxhash_spec.md), version 0.2.0.
+std::uint64_t xxh64(const char* data, std::size_t size, std::uint64_t seed) noexcept;
+
+class Table;
+
+class Program {
+public:
+    // Rows that run_batch holds in its registers at once: the registers of a middling program stay in the L2 cache.
+    static constexpr std::size_t kBlockRows = 128;
+
+    Program(std::uint32_t n_numbers, std::uint32_t n_texts, std::uint32_t n_outputs);
+    ~Program();
+    Program(const Program&) = delete;
+    Program& operator=(const Program&) = delete;
+
+    // Building: tables and edges first, then the steps in order, then finish() once. They throw std::invalid_argument
+    // with the reason where a step reads a register that nothing has written, an unknown table, an output outside the
+    // row; finish() where an output is written by no step or by two.
+    std::uint32_t add_table(const std::vector<std::string>& keys, const std::vector<double>& values);
+    std::uint32_t add_edges(const std::vector<double>& edges);
+    void add_step(const Step& step);
+    void finish();
+
+    std::uint32_t n_numbers() const noexcept { return n_numbers_; }
+    std::uint32_t n_texts() const noexcept { return n_texts_; }
+    std::uint32_t n_outputs() const noexcept { return n_outputs_; }
+    // Registers that run_row needs from its caller, inputs included.
+    std::uint32_t number_registers() const noexcept { return static_cast<std::uint32_t>(number_written_.size()); }
+    std::uint32_t text_registers() const noexcept { return static_cast<std::uint32_t>(text_written_.size()); }
+
+    // Hot: one row. `numbers` and `texts` hold the inputs first and have room for every register; the rest is scratch.
+    // Allocates nothing; may run in several threads on registers of their own.
+    void run_row(double* numbers, Text* texts, float* out) const noexcept;
+
+    // Many rows, columns in, rows out (densely, n_outputs values each). numbers[i] and texts[i] point to n_rows values.
+    // Throws std::bad_alloc before anything is written.
+    void run_batch(const double* const* numbers, const Text* const* texts, std::size_t n_rows, float* out) const;
+    // The same before rounding to float32: what fitting reads its statistics from.
+    void run_batch_f64(const double* const* numbers, const Text* const* texts, std::size_t n_rows, double* out) const;
+
+private:
+    template <std::size_t kCapacity, class Out>
+    void execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
+    template <class Out>
+    void batch(const double* const* numbers, const Text* const* texts, std::size_t n_rows, Out* out) const;
+
+    std::uint32_t n_numbers_;
+    std::uint32_t n_texts_;
+    std::uint32_t n_outputs_;
+    std::vector<Step> steps_;
+    std::vector<std::unique_ptr<Table>> tables_;
+    std::vector<std::vector<double>> edges_;
+    // One flag a register and output: written by an input or a step so far. Bytes, not vector<bool>.
+    std::vector<std::uint8_t> number_written_;
+    std::vector<std::uint8_t> text_written_;
+    std::vector<std::uint8_t> output_written_;
+};
+
+}  // namespace engine::transform

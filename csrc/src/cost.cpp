@@ -1,0 +1,141 @@
+#include "engine/cost.hpp"
+
+#include <algorithm>
+#include <bit>
+
+namespace engine {
+
+namespace {
+
+constexpr double STALL_RATIO = 4.0;       // an observation this far above expectation is a stall
+constexpr uint32_t STALLS_BELIEVED = 4;   // this many in a row are the new truth
+constexpr double LEARNING_RATE = 0.1;
+constexpr double SPILL = 0.1;             // share of a knot's correction that the other knots take over
+constexpr double SPREAD_QUANTILE = 0.98;
+constexpr double SPREAD_STEP = 0.05;
+constexpr double SPREAD_MIN = 1.02, SPREAD_MAX = 3.0;
+constexpr double EFFICIENT_SHARE = 0.95;
+constexpr uint32_t REFRESH_EVERY = 16;
+
+// The knot at or below `rows`: 1, 2, 3, 4, 6, 8, 12, 16, … are knots 0, 1, 2, 3, 4, 5, 6, 7, …
+size_t knot_below(uint32_t rows) noexcept {
+    if (rows < 2) return 0;
+    const int octave = std::bit_width(rows) - 1;
+    const bool upper_half = (rows >> (octave - 1)) & 1;
+    return 2 * static_cast<size_t>(octave) - 1 + upper_half;
+}
+
+}  // namespace
+
+uint32_t CostModel::knot_rows(size_t knot) noexcept {
+    if (knot == 0) return 1;
+    const size_t octave = (knot + 1) / 2;
+    return knot % 2 ? 1u << octave : 3u << (octave - 1);
+}
+
+CostModel::CostModel(uint32_t rows_max) noexcept : rows_max_(std::clamp(rows_max, 1u, ROWS_LIMIT)) {
+    knots_ = knot_below(rows_max_) + 1;
+    if (knot_rows(knots_ - 1) < rows_max_) ++knots_;
+}
+
+void CostModel::prime(uint32_t rows, int64_t ns) noexcept {
+    rows = std::clamp(rows, 1u, rows_max_);
+    const size_t at = knot_below(rows);
+    const double value = static_cast<double>(std::max<int64_t>(ns, 1)) * knot_rows(at) / rows;
+    mean_[at].store(value, std::memory_order_relaxed);
+    known_[at] = true;
+    // Fill the knots nobody measured: flat below the first known one, in proportion to the rows above the last, and
+    // linear in between.
+    size_t previous = KNOTS;
+    for (size_t k = 0; k < knots_; ++k) {
+        if (!known_[k]) continue;
+        const double here = mean(k);
+        for (size_t j = previous == KNOTS ? 0 : previous + 1; j < k; ++j) {
+            if (previous == KNOTS) {
+                mean_[j].store(here, std::memory_order_relaxed);
+                continue;
+            }
+            const double low = mean(previous), from = knot_rows(previous);
+            const double share = (knot_rows(j) - from) / (knot_rows(k) - from);
+            mean_[j].store(low + share * (here - low), std::memory_order_relaxed);
+        }
+        previous = k;
+    }
+    for (size_t j = previous + 1; j < knots_; ++j)
+        mean_[j].store(mean(previous) * knot_rows(j) / knot_rows(previous), std::memory_order_relaxed);
+    refresh_efficient();
+}
+
+int64_t CostModel::expected_ns(uint32_t rows) const noexcept {
+    if (rows == 0) return 0;
+    const size_t at = std::min(knot_below(rows), knots_ - 1);
+    const double low = mean(at);
+    const double from = knot_rows(at);
+    if (rows == knot_rows(at)) return static_cast<int64_t>(low);
+    if (at + 1 >= knots_) return static_cast<int64_t>(low * rows / from);
+    const double share = (rows - from) / (knot_rows(at + 1) - from);
+    return static_cast<int64_t>(low + share * (mean(at + 1) - low));
+}
+
+int64_t CostModel::high_ns(uint32_t rows) const noexcept {
+    return static_cast<int64_t>(static_cast<double>(expected_ns(rows)) * spread());
+}
+
+bool CostModel::is_stall(uint32_t rows, int64_t ns) const noexcept {
+    const int64_t expected = expected_ns(rows);
+    return expected > 0 && static_cast<double>(ns) > STALL_RATIO * static_cast<double>(expected);
+}
+
+uint32_t CostModel::rows_within(int64_t budget_ns) const noexcept {
+    if (high_ns(1) > budget_ns) return 0;
+    uint32_t low = 1, high = rows_max_;  // high_ns(low) fits; costs grow with rows
+    while (low < high) {
+        const uint32_t middle = low + (high - low + 1) / 2;
+        if (high_ns(middle) <= budget_ns) low = middle;
+        else high = middle - 1;
+    }
+    return low;
+}
+
+void CostModel::observe(uint32_t rows, int64_t ns) noexcept {
+    if (rows == 0 || ns <= 0) return;
+    const int64_t expected = expected_ns(rows);
+    if (expected <= 0) return prime(rows, ns);
+    double ratio = static_cast<double>(ns) / static_cast<double>(expected);
+
+    double spread = spread_.load(std::memory_order_relaxed);
+    spread += SPREAD_STEP * (ratio > spread ? SPREAD_QUANTILE : SPREAD_QUANTILE - 1.0);
+    spread_.store(std::clamp(spread, SPREAD_MIN, SPREAD_MAX), std::memory_order_relaxed);
+
+    if (ratio > STALL_RATIO) {
+        stalls_.fetch_add(1, std::memory_order_relaxed);
+        if (++stalls_in_a_row_ < STALLS_BELIEVED) return;
+    } else {
+        stalls_in_a_row_ = 0;
+    }
+    // Believed stalls move the mean at once; ordinary noise moves it slowly.
+    const double rate = ratio > STALL_RATIO ? 0.5 : LEARNING_RATE;
+    const size_t at = std::min(knot_below(rows), knots_ - 1);
+    for (size_t k = 0; k < knots_; ++k) {
+        const bool near = k == at || (k == at + 1 && knot_rows(at) != rows);
+        const double step = rate * (near || ratio > STALL_RATIO ? 1.0 : SPILL);
+        mean_[k].store(mean(k) * (1.0 + step * (ratio - 1.0)), std::memory_order_relaxed);
+    }
+    // A larger batch never costs less: noise must not make it look so.
+    for (size_t k = 1; k < knots_; ++k)
+        if (mean(k) < mean(k - 1)) mean_[k].store(mean(k - 1), std::memory_order_relaxed);
+    if (++observed_ % REFRESH_EVERY == 0) refresh_efficient();
+}
+
+void CostModel::refresh_efficient() noexcept {
+    double best = 0.0;
+    for (size_t k = 0; k < knots_; ++k)
+        if (mean(k) > 0.0) best = std::max(best, knot_rows(k) / mean(k));
+    for (size_t k = 0; k < knots_; ++k) {
+        if (mean(k) <= 0.0 || knot_rows(k) / mean(k) < EFFICIENT_SHARE * best) continue;
+        efficient_rows_.store(std::min(knot_rows(k), rows_max_), std::memory_order_relaxed);
+        return;
+    }
+}
+
+}  // namespace engine

@@ -1,0 +1,15 @@
+// Dense kernels for whatever the compiler takes for granted: SSE2 on x86-64.
+#include <cstddef>
+#include <vector>
+
+#include "detail/dense_net.hpp"
+
+namespace engine::dense_detail {
+namespace {
+constexpr int vector_bytes = 16, panels_alone = 2, rows_together = 2, panels_together = 1;
+#include "detail/dense_kernel.inc"
+}  // namespace
+
+const Kernels kernels_scalar{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>};
+
+}  // namespace engine::dense_detail

@@ -1,0 +1,47 @@
+// A dense net packed for the kernels, and the kernels of each instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "engine/dense.hpp"
+
+namespace engine::dense_detail {
+
+template <class T>
+inline constexpr std::size_t panel_width = 64 / sizeof(T);  // outputs a panel: one AVX-512 register
+
+template <class T>
+struct Layer {
+    std::size_t n_in;
+    std::size_t n_out;
+    std::size_t panels;  // 0 for a layer of one or two outputs, which is kept as dot products
+    // Panels: [panel][n_in][panel_width], zeros beyond n_out. Dots: [output][n_in rounded up to a panel], zeros beyond.
+    std::vector<T> weights;
+    std::vector<T> bias;  // [panels * panel_width], or [n_out] for dots
+    Activation activation;
+};
+
+template <class T>
+struct Net {
+    std::vector<Layer<T>> layers;
+};
+
+struct Kernels {
+    void (*f32)(const Net<float>& net, const float* rows, std::size_t n_rows, std::size_t stride, double* out) noexcept;
+    void (*f64_f32)(const Net<double>& net, const float* rows, std::size_t n_rows, std::size_t stride,
+                    double* out) noexcept;
+    void (*f64)(const Net<double>& net, const double* rows, std::size_t n_rows, std::size_t stride,
+                double* out) noexcept;
+};
+
+extern const Kernels kernels_scalar;
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+
+// The activations that call libm: one definition, so that every instruction set gives the same bits.
+void activate(Activation activation, float* values, std::size_t count) noexcept;
+void activate(Activation activation, double* values, std::size_t count) noexcept;
+
+}  // namespace engine::dense_detail

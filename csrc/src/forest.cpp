@@ -1,0 +1,168 @@
+// The forest itself: load, choose a layout, score, apply the link. How trees are walked is the layouts' business.
+#include "engine/forest.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <stdexcept>
+
+#include "detail/forest_trees.hpp"
+
+namespace engine {
+
+using forest_detail::Layout;
+using forest_detail::Trees;
+using forest_detail::block_rows;
+
+Forest::~Forest() = default;
+
+std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
+    auto trees = std::make_shared<const Trees>(forest_detail::make_trees(spec));
+    std::unique_ptr<Forest> forest(new Forest());
+    forest->n_features_ = spec.n_features;
+    forest->n_outputs_ = spec.n_outputs;
+    forest->n_trees_ = trees->trees.size();
+    forest->n_leaves_ = trees->leaves.size();
+    for (const auto& tree : trees->trees) forest->depth_ = std::max(forest->depth_, tree.depth);
+    forest->float32_rows_ = spec.float32_rows;
+    forest->scale_ = spec.scale;
+    forest->link_ = spec.link;
+    forest->link_parameter_ = spec.link_parameter;
+    forest->base_.assign(spec.base.begin(), spec.base.end());
+    forest->layouts_.push_back(forest_detail::make_reference(trees));
+    forest->calibrate();
+    return forest;
+}
+
+void Forest::calibrate() {
+    single_ = layouts_.front().get();
+    batch_ = layouts_.front().get();
+}
+
+// Hot: once per row, in place of the raw sums.
+void Forest::finish(const double* raw, double* out) const noexcept {
+    double sums[forest_detail::outputs_max];
+    for (std::uint32_t k = 0; k < n_outputs_; ++k) sums[k] = raw[k] * scale_ + base_[k];
+    switch (link_) {
+        case Link::identity:
+            std::copy_n(sums, n_outputs_, out);
+            return;
+        case Link::sigmoid:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = 1.0 / (1.0 + std::exp(-link_parameter_ * sums[k]));
+            return;
+        case Link::exponential:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = std::exp(sums[k]);
+            return;
+        case Link::softmax: {
+            const double largest = *std::max_element(sums, sums + n_outputs_);
+            double total = 0;
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) total += out[k] = std::exp(sums[k] - largest);
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] /= total;
+            return;
+        }
+        case Link::signed_square:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = std::copysign(sums[k] * sums[k], sums[k]);
+            return;
+        case Link::log1p_exp:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = std::log1p(std::exp(sums[k]));
+            return;
+        case Link::positive:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = sums[k] > 0 ? 1.0 : 0.0;
+            return;
+        case Link::argmax:
+            *out = static_cast<double>(std::max_element(sums, sums + n_outputs_) - sums);
+            return;
+    }
+}
+
+template <class T>
+int Forest::score_with(const Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride,
+                       double* out) const noexcept {
+    // Blocks keep the raw sums on the stack; with many outputs a block is fewer rows.
+    constexpr std::size_t sums_max = 4096;
+    double sums[sums_max];
+    const std::size_t block = std::min(block_rows, sums_max / n_outputs_);
+    const std::uint32_t answers = n_answers();
+    for (std::size_t first = 0; first < n_rows; first += block) {
+        const std::size_t count = std::min(block, n_rows - first);
+        layout.raw(rows + first * row_stride, count, row_stride, sums);
+        for (std::size_t r = 0; r < count; ++r) finish(sums + r * n_outputs_, out + (first + r) * answers);
+    }
+    return ENGINE_SCORE_OK;
+}
+
+int Forest::score(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
+    return score_with(n_rows < batch_rows_min_ ? *single_ : *batch_, rows, n_rows, row_stride, out);
+}
+
+int Forest::score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
+    return score_with(n_rows < batch_rows_min_ ? *single_ : *batch_, rows, n_rows, row_stride, out);
+}
+
+const Layout* Forest::find(const std::string& name) const noexcept {
+    for (const auto& layout : layouts_)
+        if (layout->name() == name) return layout.get();
+    return nullptr;
+}
+
+int Forest::score_by(const std::string& name, const float* rows, std::size_t n_rows, std::size_t row_stride,
+                     double* out) const noexcept {
+    const Layout* layout = find(name);
+    return layout ? score_with(*layout, rows, n_rows, row_stride, out) : ENGINE_SCORE_FAILED;
+}
+
+int Forest::score_by(const std::string& name, const double* rows, std::size_t n_rows, std::size_t row_stride,
+                     double* out) const noexcept {
+    const Layout* layout = find(name);
+    return layout ? score_with(*layout, rows, n_rows, row_stride, out) : ENGINE_SCORE_FAILED;
+}
+
+std::vector<std::string> Forest::layouts() const {
+    std::vector<std::string> names;
+    for (const auto& layout : layouts_) names.push_back(layout->name());
+    return names;
+}
+
+const std::string& Forest::single_layout() const noexcept { return single_->name(); }
+const std::string& Forest::batch_layout() const noexcept { return batch_->name(); }
+std::size_t Forest::batch_rows_min() const noexcept { return batch_rows_min_; }
+
+namespace {
+
+// A forest with its reference count: what engine_scorer::ctx points to.
+struct Shared {
+    std::unique_ptr<Forest> forest;
+    std::atomic<std::size_t> references{1};
+};
+
+int score_f32(void* ctx, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) {
+    return static_cast<Shared*>(ctx)->forest->score(rows, n_rows, row_stride, out);
+}
+int score_f64(void* ctx, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) {
+    return static_cast<Shared*>(ctx)->forest->score(rows, n_rows, row_stride, out);
+}
+void retain(void* ctx) { static_cast<Shared*>(ctx)->references.fetch_add(1, std::memory_order_relaxed); }
+void release(void* ctx) {
+    auto* shared = static_cast<Shared*>(ctx);
+    if (shared->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete shared;
+}
+
+}  // namespace
+
+engine_scorer Forest::scorer(std::unique_ptr<Forest> forest) {
+    const std::uint32_t n_features = forest->n_features();
+    const std::uint32_t n_answers = forest->n_answers();
+    const bool float32_rows = forest->float32_rows_;
+    auto* shared = new Shared{std::move(forest)};
+    return {ENGINE_SCORER_ABI,
+            ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
+            n_features,
+            n_answers,
+            shared,
+            score_f32,
+            float32_rows ? nullptr : score_f64,
+            retain,
+            release};
+}
+
+}  // namespace engine

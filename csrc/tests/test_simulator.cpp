@@ -1,0 +1,132 @@
+#include "engine/simulator.hpp"
+
+#include "check.hpp"
+
+using namespace engine;
+
+namespace {
+
+uint64_t violations(const SimulationResult& r) {
+    return r.outcomes_missing + r.outcomes_double + r.late_work_started + r.doomed_work_started + r.queue_over_bound +
+           r.batch_over_bound + r.fallback_late_unexcused;
+}
+
+uint64_t count(const std::array<uint64_t, SOURCES>& counts, Source source) { return counts[static_cast<size_t>(source)]; }
+
+// Nothing random but the arrivals: one executor, a batch costs 1 ms whatever its rows, a fallback 10 us.
+SimulationPlan quiet() {
+    SimulationPlan plan;
+    plan.requests = 2'000;
+    plan.rate_per_s = 100.0;
+    plan.batch_base_ns = 1'000'000;
+    plan.batch_row_ns = 0;
+    plan.batch_noise = plan.fallback_noise = 0.0;
+    plan.overshoot_ns = 0;
+    plan.overshoot_tail_share = 0.0;
+    return plan;
+}
+
+}  // namespace
+
+TEST(an_idle_primary_answers_everything_in_its_own_time) {
+    const SimulationResult r = simulate(quiet());
+    CHECK(violations(r) == 0);
+    CHECK(count(r.by_source, Source::primary) == 2'000);
+    CHECK(count(r.on_time, Source::primary) == 2'000);
+    // 1 ms, to the 6.25 % of a histogram bucket.
+    CHECK(r.latency_ns_p50 >= 1'000'000 && r.latency_ns_p50 <= 1'062'500);
+}
+
+TEST(a_request_that_has_expired_at_the_door_gets_the_default) {
+    SimulationPlan plan = quiet();
+    plan.deadlines = {{0, 1.0}};
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.batches == 0);
+    CHECK(r.by_reason[static_cast<size_t>(Reason::expired)] == 2'000);
+    CHECK(count(r.on_time, Source::default_value) == 2'000);
+}
+
+TEST(a_deadline_shorter_than_the_fallback_gets_the_default) {
+    SimulationPlan plan = quiet();
+    plan.deadlines = {{5'000, 1.0}};
+    const SimulationResult r = simulate(plan);
+    CHECK(r.by_reason[static_cast<size_t>(Reason::no_time)] == 2'000);
+    CHECK(count(r.on_time, Source::default_value) == 2'000);
+}
+
+TEST(a_primary_slower_than_the_deadline_is_never_started) {
+    SimulationPlan plan = quiet();
+    plan.batch_base_ns = 20'000'000;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.batches == 0);
+    CHECK(count(r.on_time, Source::fallback) == 2'000);
+}
+
+TEST(a_single_executor_that_hangs_leaves_everything_to_the_fallback) {
+    SimulationPlan plan = quiet();
+    plan.hang_from_ns = 0;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.batches == 1);
+    CHECK(count(r.by_source, Source::primary) == 0);
+    CHECK(count(r.on_time, Source::fallback) == 2'000);
+}
+
+TEST(a_batch_that_crashes_is_answered_by_the_fallback) {
+    SimulationPlan plan = quiet();
+    plan.crash_share = 1.0;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.by_reason[static_cast<size_t>(Reason::crashed)] == 2'000);
+    CHECK(count(r.on_time, Source::fallback) == 2'000);
+}
+
+TEST(cancelled_requests_have_one_outcome_and_no_work) {
+    SimulationPlan plan = quiet();
+    plan.cancel_share = 1.0;
+    plan.hang_from_ns = 0;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(count(r.by_source, Source::cancelled) > 0);
+    CHECK(count(r.by_source, Source::cancelled) + count(r.by_source, Source::fallback) == 2'000);
+}
+
+TEST(a_seed_is_a_trace) {
+    SimulationPlan plan = quiet();
+    plan.batch_noise = 0.3;
+    plan.rate_per_s = 2'000.0;
+    const uint64_t first = simulate(plan).trace_hash;
+    CHECK(simulate(plan).trace_hash == first);
+    plan.seed = 2;
+    CHECK(simulate(plan).trace_hash != first);
+}
+
+TEST(every_fault_at_once_keeps_the_invariants) {
+    SimulationPlan plan;
+    plan.requests = 20'000;
+    plan.rate_per_s = 20'000.0;
+    plan.deadlines = {{2'000'000, 1.0}, {10'000'000, 2.0}, {100'000'000, 1.0}, {0, 0.1}};
+    plan.executors = 3;
+    plan.burst_every_ns = 50'000'000;
+    plan.burst_requests = 300;
+    plan.queue_rows_max = 128;
+    plan.batch_noise = 0.5;
+    plan.overshoot_tail_share = 0.01;
+    plan.stall_ns = 60'000'000;
+    plan.stall_every_ns = 300'000'000;
+    plan.slow_factor = 3.0;
+    plan.slow_from_ns = 500'000'000;
+    plan.hang_from_ns = 400'000'000;
+    plan.crash_share = 0.02;
+    plan.nan_share = 0.01;
+    plan.cancel_share = 0.05;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.late_dropped > 0);
+    CHECK(r.by_reason[static_cast<size_t>(Reason::nan)] > 0);
+    CHECK(r.queue_depth_max <= 128);
+}
+
+CHECK_MAIN()

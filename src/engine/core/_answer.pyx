@@ -1,0 +1,102 @@
+# The answers that callers get: one object a request, or one object of columns for many.
+cimport cython
+import numpy as np
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Answer:
+    """One answer to one request. Immutable.
+
+    Attributes:
+        value: float for a model of one output, float64 array [n_outputs] otherwise.
+        source: who answered: "primary", "fallback" or "default".
+        reason: why it came from there. "ok": the primary, in time. Otherwise why it was not the primary:
+            "late" (predicted at the door not to finish in time), "stalled" (the primary is overdue with earlier work),
+            "full" (the queue is at its bound), "timeout" (queued or running when its time was up),
+            "released" (dropped from the queue because it could no longer finish in time),
+            "expired" (the deadline had passed at the call), "no_time" (too little time even for the fallback),
+            "primary_error", "primary_bad_shape", "primary_not_finite" (what the primary did instead of answering),
+            "fallback_error" (the fallback was needed and failed too), "default_error" (the default function raised;
+            the value is NaN), "closing" (the engine was being closed).
+        version: version of the deployment that the request came in under.
+        latency_us: from the call to the answer being ready, in microseconds.
+        on_time: the answer was back in Python before the deadline.
+        on_time_ready: the answer was ready, in native code, before the deadline.
+        id: 64-bit number, unique within the process and, but for chance, between processes.
+    """
+
+    def __repr__(self):
+        return (f"Answer(value={self.value!r}, source={self.source!r}, reason={self.reason!r}, "
+                f"version={self.version!r}, latency_us={self.latency_us:.1f}, on_time={self.on_time}, id={self.id})")
+
+
+SOURCES = ("primary", "fallback", "default")
+REASONS = (
+    "ok", "late", "stalled", "full", "timeout", "released", "expired", "no_time", "primary_error",
+    "primary_bad_shape", "primary_not_finite", "fallback_error", "closing", "default_error",
+)
+_SOURCE_NAMES = np.array(SOURCES)
+_REASON_NAMES = np.array(REASONS)
+
+
+class Answers:
+    """The answers to the rows of one `predict_many`, in the order of the rows, as columns.
+
+    Attributes:
+        values: float64 [n], or [n, n_outputs].
+        source_codes, reason_codes: uint8 [n], indices into `Answers.SOURCES` and `Answers.REASONS`.
+        sources, reasons: the same as arrays of str.
+        versions: list of str, one a row.
+        latency_us: float64 [n], from the call to each answer being ready.
+        on_time, on_time_ready: bool [n], as in `Answer`.
+        ids: uint64 [n].
+    """
+
+    SOURCES = SOURCES
+    REASONS = REASONS
+    __slots__ = ("_names", "_numbers", "ids", "latency_us", "on_time", "on_time_ready", "reason_codes",
+                 "source_codes", "values")
+
+    def __init__(self, values, source_codes, reason_codes, latency_us, on_time, on_time_ready, ids, numbers, names):
+        self.values = values
+        self.source_codes = source_codes
+        self.reason_codes = reason_codes
+        self.latency_us = latency_us
+        self.on_time = on_time
+        self.on_time_ready = on_time_ready
+        self.ids = ids
+        self._numbers = numbers
+        self._names = names
+
+    @property
+    def sources(self):
+        return _SOURCE_NAMES[self.source_codes]
+
+    @property
+    def reasons(self):
+        return _REASON_NAMES[self.reason_codes]
+
+    @property
+    def versions(self):
+        return [self._names.get(number, "") for number in self._numbers.tolist()]
+
+    def __len__(self):
+        return len(self.source_codes)
+
+    def __repr__(self):
+        shares = ", ".join(f"{name}: {int((self.source_codes == code).sum())}" for code, name in enumerate(SOURCES))
+        return f"Answers({len(self)} rows, {shares}, on time {int(self.on_time.sum())})"
+
+    @classmethod
+    def joined(cls, parts):
+        """The answers of several calls as one, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        names = {}
+        for part in parts:
+            names.update(part._names)
+        columns = (np.concatenate([getattr(part, name) for part in parts])
+                   for name in ("values", "source_codes", "reason_codes", "latency_us", "on_time", "on_time_ready",
+                                "ids", "_numbers"))
+        return cls(*columns, names)

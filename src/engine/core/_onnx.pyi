@@ -1,0 +1,29 @@
+from typing_extensions import CapsuleType
+
+class LibraryError(Exception): ...
+
+def scan(model: bytes) -> tuple[list[str], dict[str, str]]: ...
+def library_version(library: str) -> str: ...
+def last_error(capsule: CapsuleType) -> str: ...
+
+class Session:
+    def __init__(self, library: str, model: bytes | str, intra_op_threads: int) -> None: ...
+    @property
+    def inputs(self) -> list[tuple[str, int | None, list[int]]]: ...
+    @property
+    def outputs(self) -> list[tuple[str, int | None, list[int]]]: ...
+    def probe(
+        self, *, input: str, input_element: int, n_features: int, output: str, n_rows: int
+    ) -> tuple[int | None, list[int]]: ...
+    def scorer(
+        self,
+        *,
+        input: str,
+        input_element: int,
+        n_features: int,
+        output: str,
+        n_columns: int,
+        first_column: int,
+        n_outputs: int,
+        row_by_row: bool,
+    ) -> CapsuleType: ...

@@ -1,0 +1,17 @@
+from libc.stdint cimport int64_t, uint32_t
+
+cimport numpy as cnp
+
+# Hot: once per request. Reads a sequence or 1-D array of n numbers into `out`, as double or float by `wide`.
+# Raises InputError or InputTypeError.
+cdef int read_row(object x, uint32_t n, bint wide, void* out) except -1
+
+# A C-contiguous [rows, n] array of the wanted width; copies only what is not that already.
+cdef cnp.ndarray read_matrix(object rows, uint32_t n, bint wide)
+
+# The instant a request must be answered by. budget_ns is used where both deadlines are None.
+cdef int64_t read_deadline(object deadline_ms, object deadline_ns, int64_t started_ns, int64_t budget_ns) except -1
+
+# int64 [n] of instants: one deadline for all, or one a row.
+cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t n, int64_t started_ns,
+                                int64_t budget_ns)

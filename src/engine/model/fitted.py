@@ -1,0 +1,56 @@
+"""Turns fitted objects into models. The object's library is imported already, by whoever fitted it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.errors import UnsupportedModelError
+from engine.model.model import Model
+
+
+def read_fitted(fitted: Any, library: str) -> Model:
+    """Reads a fitted object of "lightgbm", "xgboost" or "sklearn". Raises UnsupportedModelError."""
+    if library == "lightgbm":
+        return _read_lightgbm(fitted)
+    if library == "xgboost":
+        return _read_xgboost(fitted)
+    from engine.model.linear import read_linear
+
+    return read_linear(fitted)
+
+
+def _read_lightgbm(fitted: Any) -> Model:
+    from engine.model.lightgbm import read_lightgbm
+
+    kind = type(fitted).__name__
+    booster = fitted if hasattr(fitted, "model_to_string") else getattr(fitted, "booster_", None)
+    if booster is None:
+        raise UnsupportedModelError(
+            f"expected a lightgbm Booster or a fitted LGBM model, got lightgbm {kind}"
+        )
+    # Without a number of iterations this keeps the best one where training stopped early, as predict does.
+    return read_lightgbm(booster.model_to_string().encode(), f"lightgbm {kind}")
+
+
+def _read_xgboost(fitted: Any) -> Model:
+    from engine.model.xgboost import read_xgboost_ubjson
+
+    kind = type(fitted).__name__
+    if hasattr(fitted, "save_raw"):
+        booster = fitted
+    elif hasattr(fitted, "get_booster"):
+        booster = fitted.get_booster()
+        # The wrappers' predict stops at the best iteration; a Booster's own predict uses every tree.
+        best = getattr(booster, "best_iteration", None) if _stopped_early(fitted) else None
+        if best is not None:
+            booster = booster[: int(best) + 1]
+    else:
+        raise UnsupportedModelError(f"expected an xgboost Booster or a fitted XGB model, got xgboost {kind}")
+    return read_xgboost_ubjson(bytes(booster.save_raw("ubj")), f"xgboost {kind}")
+
+
+def _stopped_early(fitted: Any) -> bool:
+    try:
+        return fitted.best_iteration is not None
+    except AttributeError:
+        return False

@@ -1,0 +1,87 @@
+"""Tells what a model file is by its content. Suffixes are not looked at: they are wrong too often."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from engine.errors import ModelFormatError, UnsupportedModelError
+
+LIGHTGBM, XGBOOST_JSON, XGBOOST_UBJSON, ONNX = "lightgbm", "xgboost-json", "xgboost-ubjson", "onnx"
+EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, or ONNX"
+
+# First bytes of files that are recognised in order to be refused with a reason.
+_REFUSED = {
+    rb"\x80[\x00-\x05]": "a pickle, which can run any code when it is read; load the object yourself and "
+    "pass it, or save the model in its library's own format",
+    rb"PK\x03\x04": "a zip archive (skops, NumPy or PyTorch); load the object yourself and pass it",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd": "a compressed file; decompress it first",
+    rb"CBM1": "CatBoost's binary format; save it with format='onnx'",
+    rb"binf|bs64": "XGBoost's old binary format; load it and save it as .json or .ubj",
+    rb"\x89HDF": "HDF5; export the model to ONNX",
+}
+
+
+def sniff(content: bytes, name: str) -> str:
+    """The format of a model file.
+
+    Raises:
+        ModelFormatError: empty, or nothing that is known.
+        UnsupportedModelError: a format that is recognised and not read, with what to do instead.
+    """
+    if not content:
+        raise ModelFormatError(f"{name}: the file is empty; expected {EXPECTED}")
+    for pattern, reason in _REFUSED.items():
+        if re.match(pattern, content, re.DOTALL):
+            raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {reason}")
+    if content.startswith(b"tree\n"):
+        return LIGHTGBM
+    if re.match(rb"\{[iUIlL]", content):
+        return XGBOOST_UBJSON
+    if re.match(rb"\s*\{", content):
+        return _sniff_json(content, name)
+    if _looks_like_onnx(content):
+        return ONNX
+    raise ModelFormatError(
+        f"{name}: expected {EXPECTED}, and it begins with {content[:16]!r}, which is none of them"
+    )
+
+
+def _sniff_json(content: bytes, name: str) -> str:
+    if b'"learner"' in content:
+        return XGBOOST_JSON
+    try:
+        keys = set(json.loads(content))
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(
+            f"{name}: expected {EXPECTED}, got JSON that is truncated or damaged: {error}"
+        ) from None
+    if "tree_info" in keys:
+        raise UnsupportedModelError(
+            f"{name}: a LightGBM JSON dump; save the model with Booster.save_model instead"
+        )
+    if keys & {"oblivious_trees", "features_info"}:
+        raise UnsupportedModelError(f"{name}: CatBoost JSON; save it with format='onnx' instead")
+    raise ModelFormatError(
+        f"{name}: expected {EXPECTED}, got JSON without the key 'learner' that XGBoost writes"
+    )
+
+
+def _looks_like_onnx(content: bytes) -> bool:
+    """True where the bytes begin like a ModelProto: ir_version (field 1, varint), then another known field.
+
+    Enough to tell it from other formats; whether it is whole is for its reader to say.
+    """
+    match = re.match(rb"\x08[\x01-\x1f](.?)", content, re.DOTALL)
+    # Fields 2-6, 7 (graph), 8 (opset) and 14 (metadata) of ModelProto, with their wire types.
+    return match is not None and match[1] in (
+        b"",
+        b"\x12",
+        b"\x1a",
+        b"\x22",
+        b"\x28",
+        b"\x32",
+        b"\x3a",
+        b"\x42",
+        b"\x72",
+    )

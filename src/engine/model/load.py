@@ -1,0 +1,107 @@
+"""The door for models: finds out what it was given and hands it to the reader that knows.
+
+No training library is imported here unless the object given comes from it, and ONNX Runtime only for ONNX.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError, ModelFormatError, UnsupportedModelError
+from engine.model import formats
+from engine.model.model import Model
+
+
+def load_model(
+    source: str | os.PathLike[str] | Callable[..., Any] | object,
+    *,
+    n_features: int | None = None,
+    n_outputs: int | None = None,
+) -> Model:
+    """Loads a model that then scores without the library that trained it.
+
+    Args:
+        source: one of
+            a path to LightGBM text, XGBoost JSON or UBJSON, or ONNX, told apart by content;
+            a fitted LightGBM or XGBoost booster or its scikit-learn wrapper (a classifier gives
+            probabilities, of class 1 where there are two; early stopping is honoured as the library's own `predict` does);
+            a fitted scikit-learn linear or logistic model;
+            a Python callable, float32 [n, n_features] -> [n] or [n, n_outputs] (batch lane only);
+            a `Model`, which is returned as it is.
+        n_features: values a row. Required for a callable; checked for everything else.
+        n_outputs: values an answer. 1 for a callable unless said; checked for everything else.
+
+    Returns:
+        An immutable `Model`; `predict` gives what the training library's `predict` gives.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelFormatError: a file that is truncated, damaged or of no known format.
+        UnsupportedModelError: understood, and not representable exactly; the message says why.
+        ConfigError: n_features or n_outputs missing for a callable, or not those of the model.
+        MissingDependencyError: ONNX without onnxruntime installed.
+
+    Example:
+        >>> model = load_model("model.txt")                      # doctest: +SKIP
+        >>> model.predict([[0.5, 1.0, float("nan")]])            # doctest: +SKIP
+        array([0.27])
+    """
+    model = _load(source, n_features, n_outputs)
+    for what, wanted, got in (
+        ("features", n_features, model.n_features),
+        ("outputs", n_outputs, model.n_outputs),
+    ):
+        if wanted is not None and wanted != got:
+            raise ConfigError(f"expected a model with {wanted} {what}, got {got} from {_name(source)}")
+    return model
+
+
+def _load(source: Any, n_features: int | None, n_outputs: int | None) -> Model:
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, str | os.PathLike):
+        return _load_path(Path(source))
+    library = type(source).__module__.partition(".")[0]
+    if library in ("lightgbm", "xgboost", "sklearn"):
+        from engine.model import fitted
+
+        return fitted.read_fitted(source, library)
+    if callable(source):
+        if n_features is None:
+            raise ConfigError("a Python callable needs n_features: load_model(fn, n_features=32)")
+        from engine.model.python import from_callable
+
+        return from_callable(source, n_features, n_outputs if n_outputs is not None else 1)
+    raise UnsupportedModelError(
+        f"expected a path, a callable or a fitted lightgbm, xgboost or sklearn model, got {_name(source)}"
+    )
+
+
+def _load_path(path: Path) -> Model:
+    if path.is_dir():
+        raise ModelFormatError(f"{path}: expected a model file, got a directory")
+    content = path.read_bytes()
+    name = path.name
+    kind = formats.sniff(content, name)
+    if kind == formats.LIGHTGBM:
+        from engine.model.lightgbm import read_lightgbm
+
+        return read_lightgbm(content, name)
+    if kind == formats.ONNX:
+        from engine.model.onnx import load_onnx
+
+        return load_onnx(path)  # the path, not the bytes: weights may lie in files beside it
+    from engine.model.xgboost import read_xgboost_json, read_xgboost_ubjson
+
+    return (read_xgboost_json if kind == formats.XGBOOST_JSON else read_xgboost_ubjson)(content, name)
+
+
+def _name(source: Any) -> str:
+    return (
+        str(source)
+        if isinstance(source, str | os.PathLike)
+        else f"{type(source).__module__}.{type(source).__name__}"
+    )

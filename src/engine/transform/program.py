@@ -1,0 +1,218 @@
+"""A feature program: a fitted spec, frozen, compiled, and named by the digest of everything that affects its outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InputError, ProgramError
+from engine.transform.fitting import fit_features, inputs_of
+from engine.transform.plan import NUMBER, Plan
+from engine.transform.spec import Feature, feature_from_json
+from engine.transform.table import Table
+
+FORMAT = "engine.features"
+VERSION = 1
+
+
+class FeatureProgram:
+    """Turns raw inputs into float32 features, the same bits for one row and for a table. Immutable, thread-safe.
+
+    Made by `fit` or `load`. A missing value (None, NaN, pandas.NA, and an absent key) is imputed where the feature says
+    how, and is NaN otherwise; with `missing="error"` an absent key is refused instead. Keys of no input are ignored.
+
+    Attributes:
+        input_names: the inputs in order: the order in which a sequence is read.
+        output_names: the columns of `row` and `batch`, in order.
+        digest: sha256 of the frozen program as 64 hex digits.
+        features: the fitted features.
+        capsule: the PyCapsule `engine.features.v1` that `Engine` reads rows through.
+    """
+
+    __slots__ = (
+        "_body",
+        "_inputs",
+        "_native",
+        "capsule",
+        "digest",
+        "features",
+        "input_names",
+        "missing",
+        "output_names",
+    )
+
+    def __init__(self, features: Sequence[Feature], *, missing: str = "impute") -> None:
+        if missing not in ("impute", "error"):
+            raise ProgramError(f"missing is 'impute' or 'error', got {missing!r}")
+        self._inputs = inputs_of(features)
+        plan = Plan(self._inputs)
+        for feature in features:
+            feature.emit(plan)
+        _require_distinct(plan.output_names)
+        self._native = plan.build(refuse_missing=missing == "error")
+        self.capsule: Any = self._native.capsule
+        self.features = tuple(features)
+        self.missing = missing
+        self.input_names = tuple(name for name, _ in self._inputs)
+        self.output_names = tuple(plan.output_names)
+        self._body: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "missing": missing,
+            "inputs": [list(pair) for pair in self._inputs],
+            "features": [feature.to_json() for feature in features],
+            "outputs": plan.output_names,
+        }
+        self.digest = _digest(self._body)
+
+    @classmethod
+    def fit(
+        cls, spec: Sequence[Feature | Mapping[str, Any]], table: Any, *, missing: str = "impute"
+    ) -> FeatureProgram:
+        """Learns the constants of a spec from a table and freezes it.
+
+        Args:
+            spec: features as `engine.transform` builds them, or their JSON form, in output order.
+            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array or a list of
+                mappings; one row at least. Not kept.
+            missing: what an absent key means later: "impute" (a missing value) or "error".
+
+        Raises:
+            ProgramError: a spec that makes no sense, or a column there is nothing to learn from.
+            InputError, InputTypeError: a column that is absent, ragged or of the wrong type.
+        """
+        if isinstance(spec, (Feature, Mapping, str)):
+            raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
+        features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
+        source = Table(table, [name for name, _ in inputs_of(features)], refuse_missing=missing == "error")
+        if source.n_rows == 0:
+            raise InputError("fitting needs at least one row, got an empty table")
+        return cls(fit_features(features, source), missing=missing)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FeatureProgram:
+        """Reads what `save` wrote. Raises ProgramError for any other file, and for one edited since."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ProgramError(f"{os.fspath(path)}: not a feature program: {error}") from None
+        except ProgramError as error:
+            raise ProgramError(f"{os.fspath(path)}: {error}") from None
+
+    @classmethod
+    def from_json(cls, text: str) -> FeatureProgram:
+        """A program from `to_json`. Raises ProgramError where the digest does not match the content."""
+        try:
+            body = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise ProgramError(f"not a feature program: {error}") from None
+        if not isinstance(body, dict) or body.get("format") != FORMAT:
+            raise ProgramError(f"not a feature program: expected an object with format {FORMAT!r}")
+        if body.get("version") != VERSION:
+            raise ProgramError(f"version {body.get('version')!r} of the format; this build reads {VERSION}")
+        digest = body.pop("digest", None)
+        if digest != _digest(body):
+            raise ProgramError(
+                f"the content is not what was frozen: digest {_digest(body)}, expected {digest}; fit again"
+            )
+        if not isinstance(body.get("features"), list):
+            raise ProgramError("expected a list of features")
+        try:
+            program = cls(
+                [feature_from_json(found) for found in body["features"]], missing=body.get("missing", "")
+            )
+        except RecursionError:
+            raise ProgramError("features are nested too deeply") from None
+        if program._body != body:
+            raise ProgramError("inputs or outputs do not belong to these features")
+        return program
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the program as JSON; an existing file is replaced in one step."""
+        target = Path(path)
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        try:
+            part.write_text(self.to_json() + "\n", encoding="utf-8")
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def to_json(self) -> str:
+        """The frozen program, canonical: sorted keys, floats that read back to the same bits, and its digest."""
+        return _canonical({**self._body, "digest": self.digest})
+
+    def row(self, row: Mapping[str, Any] | Sequence[Any]) -> npt.NDArray[np.float32]:
+        """Features of one row.
+
+        Args:
+            row: a mapping from input name to value, or a sequence of values in `input_names` order.
+
+        Returns:
+            A new float32 [n_outputs].
+
+        Raises:
+            InputTypeError: a value of a type that its input cannot read; names the input, what was expected and got.
+            InputError: a value out of range, a sequence of another length, or an absent key with `missing="error"`.
+        """
+        return self._native.row(row)
+
+    def batch(self, table: Any) -> npt.NDArray[np.float32]:
+        """Features of every row of a table; row i has the bits that `row` gives for it.
+
+        Args:
+            table: what `fit` takes; no row at all gives a [0, n_outputs] array. Numeric columns are read in place.
+
+        Returns:
+            A new float32 [rows, n_outputs].
+
+        Raises:
+            InputError, InputTypeError: as `row`, naming the row; a column that is absent or of another length.
+        """
+        source = Table(table, self.input_names, refuse_missing=self.missing == "error")
+        columns = [
+            source.numbers(name) if kind == NUMBER else source.texts(name) for name, kind in self._inputs
+        ]
+        return self._native.batch(columns, source.n_rows)
+
+    @property
+    def n_outputs(self) -> int:
+        """float32 values a row."""
+        return len(self.output_names)
+
+    def __repr__(self) -> str:
+        return (
+            f"FeatureProgram(inputs={len(self.input_names)}, outputs={len(self.output_names)}, "
+            f"digest={self.digest[:12]!r})"
+        )
+
+
+def _canonical(body: dict[str, Any]) -> str:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _digest(body: dict[str, Any]) -> str:
+    try:
+        return hashlib.sha256(_canonical(body).encode()).hexdigest()
+    except ValueError as error:
+        raise ProgramError(f"the program cannot be frozen: {error}") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _require_distinct(names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ProgramError(
+                f"two outputs are named {name!r}; name one of the features otherwise with .named(…)"
+            )
+        seen.add(name)

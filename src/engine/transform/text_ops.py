@@ -1,0 +1,209 @@
+"""Operations on categories. A missing category is None; what it becomes in the end is NaN unless the op says otherwise.
+
+Categories are compared as UTF-8 bytes, exactly: no case folding, no normalisation. A whole number counts as its decimal
+digits, so 7, 7.0 and "7" are one category.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+from engine.errors import ProgramError
+from engine.transform.ops import Op, fitted, number, optional_number, whole
+from engine.transform.plan import TEXT, Plan
+
+Values = list[str | None]
+
+CODES_MAX = 1 << 24  # the whole numbers that a float32 column holds exactly
+
+
+def present(values: Values, op: str) -> list[str]:
+    kept = [value for value in values if value is not None]
+    if not kept:
+        raise ProgramError(f"op {op!r} has nothing to learn from: every value is missing")
+    return kept
+
+
+def texts(values: Any, what: str) -> tuple[str, ...]:
+    """`values` as distinct strings that UTF-8 can encode, or a ProgramError."""
+    out = tuple(values)
+    for value in out:
+        if not isinstance(value, str):
+            raise ProgramError(f"{what}: expected strings, got {value!r}")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ProgramError(
+                f"{what}: {value!r} holds a lone surrogate, which UTF-8 cannot encode"
+            ) from None
+    if len(set(out)) != len(out):
+        raise ProgramError(f"{what}: a category is given twice")
+    if len(out) > CODES_MAX:
+        raise ProgramError(f"{what}: at most {CODES_MAX} categories, got {len(out)}; hash them instead")
+    return out
+
+
+@dataclass(frozen=True)
+class ImputeText(Op):
+    """Missing categories become `value`: a constant or the most frequent one (the first in code point order)."""
+
+    op: ClassVar[str] = "impute"
+    reads: ClassVar[str] = TEXT
+    gives: ClassVar[str] = TEXT
+    strategy: str = "constant"
+    value: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("constant", "most_frequent"):
+            raise ProgramError(
+                f"impute: unknown strategy {self.strategy!r}; expected 'constant' or 'most_frequent'"
+            )
+        if self.value is None and self.strategy == "constant":
+            raise ProgramError("impute: strategy 'constant' needs a value")
+        if self.value is not None:
+            texts([self.value], "impute value")
+
+    def fit(self, values: Values) -> Self:
+        if self.strategy == "constant":
+            return self
+        counts = Counter(present(values, self.op))
+        return replace(self, value=min(counts, key=lambda text: (-counts[text], text)))
+
+    def apply(self, values: Values) -> Values:
+        """What fitting the ops after this one reads."""
+        return [self.value if value is None else value for value in values]
+
+    def compile(self, plan: Plan, register: int) -> int:
+        table = plan.table([fitted(self.value, self.op)], [0.0])
+        return plan.step("text_impute", register, kind=TEXT, table=table)
+
+
+@dataclass(frozen=True)
+class Ordinal(Op):
+    """The category's place in `categories` (learned: all seen, in code point order), `unknown` for any other; `missing`
+    is the code of a missing one, NaN where it is None."""
+
+    op: ClassVar[str] = "ordinal"
+    reads: ClassVar[str] = TEXT
+    categories: tuple[str, ...] | None = None
+    unknown: float = -1.0
+    missing: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.categories is not None:
+            object.__setattr__(self, "categories", texts(self.categories, "ordinal categories"))
+        object.__setattr__(self, "unknown", number(self.unknown, "ordinal unknown"))
+        object.__setattr__(self, "missing", optional_number(self.missing, "ordinal missing"))
+
+    def fit(self, values: Values) -> Self:
+        if self.categories is not None:
+            return self
+        return replace(self, categories=tuple(sorted(set(present(values, self.op)))))
+
+    def compile(self, plan: Plan, register: int) -> int:
+        categories = fitted(self.categories, self.op)
+        table = plan.table(categories, map(float, range(len(categories))))
+        return plan.step("lookup", register, table=table, x=self.unknown, y=_or_nan(self.missing))
+
+
+@dataclass(frozen=True)
+class OneHot(Op):
+    """One column a category (learned: all seen, in code point order); an unknown or missing one is all zeros."""
+
+    op: ClassVar[str] = "one_hot"
+    reads: ClassVar[str] = TEXT
+    final: ClassVar[bool] = True
+    categories: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.categories is not None:
+            object.__setattr__(self, "categories", texts(self.categories, "one_hot categories"))
+
+    def fit(self, values: Values) -> Self:
+        if self.categories is not None:
+            return self
+        return replace(self, categories=tuple(sorted(set(present(values, self.op)))))
+
+    def compile(self, plan: Plan, register: int) -> int:
+        categories = fitted(self.categories, self.op)
+        table = plan.table(categories, map(float, range(len(categories))))
+        return plan.step("lookup", register, table=table, x=-1.0, y=math.nan)
+
+    def emit(self, plan: Plan, register: int, name: str) -> None:
+        plan.emit_one_hot(register, [f"{name}={category}" for category in fitted(self.categories, self.op)])
+
+
+@dataclass(frozen=True)
+class Hash(Op):
+    """XXH64(UTF-8 bytes, seed) modulo `buckets`; `missing` is the bucket of a missing one, NaN where it is None."""
+
+    op: ClassVar[str] = "hash"
+    reads: ClassVar[str] = TEXT
+    buckets: int = 0
+    seed: int = 0
+    missing: float | None = None
+
+    def __post_init__(self) -> None:
+        whole(self.buckets, "hash buckets", 1, CODES_MAX)
+        whole(self.seed, "hash seed", 0, 2**64 - 1)
+        object.__setattr__(self, "missing", optional_number(self.missing, "hash missing"))
+
+    def compile(self, plan: Plan, register: int) -> int:
+        return plan.step("hash", register, count=self.buckets, seed=self.seed, y=_or_nan(self.missing))
+
+
+@dataclass(frozen=True)
+class Count(Op):
+    """How many rows of the fitted table had this category; 0 for one it never had, NaN for a missing one."""
+
+    op: ClassVar[str] = "count"
+    reads: ClassVar[str] = TEXT
+    categories: tuple[str, ...] | None = None
+    counts: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.categories is None) != (self.counts is None):
+            raise ProgramError("count: categories and counts come together, and fitting learns both")
+        if self.categories is not None and self.counts is not None:
+            object.__setattr__(self, "categories", texts(self.categories, "count categories"))
+            for count in self.counts:
+                whole(count, "count", 0, 2**53)
+            if len(self.counts) != len(self.categories):
+                raise ProgramError("count: expected one count a category")
+
+    def fit(self, values: Values) -> Self:
+        counts = sorted(Counter(present(values, self.op)).items())
+        return replace(self, categories=tuple(c for c, _ in counts), counts=tuple(n for _, n in counts))
+
+    def compile(self, plan: Plan, register: int) -> int:
+        table = plan.table(fitted(self.categories, self.op), map(float, fitted(self.counts, self.op)))
+        return plan.step("lookup", register, table=table, x=0.0, y=math.nan)
+
+
+@dataclass(frozen=True)
+class MissingText(Op):
+    """1 where the category is missing, else 0."""
+
+    op: ClassVar[str] = "missing"
+    reads: ClassVar[str] = TEXT
+
+    def compile(self, plan: Plan, register: int) -> int:
+        return plan.step("text_missing", register)
+
+
+@dataclass(frozen=True)
+class Length(Op):
+    """The text's length in UTF-8 bytes; NaN for a missing one."""
+
+    op: ClassVar[str] = "length"
+    reads: ClassVar[str] = TEXT
+
+    def compile(self, plan: Plan, register: int) -> int:
+        return plan.step("length", register, y=math.nan)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
