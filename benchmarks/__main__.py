@@ -13,10 +13,19 @@ def main(arguments: list[str] | None = None) -> int:
     verbs.add_parser("list", help="the cases and what each one measures")
     run = verbs.add_parser("run", help="run one case, or all of them")
     run.add_argument("name", help="a case, or 'all'")
-    run.add_argument("--smoke", action="store_true", help="tiny sizes: proves that the case runs, measures nothing")
-    run.add_argument("--json", type=Path, metavar="FILE", help="write the result here; default for a full run "
-                     "is benchmarks/results/NAME.json, a smoke run writes nowhere else")
-    verbs.add_parser("render", help="write the tables of README.md and docs/benchmarks.md from benchmarks/results")
+    run.add_argument(
+        "--smoke", action="store_true", help="tiny sizes: proves that the case runs, measures nothing"
+    )
+    run.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the result here; default for a full run "
+        "is benchmarks/results/NAME.json, a smoke run writes nowhere else",
+    )
+    verbs.add_parser(
+        "render", help="write the tables of README.md and docs/benchmarks.md from benchmarks/results"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.verb == "list":
         print(runner.listing())

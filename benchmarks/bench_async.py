@@ -97,8 +97,10 @@ async def _at_each_depth(ask: Ask, calls: int, prefix: str) -> dict[str, float]:
     for depth in IN_FLIGHT:
         taken_us, elapsed_s = await _closed_loop(ask, max(calls, 4 * depth), depth)
         suffix = "" if depth == 1 else f"_at_{depth}"
-        figures |= {f"{prefix}{key}": value for key, value in timing.percentiles(
-            taken_us, f"round_trip{suffix}_us").items()}
+        figures |= {
+            f"{prefix}{key}": value
+            for key, value in timing.percentiles(taken_us, f"round_trip{suffix}_us").items()
+        }
         figures[f"{prefix}per_s_at_{depth}"] = len(taken_us) / elapsed_s
     return figures
 

@@ -78,7 +78,10 @@ class Case:
         self.primary = engine.load_model(path)
         self.checks.append(conditions.checksum(self.score(self.rows[:64])))
         self.capacity_per_s, self.row_us = self._capacity()
-        print(f"  capacity {self.capacity_per_s:,.0f} rows/s, {self.row_us:.0f} us a row in its best batch", flush=True)
+        print(
+            f"  capacity {self.capacity_per_s:,.0f} rows/s, {self.row_us:.0f} us a row in its best batch",
+            flush=True,
+        )
 
     def score(self, rows: np.ndarray) -> np.ndarray:
         return self.session.run(None, {"x": rows})[0][:, 0]
@@ -101,8 +104,12 @@ class Case:
             "engine": lambda: Ours(self),
             "threads": lambda: Rival(self, lambda score: rivals.Threads(score, threads=2)),
             "asyncio_batcher": lambda: Rival(self, lambda score: rivals.MicroBatcher(score, ROWS_MAX)),
-            "wait_for_fallback": lambda: Rival(self, lambda score: rivals.TimeoutThenFallback(
-                rivals.MicroBatcher(score, ROWS_MAX), self.fallback.predict, TIMEOUT_MS)),
+            "wait_for_fallback": lambda: Rival(
+                self,
+                lambda score: rivals.TimeoutThenFallback(
+                    rivals.MicroBatcher(score, ROWS_MAX), self.fallback.predict, TIMEOUT_MS
+                ),
+            ),
         }
 
     def run_phase(self, phase: str, seed: int) -> None:
@@ -138,7 +145,11 @@ class Case:
             await drive.drive_async(submit, warmup, deadline_ms=DEADLINE_MS, grace_s=0.1)
             schedule = load.poisson(factor * self.capacity_per_s, self.seconds, seed + 1)
             return await drive.drive_async(
-                submit, schedule, deadline_ms=DEADLINE_MS, grace_s=0.3, on_start=contender.arm if stalled else None
+                submit,
+                schedule,
+                deadline_ms=DEADLINE_MS,
+                grace_s=0.3,
+                on_start=contender.arm if stalled else None,
             )
         finally:
             contender.close()
@@ -158,7 +169,9 @@ class Case:
             self.lags.setdefault(name, []).append(run.lag()["lag_us_p99"])
             if phase == "stall_0.5x" and name != "ideal":
                 self.recoveries.setdefault(name, []).extend(recoveries_ms(run, self.stall_ms, self.every_ms))
-            shown = "  ".join(f"{key.removesuffix('_' + phase)} {value:.4f}" for key, value in figures.items())
+            shown = "  ".join(
+                f"{key.removesuffix('_' + phase)} {value:.4f}" for key, value in figures.items()
+            )
             print(f"  {phase:<11} {name:<18} {shown}", flush=True)
 
     def result(self) -> dict[str, Any]:
@@ -169,7 +182,8 @@ class Case:
         if "engine" not in figures:
             raise RuntimeError(f"every phase was void, so there is no figure: {'; '.join(self.voids)}")
         return {
-            "metrics": figures.pop("engine") | {"capacity_per_s": self.capacity_per_s, "primary_row_us": self.row_us},
+            "metrics": figures.pop("engine")
+            | {"capacity_per_s": self.capacity_per_s, "primary_row_us": self.row_us},
             "rivals": figures,
             "conditions": {
                 "arrivals": "Poisson, open loop, latency from the scheduled arrival",

@@ -38,8 +38,11 @@ def run(smoke: bool) -> dict[str, Any]:
         with engine.Engine(linear, default=0.0, features=program, lane="inline") as inline:
             answers.append(inline.predict(record).value)
             taken = timing.latencies_us(lambda: inline.predict(record), calls)
-            note("engine", timing.percentiles(taken, "predict_us")
-                 | {"per_s": timing.per_s(lambda: inline.predict(record), calls)})
+            note(
+                "engine",
+                timing.percentiles(taken, "predict_us")
+                | {"per_s": timing.per_s(lambda: inline.predict(record), calls)},
+            )
         with engine.Engine(linear, default=0.0, features=program, lane="batch") as batch:
             answers.append(batch.predict(record).value)
             taken = timing.latencies_us(lambda: batch.predict(record), calls // 10)
@@ -76,7 +79,9 @@ def _bare_session(session: Any, rows: np.ndarray, calls: int) -> dict[str, float
 async def _micro_batcher(session: Any, record: dict[str, float], calls: int) -> dict[str, float]:
     names = list(record)
     # The model costs less than a hand-off to a thread, so its author would score on the loop and keep no window.
-    batcher = rivals.MicroBatcher(lambda rows: session.run(None, {"x": rows})[0][:, 0], window_ms=0, in_thread=False)
+    batcher = rivals.MicroBatcher(
+        lambda rows: session.run(None, {"x": rows})[0][:, 0], window_ms=0, in_thread=False
+    )
     clock, taken = time.perf_counter_ns, []
     with timing.no_collections():
         for _ in range(calls):

@@ -13,8 +13,18 @@ from typing import Any
 
 import numpy as np
 
-LIBRARIES = ("deadline-engine", "numpy", "cython", "treelite", "lightgbm", "xgboost-cpu", "scikit-learn",
-             "onnxruntime", "onnx", "uvloop")
+LIBRARIES = (
+    "deadline-engine",
+    "numpy",
+    "cython",
+    "treelite",
+    "lightgbm",
+    "xgboost-cpu",
+    "scikit-learn",
+    "onnxruntime",
+    "onnx",
+    "uvloop",
+)
 
 
 def describe() -> dict[str, Any]:
@@ -36,8 +46,21 @@ def commit() -> str:
     try:
         here = Path(__file__).parent
         name = _output(["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"])
-        changed = _output(["git", "-C", str(here.parent), "status", "--porcelain", "--untracked-files=no", "--",
-                           "src", "csrc", "setup.py", "benchmarks/*.py"])
+        changed = _output(
+            [
+                "git",
+                "-C",
+                str(here.parent),
+                "status",
+                "--porcelain",
+                "--untracked-files=no",
+                "--",
+                "src",
+                "csrc",
+                "setup.py",
+                "benchmarks/*.py",
+            ]
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{name}, with uncommitted changes" if changed else name

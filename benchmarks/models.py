@@ -62,4 +62,6 @@ def pass_through(names: Sequence[str]) -> Any:
     """A feature program that reads these numbers from a dict and changes none of them."""
     from engine import transform
 
-    return engine.FeatureProgram.fit([transform.number(name) for name in names], {name: [0.0] for name in names})
+    return engine.FeatureProgram.fit(
+        [transform.number(name) for name in names], {name: [0.0] for name in names}
+    )

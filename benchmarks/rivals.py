@@ -43,7 +43,9 @@ class MicroBatcher:
     the model is free. One batch runs at a time, on one worker thread, because the session is on one thread.
     """
 
-    def __init__(self, score: Score, rows_max: int = 64, window_ms: float = 1.0, in_thread: bool = True) -> None:
+    def __init__(
+        self, score: Score, rows_max: int = 64, window_ms: float = 1.0, in_thread: bool = True
+    ) -> None:
         self.score = score
         self.rows_max = rows_max
         self.window_s = window_ms * 1e-3

@@ -43,14 +43,18 @@ def load(name: str) -> Any:
 def listing() -> str:
     """One line a case: its name and the first line of its docstring."""
     width = max(map(len, names()))
-    return "\n".join(f"{name:<{width}}  {(load(name).__doc__ or '').strip().splitlines()[0]}" for name in names())
+    return "\n".join(
+        f"{name:<{width}}  {(load(name).__doc__ or '').strip().splitlines()[0]}" for name in names()
+    )
 
 
 def check(result: dict[str, Any]) -> None:
     """Refuses what `render` and a reader could not use: other keys, or metrics that are not finite numbers."""
     if not isinstance(result, dict) or set(result) != {"metrics", "rivals", "conditions"}:
-        raise BadResult("expected a dict with exactly metrics, rivals and conditions, got "
-                        f"{sorted(result) if isinstance(result, dict) else type(result).__name__}")
+        raise BadResult(
+            "expected a dict with exactly metrics, rivals and conditions, got "
+            f"{sorted(result) if isinstance(result, dict) else type(result).__name__}"
+        )
     groups = {"metrics": result["metrics"], **{f"rivals.{k}": v for k, v in result["rivals"].items()}}
     for group, metrics in groups.items():
         for key, value in metrics.items():
@@ -109,7 +113,10 @@ def as_text(result: dict[str, Any]) -> str:
     keys = list(result["metrics"])
     keys += [key for figures in rivals.values() for key in figures if key not in keys]
     for key in dict.fromkeys(keys):
-        cells = [figure(result["metrics"].get(key)), *(figure(figures.get(key)) for figures in rivals.values())]
+        cells = [
+            figure(result["metrics"].get(key)),
+            *(figure(figures.get(key)) for figures in rivals.values()),
+        ]
         lines.append(f"  {key:<34}{cells[0]:>14}" + "".join(f"{cell:>22}" for cell in cells[1:]))
     return "\n".join(lines)
 

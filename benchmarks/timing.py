@@ -63,7 +63,11 @@ def median_of(runs: list[dict[str, float]]) -> dict[str, float]:
 def spread_of(runs: list[dict[str, float]]) -> dict[str, list[float]]:
     """[smallest, largest] of each figure over the repeats."""
     keys = dict.fromkeys(key for run in runs for key in run)
-    return {key: [min(values), max(values)] for key in keys if (values := [run[key] for run in runs if key in run])}
+    return {
+        key: [min(values), max(values)]
+        for key in keys
+        if (values := [run[key] for run in runs if key in run])
+    }
 
 
 @contextmanager

@@ -72,7 +72,9 @@ def load() -> tuple[Flights, Flights]:
     weather = pandas.read_csv(folder / "weather.csv", usecols=[*_HOUR, *_WEATHER])
     # The night the clocks go back has one hour twice; a flight takes the first.
     weather = weather.drop_duplicates(_HOUR)
-    flights = flights[flights["arr_delay"].notna()].merge(weather, on=_HOUR, how="left", validate="many_to_one")
+    flights = flights[flights["arr_delay"].notna()].merge(
+        weather, on=_HOUR, how="left", validate="many_to_one"
+    )
     flights = flights.sort_values(["month", "day", "hour", "minute"], kind="stable", ignore_index=True)
     flights["weekday"] = pandas.to_datetime(flights[["year", "month", "day"]]).dt.weekday
     learned = (flights["month"] <= LAST_TRAINING_MONTH).to_numpy()
@@ -80,7 +82,9 @@ def load() -> tuple[Flights, Flights]:
 
 
 def _part(flights: Any) -> Flights:
-    table = flights[[*_TIMETABLE, *_WEATHER, *_CATEGORIES]].astype({name: float for name in (*_TIMETABLE, *_WEATHER)})
+    table = flights[[*_TIMETABLE, *_WEATHER, *_CATEGORIES]].astype(
+        {name: float for name in (*_TIMETABLE, *_WEATHER)}
+    )
     return Flights(table.reset_index(drop=True), (flights["arr_delay"] > LATE_MINUTES).to_numpy())
 
 

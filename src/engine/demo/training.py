@@ -80,7 +80,9 @@ def _boost(rows: npt.NDArray[np.float32], late: npt.NDArray[np.bool_], trees: in
     try:
         import lightgbm
     except ImportError as error:
-        raise MissingDependencyError("the demo needs lightgbm: pip install 'deadline-engine[demo]'") from error
+        raise MissingDependencyError(
+            "the demo needs lightgbm: pip install 'deadline-engine[demo]'"
+        ) from error
     settings = {
         "objective": "binary",
         "num_leaves": leaves,
@@ -108,7 +110,10 @@ def _as_onnx(booster: Any, n_features: int) -> bytes:
     # Which lists the length of each tree's text, and without which LightGBM finds the trees by their heads.
     text = re.sub(r"(?m)^tree_sizes=.*\n", "", text)
     converted = onnxmltools.convert_lightgbm(
-        lightgbm.Booster(model_str=text), initial_types=[("x", FloatTensorType([None, n_features]))], zipmap=False, target_opset=15
+        lightgbm.Booster(model_str=text),
+        initial_types=[("x", FloatTensorType([None, n_features]))],
+        zipmap=False,
+        target_opset=15,
     )
     return bytes(converted.SerializeToString())
 

@@ -68,7 +68,7 @@ async def drive_async_many(
     on_start: OnStart | None = None,
 ) -> Run:
     """As `drive_async`, with one call for all arrivals that are due: `submit(start, stop, deadlines_ns)` -> awaitable
-    of something with `values`, `sources`, `reasons` and `latency_us`, each [stop - start]."""
+    of an `engine.Answers` of stop - start rows."""
 
     def send(start: int, stop: int, now: int) -> Any:
         return submit(start, stop, driver.deadline_ns[start:stop])
@@ -96,7 +96,7 @@ def drive_sync_many(
     rows_max: int = _BURST_MAX,
     on_start: OnStart | None = None,
 ) -> Run:
-    """Makes one blocking call for all arrivals that are due: `submit(start, stop, deadlines_ns)` -> answers.
+    """Makes one blocking call for all arrivals that are due: `submit(start, stop, deadlines_ns)` -> Answers.
 
     While a call runs no other can be made, so arrivals wait for it: that wait is in `sent_us` and in the latency, but
     not in the generator's own lag. `rows_max` bounds one call, for the driver holds the first answer of a call only
@@ -255,13 +255,14 @@ def _answered(calls: list[list[Any]], reasons: Counter[str]) -> tuple[Any, ...]:
             reasons["unanswered"] += stop - start
         elif isinstance(answers, BaseException):
             reasons[f"raised {type(answers).__name__}"] += stop - start
-        elif hasattr(answers, "sources"):
+        elif hasattr(answers, "source_codes"):
             rows += range(start, stop)
             done += [done_ns] * (stop - start)
             values += np.reshape(answers.values, (stop - start, -1))[:, 0].tolist()
-            codes += [SOURCES.index(str(source)) for source in answers.sources]
+            codes += np.asarray(answers.source_codes).tolist()
             took_us += np.asarray(answers.latency_us).tolist()
-            reasons.update(str(reason) for reason in answers.reasons)
+            for code, times in zip(*np.unique(answers.reason_codes, return_counts=True), strict=True):
+                reasons[str(answers.REASONS[code])] += int(times)
         else:
             rows.append(start)
             done.append(done_ns)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from engine.errors import InputError
 
+# The codes of the first three are those of engine.Answers.
 SOURCES = ("primary", "fallback", "default", "unanswered")
 PRIMARY, FALLBACK, DEFAULT, UNANSWERED = range(4)
 

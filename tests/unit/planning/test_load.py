@@ -3,21 +3,27 @@
 import asyncio
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from engine import Answers
 from engine.errors import InputError
 from engine.planning import drive
-from engine.planning.load import Reply, Run, Schedule, percentile, poisson
+from engine.planning.load import SOURCES, Reply, Run, Schedule, percentile, poisson
 
 
-class Batch:
-    def __init__(self, values, source="primary", reason="ok"):
-        self.values = np.asarray(values, dtype=float)
-        self.sources = [source] * len(self.values)
-        self.reasons = [reason] * len(self.values)
-        self.latency_us = np.zeros(len(self.values))
+def batch(values, source="primary", reason="ok"):
+    """Answers as an engine gives them for several rows."""
+    values = np.asarray(values, dtype=np.float64)
+    return SimpleNamespace(
+        values=values,
+        source_codes=np.full(len(values), Answers.SOURCES.index(source), np.uint8),
+        reason_codes=np.full(len(values), Answers.REASONS.index(reason), np.uint8),
+        REASONS=Answers.REASONS,
+        latency_us=np.zeros(len(values)),
+    )
 
 
 def at_us(*due):
@@ -152,7 +158,7 @@ def test_the_async_driver_sends_in_batches_what_is_due_together():
     async def main():
         async def submit(start, stop, deadlines_ns):
             calls.append((start, stop, len(deadlines_ns)))
-            return Batch(np.arange(start, stop))
+            return batch(np.arange(start, stop))
 
         return await drive.drive_async_many(submit, at_us(*[0] * 70, 50_000), deadline_ms=5)
 
@@ -169,7 +175,7 @@ def test_the_sync_driver_batches_what_came_due_during_the_call_before():
         calls.append((start, stop))
         if start == 0:
             time.sleep(0.06)  # three more come due meanwhile
-        return Batch(np.arange(start, stop))
+        return batch(np.arange(start, stop))
 
     run = drive.drive_sync_many(submit, at_us(0, 50_000, 50_100, 50_200), deadline_ms=10)
     assert calls == [(0, 1), (1, 4)]
@@ -184,7 +190,7 @@ def test_the_sync_driver_takes_rows_max_rows_a_call_and_one_call_per_arrival():
 
     def many(start, stop, deadlines_ns):
         sizes.append(stop - start)
-        return Batch(np.zeros(stop - start))
+        return batch(np.zeros(stop - start))
 
     drive.drive_sync_many(many, at_us(*[0] * 5), deadline_ms=10, rows_max=2)
     assert sizes == [2, 2, 1]
@@ -212,3 +218,17 @@ def test_on_start_is_told_the_point_that_the_schedule_counts_from():
 
     run = asyncio.run(main())
     assert told[1] == run.started_ns
+
+
+def test_the_codes_of_the_sources_are_those_of_the_engine():
+    assert SOURCES[:3] == Answers.SOURCES
+
+
+def test_reasons_of_a_batch_are_counted_by_name():
+    run = drive.drive_sync_many(
+        lambda start, stop, deadlines_ns: batch(np.zeros(stop - start), "fallback", "stalled"),
+        at_us(0, 0, 0),
+        deadline_ms=10,
+    )
+    assert run.reasons == {"stalled": 3}
+    assert run.source.tolist() == [1, 1, 1]
