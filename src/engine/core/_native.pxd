@@ -13,6 +13,11 @@ cdef extern from "engine/clock.hpp" namespace "engine" nogil:
     int64_t now_ns() noexcept
     int64_t NEVER_NS
 
+cdef extern from "engine/buffer.hpp" namespace "engine" nogil:
+    cdef cppclass SmallBuffer:
+        SmallBuffer() noexcept
+        void* reserve(size_t n_bytes) except +
+
 cdef extern from "engine/features.h":
     const char* ENGINE_FEATURES_CAPSULE
     uint32_t ENGINE_FEATURES_ABI

@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from engine.core._answer import Answer, Answers
 
-type Row = Mapping[str, Any] | Sequence[float] | npt.NDArray[Any]
-type Rows = npt.ArrayLike | Sequence[Mapping[str, Any]]
-type Deadlines = float | Sequence[float] | npt.NDArray[Any] | None
-type Instants = int | Sequence[int] | npt.NDArray[np.int64] | None
+Row = Mapping[str, Any] | Sequence[float] | npt.NDArray[Any]
+Rows = npt.ArrayLike | Sequence[Mapping[str, Any]]
+Deadlines = float | Sequence[float] | npt.NDArray[Any] | None
+Instants = int | Sequence[int] | npt.NDArray[np.int64] | None
 
 class CoreEngine:
     closed: bool

@@ -5,7 +5,6 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
@@ -23,16 +22,13 @@ from engine.core._native cimport *
 from engine.core._rows cimport read_deadline, read_deadlines, read_matrix, read_row
 from engine.core._scorer cimport engine_scorer, scorer_from_capsule
 
-from engine.core._answer import REASONS as REASON_NAMES
-from engine.core._answer import SOURCES as SOURCE_NAMES
+from engine.core._answer import REASONS as _reasons
+from engine.core._answer import SOURCES as _sources
 from engine.core._answer import Answers
 from engine.errors import ClosedError, ConfigError, InputError
 
 cnp.import_array()
 
-# A row up to this many bytes is read into the stack; a larger one into memory of its own.
-cdef enum:
-    ROW_STACK_BYTES = 2048
 # Under this much work predict_many keeps the GIL: giving it up risks a whole switch interval on the way back.
 cdef int64_t GIL_KEEP_NS = 20_000
 # How many inline overruns within OVERRUN_WINDOW_NS move a lane="auto" engine to the batch lane.
@@ -40,6 +36,8 @@ cdef int64_t OVERRUN_WINDOW_NS = 10_000_000_000
 # predict_many spends this share of the slack left when the caller's own clock started before the call.
 cdef double SLACK_SHARE_ABSOLUTE = 0.5
 
+cdef tuple REASON_NAMES = _reasons
+cdef tuple SOURCE_NAMES = _sources
 cdef uint64_t _forks = 0
 
 
@@ -303,14 +301,14 @@ cdef class CoreEngine:
         cdef _Served served = self._current
         if served.native.number() != outcome.deployment:
             served = <_Served>self._served[outcome.deployment]
-        answer.reason = <str>REASON_NAMES[<int>outcome.reason]
+        answer.reason = <str>REASON_NAMES[<Py_ssize_t>outcome.reason]
         if outcome.source == Source.default_value:
             answer.value = self._default_value(served, answer)
         elif self.n_outputs == 1:
             answer.value = values[0]
         else:
             answer.value = _vector(values, self.n_outputs)
-        answer.source = <str>SOURCE_NAMES[<int>outcome.source]
+        answer.source = <str>SOURCE_NAMES[<Py_ssize_t>outcome.source]
         answer.version = served.version
         answer.latency_us = (outcome.ready_ns - outcome.started_ns) / 1e3
         answer.on_time_ready = outcome.ready_ns <= outcome.deadline_ns
@@ -377,26 +375,18 @@ cdef class CoreEngine:
         cdef int64_t started = now_ns()
         self._check_open()
         cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
-        cdef double stack[ROW_STACK_BYTES // 8]
-        cdef void* row = stack if self._row_bytes <= ROW_STACK_BYTES else malloc(self._row_bytes)
-        if row is NULL:
-            raise MemoryError()
-        try:
-            self._read(x, row)
-            if self._inline:
-                return self._predict_inline(row, started, deadline)
-            return self._predict_queued(row, started, deadline)
-        finally:
-            if row is not <void*>stack:
-                free(row)
+        cdef SmallBuffer buffer
+        cdef void* row = buffer.reserve(self._row_bytes)
+        self._read(x, row)
+        if self._inline:
+            return self._predict_inline(row, started, deadline)
+        return self._predict_queued(row, started, deadline)
 
     cdef Answer _predict_inline(self, const void* row, int64_t started, int64_t deadline):
-        cdef double values[16]
-        cdef double* out = values if self.n_outputs <= 16 else <double*>malloc(self.n_outputs * sizeof(double))
+        cdef SmallBuffer buffer
+        cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
         cdef Outcome outcome = self.runtime.predict_inline(row, started, deadline, out)
         cdef Answer answer = self._answer(outcome, out, outcome.ready_ns)
-        if out is not values:
-            free(out)
         self.runtime.account(outcome, outcome.ready_ns, False, True)
         if self._auto and outcome.ready_ns > deadline and deadline > started:
             self._overran(outcome.ready_ns)
@@ -413,30 +403,26 @@ cdef class CoreEngine:
 
     cdef Answer _predict_queued(self, const void* row, int64_t started, int64_t deadline):
         cdef Runtime* runtime = self.runtime
-        cdef double values[16]
-        cdef double* out = values if self.n_outputs <= 16 else <double*>malloc(self.n_outputs * sizeof(double))
+        cdef SmallBuffer buffer
+        cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
         cdef Outcome outcome
         cdef uint32_t index
         cdef bint done
         cdef const double* answered = out
-        try:
-            with nogil:
-                index = runtime.submit(row, started, deadline, NULL, NULL, NULL, &outcome, out)
-                done = index == NO_SLOT or runtime.wait(index)
-            while not done:
-                done = self._wait_again(index)
-            if index != NO_SLOT:
-                outcome = runtime.outcome(index)
-                answered = runtime.values(index)
-            returned = now_ns()
-            answer = self._answer(outcome, answered, returned)
-            runtime.account(outcome, returned, index != NO_SLOT, True)
-            if index != NO_SLOT:
-                runtime.give_back(index)
-            return answer
-        finally:
-            if out is not values:
-                free(out)
+        with nogil:
+            index = runtime.submit(row, started, deadline, NULL, NULL, NULL, &outcome, out)
+            done = index == NO_SLOT or runtime.wait(index)
+        while not done:
+            done = self._wait_again(index)
+        if index != NO_SLOT:
+            outcome = runtime.outcome(index)
+            answered = runtime.values(index)
+        cdef int64_t returned = now_ns()
+        cdef Answer answer = self._answer(outcome, answered, returned)
+        runtime.account(outcome, returned, index != NO_SLOT, True)
+        if index != NO_SLOT:
+            runtime.give_back(index)
+        return answer
 
     # After a signal: its Python handler runs here and may raise (KeyboardInterrupt). Then nobody wants the answer.
     cdef bint _wait_again(self, uint32_t index) except -1:
@@ -603,26 +589,20 @@ cdef class CoreEngine:
         self._check_open()
         cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
         loop = _get_running_loop()
-        cdef double stack[ROW_STACK_BYTES // 8]
-        cdef void* row = stack if self._row_bytes <= ROW_STACK_BYTES else malloc(self._row_bytes)
-        if row is NULL:
-            raise MemoryError()
-        try:
-            self._read(x, row)
-            future = loop.create_future()
-            if self._inline:
-                future.set_result(self._predict_inline(row, started, deadline))
-            else:
-                self._submit_one(row, started, deadline, loop, future)
-            return future
-        finally:
-            if row is not <void*>stack:
-                free(row)
+        cdef SmallBuffer buffer
+        cdef void* row = buffer.reserve(self._row_bytes)
+        self._read(x, row)
+        future = loop.create_future()
+        if self._inline:
+            future.set_result(self._predict_inline(row, started, deadline))
+        else:
+            self._submit_one(row, started, deadline, loop, future)
+        return future
 
     cdef int _submit_one(self, const void* row, int64_t started, int64_t deadline, object loop, object future) except -1:
         cdef _LoopBridge bridge = self._bridge(loop)
-        cdef double values[16]
-        cdef double* out = values if self.n_outputs <= 16 else <double*>malloc(self.n_outputs * sizeof(double))
+        cdef SmallBuffer buffer
+        cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
         cdef Outcome outcome
         Py_INCREF(future)
         cdef uint32_t index = self.runtime.submit(row, started, deadline, bridge.native, NULL,
@@ -633,8 +613,6 @@ cdef class CoreEngine:
             self.runtime.account(outcome, outcome.ready_ns, False, False)
         else:
             bridge.native.pending += 1
-        if out is not values:
-            free(out)
         return 0
 
     def _many_parts(self, rows, deadline_ms, deadline_ns):
@@ -691,7 +669,7 @@ cdef class CoreEngine:
             "late_dropped": counters.late_dropped.load(),
             "default_errors": self._default_errors,
             "batches": batches,
-            "batch_rows_mean": counters.batch_rows.load() / batches if batches else 0.0,
+            "batch_rows_mean": <double>counters.batch_rows.load() / batches if batches else 0.0,
             "failed_batches": counters.failed_batches.load(),
             "queue_depth": runtime.policy().live(),
             "queue_depth_max": counters.queue_depth_max.load(),

@@ -9,23 +9,28 @@ import asyncio
 import time
 from collections.abc import Callable
 from os import PathLike
-from types import CapsuleType, TracebackType
-from typing import Any, Literal, Protocol, Self
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.core._answer import Answers
-from engine.core._runtime import CoreEngine, Deadlines, Instants, Rows, _checked_default
+from engine.core._runtime import CoreEngine, _checked_default
 from engine.errors import ConfigError
 from engine.model import Model, load_model
+
+if TYPE_CHECKING:
+    from types import CapsuleType
+
+    from engine.core._runtime import Deadlines, Instants, Rows
 
 LANES = ("auto", "inline", "batch")
 INLINE_COST_US_MAX = 20.0  # a hand-off to another thread costs about half of this
 WARM_UP_S_MAX = 1.0
 NO_DEADLINE_NS = 2**60
 
-type Default = float | npt.ArrayLike | Callable[[], Any] | None
+Default = float | npt.ArrayLike | Callable[[], Any] | None
 
 
 class Features(Protocol):
