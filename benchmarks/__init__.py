@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks list | run | render`. Each case is one `bench_*.py`; see runner.py for its shape."""
+"""Benchmarks: `python -m benchmarks list | run | render`. A case is one `bench_*.py`; runner.py says how."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ def perceptron(layers: Sequence[int], seed: int = 0) -> bytes:
     random = np.random.default_rng(seed)
     nodes, weights, current = [], [], "x"
     last = len(layers) - 2
-    for index, (fan_in, fan_out) in enumerate(zip(layers, layers[1:], strict=False)):
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(layers)):
         matrix = random.normal(size=(fan_in, fan_out), scale=fan_in**-0.5).astype(np.float32)
         weights += [
             numpy_helper.from_array(matrix, f"w{index}"),

@@ -1,4 +1,4 @@
-"""The command line: `engine VERB`, the same as `python -m engine VERB`. Each verb imports what it needs, and no more."""
+"""The command line: `engine VERB`, the same as `python -m engine VERB`. A verb imports what it needs, no more."""
 
 from __future__ import annotations
 

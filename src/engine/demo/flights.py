@@ -83,7 +83,7 @@ def load() -> tuple[Flights, Flights]:
 
 def _part(flights: Any) -> Flights:
     table = flights[[*_TIMETABLE, *_WEATHER, *_CATEGORIES]].astype(
-        {name: float for name in (*_TIMETABLE, *_WEATHER)}
+        dict.fromkeys((*_TIMETABLE, *_WEATHER), float)
     )
     return Flights(table.reset_index(drop=True), (flights["arr_delay"] > LATE_MINUTES).to_numpy())
 
