@@ -23,7 +23,7 @@ def test_the_python_blocks_run_as_printed(root, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     # What a block says it prints stands behind the print as a comment.
-    promised = re.findall(r"^print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
+    promised = re.findall(r"^ *print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
     assert done.stdout.splitlines() == promised
 
 
