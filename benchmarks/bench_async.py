@@ -2,9 +2,11 @@
 
 Every request crosses to the batch lane's executor and back; the model is a native linear one that costs next to
 nothing, so what is measured is the hand-over and the completion. Each of the requests in flight is a coroutine that
-awaits its answer and asks again. The standard event loop gives the headline; uvloop stands beside it. The rival does
-the same hand-over with a queue to a thread and one `call_soon_threadsafe` per future on the way back. No deadline is
-ever at stake here and arrivals are closed-loop; `deadline` measures those.
+awaits its answer and asks again; `per_s_in_bursts_of_512` is one coroutine that asks 512 times, awaits them all, and
+begins again. Rates are counted without a clock in the loop. The standard event loop gives the headline; uvloop stands
+beside it. The rival makes the same hand-over with a queue to a thread and one `call_soon_threadsafe` per future on the
+way back; it reads no row and makes no answer. No deadline is at stake here and arrivals are closed-loop; `deadline`
+measures those.
 """
 
 from __future__ import annotations
@@ -95,29 +97,50 @@ async def _measure_rival(calls: int, prefix: str) -> dict[str, float]:
 async def _at_each_depth(ask: Ask, calls: int, prefix: str) -> dict[str, float]:
     figures = {}
     for depth in IN_FLIGHT:
-        taken_us, elapsed_s = await _closed_loop(ask, max(calls, 4 * depth), depth)
+        each = max(calls // depth, 4)
+        with timing.no_collections():
+            taken_us = await _round_trips(ask, each, depth)
+            per_s = await _sustained(ask, each, depth)
         suffix = "" if depth == 1 else f"_at_{depth}"
-        figures |= {
-            f"{prefix}{key}": value
-            for key, value in timing.percentiles(taken_us, f"round_trip{suffix}_us").items()
-        }
-        figures[f"{prefix}per_s_at_{depth}"] = len(taken_us) / elapsed_s
+        latencies = timing.percentiles(taken_us, f"round_trip{suffix}_us")
+        figures |= {f"{prefix}{key}": value for key, value in latencies.items()}
+        figures[f"{prefix}per_s_at_{depth}"] = per_s
+    with timing.no_collections():
+        figures[f"{prefix}per_s_in_bursts_of_512"] = await _bursts(ask, max(calls // 512, 4), 512)
     return figures
 
 
-async def _closed_loop(ask: Ask, calls: int, depth: int) -> tuple[np.ndarray, float]:
-    """Microseconds of each round trip, and how long all of them took, with `depth` coroutines asking in turn."""
+async def _round_trips(ask: Ask, each: int, depth: int) -> np.ndarray:
+    """Microseconds of each round trip, with `depth` coroutines asking `each` times in turn."""
     clock = time.perf_counter_ns
     taken: list[int] = []
 
     async def caller() -> None:
-        for _ in range(calls // depth):
+        for _ in range(each):
             before = clock()
             await ask()
             taken.append(clock() - before)
 
-    with timing.no_collections():
-        started = clock()
-        await asyncio.gather(*(caller() for _ in range(depth)))
-        elapsed = clock() - started
-    return np.array(taken) * 1e-3, elapsed * 1e-9
+    await asyncio.gather(*(caller() for _ in range(depth)))
+    return np.array(taken) * 1e-3
+
+
+async def _sustained(ask: Ask, each: int, depth: int) -> float:
+    """Answers a second with `depth` coroutines asking in turn; no clock is read between them."""
+
+    async def caller() -> None:
+        for _ in range(each):
+            await ask()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(depth)))
+    return each * depth / (time.perf_counter() - started)
+
+
+async def _bursts(ask: Ask, bursts: int, size: int) -> float:
+    """Answers a second where one coroutine asks `size` times, awaits them all, and begins again."""
+    started = time.perf_counter()
+    for _ in range(bursts):
+        for future in [ask() for _ in range(size)]:
+            await future
+    return bursts * size / (time.perf_counter() - started)
