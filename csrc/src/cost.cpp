@@ -9,8 +9,11 @@ namespace {
 
 constexpr double STALL_RATIO = 4.0;       // an observation this far above expectation is a stall
 constexpr uint32_t STALLS_BELIEVED = 4;   // this many in a row are the new truth
+constexpr double SURPRISE_RATIO = 0.25;   // one this far below is the truth at once: no accident makes a batch fast
+constexpr double BELIEVED_RATE = 0.5;     // such a change moves all knots, and at once
 constexpr double LEARNING_RATE = 0.1;
-constexpr double SPILL = 0.1;             // share of a knot's correction that the other knots take over
+constexpr double SCALE_RATE = 0.02;
+constexpr double RETURN_RATE = 0.01;      // of knots far from the observed size, to the scaled shape
 constexpr double SPREAD_QUANTILE = 0.98;
 constexpr double SPREAD_STEP = 0.05;
 constexpr double SPREAD_MIN = 1.02, SPREAD_MAX = 3.0;
@@ -41,29 +44,47 @@ CostModel::CostModel(uint32_t rows_max) noexcept : rows_max_(std::clamp(rows_max
 void CostModel::prime(uint32_t rows, int64_t ns) noexcept {
     rows = std::clamp(rows, 1u, rows_max_);
     const size_t at = knot_below(rows);
-    const double value = static_cast<double>(std::max<int64_t>(ns, 1)) * knot_rows(at) / rows;
-    mean_[at].store(value, std::memory_order_relaxed);
-    known_[at] = true;
-    // Fill the knots nobody measured: flat below the first known one, in proportion to the rows above the last, and
-    // linear in between.
+    know(at, static_cast<double>(std::max<int64_t>(ns, 1)) * knot_rows(at) / rows);
+    publish();
+    refresh_efficient();
+}
+
+// Takes a knot's cost into the shape, and fills the knots nobody measured: flat below the first known one, in
+// proportion to the rows above the last, and linear in between.
+void CostModel::know(size_t knot, double ns) noexcept {
+    raw_[knot] = ns;
+    shape_[knot] = ns / scale_;
+    known_[knot] = true;
     size_t previous = KNOTS;
     for (size_t k = 0; k < knots_; ++k) {
         if (!known_[k]) continue;
-        const double here = mean(k);
         for (size_t j = previous == KNOTS ? 0 : previous + 1; j < k; ++j) {
-            if (previous == KNOTS) {
-                mean_[j].store(here, std::memory_order_relaxed);
-                continue;
-            }
-            const double low = mean(previous), from = knot_rows(previous);
+            const double from = previous == KNOTS ? 0.0 : knot_rows(previous);
+            const double low = previous == KNOTS ? shape_[k] : shape_[previous];
             const double share = (knot_rows(j) - from) / (knot_rows(k) - from);
-            mean_[j].store(low + share * (here - low), std::memory_order_relaxed);
+            shape_[j] = low + share * (shape_[k] - low);
         }
         previous = k;
     }
-    for (size_t j = previous + 1; j < knots_; ++j)
-        mean_[j].store(mean(previous) * knot_rows(j) / knot_rows(previous), std::memory_order_relaxed);
-    refresh_efficient();
+    for (size_t j = previous + 1; j < knots_; ++j) shape_[j] = shape_[previous] * knot_rows(j) / knot_rows(previous);
+    for (size_t k = 0; k < knots_; ++k)
+        if (!known_[k]) raw_[k] = shape_[k] * scale_;
+}
+
+double CostModel::shape(uint32_t rows) const noexcept {
+    const size_t at = std::min(knot_below(rows), knots_ - 1);
+    const double from = knot_rows(at);
+    if (at + 1 >= knots_) return shape_[at] * rows / from;
+    return shape_[at] + (rows - from) / (knot_rows(at + 1) - from) * (shape_[at + 1] - shape_[at]);
+}
+
+// A larger batch never costs less: noise must not make it look so.
+void CostModel::publish() noexcept {
+    double most = 0.0;
+    for (size_t k = 0; k < knots_; ++k) {
+        most = std::max(most, raw_[k]);
+        mean_[k].store(most, std::memory_order_relaxed);
+    }
 }
 
 int64_t CostModel::expected_ns(uint32_t rows) const noexcept {
@@ -113,17 +134,24 @@ void CostModel::observe(uint32_t rows, int64_t ns) noexcept {
     } else {
         stalls_in_a_row_ = 0;
     }
-    // Believed stalls move the mean at once; ordinary noise moves it slowly.
-    const double rate = ratio > STALL_RATIO ? 0.5 : LEARNING_RATE;
     const size_t at = std::min(knot_below(rows), knots_ - 1);
-    for (size_t k = 0; k < knots_; ++k) {
-        const bool near = k == at || (k == at + 1 && knot_rows(at) != rows);
-        const double step = rate * (near || ratio > STALL_RATIO ? 1.0 : SPILL);
-        mean_[k].store(mean(k) * (1.0 + step * (ratio - 1.0)), std::memory_order_relaxed);
+    const bool believed = ratio > STALL_RATIO || ratio < SURPRISE_RATIO;
+    size_t first = 0, last = knots_ - 1;
+    while (!known_[first]) ++first;
+    while (!known_[last]) --last;
+    if (!believed && (at < first || at > last)) {
+        // Outside of what was measured so far there is no shape to return to: this is where it begins.
+        know(at, raw_[at] * ratio);
+    } else {
+        scale_ += (believed ? BELIEVED_RATE : SCALE_RATE) * (static_cast<double>(ns) / shape(rows) - scale_);
+        for (size_t k = 0; k < knots_; ++k) {
+            const bool near = k == at || (k == at + 1 && knot_rows(at) != rows);
+            if (believed) raw_[k] *= 1.0 + BELIEVED_RATE * (ratio - 1.0);
+            else if (near) raw_[k] *= 1.0 + LEARNING_RATE * (ratio - 1.0);
+            else raw_[k] += RETURN_RATE * (shape_[k] * scale_ - raw_[k]);
+        }
     }
-    // A larger batch never costs less: noise must not make it look so.
-    for (size_t k = 1; k < knots_; ++k)
-        if (mean(k) < mean(k - 1)) mean_[k].store(mean(k - 1), std::memory_order_relaxed);
+    publish();
     if (++observed_ % REFRESH_EVERY == 0) refresh_efficient();
 }
 

@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <stdexcept>
 
-#include "detail/forest_trees.hpp"
+#include "detail/forest_coded.hpp"
 
 namespace engine {
 
@@ -30,13 +31,71 @@ std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
     forest->link_parameter_ = spec.link_parameter;
     forest->base_.assign(spec.base.begin(), spec.base.end());
     forest->layouts_.push_back(forest_detail::make_reference(trees));
-    forest->calibrate();
+    if (auto coded = forest_detail::make_coded(trees)) forest_detail::add_coded_layouts(coded, forest->layouts_);
+    forest->calibrate(*trees);
     return forest;
 }
 
-void Forest::calibrate() {
-    single_ = layouts_.front().get();
-    batch_ = layouts_.front().get();
+namespace {
+
+constexpr std::size_t calibration_rows = 64;
+constexpr double calibration_us_max = 1500;  // a measurement: with five layouts, a load spends some 15 ms here
+
+// Rows that take both sides of the forest's own splits: each value is a threshold that its feature is asked, or just
+// beyond one. Zeros would walk one path and flatter every layout.
+std::vector<float> calibration_input(const Trees& trees) {
+    std::vector<float> rows(calibration_rows * trees.n_features, 0.0f);
+    std::uint64_t state = 0x9e3779b97f4a7c15u;
+    const std::size_t splits = trees.splits.size();
+    for (std::size_t draw = 0; splits && draw < 4 * rows.size(); ++draw) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        const auto& split = trees.splits[(state >> 20) % splits];
+        float value = split.threshold_f32;
+        if (state >> 63) value = std::nextafter(value, HUGE_VALF);
+        rows[(draw % calibration_rows) * trees.n_features + static_cast<std::uint32_t>(split.feature)] = value;
+    }
+    return rows;
+}
+
+// Microseconds a call: the fastest of several, in the time allowed.
+template <class Call>
+double fastest_us(Call call) {
+    using Clock = std::chrono::steady_clock;
+    const auto begin = Clock::now();
+    double best = 1e30;
+    double spent = 0;
+    for (int round = 0; round < 3 || (round < 50 && spent < calibration_us_max); ++round) {
+        const auto start = Clock::now();
+        call();
+        const auto end = Clock::now();
+        best = std::min(best, std::chrono::duration<double, std::micro>(end - start).count());
+        spent = std::chrono::duration<double, std::micro>(end - begin).count();
+    }
+    return best;
+}
+
+}  // namespace
+
+// Times every layout on synthetic rows and keeps the fastest for single rows and for blocks.
+void Forest::calibrate(const Trees& trees) {
+    const std::vector<float> rows = calibration_input(trees);
+    std::vector<double> sums(calibration_rows * n_outputs_);
+    double best_1 = 1e30;
+    double best_64 = 1e30;
+    for (const auto& layout : layouts_) {
+        // Sixteen different rows, one a call: the same row again and again would be learned by the branch predictor.
+        const double row_1 = fastest_us([&] {
+            for (std::size_t r = 0; r < 16; ++r) layout->raw(rows.data() + r * n_features_, 1, n_features_, sums.data());
+        }) / 16;
+        const double row_64 =
+            fastest_us([&] { layout->raw(rows.data(), calibration_rows, n_features_, sums.data()); }) / calibration_rows;
+        times_.push_back({layout->name(), row_1, row_64});
+        if (row_1 < best_1) best_1 = row_1, single_ = layout.get();
+        if (row_64 < best_64) best_64 = row_64, batch_ = layout.get();
+    }
+    // A block costs nearly the same however few rows fill it: it pays from where that many single rows cost more.
+    const double break_even = best_64 * calibration_rows / best_1;
+    batch_rows_min_ = static_cast<std::size_t>(std::clamp(break_even + 1.0, 2.0, 64.0));
 }
 
 // Hot: once per row, in place of the raw sums.

@@ -2,7 +2,7 @@
 // layout must give its bits.
 #include <cmath>
 
-#include "detail/forest_trees.hpp"
+#include "detail/forest_coded.hpp"
 
 namespace engine::forest_detail {
 namespace {
@@ -31,7 +31,7 @@ bool goes_left(const Trees& trees, const Split& split, const T* row) noexcept {
     const bool missing_left = split.rule & rule::missing_left;
     if (split.rule & rule::categorical) {
         if (std::isnan(x)) return missing_left;
-        return is_member(trees, split, x) == bool(split.rule & rule::members_left);
+        return category_goes_left(trees, split, x);
     }
     switch (split.rule & rule::missing_mask) {
         case rule::missing_nan:
@@ -90,6 +90,10 @@ private:
 };
 
 }  // namespace
+
+bool category_goes_left(const Trees& trees, const Split& split, double x) noexcept {
+    return is_member(trees, split, x) == bool(split.rule & rule::members_left);
+}
 
 std::unique_ptr<Layout> make_reference(std::shared_ptr<const Trees> trees) {
     return std::make_unique<Reference>(std::move(trees));

@@ -11,7 +11,18 @@
 namespace engine::onnx {
 namespace {
 
-enum class Message { model, training, function, graph, node, attribute, sparse, tensor, entry_property, entry_external };
+enum class Message {
+    model,
+    training,
+    function,
+    graph,
+    node,
+    attribute,
+    sparse,
+    tensor,
+    entry_property,  // StringStringEntryProto, of the model's metadata
+    entry_external,  // the same type, of a tensor kept elsewhere
+};
 
 struct Child {
     Message parent;

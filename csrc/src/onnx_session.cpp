@@ -2,8 +2,9 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <limits>
 #include <mutex>
+#include <type_traits>
+#include <utility>
 
 #include "detail/onnx_api.hpp"
 #include "engine/onnx.hpp"
@@ -126,7 +127,7 @@ struct OnnxScorer {
     std::string error;
 
     // Kept aside from the status, which has room for a number only.
-    void remember(std::string text) noexcept {
+    void remember(std::string text) {
         const std::lock_guard lock(error_mutex);
         error = std::move(text);
     }
@@ -250,8 +251,7 @@ int score(void* ctx, const Given* rows, size_t n_rows, size_t row_stride, double
     try {
         return scorer.plan.input_element == element_double ? score_as<double>(scorer, rows, n_rows, row_stride, out)
                                                            : score_as<float>(scorer, rows, n_rows, row_stride, out);
-    } catch (const std::exception& failure) {  // no memory for rows or for the text of an error
-        scorer.remember(failure.what());
+    } catch (const std::exception&) {  // no memory for the rows, or for the text of an error: so none is kept
         return ENGINE_SCORE_FAILED;
     }
 }
@@ -337,6 +337,7 @@ engine_scorer make_scorer(std::shared_ptr<Session> session, const Plan& plan) {
 }
 
 std::string last_error(const engine_scorer& scorer) {
+    if (scorer.score != score_f32) return {};  // somebody else's context
     OnnxScorer& ours = *static_cast<OnnxScorer*>(scorer.ctx);
     const std::lock_guard lock(ours.error_mutex);
     return ours.error;

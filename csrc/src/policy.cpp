@@ -8,13 +8,15 @@ namespace {
 constexpr int64_t OVERLOAD_NS = 20'000'000;
 // A head is let go when the batch it forces is this much less efficient than the batch without it.
 constexpr double HEAD_DROP_GAIN = 1.05;
-// Holding starts where the batches at hand would keep the executors this busy.
+// Holding starts where the batches at hand would keep the executors this busy, and pays only where a row costs this
+// many times what it costs in an efficient batch.
 constexpr double HOLD_UTILISATION = 0.7;
+constexpr double HOLD_GAIN = 2.0;
 constexpr double GAP_RATE = 0.02;
-// A primary that seems too slow for every deadline is tried again this often, or in a tenth of its own time: a model
-// that has become fast again is found out, one that has not costs little.
+// A primary that seems too slow for every deadline is tried again this often, or every second time of its own: a model
+// that has become fast again is found out, and one that has not would have stood idle anyway.
 constexpr int64_t PROBE_EVERY_NS = 50'000'000;
-constexpr int64_t PROBE_COSTS = 10;
+constexpr int64_t PROBE_COSTS = 2;
 
 }  // namespace
 
@@ -139,7 +141,11 @@ bool Policy::worth_dropping_head(int64_t now_ns) const noexcept {
 bool Policy::should_hold(int64_t now_ns, uint32_t rows, int64_t* until_ns) const noexcept {
     const uint32_t wanted = std::min(cost_.efficient_rows(), limits_.batch_rows_max);
     if (rows >= wanted || heap_.size() >= wanted) return false;
+    // A single executor fills its next batch while it runs this one; idling in between gains nothing.
+    if (limits_.executors == 1) return false;
     const double per_row = static_cast<double>(cost_.expected_ns(rows)) / rows;
+    const double per_row_filled = static_cast<double>(cost_.expected_ns(wanted)) / wanted;
+    if (per_row < HOLD_GAIN * per_row_filled) return false;
     if (per_row / limits_.executors < HOLD_UTILISATION * gap_ns_) return false;
     const int64_t latest_start = heap_.front().finish_by_ns - cost_.high_ns(wanted) - error_.value();
     const auto filled = now_ns + static_cast<int64_t>(gap_ns_ * (wanted - rows));

@@ -181,7 +181,7 @@ Reason refusal(Verdict verdict) noexcept {
 }  // namespace
 
 uint32_t Runtime::submit(const void* row, int64_t started_ns, int64_t deadline_ns, Completions* completions,
-                         Group* group, void* user, Outcome* refused, double* out) {
+                         Group* group, void* user, bool wake, Outcome* refused, double* out) {
     Deployment* deployment = retain_current();
     const bool loop = completions != nullptr;
     std::atomic<uint32_t>& waiting = loop ? async_waiting_ : sync_waiting_;
@@ -222,7 +222,7 @@ uint32_t Runtime::submit(const void* row, int64_t started_ns, int64_t deadline_n
     const uint32_t generation = generation_of(slot.word.load(std::memory_order_relaxed));
     slot.word.store(state_word(generation, State::queued), std::memory_order_release);
     if (loop && finish_by < NEVER_NS) watch({finish_by, index, generation});
-    if (submitted_.push(slots_, index, &Slot::next)) wake_executor();
+    if (submitted_.push(slots_, index, &Slot::next) && wake) wake_executor();
     // A close() that missed this request in its last look has set closing_ before it looked.
     if (closing_.load(std::memory_order_seq_cst)) rescue(index, generation, Reason::closing);
     return index;
@@ -237,11 +237,17 @@ bool Runtime::submit_many(const void* rows, uint32_t n, int64_t started_ns, cons
     uint32_t settled = 1;
     for (uint32_t i = 0; i < n; ++i) {
         slots[i] = submit(bytes + size_t{i} * limits_.row_bytes, started_ns, deadlines_ns[i], completions, group, user,
-                          &outcomes[i], out + size_t{i} * limits_.n_outputs);
+                          false, &outcomes[i], out + size_t{i} * limits_.n_outputs);
         if (slots[i] == NO_SLOT) ++settled;
         else group->first = slots[i];
+        if ((i + 1) % limits_.batch_rows_max == 0) kick();
     }
+    kick();
     return group->remaining.fetch_sub(settled, std::memory_order_acq_rel) == settled;
+}
+
+void Runtime::kick() noexcept {
+    if (!submitted_.empty()) wake_executor();
 }
 
 void Runtime::wake_executor() noexcept {
@@ -273,25 +279,30 @@ void Runtime::finish_rescue(uint32_t index, uint32_t generation, Reason reason) 
     slot.by_rescue = fallback_or_default(*slot.deployment, slots_.row(index), slot.deadline_ns, reason,
                                          slots_.rescue_out(index));
     slot.word.store(state_word(generation, State::rescued), std::memory_order_release);
-    settle(index);
+    settle_and_signal(index);
 }
 
-// Tells the asker. After this the slot may belong to somebody else: nothing of it is read.
-void Runtime::settle(uint32_t index) noexcept {
+void Runtime::settle_and_signal(uint32_t index) noexcept {
+    if (Completions* owed = settle(index)) owed->signal();
+}
+
+// Tells the asker. After this the slot may belong to somebody else: nothing of it is read. Returns the loop that must
+// still be signalled, or null.
+Completions* Runtime::settle(uint32_t index) noexcept {
     Slot& slot = slots_[index];
     Completions* completions = slot.completions;
     Group* group = slot.group;
     if (group != nullptr) {
-        const uint32_t first = group->first;
-        if (group->remaining.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-        if (completions != nullptr) completions->announce(slots_, first);
-        // The asker may have seen the 0 and freed the group; waking an address that nobody sleeps on is harmless.
-        else detail::futex_wake(group->remaining, 1);
-    } else if (completions != nullptr) {
-        completions->announce(slots_, index);
-    } else {
-        detail::futex_wake(slot.word, 1);
+        if (group->remaining.fetch_sub(1, std::memory_order_acq_rel) != 1) return nullptr;
+        // A loop reads the group only when it is announced. A synchronous asker may have seen the 0 and freed it
+        // already; waking an address that nobody sleeps on is harmless.
+        if (completions != nullptr) return completions->announce(slots_, group->first) ? completions : nullptr;
+        detail::futex_wake(group->remaining, 1);
+        return nullptr;
     }
+    if (completions != nullptr) return completions->announce(slots_, index) ? completions : nullptr;
+    detail::futex_wake(slot.word, 1);
+    return nullptr;
 }
 
 bool Runtime::wait(uint32_t index) {

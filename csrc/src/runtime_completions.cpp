@@ -14,8 +14,7 @@ Completions::Completions() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
 
 Completions::~Completions() { close(fd_); }
 
-void Completions::announce(SlotTable& table, uint32_t index) noexcept {
-    if (!done_.push(table, index, &Slot::next_done)) return;
+void Completions::signal() noexcept {
     const uint64_t one = 1;
     // Cannot block or fill up: the counter is read, and so cleared, between any two of our writes.
     [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof one);

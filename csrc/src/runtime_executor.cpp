@@ -17,6 +17,7 @@ Runtime::Executor::Executor(const RuntimeLimits& limits)
       out(size_t{limits.batch_rows_max} * limits.n_outputs),
       scratch(size_t{limits.batch_rows_max} * limits.n_features) {
     released.reserve(limits.slots);
+    owed.reserve(limits.batch_rows_max);
 }
 
 void Runtime::start_threads(const void* rows, uint32_t n_rows) {
@@ -114,7 +115,8 @@ void Runtime::run_batch(Executor& executor, uint32_t number, uint32_t rows) {
         const int64_t now = now_ns();
         if (to == rows) finished(number, rows, now, all_ok);
         for (uint32_t i = from; i < to; ++i)
-            deliver(executor.batch[i], executor.out.data() + size_t{i} * limits_.n_outputs, status, now);
+            deliver(executor, executor.batch[i], executor.out.data() + size_t{i} * limits_.n_outputs, status, now);
+        signal_loops(executor);
         from = to;
     }
     executor.running.store(0, std::memory_order_release);
@@ -128,7 +130,14 @@ void Runtime::finished(uint32_t number, uint32_t rows, int64_t now, bool cost_co
     policy_.finished(number, rows, now, cost_counts);
 }
 
-void Runtime::deliver(const Entry& entry, const double* values, int status, int64_t now) {
+// One wake-up for all of a loop's answers in the batch, and only once they are all there: a loop that is woken by the
+// first takes them one by one, and so submits, and is batched, one by one.
+void Runtime::signal_loops(Executor& executor) noexcept {
+    for (Completions* loop : executor.owed) loop->signal();
+    executor.owed.clear();
+}
+
+void Runtime::deliver(Executor& executor, const Entry& entry, const double* values, int status, int64_t now) {
     Slot& slot = slots_[entry.slot];
     policy_.missed_prediction_by(now - slot.predicted_ns, now);
     uint32_t running = state_word(entry.generation, State::running);
@@ -136,9 +145,11 @@ void Runtime::deliver(const Entry& entry, const double* values, int status, int6
         std::copy_n(values, limits_.n_outputs, slots_.primary_out(entry.slot));
         slot.by_executor = {now, Source::primary, Reason::ok};
         if (slot.word.compare_exchange_strong(running, state_word(entry.generation, State::primary),
-                                              std::memory_order_acq_rel))
-            settle(entry.slot);
-        else counters_.late_dropped.fetch_add(1, std::memory_order_relaxed);
+                                              std::memory_order_acq_rel)) {
+            if (Completions* owed = settle(entry.slot)) executor.owed.push_back(owed);
+        } else {
+            counters_.late_dropped.fetch_add(1, std::memory_order_relaxed);
+        }
         slots_.drop_reference(entry.slot);
         return;
     }
@@ -162,7 +173,7 @@ void Runtime::fail(const Entry& entry, Reason reason) {
                                              std::memory_order_acq_rel))
             continue;
         if (state_of(word) == State::queued) policy_.leave(slot.bucket);
-        return settle(entry.slot);
+        return settle_and_signal(entry.slot);
     }
 }
 
@@ -180,6 +191,7 @@ uint32_t Runtime::close(int64_t patience_ns) noexcept {
         const std::lock_guard<std::mutex> lock(start_lock_);
         closing_.store(true, std::memory_order_seq_cst);
     }
+    let_go_of_queue();  // at once: an executor may be a long time in its batch, or for ever
     const int64_t until = patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns;
     uint32_t stuck = 0;
     for (size_t i = 0; i < threads_.size(); ++i) {
@@ -198,7 +210,7 @@ uint32_t Runtime::close(int64_t patience_ns) noexcept {
             ++stuck;
         }
     }
-    if (stuck == threads_.size()) let_go_of_queue();  // no executor is left to do it
+    let_go_of_queue();  // what was on its way in while we set `closing`
     if (rescue_thread_.joinable()) {
         last_call_.store(true, std::memory_order_seq_cst);
         timers_word_.fetch_add(1, std::memory_order_seq_cst);

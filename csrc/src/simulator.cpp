@@ -115,7 +115,8 @@ Simulator::Simulator(const SimulationPlan& plan)
         executor.predicted_ns.resize(plan.batch_rows_max);
     }
     const double full_ns = static_cast<double>(plan.batch_base_ns + plan.batch_row_ns * plan.batch_rows_max);
-    result_.capacity_per_s = 1e9 * plan.batch_rows_max * static_cast<double>(executors_.size()) / std::max(full_ns, 1.0);
+    const double rows = static_cast<double>(plan.batch_rows_max) * static_cast<double>(executors_.size());
+    result_.capacity_per_s = 1e9 * rows / std::max(full_ns, 1.0);
     if (plan.calibrated) calibrate();
 }
 
@@ -369,6 +370,20 @@ void Simulator::leave_queue(Request& request) {
 }
 
 }  // namespace
+
+std::vector<SimulatedArrival> simulated_arrivals(const SimulationPlan& plan) {
+    SimulatedWorld world(plan);
+    std::vector<SimulatedArrival> arrivals;
+    arrivals.reserve(plan.requests);
+    // Drawn in the order in which Simulator::arrive draws, or the budgets would be other ones.
+    for (uint64_t i = 0; i < plan.requests; ++i) {
+        const int64_t arrived_ns = world.next_arrival() - SimulatedWorld::START_NS;
+        const int64_t budget_ns = world.budget_ns();
+        world.cancels_after_ns(budget_ns);
+        arrivals.push_back({arrived_ns, budget_ns});
+    }
+    return arrivals;
+}
 
 SimulationResult simulate(const SimulationPlan& plan) { return Simulator(plan).run(); }
 

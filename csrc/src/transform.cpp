@@ -113,6 +113,7 @@ void Program::add_step(const Step& step) {
     }
     if (step.op == Op::kEmit || step.op == Op::kOneHot) {
         const std::uint32_t count = step.op == Op::kEmit ? 1 : step.count;
+        has_one_hot_ |= step.op == Op::kOneHot;
         if (step.dst > n_outputs_ || count > n_outputs_ - step.dst) throw std::invalid_argument("output out of range");
         for (std::uint32_t i = 0; i < count; ++i) {
             if (output_written_[step.dst + i]++) throw std::invalid_argument("an output is written twice");
@@ -131,17 +132,96 @@ void Program::finish() {
     if (missing != output_written_.end()) {
         throw std::invalid_argument("no step writes output " + std::to_string(missing - output_written_.begin()));
     }
-    steps_.shrink_to_fit();
+    fuse();
+}
+
+// Impute, scale and emit in a row become one step where no other step reads what lies between.
+void Program::fuse() {
+    std::vector<std::uint32_t> reads(number_written_.size(), 0);
+    for (const Step& step : steps_) {
+        if (reads_text(step.op)) continue;
+        ++reads[step.a];
+        if (is_binary(step.op)) ++reads[step.b];
+    }
+    const auto feeds = [&](std::size_t i, Op next) {
+        return i + 1 < steps_.size() && steps_[i + 1].op == next && steps_[i + 1].a == steps_[i].dst &&
+               reads[steps_[i].dst] == 1;
+    };
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+        const Step& step = steps_[i];
+        if (step.op == Op::kImpute && feeds(i, Op::kScale) && feeds(i + 1, Op::kEmit)) {
+            const Step &scale = steps_[i + 1], &emit = steps_[i + 2];
+            row_steps_.push_back(
+                {.op = Op::kImputeScaleEmit, .dst = emit.dst, .a = step.a, .x = scale.x, .y = scale.y, .z = step.x});
+            i += 2;
+        } else if (step.op == Op::kScale && feeds(i, Op::kEmit)) {
+            row_steps_.push_back({.op = Op::kScaleEmit, .dst = steps_[i + 1].dst, .a = step.a, .x = step.x, .y = step.y});
+            i += 1;
+        } else {
+            row_steps_.push_back(step);
+        }
+    }
 }
 
 // kCapacity is the distance between registers, in rows; with 1 every loop below is a single statement.
+// First the steps that read texts; `dst` is the number register that all but one of them write.
+template <std::size_t kCapacity>
+void Program::text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept {
+    const Text* const text = texts + step.a * kCapacity;
+    const double x = step.x, y = step.y;
+    switch (step.op) {
+        case Op::kTextImpute: {
+            Text* const to = texts + step.dst * kCapacity;
+            const Text with = tables_[step.table]->key(0);
+            for (std::size_t i = 0; i < n; ++i) to[i] = text[i].data == nullptr ? with : text[i];
+            break;
+        }
+        case Op::kLookup: {
+            const Table& table = *tables_[step.table];
+            each<kCapacity>(n, dst, text, [&table, x, y](Text t) {
+                if (t.data == nullptr) return y;
+                const std::int64_t entry = table.find(t);
+                return entry < 0 ? x : table.value(entry);
+            });
+            break;
+        }
+        case Op::kHash:
+            each<kCapacity>(n, dst, text, [&step, y](Text t) {
+                return t.data == nullptr ? y : static_cast<double>(xxh64(t.data, t.size, step.seed) % step.count);
+            });
+            break;
+        case Op::kHashCross: {
+            const Text* const other = texts + step.b * kCapacity;
+            for (std::size_t i = 0; i < n; ++i) {
+                if (text[i].data == nullptr || other[i].data == nullptr) {
+                    dst[i] = y;
+                    continue;
+                }
+                const std::uint64_t first = xxh64(text[i].data, text[i].size, step.seed);
+                dst[i] = static_cast<double>(xxh64(other[i].data, other[i].size, first) % step.count);
+            }
+            break;
+        }
+        case Op::kLength:
+            each<kCapacity>(n, dst, text, [y](Text t) {
+                return t.data == nullptr ? y : static_cast<double>(t.size);
+            });
+            break;
+        case Op::kTextMissing:
+            each<kCapacity>(n, dst, text, [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
+            break;
+        default: break;
+    }
+}
+
 template <std::size_t kCapacity, class Out>
-void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept {
-    for (const Step& step : steps_) {
+void Program::execute(const std::vector<Step>& steps, std::size_t n, double* numbers, Text* texts,
+                      Out* out) const noexcept {
+    if (has_one_hot_) std::fill_n(out, n * n_outputs_, Out{0});
+    for (const Step& step : steps) {
         double* const dst = numbers + step.dst * kCapacity;
         const double* const a = numbers + step.a * kCapacity;
         const double* const b = numbers + step.b * kCapacity;
-        const Text* const text = texts + step.a * kCapacity;
         const double x = step.x, y = step.y;
         switch (step.op) {
             case Op::kImpute:
@@ -185,66 +265,33 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
             case Op::kProduct:
                 each<kCapacity>(n, dst, a, b, [](double v, double w) { return v * w; });
                 break;
-            case Op::kTextImpute: {
-                Text* const to = texts + step.dst * kCapacity;
-                const Text with = tables_[step.table]->key(0);
-                for (std::size_t i = 0; i < n; ++i) to[i] = text[i].data == nullptr ? with : text[i];
-                break;
-            }
-            case Op::kLookup: {
-                const Table& table = *tables_[step.table];
-                each<kCapacity>(n, dst, text, [&table, x, y](Text t) {
-                    if (t.data == nullptr) return y;
-                    const std::int64_t entry = table.find(t);
-                    return entry < 0 ? x : table.value(entry);
-                });
-                break;
-            }
-            case Op::kHash:
-                each<kCapacity>(n, dst, text, [&step, y](Text t) {
-                    return t.data == nullptr ? y : static_cast<double>(xxh64(t.data, t.size, step.seed) % step.count);
-                });
-                break;
-            case Op::kHashCross: {
-                const Text* const other = texts + step.b * kCapacity;
-                for (std::size_t i = 0; i < n; ++i) {
-                    if (text[i].data == nullptr || other[i].data == nullptr) {
-                        dst[i] = y;
-                        continue;
-                    }
-                    const std::uint64_t first = xxh64(text[i].data, text[i].size, step.seed);
-                    dst[i] = static_cast<double>(xxh64(other[i].data, other[i].size, first) % step.count);
-                }
-                break;
-            }
-            case Op::kLength:
-                each<kCapacity>(n, dst, text, [y](Text t) {
-                    return t.data == nullptr ? y : static_cast<double>(t.size);
-                });
-                break;
-            case Op::kTextMissing:
-                each<kCapacity>(n, dst, text, [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
-                break;
             case Op::kEmit:
                 for (std::size_t i = 0; i < n; ++i) out[i * n_outputs_ + step.dst] = emitted<Out>(a[i]);
                 break;
             case Op::kOneHot:
                 for (std::size_t i = 0; i < n; ++i) {
                     Out* const to = out + i * n_outputs_ + step.dst;
-                    std::fill_n(to, step.count, Out{0});
                     // Compared as a number first: a code that is negative, NaN or too large sets nothing.
                     if (!(a[i] >= 0.0 && a[i] < step.count)) continue;
                     const std::size_t code = static_cast<std::size_t>(a[i]);
                     if (static_cast<double>(code) == a[i]) to[code] = Out{1};
                 }
                 break;
-            case Op::kCount_: break;
+            case Op::kImputeScaleEmit:
+                for (std::size_t i = 0; i < n; ++i) {
+                    out[i * n_outputs_ + step.dst] = emitted<Out>(scale(impute(a[i], step.z), x, y));
+                }
+                break;
+            case Op::kScaleEmit:
+                for (std::size_t i = 0; i < n; ++i) out[i * n_outputs_ + step.dst] = emitted<Out>(scale(a[i], x, y));
+                break;
+            default: text_step<kCapacity>(step, n, dst, texts);
         }
     }
 }
 
 void Program::run_row(double* numbers, Text* texts, float* out) const noexcept {
-    execute<1, float>(1, numbers, texts, out);
+    execute<1, float>(row_steps_, 1, numbers, texts, out);
 }
 
 template <class Out>
@@ -259,7 +306,7 @@ void Program::batch(const double* const* numbers, const Text* const* texts, std:
         for (std::size_t i = 0; i < n_texts_; ++i) {
             std::copy_n(texts[i] + start, n, text_file.data() + i * kBlockRows);
         }
-        execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
+        execute<kBlockRows, Out>(steps_, n, number_file.data(), text_file.data(), out + start * n_outputs_);
     }
 }
 

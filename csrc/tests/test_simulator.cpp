@@ -11,7 +11,9 @@ uint64_t violations(const SimulationResult& r) {
            r.batch_over_bound + r.fallback_late_unexcused;
 }
 
-uint64_t count(const std::array<uint64_t, SOURCES>& counts, Source source) { return counts[static_cast<size_t>(source)]; }
+uint64_t count(const std::array<uint64_t, SOURCES>& counts, Source source) {
+    return counts[static_cast<size_t>(source)];
+}
 
 // Nothing random but the arrivals: one executor, a batch costs 1 ms whatever its rows, a fallback 10 us.
 SimulationPlan quiet() {
@@ -55,13 +57,43 @@ TEST(a_deadline_shorter_than_the_fallback_gets_the_default) {
     CHECK(count(r.on_time, Source::default_value) == 2'000);
 }
 
-TEST(a_primary_slower_than_the_deadline_is_never_started) {
+TEST(a_primary_slower_than_the_deadline_is_only_probed) {
     SimulationPlan plan = quiet();
     plan.batch_base_ns = 20'000'000;
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
-    CHECK(r.batches == 0);
+    CHECK(r.batches == r.batch_rows && r.batches == r.late_dropped);
+    // 50 ms lie between two probes, and at 100 requests a second one comes soon after that.
+    const auto probes_max = static_cast<uint64_t>(r.elapsed_ns / 50'000'000 + 1);
+    CHECK(r.batches > probes_max / 2 && r.batches <= probes_max);
     CHECK(count(r.on_time, Source::fallback) == 2'000);
+}
+
+TEST(a_stall_before_anything_is_known_is_unlearned) {
+    SimulationPlan plan = quiet();
+    plan.calibrated = false;
+    plan.requests = 20'000;
+    plan.rate_per_s = 1'000.0;
+    plan.stall_ns = 200'000'000;
+    plan.stall_every_ns = 2'000'000'000;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    // Nine tenths of the time, but for the first seconds; and what expires before a fallback has ever run is late.
+    CHECK(count(r.on_time, Source::primary) > 15'000);
+}
+
+TEST(a_primary_that_was_slow_for_a_while_comes_back) {
+    // Five stalls of 3 s each hold up all four executors; one second later the primary is as fast as before.
+    SimulationPlan plan = quiet();
+    plan.executors = 4;
+    plan.requests = 20'000;
+    plan.rate_per_s = 1'000.0;
+    plan.stall_ns = 3'000'000'000;
+    plan.stall_every_ns = 4'000'000'000;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(count(r.on_time, Source::primary) > 20'000 / 5);  // a quarter of the time it can
+    CHECK(count(r.on_time, Source::primary) + count(r.on_time, Source::fallback) == 20'000);
 }
 
 TEST(a_single_executor_that_hangs_leaves_everything_to_the_fallback) {

@@ -203,6 +203,30 @@ TEST(row_and_batch_give_the_same_bits) {
     }
 }
 
+// Impute, scale and emit are one step on the row: alone, and where another step reads what lies between.
+TEST(fused_steps_give_the_same_bits) {
+    Program program(1, 0, 4);
+    program.add_step({.op = Op::kImpute, .dst = 1, .a = 0, .x = 0.3});
+    program.add_step({.op = Op::kScale, .dst = 2, .a = 1, .x = 0.1, .y = 0.7});
+    program.add_step({.op = Op::kEmit, .dst = 0, .a = 2});
+    program.add_step({.op = Op::kScale, .dst = 3, .a = 0, .x = -0.2, .y = 3.0});
+    program.add_step({.op = Op::kEmit, .dst = 1, .a = 3});
+    program.add_step({.op = Op::kScale, .dst = 4, .a = 0, .x = 1.0, .y = 2.0});
+    program.add_step({.op = Op::kEmit, .dst = 2, .a = 4});
+    program.add_step({.op = Op::kEmit, .dst = 3, .a = 4});
+    program.finish();
+    for (const double v : {kNaN, 5.0, -0.0, kInf, 1e-320}) {
+        const double* columns[] = {&v};
+        float many[4], one[4];
+        program.run_batch(columns, nullptr, 1, many);
+        std::vector<double> registers(program.number_registers());
+        registers[0] = v;
+        program.run_row(registers.data(), nullptr, one);
+        CHECK(std::memcmp(one, many, sizeof one) == 0);
+        if (v == 5.0) CHECK(one[2] == 2.0f && one[3] == 2.0f);
+    }
+}
+
 TEST(nonsense_is_refused_while_building) {
     CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kEmit, .dst = 0, .a = 1}); }));
     CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kEmit, .dst = 1, .a = 0}); }));

@@ -18,8 +18,13 @@ public:
     Completions& operator=(const Completions&) = delete;
 
     int fd() const noexcept { return fd_; }
-    // Any thread, once per request (or once per group, by its first slot).
-    void announce(SlotTable& table, uint32_t index) noexcept;
+    // Any thread, once per request (or once per group, by its first slot). True when signal() is owed: whoever
+    // announces several at once owes it once, at the end.
+    [[nodiscard]] bool announce(SlotTable& table, uint32_t index) noexcept {
+        return done_.push(table, index, &Slot::next_done);
+    }
+    // Makes the eventfd readable.
+    void signal() noexcept;
     // The loop's thread: clears the eventfd and takes what is done, oldest first, linked by next_done.
     uint32_t take_all(SlotTable& table) noexcept;
 

@@ -1,8 +1,10 @@
 // L(b): how long the primary takes on a batch of b rows, learned online.
 //
 // Means are kept at knots 1, 2, 3, 4, 6, 8, 12, 16, … and interpolated between them. One thread at a time observes;
-// any thread reads. An observation far above expectation is a stall, not a cost: it widens the spread and leaves the
-// mean alone, until several in a row say that the model really has become slow.
+// any thread reads. An observation moves the knots beside it; all others return to the shape known from calibration
+// times a common scale, so that sizes which never run neither drift with the noise nor miss a change of speed. An
+// observation far above expectation is a stall, not a cost: it widens the spread and leaves the mean alone, until
+// several in a row say that the model really has become slow.
 #pragma once
 
 #include <array>
@@ -38,13 +40,19 @@ public:
     static uint32_t knot_rows(size_t knot) noexcept;
 
 private:
+    void know(size_t knot, double ns) noexcept;
+    double shape(uint32_t rows) const noexcept;
+    void publish() noexcept;
     void refresh_efficient() noexcept;
     double mean(size_t knot) const noexcept { return mean_[knot].load(std::memory_order_relaxed); }
 
     uint32_t rows_max_;
     size_t knots_;                                       // how many are in use: the last is >= rows_max
     std::array<std::atomic<double>, KNOTS> mean_{};      // ns for knot_rows(knot) rows; 0 before anything is known
+    std::array<double, KNOTS> raw_{};                    // the same before larger batches are made to cost no less
+    std::array<double, KNOTS> shape_{};                  // calibrated ns, or the first ones observed, for scale_ 1
     std::array<bool, KNOTS> known_{};                    // primed or observed itself, not filled in from a neighbour
+    double scale_ = 1.0;                                 // of what is observed over shape_
     std::atomic<double> spread_{1.25};
     std::atomic<uint32_t> efficient_rows_{1};
     std::atomic<uint64_t> stalls_{0};

@@ -71,10 +71,12 @@ class Handle;
 
 // Wraps `inner`, of which a reference is taken. `start_ns` not_armed leaves the fault switched off; for other faults
 // than Stall any other value just switches it on. The reference in `scorer` is for the caller to give back.
-Handle* wrap(const engine_scorer& inner, const Stall& fault, int64_t start_ns, const Clock& clock, engine_scorer& scorer);
+Handle* wrap(const engine_scorer& inner, const Stall& fault, int64_t start_ns, const Clock& clock,
+             engine_scorer& scorer);
 Handle* wrap(const engine_scorer& inner, const Failing& fault, int64_t start_ns, engine_scorer& scorer);
 Handle* wrap(const engine_scorer& inner, const Corrupting& fault, int64_t start_ns, engine_scorer& scorer);
-Handle* wrap(const engine_scorer& inner, const Slow& fault, int64_t start_ns, const Clock& clock, engine_scorer& scorer);
+Handle* wrap(const engine_scorer& inner, const Slow& fault, int64_t start_ns, const Clock& clock,
+             engine_scorer& scorer);
 Handle* wrap(const engine_scorer& inner, const Hanging& fault, int64_t start_ns, engine_scorer& scorer);
 
 void arm(Handle* handle, int64_t start_ns);

@@ -68,8 +68,8 @@ struct ForestSpec {
 // The calibrated time of one layout, in microseconds.
 struct LayoutTime {
     std::string name;
-    double us_row_1 = 0;    // a call with one row
-    double us_row_64 = 0;   // per row, 64 rows a call
+    double us_row_1 = 0;   // one row a call
+    double us_row_64 = 0;  // per row, 64 rows a call
 };
 
 namespace forest_detail {
@@ -116,7 +116,7 @@ private:
     int score_with(const forest_detail::Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride,
                    double* out) const noexcept;
     const forest_detail::Layout* find(const std::string& name) const noexcept;
-    void calibrate();
+    void calibrate(const forest_detail::Trees& trees);
     void finish(const double* raw, double* out) const noexcept;
 
     std::uint32_t n_features_ = 0;

@@ -90,7 +90,8 @@ bool probe(const std::shared_ptr<Session>& session, const Plan& plan, size_t n_r
 // A scorer over `session`, holding one reference to be given back by release(). Reentrant, never takes the GIL.
 engine_scorer make_scorer(std::shared_ptr<Session> session, const Plan& plan);
 
-// What ONNX Runtime said about the last call of this scorer that failed; empty where none did. Any thread.
+// What ONNX Runtime said about the last call of this scorer that failed; empty where none did, and for
+// a scorer that was not made here. Any thread.
 std::string last_error(const engine_scorer& scorer);
 
 // The version that the library at this path reports, "1.17.0" say; empty and `error` filled where it cannot be used.

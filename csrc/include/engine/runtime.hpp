@@ -94,9 +94,11 @@ public:
                              double share, Outcome* outcomes, double* out);
 
     // Queues one row (copied). Returns its slot, or NO_SLOT with *refused answered at once into `out`. completions,
-    // group and user may be null.
+    // group and user may be null. Unless `wake`, kick() is owed: whoever submits several rows pays for one wake-up.
     uint32_t submit(const void* row, int64_t started_ns, int64_t deadline_ns, Completions* completions, Group* group,
-                    void* user, Outcome* refused, double* out);
+                    void* user, bool wake, Outcome* refused, double* out);
+    // Wakes an executor if one sleeps beside work.
+    void kick() noexcept;
     // Queues n dense rows as one group. slots[i] is row i's slot, or NO_SLOT where outcomes[i] and its values in `out`
     // were settled at once. True when the whole group is: then nobody announces it.
     bool submit_many(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
@@ -140,6 +142,7 @@ private:
         std::vector<std::byte> rows;
         std::vector<double> out;
         std::vector<float> scratch;
+        std::vector<Completions*> owed;    // loops with answers of this batch, to be signalled at its end
         std::vector<Entry> released;       // let go while forming; answered after the lock is dropped
         std::atomic<uint32_t> running{0};  // how many of `batch` are being scored
         std::atomic<bool> ended{false};
@@ -158,7 +161,8 @@ private:
     bool take_from_executors(uint32_t index, uint32_t generation) noexcept;
     void rescue(uint32_t index, uint32_t generation, Reason reason);
     void finish_rescue(uint32_t index, uint32_t generation, Reason reason);
-    void settle(uint32_t index) noexcept;
+    Completions* settle(uint32_t index) noexcept;
+    void settle_and_signal(uint32_t index) noexcept;
     void wake_executor() noexcept;
 
     // runtime_inline.cpp
@@ -171,7 +175,8 @@ private:
     Forming next_batch(Executor& executor, uint32_t number, int64_t now, bool closing) noexcept;
     void run_batch(Executor& executor, uint32_t number, uint32_t rows);
     void finished(uint32_t number, uint32_t rows, int64_t now, bool cost_counts) noexcept;
-    void deliver(const Entry& entry, const double* values, int status, int64_t now);
+    void deliver(Executor& executor, const Entry& entry, const double* values, int status, int64_t now);
+    void signal_loops(Executor& executor) noexcept;
     void let_go(const Entry& entry, Reason reason);
     void fail(const Entry& entry, Reason reason);
     void park(const Forming& forming, uint32_t seen) noexcept;

@@ -106,6 +106,14 @@ struct SimulationResult {
     uint64_t trace_hash = 0;
 };
 
+struct SimulatedArrival {
+    int64_t arrived_ns;  // from the start
+    int64_t budget_ns;
+};
+
+// What comes to the door under this plan, for judging the policy by a scheduler that knows the future.
+std::vector<SimulatedArrival> simulated_arrivals(const SimulationPlan& plan);
+
 // Throws std::bad_alloc and nothing else; the plan is taken to be sensible (the binding checks it).
 SimulationResult simulate(const SimulationPlan& plan);
 

@@ -46,7 +46,10 @@ enum class Op : std::uint16_t {
     // out[dst...] = f(numbers[a])
     kEmit,        // rounded to float32; every NaN becomes the same NaN
     kOneHot,      // count columns, column i is 1 where the number equals i, else 0 (all 0 for NaN)
-    kCount_,      // not a step
+    kCount_,      // not a step a caller may add
+    // What finish() makes of the commonest runs of steps, for one row, where a step costs more than its arithmetic.
+    kImputeScaleEmit,  // out[dst] = numbers[a] imputed with z, scaled by x and y
+    kScaleEmit,
 };
 
 struct Step {
@@ -59,6 +62,7 @@ struct Step {
     std::uint64_t seed = 0;
     double x = 0.0;
     double y = 0.0;
+    double z = 0.0;
 };
 
 // XXH64 of the xxHash specification (github.com/Cyan4973/xxHash, doc/xxhash_spec.md), version 0.2.0.
@@ -103,14 +107,20 @@ public:
 
 private:
     template <std::size_t kCapacity, class Out>
-    void execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
+    void execute(const std::vector<Step>& steps, std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
+    template <std::size_t kCapacity>
+    void text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept;
     template <class Out>
     void batch(const double* const* numbers, const Text* const* texts, std::size_t n_rows, Out* out) const;
 
     std::uint32_t n_numbers_;
     std::uint32_t n_texts_;
     std::uint32_t n_outputs_;
+    void fuse();
+
     std::vector<Step> steps_;
+    std::vector<Step> row_steps_;  // the same program with runs of steps fused
+    bool has_one_hot_ = false;
     std::vector<std::unique_ptr<Table>> tables_;
     std::vector<std::vector<double>> edges_;
     // One flag a register and output: written by an input or a step so far. Bytes, not vector<bool>.

@@ -68,8 +68,9 @@ public:
     }
 
     int64_t overshoot_ns() noexcept {
-        const double tail = machine_.chance(plan_.overshoot_tail_share) ? static_cast<double>(plan_.overshoot_tail_ns) : 0.0;
-        return std::llround(machine_.exponential(static_cast<double>(plan_.overshoot_ns)) + tail);
+        const bool long_one = machine_.chance(plan_.overshoot_tail_share);
+        const int64_t ns = std::llround(machine_.exponential(static_cast<double>(plan_.overshoot_ns)));
+        return ns + (long_one ? plan_.overshoot_tail_ns : 0);
     }
 
 private:

@@ -56,7 +56,8 @@ public:
         result.requests = plan.requests;
     }
 
-    void outcome(uint64_t request, int64_t started_ns, int64_t deadline_ns, int64_t now_ns, Source source, Reason reason) {
+    void outcome(uint64_t request, int64_t started_ns, int64_t deadline_ns, int64_t now_ns, Source source,
+                 Reason reason) {
         if (answered_[request]) ++result.outcomes_double;
         answered_[request] = true;
         ++outcomes_;

@@ -144,7 +144,8 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         void predict_many_inline(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
                                  double share, Outcome* outcomes, double* out) except +
         uint32_t submit(const void* row, int64_t started_ns, int64_t deadline_ns, Completions* completions,
-                        Group* group, void* user, Outcome* refused, double* out) noexcept
+                        Group* group, void* user, cbool wake, Outcome* refused, double* out) noexcept
+        void kick() noexcept
         cbool submit_many(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
                           Completions* completions, Group* group, void* user, uint32_t* slots, Outcome* outcomes,
                           double* out) noexcept

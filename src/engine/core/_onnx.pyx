@@ -168,7 +168,8 @@ cdef class Session:
 
     def scorer(self, *, str input, int input_element, uint32_t n_features, str output, uint32_t n_columns,
                uint32_t first_column, uint32_t n_outputs, bint row_by_row):
-        """A scorer capsule: rows go into `input`; columns [first_column, first_column + n_outputs) of `output` come out."""
+        """A scorer capsule: rows go into `input`, columns [first_column, first_column + n_outputs) of `output` come out.
+        """
         if n_features < 1 or n_outputs < 1 or first_column + n_outputs > n_columns:
             raise ConfigError(f"cannot take columns {first_column} to {first_column + n_outputs} of {n_columns} "
                               f"from rows of {n_features} features")

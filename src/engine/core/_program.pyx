@@ -17,7 +17,6 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport NAN
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -37,6 +36,9 @@ cdef extern from *:
     """
     #include <charconv>
     #include <cmath>
+    #include <cstring>
+    #include <numpy/arrayobject.h>
+    #include <numpy/arrayscalars.h>
 
     /* Decimal digits of a whole number into a buffer of kDigits bytes; returns how many. */
     static constexpr size_t kDigits = 24;
@@ -46,21 +48,57 @@ cdef extern from *:
     static inline bool engine_is_whole(double value) noexcept {
         return std::fabs(value) < 9223372036854775808.0 && std::trunc(value) == value;
     }
+    /* A NumPy scalar of the common number types; runs no Python code. */
+    static inline bool engine_numpy_number(PyObject* value, double* to) noexcept {
+        if (!PyArray_IsScalar(value, Generic)) return false;
+        if (PyArray_IsScalar(value, Float)) *to = PyArrayScalar_VAL(value, Float);
+        else if (PyArray_IsScalar(value, Long)) *to = static_cast<double>(PyArrayScalar_VAL(value, Long));
+        else if (PyArray_IsScalar(value, Int)) *to = PyArrayScalar_VAL(value, Int);
+        else if (PyArray_IsScalar(value, LongLong)) *to = static_cast<double>(PyArrayScalar_VAL(value, LongLong));
+        else if (PyArray_IsScalar(value, Bool)) *to = PyArrayScalar_VAL(value, Bool) ? 1.0 : 0.0;
+        else return false;
+        return true;
+    }
     /* The hash that a string keeps once it has been a key; -1 before that. */
     static inline Py_hash_t engine_kept_hash(PyObject* text) noexcept {
         return reinterpret_cast<PyASCIIObject*>(text)->hash;
+    }
+    /* Equal strings of equal, kept hashes. Names are short: two overlapping words beat a call of memcmp. */
+    static inline bool engine_same_text(PyObject* a, PyObject* b) noexcept {
+        const size_t kind = PyUnicode_KIND(a);
+        if (engine_kept_hash(a) != engine_kept_hash(b) || PyUnicode_GET_LENGTH(a) != PyUnicode_GET_LENGTH(b) ||
+            kind != static_cast<size_t>(PyUnicode_KIND(b))) {
+            return false;
+        }
+        const size_t size = static_cast<size_t>(PyUnicode_GET_LENGTH(a)) * kind;
+        const char* left = static_cast<const char*>(PyUnicode_DATA(a));
+        const char* right = static_cast<const char*>(PyUnicode_DATA(b));
+        if (size > 16) return std::memcmp(left, right, size) == 0;
+        if (size >= 8) {
+            uint64_t words[4];
+            std::memcpy(&words[0], left, 8);
+            std::memcpy(&words[1], right, 8);
+            std::memcpy(&words[2], left + size - 8, 8);
+            std::memcpy(&words[3], right + size - 8, 8);
+            return words[0] == words[1] && words[2] == words[3];
+        }
+        for (size_t i = 0; i < size; ++i) {
+            if (left[i] != right[i]) return false;
+        }
+        return true;
     }
     """
     const size_t kDigits
     size_t engine_digits(long long value, char* to) noexcept nogil
     bint engine_is_whole(double value) noexcept nogil
+    bint engine_numpy_number(PyObject* value, double* to) noexcept
     Py_hash_t engine_kept_hash(PyObject* text) noexcept
+    bint engine_same_text(PyObject* a, PyObject* b) noexcept
 
 cdef extern from "Python.h":
     bint PyUnicode_Check(PyObject* o) noexcept
     bint PyUnicode_CheckExact(PyObject* o) noexcept
     bint PyUnicode_IS_COMPACT_ASCII(PyObject* o) noexcept
-    int PyUnicode_KIND(PyObject* o) noexcept
     void* PyUnicode_DATA(PyObject* o) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(PyObject* o) noexcept
     const char* PyUnicode_AsUTF8AndSize(PyObject* o, Py_ssize_t* size) except? NULL
@@ -81,11 +119,12 @@ cdef set _NUMPY_KINDS = set("biuf")
 
 # Hot: one number of an exact, common type. False where it takes the slow reader; runs no Python code.
 cdef inline bint quick_number(PyObject* value, double* to) noexcept:
-    if Py_TYPE(value) == PyFloat_Type_address:
-        to[0] = PyFloat_AS_DOUBLE(<object>value)
-        return True
+    # None first: it is known by its address alone, before the value's own memory has arrived.
     if value == Py_None:
         to[0] = NAN
+        return True
+    if Py_TYPE(value) == PyFloat_Type_address:
+        to[0] = PyFloat_AS_DOUBLE(<object>value)
         return True
     if PyLong_CheckExact(<object>value):
         try:
@@ -99,7 +138,7 @@ cdef inline bint quick_number(PyObject* value, double* to) noexcept:
     if PyFloat_Check(<object>value):  # np.float64 is one
         to[0] = PyFloat_AS_DOUBLE(<object>value)
         return True
-    return False
+    return engine_numpy_number(value, to)
 
 
 # Hot: one text; the bytes belong to the string, or are written to `digits` for a whole number.
@@ -232,6 +271,57 @@ def text_column(values, name) -> TextColumn:
             # Whole numbers become strings here: their digits need a home as long as the column's.
             kept[i] = plain_text(<object>value, name, i)
             quick_text(PyList_GET_ITEM(kept, i), &column.texts[i], NULL)
+    return column
+
+
+cdef extern from *:
+    """
+    /* Arrow's string layout: row i is data[offsets[i] .. offsets[i + 1]), and bit i of validity says whether it is
+     * there. `first` rows of all three are not ours. */
+    template <class Offset>
+    static inline void engine_arrow_texts(const unsigned char* validity, const Offset* offsets, const char* data,
+                                          size_t first, size_t count, engine::transform::Text* to) noexcept {
+        static const char empty = 0;
+        for (size_t i = 0; i < count; ++i) {
+            const size_t row = first + i;
+            const bool there = validity == nullptr || (validity[row >> 3] >> (row & 7) & 1);
+            const char* text = data == nullptr ? &empty : data + offsets[row];
+            to[i] = {there ? text : nullptr, static_cast<size_t>(offsets[row + 1] - offsets[row])};
+        }
+    }
+    """
+    void engine_arrow_texts[Offset](const unsigned char* validity, const Offset* offsets, const char* data,
+                                    size_t first, size_t count, Text* to) noexcept nogil
+
+
+cdef size_t _address(object buffer) except? 0:
+    return 0 if buffer is None else buffer.address
+
+
+def arrow_text_column(chunks) -> TextColumn:
+    """A column of strings out of pyarrow arrays of type string or large_string, read in place and kept alive."""
+    cdef list kept = list(chunks)
+    cdef TextColumn column = TextColumn.__new__(TextColumn)
+    cdef size_t done = 0, first, count, validity, offsets, data
+    cdef bint wide
+    column.n_rows = sum([len(chunk) for chunk in kept])
+    column.owner = kept
+    column.texts = <Text*>PyMem_Calloc(max(1, column.n_rows), sizeof(Text))
+    if column.texts is NULL:
+        raise MemoryError()
+    for chunk in kept:
+        first, count, wide = chunk.offset, len(chunk), str(chunk.type) == "large_string"
+        if count == 0:
+            continue
+        validity, offsets, data = [_address(buffer) for buffer in chunk.buffers()]
+        with nogil:
+            if wide:
+                engine_arrow_texts[int64_t](<const unsigned char*>validity, <const int64_t*>offsets,
+                                            <const char*>data, first, count, column.texts + done)
+            else:
+                engine_arrow_texts[int32_t](<const unsigned char*>validity, <const int32_t*>offsets,
+                                            <const char*>data, first, count, column.texts + done)
+        done += count
     return column
 
 
@@ -389,18 +479,12 @@ cdef class NativeProgram:
 
     # Hot: the input that an exact str names, or -1. Its hash is kept: it is a key of a dict.
     cdef int32_t _find(self, PyObject* key) noexcept:
-        cdef Py_hash_t hash = engine_kept_hash(key)
-        cdef size_t at = <size_t>hash & self.name_mask
+        cdef size_t at = <size_t>engine_kept_hash(key) & self.name_mask
         cdef int32_t i = self.name_slots[at]
         cdef PyObject* name
         while i >= 0:
             name = self.name_at[i]
-            if name == key:
-                return i
-            if (engine_kept_hash(name) == hash and PyUnicode_GET_LENGTH(name) == PyUnicode_GET_LENGTH(key)
-                    and PyUnicode_KIND(name) == PyUnicode_KIND(key)
-                    and memcmp(PyUnicode_DATA(name), PyUnicode_DATA(key),
-                               PyUnicode_GET_LENGTH(key) * PyUnicode_KIND(key)) == 0):
+            if name == key or engine_same_text(name, key):
                 return i
             at = (at + 1) & self.name_mask
             i = self.name_slots[at]
@@ -428,10 +512,13 @@ cdef class NativeProgram:
             if expected < self.n_inputs and key == self.name_at[expected]:
                 i = expected
             elif PyUnicode_CheckExact(key):
-                at = self._find(key)
-                if at < 0:
-                    continue
-                i = at
+                if expected < self.n_inputs and engine_same_text(key, self.name_at[expected]):
+                    i = expected
+                else:
+                    at = self._find(key)
+                    if at < 0:
+                        continue
+                    i = at
             elif PyUnicode_Check(key):
                 return False  # a subclass may have an equality of its own: ask the dict
             else:
@@ -495,7 +582,9 @@ cdef class NativeProgram:
                                  f"got {_shown(row)}")
         if getattr(row, "ndim", 1) != 1:
             raise InputError(f"expected one row of {self.n_inputs} values, got an array of shape {list(row.shape)}")
-        values = list(row)
+        if isinstance(row, np.ndarray) and row.dtype.kind not in "biufOU":
+            raise InputTypeError(f"expected an array of numbers, strings or objects, got dtype {row.dtype}")
+        values = row.tolist() if isinstance(row, np.ndarray) else list(row)
         if len(values) != self.n_inputs:
             raise InputError(f"expected {self.n_inputs} values in input order ({', '.join(self.names[:8])}"
                              f"{', …' if self.n_inputs > 8 else ''}), got {len(values)}")
@@ -522,6 +611,22 @@ cdef class NativeProgram:
         cdef cnp.npy_intp shape = self.program.n_outputs()
         cdef cnp.ndarray out = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_FLOAT32, 0)
         self.read(<PyObject*>row, <float*>cnp.PyArray_DATA(out))
+        return out
+
+    def rows(self, rows):
+        """A sequence of mappings (or sequences in input order), read one by one -> a new [n, n_outputs]."""
+        cdef list kept = list(rows)
+        cdef Py_ssize_t i
+        cdef size_t width = self.program.n_outputs()
+        cdef cnp.npy_intp shape[2]
+        shape[0], shape[1] = len(kept), width
+        cdef cnp.ndarray out = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32, 0)
+        cdef float* to = <float*>cnp.PyArray_DATA(out)
+        for i in range(len(kept)):
+            try:
+                self.read(PyList_GET_ITEM(kept, i), to + i * width)
+            except (InputError, InputTypeError) as error:
+                raise type(error)(f"row {i}, {error}") from None
         return out
 
     def batch(self, columns, n_rows, bint as_float64=False):

@@ -93,7 +93,12 @@ cdef class _LoopBridge:
     cdef CoreEngine engine
     cdef Completions* native
     cdef readonly object loop
-    cdef bint reading
+    cdef bint reading, kicking
+    cdef object kick  # bound once: submissions pass it to call_soon
+
+    def _kick(self):
+        self.kicking = False
+        self.engine.runtime.kick()
 
     def __dealloc__(self):
         # Reached only with nothing pending: CoreEngine keeps every bridge that has.
@@ -410,7 +415,7 @@ cdef class CoreEngine:
         cdef bint done
         cdef const double* answered = out
         with nogil:
-            index = runtime.submit(row, started, deadline, NULL, NULL, NULL, &outcome, out)
+            index = runtime.submit(row, started, deadline, NULL, NULL, NULL, True, &outcome, out)
             done = index == NO_SLOT or runtime.wait(index)
         while not done:
             done = self._wait_again(index)
@@ -548,6 +553,7 @@ cdef class CoreEngine:
             bridge.engine = self
             bridge.loop = loop
             bridge.native = new Completions()
+            bridge.kick = bridge._kick
             bridge.start_reading()
             self._bridges[id(loop)] = bridge
         self._last_bridge = bridge
@@ -605,8 +611,13 @@ cdef class CoreEngine:
         cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
         cdef Outcome outcome
         Py_INCREF(future)
+        # With others of this loop under way, wake the executor once for all that this turn of the loop submits.
+        cdef bint alone = bridge.native.pending == 0
         cdef uint32_t index = self.runtime.submit(row, started, deadline, bridge.native, NULL,
-                                                  <void*><PyObject*>future, &outcome, out)
+                                                  <void*><PyObject*>future, alone, &outcome, out)
+        if not alone and not bridge.kicking:
+            bridge.kicking = True
+            loop.call_soon(bridge.kick)
         if index == NO_SLOT:
             Py_DECREF(future)
             future.set_result(self._answer(outcome, out, outcome.ready_ns))

@@ -70,6 +70,11 @@ cdef extern from "engine/simulator.hpp" namespace "engine" nogil:
         uint64_t events
         uint64_t trace_hash
 
+    cdef cppclass SimulatedArrival:
+        int64_t arrived_ns  # from the start
+        int64_t budget_ns
+
+    vector[SimulatedArrival] simulated_arrivals(const SimulationPlan& plan) except +
     SimulationResult run_plan "engine::simulate"(const SimulationPlan& plan) except +
     int64_t NEVER_NS
 
@@ -77,11 +82,8 @@ SOURCES = ("primary", "fallback", "default", "cancelled")
 REASONS = ("none", "late", "stalled", "full", "released", "waited", "overdue", "crashed", "nan", "expired", "no_time")
 
 
-def run(dict plan, list deadlines) -> dict:
-    """Runs one plan to its end without the GIL. Keys are the fields of SimulationPlan, all of them; an instant that is
-    None never comes. `deadlines` holds (budget_ns, share) pairs. Returns the counters, and `wall_ns` really taken."""
+cdef SimulationPlan _plan(dict plan, list deadlines) except *:
     cdef SimulationPlan p
-    cdef SimulationResult r
     cdef Deadline deadline
     p.seed = plan["seed"]
     p.requests = plan["requests"]
@@ -115,7 +117,20 @@ def run(dict plan, list deadlines) -> dict:
     p.crash_share = plan["crash_share"]
     p.nan_share = plan["nan_share"]
     p.cancel_share = plan["cancel_share"]
+    return p
 
+
+def arrivals(dict plan, list deadlines) -> list:
+    """The (arrived_ns, budget_ns) pairs that `run` would meet under the same plan, counted from its start."""
+    cdef vector[SimulatedArrival] found = simulated_arrivals(_plan(plan, deadlines))
+    return [(found[i].arrived_ns, found[i].budget_ns) for i in range(found.size())]
+
+
+def run(dict plan, list deadlines) -> dict:
+    """Runs one plan to its end without the GIL. Keys are the fields of SimulationPlan, all of them; an instant that is
+    None never comes. `deadlines` holds (budget_ns, share) pairs. Returns the counters, and `wall_ns` really taken."""
+    cdef SimulationPlan p = _plan(plan, deadlines)
+    cdef SimulationResult r
     cdef object began_ns = monotonic_ns()
     with nogil:
         r = run_plan(p)

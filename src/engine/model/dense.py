@@ -28,8 +28,8 @@ def dense(
     """A native model of dense layers.
 
     Args:
-        weights: one array [n_in, n_out] a layer, at most 1,024 outputs. Computed in float32 where every array is
-            float32, else in double. Copied.
+        weights: one array [n_in, n_out] a layer, at most 1,024 outputs. Computed in float32 where every array
+            is float32, else in double. Copied.
         biases: one array [n_out] a layer.
         activation: between layers: identity, relu, tanh, logistic.
         output: of the last layer: those, exponential or softmax.
@@ -77,7 +77,7 @@ def dense(
 
 
 def _digest(arrays: Sequence[npt.NDArray[Any]], kinds: Sequence[int]) -> str:
-    """sha256 over shapes, types, values and activations; an array's own bytes alone would not tell its shape."""
+    """sha256 over shapes, types, values and activations; an array's bytes alone would not tell its shape."""
     digest = hashlib.sha256(bytes(kinds))
     for array in arrays:
         digest.update(f"{array.shape}{array.dtype.str}".encode())

@@ -1,8 +1,8 @@
 """Reads LightGBM's text format (`Booster.save_model`, versions 3 and 4).
 
 The reader is our own: LightGBM's parser ends the process on most damaged files, and treelite takes most
-truncated ones for whole and crashes on a few. Here every array must have the length that its tree declares before
-native code sees it.
+truncated ones for whole and crashes on a few. Here every array must have the length that its tree
+declares before native code sees it.
 """
 
 from __future__ import annotations

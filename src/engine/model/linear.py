@@ -10,16 +10,17 @@ from engine.errors import UnsupportedModelError
 from engine.model.dense import dense
 from engine.model.model import Model
 
+# fmt: off
+_PLAIN_REGRESSORS = (
+    "LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "LassoLars", "LassoLarsCV",
+    "ElasticNet", "ElasticNetCV", "Lars", "LarsCV", "BayesianRidge", "ARDRegression", "HuberRegressor",
+    "TheilSenRegressor", "SGDRegressor", "LinearSVR", "QuantileRegressor", "MultiTaskLasso",
+    "MultiTaskElasticNet", "OrthogonalMatchingPursuit"
+)
+# fmt: on
 # What `predict` is: the dot product itself, or its exponential.
 _REGRESSORS = {
-    **dict.fromkeys(
-        (
-            "LinearRegression Ridge RidgeCV Lasso LassoCV LassoLars LassoLarsCV ElasticNet ElasticNetCV Lars LarsCV "
-            "BayesianRidge ARDRegression HuberRegressor TheilSenRegressor SGDRegressor LinearSVR QuantileRegressor "
-            "MultiTaskLasso MultiTaskElasticNet OrthogonalMatchingPursuit"
-        ).split(),
-        "identity",
-    ),
+    **dict.fromkeys(_PLAIN_REGRESSORS, "identity"),
     "PoissonRegressor": "exponential",
     "GammaRegressor": "exponential",
 }

@@ -1,7 +1,8 @@
 """Reads ONNX models and runs them through ONNX Runtime: by its C API without the GIL, or by its Python API.
 
 What is decided here: which input takes the rows, which output holds the scores, which files a model may bring. The
-bindings in `engine.core._onnx` do the running.
+bindings in `engine.core._onnx` do the running. The C API needs the shared library that onnxruntime's wheels carry
+(1.20, 1.23 and 1.32 were tried, 1.17 has none); the Python API serves where there is none.
 """
 
 from __future__ import annotations
@@ -136,8 +137,8 @@ def load_onnx(
     """
     if runtime not in ("auto", "c-api", "python"):
         raise ConfigError(f"expected runtime 'auto', 'c-api' or 'python', got {runtime!r}")
-    if intra_op_threads < 1:
-        raise ConfigError(f"expected intra_op_threads of at least 1, got {intra_op_threads}")
+    if not 1 <= intra_op_threads <= 1024:
+        raise ConfigError(f"expected intra_op_threads of 1 to 1024, got {intra_op_threads}")
     folder = _package_folder()
     content, path = _read(source)
     locations, properties = _onnx.scan(content)
@@ -300,7 +301,8 @@ def _python_session(source: _Source) -> tuple[Any, str]:
         import onnxruntime
     except ImportError as failure:
         raise MissingDependencyError(
-            f"onnxruntime is installed and cannot be imported: {failure}; pip install 'deadline-engine[onnx]'"
+            f"onnxruntime is installed and cannot be imported ({failure!r}), often for want of a version that fits "
+            f"NumPy {np.__version__}: pip install --upgrade 'deadline-engine[onnx]'"
         ) from failure
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = source.intra_op_threads

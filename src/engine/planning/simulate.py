@@ -102,42 +102,49 @@ def simulate(
     >>> simulate(load=0.5, requests=1000)["violations_total"]
     0
     """
+    plan, mix = checked_plan(locals())
+    return _shaped(_simulator.run(plan, mix), plan)
+
+
+def checked_plan(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[int, float]]]:
+    """All arguments of `simulate`, checked: the native plan in nanoseconds and (budget_ns, share) pairs."""
+    load, rate_per_s = given["load"], given["rate_per_s"]
     if load is not None and rate_per_s is not None:
-        raise ConfigError(
-            f"give load or rate_per_s, not both (got load={load!r} and rate_per_s={rate_per_s!r})"
-        )
+        raise ConfigError(f"give load or rate_per_s, not both (got {load!r} and {rate_per_s!r})")
     plan = {
-        "seed": whole("seed", seed, 0, (1 << 64) - 1),
-        "requests": whole("requests", requests, 0, REQUESTS_MAX),
-        "burst_every_ns": ns("burst_every_ms", burst_every_ms, MS),
-        "burst_requests": whole("burst_requests", burst_requests, 0, ROWS_MAX),
-        "batch_base_ns": ns("batch_base_us", batch_base_us, US),
-        "batch_row_ns": ns("batch_row_us", batch_row_us, US),
-        "batch_noise": number("batch_noise", batch_noise, 0.0, 3.0),
-        "executors": whole("executors", executors, 1, EXECUTORS_MAX),
-        "batch_rows_max": whole("batch_rows_max", batch_rows_max, 1, ROWS_MAX),
-        "queue_rows_max": whole("queue_rows_max", queue_rows_max, 1, ROWS_MAX),
-        "calibrated": bool(calibrated),
-        "fallback_ns": ns("fallback_us", fallback_us, US),
-        "fallback_noise": number("fallback_noise", fallback_noise, 0.0, 3.0),
-        "cores": whole("cores", cores, 1, 1024),
-        "miss_rate": number("miss_rate", miss_rate, 1e-6, 0.5),
-        "overshoot_ns": ns("overshoot_us", overshoot_us, US),
-        "overshoot_tail_share": number("overshoot_tail_share", overshoot_tail_share, 0.0, 1.0),
-        "overshoot_tail_ns": ns("overshoot_tail_us", overshoot_tail_us, US),
-        "stall_ns": ns("stall_ms", stall_ms, MS),
-        "stall_every_ns": ns("stall_every_ms", stall_every_ms, MS),
-        "slow_factor": number("slow_factor", slow_factor, 0.01, 1e6),
-        "slow_from_ns": 0 if slow_from_ms is None else ns("slow_from_ms", slow_from_ms, MS),
-        "hang_from_ns": None if hang_from_ms is None else ns("hang_from_ms", hang_from_ms, MS),
-        "crash_share": number("crash_share", crash_share, 0.0, 1.0),
-        "nan_share": number("nan_share", nan_share, 0.0, 1.0),
-        "cancel_share": number("cancel_share", cancel_share, 0.0, 1.0),
+        "seed": whole("seed", given["seed"], 0, (1 << 64) - 1),
+        "requests": whole("requests", given["requests"], 0, REQUESTS_MAX),
+        "burst_every_ns": ns("burst_every_ms", given["burst_every_ms"], MS),
+        "burst_requests": whole("burst_requests", given["burst_requests"], 0, ROWS_MAX),
+        "batch_base_ns": ns("batch_base_us", given["batch_base_us"], US),
+        "batch_row_ns": ns("batch_row_us", given["batch_row_us"], US),
+        "batch_noise": number("batch_noise", given["batch_noise"], 0.0, 3.0),
+        "executors": whole("executors", given["executors"], 1, EXECUTORS_MAX),
+        "batch_rows_max": whole("batch_rows_max", given["batch_rows_max"], 1, ROWS_MAX),
+        "queue_rows_max": whole("queue_rows_max", given["queue_rows_max"], 1, ROWS_MAX),
+        "calibrated": bool(given["calibrated"]),
+        "fallback_ns": ns("fallback_us", given["fallback_us"], US),
+        "fallback_noise": number("fallback_noise", given["fallback_noise"], 0.0, 3.0),
+        "cores": whole("cores", given["cores"], 1, 1024),
+        "miss_rate": number("miss_rate", given["miss_rate"], 1e-6, 0.5),
+        "overshoot_ns": ns("overshoot_us", given["overshoot_us"], US),
+        "overshoot_tail_share": number("overshoot_tail_share", given["overshoot_tail_share"], 0.0, 1.0),
+        "overshoot_tail_ns": ns("overshoot_tail_us", given["overshoot_tail_us"], US),
+        "stall_ns": ns("stall_ms", given["stall_ms"], MS),
+        "stall_every_ns": ns("stall_every_ms", given["stall_every_ms"], MS),
+        "slow_factor": number("slow_factor", given["slow_factor"], 0.01, 1e6),
+        "slow_from_ns": 0 if given["slow_from_ms"] is None else ns("slow_from_ms", given["slow_from_ms"], MS),
+        "hang_from_ns": None
+        if given["hang_from_ms"] is None
+        else ns("hang_from_ms", given["hang_from_ms"], MS),
+        "crash_share": number("crash_share", given["crash_share"], 0.0, 1.0),
+        "nan_share": number("nan_share", given["nan_share"], 0.0, 1.0),
+        "cancel_share": number("cancel_share", given["cancel_share"], 0.0, 1.0),
     }
-    mix = deadlines(deadline_ms)
+    mix = deadlines(given["deadline_ms"])
     _check_together(plan)
     plan["rate_per_s"] = _rate_per_s(plan, load, rate_per_s)
-    return _shaped(_simulator.run(plan, mix), plan)
+    return plan, mix
 
 
 def _full_batch_ns(plan: dict[str, Any]) -> int:

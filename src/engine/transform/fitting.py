@@ -1,7 +1,7 @@
 """Learning the constants of a spec from a table.
 
-Each op learns from what the ops before it leave, computed by the same native steps that will serve, so that what was
-seen when fitting is to the bit what is computed later.
+Each op learns from what the ops before it leave, computed by the same native steps that will serve, so that
+what was seen when fitting is to the bit what is computed later.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import ProgramError
+from engine.transform.number_ops import OneHotCodes
 from engine.transform.ops import Op
 from engine.transform.plan import NUMBER, TEXT, Plan
 from engine.transform.spec import Feature
 from engine.transform.table import Table
+from engine.transform.text_ops import Target
 
 
 def inputs_of(features: Iterable[Feature]) -> list[tuple[str, str]]:
@@ -34,15 +36,49 @@ def fit_features(features: Sequence[Feature], table: Table) -> list[Feature]:
     return [_fit(feature, table) for feature in features]
 
 
+def columns_to_fit(features: Sequence[Feature]) -> list[str]:
+    """The columns that fitting reads: the inputs, then the labels."""
+    names = [name for name, _ in inputs_of(features)]
+    names += [label for feature in features for label in feature.labels()]
+    return list(dict.fromkeys(names))
+
+
+def without_fold(features: Sequence[Feature], table: Table, fold: int, folds: int) -> list[Feature]:
+    """Fitted features whose target means are learned anew from the rows outside one fold (row index modulo
+    folds)."""
+    return [_without_fold(feature, table, fold, folds) for feature in features]
+
+
+def _without_fold(feature: Feature, table: Table, fold: int, folds: int) -> Feature:
+    parts = tuple(_without_fold(part, table, fold, folds) for part in feature.of)
+    done = replace(feature, of=parts, ops=())
+    for op in feature.ops:
+        if isinstance(op, Target):
+            values, labels = _values(done, table), table.numbers(op.label).tolist()
+            keep = [i for i in range(table.n_rows) if i % folds != fold]
+            op = op.fit_labels([values[i] for i in keep], [labels[i] for i in keep])
+        done = replace(done, ops=(*done.ops, op))
+    return done
+
+
 def _fit(feature: Feature, table: Table) -> Feature:
     done = replace(feature, of=tuple(_fit(part, table) for part in feature.of), ops=())
     for op in feature.ops:
         try:
-            fitted = op.fit(_values(done, table)) if _learns(op) else op
+            fitted = _fit_op(op, done, table)
         except ProgramError as error:
             raise ProgramError(f"feature {feature.label!r}: {error}") from None
         done = replace(done, ops=(*done.ops, fitted))
     return done
+
+
+def _fit_op(op: Op, before: Feature, table: Table) -> Op:
+    codes = before.ops[-1].n_codes if before.ops else None
+    if isinstance(op, OneHotCodes) and op.n is None and codes is not None:
+        return replace(op, n=codes)  # buckets that no row fell into have their column too
+    if isinstance(op, Target):
+        return op.fit_labels(_values(before, table), table.numbers(op.label).tolist())
+    return op.fit(_values(before, table)) if _learns(op) else op
 
 
 def _learns(op: Op) -> bool:

@@ -1,11 +1,12 @@
 """Operations on numbers. A missing value is NaN and stays NaN unless the op's own words say otherwise.
 
-Statistics are taken over the values that are not missing, as the ops before have left them: after `impute` nothing is
-missing any more, so the mean and the standard deviation then count the imputed rows too.
+Statistics are taken over the values that are not missing, as the ops before have left them: after `impute`
+nothing is missing any more, so the mean and the standard deviation then count the imputed rows too.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -33,14 +34,15 @@ def present(values: Values, op: str) -> Values:
 def mean(values: Values) -> float:
     """The sum rounded once (so the order of rows does not matter) over the count."""
     try:
-        return math.fsum(values) / len(values)
+        return math.fsum(values.tolist()) / len(values)
     except OverflowError:
         raise ProgramError("the sum of the column does not fit a float64; clip it first") from None
 
 
 @dataclass(frozen=True)
 class Impute(Op):
-    """Missing values become `value`: a constant, or the mean, median or most frequent value (the least of several)."""
+    """Missing values become `value`: a constant, or the mean, median or most frequent value (the least of
+    several)."""
 
     op: ClassVar[str] = "impute"
     strategy: str = "constant"
@@ -49,7 +51,8 @@ class Impute(Op):
     def __post_init__(self) -> None:
         if self.strategy not in ("constant", "mean", "median", "most_frequent"):
             raise ProgramError(
-                f"impute: unknown strategy {self.strategy!r}; expected a number, 'mean', 'median' or 'most_frequent'"
+                f"impute: unknown strategy {self.strategy!r}; expected a number, 'mean', 'median' or "
+                f"'most_frequent'"
             )
         if self.strategy == "constant" and self.value is None:
             raise ProgramError("impute: strategy 'constant' needs a value")
@@ -110,9 +113,11 @@ class Standardise(Scaling):
 
     def fit(self, values: Values) -> Self:
         kept = present(values, self.op)
+        if kept.min() == kept.max():  # where rounding the mean would make it look as if the column varied
+            return replace(self, mean=float(kept[0]), std=0.0)
         centre = mean(kept)
-        # Rounding of the mean must not make a constant column look as if it varied.
-        spread = 0.0 if kept.min() == kept.max() else math.sqrt(mean((kept - centre) ** 2))
+        with np.errstate(over="ignore"):
+            spread = math.sqrt(mean((kept - centre) ** 2))
         return replace(self, mean=centre, std=number(spread, "standardise std"))
 
     def shift_and_divisor(self) -> tuple[float | None, float | None]:
@@ -121,7 +126,8 @@ class Standardise(Scaling):
 
 @dataclass(frozen=True)
 class MinMax(Scaling):
-    """(v - low) / (high - low) with the least and greatest value seen; not clipped; a constant column is only shifted."""
+    """(v - low) / (high - low) with the least and greatest value seen; not clipped; a constant column is
+    only shifted."""
 
     op: ClassVar[str] = "min_max"
     low: float | None = None
@@ -143,7 +149,8 @@ class MinMax(Scaling):
 
 @dataclass(frozen=True)
 class Robust(Scaling):
-    """(v - median) / (third quartile - first), quartiles interpolated linearly; divided by 1 where they are equal."""
+    """(v - median) / (third quartile - first), quartiles interpolated linearly; divided by 1 where they are
+    equal."""
 
     op: ClassVar[str] = "robust"
     median: float | None = None
@@ -203,8 +210,9 @@ class Sqrt(Op):
 
 @dataclass(frozen=True)
 class Bucketize(Op):
-    """The index of the value's bucket, 0 to len(edges). A value on an edge belongs above it (`edge="left"`, the bucket
-    is closed on its left) or below it (`edge="right"`). `quantiles=n` learns n - 1 inner edges, equal ones once."""
+    """The index of the value's bucket, 0 to len(edges). A value on an edge belongs above it (`edge="left"`,
+    the bucket is closed on its left) or below it (`edge="right"`). `quantiles=n` learns n - 1 inner edges,
+    equal ones once."""
 
     op: ClassVar[str] = "bucketize"
     edges: tuple[float, ...] | None = None
@@ -220,9 +228,13 @@ class Bucketize(Op):
             raise ProgramError(f"bucketize: needs edges, or quantiles of at least 2, got {self.quantiles!r}")
         if self.edges is not None:
             edges = tuple(number(edge, "bucketize edge") for edge in self.edges)
-            if any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+            if any(a >= b for a, b in itertools.pairwise(edges)):
                 raise ProgramError(f"bucketize: edges must rise strictly, got {list(edges)}")
             object.__setattr__(self, "edges", edges)
+
+    @property
+    def n_codes(self) -> int | None:
+        return None if self.edges is None else len(self.edges) + 1
 
     def fit(self, values: Values) -> Self:
         if self.quantiles is None:
@@ -238,7 +250,8 @@ class Bucketize(Op):
 
 @dataclass(frozen=True)
 class OneHotCodes(Op):
-    """One column a code, 0 to `n` - 1 (learned: up to the greatest seen); anything else, NaN too, is all zeros."""
+    """One column a code, 0 to `n` - 1; anything else, NaN too, is all zeros. `n` is the number of buckets
+    after `bucketize`, else learned: one more than the greatest seen."""
 
     op: ClassVar[str] = "one_hot"
     final: ClassVar[bool] = True

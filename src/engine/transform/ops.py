@@ -1,7 +1,9 @@
-"""What an operation of a feature is: its parameters, how it learns its constants, and the native steps it becomes.
+"""What an operation of a feature is: its parameters, how it learns its constants, and the native steps it
+becomes.
 
-An op is an immutable dataclass. A field that fitting fills is None before; a fitted op is a new object. Its fields are
-its JSON, so the digest of a program covers them all. Arithmetic happens only in the native steps, at fit time too.
+An op is an immutable dataclass. A field that fitting fills is None before; a fitted op is a new object. Its
+fields are its JSON, so the digest of a program covers them all. Arithmetic happens only in the native steps,
+at fit time too.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ REGISTRY: dict[tuple[str, str], type[Op]] = {}
 
 @dataclass(frozen=True)
 class Op:
-    """One operation. Subclasses name themselves (`op`), what they read (`reads`) and what they leave (`gives`)."""
+    """One operation. Subclasses name themselves (`op`), what they read (`reads`) and what they leave
+    (`gives`)."""
 
     op: ClassVar[str]
     reads: ClassVar[str] = NUMBER
@@ -26,13 +29,18 @@ class Op:
     #: True where the op makes its own output columns, so that nothing may follow it.
     final: ClassVar[bool] = False
 
+    @property
+    def n_codes(self) -> int | None:
+        """How many codes 0, 1, … a fitted op can leave, None where it leaves other numbers."""
+        return None
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         REGISTRY[cls.reads, cls.op] = cls
 
     def fit(self, values: Any) -> Self:
-        """The op with its constants. `values`: float64 [rows] with NaN, or a list of str and None, as the ops before
-        this one leave them."""
+        """The op with its constants. `values`: float64 [rows] with NaN, or a list of str and None, as the
+        ops before this one leave them."""
         return self
 
     def compile(self, plan: Plan, register: int) -> int:

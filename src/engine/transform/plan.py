@@ -1,6 +1,7 @@
 """The list of native steps that a spec comes down to, while it is being put together.
 
-Registers are numbered as csrc/include/engine/transform.hpp has it: the inputs first, then whatever the steps write.
+Registers are numbered as csrc/include/engine/transform.hpp has it: the inputs first, then whatever the steps
+write.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ NUMBER, TEXT = "number", "category"
 
 
 class Plan:
-    """Collects steps, tables and edges, hands out registers and output columns, and builds the native program."""
+    """Collects steps, tables and edges, hands out registers and output columns, and builds the native
+    program."""
 
     def __init__(self, inputs: Iterable[tuple[str, str]]) -> None:
         self.inputs = list(inputs)

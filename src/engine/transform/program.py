@@ -1,4 +1,5 @@
-"""A feature program: a fitted spec, frozen, compiled, and named by the digest of everything that affects its outputs."""
+"""A feature program: a fitted spec, frozen, compiled, and named by the digest of everything that affects its
+outputs."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError, ProgramError
-from engine.transform.fitting import fit_features, inputs_of
+from engine.errors import InputError, InputTypeError, ProgramError
+from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
 from engine.transform.plan import NUMBER, Plan
 from engine.transform.spec import Feature, feature_from_json
 from engine.transform.table import Table
@@ -23,10 +24,12 @@ VERSION = 1
 
 
 class FeatureProgram:
-    """Turns raw inputs into float32 features, the same bits for one row and for a table. Immutable, thread-safe.
+    """Turns raw inputs into float32 features, the same bits for one row and for a table. Immutable,
+    thread-safe.
 
-    Made by `fit` or `load`. A missing value (None, NaN, pandas.NA, and an absent key) is imputed where the feature says
-    how, and is NaN otherwise; with `missing="error"` an absent key is refused instead. Keys of no input are ignored.
+    Made by `fit` or `load`. A missing value (None, NaN, pandas.NA, and an absent key) is imputed where the
+    feature says how, and is NaN otherwise; with `missing="error"` an absent key is refused instead. Keys of
+    no input are ignored.
 
     Attributes:
         input_names: the inputs in order: the order in which a sequence is read.
@@ -38,6 +41,7 @@ class FeatureProgram:
 
     __slots__ = (
         "_body",
+        "_columns",
         "_inputs",
         "_native",
         "capsule",
@@ -53,8 +57,12 @@ class FeatureProgram:
             raise ProgramError(f"missing is 'impute' or 'error', got {missing!r}")
         self._inputs = inputs_of(features)
         plan = Plan(self._inputs)
+        # Of each feature: its first output and the one after its last.
+        self._columns: list[tuple[int, int]] = []
         for feature in features:
+            first = len(plan.output_names)
             feature.emit(plan)
+            self._columns.append((first, len(plan.output_names)))
         _require_distinct(plan.output_names)
         self._native = plan.build(refuse_missing=missing == "error")
         self.capsule: Any = self._native.capsule
@@ -80,21 +88,63 @@ class FeatureProgram:
 
         Args:
             spec: features as `engine.transform` builds them, or their JSON form, in output order.
-            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array or a list of
-                mappings; one row at least. Not kept.
+            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array
+                or a list of mappings; one row at least. Not kept.
             missing: what an absent key means later: "impute" (a missing value) or "error".
 
         Raises:
             ProgramError: a spec that makes no sense, or a column there is nothing to learn from.
             InputError, InputTypeError: a column that is absent, ragged or of the wrong type.
         """
+        return cls._fit(spec, table, missing)[0]
+
+    @classmethod
+    def fit_batch(
+        cls,
+        spec: Sequence[Feature | Mapping[str, Any]],
+        table: Any,
+        *,
+        missing: str = "impute",
+        folds: int = 5,
+    ) -> tuple[FeatureProgram, npt.NDArray[np.float32]]:
+        """Fits a program and gives the rows to train a model on.
+
+        They are `program.batch(table)`, except that a target mean is taken over the rows outside the row's
+        own fold (row index modulo `folds`), so that no row has seen its own label. Every other constant is
+        the program's.
+
+        Args:
+            spec, table, missing: as `fit`.
+            folds: 2 to the number of rows.
+
+        Returns:
+            The program, and float32 [rows, n_outputs].
+
+        Raises:
+            As `fit`, and ProgramError for another number of folds.
+        """
+        program, source = cls._fit(spec, table, missing)
+        rows = program.batch(table)
+        if not any(label for feature in program.features for label in feature.labels()):
+            return program, rows
+        if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= source.n_rows:
+            raise ProgramError(f"folds: expected 2 to {source.n_rows} (the rows), got {folds!r}")
+        for fold in range(folds):
+            features = without_fold(program.features, source, fold, folds)
+            rows[fold::folds] = cls(features, missing=missing).batch(table)[fold::folds]
+        return program, rows
+
+    @classmethod
+    def _fit(cls, spec: Any, table: Any, missing: str) -> tuple[FeatureProgram, Table]:
         if isinstance(spec, (Feature, Mapping, str)):
             raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
         features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
-        source = Table(table, [name for name, _ in inputs_of(features)], refuse_missing=missing == "error")
+        if not features:
+            raise ProgramError("a program needs at least one output, got a spec of no features")
+        source = Table(table, columns_to_fit(features), refuse_missing=missing == "error")
         if source.n_rows == 0:
             raise InputError("fitting needs at least one row, got an empty table")
-        return cls(fit_features(features, source), missing=missing)
+        return cls(fit_features(features, source), missing=missing), source
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureProgram:
@@ -145,7 +195,8 @@ class FeatureProgram:
             part.unlink(missing_ok=True)
 
     def to_json(self) -> str:
-        """The frozen program, canonical: sorted keys, floats that read back to the same bits, and its digest."""
+        """The frozen program, canonical: sorted keys, floats that read back to the same bits, and its
+        digest."""
         return _canonical({**self._body, "digest": self.digest})
 
     def row(self, row: Mapping[str, Any] | Sequence[Any]) -> npt.NDArray[np.float32]:
@@ -158,8 +209,10 @@ class FeatureProgram:
             A new float32 [n_outputs].
 
         Raises:
-            InputTypeError: a value of a type that its input cannot read; names the input, what was expected and got.
-            InputError: a value out of range, a sequence of another length, or an absent key with `missing="error"`.
+            InputTypeError: a value of a type that its input cannot read; names the input, what was expected
+                and got.
+            InputError: a value out of range, a sequence of another length, or an absent key with
+                `missing="error"`.
         """
         return self._native.row(row)
 
@@ -167,19 +220,47 @@ class FeatureProgram:
         """Features of every row of a table; row i has the bits that `row` gives for it.
 
         Args:
-            table: what `fit` takes; no row at all gives a [0, n_outputs] array. Numeric columns are read in place.
+            table: what `fit` takes; no row at all gives a [0, n_outputs] array. Numeric columns are read in
+                place.
 
         Returns:
             A new float32 [rows, n_outputs].
 
         Raises:
-            InputError, InputTypeError: as `row`, naming the row; a column that is absent or of another length.
+            InputError, InputTypeError: as `row`, naming the row; a column that is absent or of another
+            length.
         """
+        if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
+            return self._native.rows(table)
         source = Table(table, self.input_names, refuse_missing=self.missing == "error")
         columns = [
             source.numbers(name) if kind == NUMBER else source.texts(name) for name, kind in self._inputs
         ]
         return self._native.batch(columns, source.n_rows)
+
+    def explain(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """How each feature of one row came about: for looking at, not for the hot path.
+
+        Returns:
+            One dict a feature: `inputs` (name to the raw value read, None where it is absent), `feature`
+            (its JSON form with the fitted constants), `outputs` (name to float).
+
+        Raises:
+            InputError, InputTypeError: as `row`.
+        """
+        if not isinstance(row, Mapping):
+            raise InputTypeError(
+                f"explain takes a mapping from input name to value, got {type(row).__name__}"
+            )
+        values = self.row(row).tolist()
+        return [
+            {
+                "inputs": {name: row.get(name) for name, _ in feature.inputs()},
+                "feature": feature.to_json(),
+                "outputs": dict(zip(self.output_names[first:end], values[first:end], strict=True)),
+            }
+            for feature, (first, end) in zip(self.features, self._columns, strict=True)
+        ]
 
     @property
     def n_outputs(self) -> int:

@@ -10,7 +10,8 @@
         t.ratio(t.number("distance"), t.number("air_time"), when_zero=0.0).named("speed"),
     ]
 
-Every verb returns a new feature, so a prefix may be shared. The same spec as JSON is `[f.to_json() for f in spec]`.
+Every verb returns a new feature, so a prefix may be shared. The same spec as JSON is `[f.to_json() for f in
+spec]`.
 """
 
 from __future__ import annotations
@@ -61,13 +62,14 @@ class Feature:
             )
         if made.reads != self.gives:
             raise ProgramError(
-                f"feature {self.label!r}: op {made.op!r} reads a {made.reads}, and what comes before is a {self.gives}"
+                f"feature {self.label!r}: op {made.op!r} reads a {made.reads}, and what comes before is "
+                f"a {self.gives}"
             )
         return replace(self, ops=(*self.ops, made))
 
     def impute(self, with_: float | str) -> Feature:
-        """Fills missing values: a number, "mean", "median" or "most_frequent"; for a category "most_frequent" or, by
-        `impute_constant`, any text."""
+        """Fills missing values: a number, "mean", "median" or "most_frequent"; for a category
+        "most_frequent" or, by `impute_constant`, any text."""
         if self.gives == TEXT:
             if with_ != "most_frequent":
                 raise ProgramError(
@@ -143,6 +145,12 @@ class Feature:
         """How often the category was seen when fitting."""
         return self.then(text_ops.Count())
 
+    def target(self, label: str, *, smoothing: float = 20.0) -> Feature:
+        """The category's smoothed mean of the column `label`, which is read when fitting and never when
+        serving.
+        Rows to train a model on come from `FeatureProgram.fit_batch`."""
+        return self.then(text_ops.Target(label, smoothing))
+
     def length(self) -> Feature:
         """The text's length in UTF-8 bytes."""
         return self.then(text_ops.Length())
@@ -166,6 +174,14 @@ class Feature:
             yield self.input, self.kind
         for part in self.of:
             yield from part.inputs()
+
+    def labels(self) -> Iterator[str]:
+        """Columns that only fitting reads."""
+        for op in self.ops:
+            if isinstance(op, text_ops.Target):
+                yield op.label
+        for part in self.of:
+            yield from part.labels()
 
     def compile(self, plan: Plan) -> int:
         """Appends the steps of this feature; returns the register of its value."""
@@ -231,15 +247,16 @@ def ratio(a: Feature, b: Feature, *, when_zero: float | None = None) -> Feature:
 
 
 def cross(a: Feature, b: Feature, *, buckets: int, seed: int = 0) -> Feature:
-    """XXH64 of b's text, seeded by the XXH64 of a's text (seeded by `seed`), modulo `buckets`; NaN where either is
-    missing."""
+    """XXH64 of b's text, seeded by the XXH64 of a's text (seeded by `seed`), modulo `buckets`; NaN where
+    either is missing."""
     whole(buckets, "cross buckets", 1, text_ops.CODES_MAX)
     whole(seed, "cross seed", 0, 2**64 - 1)
     return _combination("cross", a, b, buckets=buckets, seed=seed)
 
 
 def feature_from_json(found: Any) -> Feature:
-    """A feature from `Feature.to_json` or from hand-written JSON; raises ProgramError saying what is wrong."""
+    """A feature from `Feature.to_json` or from hand-written JSON; raises ProgramError saying what is
+    wrong."""
     if not isinstance(found, dict):
         raise ProgramError(f"expected a feature as an object, got {found!r}")
     allowed = {"type", "input", "of", "ops", "name", "when_zero", "buckets", "seed"}
@@ -260,8 +277,8 @@ def feature_from_json(found: Any) -> Feature:
 def _source_from_json(found: dict[str, Any]) -> Feature:
     kind = found.get("type")
     if kind in (NUMBER, TEXT):
-        return Feature(kind, input=_name(found.get("input"), "an input"))
-    if kind not in COMBINATIONS:
+        return Feature(str(kind), input=_name(found.get("input"), "an input"))
+    if not isinstance(kind, str) or kind not in COMBINATIONS:
         known = ", ".join([NUMBER, TEXT, *COMBINATIONS])
         raise ProgramError(f"unknown feature type {kind!r}; expected one of: {known}")
     parts = found.get("of")

@@ -1,7 +1,8 @@
 """Columns out of whatever a caller calls a table, recognised by what it can do: nothing is imported for it.
 
-Read are: a mapping of columns, a pandas or Polars data frame, a pyarrow Table or RecordBatch, a NumPy structured array,
-and a list of mappings (one a row). A column is a NumPy array, a Series, an Arrow array or any sequence.
+Read are: a mapping of columns, a pandas or Polars data frame, a pyarrow Table or RecordBatch, a NumPy
+structured array, and a list of mappings (one a row). A column is a NumPy array, a Series, an Arrow array or
+any sequence.
 """
 
 from __future__ import annotations
@@ -12,15 +13,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core._program import TextColumn, number_column, text_column, text_values
+from engine.core._program import (
+    TextColumn,
+    arrow_text_column,
+    number_column,
+    text_column,
+    text_values,
+)
 from engine.errors import InputError, InputTypeError
+
+ARROW_NUMBERS = frozenset(
+    [
+        "float",
+        "double",
+        "halffloat",
+        "bool",
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    ]
+)
 
 
 class Table:
     """A table of a known number of rows, read column by column under the names a program asks for.
 
-    Raises InputTypeError for something that is not a table, InputError naming the column that is missing or whose
-    length differs from the first one's.
+    Raises InputTypeError for something that is not a table, InputError naming the column that is missing or
+    whose length differs from the first one's.
     """
 
     def __init__(self, source: Any, names: Iterable[str], *, refuse_missing: bool = False) -> None:
@@ -45,20 +62,22 @@ class Table:
 
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
         """float64 [n_rows], NaN for what is missing; borrowed where the column is that already."""
-        values = _array_or_list(self._columns[name], name)
+        values = _numbers_of(self._columns[name], name)
         if isinstance(values, np.ndarray):
             return np.ascontiguousarray(values, dtype=np.float64)
         return number_column(values, name)
 
     def texts(self, name: str) -> TextColumn:
-        return text_column(self._objects(name), name)
+        """Texts as the native program reads them; Arrow strings are read in place."""
+        column = self._columns[name]
+        chunks = _arrow_texts(column)
+        if chunks is not None:
+            return arrow_text_column(chunks)
+        return text_column(_objects_of(column, name), name)
 
     def text_values(self, name: str) -> list[str | None]:
-        return text_values(self._objects(name), name)
-
-    def _objects(self, name: str) -> list[Any]:
-        values = _array_or_list(self._columns[name], name)
-        return values.tolist() if isinstance(values, np.ndarray) else values
+        """The same as a list of str and None: what fitting counts."""
+        return text_values(_objects_of(self._columns[name], name), name)
 
 
 def _columns_of(source: Any, refuse_missing: bool) -> Any:
@@ -78,8 +97,8 @@ def _columns_of(source: Any, refuse_missing: bool) -> Any:
         return lambda name: _column_of_rows(source, name, refuse_missing)
     else:
         raise InputTypeError(
-            f"expected a table (a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured "
-            f"array or a list of mappings), got {type(source).__name__}"
+            f"expected a table (a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a "
+            f"structured array or a list of mappings), got {type(source).__name__}"
         )
 
     def take(name: str) -> Any:
@@ -98,43 +117,58 @@ def _column_of_rows(rows: Sequence[Mapping[str, Any]], name: str, refuse_missing
                 raise InputError(
                     f"row {index}: input {name!r} is missing and the program was fitted with missing='error'"
                 )
-    return [row[name] if name in row else None for row in rows]
+    return [row.get(name) for row in rows]
 
 
-def _array_or_list(column: Any, name: str) -> npt.NDArray[Any] | list[Any]:
-    """A NumPy array of numbers where the column is one, else its values as Python objects."""
-    if not isinstance(column, np.ndarray) and hasattr(column, "to_numpy"):
-        column = _numpy_of(column)
-    if isinstance(column, np.ndarray):
-        if column.dtype.kind in "biuf":
-            return column
-        if column.dtype.kind not in "OUT":
-            raise InputTypeError(
-                f"column {name!r}: expected numbers or strings, got dtype {column.dtype}; turn dates and durations "
-                f"into numbers first"
-            )
-        return column.tolist()
-    if hasattr(column, "to_pylist"):
+def _numbers_of(column: Any, name: str) -> npt.NDArray[Any] | list[Any]:
+    """A NumPy array of numbers where the column is one, with NaN for null, else its values as objects."""
+    array = column
+    if hasattr(column, "to_pylist"):  # pyarrow
+        if str(column.type) in ARROW_NUMBERS:
+            array = column.to_numpy(zero_copy_only=False)
+    elif hasattr(getattr(column, "dtype", None), "is_numeric"):  # Polars
+        array = column.to_numpy() if column.dtype.is_numeric() else column
+    elif not isinstance(column, np.ndarray) and hasattr(column, "to_numpy"):  # pandas
+        if isinstance(column.dtype, np.dtype):
+            array = column.to_numpy()
+        elif getattr(column.dtype, "kind", "O") in "biuf":  # its own nullable numbers
+            array = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if isinstance(array, np.ndarray) and array.dtype.kind in "biuf":
+        return array
+    return _objects_of(column, name)
+
+
+def _objects_of(column: Any, name: str) -> list[Any]:
+    """The values as Python objects. Never by way of float64, which would round large whole numbers."""
+    if hasattr(column, "to_pylist"):  # pyarrow
         return column.to_pylist()
+    dtype = getattr(column, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind not in "biufOUT":
+        raise InputTypeError(
+            f"column {name!r}: expected numbers or strings, got dtype {dtype}; turn dates and durations into "
+            f"numbers first"
+        )
+    for verb in ("to_list", "tolist"):
+        if hasattr(column, verb):
+            return getattr(column, verb)()
     return list(column)
 
 
-def _numpy_of(column: Any) -> npt.NDArray[Any]:
-    """A pandas, Polars or pyarrow column as NumPy: numbers as numbers with NaN for null, all else as objects."""
-    if hasattr(column, "to_pylist"):  # pyarrow
-        return column.to_numpy(zero_copy_only=False) if hasattr(column, "null_count") else np.asarray(column)
-    dtype = column.dtype
-    if hasattr(dtype, "is_numeric"):  # Polars
-        return column.to_numpy() if dtype.is_numeric() else _objects(column.to_list())
-    if isinstance(dtype, np.dtype):
-        return column.to_numpy()
-    # A pandas extension type. Its own numbers become float64 as int64 would; strings and categories become objects.
-    if getattr(dtype, "kind", "O") in "biuf":
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    return _objects(column.tolist())
-
-
-def _objects(values: list[Any]) -> npt.NDArray[Any]:
-    out = np.empty(len(values), dtype=object)
-    out[:] = values
-    return out
+def _arrow_texts(column: Any) -> list[Any] | None:
+    """The column as pyarrow arrays of string or large_string, or None where it is nothing like that."""
+    try:
+        if hasattr(getattr(column, "dtype", None), "is_numeric"):  # Polars
+            is_text = str(column.dtype).startswith(("String", "Categorical", "Enum"))
+            column = column.to_arrow() if is_text else column
+        elif getattr(getattr(column, "dtype", None), "storage", None) == "pyarrow":  # pandas
+            column = column.array.__arrow_array__()
+    except ImportError:  # Polars and pandas do without pyarrow, and then so do we
+        return None
+    if not hasattr(column, "to_pylist"):
+        return None
+    kind = str(column.type)
+    if (kind.startswith("dictionary<values=") and "string" in kind) or kind == "string_view":
+        column = column.cast("large_string")
+    elif kind not in ("string", "large_string"):
+        return None
+    return list(column.chunks) if hasattr(column, "chunks") else [column]

@@ -1,7 +1,8 @@
-"""Operations on categories. A missing category is None; what it becomes in the end is NaN unless the op says otherwise.
+"""Operations on categories. A missing category is None; what it becomes in the end is NaN unless the op says
+otherwise.
 
-Categories are compared as UTF-8 bytes, exactly: no case folding, no normalisation. A whole number counts as its decimal
-digits, so 7, 7.0 and "7" are one category.
+Categories are compared as UTF-8 bytes, exactly: no case folding, no normalisation. A whole number counts as
+its decimal digits, so 7, 7.0 and "7" are one category.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def present(values: Values, op: str) -> list[str]:
 
 def texts(values: Any, what: str) -> tuple[str, ...]:
     """`values` as distinct strings that UTF-8 can encode, or a ProgramError."""
+    if not isinstance(values, (list, tuple)):
+        raise ProgramError(f"{what}: expected a list of strings, got {values!r}")
     out = tuple(values)
     for value in out:
         if not isinstance(value, str):
@@ -48,7 +51,8 @@ def texts(values: Any, what: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ImputeText(Op):
-    """Missing categories become `value`: a constant or the most frequent one (the first in code point order)."""
+    """Missing categories become `value`: a constant or the most frequent one (the first in code point
+    order)."""
 
     op: ClassVar[str] = "impute"
     reads: ClassVar[str] = TEXT
@@ -83,8 +87,8 @@ class ImputeText(Op):
 
 @dataclass(frozen=True)
 class Ordinal(Op):
-    """The category's place in `categories` (learned: all seen, in code point order), `unknown` for any other; `missing`
-    is the code of a missing one, NaN where it is None."""
+    """The category's place in `categories` (learned: all seen, in code point order), `unknown` for any
+    other; `missing` is the code of a missing one, NaN where it is None."""
 
     op: ClassVar[str] = "ordinal"
     reads: ClassVar[str] = TEXT
@@ -111,7 +115,8 @@ class Ordinal(Op):
 
 @dataclass(frozen=True)
 class OneHot(Op):
-    """One column a category (learned: all seen, in code point order); an unknown or missing one is all zeros."""
+    """One column a category (learned: all seen, in code point order); an unknown or missing one is all
+    zeros."""
 
     op: ClassVar[str] = "one_hot"
     reads: ClassVar[str] = TEXT
@@ -138,7 +143,8 @@ class OneHot(Op):
 
 @dataclass(frozen=True)
 class Hash(Op):
-    """XXH64(UTF-8 bytes, seed) modulo `buckets`; `missing` is the bucket of a missing one, NaN where it is None."""
+    """XXH64(UTF-8 bytes, seed) modulo `buckets`; `missing` is the bucket of a missing one, NaN where it is
+    None."""
 
     op: ClassVar[str] = "hash"
     reads: ClassVar[str] = TEXT
@@ -168,6 +174,8 @@ class Count(Op):
         if (self.categories is None) != (self.counts is None):
             raise ProgramError("count: categories and counts come together, and fitting learns both")
         if self.categories is not None and self.counts is not None:
+            if not isinstance(self.counts, (list, tuple)):
+                raise ProgramError(f"count: expected a list of counts, got {self.counts!r}")
             object.__setattr__(self, "categories", texts(self.categories, "count categories"))
             for count in self.counts:
                 whole(count, "count", 0, 2**53)
@@ -181,6 +189,57 @@ class Count(Op):
     def compile(self, plan: Plan, register: int) -> int:
         table = plan.table(fitted(self.categories, self.op), map(float, fitted(self.counts, self.op)))
         return plan.step("lookup", register, table=table, x=0.0, y=math.nan)
+
+
+@dataclass(frozen=True)
+class Target(Op):
+    """The category's mean of the column `label`, drawn towards the mean of all rows by `smoothing` rows'
+    worth:
+    (sum + smoothing * prior) / (count + smoothing). An unknown category is the prior, a missing one NaN."""
+
+    op: ClassVar[str] = "target"
+    reads: ClassVar[str] = TEXT
+    label: str = ""
+    smoothing: float = 20.0
+    categories: tuple[str, ...] | None = None
+    means: tuple[float, ...] | None = None
+    prior: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, str) or not self.label:
+            raise ProgramError(f"target: expected the name of the label column, got {self.label!r}")
+        object.__setattr__(self, "smoothing", number(self.smoothing, "target smoothing"))
+        if self.smoothing < 0.0:
+            raise ProgramError(f"target: smoothing is at least zero, got {self.smoothing}")
+        object.__setattr__(self, "prior", optional_number(self.prior, "target prior"))
+        if (self.categories is None) != (self.means is None):
+            raise ProgramError("target: categories and means come together, and fitting learns both")
+        if self.categories is not None and self.means is not None:
+            object.__setattr__(self, "categories", texts(self.categories, "target categories"))
+            if not isinstance(self.means, (list, tuple)) or len(self.means) != len(self.categories):
+                raise ProgramError("target: expected one mean a category")
+            object.__setattr__(self, "means", tuple(number(mean, "target mean") for mean in self.means))
+
+    def fit_labels(self, values: Values, labels: list[float]) -> Self:
+        """The op with the means of these rows; sums are rounded once, so the order of rows does not
+        matter."""
+        if not labels or not all(map(math.isfinite, labels)):
+            raise ProgramError(f"op 'target' needs a finite value of {self.label!r} in every row")
+        found: dict[str, list[float]] = {}
+        for value, label in zip(values, labels, strict=True):
+            if value is not None:
+                found.setdefault(value, []).append(label)
+        prior = math.fsum(labels) / len(labels)
+        categories = tuple(sorted(found))
+        means = tuple(
+            (math.fsum(found[c]) + self.smoothing * prior) / (len(found[c]) + self.smoothing)
+            for c in categories
+        )
+        return replace(self, categories=categories, means=means, prior=prior)
+
+    def compile(self, plan: Plan, register: int) -> int:
+        table = plan.table(fitted(self.categories, self.op), fitted(self.means, self.op))
+        return plan.step("lookup", register, table=table, x=fitted(self.prior, self.op), y=math.nan)
 
 
 @dataclass(frozen=True)

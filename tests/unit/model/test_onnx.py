@@ -484,6 +484,10 @@ def test_a_library_that_cannot_be_used_leaves_the_python_api(monkeypatch, tmp_pa
         load_onnx(MLP, runtime="c-api")
 
 
+def test_the_last_error_of_a_foreign_scorer_is_empty():
+    assert _onnx.last_error(load_onnx(MLP, runtime="python").scorer) == ""
+
+
 def test_another_library_is_not_taken_for_onnx_runtime():
     with pytest.raises(_onnx.LibraryError, match="no OrtGetApiBase"):
         _onnx.library_version("libc.so.6")
@@ -492,7 +496,7 @@ def test_another_library_is_not_taken_for_onnx_runtime():
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="'auto', 'c-api' or 'python', got 'gpu'"):
         load_onnx(MLP, runtime="gpu")
-    with pytest.raises(ConfigError, match="intra_op_threads of at least 1, got 0"):
+    with pytest.raises(ConfigError, match="intra_op_threads of 1 to 1024, got 0"):
         load_onnx(MLP, intra_op_threads=0)
     with pytest.raises(InputTypeError, match="a path or the bytes of an ONNX model, got int"):
         load_onnx(3)

@@ -1,0 +1,132 @@
+// Coded forest kernels for AVX2. There is no byte permute over 64 columns, so the codes are widened to 32 bits and
+// gathered: two gathers a step, eight trees a register, four registers in flight.
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "detail/forest_coded.hpp"
+
+#if defined(__x86_64__)
+// GCC 12's own headers pass undefined vectors where a mask covers them.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+
+// After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
+#pragma GCC target("avx2,popcnt")
+
+namespace engine::forest_detail {
+namespace {
+
+inline unsigned below16(const float* cuts, float x) noexcept {
+    const __m256 wide = _mm256_set1_ps(x);
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(cuts), wide, _CMP_LT_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(cuts + 8), wide, _CMP_LT_OQ));
+    return static_cast<unsigned>(__builtin_popcount(static_cast<unsigned>(low | high << 8)));
+}
+inline unsigned below16(const double* cuts, double x) noexcept {
+    const __m256d wide = _mm256_set1_pd(x);
+    int below = 0;
+    for (int i = 0; i < 16; i += 4)
+        below |= _mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(cuts + i), wide, _CMP_LT_OQ)) << i;
+    return static_cast<unsigned>(__builtin_popcount(static_cast<unsigned>(below)));
+}
+
+template <class T>
+inline bool is_rare(const Column& column, T x) noexcept {
+    const unsigned missing = column.rule & rule::missing_mask;
+    if (column.split >= 0) return true;
+    if (x != x) return missing != rule::missing_none;
+    return missing == rule::missing_zero && static_cast<double>(x) <= zero_band && static_cast<double>(x) >= -zero_band;
+}
+
+template <class T>
+__attribute__((noinline)) std::uint8_t rare_code(const CodedView& forest, const Column& column, T x) noexcept {
+    if (column.split < 0 || x != x) return column.missing;
+    return category_goes_left(*forest.trees, forest.trees->splits[column.split], static_cast<double>(x)) ? 0 : 1;
+}
+
+template <class T>
+inline void code_row(const CodedView& forest, const T* cuts, const T* tops, const T* row,
+                     std::uint8_t* codes) noexcept {
+    for (std::size_t c = 0; c < forest.n_columns; ++c) {
+        const Column& column = forest.columns[c];
+        T x = row[column.feature];
+        if (is_rare(column, x)) {
+            codes[c] = rare_code(forest, column, x);
+            continue;
+        }
+        x = x != x ? T(0) : x;
+        const unsigned block = below16(tops + c * 16, x);
+        codes[c] = static_cast<std::uint8_t>(16 * block + below16(cuts + c * cuts_padded + 16 * block, x));
+    }
+}
+
+void code_row_f32(const CodedView& forest, const float* row, std::uint8_t* codes) noexcept {
+    code_row(forest, forest.cuts_f32, forest.tops_f32, row, codes);
+}
+void code_row_f64(const CodedView& forest, const double* row, std::uint8_t* codes) noexcept {
+    code_row(forest, forest.cuts_f64, forest.tops_f64, row, codes);
+}
+
+template <int halves>
+inline __attribute__((always_inline)) void walk(const CodedView& forest, const std::uint8_t* codes, std::size_t group,
+                                                __m256d* sums) noexcept {
+    const __m256i byte = _mm256_set1_epi32(255);
+    const auto* nodes = reinterpret_cast<const int*>(forest.words);
+    const auto* memory = reinterpret_cast<const int*>(codes);
+    __m256i at[halves];
+    __m256i words[halves];
+    for (int h = 0; h < halves; ++h)
+        at[h] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(forest.roots + group * lanes + 8 * h));
+    for (;;) {
+        __m256i ahead = _mm256_setzero_si256();
+        for (int h = 0; h < halves; ++h) {
+            words[h] = _mm256_i32gather_epi32(nodes, at[h], 4);
+            ahead = _mm256_or_si256(ahead, words[h]);
+        }
+        if (_mm256_testz_si256(ahead, _mm256_set1_epi32(-65536))) break;  // all stand on leaves
+        for (int h = 0; h < halves; ++h) {
+            const __m256i cut = _mm256_and_si256(_mm256_srli_epi32(words[h], 8), byte);
+            const __m256i asked = _mm256_i32gather_epi32(memory, _mm256_and_si256(words[h], byte), 1);
+            const __m256i right = _mm256_cmpgt_epi32(_mm256_and_si256(asked, byte), cut);
+            at[h] = _mm256_sub_epi32(_mm256_add_epi32(at[h], _mm256_srli_epi32(words[h], 16)), right);
+        }
+    }
+    for (int h = 0; h < halves; ++h) {
+        __m256i leaf = forest.values_by_node ? at[h] : _mm256_and_si256(words[h], byte);
+        leaf = _mm256_add_epi32(
+            leaf, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(forest.value_base + group * lanes + 8 * h)));
+        __m256d* mine = sums + h % 2 * 2;
+        mine[0] = _mm256_add_pd(mine[0], _mm256_i32gather_pd(forest.values, _mm256_castsi256_si128(leaf), 8));
+        mine[1] = _mm256_add_pd(mine[1], _mm256_i32gather_pd(forest.values, _mm256_extracti128_si256(leaf, 1), 8));
+    }
+}
+
+void score_lanes(const CodedView& forest, const std::uint8_t* codes, double* sums) noexcept {
+    std::size_t g = 0;
+    for (std::uint32_t output = 0; output < forest.n_outputs; ++output) {
+        std::size_t end = g;
+        while (end < forest.n_groups && forest.groups[end].output == output) ++end;
+        __m256d accumulators[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
+        for (; g + 2 <= end; g += 2) walk<4>(forest, codes, g, accumulators);
+        for (; g < end; ++g) walk<2>(forest, codes, g, accumulators);
+        double stored[lanes];
+        for (int i = 0; i < 4; ++i) _mm256_storeu_pd(stored + 4 * i, accumulators[i]);
+        sums[output] = fold(stored);
+    }
+}
+
+}  // namespace
+
+const CodedKernels coded_avx2{code_row_f32, code_row_f64, score_lanes, nullptr};
+
+}  // namespace engine::forest_detail
+
+#else
+
+namespace engine::forest_detail {
+const CodedKernels coded_avx2{nullptr, nullptr, nullptr, nullptr};
+}
+
+#endif

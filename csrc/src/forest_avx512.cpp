@@ -1,0 +1,247 @@
+// Coded forest kernels for AVX-512 (F, BW, DQ, VL, VBMI).
+//
+// lanes: sixteen trees in the lanes of a register, four groups of them in flight, because a gather takes some twenty
+// cycles and a walk is a chain of gathers. All codes of a row lie in one or two registers, so asking a feature is one
+// byte permute; beyond 128 columns it is a gather.
+// rows: sixty-four rows in the bytes of a register. Each split is compared once for all of them; which rows reach a
+// place is one 64-bit mask.
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "detail/forest_coded.hpp"
+
+#if defined(__x86_64__)
+// GCC 12's own headers pass undefined vectors where a mask covers them.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+
+// After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt,bmi2")
+
+namespace engine::forest_detail {
+namespace {
+
+// One row into codes.
+
+inline unsigned below16(const float* cuts, __m512 x) noexcept {
+    return static_cast<unsigned>(_mm_popcnt_u32(_mm512_cmp_ps_mask(_mm512_loadu_ps(cuts), x, _CMP_LT_OQ)));
+}
+inline unsigned below16(const double* cuts, __m512d x) noexcept {
+    const unsigned low = _mm512_cmp_pd_mask(_mm512_loadu_pd(cuts), x, _CMP_LT_OQ);
+    const unsigned high = _mm512_cmp_pd_mask(_mm512_loadu_pd(cuts + 8), x, _CMP_LT_OQ);
+    return static_cast<unsigned>(_mm_popcnt_u32(low | high << 8));
+}
+inline __m512 spread(float x) noexcept { return _mm512_set1_ps(x); }
+inline __m512d spread(double x) noexcept { return _mm512_set1_pd(x); }
+
+// A category or a missing value: seldom, and kept out of the loop.
+template <class T>
+__attribute__((noinline)) std::uint8_t rare_code(const CodedView& forest, const Column& column, T x) noexcept {
+    if (column.split < 0 || x != x) return column.missing;
+    return category_goes_left(*forest.trees, forest.trees->splits[column.split], static_cast<double>(x)) ? 0 : 1;
+}
+
+template <class T>
+inline bool is_rare(const Column& column, T x) noexcept {
+    const unsigned missing = column.rule & rule::missing_mask;
+    if (column.split >= 0) return true;
+    if (x != x) return missing != rule::missing_none;
+    return missing == rule::missing_zero && static_cast<double>(x) <= zero_band && static_cast<double>(x) >= -zero_band;
+}
+
+template <class T>
+inline void code_row(const CodedView& forest, const T* cuts, const T* tops, const T* row,
+                     std::uint8_t* codes) noexcept {
+    for (std::size_t c = 0; c < forest.n_columns; ++c) {
+        const Column& column = forest.columns[c];
+        T x = row[column.feature];
+        if (is_rare(column, x)) {
+            codes[c] = rare_code(forest, column, x);
+            continue;
+        }
+        x = x != x ? T(0) : x;
+        const auto wide = spread(x);
+        // The last of 256 places is +inf, so at most fifteen tops are below x.
+        const unsigned block = below16(tops + c * 16, wide);
+        codes[c] = static_cast<std::uint8_t>(16 * block + below16(cuts + c * cuts_padded + 16 * block, wide));
+    }
+}
+
+void code_row_f32(const CodedView& forest, const float* row, std::uint8_t* codes) noexcept {
+    code_row(forest, forest.cuts_f32, forest.tops_f32, row, codes);
+}
+void code_row_f64(const CodedView& forest, const double* row, std::uint8_t* codes) noexcept {
+    code_row(forest, forest.cuts_f64, forest.tops_f64, row, codes);
+}
+
+// Trees in lanes.
+
+enum Asking { one_register, two_registers, gathered };
+
+template <Asking how>
+struct Codes {
+    __m512i low, high;
+    const std::uint8_t* memory;
+
+    // The code of the column in byte 0 of each 32-bit lane.
+    inline __m512i of(__m512i words) const noexcept {
+        constexpr __mmask64 byte0 = 0x1111111111111111u;
+        if constexpr (how == one_register) return _mm512_maskz_permutexvar_epi8(byte0, words, low);
+        if constexpr (how == two_registers) return _mm512_maskz_permutex2var_epi8(byte0, low, words, high);
+        const __m512i byte = _mm512_set1_epi32(255);
+        return _mm512_and_si512(_mm512_i32gather_epi32(_mm512_and_si512(words, byte), memory, 1), byte);
+    }
+};
+
+template <Asking how, int groups>
+inline __attribute__((always_inline)) void walk(const CodedView& forest, const Codes<how>& codes, std::size_t group,
+                                                __m512d& sums_low, __m512d& sums_high) noexcept {
+    const __m512i byte = _mm512_set1_epi32(255);
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i at[groups];
+    __m512i words[groups];
+    for (int g = 0; g < groups; ++g) at[g] = _mm512_loadu_si512(forest.roots + (group + g) * lanes);
+    for (;;) {
+        __m512i ahead = _mm512_setzero_si512();
+        for (int g = 0; g < groups; ++g) {
+            words[g] = _mm512_i32gather_epi32(at[g], forest.words, 4);
+            ahead = _mm512_or_si512(ahead, words[g]);
+        }
+        if (_mm512_test_epi32_mask(ahead, _mm512_set1_epi32(-65536)) == 0) break;  // all stand on leaves
+        for (int g = 0; g < groups; ++g) {
+            const __m512i cut = _mm512_and_si512(_mm512_srli_epi32(words[g], 8), byte);
+            const __mmask16 right = _mm512_cmpgt_epu32_mask(codes.of(words[g]), cut);
+            at[g] = _mm512_add_epi32(at[g], _mm512_srli_epi32(words[g], 16));
+            at[g] = _mm512_mask_add_epi32(at[g], right, at[g], one);
+        }
+    }
+    for (int g = 0; g < groups; ++g) {
+        __m512i leaf = forest.values_by_node ? at[g] : _mm512_and_si512(words[g], byte);
+        leaf = _mm512_add_epi32(leaf, _mm512_loadu_si512(forest.value_base + (group + g) * lanes));
+        sums_low = _mm512_add_pd(sums_low, _mm512_i32gather_pd(_mm512_castsi512_si256(leaf), forest.values, 8));
+        sums_high = _mm512_add_pd(sums_high, _mm512_i32gather_pd(_mm512_extracti64x4_epi64(leaf, 1), forest.values, 8));
+    }
+}
+
+template <Asking how>
+void score_lanes_asking(const CodedView& forest, const std::uint8_t* memory, double* sums) noexcept {
+    const Codes<how> codes{_mm512_load_si512(memory), _mm512_load_si512(memory + 64), memory};
+    std::size_t g = 0;
+    for (std::uint32_t output = 0; output < forest.n_outputs; ++output) {
+        std::size_t end = g;
+        while (end < forest.n_groups && forest.groups[end].output == output) ++end;
+        __m512d low = _mm512_setzero_pd();
+        __m512d high = _mm512_setzero_pd();
+        for (; g + 4 <= end; g += 4) walk<how, 4>(forest, codes, g, low, high);
+        if (end - g == 3) walk<how, 3>(forest, codes, g, low, high);
+        if (end - g == 2) walk<how, 2>(forest, codes, g, low, high);
+        if (end - g == 1) walk<how, 1>(forest, codes, g, low, high);
+        g = end;
+        double accumulators[lanes];
+        _mm512_storeu_pd(accumulators, low);
+        _mm512_storeu_pd(accumulators + 8, high);
+        sums[output] = fold(accumulators);
+    }
+}
+
+void score_lanes(const CodedView& forest, const std::uint8_t* codes, double* sums) noexcept {
+    if (forest.n_columns <= 64) return score_lanes_asking<one_register>(forest, codes, sums);
+    if (forest.n_columns <= 128) return score_lanes_asking<two_registers>(forest, codes, sums);
+    score_lanes_asking<gathered>(forest, codes, sums);
+}
+
+// Rows in bytes.
+
+// Which leaf each of the 64 rows reaches in one tree.
+inline __m512i leaves_of(const CodedView& forest, const RowTree& tree, const std::uint8_t* codes,
+                         std::uint64_t* reach) noexcept {
+    const RowSplit* splits = forest.row_splits + tree.first_split;
+    reach[0] = ~std::uint64_t{0};
+    // Breadth first: the rows that reach a split are known before it is asked.
+    for (std::uint32_t s = 0; s < tree.splits; ++s) {
+        const __m512i asked = _mm512_load_si512(codes + splits[s].column * block_rows);
+        const __mmask64 left = _mm512_cmple_epu8_mask(asked, _mm512_set1_epi8(static_cast<char>(splits[s].cut)));
+        const std::uint64_t here = reach[s];
+        reach[splits[s].left] = here & left;
+        reach[splits[s].right] = here & ~left;
+    }
+    __m512i leaves = _mm512_setzero_si512();
+    const __m512i one = _mm512_set1_epi8(1);
+    __m512i number = one;
+    for (std::uint32_t leaf = 1; leaf <= tree.splits; ++leaf) {
+        leaves = _mm512_mask_mov_epi8(leaves, reach[tree.splits + leaf], number);
+        number = _mm512_add_epi8(number, one);
+    }
+    return leaves;
+}
+
+// Adds each row's leaf of one tree to that lane's 64 sums. Up to 32 leaves fit four registers, and two permutes read
+// them; beyond that it is a gather.
+inline void add_leaves(const double* values, std::uint32_t n_leaves, __m512i leaves, double* sums) noexcept {
+    alignas(64) std::uint8_t number[block_rows];
+    _mm512_store_si512(number, leaves);
+    const __m512d v0 = _mm512_loadu_pd(values);
+    const __m512d v1 = _mm512_loadu_pd(values + 8);
+    const __m512d v2 = _mm512_loadu_pd(values + 16);
+    const __m512d v3 = _mm512_loadu_pd(values + 24);
+    for (std::size_t r = 0; r < block_rows; r += 8) {
+        const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(number + r));
+        const __m512i index = _mm512_cvtepu8_epi64(eight);
+        __m512d value;
+        if (n_leaves <= 16) {
+            value = _mm512_permutex2var_pd(v0, index, v1);
+        } else if (n_leaves <= 32) {
+            const __mmask8 upper = _mm512_test_epi64_mask(index, _mm512_set1_epi64(16));
+            value = _mm512_mask_blend_pd(upper, _mm512_permutex2var_pd(v0, index, v1),
+                                         _mm512_permutex2var_pd(v2, index, v3));
+        } else {
+            value = _mm512_i64gather_pd(index, values, 8);
+        }
+        _mm512_store_pd(sums + r, _mm512_add_pd(_mm512_load_pd(sums + r), value));
+    }
+}
+
+// fold() for eight rows at once: the same additions in the same order.
+inline __m512d fold_rows(const double (*sums)[block_rows], std::size_t r) noexcept {
+    __m512d half[8];
+    for (int i = 0; i < 8; ++i)
+        half[i] = _mm512_add_pd(_mm512_load_pd(sums[i] + r), _mm512_load_pd(sums[i + 8] + r));
+    for (int i = 0; i < 4; ++i) half[i] = _mm512_add_pd(half[i], half[i + 4]);
+    return _mm512_add_pd(_mm512_add_pd(half[0], half[2]), _mm512_add_pd(half[1], half[3]));
+}
+
+void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t n_rows, double* sums) noexcept {
+    alignas(64) double accumulators[lanes][block_rows];
+    std::uint64_t reach[2 * leaves_by_byte];
+    std::size_t g = 0;
+    for (std::uint32_t output = 0; output < forest.n_outputs; ++output) {
+        for (std::size_t lane = 0; lane < lanes; ++lane)
+            for (std::size_t r = 0; r < block_rows; ++r) accumulators[lane][r] = 0.0;
+        for (; g < forest.n_groups && forest.groups[g].output == output; ++g) {
+            for (std::size_t lane = 0; lane < lanes; ++lane) {
+                const RowTree& tree = forest.row_trees[g * lanes + lane];
+                add_leaves(forest.values + tree.first_value, tree.splits + 1, leaves_of(forest, tree, codes, reach),
+                           accumulators[lane]);
+            }
+        }
+        alignas(64) double folded[block_rows];
+        for (std::size_t r = 0; r < block_rows; r += 8) _mm512_store_pd(folded + r, fold_rows(accumulators, r));
+        for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + output] = folded[r];
+    }
+}
+
+}  // namespace
+
+const CodedKernels coded_avx512{code_row_f32, code_row_f64, score_lanes, score_rows};
+
+}  // namespace engine::forest_detail
+
+#else
+
+namespace engine::forest_detail {
+const CodedKernels coded_avx512{nullptr, nullptr, nullptr, nullptr};
+}
+
+#endif

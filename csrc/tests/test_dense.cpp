@@ -1,0 +1,69 @@
+// Dense nets built by hand in memory, run under the sanitizers.
+#include "engine/dense.hpp"
+
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+#include "check.hpp"
+
+using engine::Activation;
+using engine::Dense;
+using engine::DenseLayerSpec;
+using engine::Isa;
+
+TEST(a_hidden_layer_answers) {
+    // relu(x - 1) and relu(-x), then 10 of the first plus 100 of the second plus 1.
+    const double first[] = {1, -1}, second[] = {10, 100}, bias[] = {-1, 0}, last[] = {1};
+    const DenseLayerSpec layers[] = {{1, 2, first, bias, Activation::relu}, {2, 1, second, last, Activation::identity}};
+    for (bool float32 : {false, true}) {
+        auto net = Dense::load(layers, float32);
+        const float rows[] = {3.0f, 0.5f, -2.0f};
+        double out[3];
+        CHECK(net->score(rows, 3, 1, out) == ENGINE_SCORE_OK);
+        CHECK(out[0] == 21 && out[1] == 1 && out[2] == 201);
+        const double wide[] = {3.0};
+        CHECK(net->score(wide, 1, 1, out) == (float32 ? ENGINE_SCORE_FAILED : ENGINE_SCORE_OK));
+    }
+}
+
+TEST(instruction_sets_agree_bit_for_bit) {
+    for (const std::uint32_t width : {1u, 2u, 3u, 16u, 17u, 100u, 129u}) {
+        std::vector<double> weights(7 * width), bias(width), back(width * 3), last(3);
+        for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = 0.1 * static_cast<double>(i % 13) - 0.6;
+        for (std::size_t i = 0; i < back.size(); ++i) back[i] = 0.1 * static_cast<double>(i % 17) - 0.7;
+        const DenseLayerSpec layers[] = {{7, width, weights, bias, Activation::tanh},
+                                         {width, 3, back, last, Activation::softmax}};
+        for (bool float32 : {false, true}) {
+            auto net = Dense::load(layers, float32);
+            std::vector<float> rows(9 * 7);
+            for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i % 19) / 9.0f - 1.0f;
+            std::vector<double> expected(9 * 3), got(9 * 3);
+            net->score_by(Isa::scalar, rows.data(), 9, 7, expected.data());
+            for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+                if (isa > engine::detected_isa()) continue;
+                for (std::size_t r = 0; r < 9; ++r) net->score_by(isa, rows.data() + r * 7, 1, 7, got.data() + r * 3);
+                CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(double)) == 0);
+                net->score_by(isa, rows.data(), 9, 7, got.data());
+                CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(double)) == 0);
+            }
+        }
+    }
+}
+
+TEST(what_makes_no_net_is_refused) {
+    const double one[] = {1};
+    const DenseLayerSpec narrow[] = {{1, 1, one, one, Activation::relu}, {2, 1, one, one, Activation::relu}};
+    const DenseLayerSpec early[] = {{1, 1, one, one, Activation::softmax}, {1, 1, one, one, Activation::relu}};
+    int refused = 0;
+    for (const auto* layers : {narrow, early}) {
+        try {
+            Dense::load({layers, 2}, false);
+        } catch (const std::invalid_argument&) {
+            ++refused;
+        }
+    }
+    CHECK(refused == 2);
+}
+
+CHECK_MAIN()

@@ -1,0 +1,166 @@
+"""Tables of every kind give the same columns, and what is no table is refused by name."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from engine import transform as t
+from engine.errors import InputError, InputTypeError
+
+COLUMNS = {"x": [1.5, None, -3.0], "n": [1, 2, 3], "flag": [True, False, True], "c": ["a", None, "Zürich"]}
+ROWS = [dict(zip(COLUMNS, values, strict=True)) for values in zip(*COLUMNS.values(), strict=True)]
+SPEC = [
+    t.number("x").impute("mean"),
+    t.number("n"),
+    t.number("flag"),
+    t.category("c").ordinal(),
+    t.category("c").hash(buckets=97).named("h"),
+]
+
+
+def pandas_categories():
+    frame = pd.DataFrame(COLUMNS)
+    frame["c"] = frame["c"].astype("category")
+    return frame
+
+
+TABLES = {
+    "rows": ROWS,
+    "pandas": pd.DataFrame(COLUMNS),
+    "pandas objects": pd.DataFrame(COLUMNS, dtype=object),
+    "pandas nullable": pd.DataFrame(COLUMNS).convert_dtypes(),
+    "pandas categories": pandas_categories(),
+    "pandas arrow": pd.DataFrame(COLUMNS).convert_dtypes(dtype_backend="pyarrow"),
+    "polars": pl.DataFrame(COLUMNS),
+    "polars categories": pl.DataFrame(COLUMNS).with_columns(pl.col("c").cast(pl.Categorical)),
+    "polars float32": pl.DataFrame(COLUMNS).with_columns(pl.col("x").cast(pl.Float32)),
+    "pyarrow": pa.table(COLUMNS),
+    "pyarrow batch": pa.record_batch(COLUMNS),
+    "pyarrow chunks": pa.concat_tables([pa.table(COLUMNS).slice(0, 1), pa.table(COLUMNS).slice(1)]),
+    "pyarrow dictionary": pa.table({**COLUMNS, "c": pa.array(COLUMNS["c"]).dictionary_encode()}),
+    "pyarrow large": pa.table({**COLUMNS, "c": pa.array(COLUMNS["c"], pa.large_string())}),
+    "pyarrow view": pa.table({**COLUMNS, "c": pa.array(COLUMNS["c"], pa.string_view())}),
+    "pyarrow columns": {name: pa.array(values) for name, values in COLUMNS.items()},
+    "numpy": {
+        "x": np.array([1.5, np.nan, -3.0], dtype=np.float32),
+        "n": np.array([1, 2, 3], dtype=np.uint8)[::1],
+        "flag": np.array([True, False, True]),
+        "c": np.array(["a", None, "Zürich"], dtype=object),
+    },
+    "strided": {
+        "x": np.array([1.5, 0, np.nan, 0, -3.0, 0])[::2],
+        "n": np.array([3, 2, 1])[::-1],
+        "flag": np.array([1, 0, 1], dtype=np.int8),
+        "c": ("a", None, "Zürich"),
+    },
+    "structured": np.array(
+        [(1.5, 1, True, "a"), (np.nan, 2, False, None), (-3.0, 3, True, "Zürich")],
+        dtype=[("x", "f8"), ("n", "i4"), ("flag", "?"), ("c", object)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_kind_of_table_gives_the_same_bits(kind):
+    program = t.FeatureProgram.fit(SPEC, COLUMNS)
+    assert t.FeatureProgram.fit(SPEC, TABLES[kind]).digest == program.digest
+    got = program.batch(TABLES[kind])
+    assert got.dtype == np.float32
+    assert got.tobytes() == b"".join(program.row(row).tobytes() for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    "empty", [{"x": []}, [], pd.DataFrame({"x": []}), pl.DataFrame({"x": []}), pa.table({"x": []})]
+)
+def test_no_rows_give_no_rows_and_cannot_be_fitted(empty):
+    program = t.FeatureProgram.fit([t.number("x"), t.number("x").log1p().named("y")], {"x": [1.0]})
+    assert program.batch(empty).shape == (0, 2)
+    with pytest.raises(InputError, match="at least one row"):
+        t.FeatureProgram.fit([t.number("x")], empty)
+
+
+BIG = 2**60 + 1  # float64 would round it
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [BIG, None],
+        pd.array([BIG, None], dtype="Int64"),
+        pd.Series([BIG, None], dtype="Int64"),
+        pl.Series([BIG, None]),
+        pa.array([BIG, None]),
+        pa.chunked_array([[BIG], [None]]),
+    ],
+)
+def test_large_whole_numbers_stay_the_category_they_are(column):
+    program = t.FeatureProgram.fit([t.category("c").ordinal([str(BIG)], missing=7)], {"c": ["x"]})
+    assert program.batch({"c": column}).tolist() == [[0], [7]]
+    assert program.row({"c": BIG}).tolist() == [0]
+
+
+@pytest.mark.parametrize("make", [dict, pd.DataFrame, pl.DataFrame, pa.table])
+def test_an_absent_column_is_named(make):
+    program = t.FeatureProgram.fit([t.number("x"), t.number("y")], {"x": [1.0], "y": [1.0]})
+    with pytest.raises(InputError, match="no column 'y'; it has: x, z"):
+        program.batch(make({"x": [1.0], "z": [2.0]}))
+
+
+def test_a_ragged_column_is_named():
+    program = t.FeatureProgram.fit([t.number("x"), t.number("y")], {"x": [1.0], "y": [1.0]})
+    with pytest.raises(InputError, match="column 'y' has 1 rows where column 'x' has 2"):
+        program.batch({"x": [1.0, 2.0], "y": [1.0]})
+
+
+def test_a_column_given_twice_is_named():
+    program = t.FeatureProgram.fit([t.number("x")], {"x": [1.0]})
+    with pytest.raises(InputError, match="two columns named 'x'"):
+        program.batch(pd.DataFrame([[1, 2]], columns=["x", "x"]))
+
+
+@pytest.mark.parametrize("column", [np.zeros((2, 2)), "text", 5, None])
+def test_a_column_that_is_none_is_refused(column):
+    program = t.FeatureProgram.fit([t.number("x")], {"x": [1.0]})
+    with pytest.raises(InputTypeError, match="column 'x': expected a one-dimensional column"):
+        program.batch({"x": column})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array([0], dtype="datetime64[ns]"),
+        np.array([0], dtype="timedelta64[ns]"),
+        np.array([1j]),
+        np.array([b"x"]),
+        pd.Series(pd.to_datetime(["2020-01-01"])),
+        pl.Series([1]).cast(pl.Datetime),
+        pa.array([1], pa.timestamp("ns")),
+    ],
+)
+@pytest.mark.parametrize("feature", [t.number("x"), t.category("x").hash(buckets=4)])
+def test_dates_and_other_dtypes_are_refused(column, feature):
+    program = t.FeatureProgram.fit([feature], {"x": [1]})
+    with pytest.raises(InputTypeError, match="'x': expected"):
+        program.batch({"x": column})
+
+
+@pytest.mark.parametrize("table", [5, "text", None, [1, 2], np.zeros((2, 2))])
+def test_what_is_no_table_is_refused(table):
+    program = t.FeatureProgram.fit([t.number("x")], {"x": [1.0]})
+    with pytest.raises(InputTypeError, match="expected a table"):
+        program.batch(table)
+
+
+def test_no_table_library_is_imported_unless_given():
+    code = (
+        "import sys; from engine import transform as t; p = t.FeatureProgram.fit([t.number('x')],"
+        "{'x': [1.0]}); p.row({'x': 1});"
+        "print([m for m in ('pandas', 'polars', 'pyarrow', 'numba') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
