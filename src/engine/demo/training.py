@@ -129,7 +129,7 @@ def _check(
     booster: Any, forms: dict[str, Model], fallback: Model, rows: npt.NDArray[np.float32]
 ) -> dict[str, float]:
     """How far each form of the primary is from LightGBM itself, over `rows` served flights."""
-    expected = booster.predict(rows)
+    expected = booster.predict(rows, num_threads=1)
     found: dict[str, float] = {"rows_checked": len(rows)}
     for name, model in forms.items():
         apart = np.abs(model.predict(rows) - expected)
