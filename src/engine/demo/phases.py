@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.demo.flights import Flights
 from engine.demo.training import Served, auc
@@ -17,12 +18,36 @@ from engine.planning import drive, faults, load
 from engine.serving import Engine
 
 DEADLINE_MS = 10.0
-ROWS_MAX = 64
+BATCH_ROWS_MAX = 64
+# A thread that answers requests as they come takes the few that are waiting. With calls much larger the forest would
+# score several times as many rows a second, and the features alone would fill the processor at twice that rate.
+INLINE_ROWS_MAX = 8
 STALL_MS, EVERY_MS = 200.0, 2_000.0
 # Name, multiple of the primary's capacity, and whether it stalls.
 PHASES = (("0.5x", 0.5, False), ("2x", 2.0, False), ("0.5x, stalled", 0.5, True))
 # Flights are served again from the first one when a phase needs more requests than there are.
 RECORDS_MAX = 50_000
+
+
+class Requests:
+    """The flights as requests: dicts of raw values, and rows of features. After the last comes the first again."""
+
+    def __init__(self, served: Served, flights: Flights) -> None:
+        self.count = min(RECORDS_MAX, len(flights))
+        # What the longest call may take lies behind the end once more, so that a slice never wraps around.
+        overlap = max(INLINE_ROWS_MAX, BATCH_ROWS_MAX)
+        records = flights.records(self.count)
+        self._records = records + records[:overlap]
+        self._rows = np.concatenate([served.rows[: self.count], served.rows[:overlap]])
+        self.late = flights.late[: self.count]
+
+    def records_of(self, start: int, stop: int) -> list[dict[str, Any]]:
+        first = start % self.count
+        return self._records[first : first + stop - start]
+
+    def rows_of(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        first = start % self.count
+        return self._rows[first : first + stop - start]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +65,22 @@ def run_all(
 ) -> tuple[dict[str, float], list[Phase]]:
     """Runs every phase, first inline and then through the batch lane; returns the capacities (rows/s) and the phases.
 
-    Requests are dicts of raw values: the feature program is part of what is timed.
+    Inline, requests are dicts of raw values, and the feature program is part of what is timed. In the batch lane they
+    are rows of features made beforehand: the generator shares its thread with the event loop, and at twice the
+    capacity it would itself be what is late.
     """
-    records = flights.records(min(RECORDS_MAX, len(flights)))
+    requests = Requests(served, flights)
     capacities: dict[str, float] = {}
     phases: list[Phase] = []
     for lane, model, drive_phase in (("inline", served.primary, _inline), ("batch", served.onnx, _batch)):
-        capacities[lane] = _capacity(served, model, records, lane)
+        capacities[lane] = _capacity(served, model, requests, lane)
         for name, factor, stalls in PHASES:
             primary = faults.stalling(model, stall_ms=STALL_MS, every_ms=EVERY_MS, armed=False)
             with _engine(served, primary, lane) as engine:
                 schedule = load.poisson(factor * capacities[lane], seconds, seed + len(phases))
-                run = drive_phase(engine, records, schedule, primary.arm if stalls else None)
+                run = drive_phase(engine, requests, schedule, primary.arm if stalls else None)
                 primary.disarm()
-            phase = Phase(lane, name, run, _figures(run, flights, len(records), capacities[lane]))
+            phase = Phase(lane, name, run, _figures(run, requests, capacities[lane]))
             phases.append(phase)
             say(phase)
     return capacities, phases
@@ -64,79 +91,75 @@ def _engine(served: Served, primary: Model, lane: Any) -> Engine:
         primary,
         fallback=served.fallback,
         default=served.base_rate,
-        features=served.program,
+        features=served.program if lane == "inline" else None,
         deadline_ms=DEADLINE_MS,
-        batch_rows_max=ROWS_MAX,
+        batch_rows_max=BATCH_ROWS_MAX,
         lane=lane,
         warmup=served.rows[:4096],
     )
 
 
 def _inline(
-    engine: Engine, records: list[dict[str, Any]], schedule: load.Schedule, on_start: Any
+    engine: Engine, requests: Requests, schedule: load.Schedule, on_start: drive.OnStart | None
 ) -> load.Run:
-    count = len(records)
-
     def submit(start: int, stop: int, deadlines_ns: Any) -> Any:
-        return engine.predict_many(_slice(records, start % count, stop - start), deadline_ns=deadlines_ns)
+        return engine.predict_many(requests.records_of(start, stop), deadline_ns=deadlines_ns)
 
-    # A call of few rows, for its first answer is held only when its last is.
     return drive.drive_sync_many(
-        submit, schedule, deadline_ms=DEADLINE_MS, rows_max=ROWS_MAX, on_start=on_start
+        submit, schedule, deadline_ms=DEADLINE_MS, rows_max=INLINE_ROWS_MAX, on_start=on_start
     )
 
 
-def _batch(engine: Engine, records: list[dict[str, Any]], schedule: load.Schedule, on_start: Any) -> load.Run:
-    count = len(records)
-
+def _batch(
+    engine: Engine, requests: Requests, schedule: load.Schedule, on_start: drive.OnStart | None
+) -> load.Run:
     def submit(start: int, stop: int, deadlines_ns: Any) -> Any:
-        return engine.predict_many_async(
-            _slice(records, start % count, stop - start), deadline_ns=deadlines_ns
-        )
+        return engine.predict_many_async(requests.rows_of(start, stop), deadline_ns=deadlines_ns)
 
     return asyncio.run(drive.drive_async_many(submit, schedule, deadline_ms=DEADLINE_MS, on_start=on_start))
 
 
-def _slice(records: list[dict[str, Any]], start: int, count: int) -> list[dict[str, Any]]:
-    rows = records[start : start + count]
-    return rows if len(rows) == count else rows + records[: count - len(rows)]
-
-
-def _capacity(
-    served: Served, primary: Model, records: list[dict[str, Any]], lane: str, seconds: float = 1.0
-) -> float:
+def _capacity(served: Served, primary: Model, requests: Requests, lane: str, seconds: float = 1.0) -> float:
     """The primary's own best closed-loop rate, rows a second.
 
-    Inline that is through the engine on full calls, one after the other, with time enough for every row: features and
-    model share the caller's thread. In the batch lane it is the model called directly with its best number of rows.
+    Inline that is through the engine, in calls as the phases make them, one after the other: features and model share
+    the caller's thread. In the batch lane it is the model called directly with its best number of rows.
     """
-    best = 0.0
     if lane == "inline":
         with _engine(served, primary, lane) as engine:
-            for _ in range(3):
-                done, started = 0, time.perf_counter()
-                while (elapsed := time.perf_counter() - started) < seconds / 3:
-                    engine.predict_many(_slice(records, done % len(records), ROWS_MAX), deadline_ms=1_000)
-                    done += ROWS_MAX
-                best = max(best, done / elapsed)
-        return best
-    for size in (8, 16, 32, ROWS_MAX):
-        done, started = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < seconds / 4:
-            first = done % (len(served.rows) - size)
-            primary.predict(served.rows[first : first + size])
-            done += size
-        best = max(best, done / elapsed)
-    return best
+            return max(
+                _rate(
+                    lambda start: engine.predict_many(
+                        requests.records_of(start, start + INLINE_ROWS_MAX), deadline_ms=1_000
+                    ),
+                    INLINE_ROWS_MAX,
+                    seconds / 3,
+                )
+                for _ in range(3)
+            )
+    return max(
+        _rate(
+            lambda start, size=size: primary.predict(requests.rows_of(start, start + size)), size, seconds / 4
+        )
+        for size in (8, 16, 32, BATCH_ROWS_MAX)
+    )
 
 
-def _figures(run: load.Run, flights: Flights, n_records: int, capacity_per_s: float) -> dict[str, Any]:
+def _rate(call: Callable[[int], Any], size: int, seconds: float) -> float:
+    done, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        call(done)
+        done += size
+    return done / elapsed
+
+
+def _figures(run: load.Run, requests: Requests, capacity_per_s: float) -> dict[str, Any]:
     figures = run.summary()
     if "void" in figures:
         return figures
-    served = np.arange(len(run.schedule)) % n_records
+    served = np.arange(len(run.schedule)) % requests.count
     answered = run.source != load.UNANSWERED
     return figures | {
-        "auc": auc(flights.late[served[answered]], run.value[answered]),
+        "auc": auc(requests.late[served[answered]], run.value[answered]),
         "primary_goodput": run.primary_in_time_per_s / capacity_per_s,
     }

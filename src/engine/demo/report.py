@@ -35,9 +35,13 @@ def line(phase: Phase) -> str:
 
 
 def reasons(phase: Phase) -> str:
-    """The reasons of one phase that are not plain success, as one line; empty where there are none."""
+    """Why answers were not the primary's, as one line; empty where all were."""
     found = phase.figures.get("reasons", {})
     told = [f"{name} {share:.2%}" for name, share in found.items() if name != "ok"]
+    if phase.lane == "inline" and "stalled" in phase.name:
+        told.append(
+            "nothing can interrupt a model on its caller's own thread: one that may stall goes in the batch lane"
+        )
     return f"{'':<8}why: {', '.join(told)}" if told else ""
 
 

@@ -1,6 +1,7 @@
 """`engine demo --quick`, whole: what it prints, what it writes, and that the report adds up."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,8 +59,19 @@ def test_a_void_phase_says_so_instead_of_giving_figures():
     assert "%" not in line
 
 
-def test_records_wrap_around_at_the_end():
-    assert phases._slice([{"a": 0}, {"a": 1}, {"a": 2}], 2, 3) == [{"a": 2}, {"a": 0}, {"a": 1}]
+def test_after_the_last_flight_comes_the_first_again():
+    class Flights:
+        late = np.array([True, False, False])
+
+        def __len__(self):
+            return 3
+
+        def records(self, count):
+            return [{"a": index} for index in range(count)]
+
+    requests = phases.Requests(SimpleNamespace(rows=np.arange(3.0)[:, None]), Flights())
+    assert requests.records_of(2, 5) == [{"a": 2}, {"a": 0}, {"a": 1}]
+    assert requests.rows_of(5, 8)[:, 0].tolist() == [2, 0, 1]
 
 
 def test_infinity_becomes_null_in_the_report():
