@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,7 @@ from engine.planning import drive, faults, load
 from engine.serving import Engine
 
 DEADLINE_MS = 10.0
-BATCH_ROWS_MAX = 64
-# A thread that answers requests as they come takes the few that are waiting. With calls much larger the forest would
-# score several times as many rows a second, and the features alone would fill the processor at twice that rate.
-INLINE_ROWS_MAX = 8
+ROWS_MAX = 64
 STALL_MS, EVERY_MS = 200.0, 2_000.0
 # Name, multiple of the primary's capacity, and whether it stalls.
 PHASES = (("0.5x", 0.5, False), ("2x", 2.0, False), ("0.5x, stalled", 0.5, True))
@@ -35,7 +33,7 @@ class Requests:
     def __init__(self, served: Served, flights: Flights) -> None:
         self.count = min(RECORDS_MAX, len(flights))
         # What the longest call may take lies behind the end once more, so that a slice never wraps around.
-        overlap = max(INLINE_ROWS_MAX, BATCH_ROWS_MAX)
+        overlap = ROWS_MAX
         records = flights.records(self.count)
         self._records = records + records[:overlap]
         self._rows = np.concatenate([served.rows[: self.count], served.rows[:overlap]])
@@ -93,7 +91,7 @@ def _engine(served: Served, primary: Model, lane: Any) -> Engine:
         default=served.base_rate,
         features=served.program if lane == "inline" else None,
         deadline_ms=DEADLINE_MS,
-        batch_rows_max=BATCH_ROWS_MAX,
+        batch_rows_max=ROWS_MAX,
         lane=lane,
         warmup=served.rows[:4096],
     )
@@ -106,7 +104,7 @@ def _inline(
         return engine.predict_many(requests.records_of(start, stop), deadline_ns=deadlines_ns)
 
     return drive.drive_sync_many(
-        submit, schedule, deadline_ms=DEADLINE_MS, rows_max=INLINE_ROWS_MAX, on_start=on_start
+        submit, schedule, deadline_ms=DEADLINE_MS, rows_max=ROWS_MAX, on_start=on_start
     )
 
 
@@ -120,29 +118,24 @@ def _batch(
 
 
 def _capacity(served: Served, primary: Model, requests: Requests, lane: str, seconds: float = 1.0) -> float:
-    """The primary's own best closed-loop rate, rows a second.
+    """The primary's own closed-loop rate, rows a second.
 
-    Inline that is through the engine, in calls as the phases make them, one after the other: features and model share
-    the caller's thread. In the batch lane it is the model called directly with its best number of rows.
+    Inline that is one request after the other through the engine: features and model share the caller's thread. What
+    is waiting there can be answered in one call, which costs the forest less a row, so inline goodput may exceed this.
+    In the batch lane it is the model called directly with its best number of rows.
     """
     if lane == "inline":
         with _engine(served, primary, lane) as engine:
-            return max(
-                _rate(
-                    lambda start: engine.predict_many(
-                        requests.records_of(start, start + INLINE_ROWS_MAX), deadline_ms=1_000
-                    ),
-                    INLINE_ROWS_MAX,
-                    seconds / 3,
-                )
-                for _ in range(3)
-            )
-    return max(
-        _rate(
-            lambda start, size=size: primary.predict(requests.rows_of(start, start + size)), size, seconds / 4
-        )
-        for size in (8, 16, 32, BATCH_ROWS_MAX)
-    )
+
+            def ask(start: int) -> object:
+                return engine.predict(requests.records_of(start, start + 1)[0], deadline_ms=1_000)
+
+            return max(_rate(ask, 1, seconds / 3) for _ in range(3))
+
+    def score(start: int, size: int) -> object:
+        return primary.predict(requests.rows_of(start, start + size))
+
+    return max(_rate(partial(score, size=size), size, seconds / 4) for size in (8, 16, 32, ROWS_MAX))
 
 
 def _rate(call: Callable[[int], Any], size: int, seconds: float) -> float:

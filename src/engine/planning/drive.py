@@ -243,39 +243,33 @@ class _Notes:
         )
 
 
-def _answered(calls: list[list[Any]], reasons: Counter[str]) -> tuple[Any, ...]:
+def _answered(calls: list[list[Any]], reasons: Counter[str]) -> tuple[npt.NDArray[Any], ...]:
     """Row index, done_ns, value, source code and latency_us of every answered row; counts the reasons on the way."""
-    rows: list[int] = []
-    done: list[int] = []
-    values: list[float] = []
-    codes: list[int] = []
-    took_us: list[float] = []
+    single: list[tuple[int, int, float, int, float]] = []
+    columns: list[tuple[Any, ...]] = []
     for start, stop, _, done_ns, answers, _ in calls:
+        size = stop - start
         if answers is None:
-            reasons["unanswered"] += stop - start
+            reasons["unanswered"] += size
         elif isinstance(answers, BaseException):
-            reasons[f"raised {type(answers).__name__}"] += stop - start
+            reasons[f"raised {type(answers).__name__}"] += size
         elif hasattr(answers, "source_codes"):
-            rows += range(start, stop)
-            done += [done_ns] * (stop - start)
-            values += np.reshape(answers.values, (stop - start, -1))[:, 0].tolist()
-            codes += np.asarray(answers.source_codes).tolist()
-            took_us += np.asarray(answers.latency_us).tolist()
-            for code, times in zip(*np.unique(answers.reason_codes, return_counts=True), strict=True):
-                reasons[str(answers.REASONS[code])] += int(times)
+            values = np.reshape(answers.values, (size, -1))[:, 0]
+            rows = np.arange(start, stop)
+            columns.append((rows, np.full(size, done_ns), values, answers.source_codes, answers.latency_us))
+            for code, times in enumerate(np.bincount(answers.reason_codes).tolist()):
+                if times:
+                    reasons[str(answers.REASONS[code])] += times
         else:
-            rows.append(start)
-            done.append(done_ns)
-            values.append(float(np.ravel(answers.value)[0]))
-            codes.append(SOURCES.index(answers.source))
-            took_us.append(answers.latency_us)
+            value = float(np.ravel(answers.value)[0])
+            single.append((start, done_ns, value, SOURCES.index(answers.source), answers.latency_us))
             reasons[str(answers.reason)] += 1
-    return (
-        np.array(rows, dtype=np.int64),
-        np.array(done, dtype=np.int64),
-        np.array(values, dtype=np.float64),
-        np.array(codes, dtype=np.uint8),
-        np.array(took_us, dtype=np.float64),
+    if single or not columns:
+        columns.append(tuple(zip(*single, strict=True)) if single else ((), (), (), (), ()))
+    kinds = (np.int64, np.int64, np.float64, np.uint8, np.float64)
+    return tuple(
+        np.concatenate([np.asarray(part, dtype=kind) for part in column])
+        for column, kind in zip(zip(*columns, strict=True), kinds, strict=True)
     )
 
 
