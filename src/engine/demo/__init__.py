@@ -1,0 +1,54 @@
+"""`engine demo`: a real model on real flights under real load, with a 10 ms deadline. See `run`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from engine.demo import flights, phases, report, training
+
+__all__ = ["run"]
+
+
+def run(folder: Path, *, quick: bool = False, seed: int = 2013) -> None:
+    """Trains on January to June, serves July onwards at three loads and two ways, and writes what happened.
+
+    Args:
+        folder: made if need be; gets report.json, report.svg, features.json and the model files.
+        quick: small models and phases of a second: shows that everything works, and measures nothing.
+        seed: of the arrivals.
+
+    Raises:
+        MissingDependencyError: a library of the `demo` extra is not installed.
+    """
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - started:5.1f} s] {text}", flush=True)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    learn, serve = flights.load()
+    say(f"{len(learn):,} flights of January to June to learn from, {len(serve):,} of July onwards to serve")
+    served = training.train(learn, serve, folder, quick=quick, say=say)
+    say(_checked(served))
+    say(f"serving with a {phases.DEADLINE_MS:g} ms deadline; latency counts from when a request was due")
+    print(report.HEAD, flush=True)
+
+    def show(phase: phases.Phase) -> None:
+        print("\n".join(filter(None, (report.line(phase), report.reasons(phase)))), flush=True)
+
+    capacities, done = phases.run_all(served, serve, seconds=1.0 if quick else 7.0, seed=seed, say=show)
+    report.save(folder, served, capacities, done, {"quick": quick, "seed": seed})
+    rates = ", ".join(f"{lane} {rate:,.0f}/s" for lane, rate in capacities.items())
+    say(f"capacity of the primary: {rates}")
+    say(f"wrote {folder}/report.json and {folder}/report.svg")
+
+
+def _checked(served: training.Served) -> str:
+    checks = served.checks
+    return (
+        f"checked {checks['rows_checked']:,} flights against LightGBM: {checks['primary_differ']} native and "
+        f"{checks['onnx_differ']} ONNX answers differ by more than {training.TOLERANCE:g}; AUC of the primary "
+        f"{checks['auc_primary']:.3f}, of the fallback {checks['auc_fallback']:.3f}; "
+        f"base rate {served.base_rate:.3f}"
+    )

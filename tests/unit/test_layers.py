@@ -1,0 +1,101 @@
+"""Who may import whom: the rule of docs/architecture.md, walked over every module of the package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "engine"
+
+# A room and the rooms it may import from, besides itself. `engine` is the package's own face.
+BESIDE = {"errors", "core", "transform", "model"}
+MAY = {
+    "errors": set(),
+    "core": {"errors"},
+    "transform": {"errors", "core"},
+    "model": {"errors", "core"},
+    "serving": BESIDE,
+    # The rooms that stand beside serving know neither it nor each other.
+    "feature_store": BESIDE,
+    "registry": BESIDE,
+    "monitor": BESIDE,
+    "service": {*BESIDE, "serving", "feature_store", "registry", "monitor"},
+    "engine": {*BESIDE, "serving", "planning", "service", "training"},
+}
+# What stands on top may use anything below it; below each other they go in this order.
+TOP = ("planning", "training", "server", "integrations", "demo", "cli", "__main__")
+BELOW_TOP = {*BESIDE, "serving", "feature_store", "registry", "monitor", "service", "engine"}
+for position, room in enumerate(TOP):
+    MAY[room] = BELOW_TOP | set(TOP[:position])
+
+
+def room_of(parts):
+    return parts[0] if parts else "engine"
+
+
+def modules():
+    for path in sorted(SOURCE.rglob("*")):
+        if path.suffix not in (".py", ".pyx", ".pyi") or "__pycache__" in path.parts:
+            continue
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        yield path, room_of([part for part in parts if part != "__init__"])
+
+
+def imported_rooms(path):
+    """The rooms a module imports, wherever in it the import stands."""
+    if path.suffix == ".pyx":
+        names = _cython_imports(path.read_text())
+    else:
+        names = []
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import; write it in full"
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+    rooms = {room_of(_inside(name)) for name in names if name.split(".")[0] == "engine"}
+    return rooms
+
+
+def _inside(name):
+    """The part of a dotted name below `engine` that names a room; empty for a public name of the package."""
+    parts = name.split(".")[1:]
+    if parts and ((SOURCE / parts[0]).is_dir() or (SOURCE / f"{parts[0]}.py").exists()):
+        return parts
+    return []
+
+
+def _cython_imports(text):
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] == ["from"] and len(words) > 2 and words[2] in ("import", "cimport"):
+            yield f"{words[1]}.{words[3].strip('(,')}" if len(words) > 3 else words[1]
+        elif words[:1] in (["import"], ["cimport"]) and len(words) > 1:
+            yield words[1].strip(",")
+
+
+@pytest.mark.parametrize(("path", "room"), modules(), ids=lambda value: str(getattr(value, "name", value)))
+def test_a_module_imports_only_from_the_rooms_below_it(path, room):
+    assert room in MAY, (
+        f"{path}: room {room!r} is not in the rule; docs/architecture.md says where a room stands"
+    )
+    wrong = imported_rooms(path) - MAY[room] - {room}
+    assert not wrong, f"{path.relative_to(SOURCE)}: {room} may not import {', '.join(sorted(wrong))}"
+
+
+def test_the_walk_finds_imports_of_every_form(tmp_path):
+    found = tmp_path / "module.py"
+    found.write_text(
+        "def f():\n    from engine.serving import Engine\nimport engine.core._forest\nimport engine\n"
+    )
+    assert imported_rooms(found) == {"serving", "core", "engine"}
+    found = tmp_path / "module.pyx"
+    found.write_text("from engine.core._scorer cimport score\nfrom engine.errors import ConfigError\n")
+    assert imported_rooms(found) == {"core", "errors"}
+
+
+def test_the_native_core_knows_neither_python_nor_numpy():
+    core = SOURCE.parents[1] / "csrc"
+    for path in [*core.glob("src/**/*.cpp"), *core.glob("src/**/*.hpp"), *core.glob("include/engine/*")]:
+        code = [line for line in path.read_text().splitlines() if line.lstrip().startswith("#include")]
+        assert not [line for line in code if "Python.h" in line or "numpy" in line], path
