@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from handmade_models import lightgbm_text, lightgbm_tree, stump
+from tests.unit.model.handmade_models import lightgbm_text, lightgbm_tree, stump
 
 from engine.errors import ModelFormatError, UnsupportedModelError
 

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from handmade_models import lightgbm_text, stump, xgboost_json, xgboost_tree
+from tests.unit.model.handmade_models import lightgbm_text, stump, xgboost_json, xgboost_tree
 
 from engine.errors import ConfigError, InputError, ModelFormatError, UnsupportedModelError
 from engine.model import load_model

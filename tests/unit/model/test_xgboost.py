@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from handmade_models import xgboost_document, xgboost_json, xgboost_tree
+from tests.unit.model.handmade_models import xgboost_document, xgboost_json, xgboost_tree
 
 from engine.errors import ModelFormatError, UnsupportedModelError
 from engine.model import ubjson
