@@ -48,9 +48,11 @@ private:
 
     bool make_columns() {
         std::map<ColumnKey, std::vector<double>> cuts;
-        for (const Split& split : trees().splits) {
+        for (std::size_t s = 0; s < trees().splits.size(); ++s) {
+            const Split& split = trees().splits[s];
             if (split.left == split.right) continue;  // a place that no tree reaches
             cuts[key_of(split)].push_back(split.threshold);
+            if (split.set >= 0) asks_[key_of(split)] = static_cast<std::int32_t>(s);
         }
         for (auto& [key, thresholds] : cuts) {
             std::sort(thresholds.begin(), thresholds.end());
@@ -66,10 +68,10 @@ private:
     }
 
     void add_column(const ColumnKey& key, const std::vector<double>& thresholds, std::size_t from) {
-        const auto& [feature, rule, set] = key;
-        const bool left = rule & rule::missing_left;
+        const auto& [feature, bits, set] = key;
+        const bool left = bits & rule::missing_left;
         const std::uint8_t missing = left ? 0 : 255;
-        coded_->columns.push_back({feature, set < 0 ? -1 : split_of(key), rule, missing});
+        coded_->columns.push_back({feature, set < 0 ? -1 : asks_.at(key), bits, missing});
         const std::size_t at = coded_->cuts_f64.size();
         coded_->cuts_f64.resize(at + cuts_padded, std::numeric_limits<double>::infinity());
         coded_->cuts_f32.resize(at + cuts_padded, std::numeric_limits<float>::infinity());
@@ -81,12 +83,6 @@ private:
             coded_->tops_f64.push_back(coded_->cuts_f64[at + 16 * block + 15]);
             coded_->tops_f32.push_back(coded_->cuts_f32[at + 16 * block + 15]);
         }
-    }
-
-    std::int32_t split_of(const ColumnKey& key) const {
-        for (std::size_t s = 0; s < trees().splits.size(); ++s)
-            if (key_of(trees().splits[s]) == key) return static_cast<std::int32_t>(s);
-        return -1;
     }
 
     Place place_of(const Split& split) const {
@@ -220,6 +216,7 @@ private:
 
     std::shared_ptr<Coded> coded_;
     std::map<ColumnKey, std::size_t> first_column_;
+    std::map<ColumnKey, std::int32_t> asks_;  // a split that asks for the category set of this column
     std::map<ColumnKey, std::vector<double>> thresholds_;
     bool by_node_ = false;
 };

@@ -17,18 +17,19 @@ Guard::Guard(double miss_rate, uint32_t cores) noexcept
     : timer_(1.0 - miss_rate, window_for(miss_rate)),
       return_(1.0 - miss_rate, window_for(miss_rate)),
       fallback_(0.999, 4096),
+      typical_(0.5, 1024),
       cores_(std::max(cores, 1u)) {}
 
 int64_t Guard::rescue_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring) const noexcept {
     const GuardTerms now = terms();
     const int64_t crowd = now.fallback_ns * expiring / cores_;
-    const int64_t noise = now.timer_ns + now.return_ns + crowd;
+    const int64_t noise = now.timer_ns + now.return_ns + crowd + now.fallback_ns - now.typical_ns;
     const auto most = static_cast<int64_t>(MARGIN_SHARE_MAX * static_cast<double>(deadline_ns - started_ns));
-    return deadline_ns - now.fallback_ns - std::min(noise, most);
+    return deadline_ns - now.typical_ns - std::min(noise, most);
 }
 
 bool Guard::time_for_fallback(int64_t now_ns, int64_t deadline_ns, uint32_t running) const noexcept {
-    return now_ns + fallback_.value() * (1 + running / cores_) <= deadline_ns;
+    return now_ns + typical_.value() * (1 + running / cores_) <= deadline_ns;
 }
 
 }  // namespace engine

@@ -16,6 +16,7 @@ namespace {
 constexpr int GUARD_SEED_WAITS = 24;
 constexpr int64_t GUARD_SEED_WAIT_NS = 30'000;
 constexpr uint32_t FALLBACK_SEED_RUNS = 64;
+constexpr int64_t LATE_FALLBACK_NS_MAX = 50'000;
 constexpr size_t CALIBRATION_REPEATS = 5;
 constexpr int64_t CALIBRATION_BUDGET_NS = 400'000'000;
 
@@ -140,8 +141,12 @@ Deployment* Runtime::retain_current() noexcept {
 Side Runtime::fallback_or_default(Deployment& deployment, const void* row, int64_t deadline_ns, Reason reason,
                                   double* out) {
     const int64_t start = now_ns();
-    const bool in_time = start + sync_guard_.terms().fallback_ns <= deadline_ns;
-    if (deployment.has_fallback() && in_time) {
+    // A request that expired before it came is answered by the default at once. One whose rescue woke up too late has
+    // nothing to lose by a few microseconds more for the better answer.
+    const bool worth_it =
+        sync_guard_.time_for_fallback(start, deadline_ns, 0) ||
+        (reason != Reason::expired && start > deadline_ns && sync_guard_.terms().typical_ns <= LATE_FALLBACK_NS_MAX);
+    if (deployment.has_fallback() && worth_it) {
         const int status = deployment.score_fallback(row, 1, detail::thread_scratch(limits_.n_features), out);
         const int64_t now = now_ns();
         if (status == ENGINE_SCORE_OK && detail::all_finite(out, limits_.n_outputs)) {
@@ -161,7 +166,7 @@ Outcome Runtime::answer_without_primary(Deployment& deployment, const void* row,
                                         int64_t deadline_ns, Reason reason, double* out) {
     if (deadline_ns <= started_ns) {
         reason = Reason::expired;
-    } else if (deployment.has_fallback() && started_ns + sync_guard_.terms().fallback_ns > deadline_ns) {
+    } else if (deployment.has_fallback() && !sync_guard_.time_for_fallback(started_ns, deadline_ns, 0)) {
         reason = Reason::no_time;
     }
     const Side side = fallback_or_default(deployment, row, deadline_ns, reason, out);

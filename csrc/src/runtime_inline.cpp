@@ -1,5 +1,6 @@
 // The inline lane: the primary on the caller's own thread. No queue, no wake-up; two clock reads a request.
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
 #include "detail/runtime.hpp"
@@ -11,7 +12,6 @@ namespace {
 
 constexpr uint32_t OBSERVE_EVERY = 16;       // learning costs 40 ns, a sixth of a trivial request
 constexpr int64_t CHUNK_TARGET_NS = 500'000;  // how long predict_many goes without looking at the clock
-constexpr uint32_t FALLBACK_CHUNK = 16;
 
 }  // namespace
 
@@ -40,85 +40,113 @@ void Runtime::observe_inline(uint32_t rows, int64_t ns) noexcept {
     inline_observing_.clear(std::memory_order_release);
 }
 
-void Runtime::predict_many_inline(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
-                                  double share, Outcome* outcomes, double* out) {
-    Deployment* deployment = retain_current();
-    const auto* bytes = static_cast<const std::byte*>(rows);
-    const uint32_t width = limits_.n_outputs, row_bytes = limits_.row_bytes;
-    const int64_t fallback_ns = std::max<int64_t>(sync_guard_.terms().fallback_ns, 1);
-    float* scratch = detail::thread_scratch(size_t{n} * limits_.n_features);
+// One predict_many call: rows in deadline order, the primary in chunks for as long as everything behind a chunk can
+// still be rescued in time, the fallback for what is left.
+struct Runtime::ManyInline {
+    Runtime& runtime;
+    Deployment& deployment;
+    const std::byte* rows;
+    const int64_t* deadlines_ns;
+    int64_t started_ns;
+    Outcome* outcomes;
+    double* out;
+    std::vector<uint32_t> order;      // row numbers, earliest deadline first; empty where they come in that order
+    std::vector<int64_t> latest_ns;   // latest_ns[i]: when the fallback must begin on the i-th row and all behind it
+    std::vector<std::byte> gathered;  // a chunk's rows side by side, where `order` scatters them
+    std::vector<double> values;       // … and its answers
+    float* scratch;
 
-    // Earliest deadline first; in order already where there is one deadline for all, the usual case.
-    std::vector<uint32_t> order(n);
-    std::iota(order.begin(), order.end(), 0u);
-    const bool sorted = std::is_sorted(deadlines_ns, deadlines_ns + n);
-    if (!sorted)
-        std::stable_sort(order.begin(), order.end(),
-                         [&](uint32_t a, uint32_t b) { return deadlines_ns[a] < deadlines_ns[b]; });
+    uint32_t row(uint32_t i) const noexcept { return order.empty() ? i : order[i]; }
 
-    // latest[i]: when the fallback must begin on rows i, i + 1, … so that each of them is still in time.
-    std::vector<int64_t> latest(n + 1, NEVER_NS);
-    for (uint32_t i = n; i-- > 0;) {
-        const int64_t deadline = deadlines_ns[order[i]];
-        const int64_t spendable = started_ns + static_cast<int64_t>(share * static_cast<double>(deadline - started_ns));
-        latest[i] = std::min(spendable, latest[i + 1]) - fallback_ns;
+    void plan(uint32_t n, double share) {
+        if (!std::is_sorted(deadlines_ns, deadlines_ns + n)) {
+            order.resize(n);
+            std::iota(order.begin(), order.end(), 0u);
+            std::stable_sort(order.begin(), order.end(),
+                             [&](uint32_t a, uint32_t b) { return deadlines_ns[a] < deadlines_ns[b]; });
+            gathered.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.row_bytes);
+            values.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.n_outputs);
+        }
+        const int64_t fallback_ns = runtime.sync_guard_.terms().typical_ns;
+        latest_ns.resize(n + 1, NEVER_NS);
+        for (uint32_t i = n; i-- > 0;) {
+            const auto slack = static_cast<double>(deadlines_ns[row(i)] - started_ns);
+            const int64_t spendable = started_ns + static_cast<int64_t>(share * slack);
+            latest_ns[i] = std::min(spendable, latest_ns[i + 1]) - fallback_ns;
+        }
     }
 
-    std::vector<std::byte> gathered;
-    std::vector<double> values;
-    if (!sorted) {
-        gathered.resize(size_t{limits_.batch_rows_max} * row_bytes);
-        values.resize(size_t{limits_.batch_rows_max} * width);
+    // How many rows from the i-th on the primary may take now; 0 when it must leave the i-th to the fallback.
+    uint32_t chunk_at(uint32_t i, uint32_t n, int64_t now) const noexcept {
+        const CostModel& cost = runtime.inline_cost_;
+        uint32_t chunk = order.empty() ? n - i : std::min(n - i, runtime.limits_.batch_rows_max);
+        while (chunk > 1 && cost.high_ns(chunk) > CHUNK_TARGET_NS) chunk /= 2;
+        for (; chunk > 0; chunk /= 2) {
+            const int64_t done = now + cost.high_ns(chunk);
+            if (done <= latest_ns[i + chunk] && done <= latest_ns[i]) break;
+        }
+        return chunk;
     }
-    int64_t now = started_ns;
-    for (uint32_t i = 0; i < n;) {
-        // The largest chunk of the primary after which everything behind it can still be rescued in time.
-        const int64_t first_deadline = deadlines_ns[order[i]];
-        uint32_t chunk = sorted ? n - i : std::min(n - i, limits_.batch_rows_max);
-        while (chunk > 0 && (inline_cost_.high_ns(chunk) > CHUNK_TARGET_NS && chunk > 1)) chunk /= 2;
-        while (chunk > 0) {
-            const int64_t done = now + inline_cost_.high_ns(chunk);
-            if (done <= latest[i + chunk] && done <= std::min(first_deadline, latest[i] + fallback_ns)) break;
-            chunk /= 2;
-        }
-        if (chunk == 0) {
-            for (const uint32_t end = std::min(n, i + FALLBACK_CHUNK); i < end; ++i) {
-                const uint32_t at = order[i];
-                const Reason reason = deadlines_ns[at] <= now ? Reason::expired : Reason::late;
-                Outcome& outcome = outcomes[at];
-                const Side side = fallback_or_default(*deployment, bytes + size_t{at} * row_bytes, deadlines_ns[at],
-                                                      reason, out + size_t{at} * width);
-                outcome = {next_id(),     deployment->number(), started_ns, deadlines_ns[at],
-                           side.ready_ns, side.source,          side.reason};
-            }
-            now = now_ns();
-            continue;
-        }
-        const void* chunk_rows = bytes + size_t{i} * row_bytes;
-        double* chunk_out = out + size_t{i} * width;
-        if (!sorted) {
+
+    void settle(uint32_t at, const Side& side) noexcept {
+        outcomes[at] = {runtime.next_id(), deployment.number(), started_ns, deadlines_ns[at],
+                        side.ready_ns,     side.source,         side.reason};
+    }
+
+    void rescue(uint32_t at, Reason reason) {
+        const RuntimeLimits& limits = runtime.limits_;
+        settle(at, runtime.fallback_or_default(deployment, rows + size_t{at} * limits.row_bytes, deadlines_ns[at],
+                                               reason, out + size_t{at} * limits.n_outputs));
+    }
+
+    // Scores rows i … i + chunk by the primary. Returns when it was done.
+    int64_t score(uint32_t i, uint32_t chunk, int64_t now) {
+        const RuntimeLimits& limits = runtime.limits_;
+        const size_t width = limits.n_outputs;
+        const std::byte* chunk_rows = rows + size_t{i} * limits.row_bytes;
+        double* chunk_out = out + i * width;
+        if (!order.empty()) {
             for (uint32_t k = 0; k < chunk; ++k)
-                std::copy_n(bytes + size_t{order[i + k]} * row_bytes, row_bytes, gathered.data() + size_t{k} * row_bytes);
+                std::memcpy(gathered.data() + size_t{k} * limits.row_bytes, rows + size_t{row(i + k)} * limits.row_bytes,
+                            limits.row_bytes);
             chunk_rows = gathered.data();
             chunk_out = values.data();
         }
-        const int status = deployment->score_primary(chunk_rows, chunk, scratch, chunk_out);
+        const int status = deployment.score_primary(chunk_rows, chunk, scratch, chunk_out);
         const int64_t ended = now_ns();
-        observe_inline(chunk, ended - now);
-        now = ended;
+        runtime.observe_inline(chunk, ended - now);
         for (uint32_t k = 0; k < chunk; ++k) {
-            const uint32_t at = order[i + k];
-            double* value = out + size_t{at} * width;
-            if (!sorted) std::copy_n(chunk_out + size_t{k} * width, width, value);
-            Side side{ended, Source::primary, Reason::ok};
-            if (status != ENGINE_SCORE_OK || !detail::all_finite(value, width)) {
-                const Reason reason = status ? detail::reason_of(status) : Reason::primary_not_finite;
-                side = fallback_or_default(*deployment, bytes + size_t{at} * row_bytes, deadlines_ns[at], reason, value);
+            const uint32_t at = row(i + k);
+            const double* value = chunk_out + k * width;
+            if (status != ENGINE_SCORE_OK || !detail::all_finite(value, limits.n_outputs)) {
+                rescue(at, status ? detail::reason_of(status) : Reason::primary_not_finite);
+                continue;
             }
-            outcomes[at] = {next_id(),     deployment->number(), started_ns, deadlines_ns[at],
-                            side.ready_ns, side.source,          side.reason};
+            if (!order.empty()) std::copy_n(value, width, out + at * width);
+            settle(at, {ended, Source::primary, Reason::ok});
         }
-        i += chunk;
+        return ended;
+    }
+};
+
+void Runtime::predict_many_inline(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
+                                  double share, Outcome* outcomes, double* out) {
+    Deployment* deployment = retain_current();
+    float* scratch = detail::thread_scratch(size_t{n} * limits_.n_features);
+    ManyInline call{*this, *deployment, static_cast<const std::byte*>(rows), deadlines_ns, started_ns, outcomes, out,
+                    {},    {},          {}, {}, scratch};
+    call.plan(n, share);
+    int64_t now = started_ns;
+    for (uint32_t i = 0; i < n;) {
+        const uint32_t at = call.row(i);
+        if (const uint32_t chunk = call.chunk_at(i, n, now); chunk > 0) {
+            now = call.score(i, chunk, now);
+            i += chunk;
+            continue;
+        }
+        call.rescue(at, deadlines_ns[at] <= now ? Reason::expired : Reason::late);
+        now = now_ns();
+        ++i;
     }
     deployment->release();
 }

@@ -12,7 +12,8 @@ namespace engine {
 struct GuardTerms {
     int64_t timer_ns;     // how late a timed wait wakes up
     int64_t return_ns;    // from a native answer being ready to Python having it: the GIL, or the event loop
-    int64_t fallback_ns;  // what the fallback takes
+    int64_t fallback_ns;  // what the fallback takes, its worst cases included
+    int64_t typical_ns;   // what it takes as a rule
 };
 
 class Guard {
@@ -22,23 +23,27 @@ public:
 
     void timer_overshot(int64_t ns, int64_t now_ns) noexcept { timer_.record(ns, now_ns); }
     void returned_after(int64_t ns, int64_t now_ns) noexcept { return_.record(ns, now_ns); }
-    void fallback_took(int64_t ns, int64_t now_ns) noexcept { fallback_.record(ns, now_ns); }
+    void fallback_took(int64_t ns, int64_t now_ns) noexcept {
+        fallback_.record(ns, now_ns);
+        typical_.record(ns, now_ns);
+    }
 
-    GuardTerms terms() const noexcept { return {timer_.value(), return_.value(), fallback_.value()}; }
+    GuardTerms terms() const noexcept { return {timer_.value(), return_.value(), fallback_.value(), typical_.value()}; }
 
     // The instant at which the rescue of a request takes over. `expiring` requests may do so together and share the
-    // cores. What is set aside for noise (all but the fallback itself) never eats more than MARGIN_SHARE_MAX of the
+    // cores. What is set aside for noise (all but a fallback as it usually goes) never eats more than MARGIN_SHARE_MAX of the
     // budget: past that the machine is too noisy for the deadline, and giving up primary answers would not mend it.
     int64_t rescue_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring) const noexcept;
 
-    // Whether a fallback begun now would be in time, with `running` others before it on the cores. Where not, the
-    // default is the only answer in time.
+    // Whether a fallback begun now would usually be in time, with `running` others before it on the cores. Where not,
+    // the default is the only answer in time. The worst cases have no say here: a fallback that was once preempted for
+    // four milliseconds is still worth trying with one left.
     bool time_for_fallback(int64_t now_ns, int64_t deadline_ns, uint32_t running) const noexcept;
 
     static constexpr double MARGIN_SHARE_MAX = 0.3;
 
 private:
-    DecayingQuantile timer_, return_, fallback_;
+    DecayingQuantile timer_, return_, fallback_, typical_;
     uint32_t cores_;
 };
 

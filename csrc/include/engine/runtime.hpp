@@ -147,6 +147,7 @@ private:
         std::atomic<uint32_t> running{0};  // how many of `batch` are being scored
         std::atomic<bool> ended{false};
     };
+    struct ManyInline;
     struct Timer {
         int64_t at_ns;
         uint32_t slot;

@@ -276,6 +276,10 @@ cdef class CoreEngine:
                        if old is not served and (<_Served>old).native.references() == 1]:
             del self._served[number]
 
+    def _versions(self):
+        """The deployments that are still held, by number."""
+        return {number: (<_Served>served).version for number, served in self._served.items()}
+
     @property
     def lane(self):
         """The lane that single requests take now: "inline" or "batch"."""
@@ -361,7 +365,7 @@ cdef class CoreEngine:
             self.runtime.account(outcomes[i], returned, queued, synchronous)
         if any_default:
             self._fill_defaults(values, sources, reasons, numbers)
-        names = {number: served.version for number, served in self._served.items()}
+        names = self._versions()
         shaped = values[:, 0] if self.n_outputs == 1 else values
         return Answers(shaped, sources, reasons, latency, on_time, ready, ids, numbers, names)
 
