@@ -12,7 +12,7 @@ event loop that it shares with the generator is its own doing, and is in its lat
 conditions. `on_time_*` counts answers that Python held in time, `on_time_ready_*` those that existed in time;
 `primary_goodput_2x` is the primary's answers in time per second over its capacity.
 
-`recovery_ms`: for every stall at 0.5x but the one that opens the phase, the level is the share of arrivals in the second
+`recovery_ms`: for every stall at 0.5x but the one that opens the phase, the level is the share of arrivals in the later
 half of the healthy time before the stall that the primary answered in time; recovery is the first millisecond t after
 the stall's end from which the arrivals of the following 50 ms reach that level less 0.02, and all of the healthy time
 where none does or where there was no level to come back to.
