@@ -95,8 +95,8 @@ def test_recovery_is_counted_from_the_end_of_each_stall_but_the_first():
     from collections import Counter
 
     import numpy as np
-
     from benchmarks.bench_deadline import recoveries_ms
+
     from engine.planning.load import Run, Schedule
 
     # One arrival a millisecond for six seconds; stalls of 200 ms open every 2 s, and the primary needs 30 ms more.
