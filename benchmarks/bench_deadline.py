@@ -6,12 +6,16 @@ primary that saturates and not the load generator. Its own best closed-loop rate
 every 2 s. Phases of all contenders are interleaved and repeated; the medians are given.
 
 `ideal` answers at once, driven by the same generator at the same rate: what it misses is the machine's doing, and
-`short_of_ideal_*` is what the engine misses beyond that, repeat by repeat. A phase in which `ideal` stays under 0.99 or
-the generator lags behind the engine is void and run again, three times at most. `on_time_*` counts answers that Python
-held in time, `on_time_ready_*` those that existed in time; `primary_goodput_2x` is the primary's answers in time per
-second over its capacity. `recovery_ms`: for every stall at 0.5x but the one that opens the phase, the level is the
-share of arrivals in the second half of the healthy time before the stall that the primary answered in time; recovery is
-the first millisecond t after the stall's end from which the arrivals of the following 50 ms reach that level less 0.02.
+`short_of_ideal_*` is what the engine misses beyond that, repeat by repeat. A phase in which `ideal` stays under 0.99 is
+void and run again, three times at most. Where `ideal` keeps up the generator can; what a contender then does to the
+event loop that it shares with the generator is its own doing, and is in its latencies and in `lag_us_p99` of the
+conditions. `on_time_*` counts answers that Python held in time, `on_time_ready_*` those that existed in time;
+`primary_goodput_2x` is the primary's answers in time per second over its capacity.
+
+`recovery_ms`: for every stall at 0.5x but the one that opens the phase, the level is the share of arrivals in the later
+half of the healthy time before the stall that the primary answered in time; recovery is the first millisecond t after
+the stall's end from which the arrivals of the following 50 ms reach that level less 0.02, and all of the healthy time
+where none does or where there was no level to come back to.
 
 It says nothing of several processes, of networks, or of rates at which the generator itself would be the bottleneck.
 """
@@ -45,7 +49,7 @@ WINDOW_MS = 50.0
 
 
 def run(smoke: bool) -> dict[str, Any]:
-    case = Case(seconds=0.6 if smoke else 12.0, repeats=1 if smoke else 3, smoke=smoke)
+    case = Case(seconds=0.4 if smoke else 12.0, repeats=1 if smoke else 3, smoke=smoke)
     with tempfile.TemporaryDirectory() as folder:
         case.prepare(Path(folder) / "primary.onnx")
         for repeat in range(case.repeats):
@@ -87,20 +91,23 @@ class Case:
         return self.session.run(None, {"x": rows})[0][:, 0]
 
     def _capacity(self) -> tuple[float, float]:
-        """The primary's best closed-loop rate over batch sizes, called directly, and what a row then costs."""
+        """The primary's best closed-loop rate, called directly, and what a row then costs.
+
+        The best over batch sizes and over short windows: a neighbour that takes the core for a while must not pass for
+        a slower model.
+        """
         best = 0.0
-        for size in (1, 2, 4, 8, ROWS_MAX):
+        for size in (1, 2, 4, 8, ROWS_MAX) * 4:
             rows, done, started = self.rows[:size], 0, time.perf_counter()
-            while (elapsed := time.perf_counter() - started) < self.capacity_s:
+            while (elapsed := time.perf_counter() - started) < self.capacity_s / 4:
                 self.primary.predict(rows)
                 done += size
             best = max(best, done / elapsed)
         return best, 1e6 / best
 
     def contenders(self) -> dict[str, Callable[[], Any]]:
-        """Makers of a fresh contender, to be called on a running event loop; the ideal comes first."""
+        """Makers of a fresh contender, to be called on a running event loop."""
         return {
-            "ideal": rivals.Ideal,
             "engine": lambda: Ours(self),
             "threads": lambda: Rival(self, lambda score: rivals.Threads(score, threads=2)),
             "asyncio_batcher": lambda: Rival(self, lambda score: rivals.MicroBatcher(score, ROWS_MAX)),
@@ -113,27 +120,25 @@ class Case:
         }
 
     def run_phase(self, phase: str, seed: int) -> None:
-        """Runs every contender through one phase; begins again where the machine or the generator spoilt it."""
+        """Runs every contender through one phase, the ideal first; that one again where the machine spoilt it."""
         for attempt in range(TRIES_MAX):
-            runs: dict[str, load.Run] = {}
-            for name, make in self.contenders().items():
-                runs[name] = asyncio.run(self._drive(make, phase, seed + 1_000 * attempt))
-                if reason := self._spoilt(name, runs[name]):
-                    self.voids.append(f"{phase} try {attempt + 1}: {name}: {reason}")
-                    print(f"  {phase:<11} {name:<18} void: {reason}", flush=True)
-                    if name in ("ideal", "engine"):
-                        break
-            else:
-                self._keep(phase, runs)
-                return
+            runs = {"ideal": self._run(rivals.Ideal, phase, seed + 1_000 * attempt)}
+            on_time = float(runs["ideal"].on_time.mean())
+            # Whether the case still runs does not depend on how busy the machine is; smoke figures mean nothing.
+            if on_time >= IDEAL_MIN or self.smoke:
+                break
+            self.voids.append(
+                f"{phase} try {attempt + 1}: even an engine that answers at once made {on_time:.4f}"
+            )
+            print(f"  {self.voids[-1]}", flush=True)
+        else:
+            return
+        for name, make in self.contenders().items():
+            runs[name] = self._run(make, phase, seed + 1_000 * attempt)
+        self._keep(phase, runs)
 
-    def _spoilt(self, name: str, run: load.Run) -> str | None:
-        if self.smoke:
-            # Whether the case still runs does not depend on how busy the machine is; these figures mean nothing.
-            return None
-        if run.void is None and name == "ideal" and run.on_time.mean() < IDEAL_MIN:
-            return f"even an engine that answers at once made {run.on_time.mean():.4f}"
-        return run.void
+    def _run(self, make: Callable[[], Any], phase: str, seed: int) -> load.Run:
+        return asyncio.run(self._drive(make, phase, seed))
 
     async def _drive(self, make: Callable[[], Any], phase: str, seed: int) -> load.Run:
         factor, stalled = PHASES[phase]
@@ -159,8 +164,6 @@ class Case:
     def _keep(self, phase: str, runs: dict[str, load.Run]) -> None:
         ideal = float(runs["ideal"].on_time.mean())
         for name, run in runs.items():
-            if run.void and not self.smoke:
-                continue
             figures = {f"on_time_{phase}": float(run.on_time.mean())}
             if name == "engine":
                 figures[f"on_time_ready_{phase}"] = float(run.on_time_ready.mean())
@@ -266,7 +269,7 @@ def recoveries_ms(run: load.Run, stall_ms: float, every_ms: float) -> list[float
     found = []
     for stall in np.arange(every_ms, run.schedule.seconds * 1e3 - every_ms / 2, every_ms):
         level, end = share(stall - healthy_ms / 2, stall) - 0.02, stall + stall_ms
-        waits = np.arange(0.0, max(healthy_ms - WINDOW_MS, 1.0))
+        waits = np.arange(0.0, max(healthy_ms - WINDOW_MS, 1.0)) if level > 0 else ()
         recovered = (wait for wait in waits if share(end + wait, end + wait + WINDOW_MS) >= level)
         found.append(float(next(recovered, healthy_ms)))
     return found

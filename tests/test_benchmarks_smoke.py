@@ -89,3 +89,27 @@ def test_the_committed_tables_are_those_of_the_committed_results(root):
     found = render.results()
     assert render.table(found) in (root / "README.md").read_text()
     assert render.document(found) == (root / "docs" / "benchmarks.md").read_text()
+
+
+def test_recovery_is_counted_from_the_end_of_each_stall_but_the_first():
+    from collections import Counter
+
+    import numpy as np
+    from benchmarks.bench_deadline import recoveries_ms
+
+    from engine.planning.load import Run, Schedule
+
+    # One arrival a millisecond for six seconds; stalls of 200 ms open every 2 s, and the primary needs 30 ms more.
+    due_ms = np.arange(6_000)
+    served = due_ms % 2_000 >= 230
+    latency = np.where(served, 1_000.0, 50_000.0)
+    zeros = np.zeros(len(due_ms))
+
+    def run(source):
+        schedule = Schedule(due_ms * 1_000_000, 6.0)
+        return Run(schedule, 10.0, zeros, zeros, latency, latency, source, zeros, Counter(), 0)
+
+    # A window of 50 arrivals may miss one (0.02): the first that is good enough begins at 29 ms.
+    assert recoveries_ms(run(np.zeros(6_000, np.uint8)), 200.0, 2_000.0) == [29.0, 29.0]
+    # Where the primary never answered there is nothing to come back to.
+    assert recoveries_ms(run(np.ones(6_000, np.uint8)), 200.0, 2_000.0) == [1_800.0, 1_800.0]
