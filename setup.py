@@ -32,7 +32,14 @@ EXTENSIONS = {
 }
 
 DEBUG = os.environ.get("ENGINE_DEBUG_BUILD") == "1"
-COMPILE = ["-std=c++20", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"]
+COMPILE = [
+    "-std=c++20",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-function",
+]
 COMPILE += ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", "-DNDEBUG"]
 
 
@@ -71,8 +78,11 @@ if not sys.platform.startswith("linux"):
 
 setup(
     ext_modules=cythonize(
-        [extension(name, patterns) for name, patterns in EXTENSIONS.items()
-         if os.path.exists(f"src/engine/core/{name}.pyx")],
+        [
+            extension(name, patterns)
+            for name, patterns in EXTENSIONS.items()
+            if os.path.exists(f"src/engine/core/{name}.pyx")
+        ],
         include_path=["src"],
         nthreads=0,
         compiler_directives={

@@ -58,7 +58,7 @@ struct Runtime::ManyInline {
 
     uint32_t row(uint32_t i) const noexcept { return order.empty() ? i : order[i]; }
 
-    void plan(uint32_t n, double share) {
+    void plan(uint32_t n, int64_t reserve_ns) {
         if (!std::is_sorted(deadlines_ns, deadlines_ns + n)) {
             order.resize(n);
             std::iota(order.begin(), order.end(), 0u);
@@ -70,9 +70,9 @@ struct Runtime::ManyInline {
         const int64_t fallback_ns = runtime.sync_guard_.terms().typical_ns;
         latest_ns.resize(n + 1, NEVER_NS);
         for (uint32_t i = n; i-- > 0;) {
-            const auto slack = static_cast<double>(deadlines_ns[row(i)] - started_ns);
-            const int64_t spendable = started_ns + static_cast<int64_t>(share * slack);
-            latest_ns[i] = std::min(spendable, latest_ns[i + 1]) - fallback_ns;
+            const int64_t deadline = deadlines_ns[row(i)];
+            const int64_t finish_by = std::min(runtime.sync_guard_.rescue_at(started_ns, deadline, 0), deadline - reserve_ns);
+            latest_ns[i] = std::min(finish_by, latest_ns[i + 1] - fallback_ns);
         }
     }
 
@@ -130,12 +130,12 @@ struct Runtime::ManyInline {
 };
 
 void Runtime::predict_many_inline(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
-                                  double share, Outcome* outcomes, double* out) {
+                                  int64_t reserve_ns, Outcome* outcomes, double* out) {
     Deployment* deployment = retain_current();
     float* scratch = detail::thread_scratch(size_t{n} * limits_.n_features);
     ManyInline call{*this, *deployment, static_cast<const std::byte*>(rows), deadlines_ns, started_ns, outcomes, out,
                     {},    {},          {}, {}, scratch};
-    call.plan(n, share);
+    call.plan(n, reserve_ns);
     int64_t now = started_ns;
     for (uint32_t i = 0; i < n;) {
         const uint32_t at = call.row(i);

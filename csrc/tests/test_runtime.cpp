@@ -160,7 +160,7 @@ TEST(many_inline_in_any_deadline_order) {
         rows[2 * i + 1] = 0.5f;
         deadlines[i] = i % 10 == 0 ? now - 1 : now + 5000 * MS - (i * 37 % 100) * MS;
     }
-    house.runtime->predict_many_inline(rows.data(), N, now, deadlines.data(), 1.0, outcomes.data(), out.data());
+    house.runtime->predict_many_inline(rows.data(), N, now, deadlines.data(), 0, outcomes.data(), out.data());
     for (uint32_t i = 0; i < N; ++i) {
         if (i % 10 == 0) {
             CHECK(outcomes[i].source == Source::default_value && outcomes[i].reason == Reason::expired);

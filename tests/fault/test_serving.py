@@ -109,7 +109,9 @@ def test_close_returns_though_the_model_hangs_and_answers_what_is_under_way():
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
-    assert [(answer.value, answer.source, answer.reason) for answer in answers] == [(1021.0, "fallback", "closing")] * 4
+    assert [(answer.value, answer.source, answer.reason) for answer in answers] == [
+        (1021.0, "fallback", "closing")
+    ] * 4
     primary.disarm()
 
 
@@ -172,7 +174,9 @@ def test_cancelled_tasks_leave_nothing_behind():
             for task in tasks[:5]:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [isinstance(result, asyncio.CancelledError) for result in results] == [True] * 5 + [False] * 5
+            assert [isinstance(result, asyncio.CancelledError) for result in results] == [True] * 5 + [
+                False
+            ] * 5
             await asyncio.sleep(2 * RESCUE_MS / 1000)
 
         asyncio.run(main())
@@ -210,7 +214,9 @@ def test_keyboard_interrupt_ends_a_wait_and_frees_the_slot():
     primary = faults.hanging(linear(), armed=False)
     with served(primary, lane="batch") as eng:
         primary.arm()
-        killer = threading.Timer(0.05, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+        killer = threading.Timer(
+            0.05, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        )
         killer.start()
         with pytest.raises(KeyboardInterrupt):
             eng.predict([1.0, 2.0])
@@ -230,7 +236,9 @@ def test_a_signal_handler_that_returns_only_interrupts_the_sleep():
         seen = []
         before = signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
         try:
-            killer = threading.Timer(0.03, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1))
+            killer = threading.Timer(
+                0.03, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            )
             killer.start()
             answer = eng.predict([1.0, 2.0], 2 * RESCUE_MS)
             killer.join()

@@ -89,9 +89,9 @@ public:
     // A default leaves NaN in `out`: the value itself is the binding's to fill in.
     Outcome predict_inline(const void* row, int64_t started_ns, int64_t deadline_ns, double* out);
     // Rows are dense; deadlines has n entries. Answers earliest deadline first, keeping back what the fallback needs
-    // for the rows still waiting. share: the part of the remaining slack that the primary may spend.
+    // for the rows still waiting. reserve_ns: how long before each deadline the primary must be done at the latest.
     void predict_many_inline(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
-                             double share, Outcome* outcomes, double* out);
+                             int64_t reserve_ns, Outcome* outcomes, double* out);
 
     // Queues one row (copied). Returns its slot, or NO_SLOT with *refused answered at once into `out`. completions,
     // group and user may be null. Unless `wake`, kick() is owed: whoever submits several rows pays for one wake-up.

@@ -142,7 +142,7 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         void swap(Deployment* deployment) noexcept
         Outcome predict_inline(const void* row, int64_t started_ns, int64_t deadline_ns, double* out) noexcept
         void predict_many_inline(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
-                                 double share, Outcome* outcomes, double* out) except +
+                                 int64_t reserve_ns, Outcome* outcomes, double* out) except +
         uint32_t submit(const void* row, int64_t started_ns, int64_t deadline_ns, Completions* completions,
                         Group* group, void* user, cbool wake, Outcome* refused, double* out) noexcept
         void kick() noexcept

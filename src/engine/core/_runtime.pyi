@@ -1,9 +1,9 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import CapsuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import CapsuleType
 
 from engine.core._answer import Answer, Answers
 
@@ -20,8 +20,12 @@ class CoreEngine:
     def lane(self) -> str: ...
     @property
     def version(self) -> str: ...
-    def predict(self, x: Row, deadline_ms: float | None = None, *, deadline_ns: int | None = None) -> Answer: ...
-    def predict_many(self, rows: Rows, deadline_ms: Deadlines = None, *, deadline_ns: Instants = None) -> Answers: ...
+    def predict(
+        self, x: Row, deadline_ms: float | None = None, *, deadline_ns: int | None = None
+    ) -> Answer: ...
+    def predict_many(
+        self, rows: Rows, deadline_ms: Deadlines = None, *, deadline_ns: Instants = None
+    ) -> Answers: ...
     def predict_async(
         self, x: Row, deadline_ms: float | None = None, *, deadline_ns: int | None = None
     ) -> Awaitable[Answer]: ...

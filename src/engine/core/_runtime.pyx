@@ -33,8 +33,11 @@ cnp.import_array()
 cdef int64_t GIL_KEEP_NS = 20_000
 # How many inline overruns within OVERRUN_WINDOW_NS move a lane="auto" engine to the batch lane.
 cdef int64_t OVERRUN_WINDOW_NS = 10_000_000_000
-# predict_many spends this share of the slack left when the caller's own clock started before the call.
-cdef double SLACK_SHARE_ABSOLUTE = 0.5
+# Calls this close behind one another, with absolute deadlines, mean that a queue has formed at the caller's.
+cdef int64_t BACK_TO_BACK_NS = 200_000
+# What an inline predict_many then leaves of the engine's deadline, as a divisor: without it each call would ride on the
+# deadline, and any hiccup of the machine would make a queue of answers late.
+cdef int64_t QUEUE_RESERVE_DIVISOR = 4
 
 cdef tuple REASON_NAMES = _reasons
 cdef tuple SOURCE_NAMES = _sources
@@ -339,10 +342,10 @@ cdef class CoreEngine:
         return value if self.n_outputs == 1 else np.array(value, dtype=np.float64)
 
     cdef object _answers(self, const Outcome* outcomes, uint32_t n, cnp.ndarray values, bint queued, bint synchronous):
-        cdef cnp.ndarray sources = np.empty(n, dtype=np.uint8), reasons = np.empty(n, dtype=np.uint8)
-        cdef cnp.ndarray latency = np.empty(n, dtype=np.float64), ids = np.empty(n, dtype=np.uint64)
-        cdef cnp.ndarray on_time = np.empty(n, dtype=np.bool_), ready = np.empty(n, dtype=np.bool_)
-        cdef cnp.ndarray numbers = np.empty(n, dtype=np.uint64)
+        cdef cnp.ndarray sources = _column(n, cnp.NPY_UINT8), reasons = _column(n, cnp.NPY_UINT8)
+        cdef cnp.ndarray latency = _column(n, cnp.NPY_FLOAT64), ids = _column(n, cnp.NPY_UINT64)
+        cdef cnp.ndarray on_time = _column(n, cnp.NPY_BOOL), ready = _column(n, cnp.NPY_BOOL)
+        cdef cnp.ndarray numbers = _column(n, cnp.NPY_UINT64)
         cdef uint8_t* source_codes = <uint8_t*>cnp.PyArray_DATA(sources)
         cdef uint8_t* reason_codes = <uint8_t*>cnp.PyArray_DATA(reasons)
         cdef uint8_t* on_time_flags = <uint8_t*>cnp.PyArray_DATA(on_time)
@@ -448,9 +451,9 @@ cdef class CoreEngine:
     def predict_many(self, rows, deadline_ms=None, *, deadline_ns=None):
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef cnp.ndarray matrix = self._matrix(rows)
-        cdef uint32_t n = matrix.shape[0]
+        cdef uint32_t n = _count(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
+        cdef cnp.ndarray matrix = self._matrix(rows, deadlines, started)
         if self._inline:
             return self._many_inline(matrix, n, started, deadlines, deadline_ns is not None)
         cdef uint32_t window = self._window()
@@ -461,18 +464,23 @@ cdef class CoreEngine:
     cdef uint32_t _window(self):
         return max(self._slots_max // 2, 1)
 
-    cdef cnp.ndarray _matrix(self, object rows):
+    # Mappings whose deadline has passed are not read: their answer is the default whatever they hold.
+    cdef cnp.ndarray _matrix(self, object rows, cnp.ndarray deadlines, int64_t started):
         if self._features is NULL:
             return read_matrix(rows, self.n_features, self._wide)
         if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype == np.float32:
             return read_matrix(rows, self.n_features, False)  # made by program.batch already
         cdef uint32_t n = len(rows)
-        cdef cnp.ndarray matrix = np.empty((n, self.n_features), dtype=np.float32)
+        cdef cnp.ndarray matrix = _table(n, self.n_features, cnp.NPY_FLOAT32)
         cdef float* out = <float*>cnp.PyArray_DATA(matrix)
+        cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
         cdef uint32_t i = 0
         for x in rows:
             if i == n:
                 raise InputError(f"the rows changed their number while they were read, from {n}")
+            if due[i] <= started:
+                i += 1
+                continue
             try:
                 self._features.read_row(self._features.ctx, <PyObject*>x, out + <size_t>i * self.n_features)
             except (ValueError, TypeError) as error:
@@ -485,20 +493,18 @@ cdef class CoreEngine:
 
     cdef object _many_inline(self, cnp.ndarray matrix, uint32_t n, int64_t started, cnp.ndarray deadlines,
                              bint absolute):
-        cdef cnp.ndarray values = np.empty((n, self.n_outputs), dtype=np.float64)
+        cdef cnp.ndarray values = _table(n, self.n_outputs, cnp.NPY_FLOAT64)
         cdef vector[Outcome] outcomes = vector[Outcome](n)
         cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
         cdef void* rows = cnp.PyArray_DATA(matrix)
         cdef double* out = <double*>cnp.PyArray_DATA(values)
-        # Absolute deadlines and calls back to back: a queue has formed at the caller's. Half of the slack is left to
-        # the requests that wait there, or each call would make the next one late.
-        cdef bint queue = absolute and started - self._many_ended_ns < 200_000
-        cdef double share = SLACK_SHARE_ABSOLUTE if queue else 1.0
+        cdef bint queue = absolute and started - self._many_ended_ns < BACK_TO_BACK_NS
+        cdef int64_t reserve = self._budget_ns // QUEUE_RESERVE_DIVISOR if queue else 0
         if n and self.runtime.inline_cost().expected_ns(n) > GIL_KEEP_NS:
             with nogil:
-                self.runtime.predict_many_inline(rows, n, started, due, share, outcomes.data(), out)
+                self.runtime.predict_many_inline(rows, n, started, due, reserve, outcomes.data(), out)
         elif n:
-            self.runtime.predict_many_inline(rows, n, started, due, share, outcomes.data(), out)
+            self.runtime.predict_many_inline(rows, n, started, due, reserve, outcomes.data(), out)
         answers = self._answers(outcomes.data(), n, values, False, True)
         self._many_ended_ns = now_ns()
         return answers
@@ -511,7 +517,7 @@ cdef class CoreEngine:
         call.n = n
         call.slots.resize(n)
         call.outcomes.resize(n)
-        call.values = np.empty((n, self.n_outputs), dtype=np.float64)
+        call.values = _table(n, self.n_outputs, cnp.NPY_FLOAT64)
         cdef void* rows = cnp.PyArray_DATA(matrix)
         cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
         cdef double* out = <double*>cnp.PyArray_DATA(call.values)
@@ -635,9 +641,9 @@ cdef class CoreEngine:
         other, each giving Answers or a future of them."""
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef cnp.ndarray matrix = self._matrix(rows)
-        cdef uint32_t n = matrix.shape[0]
+        cdef uint32_t n = _count(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
+        cdef cnp.ndarray matrix = self._matrix(rows, deadlines, started)
         if self._inline:
             return [lambda: self._many_inline(matrix, n, started, deadlines, deadline_ns is not None)]
         cdef uint32_t window = self._window()
@@ -754,9 +760,28 @@ cdef class CoreEngine:
             del self.runtime
 
 
+cdef uint32_t _count(object rows) except? 0:
+    try:
+        n = len(rows)
+    except TypeError:
+        raise InputError(f"expected rows as a 2-D array or a sequence of rows, got {type(rows).__name__}") from None
+    if n > 0xFFFFFFF0:
+        raise InputError(f"expected fewer than 2^32 rows in one call, got {n}")
+    return n
+
+
+cdef cnp.ndarray _column(cnp.npy_intp n, int kind):
+    return cnp.PyArray_SimpleNew(1, &n, kind)
+
+
+cdef cnp.ndarray _table(cnp.npy_intp n, cnp.npy_intp width, int kind):
+    cdef cnp.npy_intp[2] shape
+    shape[0], shape[1] = n, width
+    return cnp.PyArray_SimpleNew(2, shape, kind)
+
+
 cdef object _vector(const double* values, uint32_t n):
-    cdef cnp.npy_intp shape = n
-    cdef cnp.ndarray array = cnp.PyArray_SimpleNew(1, &shape, cnp.NPY_FLOAT64)
+    cdef cnp.ndarray array = _column(n, cnp.NPY_FLOAT64)
     memcpy(cnp.PyArray_DATA(array), values, n * sizeof(double))
     return array
 

@@ -21,7 +21,7 @@ from engine.errors import ConfigError
 from engine.model import Model, load_model
 
 if TYPE_CHECKING:
-    from types import CapsuleType
+    from typing_extensions import CapsuleType
 
     from engine.core._runtime import Deadlines, Instants, Rows
 
@@ -92,8 +92,9 @@ class Engine(CoreEngine):
         warmup: npt.ArrayLike | None = None,
         miss_rate: float = 1e-4,
     ) -> None:
+        rows_max = _whole("batch_rows_max", batch_rows_max, 1, 1 << 20)
         limits = {
-            "batch_rows_max": _whole("batch_rows_max", batch_rows_max, 1, 1 << 20),
+            "batch_rows_max": rows_max,
             "executors": _whole("executors", executors, 1, 64),
             "queue_rows_max": _whole("queue_rows_max", queue_rows_max, 1, 1 << 24),
             "miss_rate": _between("miss_rate", miss_rate, 0.0, 0.5),
@@ -117,7 +118,7 @@ class Engine(CoreEngine):
             _default(default, model.n_outputs),
             version if version is not None else model.digest[:12],
             features.capsule if features is not None else None,
-            _warm_rows(warmup, model.n_features, limits["batch_rows_max"]),
+            _warm_rows(warmup, model.n_features, rows_max),
             budget_ns,
             limits,
         )
@@ -162,10 +163,13 @@ class Engine(CoreEngine):
             ClosedError: the engine is closed.
         """
         model, spare = _parts(
-            primary if primary is not None else self.primary, fallback if fallback is not None else self.fallback
+            primary if primary is not None else self.primary,
+            fallback if fallback is not None else self.fallback,
         )
         if self.lane == "inline" and not model.native:
-            raise ConfigError(f"this engine serves inline, which needs a native primary, got format {model.format!r}")
+            raise ConfigError(
+                f"this engine serves inline, which needs a native primary, got format {model.format!r}"
+            )
         given = default if default is not None else self._given_default
         self._swap(
             model.scorer,
@@ -251,7 +255,9 @@ def _default(value: Default, n_outputs: int) -> Any:
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"the default must be a number or a function of nothing, got {value!r:.60}") from None
+        raise ConfigError(
+            f"the default must be a number or a function of nothing, got {value!r:.60}"
+        ) from None
 
 
 def _warm_rows(given: npt.ArrayLike | None, n_features: int, n_rows: int) -> npt.NDArray[Any]:
@@ -261,7 +267,9 @@ def _warm_rows(given: npt.ArrayLike | None, n_features: int, n_rows: int) -> npt
         return np.random.default_rng(0).standard_normal((n_rows, n_features))
     rows = np.asarray(given)
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
-        raise ConfigError(f"warmup must be at least one row of {n_features} features, got shape {list(rows.shape)}")
+        raise ConfigError(
+            f"warmup must be at least one row of {n_features} features, got shape {list(rows.shape)}"
+        )
     return np.resize(rows, (n_rows, n_features))
 
 

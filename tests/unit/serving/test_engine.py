@@ -76,7 +76,18 @@ def test_missing_values_reach_the_model_and_nan_answers_fall_back(eng):
         (np.array(["a", "b"]), InputTypeError, "got dtype <U1"),
         ({"a": 1.0, "b": 2.0}, InputTypeError, "pass Engine\\(features=program\\)"),
     ],
-    ids=["short", "long", "wide array", "matrix", "scalar", "text", "object", "huge int", "text array", "mapping"],
+    ids=[
+        "short",
+        "long",
+        "wide array",
+        "matrix",
+        "scalar",
+        "text",
+        "object",
+        "huge int",
+        "text array",
+        "mapping",
+    ],
 )
 def test_wrong_rows_raise_with_what_was_expected(eng, row, error, text):
     with pytest.raises(error, match=text):
@@ -137,7 +148,9 @@ def test_predict_many_of_no_rows(eng):
     assert len(eng.predict_many(np.empty((0, 2)))) == 0
 
 
-@pytest.mark.parametrize("rows", [np.asfortranarray(np.ones((6, 2))), np.ones((12, 2))[::2], np.ones((6, 4))[:, ::2]])
+@pytest.mark.parametrize(
+    "rows", [np.asfortranarray(np.ones((6, 2))), np.ones((12, 2))[::2], np.ones((6, 4))[:, ::2]]
+)
 def test_predict_many_of_rows_that_are_not_contiguous(eng, rows):
     assert eng.predict_many(rows).values.tolist() == [11.0] * 6
 
@@ -156,7 +169,7 @@ def test_wrong_matrices_raise(eng, rows, error, text):
 
 
 def test_wrong_deadlines_per_row_name_the_row(eng):
-    with pytest.raises(InputError, match="got -2.0 for row 1"):
+    with pytest.raises(InputError, match=r"got -2\.0 for row 1"):
         eng.predict_many(np.ones((3, 2)), deadline_ms=[1.0, -2.0, 3.0])
     with pytest.raises(InputError, match="one for each of 3 rows"):
         eng.predict_many(np.ones((3, 2)), deadline_ms=[1.0, 2.0])
@@ -304,7 +317,9 @@ def with_features(request):
 
 
 def test_mappings_become_rows_through_the_feature_program(with_features):
-    codes = {name: with_features.predict({"size": 0.0, "colour": name}).value / 10 for name in ("blue", "red")}
+    codes = {
+        name: with_features.predict({"size": 0.0, "colour": name}).value / 10 for name in ("blue", "red")
+    }
     assert sorted(codes.values()) == [0.0, 1.0]
     assert with_features.predict({"size": None, "colour": "blue"}).value == 2.0 + 10 * codes["blue"]
     assert with_features.predict({"colour": "blue", "extra": 1}).value == 2.0 + 10 * codes["blue"]
