@@ -11,6 +11,7 @@ namespace engine {
 namespace {
 
 constexpr uint32_t OBSERVE_EVERY = 16;       // learning costs 40 ns, a sixth of a trivial request
+constexpr uint32_t FALLBACK_ROWS = 16;
 constexpr int64_t CHUNK_TARGET_NS = 500'000;  // how long predict_many goes without looking at the clock
 
 }  // namespace
@@ -25,7 +26,7 @@ Outcome Runtime::predict_inline(const void* row, int64_t started_ns, int64_t dea
     const int64_t now = now_ns();
     const int64_t took = now - started_ns;
     if (inline_calls_.fetch_add(1, std::memory_order_relaxed) % OBSERVE_EVERY == 0) observe_inline(1, took);
-    if (now > deadline_ns) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
+    if (now > deadline_ns && inline_cost_.is_stall(1, took)) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
     if (status == ENGINE_SCORE_OK && detail::all_finite(out, limits_.n_outputs))
         return {next_id(), deployment.number(), started_ns, deadline_ns, now, Source::primary, Reason::ok};
     const Reason reason = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status);
@@ -81,11 +82,13 @@ struct Runtime::ManyInline {
         const CostModel& cost = runtime.inline_cost_;
         uint32_t chunk = order.empty() ? n - i : std::min(n - i, runtime.limits_.batch_rows_max);
         while (chunk > 1 && cost.high_ns(chunk) > CHUNK_TARGET_NS) chunk /= 2;
-        for (; chunk > 0; chunk /= 2) {
-            const int64_t done = now + cost.high_ns(chunk);
-            if (done <= latest_ns[i + chunk] && done <= latest_ns[i]) break;
-        }
+        while (chunk > 0 && !allows(i, chunk, now)) chunk /= 2;
         return chunk;
+    }
+
+    bool allows(uint32_t i, uint32_t chunk, int64_t now) const noexcept {
+        const int64_t done = now + runtime.inline_cost_.high_ns(chunk);
+        return done <= latest_ns[i + chunk] && done <= latest_ns[i];
     }
 
     void settle(uint32_t at, const Side& side) noexcept {
@@ -97,6 +100,29 @@ struct Runtime::ManyInline {
         const RuntimeLimits& limits = runtime.limits_;
         settle(at, runtime.fallback_or_default(deployment, rows + size_t{at} * limits.row_bytes, deadlines_ns[at],
                                                reason, out + size_t{at} * limits.n_outputs));
+    }
+
+    // Rescues rows i … that the primary may not take, as many as share a call of the fallback; returns how many. At
+    // overload most rows end here, and a forest scores sixteen rows in the time of a few.
+    uint32_t rescue_run(uint32_t i, uint32_t n, int64_t now) {
+        const RuntimeLimits& limits = runtime.limits_;
+        const auto waits = [&](uint32_t k) { return deadlines_ns[row(k)] > now && !allows(k, 1, now); };
+        uint32_t run = 0;
+        if (order.empty() && deployment.has_fallback())
+            while (run < FALLBACK_ROWS && i + run < n && waits(i + run)) ++run;
+        if (run < 2 || !runtime.sync_guard_.time_for_fallback(now, deadlines_ns[i], run)) {
+            rescue(row(i), deadlines_ns[row(i)] <= now ? Reason::expired : Reason::late);
+            return 1;
+        }
+        double* values_out = out + size_t{i} * limits.n_outputs;
+        const int status = deployment.score_fallback(rows + size_t{i} * limits.row_bytes, run, scratch, values_out);
+        const int64_t ended = now_ns();
+        for (uint32_t k = 0; k < run; ++k) {
+            if (status == ENGINE_SCORE_OK && detail::all_finite(values_out + size_t{k} * limits.n_outputs, limits.n_outputs))
+                settle(i + k, {ended, Source::fallback, Reason::late});
+            else rescue(i + k, Reason::late);  // alone, to learn which of them it is
+        }
+        return run;
     }
 
     // Scores rows i … i + chunk by the primary. Returns when it was done.
@@ -114,6 +140,8 @@ struct Runtime::ManyInline {
         }
         const int status = deployment.score_primary(chunk_rows, chunk, scratch, chunk_out);
         const int64_t ended = now_ns();
+        if (ended > deadlines_ns[row(i)] && runtime.inline_cost_.is_stall(chunk, ended - now))
+            runtime.counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
         runtime.observe_inline(chunk, ended - now);
         for (uint32_t k = 0; k < chunk; ++k) {
             const uint32_t at = row(i + k);
@@ -138,15 +166,13 @@ void Runtime::predict_many_inline(const void* rows, uint32_t n, int64_t started_
     call.plan(n, reserve_ns);
     int64_t now = started_ns;
     for (uint32_t i = 0; i < n;) {
-        const uint32_t at = call.row(i);
         if (const uint32_t chunk = call.chunk_at(i, n, now); chunk > 0) {
             now = call.score(i, chunk, now);
             i += chunk;
             continue;
         }
-        call.rescue(at, deadlines_ns[at] <= now ? Reason::expired : Reason::late);
+        i += call.rescue_run(i, n, now);
         now = now_ns();
-        ++i;
     }
     deployment->release();
 }

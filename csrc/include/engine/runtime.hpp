@@ -57,7 +57,7 @@ struct Counters {
     std::atomic<uint64_t> batch_rows{0};
     std::atomic<uint64_t> failed_batches{0};
     std::atomic<uint64_t> queue_depth_max{0};
-    std::atomic<uint64_t> inline_overruns{0};   // inline calls that ended behind their deadline
+    std::atomic<uint64_t> inline_overruns{0};   // inline calls that stalled past their deadline
     std::array<Histogram, SOURCES> latency_ns;  // started to ready
     Histogram returned_ns;                      // started to returned
     Histogram queued_ns;                        // submitted to claimed by an executor

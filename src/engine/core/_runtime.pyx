@@ -31,7 +31,8 @@ cnp.import_array()
 
 # Under this much work predict_many keeps the GIL: giving it up risks a whole switch interval on the way back.
 cdef int64_t GIL_KEEP_NS = 20_000
-# How many inline overruns within OVERRUN_WINDOW_NS move a lane="auto" engine to the batch lane.
+# Two inline overruns within this time move a lane="auto" engine to the batch lane; as long without a stall there moves
+# it back.
 cdef int64_t OVERRUN_WINDOW_NS = 10_000_000_000
 # Calls this close behind one another, with absolute deadlines, mean that a queue has formed at the caller's.
 cdef int64_t BACK_TO_BACK_NS = 200_000
@@ -176,7 +177,7 @@ cdef class CoreEngine:
     cdef uint32_t _row_bytes
     cdef uint32_t _slots_max
     cdef int64_t _budget_ns, _overran_ns, _demoted_ns, _many_ended_ns
-    cdef uint64_t _forked_at, _deployments
+    cdef uint64_t _forked_at, _deployments, _overruns, _stalls
     cdef size_t _default_errors
 
     def __cinit__(self, *args, **kwargs):
@@ -392,6 +393,7 @@ cdef class CoreEngine:
         self._read(x, row)
         if self._inline:
             return self._predict_inline(row, started, deadline)
+        self._reconsider_lane(started)
         return self._predict_queued(row, started, deadline)
 
     cdef Answer _predict_inline(self, const void* row, int64_t started, int64_t deadline):
@@ -400,17 +402,33 @@ cdef class CoreEngine:
         cdef Outcome outcome = self.runtime.predict_inline(row, started, deadline, out)
         cdef Answer answer = self._answer(outcome, out, outcome.ready_ns)
         self.runtime.account(outcome, outcome.ready_ns, False, True)
-        if self._auto and outcome.ready_ns > deadline and deadline > started:
-            self._overran(outcome.ready_ns)
+        if self._auto and outcome.ready_ns > deadline:
+            self._watch_lane(outcome.ready_ns)
         return answer
 
     # A primary that blocks cannot be rescued on the caller's own thread. Once may be the machine's doing; twice within
     # ten seconds is the primary's, and it is no longer trusted inline.
-    cdef int _overran(self, int64_t now) except -1:
+    cdef int _watch_lane(self, int64_t now) except -1:
+        cdef uint64_t overruns = self.runtime.counters().inline_overruns.load()
+        if overruns == self._overruns:
+            return 0
+        self._overruns = overruns
         if self._overran_ns and now - self._overran_ns < OVERRUN_WINDOW_NS:
-            self._inline = False
             self._start_threads(False)
+            self._inline = False
+            self._demoted_ns = now
+            self._stalls = self.runtime.cost().stalls()
         self._overran_ns = now
+        return 0
+
+    # Hot: a comparison, but once every ten seconds after a change of lane.
+    cdef int _reconsider_lane(self, int64_t now) except -1:
+        if self._demoted_ns == 0 or now - self._demoted_ns < OVERRUN_WINDOW_NS:
+            return 0
+        cdef uint64_t stalls = self.runtime.cost().stalls()
+        self._inline = stalls == self._stalls
+        self._demoted_ns = 0 if self._inline else now
+        self._stalls = stalls
         return 0
 
     cdef Answer _predict_queued(self, const void* row, int64_t started, int64_t deadline):
@@ -456,6 +474,7 @@ cdef class CoreEngine:
         cdef cnp.ndarray matrix = self._matrix(rows, deadlines, started)
         if self._inline:
             return self._many_inline(matrix, n, started, deadlines, deadline_ns is not None)
+        self._reconsider_lane(started)
         cdef uint32_t window = self._window()
         return Answers.joined([self._many_queued(matrix[i:i + window], started, deadlines[i:i + window])
                                for i in range(0, max(n, 1), window)])
@@ -507,6 +526,8 @@ cdef class CoreEngine:
             self.runtime.predict_many_inline(rows, n, started, due, reserve, outcomes.data(), out)
         answers = self._answers(outcomes.data(), n, values, False, True)
         self._many_ended_ns = now_ns()
+        if self._auto:
+            self._watch_lane(self._many_ended_ns)
         return answers
 
     cdef _ManyCall _submit_many(self, cnp.ndarray matrix, int64_t started, cnp.ndarray deadlines, _LoopBridge bridge,
@@ -612,6 +633,7 @@ cdef class CoreEngine:
         if self._inline:
             future.set_result(self._predict_inline(row, started, deadline))
         else:
+            self._reconsider_lane(started)
             self._submit_one(row, started, deadline, loop, future)
         return future
 

@@ -40,7 +40,8 @@ def reasons(phase: Phase) -> str:
     told = [f"{name} {share:.2%}" for name, share in found.items() if name != "ok"]
     if phase.lane == "inline" and "stalled" in phase.name:
         told.append(
-            "nothing can interrupt a model on its caller's own thread: one that may stall goes in the batch lane"
+            "nothing can interrupt a model on its caller's own thread, so what waited behind the first two stalls was "
+            "late; the engine then took the batch lane"
         )
     return f"{'':<8}why: {', '.join(told)}" if told else ""
 
