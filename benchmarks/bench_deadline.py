@@ -37,8 +37,8 @@ from benchmarks import conditions, models, rivals, timing
 from engine.planning import drive, faults, load
 
 DEADLINE_MS = 10.0
-# The middle layer is applied 96 times with the same weights: wide layers of their own would be bound by memory, so that a
-# batch of one took nearly as long as one of sixteen and the phases measured the cache that other tenants left.
+# The middle layer is applied 96 times with the same weights. Wide layers of their own would be bound by memory: a batch
+# of one takes nearly as long as one of sixteen, and the phases measure how much cache other tenants left.
 LAYERS = (32, 256, 1)
 PASSES = 96
 # Two milliseconds' worth of rows: more costs the same per row and leaves less of the deadline.

@@ -173,7 +173,7 @@ cdef class CoreEngine:
     cdef readonly bint closed
     cdef readonly uint32_t n_features
     cdef readonly uint32_t n_outputs
-    cdef bint _wide, _inline, _auto
+    cdef bint _wide, _inline, _auto, _abandoned
     cdef uint32_t _row_bytes
     cdef uint32_t _slots_max
     cdef int64_t _budget_ns, _overran_ns, _demoted_ns, _many_ended_ns
@@ -753,8 +753,7 @@ cdef class CoreEngine:
         cdef uint32_t stuck
         with nogil:
             stuck = self.runtime.close(patience)
-        if stuck:
-            self._forked_at = _forks + 1  # never destroyed: a thread of its own may come back to it
+        self._abandoned = stuck > 0  # never destroyed then: a thread of its own may come back to it
         for bridge in list(self._bridges.values()):
             self._close_bridge(<_LoopBridge>bridge)
 
@@ -774,7 +773,7 @@ cdef class CoreEngine:
     def __dealloc__(self):
         # Without close() the threads end here. After a fork, or with an executor stuck in a model, memory that
         # another thread may still use is left alone.
-        if self.runtime is NULL or self._forked_at != _forks:
+        if self.runtime is NULL or self._abandoned or self._forked_at != _forks:
             return
         with nogil:
             stuck = self.runtime.close(1_000_000_000)
