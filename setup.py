@@ -21,6 +21,7 @@ EXTENSIONS = {
     "_scorer": [],
     "_answer": [],
     "_rows": [],
+    "_statistics": [*SCHEDULER, "deployment", "slot*", "runtime*"],
     "_forest": ["forest*", "cpu"],
     "_dense": ["dense*", "cpu"],
     "_onnx": ["onnx*"],

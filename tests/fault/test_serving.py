@@ -214,6 +214,8 @@ def test_keyboard_interrupt_ends_a_wait_and_frees_the_slot():
     primary = faults.hanging(linear(), armed=False)
     with served(primary, lane="batch") as eng:
         primary.arm()
+        # A process begun in the background of a shell ignores SIGINT; this test must not depend on who began it.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         killer = threading.Timer(
             0.05, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         )
@@ -221,6 +223,7 @@ def test_keyboard_interrupt_ends_a_wait_and_frees_the_slot():
         with pytest.raises(KeyboardInterrupt):
             eng.predict([1.0, 2.0])
         killer.join()
+        signal.signal(signal.SIGINT, before)
         primary.disarm()
         deadline = time.monotonic() + 30
         while eng.stats()["in_flight"]:

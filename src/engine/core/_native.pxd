@@ -87,6 +87,7 @@ cdef extern from "engine/guard.hpp" namespace "engine" nogil:
         int64_t timer_ns
         int64_t return_ns
         int64_t fallback_ns
+        int64_t typical_ns
 
     cdef cppclass Guard:
         GuardTerms terms() noexcept

@@ -15,3 +15,11 @@ cdef int64_t read_deadline(object deadline_ms, object deadline_ns, int64_t start
 # int64 [n] of instants: one deadline for all, or one a row.
 cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t n, int64_t started_ns,
                                 int64_t budget_ns)
+
+# How many rows a caller's collection holds. Raises InputError for what has no length.
+cdef uint32_t count_rows(object rows) except? 0
+
+# Uninitialised arrays of a NumPy type number, and one filled from memory.
+cdef cnp.ndarray column(cnp.npy_intp n, int kind)
+cdef cnp.ndarray table(cnp.npy_intp n, cnp.npy_intp width, int kind)
+cdef object vector_of(const double* values, uint32_t n)

@@ -1,1 +1,6 @@
-# Nothing here is for Python: see _rows.pxd.
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+def checked_default(value: Any, n_outputs: int) -> float | npt.NDArray[np.float64]: ...

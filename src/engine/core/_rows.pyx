@@ -1,15 +1,17 @@
-# Reading what callers hand over: rows, matrices and deadlines. Every refusal says what was expected and what was got.
+# Reading what callers hand over: rows, matrices, deadlines and defaults. Every refusal says what was expected and what
+# was got. Beside it, the arrays that answers are written to.
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_CheckExact
 from cpython.list cimport PyList_CheckExact
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact
 from libc.math cimport isnan
+from libc.string cimport memcpy
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from engine.errors import InputError, InputTypeError
+from engine.errors import ConfigError, InputError, InputTypeError
 
 from engine.core._native cimport NEVER_NS
 
@@ -185,3 +187,41 @@ cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t
         raise InputError(f"deadline_ms must be zero or more milliseconds from the call, got {ms[row]} for row {row}")
     far = ms >= 1e12
     return np.where(far, NEVER_NS, started_ns + (np.where(far, 0.0, ms) * 1e6).astype(np.int64))
+
+
+cdef uint32_t count_rows(object rows) except? 0:
+    try:
+        n = len(rows)
+    except TypeError:
+        raise InputError(f"expected rows as a 2-D array or a sequence of rows, got {type(rows).__name__}") from None
+    if n > 0xFFFFFFF0:
+        raise InputError(f"expected fewer than 2^32 rows in one call, got {n}")
+    return n
+
+
+cdef cnp.ndarray column(cnp.npy_intp n, int kind):
+    return cnp.PyArray_SimpleNew(1, &n, kind)
+
+
+cdef cnp.ndarray table(cnp.npy_intp n, cnp.npy_intp width, int kind):
+    cdef cnp.npy_intp[2] shape
+    shape[0], shape[1] = n, width
+    return cnp.PyArray_SimpleNew(2, shape, kind)
+
+
+cdef object vector_of(const double* values, uint32_t n):
+    cdef cnp.ndarray array = column(n, cnp.NPY_FLOAT64)
+    memcpy(cnp.PyArray_DATA(array), values, n * sizeof(double))
+    return array
+
+
+def checked_default(value, n_outputs):
+    """The default as a float, or as a float64 array [n_outputs]."""
+    array = np.asarray(value, dtype=np.float64)
+    if n_outputs == 1 and array.size == 1:
+        return float(array.reshape(()))
+    if array.ndim == 0 and n_outputs > 1:
+        return np.full(n_outputs, float(array))
+    if array.shape != (n_outputs,):
+        raise ConfigError(f"the default must be one number or {n_outputs} of them, got shape {list(array.shape)}")
+    return array

@@ -19,12 +19,14 @@ cimport numpy as cnp
 
 from engine.core._answer cimport Answer
 from engine.core._native cimport *
-from engine.core._rows cimport read_deadline, read_deadlines, read_matrix, read_row
+from engine.core._rows cimport column, count_rows, read_deadline, read_deadlines, read_matrix, read_row, table, vector_of
 from engine.core._scorer cimport engine_scorer, scorer_from_capsule
+from engine.core._statistics cimport statistics_of
 
 from engine.core._answer import REASONS as _reasons
 from engine.core._answer import SOURCES as _sources
 from engine.core._answer import Answers
+from engine.core._rows import checked_default
 from engine.errors import ClosedError, ConfigError, InputError
 
 cnp.import_array()
@@ -320,7 +322,7 @@ cdef class CoreEngine:
         elif self.n_outputs == 1:
             answer.value = values[0]
         else:
-            answer.value = _vector(values, self.n_outputs)
+            answer.value = vector_of(values, self.n_outputs)
         answer.source = <str>SOURCE_NAMES[<Py_ssize_t>outcome.source]
         answer.version = served.version
         answer.latency_us = (outcome.ready_ns - outcome.started_ns) / 1e3
@@ -333,7 +335,7 @@ cdef class CoreEngine:
         value = served.default
         if callable(value):
             try:
-                value = _checked_default(value(), self.n_outputs)
+                value = checked_default(value(), self.n_outputs)
             except Exception:
                 # A default that fails is a model that fails: it never raises into the caller.
                 self._default_errors += 1
@@ -343,10 +345,10 @@ cdef class CoreEngine:
         return value if self.n_outputs == 1 else np.array(value, dtype=np.float64)
 
     cdef object _answers(self, const Outcome* outcomes, uint32_t n, cnp.ndarray values, bint queued, bint synchronous):
-        cdef cnp.ndarray sources = _column(n, cnp.NPY_UINT8), reasons = _column(n, cnp.NPY_UINT8)
-        cdef cnp.ndarray latency = _column(n, cnp.NPY_FLOAT64), ids = _column(n, cnp.NPY_UINT64)
-        cdef cnp.ndarray on_time = _column(n, cnp.NPY_BOOL), ready = _column(n, cnp.NPY_BOOL)
-        cdef cnp.ndarray numbers = _column(n, cnp.NPY_UINT64)
+        cdef cnp.ndarray sources = column(n, cnp.NPY_UINT8), reasons = column(n, cnp.NPY_UINT8)
+        cdef cnp.ndarray latency = column(n, cnp.NPY_FLOAT64), ids = column(n, cnp.NPY_UINT64)
+        cdef cnp.ndarray on_time = column(n, cnp.NPY_BOOL), ready = column(n, cnp.NPY_BOOL)
+        cdef cnp.ndarray numbers = column(n, cnp.NPY_UINT64)
         cdef uint8_t* source_codes = <uint8_t*>cnp.PyArray_DATA(sources)
         cdef uint8_t* reason_codes = <uint8_t*>cnp.PyArray_DATA(reasons)
         cdef uint8_t* on_time_flags = <uint8_t*>cnp.PyArray_DATA(on_time)
@@ -469,7 +471,7 @@ cdef class CoreEngine:
     def predict_many(self, rows, deadline_ms=None, *, deadline_ns=None):
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef uint32_t n = _count(rows)
+        cdef uint32_t n = count_rows(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
         cdef cnp.ndarray matrix = self._matrix(rows, deadlines, started)
         if self._inline:
@@ -490,7 +492,7 @@ cdef class CoreEngine:
         if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype == np.float32:
             return read_matrix(rows, self.n_features, False)  # made by program.batch already
         cdef uint32_t n = len(rows)
-        cdef cnp.ndarray matrix = _table(n, self.n_features, cnp.NPY_FLOAT32)
+        cdef cnp.ndarray matrix = table(n, self.n_features, cnp.NPY_FLOAT32)
         cdef float* out = <float*>cnp.PyArray_DATA(matrix)
         cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
         cdef uint32_t i = 0
@@ -512,7 +514,7 @@ cdef class CoreEngine:
 
     cdef object _many_inline(self, cnp.ndarray matrix, uint32_t n, int64_t started, cnp.ndarray deadlines,
                              bint absolute):
-        cdef cnp.ndarray values = _table(n, self.n_outputs, cnp.NPY_FLOAT64)
+        cdef cnp.ndarray values = table(n, self.n_outputs, cnp.NPY_FLOAT64)
         cdef vector[Outcome] outcomes = vector[Outcome](n)
         cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
         cdef void* rows = cnp.PyArray_DATA(matrix)
@@ -538,7 +540,7 @@ cdef class CoreEngine:
         call.n = n
         call.slots.resize(n)
         call.outcomes.resize(n)
-        call.values = _table(n, self.n_outputs, cnp.NPY_FLOAT64)
+        call.values = table(n, self.n_outputs, cnp.NPY_FLOAT64)
         cdef void* rows = cnp.PyArray_DATA(matrix)
         cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
         cdef double* out = <double*>cnp.PyArray_DATA(call.values)
@@ -663,7 +665,7 @@ cdef class CoreEngine:
         other, each giving Answers or a future of them."""
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef uint32_t n = _count(rows)
+        cdef uint32_t n = count_rows(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
         cdef cnp.ndarray matrix = self._matrix(rows, deadlines, started)
         if self._inline:
@@ -689,54 +691,11 @@ cdef class CoreEngine:
 
     def _statistics(self):
         """Counters and quantiles of the native core as a plain dict."""
-        cdef Runtime* runtime = self.runtime
-        if runtime is NULL:
+        if self.runtime is NULL:
             raise ClosedError("the engine was never opened")
-        cdef Counters* counters = &runtime.counters()
-        cdef int s, r
-        answers = {}
-        reasons = {}
-        for s in range(SOURCES):
-            by_reason = {REASON_NAMES[r]: runtime.answered(s, r) for r in range(REASONS) if runtime.answered(s, r)}
-            answers[SOURCE_NAMES[s]] = sum(by_reason.values())
-            reasons[SOURCE_NAMES[s]] = by_reason
-        cdef GuardTerms sync_terms = runtime.guard(True).terms(), async_terms = runtime.guard(False).terms()
-        cdef uint64_t batches = counters.batches.load()
-        return {
-            "lane": self.lane,
-            "version": self.version,
-            "answers": answers,
-            "reasons": reasons,
-            "on_time_ready": counters.on_time_ready.load(),
-            "on_time_returned": counters.on_time_returned.load(),
-            "late_dropped": counters.late_dropped.load(),
-            "default_errors": self._default_errors,
-            "batches": batches,
-            "batch_rows_mean": <double>counters.batch_rows.load() / batches if batches else 0.0,
-            "failed_batches": counters.failed_batches.load(),
-            "queue_depth": runtime.policy().live(),
-            "queue_depth_max": counters.queue_depth_max.load(),
-            "in_flight": runtime.slots().in_use(),
-            "inline_overruns": counters.inline_overruns.load(),
-            "latency_us": {SOURCE_NAMES[s]: _quantiles(counters.latency(s)) for s in range(SOURCES)},
-            "returned_us": _quantiles(counters.returned_ns),
-            "queued_us": _quantiles(counters.queued_ns),
-            "cost": {
-                "row_us": runtime.inline_cost().expected_ns(1) / 1e3 if self._inline
-                else runtime.cost().expected_ns(1) / 1e3,
-                "batch_us": {rows: runtime.cost().expected_ns(rows) / 1e3 for rows in (1, 2, 4, 8, 16, 32, 64)},
-                "efficient_rows": runtime.cost().efficient_rows(),
-                "spread": runtime.cost().spread(),
-                "stalls": runtime.cost().stalls(),
-            },
-            "guard_us": {
-                "sync": {"timer": sync_terms.timer_ns / 1e3, "return": sync_terms.return_ns / 1e3,
-                         "fallback": sync_terms.fallback_ns / 1e3},
-                "async": {"timer": async_terms.timer_ns / 1e3, "return": async_terms.return_ns / 1e3,
-                          "fallback": async_terms.fallback_ns / 1e3},
-                "prediction_error": runtime.policy().prediction_error_ns() / 1e3,
-            },
-        }
+        facts = statistics_of(self.runtime, self._inline)
+        facts["lane"], facts["version"], facts["default_errors"] = self.lane, self.version, self._default_errors
+        return facts
 
     def close(self, timeout_s=1.0):
         """Answers what is queued by its fallback and ends the threads. Always returns; a second call does nothing.
@@ -781,52 +740,9 @@ cdef class CoreEngine:
             del self.runtime
 
 
-cdef uint32_t _count(object rows) except? 0:
-    try:
-        n = len(rows)
-    except TypeError:
-        raise InputError(f"expected rows as a 2-D array or a sequence of rows, got {type(rows).__name__}") from None
-    if n > 0xFFFFFFF0:
-        raise InputError(f"expected fewer than 2^32 rows in one call, got {n}")
-    return n
-
-
-cdef cnp.ndarray _column(cnp.npy_intp n, int kind):
-    return cnp.PyArray_SimpleNew(1, &n, kind)
-
-
-cdef cnp.ndarray _table(cnp.npy_intp n, cnp.npy_intp width, int kind):
-    cdef cnp.npy_intp[2] shape
-    shape[0], shape[1] = n, width
-    return cnp.PyArray_SimpleNew(2, shape, kind)
-
-
-cdef object _vector(const double* values, uint32_t n):
-    cdef cnp.ndarray array = _column(n, cnp.NPY_FLOAT64)
-    memcpy(cnp.PyArray_DATA(array), values, n * sizeof(double))
-    return array
-
-
-cdef dict _quantiles(const Histogram& histogram):
-    return {"count": histogram.count(), "p50": histogram.quantile(0.5) / 1e3, "p99": histogram.quantile(0.99) / 1e3,
-            "p999": histogram.quantile(0.999) / 1e3, "max": histogram.quantile(1.0) / 1e3}
-
-
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 
 cdef int _run_signal_handlers() except -1:
     return PyErr_CheckSignals()
-
-
-def _checked_default(value, n_outputs):
-    """The default as a float, or as a float64 array [n_outputs]."""
-    array = np.asarray(value, dtype=np.float64)
-    if n_outputs == 1 and array.size == 1:
-        return float(array.reshape(()))
-    if array.ndim == 0 and n_outputs > 1:
-        return np.full(n_outputs, float(array))
-    if array.shape != (n_outputs,):
-        raise ConfigError(f"the default must be one number or {n_outputs} of them, got shape {list(array.shape)}")
-    return array

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core._answer import Answers
-from engine.core._runtime import CoreEngine, _checked_default
+from engine.core._rows import checked_default
+from engine.core._runtime import CoreEngine
 from engine.errors import ConfigError
 from engine.model import Model, load_model
 
@@ -248,11 +249,11 @@ def _takes_gil(model: Model) -> bool:
 
 def _default(value: Default, n_outputs: int) -> Any:
     if value is None:
-        return _checked_default(float("nan"), n_outputs)
+        return checked_default(float("nan"), n_outputs)
     if callable(value):
         return value
     try:
-        return _checked_default(value, n_outputs)
+        return checked_default(value, n_outputs)
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise

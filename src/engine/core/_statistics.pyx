@@ -1,0 +1,66 @@
+# What Engine.stats() tells: the native counters as a plain dict.
+from libc.stdint cimport uint64_t
+
+from engine.core._answer import REASONS as _reasons
+from engine.core._answer import SOURCES as _sources
+
+from engine.core._native cimport *
+
+cdef tuple REASON_NAMES = _reasons
+cdef tuple SOURCE_NAMES = _sources
+
+
+cdef dict statistics_of(Runtime* runtime, bint inline):
+    cdef Counters* counters = &runtime.counters()
+    cdef uint64_t batches = counters.batches.load()
+    cdef int s
+    reasons = {SOURCE_NAMES[s]: _reason_counts(runtime, s) for s in range(SOURCES)}
+    return {
+        "answers": {source: sum(counts.values()) for source, counts in reasons.items()},
+        "reasons": reasons,
+        "on_time_ready": counters.on_time_ready.load(),
+        "on_time_returned": counters.on_time_returned.load(),
+        "late_dropped": counters.late_dropped.load(),
+        "batches": batches,
+        "batch_rows_mean": <double>counters.batch_rows.load() / batches if batches else 0.0,
+        "failed_batches": counters.failed_batches.load(),
+        "queue_depth": runtime.policy().live(),
+        "queue_depth_max": counters.queue_depth_max.load(),
+        "in_flight": runtime.slots().in_use(),
+        "inline_overruns": counters.inline_overruns.load(),
+        "latency_us": {SOURCE_NAMES[s]: _quantiles(counters.latency(s)) for s in range(SOURCES)},
+        "returned_us": _quantiles(counters.returned_ns),
+        "queued_us": _quantiles(counters.queued_ns),
+        "cost": _cost(runtime.inline_cost() if inline else runtime.cost()),
+        "guard_us": {
+            "sync": _terms(runtime.guard(True)),
+            "async": _terms(runtime.guard(False)),
+            "prediction_error": runtime.policy().prediction_error_ns() / 1e3,
+        },
+    }
+
+
+cdef dict _reason_counts(Runtime* runtime, int source):
+    cdef int r
+    return {REASON_NAMES[r]: runtime.answered(source, r) for r in range(REASONS) if runtime.answered(source, r)}
+
+
+cdef dict _cost(const CostModel& cost):
+    return {
+        "row_us": cost.expected_ns(1) / 1e3,
+        "batch_us": {rows: cost.expected_ns(rows) / 1e3 for rows in (1, 2, 4, 8, 16, 32, 64)},
+        "efficient_rows": cost.efficient_rows(),
+        "spread": cost.spread(),
+        "stalls": cost.stalls(),
+    }
+
+
+cdef dict _terms(const Guard& guard):
+    cdef GuardTerms terms = guard.terms()
+    return {"timer": terms.timer_ns / 1e3, "return": terms.return_ns / 1e3, "fallback": terms.fallback_ns / 1e3,
+            "fallback_typical": terms.typical_ns / 1e3}
+
+
+cdef dict _quantiles(const Histogram& histogram):
+    return {"count": histogram.count(), "p50": histogram.quantile(0.5) / 1e3, "p99": histogram.quantile(0.99) / 1e3,
+            "p999": histogram.quantile(0.999) / 1e3, "max": histogram.quantile(1.0) / 1e3}
