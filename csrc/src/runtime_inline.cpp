@@ -26,7 +26,7 @@ Outcome Runtime::predict_inline(const void* row, int64_t started_ns, int64_t dea
     const int64_t now = now_ns();
     const int64_t took = now - started_ns;
     if (inline_calls_.fetch_add(1, std::memory_order_relaxed) % OBSERVE_EVERY == 0) observe_inline(1, took);
-    if (now > deadline_ns && inline_cost_.is_stall(1, took)) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
+    if (took > limits_.budget_ns) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
     if (status == ENGINE_SCORE_OK && detail::all_finite(out, limits_.n_outputs))
         return {next_id(), deployment.number(), started_ns, deadline_ns, now, Source::primary, Reason::ok};
     const Reason reason = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status);
@@ -140,7 +140,7 @@ struct Runtime::ManyInline {
         }
         const int status = deployment.score_primary(chunk_rows, chunk, scratch, chunk_out);
         const int64_t ended = now_ns();
-        if (ended > deadlines_ns[row(i)] && runtime.inline_cost_.is_stall(chunk, ended - now))
+        if (ended - now > limits.budget_ns)
             runtime.counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
         runtime.observe_inline(chunk, ended - now);
         for (uint32_t k = 0; k < chunk; ++k) {

@@ -33,6 +33,7 @@ struct RuntimeLimits {
     uint32_t row_bytes = 0;          // of one row, 4 or 8 bytes a feature
     uint32_t n_features = 0;
     uint32_t n_outputs = 1;
+    int64_t budget_ns = 10'000'000;  // the usual deadline, from the call
     double miss_rate = 1e-4;         // share of rescues that may come late
     uint64_t first_id = 1;           // ids count up from here
 };
@@ -57,7 +58,7 @@ struct Counters {
     std::atomic<uint64_t> batch_rows{0};
     std::atomic<uint64_t> failed_batches{0};
     std::atomic<uint64_t> queue_depth_max{0};
-    std::atomic<uint64_t> inline_overruns{0};   // inline calls that stalled past their deadline
+    std::atomic<uint64_t> inline_overruns{0};   // inline calls of the primary that took longer than the usual deadline
     std::array<Histogram, SOURCES> latency_ns;  // started to ready
     Histogram returned_ns;                      // started to returned
     Histogram queued_ns;                        // submitted to claimed by an executor

@@ -109,6 +109,7 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         uint32_t row_bytes
         uint32_t n_features
         uint32_t n_outputs
+        int64_t budget_ns
         double miss_rate
         uint64_t first_id
 

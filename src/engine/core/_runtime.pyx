@@ -206,6 +206,7 @@ cdef class CoreEngine:
         native.batch_rows_max = limits["batch_rows_max"]
         native.executors = limits["executors"]
         native.miss_rate = limits["miss_rate"]
+        native.budget_ns = budget_ns
         native.row_bytes = self._row_bytes
         native.n_features = self.n_features
         native.n_outputs = self.n_outputs

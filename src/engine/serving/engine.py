@@ -59,8 +59,8 @@ class Engine(CoreEngine):
         lane: "inline" (the primary on the caller's own thread: no queue, sub-microsecond, but nothing can interrupt
             it), "batch" (a queue, earliest deadline first, in front of executor threads, with a rescue that is always
             in time), or "auto": inline for a native primary of at most 20 us a row, batch otherwise. An "auto" engine
-            whose inline primary twice stalls past a deadline within ten seconds changes to the batch lane, and back
-            after ten seconds without a stall there.
+            whose inline primary twice within ten seconds takes longer than deadline_ms changes to the batch lane, and
+            back after ten seconds without a stall there.
         executors: threads that run the primary in the batch lane, 1 to 64.
         queue_rows_max: requests in the batch lane at one time; what comes beyond is answered by the fallback at once.
         version: name of this deployment in answers; the primary's digest (12 digits) unless given.
