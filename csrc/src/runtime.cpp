@@ -232,8 +232,9 @@ uint32_t Runtime::submit(const void* row, int64_t started_ns, int64_t deadline_n
     waiting.fetch_add(1, std::memory_order_relaxed);
     const uint32_t generation = generation_of(slot.word.load(std::memory_order_relaxed));
     slot.word.store(state_word(generation, State::queued), std::memory_order_release);
-    if (loop && finish_by < NEVER_NS) watch({finish_by, index, generation});
+    // The executor first: it starts while this thread still sees to the rescue, which has time until finish_by.
     if (submitted_.push(slots_, index, &Slot::next) && wake) wake_executor();
+    if (loop && finish_by < NEVER_NS) watch({finish_by, index, generation});
     // A close() that missed this request in its last look has set closing_ before it looked.
     if (closing_.load(std::memory_order_seq_cst)) rescue(index, generation, Reason::closing);
     return index;

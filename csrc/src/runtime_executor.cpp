@@ -18,6 +18,8 @@ Runtime::Executor::Executor(const RuntimeLimits& limits)
       scratch(size_t{limits.batch_rows_max} * limits.n_features) {
     released.reserve(limits.slots);
     owed.reserve(limits.batch_rows_max);
+    waited_ns.resize(limits.batch_rows_max);
+    predicted_ns.resize(limits.batch_rows_max);
 }
 
 void Runtime::start_threads(const void* rows, uint32_t n_rows) {
@@ -99,10 +101,12 @@ void Runtime::run_batch(Executor& executor, uint32_t number, uint32_t rows) {
     for (uint32_t i = 0; i < rows; ++i) {
         const uint32_t index = executor.batch[i].slot;
         std::memcpy(executor.rows.data() + size_t{i} * limits_.row_bytes, slots_.row(index), limits_.row_bytes);
-        counters_.queued_ns.record(begun - slots_[index].queued_ns);
+        executor.waited_ns[i] = begun - slots_[index].queued_ns;
+        executor.predicted_ns[i] = slots_[index].predicted_ns;
     }
     executor.running.store(rows, std::memory_order_release);
     bool all_ok = true;
+    int64_t now = begun;
     // Requests of one deployment are scored together; around a swap a batch falls into runs.
     for (uint32_t from = 0; from < rows;) {
         Deployment* deployment = slots_[executor.batch[from].slot].deployment;
@@ -112,22 +116,29 @@ void Runtime::run_batch(Executor& executor, uint32_t number, uint32_t rows) {
         const int status = deployment->score_primary(executor.rows.data() + size_t{from} * limits_.row_bytes, to - from,
                                                      executor.scratch.data(), out);
         all_ok &= status == ENGINE_SCORE_OK;
-        const int64_t now = now_ns();
-        if (to == rows) finished(number, rows, now, all_ok);
+        now = now_ns();
         for (uint32_t i = from; i < to; ++i)
             deliver(executor, executor.batch[i], executor.out.data() + size_t{i} * limits_.n_outputs, status, now);
         signal_loops(executor);
         from = to;
     }
     executor.running.store(0, std::memory_order_release);
+    learn(executor, number, rows, now, all_ok);
+}
+
+// What a batch teaches, once its answers are on their way: nobody waits for this.
+void Runtime::learn(const Executor& executor, uint32_t number, uint32_t rows, int64_t now, bool all_ok) noexcept {
+    {
+        const std::lock_guard<std::mutex> lock(executors_lock_);
+        policy_.finished(number, rows, now, all_ok);
+    }
+    for (uint32_t i = 0; i < rows; ++i) {
+        policy_.missed_prediction_by(now - executor.predicted_ns[i], now);
+        counters_.queued_ns.record(executor.waited_ns[i]);
+    }
     counters_.batches.fetch_add(1, std::memory_order_relaxed);
     counters_.batch_rows.fetch_add(rows, std::memory_order_relaxed);
     if (!all_ok) counters_.failed_batches.fetch_add(1, std::memory_order_relaxed);
-}
-
-void Runtime::finished(uint32_t number, uint32_t rows, int64_t now, bool cost_counts) noexcept {
-    const std::lock_guard<std::mutex> lock(executors_lock_);
-    policy_.finished(number, rows, now, cost_counts);
 }
 
 // One wake-up for all of a loop's answers in the batch, and only once they are all there: a loop that is woken by the
@@ -139,7 +150,6 @@ void Runtime::signal_loops(Executor& executor) noexcept {
 
 void Runtime::deliver(Executor& executor, const Entry& entry, const double* values, int status, int64_t now) {
     Slot& slot = slots_[entry.slot];
-    policy_.missed_prediction_by(now - slot.predicted_ns, now);
     uint32_t running = state_word(entry.generation, State::running);
     if (status == ENGINE_SCORE_OK && detail::all_finite(values, limits_.n_outputs)) {
         std::copy_n(values, limits_.n_outputs, slots_.primary_out(entry.slot));

@@ -143,6 +143,8 @@ private:
         std::vector<std::byte> rows;
         std::vector<double> out;
         std::vector<float> scratch;
+        std::vector<int64_t> waited_ns;    // of each row of the batch: how long it was queued …
+        std::vector<int64_t> predicted_ns; // … and the finish that admission expected
         std::vector<Completions*> owed;    // loops with answers of this batch, to be signalled at its end
         std::vector<Entry> released;       // let go while forming; answered after the lock is dropped
         std::atomic<uint32_t> running{0};  // how many of `batch` are being scored
@@ -176,7 +178,7 @@ private:
     void executor_loop(uint32_t number);
     Forming next_batch(Executor& executor, uint32_t number, int64_t now, bool closing) noexcept;
     void run_batch(Executor& executor, uint32_t number, uint32_t rows);
-    void finished(uint32_t number, uint32_t rows, int64_t now, bool cost_counts) noexcept;
+    void learn(const Executor& executor, uint32_t number, uint32_t rows, int64_t now, bool all_ok) noexcept;
     void deliver(Executor& executor, const Entry& entry, const double* values, int status, int64_t now);
     void signal_loops(Executor& executor) noexcept;
     void let_go(const Entry& entry, Reason reason);

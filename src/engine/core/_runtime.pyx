@@ -26,6 +26,7 @@ from engine.core._statistics cimport statistics_of
 from engine.core._answer import REASONS as _reasons
 from engine.core._answer import SOURCES as _sources
 from engine.core._answer import Answers
+from engine.core._futures import AnswerFuture
 from engine.core._rows import checked_default
 from engine.errors import ClosedError, ConfigError, InputError
 
@@ -111,33 +112,44 @@ cdef class _LoopBridge:
         if self.native is not NULL and self.native.pending == 0:
             del self.native
 
-    def drain(self):
-        """Answers what is done. The loop calls it when the eventfd is readable."""
+    def drain(self, bint direct=True):
+        """Answers what is done. The loop calls it when the eventfd is readable; tasks may then be stepped directly."""
         cdef SlotTable* slots = &self.engine.runtime.slots()
         cdef uint32_t index = self.native.take_all(slots[0])
         cdef uint32_t following
+        interrupted = None
         while index != NO_SLOT:
             following = slots[0][index].next_done_value()
             self.native.pending -= 1
-            if slots[0][index].group is not NULL:
-                self._finish_many(index)
-            else:
-                self._finish_one(index)
+            try:
+                if slots[0][index].group is not NULL:
+                    self._finish_many(index)
+                else:
+                    self._finish_one(index, direct)
+            except BaseException as error:  # a task that was stepped raised KeyboardInterrupt or SystemExit
+                interrupted = error
             index = following
+        if interrupted is not None:
+            raise interrupted
         if self.engine.closed and self.native.pending == 0:
             self.stop_reading()
 
-    cdef int _finish_one(self, uint32_t index) except -1:
+    cdef int _finish_one(self, uint32_t index, bint direct) except -1:
         cdef Runtime* runtime = self.engine.runtime
         cdef object future = <object>runtime.slots()[index].user
         Py_DECREF(future)
         cdef Outcome outcome = runtime.outcome(index)
         cdef int64_t returned = now_ns()
         # A cancelled future wants nothing any more; its answer is counted all the same.
-        if not future.done():
-            future.set_result(self.engine._answer(outcome, runtime.values(index), returned))
+        cdef Answer answer = self.engine._answer(outcome, runtime.values(index), returned)
         runtime.account(outcome, returned, True, False)
         runtime.give_back(index)
+        if future.done():
+            return 0
+        if direct:
+            future.answer(answer)
+        else:
+            future.set_result(answer)
         return 0
 
     cdef int _finish_many(self, uint32_t index) except -1:
@@ -632,10 +644,11 @@ cdef class CoreEngine:
         cdef SmallBuffer buffer
         cdef void* row = buffer.reserve(self._row_bytes)
         self._read(x, row)
-        future = loop.create_future()
         if self._inline:
+            future = loop.create_future()
             future.set_result(self._predict_inline(row, started, deadline))
         else:
+            future = AnswerFuture(loop=loop)
             self._reconsider_lane(started)
             self._submit_one(row, started, deadline, loop, future)
         return future
@@ -722,7 +735,7 @@ cdef class CoreEngine:
             return self._drop_answers(bridge)
         running = asyncio._get_running_loop()
         if running is bridge.loop or not bridge.loop.is_running():
-            bridge.drain()
+            bridge.drain(False)  # close() may have been called by a task, and a loop steps one at a time
             return 0
         try:
             bridge.loop.call_soon_threadsafe(bridge.drain)
