@@ -57,7 +57,8 @@ def score(capsule, rows):
     """Scores a 2-D array, float32 or float64 [n, n_features], C-contiguous rows -> float64 [n] or [n, n_outputs].
 
     Rows are read in place where their last axis is contiguous, else copied once. The GIL is released. A float64
-    array goes to the scorer as float64 where it takes that, and is rounded to float32 where it does not.
+    array goes to the scorer as float64 where it takes that, and is rounded to float32 where it does not: what lies
+    beyond float32's range becomes an infinity of its sign, without a warning.
 
     Raises InputError for another shape or dtype, ModelError where the scorer reports a failure.
     """
@@ -99,7 +100,10 @@ cdef cnp.ndarray _rows(object rows, size_t n_features, bint float64_rows):
     if array.dtype.kind not in "fiub":
         raise InputError(f"expected float32 or float64 rows, got dtype {array.dtype}")
     wanted = np.float64 if float64_rows and array.dtype != np.float32 else np.float32
-    array = np.asarray(array, dtype=wanted)
+    if array.dtype != wanted:
+        # Rounding to a narrower type is what was asked for: beyond float32's range is infinity, below it zero.
+        with np.errstate(over="ignore", under="ignore"):
+            array = array.astype(wanted)
     # A field of a structured array can have rows that do not lie a whole number of values apart, or unaligned ones.
     if (array.strides[0] < 0 or array.strides[0] % array.itemsize or array.strides[1] != array.itemsize
             or not array.flags.aligned):

@@ -53,7 +53,8 @@ class Model:
 
         Args:
             rows: float32 or float64 [n, n_features]; NaN is a missing value. Borrowed where the last axis is
-                contiguous, copied otherwise.
+                contiguous, copied otherwise. A model that computes in float32 rounds float64 rows: what lies
+                beyond float32's range becomes an infinity of its sign.
 
         Returns:
             float64 [n] for one output, [n, n_outputs] for several.

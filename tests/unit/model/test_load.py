@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -95,3 +96,14 @@ def test_rows_inside_records_are_copied_where_they_lie_askew(load):
     records["row"][1] = [2.0, 0.0]
     assert model.predict(records["row"]).tolist() == [10, 20]
     assert model.predict(records["row"].astype(">f4")).tolist() == [10, 20]
+
+
+def test_rounding_to_float32_is_silent_and_becomes_infinity():
+    """The model computes in float32; 1e300 is beyond it, 1e-300 below it, and both are what the caller asked for."""
+    from engine.model import dense
+
+    pick = dense([np.ones((1, 1), np.float32)], [np.zeros(1, np.float32)])
+    with warnings.catch_warnings(), np.errstate(all="warn"):
+        warnings.simplefilter("error")
+        assert pick.predict([[1e300], [-1e300], [1e-300], [2.5]]).tolist() == [np.inf, -np.inf, 0.0, 2.5]
+        assert pick.predict(np.array([[1e300]])[:, ::-1]).tolist() == [np.inf]
