@@ -107,3 +107,26 @@ def test_rounding_to_float32_is_silent_and_becomes_infinity():
         warnings.simplefilter("error")
         assert pick.predict([[1e300], [-1e300], [1e-300], [2.5]]).tolist() == [np.inf, -np.inf, 0.0, 2.5]
         assert pick.predict(np.array([[1e300]])[:, ::-1]).tolist() == [np.inf]
+
+
+def test_threads_give_the_same_bits_and_at_least_one_is_needed(load):
+    model = load(lightgbm_text([stump("1", 0)]))
+    rows = np.random.default_rng(3).normal(size=(3001, 2))
+    expected = model.predict(rows).tobytes()
+    for threads in (2, 3, 100):
+        assert model.predict(rows, threads=threads).tobytes() == expected
+    with pytest.raises(InputError, match="at least one thread, got 0"):
+        model.predict(rows, threads=0)
+
+
+def test_a_callable_keeps_to_the_calling_thread_and_its_error_is_told():
+    import threading
+
+    seen = set()
+
+    def note(rows):
+        seen.add(threading.get_ident())
+        return rows[:, 0]
+
+    assert load_model(note, n_features=1).predict(np.zeros((2000, 1)), threads=4).shape == (2000,)
+    assert seen == {threading.get_ident()}
