@@ -128,6 +128,9 @@ void Forest::finish(const double* raw, double* out) const noexcept {
         case Link::positive:
             for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = sums[k] > 0 ? 1.0 : 0.0;
             return;
+        case Link::anomaly:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = link_parameter_ - std::exp(sums[k]);
+            return;
         case Link::argmax:
             *out = static_cast<double>(std::max_element(sums, sums + n_outputs_) - sums);
             return;

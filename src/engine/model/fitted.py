@@ -14,9 +14,11 @@ def read_fitted(fitted: Any, library: str) -> Model:
         return _read_lightgbm(fitted)
     if library == "xgboost":
         return _read_xgboost(fitted)
-    from engine.model.linear import read_linear
+    from engine.model import linear, sklearn_trees
 
-    return read_linear(fitted)
+    if type(fitted).__name__ in sklearn_trees.ESTIMATORS:
+        return sklearn_trees.read_trees(fitted)
+    return linear.read_linear(fitted)
 
 
 def _read_lightgbm(fitted: Any) -> Model:

@@ -28,7 +28,8 @@ def load_model(
             a path to LightGBM text, XGBoost JSON or UBJSON, or ONNX, told apart by content;
             a fitted LightGBM or XGBoost booster or its scikit-learn wrapper (a classifier gives
             probabilities, of class 1 where there are two; early stopping is honoured as its predict does);
-            a fitted scikit-learn linear or logistic model;
+            a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient
+            booster or isolation forest (which gives its `decision_function`);
             a Python callable, float32 [n, n_features] -> [n] or [n, n_outputs] (batch lane only);
             a `Model`, which is returned as it is.
         n_features: values a row. Required for a callable; checked for everything else.

@@ -27,7 +27,16 @@ class Model:
         native: true where a call costs microseconds and never takes the GIL: fit for the inline lane and as fallback.
     """
 
-    __slots__ = ("_details", "digest", "feature_names", "format", "n_features", "n_outputs", "native", "scorer")
+    __slots__ = (
+        "_details",
+        "digest",
+        "feature_names",
+        "format",
+        "n_features",
+        "n_outputs",
+        "native",
+        "scorer",
+    )
 
     def __init__(
         self,
