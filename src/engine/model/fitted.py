@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from engine.errors import UnsupportedModelError
@@ -9,11 +11,13 @@ from engine.model.model import Model
 
 
 def read_fitted(fitted: Any, library: str) -> Model:
-    """Reads a fitted object of "lightgbm", "xgboost" or "sklearn". Raises UnsupportedModelError."""
+    """Reads a fitted object of "lightgbm", "xgboost", "catboost" or "sklearn". Raises UnsupportedModelError."""
     if library == "lightgbm":
         return _read_lightgbm(fitted)
     if library == "xgboost":
         return _read_xgboost(fitted)
+    if library == "catboost":
+        return _read_catboost(fitted)
     from engine.model import linear, sklearn_trees
 
     if type(fitted).__name__ in sklearn_trees.ESTIMATORS:
@@ -32,6 +36,18 @@ def _read_lightgbm(fitted: Any) -> Model:
         )
     # Without a number of iterations this keeps the best one where training stopped early, as predict does.
     return read_lightgbm(booster.model_to_string().encode(), f"lightgbm {kind}")
+
+
+def _read_catboost(fitted: Any) -> Model:
+    from engine.model.catboost import read_catboost
+
+    kind = type(fitted).__name__
+    if not hasattr(fitted, "save_model") or not fitted.is_fitted():
+        raise UnsupportedModelError(f"expected a fitted CatBoost model, got catboost {kind}")
+    with tempfile.TemporaryDirectory() as folder:  # CatBoost writes its JSON to files alone
+        path = Path(folder, "model.json")
+        fitted.save_model(str(path), format="json")
+        return read_catboost(path.read_bytes(), f"catboost {kind}")
 
 
 def _read_xgboost(fitted: Any) -> Model:

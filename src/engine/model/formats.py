@@ -8,7 +8,8 @@ import re
 from engine.errors import ModelFormatError, UnsupportedModelError
 
 LIGHTGBM, XGBOOST_JSON, XGBOOST_UBJSON, ONNX = "lightgbm", "xgboost-json", "xgboost-ubjson", "onnx"
-EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, or ONNX"
+CATBOOST = "catboost-json"
+EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, or ONNX"
 
 # First bytes of files that are recognised in order to be refused with a reason.
 _REFUSED = {
@@ -16,7 +17,7 @@ _REFUSED = {
     "pass it, or save the model in its library's own format",
     rb"PK\x03\x04": "a zip archive (skops, NumPy or PyTorch); load the object yourself and pass it",
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd": "a compressed file; decompress it first",
-    rb"CBM1": "CatBoost's binary format; save it with format='onnx'",
+    rb"CBM1": "CatBoost's binary format; save it with format='json'",
     rb"binf|bs64": "XGBoost's old binary format; load it and save it as .json or .ubj",
     rb"\x89HDF": "HDF5; export the model to ONNX",
 }
@@ -61,7 +62,7 @@ def _sniff_json(content: bytes, name: str) -> str:
             f"{name}: a LightGBM JSON dump; save the model with Booster.save_model instead"
         )
     if keys & {"oblivious_trees", "features_info"}:
-        raise UnsupportedModelError(f"{name}: CatBoost JSON; save it with format='onnx' instead")
+        return CATBOOST
     raise ModelFormatError(
         f"{name}: expected {EXPECTED}, got JSON without the key 'learner' that XGBoost writes"
     )

@@ -25,8 +25,8 @@ def load_model(
 
     Args:
         source: one of
-            a path to LightGBM text, XGBoost JSON or UBJSON, or ONNX, told apart by content;
-            a fitted LightGBM or XGBoost booster or its scikit-learn wrapper (a classifier gives
+            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, or ONNX, told apart by content;
+            a fitted LightGBM, XGBoost or CatBoost model or its scikit-learn wrapper (a classifier gives
             probabilities, of class 1 where there are two; early stopping is honoured as its predict does);
             a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient
             booster or isolation forest (which gives its `decision_function`);
@@ -66,7 +66,7 @@ def _load(source: Any, n_features: int | None, n_outputs: int | None) -> Model:
     if isinstance(source, str | os.PathLike):
         return _load_path(Path(source))
     library = type(source).__module__.partition(".")[0]
-    if library in ("lightgbm", "xgboost", "sklearn"):
+    if library in ("lightgbm", "xgboost", "sklearn", "catboost"):
         from engine.model import fitted
 
         return fitted.read_fitted(source, library)
@@ -77,7 +77,7 @@ def _load(source: Any, n_features: int | None, n_outputs: int | None) -> Model:
 
         return from_callable(source, n_features, n_outputs if n_outputs is not None else 1)
     raise UnsupportedModelError(
-        f"expected a path, a callable or a fitted lightgbm, xgboost or sklearn model, got {_name(source)}"
+        f"expected a path, a callable or a fitted lightgbm, xgboost, catboost or sklearn model, got {_name(source)}"
     )
 
 
@@ -91,6 +91,10 @@ def _load_path(path: Path) -> Model:
         from engine.model.lightgbm import read_lightgbm
 
         return read_lightgbm(content, name)
+    if kind == formats.CATBOOST:
+        from engine.model.catboost import read_catboost
+
+        return read_catboost(content, name)
     if kind == formats.ONNX:
         from engine.model.onnx import load_onnx
 

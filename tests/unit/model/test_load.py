@@ -23,7 +23,7 @@ from engine.model import load_model
         (b"CBM1rest", UnsupportedModelError, "CatBoost"),
         (b"binf rest", UnsupportedModelError, "old binary"),
         (b'{"name": "tree", "tree_info": []}', UnsupportedModelError, "LightGBM JSON dump"),
-        (b'{"oblivious_trees": []}', UnsupportedModelError, "CatBoost JSON"),
+        (b'{"oblivious_trees": []}', ModelFormatError, "features_info"),
         (b'{"a": 1}', ModelFormatError, "learner"),
         (b'{"a": ', ModelFormatError, "truncated"),
         (b'{"learner": 3}', ModelFormatError, "learner"),
