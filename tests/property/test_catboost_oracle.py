@@ -89,7 +89,7 @@ def test_categories_are_refused(tmp_path):
 
 @pytest.mark.parametrize("policy", ["SymmetricTree", "Depthwise"])
 def test_damaged_files_are_refused_or_read_and_never_end_the_process(tmp_path, policy):
-    fitted, rows, rng = train(3, "Logloss", policy, "Min", 3)
+    fitted, _, rng = train(3, "Logloss", policy, "Min", 3)
     path = tmp_path / "model"
     fitted.save_model(str(path), format="json")
     content = path.read_bytes()

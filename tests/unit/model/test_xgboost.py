@@ -140,3 +140,21 @@ def test_ubjson_values():
 def test_ubjson_damage_is_named(content, message):
     with pytest.raises(ModelFormatError, match=message):
         ubjson.decode(content, "m")
+
+
+def test_a_small_file_that_claims_millions_of_features_takes_little_memory(tmp_path):
+    """The load times layouts on rows of its own; sixty-four of these would be four gigabytes."""
+    import subprocess
+    import sys
+
+    document = json.loads(xgboost_json([xgboost_tree()]))
+    document["learner"]["learner_model_param"]["num_feature"] = str(2**24)
+    path = tmp_path / "wide.json"
+    path.write_text(json.dumps(document))
+    code = (
+        "import resource, sys\nfrom engine.model import load_model\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({3 << 30}, {3 << 30}))\n"
+        f"print(load_model({str(path)!r}).n_features)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == str(2**24), done.stderr
