@@ -180,6 +180,17 @@ def test_xgboost(seed, objective, extra, depth, categories, form, tmp_path_facto
     assert_close(load_model(source).predict(hard), booster.predict(matrix(hard)))
 
 
+@pytest.mark.parametrize("parameters", [{}, {"num_parallel_tree": 2, "subsample": 0.7}])
+def test_xgboost_multi_output_trees(parameters):
+    rng = np.random.default_rng(8)
+    rows, y = training_table(rng)
+    parameters = {"multi_strategy": "multi_output_tree", "tree_method": "hist", "nthread": 1, **parameters}
+    booster = xgb.train(parameters, xgb.DMatrix(rows, np.c_[y, -y, y**2]), 4)
+    hard = hard_rows(rng, rows, np.array([0.5]))
+    hard[np.abs(hard) > 1e30] = 7.0
+    assert_close(load_model(booster).predict(hard), booster.predict(xgb.DMatrix(hard)))
+
+
 def test_early_stopping_is_honoured_as_predict_does():
     rng = np.random.default_rng(5)
     rows, y = training_table(rng)

@@ -66,7 +66,8 @@ def read_xgboost(document: Any, digest: str, name: str) -> Model:
 
     Raises:
         ModelFormatError: a part is missing, of the wrong type or length.
-        UnsupportedModelError: gblinear, vector leaves, an objective whose `predict` is not known here.
+        UnsupportedModelError: gblinear, vector leaves of versions before 3.1, an objective whose `predict`
+            is not known here.
     """
     learner = _get(document, "learner", dict, name)
     parameters = _get(learner, "learner_model_param", dict, name)
@@ -190,10 +191,9 @@ def _base_scores(parameters: Mapping[str, Any], space: str, n_outputs: int, name
 
 def _read_tree(builder: ForestBuilder, output: int, tree: Any, weight: np.float32, where: str) -> None:
     parameters = _get(tree, "tree_param", dict, where)
-    if parameters.get("size_leaf_vector", "1") not in ("0", "1"):
-        raise UnsupportedModelError(
-            f"{where}: trees with vector leaves (multi_strategy=multi_output_tree) are not supported"
-        )
+    vector = _count({"size_leaf_vector": "1", **parameters}, "size_leaf_vector", where, low=0, high=1024)
+    if vector > 1 and vector != builder.n_outputs:
+        raise ModelFormatError(f"{where}: expected leaves of {builder.n_outputs} values, got {vector}")
     n_nodes = _count(parameters, "num_nodes", where, low=1, high=2**24)
     left = _column(tree, "left_children", n_nodes, np.int64, where)
     right = _column(tree, "right_children", n_nodes, np.int64, where)
@@ -211,15 +211,35 @@ def _read_tree(builder: ForestBuilder, output: int, tree: Any, weight: np.float3
     if np.any(np.isneginf(condition[is_split])):
         raise UnsupportedModelError(f"{where}: a split at minus infinity")
     _read_categories(builder, tree, n_nodes, rule, threshold, where)
-    builder.add_tree(
-        output,
-        feature=_column(tree, "split_indices", n_nodes, np.int64, where)[is_split],
-        threshold=threshold[is_split],
-        left=number[left[is_split]],
-        right=number[right[is_split]],
-        rule=rule[is_split],
-        leaf=(condition[is_leaf] * weight).astype(np.float64),
-    )
+    feature = _column(tree, "split_indices", n_nodes, np.int64, where)[is_split]
+    if vector > 1:  # one tree for all outputs: walked once for each
+        leaves = [(k, values) for k, values in enumerate(_vector_leaves(tree, vector, right[is_leaf], where))]
+    else:
+        leaves = [(output, condition[is_leaf])]
+    for k, values in leaves:
+        builder.add_tree(
+            k,
+            feature=feature,
+            threshold=threshold[is_split],
+            left=number[left[is_split]],
+            right=number[right[is_split]],
+            rule=rule[is_split],
+            leaf=(values * weight).astype(np.float64),
+        )
+
+
+def _vector_leaves(
+    tree: Mapping[str, Any], outputs: int, leaf_index: npt.NDArray[np.int64], where: str
+) -> npt.NDArray[np.float32]:
+    """[outputs, leaves]; a leaf's right child is its number in leaf_weights, which XGBoost writes from 3.1 on."""
+    if "leaf_weights" not in tree:
+        raise UnsupportedModelError(
+            f"{where}: vector leaves as XGBoost wrote them before 3.1; load and save the model with that or later"
+        )
+    weights = _column(tree, "leaf_weights", None, np.float32, where)
+    if weights.size % outputs or np.any((leaf_index < 0) | (leaf_index >= weights.size // outputs)):
+        raise ModelFormatError(f"{where}: a leaf lies outside its {weights.size} leaf_weights")
+    return weights.reshape(-1, outputs)[leaf_index].T
 
 
 def _read_categories(

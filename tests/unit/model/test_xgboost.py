@@ -108,11 +108,43 @@ def test_what_is_not_supported_is_refused(load, change, message):
         load(json.dumps(document).encode())
 
 
-def test_vector_leaves_are_refused(load):
-    tree = xgboost_tree()
-    tree["tree_param"]["size_leaf_vector"] = "3"
-    with pytest.raises(UnsupportedModelError, match="multi_output_tree"):
-        load(xgboost_json([tree]))
+def vector_document():
+    """A stump whose leaves hold two values, numbered against the order of the nodes."""
+    tree = xgboost_tree(right_children=[2, 1, 0], leaf_weights=[10.0, 20.0, 30.0, 40.0])
+    tree["tree_param"]["size_leaf_vector"] = "2"
+    document = xgboost_document([tree], base_score="[5E-1,1E0]")
+    document["learner"]["learner_model_param"]["num_target"] = "2"
+    return document, tree
+
+
+def test_vector_leaves(load):
+    document, _ = vector_document()
+    answers = load(json.dumps(document).encode()).predict([[1.0, 0.0], [2.0, 0.0]])
+    assert answers.tolist() == [[30.5, 41.0], [10.5, 21.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"right_children": [2, 2, 0]}, ModelFormatError, "outside its 4 leaf_weights"),
+        ({"right_children": [2, -1, 0]}, ModelFormatError, "outside its 4 leaf_weights"),
+        ({"leaf_weights": [1.0, 2.0, 3.0]}, ModelFormatError, "outside its 3 leaf_weights"),
+        ({"tree_param": {"num_nodes": "3", "size_leaf_vector": "3"}}, ModelFormatError, "leaves of 2 values"),
+        ({"leaf_weights": None}, ModelFormatError, "leaf_weights"),
+    ],
+)
+def test_damaged_vector_leaves(load, change, error, message):
+    document, tree = vector_document()
+    tree.update(change)
+    with pytest.raises(error, match=message):
+        load(json.dumps(document).encode())
+
+
+def test_vector_leaves_of_older_versions_are_refused(load):
+    document, tree = vector_document()
+    del tree["leaf_weights"]
+    with pytest.raises(UnsupportedModelError, match=r"before 3\.1"):
+        load(json.dumps(document).encode())
 
 
 def test_ubjson_values():
