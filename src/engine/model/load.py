@@ -82,11 +82,24 @@ def _load(source: Any, n_features: int | None, n_outputs: int | None) -> Model:
 
 
 def _load_path(path: Path) -> Model:
+    content = read_file(path)
+    kind = formats.sniff(content, path.name)
+    if kind == formats.ONNX:
+        from engine.model.onnx import load_onnx
+
+        return load_onnx(path)  # the path, not the bytes: weights may lie in files beside it
+    return read_native(content, kind, path.name)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a model file; raises ModelFormatError for a directory."""
     if path.is_dir():
         raise ModelFormatError(f"{path}: expected a model file, got a directory")
-    content = path.read_bytes()
-    name = path.name
-    kind = formats.sniff(content, name)
+    return path.read_bytes()
+
+
+def read_native(content: bytes, kind: str, name: str) -> Model:
+    """Reads any format but ONNX; `kind` is what `formats.sniff` said."""
     if kind == formats.LIGHTGBM:
         from engine.model.lightgbm import read_lightgbm
 
@@ -95,10 +108,6 @@ def _load_path(path: Path) -> Model:
         from engine.model.catboost import read_catboost
 
         return read_catboost(content, name)
-    if kind == formats.ONNX:
-        from engine.model.onnx import load_onnx
-
-        return load_onnx(path)  # the path, not the bytes: weights may lie in files beside it
     from engine.model.xgboost import read_xgboost_json, read_xgboost_ubjson
 
     return (read_xgboost_json if kind == formats.XGBOOST_JSON else read_xgboost_ubjson)(content, name)
