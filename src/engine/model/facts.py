@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.errors import UnsupportedModelError
 from engine.model import formats, load
 from engine.model.model import Model
 
@@ -86,6 +87,10 @@ def inspect(path: str | os.PathLike[str]) -> Facts:
     kind = formats.sniff(content, path.name)
     if kind == formats.ONNX:
         return _inspect_onnx(path, content)
+    if kind == formats.SKOPS:
+        raise UnsupportedModelError(
+            f"{path.name}: a skops file, which only scikit-learn and skops can say more of; use load_model"
+        )
     return _of_model(path, len(content), load.read_native(content, kind, path.name))
 
 

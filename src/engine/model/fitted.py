@@ -9,6 +9,14 @@ from typing import Any
 from engine.errors import UnsupportedModelError
 from engine.model.model import Model
 
+LIBRARIES = ("lightgbm", "xgboost", "sklearn", "catboost")
+
+
+def library_of(fitted: Any) -> str | None:
+    """Which of LIBRARIES the class of an object comes from."""
+    library = type(fitted).__module__.partition(".")[0]
+    return library if library in LIBRARIES else None
+
 
 def read_fitted(fitted: Any, library: str) -> Model:
     """Reads a fitted object of "lightgbm", "xgboost", "catboost" or "sklearn". Raises UnsupportedModelError."""
