@@ -130,3 +130,16 @@ def test_a_callable_keeps_to_the_calling_thread_and_its_error_is_told():
 
     assert load_model(note, n_features=1).predict(np.zeros((2000, 1)), threads=4).shape == (2000,)
     assert seen == {threading.get_ident()}
+
+
+def test_an_engine_rounds_as_silently():
+    from engine import Engine
+    from engine.model import dense
+
+    pick = dense([np.ones((1, 1), np.float32)], [np.zeros(1, np.float32)], output="logistic")
+    with warnings.catch_warnings(), np.errstate(all="warn"):
+        warnings.simplefilter("error")
+        with Engine(pick, deadline_ms=60_000) as engine:
+            assert engine.predict(np.array([1e300])).value == 1
+            answers = engine.predict_many(np.array([[-1e300], [0.0]]))
+            assert np.ravel(answers.values).tolist() == [0, 0.5]
