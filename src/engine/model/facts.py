@@ -96,7 +96,7 @@ def inspect(path: str | os.PathLike[str]) -> Facts:
 
 def _of_model(path: Path, size_bytes: int, model: Model) -> Facts:
     found: dict[str, Any] = model.describe()
-    times = found["calibration_us_row"]
+    times = found.get("calibration_us_row")
     return Facts(
         path=str(path),
         format=model.format,
@@ -106,11 +106,11 @@ def _of_model(path: Path, size_bytes: int, model: Model) -> Facts:
         n_outputs=model.n_outputs,
         feature_names=model.feature_names,
         objective=found.get("objective"),
-        trees=found["trees"],
-        leaves=found["leaves"],
-        depth=found["depth"],
-        us_row_1=times[found["layout_single"]][0],
-        us_row_64=times[found["layout_batch"]][1],
+        trees=found.get("trees"),
+        leaves=found.get("leaves"),
+        depth=found.get("depth"),
+        us_row_1=times[found["layout_single"]][0] if times else None,
+        us_row_64=times[found["layout_batch"]][1] if times else None,
     )
 
 

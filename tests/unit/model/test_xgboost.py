@@ -98,13 +98,42 @@ def test_damage_is_named(load, columns, message):
     ("change", "message"),
     [
         ({"objective": {"name": "custom:mine"}}, "custom:mine"),
-        ({"gradient_booster": {"name": "gblinear"}}, "gblinear"),
+        ({"gradient_booster": {"name": "gbforest"}}, "gbforest"),
     ],
 )
 def test_what_is_not_supported_is_refused(load, change, message):
     document = xgboost_document([xgboost_tree()])
     document["learner"].update(change)
     with pytest.raises(UnsupportedModelError, match=message):
+        load(json.dumps(document).encode())
+
+
+def linear_document(version):
+    document = xgboost_document([], base_score="[5E-1,1E0]")
+    document["version"] = version
+    document["learner"]["learner_model_param"]["num_target"] = "2"
+    weights = [1.0, 10.0, 2.0, 20.0, 0.25, 0.5]  # of feature 0 for both outputs, of feature 1, biases
+    document["learner"]["gradient_booster"] = {"name": "gblinear", "model": {"weights": weights}}
+    return document
+
+
+def test_a_linear_model_skips_what_is_missing(load):
+    model = load(json.dumps(linear_document([3, 2, 0])).encode())
+    rows = [[1.0, 1.0], [NAN, 1.0], [1.0, NAN], [NAN, NAN]]
+    # The first base score goes to both outputs.
+    assert model.predict(rows).tolist() == [[3.75, 31.0], [2.75, 21.0], [1.75, 11.0], [0.75, 1.0]]
+
+
+def test_linear_models_that_are_refused(load):
+    with pytest.raises(UnsupportedModelError, match="several base scores"):
+        load(json.dumps(linear_document([3, 1, 0])).encode())
+    document = linear_document([3, 2, 0])
+    document["learner"]["gradient_booster"]["model"]["weights"].pop()
+    with pytest.raises(ModelFormatError, match="6 values of 'weights', got 5"):
+        load(json.dumps(document).encode())
+    document = linear_document([3, 2, 0])
+    document["learner"]["objective"]["name"] = "binary:hinge"
+    with pytest.raises(UnsupportedModelError, match="gblinear with objective"):
         load(json.dumps(document).encode())
 
 
