@@ -18,7 +18,7 @@ SCHEDULER = ["cost", "guard", "histogram", "policy"]
 
 # extension -> the C++ files of csrc/src (without suffix, globs allowed) that are compiled into it
 EXTENSIONS = {
-    "_scorer": [],
+    "_scorer": ["score_threads"],
     "_answer": [],
     "_rows": [],
     "_statistics": [*SCHEDULER, "deployment", "slot*", "runtime*"],

@@ -113,12 +113,14 @@ using namespace dense_detail;
 
 Dense::~Dense() = default;
 
-std::unique_ptr<Dense> Dense::load(std::span<const DenseLayerSpec> layers, bool float32) {
+std::unique_ptr<Dense> Dense::load(std::span<const DenseLayerSpec> layers, bool float32, bool missing_zero) {
     check(layers);
+    if (float32 && missing_zero) throw std::invalid_argument("a net that reads NaN as 0 computes in double");
     std::unique_ptr<Dense> net(new Dense());
     net->n_features_ = layers.front().n_in;
     net->n_outputs_ = layers.back().n_out;
     net->n_layers_ = layers.size();
+    net->missing_zero_ = missing_zero;
     if (float32)
         net->single_ = pack_all<float>(layers);
     else
@@ -132,6 +134,8 @@ int Dense::score_by(Isa isa, const float* rows, std::size_t n_rows, std::size_t 
     const Kernels& kernels = kernels_of(isa);
     if (single_)
         kernels.f32(*single_, rows, n_rows, row_stride, out);
+    else if (missing_zero_)
+        kernels.f64_present(*double_, reinterpret_cast<const OrZero*>(rows), n_rows, row_stride, out);
     else
         kernels.f64_f32(*double_, rows, n_rows, row_stride, out);
     return ENGINE_SCORE_OK;
@@ -143,7 +147,7 @@ int Dense::score(const float* rows, std::size_t n_rows, std::size_t row_stride, 
 
 int Dense::score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
     // A net in float32 offers no double entry to the socket: whoever holds the rows rounds them.
-    if (!double_) return ENGINE_SCORE_FAILED;
+    if (float32_rows()) return ENGINE_SCORE_FAILED;
     kernels_of(active_isa()).f64(*double_, rows, n_rows, row_stride, out);
     return ENGINE_SCORE_OK;
 }
@@ -172,7 +176,7 @@ void release(void* ctx) {
 engine_scorer Dense::scorer(std::unique_ptr<Dense> net) {
     const std::uint32_t n_features = net->n_features();
     const std::uint32_t n_outputs = net->n_outputs();
-    const bool float32 = net->float32();
+    const bool float32_rows = net->float32_rows();
     auto* shared = new Shared{std::move(net)};
     return {ENGINE_SCORER_ABI,
             ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
@@ -180,7 +184,7 @@ engine_scorer Dense::scorer(std::unique_ptr<Dense> net) {
             n_outputs,
             shared,
             score_f32,
-            float32 ? nullptr : score_f64,
+            float32_rows ? nullptr : score_f64,
             retain,
             release};
 }

@@ -14,6 +14,7 @@ constexpr int vector_bytes = 64, panels_alone = 8, rows_together = 4, panels_tog
 #include "detail/dense_kernel.inc"
 }  // namespace
 
-const Kernels kernels_avx512{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>};
+const Kernels kernels_avx512{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>,
+                             score_rows<double, OrZero>};
 
 }  // namespace engine::dense_detail

@@ -10,6 +10,7 @@ constexpr int vector_bytes = 16, panels_alone = 2, rows_together = 2, panels_tog
 #include "detail/dense_kernel.inc"
 }  // namespace
 
-const Kernels kernels_scalar{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>};
+const Kernels kernels_scalar{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>,
+                             score_rows<double, OrZero>};
 
 }  // namespace engine::dense_detail

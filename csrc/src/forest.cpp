@@ -39,12 +39,13 @@ std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
 namespace {
 
 constexpr std::size_t calibration_rows = 64;
+constexpr std::size_t calibration_values_max = 1u << 22;  // a small file may claim millions of features
 constexpr double calibration_us_max = 1500;  // a measurement: with five layouts, a load spends some 15 ms here
 
 // Rows that take both sides of the forest's own splits: each value is a threshold that its feature is asked, or just
 // beyond one. Zeros would walk one path and flatter every layout.
-std::vector<float> calibration_input(const Trees& trees) {
-    std::vector<float> rows(calibration_rows * trees.n_features, 0.0f);
+std::vector<float> calibration_input(const Trees& trees, std::size_t n_rows) {
+    std::vector<float> rows(n_rows * trees.n_features, 0.0f);
     std::uint64_t state = 0x9e3779b97f4a7c15u;
     const std::size_t splits = trees.splits.size();
     for (std::size_t draw = 0; splits && draw < 4 * rows.size(); ++draw) {
@@ -52,7 +53,7 @@ std::vector<float> calibration_input(const Trees& trees) {
         const auto& split = trees.splits[(state >> 20) % splits];
         float value = split.threshold_f32;
         if (state >> 63) value = std::nextafter(value, HUGE_VALF);
-        rows[(draw % calibration_rows) * trees.n_features + static_cast<std::uint32_t>(split.feature)] = value;
+        rows[(draw % n_rows) * trees.n_features + static_cast<std::uint32_t>(split.feature)] = value;
     }
     return rows;
 }
@@ -78,17 +79,19 @@ double fastest_us(Call call) {
 
 // Times every layout on synthetic rows and keeps the fastest for single rows and for blocks.
 void Forest::calibrate(const Trees& trees) {
-    const std::vector<float> rows = calibration_input(trees);
-    std::vector<double> sums(calibration_rows * n_outputs_);
+    const std::size_t n_rows = std::clamp(calibration_values_max / n_features_, std::size_t{1}, calibration_rows);
+    const std::size_t singles = std::min<std::size_t>(n_rows, 16);
+    const std::vector<float> rows = calibration_input(trees, n_rows);
+    std::vector<double> sums(n_rows * n_outputs_);
     double best_1 = 1e30;
     double best_64 = 1e30;
     for (const auto& layout : layouts_) {
         // Sixteen different rows, one a call: the same row again and again would be learned by the branch predictor.
         const double row_1 = fastest_us([&] {
-            for (std::size_t r = 0; r < 16; ++r) layout->raw(rows.data() + r * n_features_, 1, n_features_, sums.data());
-        }) / 16;
+            for (std::size_t r = 0; r < singles; ++r) layout->raw(rows.data() + r * n_features_, 1, n_features_, sums.data());
+        }) / static_cast<double>(singles);
         const double row_64 =
-            fastest_us([&] { layout->raw(rows.data(), calibration_rows, n_features_, sums.data()); }) / calibration_rows;
+            fastest_us([&] { layout->raw(rows.data(), n_rows, n_features_, sums.data()); }) / static_cast<double>(n_rows);
         times_.push_back({layout->name(), row_1, row_64});
         if (row_1 < best_1) best_1 = row_1, single_ = layout.get();
         if (row_64 < best_64) best_64 = row_64, batch_ = layout.get();
@@ -127,6 +130,9 @@ void Forest::finish(const double* raw, double* out) const noexcept {
             return;
         case Link::positive:
             for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = sums[k] > 0 ? 1.0 : 0.0;
+            return;
+        case Link::anomaly:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = link_parameter_ - std::exp(sums[k]);
             return;
         case Link::argmax:
             *out = static_cast<double>(std::max_element(sums, sums + n_outputs_) - sums);

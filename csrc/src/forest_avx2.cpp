@@ -1,5 +1,6 @@
 // Coded forest kernels for AVX2. There is no byte permute over 64 columns, so the codes are widened to 32 bits and
 // gathered: two gathers a step, eight trees a register, four registers in flight.
+// rows: sixty-four rows in the bytes of two registers, as the AVX-512 kernel does it; its mask registers are spelled out.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -117,9 +118,89 @@ void score_lanes(const CodedView& forest, const std::uint8_t* codes, double* sum
     }
 }
 
+// Rows in bytes.
+
+inline __m256i load32(const std::uint8_t* bytes) noexcept {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
+}
+
+// Bit r of `bits` into all bits of byte r.
+inline __m256i spread_bits(std::uint32_t bits) noexcept {
+    const __m256i byte_of_row = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit_of_row = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), byte_of_row);
+    return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit_of_row), bit_of_row);
+}
+
+// Which leaf each of the 64 rows reaches in one tree.
+inline void leaves_of(const CodedView& forest, const RowTree& tree, const std::uint8_t* codes, std::uint64_t* reach,
+                      std::uint8_t* number) noexcept {
+    const RowSplit* splits = forest.row_splits + tree.first_split;
+    reach[0] = ~std::uint64_t{0};
+    // Breadth first: the rows that reach a split are known before it is asked.
+    for (std::uint32_t s = 0; s < tree.splits; ++s) {
+        const std::uint8_t* asked = codes + splits[s].column * block_rows;
+        const __m256i cut = _mm256_set1_epi8(static_cast<char>(splits[s].cut));
+        // There is no unsigned comparison of bytes: code <= cut where the smaller of the two is the code.
+        const __m256i low = load32(asked);
+        const __m256i high = load32(asked + 32);
+        const auto left_low =
+            static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(low, cut), low)));
+        const auto left_high =
+            static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(high, cut), high)));
+        const std::uint64_t left = left_low | static_cast<std::uint64_t>(left_high) << 32;
+        const std::uint64_t here = reach[s];
+        reach[splits[s].left] = here & left;
+        reach[splits[s].right] = here & ~left;
+    }
+    const __m256i one = _mm256_set1_epi8(1);
+    __m256i low = _mm256_setzero_si256();
+    __m256i high = _mm256_setzero_si256();
+    __m256i leaf_number = one;
+    for (std::uint32_t leaf = 1; leaf <= tree.splits; ++leaf) {
+        const std::uint64_t here = reach[tree.splits + leaf];
+        low = _mm256_or_si256(low, _mm256_and_si256(spread_bits(static_cast<std::uint32_t>(here)), leaf_number));
+        high = _mm256_or_si256(high, _mm256_and_si256(spread_bits(static_cast<std::uint32_t>(here >> 32)), leaf_number));
+        leaf_number = _mm256_add_epi8(leaf_number, one);
+    }
+    _mm256_store_si256(reinterpret_cast<__m256i*>(number), low);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(number + 32), high);
+}
+
+// fold() for four rows at once: the same additions in the same order.
+inline __m256d fold_rows(const double (*sums)[block_rows], std::size_t r) noexcept {
+    __m256d half[8];
+    for (int i = 0; i < 8; ++i)
+        half[i] = _mm256_add_pd(_mm256_load_pd(sums[i] + r), _mm256_load_pd(sums[i + 8] + r));
+    for (int i = 0; i < 4; ++i) half[i] = _mm256_add_pd(half[i], half[i + 4]);
+    return _mm256_add_pd(_mm256_add_pd(half[0], half[2]), _mm256_add_pd(half[1], half[3]));
+}
+
+void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t n_rows, double* sums) noexcept {
+    alignas(64) double accumulators[lanes][block_rows];
+    alignas(64) std::uint8_t number[block_rows];
+    std::uint64_t reach[2 * leaves_by_byte];
+    std::size_t g = 0;
+    for (std::uint32_t output = 0; output < forest.n_outputs; ++output) {
+        for (std::size_t lane = 0; lane < lanes; ++lane)
+            for (std::size_t r = 0; r < block_rows; ++r) accumulators[lane][r] = 0.0;
+        for (; g < forest.n_groups && forest.groups[g].output == output; ++g) {
+            for (std::size_t lane = 0; lane < lanes; ++lane) {
+                const RowTree& tree = forest.row_trees[g * lanes + lane];
+                leaves_of(forest, tree, codes, reach, number);
+                const double* values = forest.values + tree.first_value;
+                for (std::size_t r = 0; r < block_rows; ++r) accumulators[lane][r] += values[number[r]];
+            }
+        }
+        alignas(64) double folded[block_rows];
+        for (std::size_t r = 0; r < block_rows; r += 4) _mm256_store_pd(folded + r, fold_rows(accumulators, r));
+        for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + output] = folded[r];
+    }
+}
+
 }  // namespace
 
-const CodedKernels coded_avx2{code_row_f32, code_row_f64, score_lanes, nullptr};
+const CodedKernels coded_avx2{code_row_f32, code_row_f64, score_lanes, score_rows};
 
 }  // namespace engine::forest_detail
 

@@ -27,6 +27,29 @@ TEST(a_hidden_layer_answers) {
     }
 }
 
+TEST(missing_values_add_nothing_where_the_net_says_so) {
+    const double weights[] = {1, 10, 2, 20, 3, 30}, bias[] = {0.25, 0.5};
+    const DenseLayerSpec layers[] = {{3, 2, weights, bias, Activation::identity}};
+    auto net = Dense::load(layers, false, true);
+    const float nan = __builtin_nanf("");
+    const float rows[] = {1, nan, 1, nan, nan, nan};
+    for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+        double out[4] = {};
+        if (net->score_by(isa, rows, 2, 3, out) != ENGINE_SCORE_OK) continue;  // this CPU lacks it
+        CHECK(out[0] == 4.25 && out[1] == 40.5 && out[2] == 0.25 && out[3] == 0.5);
+    }
+    const double wide[] = {1, 1, 1};
+    double out[2];
+    CHECK(net->score(wide, 1, 3, out) == ENGINE_SCORE_FAILED);
+    bool refused = false;
+    try {
+        Dense::load(layers, true, true);
+    } catch (const std::invalid_argument&) {
+        refused = true;
+    }
+    CHECK(refused);
+}
+
 TEST(instruction_sets_agree_bit_for_bit) {
     for (const std::uint32_t width : {1u, 2u, 3u, 16u, 17u, 100u, 129u}) {
         std::vector<double> weights(7 * width), bias(width), back(width * 3), last(3);

@@ -14,7 +14,7 @@ import xgboost as xgb
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.model import load_model
+from engine.model import inspect, load_model
 
 # A shrink would train hundreds of forests more; the failing case is small as it is.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
@@ -178,6 +178,38 @@ def test_xgboost(seed, objective, extra, depth, categories, form, tmp_path_facto
         source = tmp_path_factory.mktemp("xgboost") / f"model.{form}"
         booster.save_model(source)
     assert_close(load_model(source).predict(hard), booster.predict(matrix(hard)))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"num_parallel_tree": 2, "subsample": 0.7}])
+def test_xgboost_multi_output_trees(parameters):
+    rng = np.random.default_rng(8)
+    rows, y = training_table(rng)
+    parameters = {"multi_strategy": "multi_output_tree", "tree_method": "hist", "nthread": 1, **parameters}
+    booster = xgb.train(parameters, xgb.DMatrix(rows, np.c_[y, -y, y**2]), 4)
+    hard = hard_rows(rng, rows, np.array([0.5]))
+    hard[np.abs(hard) > 1e30] = 7.0
+    assert_close(load_model(booster).predict(hard), booster.predict(xgb.DMatrix(hard)))
+
+
+@pytest.mark.parametrize(
+    "objective", ["reg:squarederror", "binary:logistic", "multi:softprob", "count:poisson", "reg:gamma"]
+)
+def test_xgboost_linear(objective, tmp_path):
+    rng = np.random.default_rng(9)
+    rows, y = training_table(rng)
+    parameters = {"booster": "gblinear", "objective": objective, "nthread": 1, "eta": 0.1}
+    parameters |= {"num_class": 3} if objective.startswith("multi") else {}
+    booster = xgb.train(parameters, xgb.DMatrix(rows, target_for(objective, y), nthread=1), 4)
+    hard = np.vstack([rows, rng.choice([np.nan, 0.0, -0.0, 0.1, 1e-40, -3.0, 1 + 2**-40], (100, N_FEATURES))])
+    model = load_model(booster)
+    # XGBoost adds up in float32.
+    assert_close(model.predict(hard), booster.predict(xgb.DMatrix(hard)), 3e-6)
+    for batch in (1, 3, 7):
+        assert model.predict(hard[:batch]).tobytes() == model.predict(hard)[:batch].tobytes()
+    path = tmp_path / "linear.ubj"
+    booster.save_model(path)
+    facts = inspect(path)
+    assert (facts.objective, facts.trees, facts.n_features) == (objective, None, N_FEATURES)
 
 
 def test_early_stopping_is_honoured_as_predict_does():

@@ -44,11 +44,13 @@ class Dense {
 public:
     // Computes in float32 where `float32` says so, else in double. Throws std::invalid_argument naming the layer whose
     // shape does not fit, is too wide, or holds a weight that is not finite.
-    static std::unique_ptr<Dense> load(std::span<const DenseLayerSpec> layers, bool float32);
+    // With `missing_zero` rows are read in float32 and a NaN among them as 0, as XGBoost's linear models skip it; such
+    // a net computes in double.
+    static std::unique_ptr<Dense> load(std::span<const DenseLayerSpec> layers, bool float32, bool missing_zero = false);
     ~Dense();
 
-    // Hot: scores rows as engine_scorer says. Reentrant, allocates nothing. A net that computes in float32 fails on
-    // double rows: its scorer offers no such entry.
+    // Hot: scores rows as engine_scorer says. Reentrant, allocates nothing. A net that computes in or reads
+    // float32 fails on double rows: its scorer offers no such entry.
     int score(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
     int score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
 
@@ -60,13 +62,14 @@ public:
     std::uint32_t n_features() const noexcept { return n_features_; }
     std::uint32_t n_outputs() const noexcept { return n_outputs_; }
     std::size_t n_layers() const noexcept { return n_layers_; }
-    bool float32() const noexcept { return single_ != nullptr; }
+    bool float32_rows() const noexcept { return single_ != nullptr || missing_zero_; }  // double rows are refused
 
 private:
     Dense() = default;
     std::uint32_t n_features_ = 0;
     std::uint32_t n_outputs_ = 0;
     std::size_t n_layers_ = 0;
+    bool missing_zero_ = false;
     std::unique_ptr<const dense_detail::Net<float>> single_;  // exactly one of the two
     std::unique_ptr<const dense_detail::Net<double>> double_;
 };

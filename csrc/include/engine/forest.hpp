@@ -27,8 +27,9 @@ enum class Link : std::uint8_t {
     log1p_exp = 5,      // log(1 + exp(raw)): LightGBM's cross_entropy_lambda
     positive = 6,       // raw > 0 ? 1 : 0: XGBoost's binary:hinge
     argmax = 7,         // index of the largest raw sum, the first among equals; one value a row
+    anomaly = 8,        // parameter - exp(raw): scikit-learn's isolation forest, raw = -ln 2 * depth / expected depth
 };
-inline constexpr int link_count = 8;
+inline constexpr int link_count = 9;
 
 // Bits of ForestSpec::rule, one byte a split.
 namespace rule {

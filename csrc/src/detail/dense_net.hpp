@@ -28,12 +28,22 @@ struct Net {
     std::vector<Layer<T>> layers;
 };
 
+// A value of a row, read as 0 where it is missing.
+struct OrZero {
+    float value;
+    operator float() const noexcept { return value == value ? value : 0.0f; }
+    explicit operator double() const noexcept { return static_cast<double>(static_cast<float>(*this)); }
+};
+static_assert(sizeof(OrZero) == sizeof(float));
+
 struct Kernels {
     void (*f32)(const Net<float>& net, const float* rows, std::size_t n_rows, std::size_t stride, double* out) noexcept;
     void (*f64_f32)(const Net<double>& net, const float* rows, std::size_t n_rows, std::size_t stride,
                     double* out) noexcept;
     void (*f64)(const Net<double>& net, const double* rows, std::size_t n_rows, std::size_t stride,
                 double* out) noexcept;
+    void (*f64_present)(const Net<double>& net, const OrZero* rows, std::size_t n_rows, std::size_t stride,
+                        double* out) noexcept;
 };
 
 extern const Kernels kernels_scalar;

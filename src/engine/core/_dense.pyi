@@ -6,7 +6,11 @@ from typing_extensions import CapsuleType
 
 class Dense:
     def __init__(
-        self, layers: Iterable[tuple[npt.ArrayLike, npt.ArrayLike, int]], *, float32: bool
+        self,
+        layers: Iterable[tuple[npt.ArrayLike, npt.ArrayLike, int]],
+        *,
+        float32: bool,
+        missing_zero: bool = False,
     ) -> None: ...
     @property
     def scorer(self) -> CapsuleType: ...

@@ -39,7 +39,7 @@ cdef extern from "engine/dense.hpp" namespace "engine" nogil:
         layer_span(const LayerSpec*, size_t)
     cdef cppclass CDense "engine::Dense":
         @staticmethod
-        unique_ptr[CDense] load(layer_span layers, cbool float32) except +
+        unique_ptr[CDense] load(layer_span layers, cbool float32, cbool missing_zero) except +
         @staticmethod
         engine_scorer scorer(unique_ptr[CDense] net) except +
         int score_by(Isa isa, const float* rows, size_t n, size_t stride, double* out)
@@ -58,7 +58,7 @@ cdef class Dense:
     cdef object _capsule
     cdef CDense* _net  # owned by the capsule's scorer
 
-    def __cinit__(self, layers, *, bint float32):
+    def __cinit__(self, layers, *, bint float32, bint missing_zero=False):
         cdef vector[LayerSpec] specs
         cdef LayerSpec spec
         cdef cnp.ndarray weights, bias
@@ -79,7 +79,7 @@ cdef class Dense:
         cdef unique_ptr[CDense] net
         cdef engine_scorer scorer
         try:
-            net = CDense.load(layer_span(specs.data(), specs.size()), float32)
+            net = CDense.load(layer_span(specs.data(), specs.size()), float32, missing_zero)
         except ValueError as error:  # std::invalid_argument
             raise ModelFormatError(str(error)) from None
         self._net = net.get()

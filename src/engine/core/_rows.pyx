@@ -74,7 +74,7 @@ cdef int _read_array(object x, uint32_t n, bint wide, void* out) except -1:
         hint = "; for several rows call predict_many" if array.ndim == 2 else ""
         raise InputError(f"expected a row of {n} features (1-D), got shape {list(array.shape)}{hint}")
     _check_kind(array)
-    cdef cnp.ndarray exact = np.ascontiguousarray(array, dtype=np.float64 if wide else np.float32)
+    cdef cnp.ndarray exact = _rounded(array, wide)
     cdef uint32_t i
     if wide:
         for i in range(n):
@@ -97,7 +97,17 @@ cdef cnp.ndarray read_matrix(object rows, uint32_t n, bint wide):
     if array.ndim != 2 or array.shape[1] != n:
         raise InputError(f"expected rows of shape [rows, {n}], got {list(array.shape)}")
     _check_kind(array)
-    return np.ascontiguousarray(array, dtype=np.float64 if wide else np.float32)
+    return _rounded(array, wide)
+
+
+cdef cnp.ndarray _rounded(object array, bint wide):
+    wanted = np.float64 if wide else np.float32
+    if array.dtype == wanted:
+        return np.ascontiguousarray(array)
+    # Rounding to a narrower type is what was asked for: beyond float32's range is infinity, below it zero. A list of
+    # floats is read the same way, and neither warns.
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ascontiguousarray(array, dtype=wanted)
 
 
 cdef int64_t _instant(double ms, int64_t started_ns) except -1:

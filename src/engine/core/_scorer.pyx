@@ -9,6 +9,12 @@ cimport numpy as cnp
 
 from engine.errors import ConfigError, InputError, ModelError
 
+cdef extern from "engine/score_threads.hpp" namespace "engine" nogil:
+    int score_threads(const engine_scorer& scorer, const float* rows, size_t n_rows, size_t row_stride, double* out,
+                      size_t threads) noexcept
+    int score_threads(const engine_scorer& scorer, const double* rows, size_t n_rows, size_t row_stride, double* out,
+                      size_t threads) noexcept
+
 cnp.import_array()
 
 
@@ -53,15 +59,20 @@ def describe(capsule) -> dict:
     }
 
 
-def score(capsule, rows):
+def score(capsule, rows, Py_ssize_t threads=1):
     """Scores a 2-D array, float32 or float64 [n, n_features], C-contiguous rows -> float64 [n] or [n, n_outputs].
 
     Rows are read in place where their last axis is contiguous, else copied once. The GIL is released. A float64
-    array goes to the scorer as float64 where it takes that, and is rounded to float32 where it does not.
+    array goes to the scorer as float64 where it takes that, and is rounded to float32 where it does not: what lies
+    beyond float32's range becomes an infinity of its sign, without a warning.
 
-    Raises InputError for another shape or dtype, ModelError where the scorer reports a failure.
+    Up to `threads` threads share the rows, 256 at a time; a scorer that is not reentrant has one.
+
+    Raises InputError for another shape or dtype or fewer than one thread, ModelError where the scorer reports a failure.
     """
     cdef const engine_scorer* scorer = scorer_from_capsule(capsule)
+    if threads < 1:
+        raise InputError(f"expected at least one thread, got {threads}")
     cdef cnp.ndarray array = _rows(rows, scorer.n_features, scorer.score_f64 is not NULL)
     cdef size_t n_rows = array.shape[0]
     cdef size_t stride = 0
@@ -74,12 +85,12 @@ def score(capsule, rows):
         stride = array.strides[0] // array.itemsize
         if array.itemsize == 8:
             with nogil:
-                status = scorer.score_f64(scorer.ctx, <const double*>cnp.PyArray_DATA(array), n_rows, stride,
-                                          <double*>cnp.PyArray_DATA(out))
+                status = score_threads(scorer[0], <const double*>cnp.PyArray_DATA(array), n_rows, stride,
+                                       <double*>cnp.PyArray_DATA(out), threads)
         else:
             with nogil:
-                status = scorer.score(scorer.ctx, <const float*>cnp.PyArray_DATA(array), n_rows, stride,
-                                      <double*>cnp.PyArray_DATA(out))
+                status = score_threads(scorer[0], <const float*>cnp.PyArray_DATA(array), n_rows, stride,
+                                       <double*>cnp.PyArray_DATA(out), threads)
     if status != ENGINE_SCORE_OK:
         raise ModelError(f"the model failed on {n_rows} rows (status {status})")
     return out
@@ -99,7 +110,10 @@ cdef cnp.ndarray _rows(object rows, size_t n_features, bint float64_rows):
     if array.dtype.kind not in "fiub":
         raise InputError(f"expected float32 or float64 rows, got dtype {array.dtype}")
     wanted = np.float64 if float64_rows and array.dtype != np.float32 else np.float32
-    array = np.asarray(array, dtype=wanted)
+    if array.dtype != wanted:
+        # Rounding to a narrower type is what was asked for: beyond float32's range is infinity, below it zero.
+        with np.errstate(over="ignore", under="ignore"):
+            array = array.astype(wanted)
     # A field of a structured array can have rows that do not lie a whole number of values apart, or unaligned ones.
     if (array.strides[0] < 0 or array.strides[0] % array.itemsize or array.strides[1] != array.itemsize
             or not array.flags.aligned):

@@ -1,7 +1,8 @@
 """Model formats in, scorers out."""
 
 from engine.model.dense import dense
+from engine.model.facts import Facts, inspect
 from engine.model.load import load_model
 from engine.model.model import Model
 
-__all__ = ["Model", "dense", "load_model"]
+__all__ = ["Facts", "Model", "dense", "inspect", "load_model"]

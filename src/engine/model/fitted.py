@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from engine.errors import UnsupportedModelError
 from engine.model.model import Model
 
+LIBRARIES = ("lightgbm", "xgboost", "sklearn", "catboost")
+
+
+def library_of(fitted: Any) -> str | None:
+    """Which of LIBRARIES the class of an object comes from."""
+    library = type(fitted).__module__.partition(".")[0]
+    return library if library in LIBRARIES else None
+
 
 def read_fitted(fitted: Any, library: str) -> Model:
-    """Reads a fitted object of "lightgbm", "xgboost" or "sklearn". Raises UnsupportedModelError."""
+    """Reads a fitted object of "lightgbm", "xgboost", "catboost" or "sklearn". Raises UnsupportedModelError."""
     if library == "lightgbm":
         return _read_lightgbm(fitted)
     if library == "xgboost":
         return _read_xgboost(fitted)
-    from engine.model.linear import read_linear
+    if library == "catboost":
+        return _read_catboost(fitted)
+    from engine.model import linear, sklearn_trees
 
-    return read_linear(fitted)
+    if type(fitted).__name__ in sklearn_trees.ESTIMATORS:
+        return sklearn_trees.read_trees(fitted)
+    return linear.read_linear(fitted)
 
 
 def _read_lightgbm(fitted: Any) -> Model:
@@ -30,6 +44,18 @@ def _read_lightgbm(fitted: Any) -> Model:
         )
     # Without a number of iterations this keeps the best one where training stopped early, as predict does.
     return read_lightgbm(booster.model_to_string().encode(), f"lightgbm {kind}")
+
+
+def _read_catboost(fitted: Any) -> Model:
+    from engine.model.catboost import read_catboost
+
+    kind = type(fitted).__name__
+    if not hasattr(fitted, "save_model") or not fitted.is_fitted():
+        raise UnsupportedModelError(f"expected a fitted CatBoost model, got catboost {kind}")
+    with tempfile.TemporaryDirectory() as folder:  # CatBoost writes its JSON to files alone
+        path = Path(folder, "model.json")
+        fitted.save_model(str(path), format="json")
+        return read_catboost(path.read_bytes(), f"catboost {kind}")
 
 
 def _read_xgboost(fitted: Any) -> Model:

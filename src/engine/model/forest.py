@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ class Link(enum.IntEnum):
     LOG1P_EXP = 5
     POSITIVE = 6
     ARGMAX = 7
+    ANOMALY = 8
 
 
 class Rule(enum.IntFlag):
@@ -118,6 +119,13 @@ class ForestBuilder:
         self._output.append(output)
         self.n_splits += len(feature)
         self.n_leaves += len(leaf)
+
+    def feed(self, take: Callable[[bytes], object]) -> None:
+        """Hands over the content of the trees so far, for a digest."""
+        take(repr((self._root, self._output, self._set_begin)).encode())
+        for parts in [*self._parts.values(), self._set_words]:
+            for part in parts:
+                take(part.tobytes())
 
     def model(
         self,

@@ -8,22 +8,26 @@ import re
 from engine.errors import ModelFormatError, UnsupportedModelError
 
 LIGHTGBM, XGBOOST_JSON, XGBOOST_UBJSON, ONNX = "lightgbm", "xgboost-json", "xgboost-ubjson", "onnx"
-EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, or ONNX"
+CATBOOST, SKOPS, PICKLE = "catboost-json", "skops", "pickle"
+EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, skops, or ONNX"
 
 # First bytes of files that are recognised in order to be refused with a reason.
 _REFUSED = {
-    rb"\x80[\x00-\x05]": "a pickle, which can run any code when it is read; load the object yourself and "
-    "pass it, or save the model in its library's own format",
-    rb"PK\x03\x04": "a zip archive (skops, NumPy or PyTorch); load the object yourself and pass it",
+    rb"PK\x03\x04": "a zip archive without skops' schema.json (NumPy or PyTorch?); load the object yourself and "
+    "pass it",
     rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd": "a compressed file; decompress it first",
-    rb"CBM1": "CatBoost's binary format; save it with format='onnx'",
+    rb"CBM1": "CatBoost's binary format; save it with format='json'",
     rb"binf|bs64": "XGBoost's old binary format; load it and save it as .json or .ubj",
     rb"\x89HDF": "HDF5; export the model to ONNX",
 }
+_UNTRUSTED = (
+    "a pickle, which can run any code when it is read; save the model in its library's own format, or say "
+    "trust=True if you would run a program from the same source"
+)
 
 
-def sniff(content: bytes, name: str) -> str:
-    """The format of a model file.
+def sniff(content: bytes, name: str, *, trust: bool = False) -> str:
+    """The format of a model file; PICKLE only where it is trusted.
 
     Raises:
         ModelFormatError: empty, or nothing that is known.
@@ -31,6 +35,14 @@ def sniff(content: bytes, name: str) -> str:
     """
     if not content:
         raise ModelFormatError(f"{name}: the file is empty; expected {EXPECTED}")
+    if re.match(rb"\x80[\x00-\x05]", content):
+        if not trust:
+            raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {_UNTRUSTED}")
+        return PICKLE
+    if (
+        content.startswith(b"PK\x03\x04") and b"schema.json" in content[-(1 << 16) :]
+    ):  # in the directory at the end
+        return SKOPS
     for pattern, reason in _REFUSED.items():
         if re.match(pattern, content, re.DOTALL):
             raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {reason}")
@@ -61,7 +73,7 @@ def _sniff_json(content: bytes, name: str) -> str:
             f"{name}: a LightGBM JSON dump; save the model with Booster.save_model instead"
         )
     if keys & {"oblivious_trees", "features_info"}:
-        raise UnsupportedModelError(f"{name}: CatBoost JSON; save it with format='onnx' instead")
+        return CATBOOST
     raise ModelFormatError(
         f"{name}: expected {EXPECTED}, got JSON without the key 'learner' that XGBoost writes"
     )

@@ -148,7 +148,7 @@ def _numbers(text: str, kind: Callable[[str], Any], where: str) -> list[Any]:
     if "_" in text:  # Python would read 1_0 as 10
         raise ModelFormatError(f"{where}: expected numbers, got {text[:40]!r}")
     try:
-        return [kind(word) for word in text.split(" ")] if text else []
+        return list(map(kind, text.split(" "))) if text else []
     except ValueError as error:
         raise ModelFormatError(f"{where}: expected numbers separated by blanks: {error}") from None
 

@@ -9,6 +9,7 @@ import numpy as np
 from engine.errors import UnsupportedModelError
 from engine.model.dense import dense
 from engine.model.model import Model
+from engine.model.sklearn_trees import ESTIMATORS
 
 # fmt: off
 _PLAIN_REGRESSORS = (
@@ -37,8 +38,9 @@ def read_linear(fitted: Any) -> Model:
     if kind in _PERCEPTRONS:
         return _read_perceptron(fitted, kind)
     if kind not in _REGRESSORS and kind not in _CLASSIFIERS:
+        known = ", ".join([*_REGRESSORS, *_CLASSIFIERS, *_PERCEPTRONS, *ESTIMATORS])
         raise UnsupportedModelError(
-            f"scikit-learn {kind} is not one of {', '.join([*_REGRESSORS, *_CLASSIFIERS, *_PERCEPTRONS])}; "
+            f"scikit-learn {kind} is not one of {known}; "
             f"export it to ONNX, or pass a callable around its predict"
         )
     if not hasattr(fitted, "coef_"):

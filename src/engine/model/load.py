@@ -20,19 +20,23 @@ def load_model(
     *,
     n_features: int | None = None,
     n_outputs: int | None = None,
+    trust: bool = False,
 ) -> Model:
     """Loads a model that then scores without the library that trained it.
 
     Args:
         source: one of
-            a path to LightGBM text, XGBoost JSON or UBJSON, or ONNX, told apart by content;
-            a fitted LightGBM or XGBoost booster or its scikit-learn wrapper (a classifier gives
+            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, ONNX or skops, told apart by content;
+            a fitted LightGBM, XGBoost or CatBoost model or its scikit-learn wrapper (a classifier gives
             probabilities, of class 1 where there are two; early stopping is honoured as its predict does);
-            a fitted scikit-learn linear or logistic model;
+            a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient
+            booster or isolation forest (which gives its `decision_function`);
             a Python callable, float32 [n, n_features] -> [n] or [n, n_outputs] (batch lane only);
             a `Model`, which is returned as it is.
         n_features: values a row. Required for a callable; checked for everything else.
         n_outputs: values an answer. 1 for a callable unless said; checked for everything else.
+        trust: read pickles (and joblib's), and skops files that name types skops does not know. Either runs whatever
+            code the file asks for: only for files that you would run as a program.
 
     Returns:
         An immutable `Model`; `predict` gives what the training library's `predict` gives.
@@ -42,14 +46,14 @@ def load_model(
         ModelFormatError: a file that is truncated, damaged or of no known format.
         UnsupportedModelError: understood, and not representable exactly; the message says why.
         ConfigError: n_features or n_outputs missing for a callable, or not those of the model.
-        MissingDependencyError: ONNX without onnxruntime installed.
+        MissingDependencyError: ONNX without onnxruntime installed, skops without skops.
 
     Example:
         >>> model = load_model("model.txt")                      # doctest: +SKIP
         >>> model.predict([[0.5, 1.0, float("nan")]])            # doctest: +SKIP
         array([0.27])
     """
-    model = _load(source, n_features, n_outputs)
+    model = _load(source, n_features, n_outputs, trust)
     for what, wanted, got in (
         ("features", n_features, model.n_features),
         ("outputs", n_outputs, model.n_outputs),
@@ -59,15 +63,15 @@ def load_model(
     return model
 
 
-def _load(source: Any, n_features: int | None, n_outputs: int | None) -> Model:
+def _load(source: Any, n_features: int | None, n_outputs: int | None, trust: bool) -> Model:
     if isinstance(source, Model):
         return source
     if isinstance(source, str | os.PathLike):
-        return _load_path(Path(source))
-    library = type(source).__module__.partition(".")[0]
-    if library in ("lightgbm", "xgboost", "sklearn"):
-        from engine.model import fitted
+        return _load_path(Path(source), trust)
+    from engine.model import fitted
 
+    library = fitted.library_of(source)
+    if library is not None:
         return fitted.read_fitted(source, library)
     if callable(source):
         if n_features is None:
@@ -76,24 +80,42 @@ def _load(source: Any, n_features: int | None, n_outputs: int | None) -> Model:
 
         return from_callable(source, n_features, n_outputs if n_outputs is not None else 1)
     raise UnsupportedModelError(
-        f"expected a path, a callable or a fitted lightgbm, xgboost or sklearn model, got {_name(source)}"
+        f"expected a path, a callable or a fitted lightgbm, xgboost, catboost or sklearn model, got {_name(source)}"
     )
 
 
-def _load_path(path: Path) -> Model:
-    if path.is_dir():
-        raise ModelFormatError(f"{path}: expected a model file, got a directory")
-    content = path.read_bytes()
-    name = path.name
-    kind = formats.sniff(content, name)
-    if kind == formats.LIGHTGBM:
-        from engine.model.lightgbm import read_lightgbm
+def _load_path(path: Path, trust: bool) -> Model:
+    content = read_file(path)
+    kind = formats.sniff(content, path.name, trust=trust)
+    if kind in (formats.PICKLE, formats.SKOPS):
+        from engine.model import objects
 
-        return read_lightgbm(content, name)
+        read = objects.read_pickle if kind == formats.PICKLE else objects.read_skops
+        return read(content, path.name, trust=trust)
     if kind == formats.ONNX:
         from engine.model.onnx import load_onnx
 
         return load_onnx(path)  # the path, not the bytes: weights may lie in files beside it
+    return read_native(content, kind, path.name)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a model file; raises ModelFormatError for a directory."""
+    if path.is_dir():
+        raise ModelFormatError(f"{path}: expected a model file, got a directory")
+    return path.read_bytes()
+
+
+def read_native(content: bytes, kind: str, name: str) -> Model:
+    """Reads any format but ONNX; `kind` is what `formats.sniff` said."""
+    if kind == formats.LIGHTGBM:
+        from engine.model.lightgbm import read_lightgbm
+
+        return read_lightgbm(content, name)
+    if kind == formats.CATBOOST:
+        from engine.model.catboost import read_catboost
+
+        return read_catboost(content, name)
     from engine.model.xgboost import read_xgboost_json, read_xgboost_ubjson
 
     return (read_xgboost_json if kind == formats.XGBOOST_JSON else read_xgboost_ubjson)(content, name)

@@ -57,21 +57,24 @@ class Model:
         self.feature_names = tuple(feature_names) if feature_names is not None else None
         self._details = dict(details or {})
 
-    def predict(self, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Scores rows on the calling thread, without a deadline; what the training library's `predict` returns.
+    def predict(self, rows: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.float64]:
+        """Scores rows here and now, without a deadline; what the training library's `predict` returns.
 
         Args:
             rows: float32 or float64 [n, n_features]; NaN is a missing value. Borrowed where the last axis is
-                contiguous, copied otherwise.
+                contiguous, copied otherwise. A model that computes in float32 rounds float64 rows: what lies
+                beyond float32's range becomes an infinity of its sign.
+            threads: at most this many share the rows, 256 at a time, the calling thread being one of them; the
+                others live for this call. Answers are the same bits with any number.
 
         Returns:
             float64 [n] for one output, [n, n_outputs] for several.
 
         Raises:
-            InputError: another shape or dtype.
+            InputError: another shape or dtype, or no thread.
             ModelError: the model itself failed.
         """
-        return _scorer.score(self.scorer, rows)
+        return _scorer.score(self.scorer, rows, threads)
 
     def describe(self) -> dict[str, Any]:
         """What this model is: format, shape, digest, and what its reader found (trees, depth, layout, …)."""

@@ -46,10 +46,10 @@ class OnnxModel(Model):
 
     __slots__ = ()
 
-    def predict(self, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def predict(self, rows: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.float64]:
         """As `Model.predict`; a ModelError says what ONNX Runtime said."""
         try:
-            return super().predict(rows)
+            return super().predict(rows, threads=threads)
         except ModelError as failure:
             raise ModelError(f"{failure}: {self.last_error()}") from None
 

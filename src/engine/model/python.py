@@ -34,13 +34,13 @@ class CallableModel(Model):
         )
         self._callable = callable
 
-    def predict(self, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def predict(self, rows: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.float64]:
         """As `Model.predict`; the ModelError carries what the function raised as its `__cause__`.
 
         A KeyboardInterrupt or SystemExit raised inside the function is raised here as it is.
         """
         try:
-            return super().predict(rows)
+            return super().predict(rows, threads=threads)
         except ModelError as failure:
             cause = self._callable.error
             if isinstance(cause, KeyboardInterrupt | SystemExit):

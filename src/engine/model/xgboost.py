@@ -1,4 +1,4 @@
-"""Reads XGBoost's JSON and UBJSON models (`Booster.save_model`, XGBoost 1.3 and later): gbtree and dart."""
+"""Reads XGBoost's JSON and UBJSON models (`Booster.save_model`, XGBoost 1.3 and later): gbtree, dart and gblinear."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.core import _dense
 from engine.errors import ModelFormatError, UnsupportedModelError
 from engine.model import ubjson
+from engine.model.dense import ACTIVATIONS
 from engine.model.forest import ForestBuilder, Link, Rule
 from engine.model.model import Model
 
+_DENSE_OUTPUTS = {
+    Link.IDENTITY: "identity",
+    Link.SIGMOID: "logistic",
+    Link.EXPONENTIAL: "exponential",
+    Link.SOFTMAX: "softmax",
+}
 CATEGORIES_MAX = 2**24  # XGBoost reads categories from float32, which counts that far
 
 _PLAIN = "plain"  # how base_score, kept in the space of the answer, becomes a margin
@@ -66,7 +74,8 @@ def read_xgboost(document: Any, digest: str, name: str) -> Model:
 
     Raises:
         ModelFormatError: a part is missing, of the wrong type or length.
-        UnsupportedModelError: gblinear, vector leaves, an objective whose `predict` is not known here.
+        UnsupportedModelError: vector leaves of versions before 3.1, an objective whose `predict`
+            is not known here.
     """
     learner = _get(document, "learner", dict, name)
     parameters = _get(learner, "learner_model_param", dict, name)
@@ -88,7 +97,25 @@ def read_xgboost(document: Any, digest: str, name: str) -> Model:
             f"{name}: base_score of binary:logitraw changed its meaning in XGBoost 3.1; "
             f"load and save the model with that or a later version"
         )
-    forest, weights = _booster(_get(learner, "gradient_booster", dict, name), name)
+    names = [str(text) for text in learner.get("feature_names") or []]
+    if names and len(names) != n_features:
+        raise ModelFormatError(f"{name}: expected {n_features} feature names, got {len(names)}")
+    base = _base_scores(parameters, space, n_outputs, name)
+    booster = _get(learner, "gradient_booster", dict, name)
+    if booster.get("name") == "gblinear":
+        linear = _column(
+            _get(booster, "model", dict, name), "weights", (n_features + 1) * n_outputs, np.float32, name
+        )
+        table = linear.reshape(n_features + 1, n_outputs).astype(np.float64)
+        if len(set(base)) > 1:
+            # XGBoost 3.2 adds the first base score to every output of a linear model; others were not checked.
+            if _version(document)[:2] != (3, 2):
+                raise UnsupportedModelError(
+                    f"{name}: gblinear with several base scores is read as XGBoost 3.2 wrote it; save it with that"
+                )
+            base = base[:1] * n_outputs
+        return _linear_model(table, base, objective, link, digest, names or None, name)
+    forest, weights = _booster(booster, name)
     trees = _get(forest, "trees", list, name)
     if not trees:
         raise UnsupportedModelError(f"{name}: the model has no trees, so there is nothing to score")
@@ -97,21 +124,41 @@ def read_xgboost(document: Any, digest: str, name: str) -> Model:
         n_features=n_features,
         n_outputs=n_outputs,
         float32_rows=True,
-        base=_base_scores(parameters, space, n_outputs, name),
+        base=base,
         link=link,
     )
     for index, tree in enumerate(trees):
         weight = np.float32(1.0) if weights is None else weights[index]
         _read_tree(builder, int(outputs[index]), tree, weight, f"{name}, tree {index}")
-    names = [str(text) for text in learner.get("feature_names") or []]
-    if names and len(names) != n_features:
-        raise ModelFormatError(f"{name}: expected {n_features} feature names, got {len(names)}")
     return builder.model(
         format="xgboost",
         digest=digest,
         feature_names=names or None,
         details={"objective": objective, "link": link.name.lower()},
     )
+
+
+def _linear_model(
+    table: npt.NDArray[np.float64],
+    base: list[float],
+    objective: str,
+    link: Link,
+    digest: str,
+    names: list[str] | None,
+    name: str,
+) -> Model:
+    """gblinear: `table` is [n_features + 1, n_outputs], the biases last; a missing value adds nothing."""
+    if link not in _DENSE_OUTPUTS:
+        raise UnsupportedModelError(f"{name}: gblinear with objective {objective!r} is not supported")
+    output = _DENSE_OUTPUTS[link]
+    try:
+        net = _dense.Dense(
+            [(table[:-1], table[-1] + base, ACTIVATIONS[output])], float32=False, missing_zero=True
+        )
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{name}: {error}") from None
+    details = {"objective": objective, "link": link.name.lower(), "booster": "gblinear"}
+    return Model(net.scorer, format="xgboost", digest=digest, feature_names=names, details=details)
 
 
 def _version(document: Any) -> tuple[int, ...]:
@@ -166,7 +213,7 @@ def _booster(
         forest = _get(_get(booster, "gbtree", dict, name), "model", dict, name)
         weights = _column(booster, "weight_drop", len(_get(forest, "trees", list, name)), np.float32, name)
         return forest, weights
-    raise UnsupportedModelError(f"{name}: booster {kind!r} is not supported, only gbtree and dart")
+    raise UnsupportedModelError(f"{name}: booster {kind!r} is not supported, only gbtree, dart and gblinear")
 
 
 def _base_scores(parameters: Mapping[str, Any], space: str, n_outputs: int, name: str) -> list[float]:
@@ -190,10 +237,9 @@ def _base_scores(parameters: Mapping[str, Any], space: str, n_outputs: int, name
 
 def _read_tree(builder: ForestBuilder, output: int, tree: Any, weight: np.float32, where: str) -> None:
     parameters = _get(tree, "tree_param", dict, where)
-    if parameters.get("size_leaf_vector", "1") not in ("0", "1"):
-        raise UnsupportedModelError(
-            f"{where}: trees with vector leaves (multi_strategy=multi_output_tree) are not supported"
-        )
+    vector = _count({"size_leaf_vector": "1", **parameters}, "size_leaf_vector", where, low=0, high=1024)
+    if vector > 1 and vector != builder.n_outputs:
+        raise ModelFormatError(f"{where}: expected leaves of {builder.n_outputs} values, got {vector}")
     n_nodes = _count(parameters, "num_nodes", where, low=1, high=2**24)
     left = _column(tree, "left_children", n_nodes, np.int64, where)
     right = _column(tree, "right_children", n_nodes, np.int64, where)
@@ -211,15 +257,35 @@ def _read_tree(builder: ForestBuilder, output: int, tree: Any, weight: np.float3
     if np.any(np.isneginf(condition[is_split])):
         raise UnsupportedModelError(f"{where}: a split at minus infinity")
     _read_categories(builder, tree, n_nodes, rule, threshold, where)
-    builder.add_tree(
-        output,
-        feature=_column(tree, "split_indices", n_nodes, np.int64, where)[is_split],
-        threshold=threshold[is_split],
-        left=number[left[is_split]],
-        right=number[right[is_split]],
-        rule=rule[is_split],
-        leaf=(condition[is_leaf] * weight).astype(np.float64),
-    )
+    feature = _column(tree, "split_indices", n_nodes, np.int64, where)[is_split]
+    if vector > 1:  # one tree for all outputs: walked once for each
+        leaves = [(k, values) for k, values in enumerate(_vector_leaves(tree, vector, right[is_leaf], where))]
+    else:
+        leaves = [(output, condition[is_leaf])]
+    for k, values in leaves:
+        builder.add_tree(
+            k,
+            feature=feature,
+            threshold=threshold[is_split],
+            left=number[left[is_split]],
+            right=number[right[is_split]],
+            rule=rule[is_split],
+            leaf=(values * weight).astype(np.float64),
+        )
+
+
+def _vector_leaves(
+    tree: Mapping[str, Any], outputs: int, leaf_index: npt.NDArray[np.int64], where: str
+) -> npt.NDArray[np.float32]:
+    """[outputs, leaves]; a leaf's right child is its number in leaf_weights, which XGBoost writes from 3.1 on."""
+    if "leaf_weights" not in tree:
+        raise UnsupportedModelError(
+            f"{where}: vector leaves as XGBoost wrote them before 3.1; load and save the model with that or later"
+        )
+    weights = _column(tree, "leaf_weights", None, np.float32, where)
+    if weights.size % outputs or np.any((leaf_index < 0) | (leaf_index >= weights.size // outputs)):
+        raise ModelFormatError(f"{where}: a leaf lies outside its {weights.size} leaf_weights")
+    return weights.reshape(-1, outputs)[leaf_index].T
 
 
 def _read_categories(

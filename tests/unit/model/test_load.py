@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from engine.model import load_model
         (b"CBM1rest", UnsupportedModelError, "CatBoost"),
         (b"binf rest", UnsupportedModelError, "old binary"),
         (b'{"name": "tree", "tree_info": []}', UnsupportedModelError, "LightGBM JSON dump"),
-        (b'{"oblivious_trees": []}', UnsupportedModelError, "CatBoost JSON"),
+        (b'{"oblivious_trees": []}', ModelFormatError, "features_info"),
         (b'{"a": 1}', ModelFormatError, "learner"),
         (b'{"a": ', ModelFormatError, "truncated"),
         (b'{"learner": 3}', ModelFormatError, "learner"),
@@ -95,3 +96,50 @@ def test_rows_inside_records_are_copied_where_they_lie_askew(load):
     records["row"][1] = [2.0, 0.0]
     assert model.predict(records["row"]).tolist() == [10, 20]
     assert model.predict(records["row"].astype(">f4")).tolist() == [10, 20]
+
+
+def test_rounding_to_float32_is_silent_and_becomes_infinity():
+    """The model computes in float32; 1e300 is beyond it, 1e-300 below it, and both are what the caller asked for."""
+    from engine.model import dense
+
+    pick = dense([np.ones((1, 1), np.float32)], [np.zeros(1, np.float32)])
+    with warnings.catch_warnings(), np.errstate(all="warn"):
+        warnings.simplefilter("error")
+        assert pick.predict([[1e300], [-1e300], [1e-300], [2.5]]).tolist() == [np.inf, -np.inf, 0.0, 2.5]
+        assert pick.predict(np.array([[1e300]])[:, ::-1]).tolist() == [np.inf]
+
+
+def test_threads_give_the_same_bits_and_at_least_one_is_needed(load):
+    model = load(lightgbm_text([stump("1", 0)]))
+    rows = np.random.default_rng(3).normal(size=(3001, 2))
+    expected = model.predict(rows).tobytes()
+    for threads in (2, 3, 100):
+        assert model.predict(rows, threads=threads).tobytes() == expected
+    with pytest.raises(InputError, match="at least one thread, got 0"):
+        model.predict(rows, threads=0)
+
+
+def test_a_callable_keeps_to_the_calling_thread_and_its_error_is_told():
+    import threading
+
+    seen = set()
+
+    def note(rows):
+        seen.add(threading.get_ident())
+        return rows[:, 0]
+
+    assert load_model(note, n_features=1).predict(np.zeros((2000, 1)), threads=4).shape == (2000,)
+    assert seen == {threading.get_ident()}
+
+
+def test_an_engine_rounds_as_silently():
+    from engine import Engine
+    from engine.model import dense
+
+    pick = dense([np.ones((1, 1), np.float32)], [np.zeros(1, np.float32)], output="logistic")
+    with warnings.catch_warnings(), np.errstate(all="warn"):
+        warnings.simplefilter("error")
+        with Engine(pick, deadline_ms=60_000) as engine:
+            assert engine.predict(np.array([1e300])).value == 1
+            answers = engine.predict_many(np.array([[-1e300], [0.0]]))
+            assert np.ravel(answers.values).tolist() == [0, 0.5]

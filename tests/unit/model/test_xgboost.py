@@ -98,7 +98,7 @@ def test_damage_is_named(load, columns, message):
     ("change", "message"),
     [
         ({"objective": {"name": "custom:mine"}}, "custom:mine"),
-        ({"gradient_booster": {"name": "gblinear"}}, "gblinear"),
+        ({"gradient_booster": {"name": "gbforest"}}, "gbforest"),
     ],
 )
 def test_what_is_not_supported_is_refused(load, change, message):
@@ -108,11 +108,72 @@ def test_what_is_not_supported_is_refused(load, change, message):
         load(json.dumps(document).encode())
 
 
-def test_vector_leaves_are_refused(load):
-    tree = xgboost_tree()
-    tree["tree_param"]["size_leaf_vector"] = "3"
-    with pytest.raises(UnsupportedModelError, match="multi_output_tree"):
-        load(xgboost_json([tree]))
+def linear_document(version):
+    document = xgboost_document([], base_score="[5E-1,1E0]")
+    document["version"] = version
+    document["learner"]["learner_model_param"]["num_target"] = "2"
+    weights = [1.0, 10.0, 2.0, 20.0, 0.25, 0.5]  # of feature 0 for both outputs, of feature 1, biases
+    document["learner"]["gradient_booster"] = {"name": "gblinear", "model": {"weights": weights}}
+    return document
+
+
+def test_a_linear_model_skips_what_is_missing(load):
+    model = load(json.dumps(linear_document([3, 2, 0])).encode())
+    rows = [[1.0, 1.0], [NAN, 1.0], [1.0, NAN], [NAN, NAN]]
+    # The first base score goes to both outputs.
+    assert model.predict(rows).tolist() == [[3.75, 31.0], [2.75, 21.0], [1.75, 11.0], [0.75, 1.0]]
+
+
+def test_linear_models_that_are_refused(load):
+    with pytest.raises(UnsupportedModelError, match="several base scores"):
+        load(json.dumps(linear_document([3, 1, 0])).encode())
+    document = linear_document([3, 2, 0])
+    document["learner"]["gradient_booster"]["model"]["weights"].pop()
+    with pytest.raises(ModelFormatError, match="6 values of 'weights', got 5"):
+        load(json.dumps(document).encode())
+    document = linear_document([3, 2, 0])
+    document["learner"]["objective"]["name"] = "binary:hinge"
+    with pytest.raises(UnsupportedModelError, match="gblinear with objective"):
+        load(json.dumps(document).encode())
+
+
+def vector_document():
+    """A stump whose leaves hold two values, numbered against the order of the nodes."""
+    tree = xgboost_tree(right_children=[2, 1, 0], leaf_weights=[10.0, 20.0, 30.0, 40.0])
+    tree["tree_param"]["size_leaf_vector"] = "2"
+    document = xgboost_document([tree], base_score="[5E-1,1E0]")
+    document["learner"]["learner_model_param"]["num_target"] = "2"
+    return document, tree
+
+
+def test_vector_leaves(load):
+    document, _ = vector_document()
+    answers = load(json.dumps(document).encode()).predict([[1.0, 0.0], [2.0, 0.0]])
+    assert answers.tolist() == [[30.5, 41.0], [10.5, 21.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"right_children": [2, 2, 0]}, ModelFormatError, "outside its 4 leaf_weights"),
+        ({"right_children": [2, -1, 0]}, ModelFormatError, "outside its 4 leaf_weights"),
+        ({"leaf_weights": [1.0, 2.0, 3.0]}, ModelFormatError, "outside its 3 leaf_weights"),
+        ({"tree_param": {"num_nodes": "3", "size_leaf_vector": "3"}}, ModelFormatError, "leaves of 2 values"),
+        ({"leaf_weights": None}, ModelFormatError, "leaf_weights"),
+    ],
+)
+def test_damaged_vector_leaves(load, change, error, message):
+    document, tree = vector_document()
+    tree.update(change)
+    with pytest.raises(error, match=message):
+        load(json.dumps(document).encode())
+
+
+def test_vector_leaves_of_older_versions_are_refused(load):
+    document, tree = vector_document()
+    del tree["leaf_weights"]
+    with pytest.raises(UnsupportedModelError, match=r"before 3\.1"):
+        load(json.dumps(document).encode())
 
 
 def test_ubjson_values():
@@ -140,3 +201,21 @@ def test_ubjson_values():
 def test_ubjson_damage_is_named(content, message):
     with pytest.raises(ModelFormatError, match=message):
         ubjson.decode(content, "m")
+
+
+def test_a_small_file_that_claims_millions_of_features_takes_little_memory(tmp_path):
+    """The load times layouts on rows of its own; sixty-four of these would be four gigabytes."""
+    import subprocess
+    import sys
+
+    document = json.loads(xgboost_json([xgboost_tree()]))
+    document["learner"]["learner_model_param"]["num_feature"] = str(2**24)
+    path = tmp_path / "wide.json"
+    path.write_text(json.dumps(document))
+    code = (
+        "import resource, sys\nfrom engine.model import load_model\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({3 << 30}, {3 << 30}))\n"
+        f"print(load_model({str(path)!r}).n_features)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == str(2**24), done.stderr

@@ -1,0 +1,124 @@
+"""What a model file is, found without running anything that the file or its library brings along."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UnsupportedModelError
+from engine.model import formats, load
+from engine.model.model import Model
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `inspect` found. None where the file does not say, or where only running it would.
+
+    Attributes:
+        path, format: the file, and what it was recognised as by its content.
+        size_bytes: of the file.
+        digest: sha256, as `Model.digest`; None for ONNX, which may keep tensors in other files.
+        n_features, n_outputs: values a row and an answer.
+        feature_names: columns in order.
+        objective: as the training library calls it.
+        trees, leaves, depth: of a forest; a tree of several outputs counts once for each.
+        us_row_1, us_row_64: microseconds a row that the layouts chosen took here when the model was loaded, for one
+            row and for one of 64; native code alone, on rows of the loader's own.
+        notes: what was left out, and why.
+    """
+
+    path: str
+    format: str
+    size_bytes: int
+    digest: str | None = None
+    n_features: int | None = None
+    n_outputs: int | None = None
+    feature_names: tuple[str, ...] | None = None
+    objective: str | None = None
+    trees: int | None = None
+    leaves: int | None = None
+    depth: int | None = None
+    us_row_1: float | None = None
+    us_row_64: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [("file", f"{self.path} ({self.size_bytes:,} bytes)"), ("format", self.format)]
+        shown = ("objective", "trees", "leaves", "depth", "n_features", "n_outputs")
+        for name in shown:
+            value = getattr(self, name)
+            if value is not None:
+                lines.append((name, value if isinstance(value, str) else f"{value:,}"))
+        if self.feature_names:
+            more = f" and {len(self.feature_names) - 8} more" if len(self.feature_names) > 8 else ""
+            lines.append(("feature_names", ", ".join(self.feature_names[:8]) + more))
+        if self.us_row_1 is not None and self.us_row_64 is not None:
+            text = f"{self.us_row_1:.3g} us for one row, {self.us_row_64:.3g} us a row for 64"
+            lines.append(("speed here", text))
+        lines += [("digest", self.digest)] if self.digest else []
+        lines += [("note", note) for note in self.notes]
+        return "\n".join(f"{name:<14}{text}" for name, text in lines)
+
+
+def inspect(path: str | os.PathLike[str]) -> Facts:
+    """Says what a model file is.
+
+    Formats that are read natively are loaded by our own readers. Of ONNX only the bytes are walked: no session is
+    made, and onnxruntime need not be installed. Pickles are never opened.
+
+    Args:
+        path: the file.
+
+    Returns:
+        `Facts`; print it for a table.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModelFormatError: truncated, damaged or of no known format.
+        UnsupportedModelError: recognised and not read, with the reason.
+
+    Example:
+        >>> print(inspect("model.txt"))                          # doctest: +SKIP
+    """
+    path = Path(path)
+    content = load.read_file(path)
+    kind = formats.sniff(content, path.name)
+    if kind == formats.ONNX:
+        return _inspect_onnx(path, content)
+    if kind == formats.SKOPS:
+        raise UnsupportedModelError(
+            f"{path.name}: a skops file, which only scikit-learn and skops can say more of; use load_model"
+        )
+    return _of_model(path, len(content), load.read_native(content, kind, path.name))
+
+
+def _of_model(path: Path, size_bytes: int, model: Model) -> Facts:
+    found: dict[str, Any] = model.describe()
+    times = found.get("calibration_us_row")
+    return Facts(
+        path=str(path),
+        format=model.format,
+        size_bytes=size_bytes,
+        digest=model.digest,
+        n_features=model.n_features,
+        n_outputs=model.n_outputs,
+        feature_names=model.feature_names,
+        objective=found.get("objective"),
+        trees=found.get("trees"),
+        leaves=found.get("leaves"),
+        depth=found.get("depth"),
+        us_row_1=times[found["layout_single"]][0] if times else None,
+        us_row_64=times[found["layout_batch"]][1] if times else None,
+    )
+
+
+def _inspect_onnx(path: Path, content: bytes) -> Facts:
+    from engine.core import _onnx
+
+    external, properties = _onnx.scan(content)
+    notes = [f"tensors in {name}" for name in sorted(set(external))]
+    notes += [f"{key}: {value[:80]}" for key, value in sorted(properties.items())]
+    notes.append("inputs, outputs and speed need ONNX Runtime: load_model(path).describe()")
+    return Facts(path=str(path), format="onnx", size_bytes=len(content), notes=tuple(notes))
