@@ -4,7 +4,7 @@ import hashlib
 import pickle
 
 import pytest
-from handmade_models import lightgbm_text, stump, xgboost_json, xgboost_tree
+from tests.unit.model.handmade_models import lightgbm_text, stump, xgboost_json, xgboost_tree
 
 from engine.errors import ModelFormatError, UnsupportedModelError
 from engine.model import inspect
