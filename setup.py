@@ -25,6 +25,8 @@ EXTENSIONS = {
     "_dense": ["dense*", "cpu"],
     "_onnx": ["onnx*"],
     "_callable": [],
+    "_values": [],
+    "_columns": [],
     "_program": ["transform*"],
     "_fault": ["fault*"],
     "_runtime": [*SCHEDULER, "deployment", "slot*", "runtime*"],

@@ -13,7 +13,7 @@ from typing import Any
 from engine.errors import ProgramError
 from engine.transform.number_ops import OneHotCodes
 from engine.transform.ops import Op
-from engine.transform.plan import NUMBER, TEXT, Plan
+from engine.transform.plan import TEXT, Plan
 from engine.transform.spec import Feature
 from engine.transform.table import Table
 from engine.transform.text_ops import Target
@@ -26,7 +26,7 @@ def inputs_of(features: Iterable[Feature]) -> list[tuple[str, str]]:
         for name, kind in feature.inputs():
             if kinds.setdefault(name, kind) != kind:
                 raise ProgramError(
-                    f"input {name!r} is read both as a number and as a category; it has one type"
+                    f"input {name!r} is read both as a {kinds[name]} and as a {kind}; it has one type"
                 )
     return list(kinds.items())
 
@@ -73,7 +73,7 @@ def _fit(feature: Feature, table: Table) -> Feature:
 
 
 def _fit_op(op: Op, before: Feature, table: Table) -> Op:
-    codes = before.ops[-1].n_codes if before.ops else None
+    codes = before.n_codes
     if isinstance(op, OneHotCodes) and op.n is None and codes is not None:
         return replace(op, n=codes)  # buckets that no row fell into have their column too
     if isinstance(op, Target):
@@ -95,5 +95,5 @@ def _values(feature: Feature, table: Table) -> Any:
     inputs = inputs_of([feature])
     plan = Plan(inputs)
     plan.emit(feature.compile(plan), "value")
-    columns = [table.numbers(name) if kind == NUMBER else table.texts(name) for name, kind in inputs]
+    columns = [table.column(name, kind) for name, kind in inputs]
     return plan.build().batch(columns, table.n_rows, as_float64=True)[:, 0]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,17 @@ import numpy.typing as npt
 
 from engine.errors import InputError, InputTypeError, ProgramError
 from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
-from engine.transform.plan import NUMBER, Plan
-from engine.transform.spec import Feature, feature_from_json
+from engine.transform.functions import UserFunction
+from engine.transform.plan import Plan
+from engine.transform.sources import feature_from_json
+from engine.transform.spec import Feature
 from engine.transform.table import Table
+
+try:
+    from orjson import loads as _fast_loads
+except ImportError:
+    _fast_loads = None  # type: ignore[assignment]
+
 
 FORMAT = "engine.features"
 VERSION = 1
@@ -147,20 +155,26 @@ class FeatureProgram:
         return cls(fit_features(features, source), missing=missing), source
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> FeatureProgram:
-        """Reads what `save` wrote. Raises ProgramError for any other file, and for one edited since."""
+    def load(cls, path: str | os.PathLike[str], *, functions: Iterable[UserFunction] = ()) -> FeatureProgram:
+        """Reads what `save` wrote. Raises ProgramError for any other file, and for one edited since.
+
+        Args:
+            functions: those of the user's own that the program calls. The file names them by digest and holds no
+                code; another source than the one it was fitted with is refused.
+        """
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            return cls.from_json(Path(path).read_text(encoding="utf-8"), functions=functions)
         except UnicodeDecodeError as error:
             raise ProgramError(f"{os.fspath(path)}: not a feature program: {error}") from None
         except ProgramError as error:
             raise ProgramError(f"{os.fspath(path)}: {error}") from None
 
     @classmethod
-    def from_json(cls, text: str) -> FeatureProgram:
+    def from_json(cls, text: str, *, functions: Iterable[UserFunction] = ()) -> FeatureProgram:
         """A program from `to_json`. Raises ProgramError where the digest does not match the content."""
+        known = {function.name: function for function in functions}
         try:
-            body = json.loads(text, parse_constant=_refuse_constant)
+            body = _plain_loads(text)
         except (ValueError, RecursionError) as error:
             raise ProgramError(f"not a feature program: {error}") from None
         if not isinstance(body, dict) or body.get("format") != FORMAT:
@@ -176,7 +190,8 @@ class FeatureProgram:
             raise ProgramError("expected a list of features")
         try:
             program = cls(
-                [feature_from_json(found) for found in body["features"]], missing=body.get("missing", "")
+                [feature_from_json(found, known) for found in body["features"]],
+                missing=body.get("missing", ""),
             )
         except RecursionError:
             raise ProgramError("features are nested too deeply") from None
@@ -216,27 +231,42 @@ class FeatureProgram:
         """
         return self._native.row(row)
 
-    def batch(self, table: Any) -> npt.NDArray[np.float32]:
+    def row_json(self, data: bytes | str) -> npt.NDArray[np.float32]:
+        """Features of one row as a JSON object (or an array in `input_names` order): what `row` gives for it.
+
+        Read by orjson where it is installed (extra `json`), else by the standard library, to the same bits.
+
+        Raises:
+            InputError: bytes that are no JSON; NaN and Infinity are none.
+            InputError, InputTypeError: as `row`.
+        """
+        try:
+            row = _plain_loads(data) if _fast_loads is None else _fast_loads(data)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"expected a row as JSON: {error}") from None
+        return self._native.row(row)
+
+    def batch(self, table: Any, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
         """Features of every row of a table; row i has the bits that `row` gives for it.
 
         Args:
-            table: what `fit` takes; no row at all gives a [0, n_outputs] array. Numeric columns are read in
-                place.
+            table: what `fit` takes; no row at all gives a [0, n_outputs] array. NumPy and Arrow columns are
+                read in place.
+            out: where to write: float32 [rows, n_outputs], C-contiguous; None makes a new array. It holds
+                anything after an error.
 
         Returns:
-            A new float32 [rows, n_outputs].
+            float32 [rows, n_outputs]: `out`, or a new array.
 
         Raises:
             InputError, InputTypeError: as `row`, naming the row; a column that is absent or of another
             length.
         """
         if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
-            return self._native.rows(table)
+            return self._native.rows(table, out=out)
         source = Table(table, self.input_names, refuse_missing=self.missing == "error")
-        columns = [
-            source.numbers(name) if kind == NUMBER else source.texts(name) for name, kind in self._inputs
-        ]
-        return self._native.batch(columns, source.n_rows)
+        columns = [source.column(name, kind) for name, kind in self._inputs]
+        return self._native.batch(columns, source.n_rows, out=out)
 
     def explain(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """How each feature of one row came about: for looking at, not for the hot path.
@@ -283,6 +313,10 @@ def _digest(body: dict[str, Any]) -> str:
         return hashlib.sha256(_canonical(body).encode()).hexdigest()
     except ValueError as error:
         raise ProgramError(f"the program cannot be frozen: {error}") from None
+
+
+def _plain_loads(data: bytes | str) -> Any:
+    return json.loads(data, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> Any:
