@@ -3,10 +3,11 @@ outputs."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError, InputTypeError, ProgramError
+from engine.transform.batches import Batches
 from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
 from engine.transform.functions import UserFunction
 from engine.transform.plan import Plan
 from engine.transform.sources import feature_from_json
 from engine.transform.spec import Feature
 from engine.transform.table import Table
-
-try:
-    from orjson import loads as _fast_loads
-except ImportError:
-    _fast_loads = None  # type: ignore[assignment]
-
 
 FORMAT = "engine.features"
 VERSION = 1
@@ -96,8 +92,10 @@ class FeatureProgram:
 
         Args:
             spec: features as `engine.transform` builds them, or their JSON form, in output order.
-            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array
-                or a list of mappings; one row at least. Not kept.
+            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array,
+                a DuckDB relation or a list of mappings; one row at least. Not kept. For more rows than memory
+                holds: a function without arguments that returns an iterable of such tables, the same at each
+                call; it is called once for each constant.
             missing: what an absent key means later: "impute" (a missing value) or "error".
 
         Raises:
@@ -143,13 +141,14 @@ class FeatureProgram:
         return program, rows
 
     @classmethod
-    def _fit(cls, spec: Any, table: Any, missing: str) -> tuple[FeatureProgram, Table]:
+    def _fit(cls, spec: Any, table: Any, missing: str) -> tuple[FeatureProgram, Table | Batches]:
         if isinstance(spec, (Feature, Mapping, str)):
             raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
         features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
         if not features:
             raise ProgramError("a program needs at least one output, got a spec of no features")
-        source = Table(table, columns_to_fit(features), refuse_missing=missing == "error")
+        kind = Batches if callable(table) and not hasattr(table, "columns") else Table
+        source = kind(table, columns_to_fit(features), refuse_missing=missing == "error")
         if source.n_rows == 0:
             raise InputError("fitting needs at least one row, got an empty table")
         return cls(fit_features(features, source), missing=missing), source
@@ -241,7 +240,7 @@ class FeatureProgram:
             InputError, InputTypeError: as `row`.
         """
         try:
-            row = _plain_loads(data) if _fast_loads is None else _fast_loads(data)
+            row = _json_reader()(data)
         except (ValueError, RecursionError) as error:
             raise InputError(f"expected a row as JSON: {error}") from None
         return self._native.row(row)
@@ -313,6 +312,15 @@ def _digest(body: dict[str, Any]) -> str:
         return hashlib.sha256(_canonical(body).encode()).hexdigest()
     except ValueError as error:
         raise ProgramError(f"the program cannot be frozen: {error}") from None
+
+
+@functools.cache
+def _json_reader() -> Callable[[bytes | str], Any]:
+    try:
+        from orjson import loads
+    except ImportError:
+        return _plain_loads
+    return loads
 
 
 def _plain_loads(data: bytes | str) -> Any:

@@ -1,13 +1,13 @@
 """Columns out of whatever a caller calls a table, recognised by what it can do: nothing is imported for it.
 
 Read are: a mapping of columns, a pandas or Polars data frame, a pyarrow Table or RecordBatch, a NumPy
-structured array, and a list of mappings (one a row). A column is a NumPy array, a Series, an Arrow array or
-any sequence.
+structured array, a DuckDB relation, and a list of mappings (one a row). A column is a NumPy array, a Series, an
+Arrow array or any sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class Table:
     whose length differs from the first one's.
     """
 
-    def __init__(self, source: Any, names: Iterable[str], *, refuse_missing: bool = False) -> None:
+    def __init__(self, source: Any, names: Sequence[str], *, refuse_missing: bool = False) -> None:
+        source = _without_duckdb(source, names)
         self._columns: dict[str, Any] = {}
         self.n_rows = 0
         take = _columns_of(source, refuse_missing)
@@ -54,6 +55,10 @@ class Table:
                     f"columns of one table are equally long"
                 )
             self._columns[name] = column
+
+    def parts(self) -> Iterator[Table]:
+        """The tables that make this one up: itself."""
+        yield self
 
     def column(self, name: str, kind: str) -> Column:
         """The column as the native program reads it: in place, where it is a NumPy or an Arrow array."""
@@ -84,6 +89,17 @@ class Table:
     def text_values(self, name: str) -> list[str | None]:
         """The same as a list of str and None: what fitting counts."""
         return text_values(_objects_of(self._columns[name], name), name)
+
+
+def _without_duckdb(source: Any, names: Sequence[str]) -> Any:
+    """A DuckDB relation as a pyarrow Table: in one query, for two might come in different orders."""
+    if not (hasattr(source, "project") and hasattr(source, "fetchnumpy")):
+        return source
+    absent = [name for name in names if name not in source.columns]
+    if absent:
+        raise InputError(f"the table has no column {absent[0]!r}; it has: {', '.join(source.columns[:20])}")
+    quoted = (name.replace('"', '""') for name in names)
+    return source.project(", ".join(f'"{name}"' for name in quoted)).to_arrow_table()
 
 
 def _columns_of(source: Any, refuse_missing: bool) -> Any:

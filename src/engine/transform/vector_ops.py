@@ -31,7 +31,8 @@ class Embed(Op):
     def __post_init__(self) -> None:
         categories = texts(self.categories, "embed categories")
         try:
-            table = np.array([[float(v) for v in vector] for vector in self.vectors], dtype=np.float32)
+            with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+                table = np.array([[float(v) for v in vector] for vector in self.vectors], dtype=np.float32)
         except (TypeError, ValueError, OverflowError) as error:
             raise ProgramError(f"embed: expected vectors of numbers, all of one length: {error}") from None
         if table.ndim != 2 or len(table) != len(categories) or not 1 <= table.shape[1] <= COLUMNS_MAX:
