@@ -3,10 +3,10 @@ values, 4 ids) to 84 float32 outputs (20 imputed and standardised, 6 one-hots of
 
 Measured are `FeatureProgram.row` from dicts, `.row_json` from bytes, `.batch` from 64 dicts and from 10,000 Arrow
 rows, a user's function of two numbers in a batch, and how many random rows have the same bits by every path. No
-step has a variant by instruction set, so there is no path but these on any processor. Rows are many, so they come from memory and not from the
-nearest cache. Rivals are given the same dicts or columns and compute the 20 + 60 outputs that they can
-(scikit-learn hashes by another function, so its four hash columns are ordinal codes instead): scikit-learn's
-ColumnTransformer, Polars lazy, and plain Python with Numba for the numbers. Not measured: fitting, and
+step has a variant by instruction set, so there is no path but these on any processor. Rows are many, so they come
+from memory and not from the nearest cache. Rivals are given the same dicts or columns and compute the 20 + 60 outputs
+that they can (scikit-learn hashes by another function, so its four hash columns are ordinal codes instead):
+scikit-learn's ColumnTransformer, Polars lazy, and plain Python with Numba for the numbers. Not measured: fitting, and
 reading the columns from a file.
 """
 

@@ -19,6 +19,7 @@ from engine.transform.batches import Batches
 from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
 from engine.transform.functions import UserFunction
 from engine.transform.plan import Plan
+from engine.transform.sklearn_import import features_of
 from engine.transform.sources import feature_from_json
 from engine.transform.spec import Feature
 from engine.transform.table import Table
@@ -139,6 +140,35 @@ class FeatureProgram:
             features = without_fold(program.features, source, fold, folds)
             rows[fold::folds] = cls(features, missing=missing).batch(table)[fold::folds]
         return program, rows
+
+    @classmethod
+    def from_sklearn(cls, transformer: Any, table: Any) -> FeatureProgram:
+        """The program that computes what a fitted scikit-learn ColumnTransformer or Pipeline computes.
+
+        Known are SimpleImputer, StandardScaler, MinMaxScaler, RobustScaler, KBinsDiscretizer, OneHotEncoder and
+        OrdinalEncoder. An unknown category, which some encoders refuse, is all zeros or the declared code.
+
+        Args:
+            transformer: fitted on a data frame.
+            table: a data frame to compare on, row by row: within 1e-5 of the value, or of 1 below that.
+
+        Raises:
+            ProgramError: a transformer or an option without a like, or a row that came out different.
+        """
+        program = cls(features_of(transformer))
+        ours, theirs = program.batch(table), np.asarray(transformer.transform(table), dtype=np.float64)
+        if ours.shape != theirs.shape:
+            raise ProgramError(
+                f"scikit-learn makes shape {list(theirs.shape)}, the program {list(ours.shape)}"
+            )
+        different = ~np.isclose(ours, theirs, rtol=1e-5, atol=1e-5, equal_nan=True)
+        if different.any():
+            row, column = (int(place) for place in np.argwhere(different)[0])
+            raise ProgramError(
+                f"row {row}, output {program.output_names[column]!r}: scikit-learn gives {theirs[row, column]!r}, "
+                f"the program {ours[row, column]!r}"
+            )
+        return program
 
     @classmethod
     def _fit(cls, spec: Any, table: Any, missing: str) -> tuple[FeatureProgram, Table | Batches]:
