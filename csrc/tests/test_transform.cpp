@@ -7,6 +7,8 @@
 #include <limits>
 #include <random>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "check.hpp"
 #include "engine/transform.hpp"
@@ -268,6 +270,41 @@ TEST(columns_are_read_in_every_layout) {
     program.run_batch(&rest, nullptr, 7, out);
     const float expected[] = {1, 0, 0, 1, 1, 0, 1};
     CHECK(std::equal(expected, expected + 7, out));
+}
+
+// Every length at which a table changes how it reads a text, and texts that share words with a key or lie inside one.
+TEST(tables_find_their_keys_and_no_others) {
+    std::vector<std::string> keys;
+    std::vector<double> values;
+    for (std::size_t size = 0; size <= 40; ++size) {
+        for (const char fill : {'a', '\0', '\xff'}) {
+            if (size == 0 && fill != 'a') continue;
+            keys.push_back(std::string(size, fill));
+            values.push_back(static_cast<double>(values.size()));
+        }
+    }
+    Program program(0, 1, 1);
+    const auto table = program.add_table(keys, values);
+    program.add_step({.op = Op::kLookup, .dst = 0, .a = 0, .table = table, .x = -1.0});
+    program.add_step({.op = Op::kEmit, .dst = 0, .a = 0});
+    program.finish();
+    const auto found = [&](const std::string& text) {
+        const std::string exact(text);
+        Text input{exact.data(), exact.size()};
+        double number;
+        float out;
+        program.run_row(&number, &input, &out);
+        return out;
+    };
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        CHECK(found(keys[i]) == static_cast<float>(i));
+        for (std::size_t at = 0; at < keys[i].size(); ++at) {
+            std::string changed = keys[i];
+            changed[at] = 'z';
+            CHECK(found(changed) == -1.0f);
+        }
+    }
+    CHECK(found(std::string(41, 'a')) == -1.0f);
 }
 
 TEST(powers) {

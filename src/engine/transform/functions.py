@@ -132,7 +132,7 @@ def _source_of(py_func: types.FunctionType) -> str:
                 line = first + node.lineno - 1  # type: ignore[attr-defined]
                 raise ProgramError(f"{_place(py_func, line)} must not {words}{_shown_line(py_func, line)}")
     found.decorator_list = []
-    return ast.dump(found)
+    return ast.unparse(found)
 
 
 def _constants_of(py_func: types.FunctionType) -> list[tuple[str, Any]]:
