@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from engine.errors import InputError, InputTypeError, ProgramError
 from engine.transform.batches import Batches
+from engine.transform.drawing import html_of
 from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
 from engine.transform.functions import UserFunction
 from engine.transform.plan import Plan
@@ -281,7 +282,8 @@ class FeatureProgram:
         Args:
             table: what `fit` takes; no row at all gives a [0, n_outputs] array. NumPy and Arrow columns are
                 read in place.
-            out: where to write: float32 [rows, n_outputs], C-contiguous; None makes a new array. It holds
+            out: where to write: float32 [rows, n_outputs], C-contiguous, no part of the table; None makes a new
+                array. It holds
                 anything after an error.
 
         Returns:
@@ -325,6 +327,13 @@ class FeatureProgram:
     def n_outputs(self) -> int:
         """float32 values a row."""
         return len(self.output_names)
+
+    def to_html(self) -> str:
+        """The way from the inputs to each output as an HTML table; notebooks show it for the program itself."""
+        outputs = [self.output_names[first:end] for first, end in self._columns]
+        return html_of(self.features, outputs, repr(self))
+
+    _repr_html_ = to_html
 
     def __repr__(self) -> str:
         return (
