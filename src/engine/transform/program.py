@@ -283,8 +283,7 @@ class FeatureProgram:
             table: what `fit` takes; no row at all gives a [0, n_outputs] array. NumPy and Arrow columns are
                 read in place.
             out: where to write: float32 [rows, n_outputs], C-contiguous, no part of the table; None makes a new
-                array. It holds
-                anything after an error.
+                array. It holds anything after an error.
 
         Returns:
             float32 [rows, n_outputs]: `out`, or a new array.
