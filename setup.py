@@ -26,6 +26,8 @@ EXTENSIONS = {
     "_dense": ["dense*", "cpu"],
     "_onnx": ["onnx*"],
     "_callable": [],
+    "_values": [],
+    "_columns": [],
     "_program": ["transform*"],
     "_fault": ["fault*"],
     "_runtime": [*SCHEDULER, "deployment", "slot*", "runtime*"],

@@ -1,11 +1,12 @@
 """Features of one row and of a table: 30 raw inputs (20 numbers with 8 % missing, 6 categories of few
 values, 4 ids) to 84 float32 outputs (20 imputed and standardised, 6 one-hots of 10, 4 hashes).
 
-Measured are `FeatureProgram.row` from dicts, `.batch` from 64 dicts and from 10,000 Arrow rows, and how many
-random rows have the same bits by every path. Rows are many, so they come from memory and not from the
-nearest cache. Rivals are given the same dicts or columns and compute the 20 + 60 outputs that they can
-(scikit-learn hashes by another function, so its four hash columns are ordinal codes instead): scikit-learn's
-ColumnTransformer, Polars lazy, and plain Python with Numba for the numbers. Not measured: fitting, and
+Measured are `FeatureProgram.row` from dicts, `.row_json` from bytes, `.batch` from 64 dicts and from 10,000 Arrow
+rows, a user's function of two numbers in a batch, and how many random rows have the same bits by every path. No
+step has a variant by instruction set, so there is no path but these on any processor. Rows are many, so they come
+from memory and not from the nearest cache. Rivals are given the same dicts or columns and compute the 20 + 60 outputs
+that they can (scikit-learn hashes by another function, so its four hash columns are ordinal codes instead):
+scikit-learn's ColumnTransformer, Polars lazy, and plain Python with Numba for the numbers. Not measured: fitting, and
 reading the columns from a file.
 """
 
@@ -67,8 +68,10 @@ def us_each(call: Callable[[Any], Any], arguments: list[Any], repeats: int) -> f
 
 
 def bit_identical_rows(program: t.FeatureProgram, n_rows: int) -> int:
-    """Of n_rows random rows, those whose bits agree: dict, json-loaded dict, sequence, dicts, lists, Arrow,
-    pandas."""
+    """Of n_rows random rows, those whose bits agree: dict, json-loaded dict, JSON bytes, sequence, dicts, lists,
+    Arrow, Polars, pandas, a loaded program, rows written where the caller says."""
+    loaded = t.FeatureProgram.from_json(program.to_json())
+    out = np.empty((10_000, program.n_outputs), np.float32)
     agreed = 0
     for start in range(0, n_rows, 10_000):
         rows = make_rows(min(10_000, n_rows - start), SEED + 1 + start)
@@ -76,7 +79,9 @@ def bit_identical_rows(program: t.FeatureProgram, n_rows: int) -> int:
         others = [
             np.stack([program.row(row) for row in json.loads(json.dumps(rows))]),
             np.stack([program.row([row[name] for name in program.input_names]) for row in rows]),
+            np.stack([program.row_json(json.dumps(row).encode()) for row in rows]),
             program.batch(rows),
+            loaded.batch(rows, out=out[: len(rows)]),
             program.batch({name: [row[name] for row in rows] for name in program.input_names}),
         ]
         others += [program.batch(table) for table in _frames(rows)]
@@ -90,10 +95,26 @@ def bit_identical_rows(program: t.FeatureProgram, n_rows: int) -> int:
 def _frames(rows: list[Row]) -> list[Any]:
     try:
         import pandas as pd
+        import polars as pl
         import pyarrow as pa
     except ImportError:
         return []
-    return [pa.Table.from_pylist(rows), pd.DataFrame(rows)]
+    return [pa.Table.from_pylist(rows), pd.DataFrame(rows), pl.DataFrame(rows)]
+
+
+def user_function_ns_row(n_rows: int, repeats: int) -> float:
+    """What a function of two numbers adds to a batch, a row."""
+
+    def relative(a: float, b: float) -> float:
+        return (a - b) / (abs(b) + 1.0)
+
+    draw = np.random.default_rng(SEED)
+    table = dict(zip("ab", draw.normal(size=(2, n_rows)), strict=True))
+    a, b = t.number("a"), t.number("b")
+    called = t.FeatureProgram.fit([t.function(relative)(a, b)], table)
+    without = t.FeatureProgram.fit([t.difference(a, b)], table)
+    taken = [us_each(program.batch, [table], 5 * repeats) for program in (called, without)]
+    return (taken[0] - taken[1]) * 1000 / n_rows
 
 
 def sklearn_rival(rows: list[Row], repeats: int) -> dict[str, float]:
@@ -124,6 +145,7 @@ def sklearn_rival(rows: list[Row], repeats: int) -> dict[str, float]:
 
 
 def polars_rival(rows: list[Row], program: t.FeatureProgram, repeats: int) -> dict[str, float]:
+    """With our own figure beside its own, taken in turns, for what shares the machine comes and goes."""
     import polars as pl
 
     frame = pl.DataFrame(rows)
@@ -141,9 +163,13 @@ def polars_rival(rows: list[Row], program: t.FeatureProgram, repeats: int) -> di
     def transform(table: Any) -> Any:
         return table.lazy().select(expressions).collect().to_numpy()
 
+    calls = ((transform, frame), (program.batch, _frames(rows)[0]))
+    taken = [[us_each(call, [table], 1) / len(rows) for call, table in calls] for _ in range(10 * repeats)]
+    theirs, ours = np.median(taken, axis=0).tolist()
     return {
         "us_row_b1_p50": us_each(lambda row: transform(pl.DataFrame([row])), rows[: 20 * repeats], 1),
-        "us_row_columns_10k": us_each(transform, [frame], max(3, 3 * repeats)) / len(rows),
+        "us_row_columns_10k": theirs,
+        "ours_us_row_columns_10k": ours,
     }
 
 
@@ -194,6 +220,7 @@ def run(smoke: bool) -> dict[str, Any]:
         "us_row_b64": us_each(program.batch, [rows[i : i + 64] for i in range(0, n_rows - 63, 64)], repeats)
         / 64,
         "us_row_columns_10k": us_each(program.batch, _frames(rows)[:1] or [rows], 3 * repeats) / n_rows,
+        "us_row_json_bytes": us_each(program.row_json, [json.dumps(row).encode() for row in rows], repeats),
         "bit_identical_rows": bit_identical_rows(program, 2_000 if smoke else 1_000_000),
     }
     rivals: dict[str, dict[str, float]] = {}
@@ -210,8 +237,14 @@ def run(smoke: bool) -> dict[str, Any]:
         except ImportError as error:
             skipped.append(f"{name}: {error}")
     for name, figures in rivals.items():
+        if name == "polars":
+            metrics["us_row_columns_10k"] = figures["ours_us_row_columns_10k"]
         key = "us_row_columns_10k" if name == "polars" else "us_row_b1_p50"
         metrics[f"vs_{name}"] = figures[key] / metrics[key]
+    try:
+        metrics["user_function_ns_row"] = user_function_ns_row(1_000 if smoke else 100_000, repeats)
+    except ImportError as error:
+        skipped.append(f"user functions: {error}")
     checksum = hashlib.sha256(program.batch(rows).tobytes()).hexdigest()
     return {
         "metrics": metrics,

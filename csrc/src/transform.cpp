@@ -1,8 +1,7 @@
-// Building a feature program and running it; what each step computes is in detail/transform_math.hpp.
+// Building a feature program: every step is checked here, so that running it (transform_run.cpp) checks nothing.
 #include "engine/transform.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 
 #include "detail/transform_math.hpp"
@@ -17,11 +16,30 @@ constexpr std::uint32_t kBucketsMax = 1u << 24;  // the whole numbers that float
 
 bool reads_text(Op op) {
     return op == Op::kTextImpute || op == Op::kLookup || op == Op::kHash || op == Op::kHashCross ||
-           op == Op::kLength || op == Op::kTextMissing;
+           op == Op::kLength || op == Op::kTextMissing || op == Op::kTokens;
 }
 
 bool is_binary(Op op) {
-    return op == Op::kDifference || op == Op::kRatio || op == Op::kProduct || op == Op::kHashCross;
+    return op == Op::kDifference || op == Op::kRatio || op == Op::kProduct || op == Op::kHashCross ||
+           op == Op::kCrossCodes || op == Op::kHaversine;
+}
+
+// Outputs that a step writes; 0 for a step that writes a register.
+std::uint32_t outputs_of(const Step& step) {
+    if (step.op == Op::kEmit) return 1;
+    return step.op == Op::kOneHot || step.op == Op::kVector || step.op == Op::kTokens ? step.count : 0;
+}
+
+bool emits(Op op) { return op == Op::kEmit || op == Op::kOneHot || op == Op::kVector || op == Op::kTokens; }
+
+void require(bool holds, const char* words) {
+    if (!holds) throw std::invalid_argument(words);
+}
+
+void require_rising(const std::vector<double>& edges, const char* words) {
+    for (std::size_t i = 0; i < edges.size(); ++i) {
+        require(!is_missing(edges[i]) && (i == 0 || edges[i - 1] < edges[i]), words);
+    }
 }
 
 void require_written(const std::vector<std::uint8_t>& file, std::uint32_t index) {
@@ -34,37 +52,6 @@ void write(std::vector<std::uint8_t>& file, std::uint32_t index) {
     if (index >= kRegistersMax) throw std::invalid_argument("a program has at most 2^20 registers of a kind");
     if (index >= file.size()) file.resize(index + 1, 0);
     file[index] = 1;
-}
-
-std::size_t bucket_of(const std::vector<double>& edges, double v, bool open_left) noexcept {
-    const auto end = open_left ? std::lower_bound(edges.begin(), edges.end(), v)
-                               : std::upper_bound(edges.begin(), edges.end(), v);
-    return static_cast<std::size_t>(end - edges.begin());
-}
-
-template <class Out>
-Out emitted(double v) noexcept {
-    // Which NaN an operation returns depends on the order in which the compiler names its operands.
-    return is_missing(v) ? std::numeric_limits<Out>::quiet_NaN() : static_cast<Out>(v);
-}
-
-// One loop for every step of one number: `f` is inlined, so the loop is the step.
-template <std::size_t kCapacity, class F>
-void each(std::size_t n, double* dst, const double* a, F f) noexcept {
-    const std::size_t rows = kCapacity == 1 ? 1 : n;
-    for (std::size_t i = 0; i < rows; ++i) dst[i] = f(a[i]);
-}
-
-template <std::size_t kCapacity, class F>
-void each(std::size_t n, double* dst, const double* a, const double* b, F f) noexcept {
-    const std::size_t rows = kCapacity == 1 ? 1 : n;
-    for (std::size_t i = 0; i < rows; ++i) dst[i] = f(a[i], b[i]);
-}
-
-template <std::size_t kCapacity, class F>
-void each(std::size_t n, double* dst, const Text* a, F f) noexcept {
-    const std::size_t rows = kCapacity == 1 ? 1 : n;
-    for (std::size_t i = 0; i < rows; ++i) dst[i] = f(a[i]);
 }
 
 }  // namespace
@@ -87,42 +74,89 @@ std::uint32_t Program::add_table(const std::vector<std::string>& keys, const std
 }
 
 std::uint32_t Program::add_edges(const std::vector<double>& edges) {
-    for (std::size_t i = 0; i < edges.size(); ++i) {
-        if (is_missing(edges[i]) || (i > 0 && !(edges[i - 1] < edges[i]))) {
-            throw std::invalid_argument("bucket edges must rise strictly");
-        }
-    }
+    require_rising(edges, "bucket edges must rise strictly");
     edges_.push_back(edges);
     return static_cast<std::uint32_t>(edges_.size() - 1);
 }
 
-void Program::add_step(const Step& step) {
-    if (step.op >= Op::kCount_) throw std::invalid_argument("an unknown step");
+std::uint32_t Program::add_zone(const Zone& zone) {
+    require_rising(zone.edges_s, "the changes of a time zone must rise strictly");
+    require(zone.offsets_s.size() == zone.edges_s.size() + 1, "a time zone has one offset more than changes");
+    for (const double offset : zone.offsets_s) {
+        require(offset > -86400.0 && offset < 86400.0 && offset == static_cast<int>(offset),
+                "the offset of a time zone is in whole seconds, less than a day");
+    }
+    zones_.push_back(zone);
+    return static_cast<std::uint32_t>(zones_.size() - 1);
+}
+
+std::uint32_t Program::add_vectors(const std::vector<float>& values, std::uint32_t width) {
+    require(width > 0 && values.size() % width == 0, "vectors have one width");
+    vectors_.push_back({values, width});
+    return static_cast<std::uint32_t>(vectors_.size() - 1);
+}
+
+std::uint32_t Program::add_function(const Function& function) {
+    require(function.address != nullptr, "a function has an address");
+    require(!function.arguments.empty() && function.arguments.size() <= kArgumentsMax,
+            "a function has 1 to 8 arguments");
+    require(function.n_results > 0 && function.n_results <= kResultsMax, "a function has 1 to 64 results");
+    for (const std::uint32_t argument : function.arguments) require_written(number_written_, argument);
+    functions_.push_back(function);
+    return static_cast<std::uint32_t>(functions_.size() - 1);
+}
+
+void Program::check_step(const Step& step) const {
+    require(step.op < Op::kCount_, "an unknown step");
     const std::vector<std::uint8_t>& source = reads_text(step.op) ? text_written_ : number_written_;
-    require_written(source, step.a);
+    if (step.op != Op::kCall) require_written(source, step.a);
     if (is_binary(step.op)) require_written(source, step.b);
-    const bool uses_table = step.op == Op::kLookup || step.op == Op::kTextImpute;
-    if (uses_table && step.table >= tables_.size()) throw std::invalid_argument("a step names an unknown table");
-    if (step.op == Op::kTextImpute && tables_[step.table]->size() == 0) {
-        throw std::invalid_argument("imputing a text needs a table of one key");
+    switch (step.op) {
+        case Op::kHaversine:
+            require_written(source, step.c);
+            require_written(source, step.d);
+            break;
+        case Op::kTextImpute:
+            require(step.table < tables_.size() && tables_[step.table]->size() > 0,
+                    "imputing a text needs a table of one key");
+            break;
+        case Op::kLookup: require(step.table < tables_.size(), "a step names an unknown table"); break;
+        case Op::kBucket: require(step.table < edges_.size(), "unknown bucket edges"); break;
+        case Op::kCall: require(step.table < functions_.size(), "a step calls an unknown function"); break;
+        case Op::kDatePart:
+            require(step.table < zones_.size(), "a step names an unknown time zone");
+            require(step.count < static_cast<std::uint32_t>(DatePart::kCount_), "an unknown part of a date");
+            break;
+        case Op::kVector:
+            require(step.table < vectors_.size() && vectors_[step.table].width == step.count,
+                    "a step names unknown vectors, or another width than theirs");
+            break;
+        case Op::kHash:
+        case Op::kHashCross:
+        case Op::kTokens:
+            if (step.count < 1 || step.count > kBucketsMax) {
+                throw std::invalid_argument("a hash needs 1 to 2^24 buckets, got " + std::to_string(step.count));
+            }
+            break;
+        default: break;
     }
-    if (step.op == Op::kBucket && step.table >= edges_.size()) throw std::invalid_argument("unknown bucket edges");
-    const bool hashes = step.op == Op::kHash || step.op == Op::kHashCross;
-    if (hashes && (step.count < 1 || step.count > kBucketsMax)) {
-        throw std::invalid_argument("a hash needs 1 to 2^24 buckets, got " + std::to_string(step.count));
-    }
-    if (step.op == Op::kEmit || step.op == Op::kOneHot) {
-        const std::uint32_t count = step.op == Op::kEmit ? 1 : step.count;
-        has_one_hot_ |= step.op == Op::kOneHot;
-        if (step.dst > n_outputs_ || count > n_outputs_ - step.dst) throw std::invalid_argument("output out of range");
+}
+
+void Program::add_step(const Step& step) {
+    check_step(step);
+    if (emits(step.op)) {
+        const std::uint32_t count = outputs_of(step);
+        clears_outputs_ |= step.op != Op::kEmit;
+        require(step.dst <= n_outputs_ && count <= n_outputs_ - step.dst, "output out of range");
         for (std::uint32_t i = 0; i < count; ++i) {
-            if (output_written_[step.dst + i]++) throw std::invalid_argument("an output is written twice");
+            require(!output_written_[step.dst + i]++, "an output is written twice");
         }
     } else {
         // Inputs are never overwritten: another feature may read them later.
         const bool text = step.op == Op::kTextImpute;
-        if (step.dst < (text ? n_texts_ : n_numbers_)) throw std::invalid_argument("a step overwrites an input");
-        write(text ? text_written_ : number_written_, step.dst);
+        const std::uint32_t count = step.op == Op::kCall ? functions_[step.table].n_results : 1;
+        require(step.dst >= (text ? n_texts_ : n_numbers_), "a step overwrites an input");
+        for (std::uint32_t i = 0; i < count; ++i) write(text ? text_written_ : number_written_, step.dst + i);
     }
     steps_.push_back(step);
 }
@@ -139,9 +173,13 @@ void Program::finish() {
 void Program::fuse() {
     std::vector<std::uint32_t> reads(number_written_.size(), 0);
     for (const Step& step : steps_) {
-        if (reads_text(step.op)) continue;
+        if (step.op == Op::kCall) {
+            for (const std::uint32_t argument : functions_[step.table].arguments) ++reads[argument];
+        }
+        if (reads_text(step.op) || step.op == Op::kCall) continue;
         ++reads[step.a];
         if (is_binary(step.op)) ++reads[step.b];
+        if (step.op == Op::kHaversine) ++reads[step.c], ++reads[step.d];
     }
     const auto feeds = [&](std::size_t i, Op next) {
         return i + 1 < steps_.size() && steps_[i + 1].op == next && steps_[i + 1].a == steps_[i].dst &&
@@ -161,162 +199,6 @@ void Program::fuse() {
             row_steps_.push_back(step);
         }
     }
-}
-
-// kCapacity is the distance between registers, in rows; with 1 every loop below is a single statement.
-// First the steps that read texts; `dst` is the number register that all but one of them write.
-template <std::size_t kCapacity>
-void Program::text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept {
-    const Text* const text = texts + step.a * kCapacity;
-    const double x = step.x, y = step.y;
-    switch (step.op) {
-        case Op::kTextImpute: {
-            Text* const to = texts + step.dst * kCapacity;
-            const Text with = tables_[step.table]->key(0);
-            for (std::size_t i = 0; i < n; ++i) to[i] = text[i].data == nullptr ? with : text[i];
-            break;
-        }
-        case Op::kLookup: {
-            const Table& table = *tables_[step.table];
-            each<kCapacity>(n, dst, text, [&table, x, y](Text t) {
-                if (t.data == nullptr) return y;
-                const std::int64_t entry = table.find(t);
-                return entry < 0 ? x : table.value(entry);
-            });
-            break;
-        }
-        case Op::kHash:
-            each<kCapacity>(n, dst, text, [&step, y](Text t) {
-                return t.data == nullptr ? y : static_cast<double>(xxh64(t.data, t.size, step.seed) % step.count);
-            });
-            break;
-        case Op::kHashCross: {
-            const Text* const other = texts + step.b * kCapacity;
-            for (std::size_t i = 0; i < n; ++i) {
-                if (text[i].data == nullptr || other[i].data == nullptr) {
-                    dst[i] = y;
-                    continue;
-                }
-                const std::uint64_t first = xxh64(text[i].data, text[i].size, step.seed);
-                dst[i] = static_cast<double>(xxh64(other[i].data, other[i].size, first) % step.count);
-            }
-            break;
-        }
-        case Op::kLength:
-            each<kCapacity>(n, dst, text, [y](Text t) {
-                return t.data == nullptr ? y : static_cast<double>(t.size);
-            });
-            break;
-        case Op::kTextMissing:
-            each<kCapacity>(n, dst, text, [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
-            break;
-        default: break;
-    }
-}
-
-template <std::size_t kCapacity, class Out>
-void Program::execute(const std::vector<Step>& steps, std::size_t n, double* numbers, Text* texts,
-                      Out* out) const noexcept {
-    if (has_one_hot_) std::fill_n(out, n * n_outputs_, Out{0});
-    for (const Step& step : steps) {
-        double* const dst = numbers + step.dst * kCapacity;
-        const double* const a = numbers + step.a * kCapacity;
-        const double* const b = numbers + step.b * kCapacity;
-        const double x = step.x, y = step.y;
-        switch (step.op) {
-            case Op::kImpute:
-                each<kCapacity>(n, dst, a, [x](double v) { return impute(v, x); });
-                break;
-            case Op::kMissing:
-                each<kCapacity>(n, dst, a, [](double v) { return is_missing(v) ? 1.0 : 0.0; });
-                break;
-            case Op::kScale:
-                each<kCapacity>(n, dst, a, [x, y](double v) { return scale(v, x, y); });
-                break;
-            case Op::kClip:
-                each<kCapacity>(n, dst, a, [x, y](double v) { return clip(v, x, y); });
-                break;
-            case Op::kLog1p:
-                each<kCapacity>(n, dst, a, [](double v) { return log1p(v); });
-                break;
-            case Op::kSqrt:
-                each<kCapacity>(n, dst, a, [](double v) { return square_root(v); });
-                break;
-            case Op::kBucket: {
-                const std::vector<double>& edges = edges_[step.table];
-                const bool open_left = step.count != 0;
-                each<kCapacity>(n, dst, a, [&edges, open_left](double v) {
-                    return is_missing(v) ? v : static_cast<double>(bucket_of(edges, v, open_left));
-                });
-                break;
-            }
-            case Op::kSine:
-                each<kCapacity>(n, dst, a, [x](double v) { return sine_of_cycle(v, x, 0); });
-                break;
-            case Op::kCosine:
-                each<kCapacity>(n, dst, a, [x](double v) { return sine_of_cycle(v, x, 1); });
-                break;
-            case Op::kDifference:
-                each<kCapacity>(n, dst, a, b, [](double v, double w) { return v - w; });
-                break;
-            case Op::kRatio:
-                each<kCapacity>(n, dst, a, b, [x](double v, double w) { return ratio(v, w, x); });
-                break;
-            case Op::kProduct:
-                each<kCapacity>(n, dst, a, b, [](double v, double w) { return v * w; });
-                break;
-            case Op::kEmit:
-                for (std::size_t i = 0; i < n; ++i) out[i * n_outputs_ + step.dst] = emitted<Out>(a[i]);
-                break;
-            case Op::kOneHot:
-                for (std::size_t i = 0; i < n; ++i) {
-                    Out* const to = out + i * n_outputs_ + step.dst;
-                    // Compared as a number first: a code that is negative, NaN or too large sets nothing.
-                    if (!(a[i] >= 0.0 && a[i] < step.count)) continue;
-                    const std::size_t code = static_cast<std::size_t>(a[i]);
-                    if (static_cast<double>(code) == a[i]) to[code] = Out{1};
-                }
-                break;
-            case Op::kImputeScaleEmit:
-                for (std::size_t i = 0; i < n; ++i) {
-                    out[i * n_outputs_ + step.dst] = emitted<Out>(scale(impute(a[i], step.z), x, y));
-                }
-                break;
-            case Op::kScaleEmit:
-                for (std::size_t i = 0; i < n; ++i) out[i * n_outputs_ + step.dst] = emitted<Out>(scale(a[i], x, y));
-                break;
-            default: text_step<kCapacity>(step, n, dst, texts);
-        }
-    }
-}
-
-void Program::run_row(double* numbers, Text* texts, float* out) const noexcept {
-    execute<1, float>(row_steps_, 1, numbers, texts, out);
-}
-
-template <class Out>
-void Program::batch(const double* const* numbers, const Text* const* texts, std::size_t n_rows, Out* out) const {
-    std::vector<double> number_file(number_written_.size() * kBlockRows);
-    std::vector<Text> text_file(text_written_.size() * kBlockRows);
-    for (std::size_t start = 0; start < n_rows; start += kBlockRows) {
-        const std::size_t n = std::min(kBlockRows, n_rows - start);
-        for (std::size_t i = 0; i < n_numbers_; ++i) {
-            std::copy_n(numbers[i] + start, n, number_file.data() + i * kBlockRows);
-        }
-        for (std::size_t i = 0; i < n_texts_; ++i) {
-            std::copy_n(texts[i] + start, n, text_file.data() + i * kBlockRows);
-        }
-        execute<kBlockRows, Out>(steps_, n, number_file.data(), text_file.data(), out + start * n_outputs_);
-    }
-}
-
-void Program::run_batch(const double* const* numbers, const Text* const* texts, std::size_t n_rows, float* out) const {
-    batch<float>(numbers, texts, n_rows, out);
-}
-
-void Program::run_batch_f64(const double* const* numbers, const Text* const* texts, std::size_t n_rows,
-                            double* out) const {
-    batch<double>(numbers, texts, n_rows, out);
 }
 
 }  // namespace engine::transform

@@ -1,11 +1,14 @@
 // The native feature program: the hash against its published vectors, each step against values worked out by hand,
 // and one row against a batch bit for bit.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "check.hpp"
 #include "engine/transform.hpp"
@@ -19,6 +22,10 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 
 std::uint64_t hash_of(const char* text, std::uint64_t seed = 0) { return xxh64(text, std::strlen(text), seed); }
 
+Chunk chunk_of(const double* values, std::size_t n_rows) {
+    return {.layout = Layout::kF64, .values = values, .n_rows = n_rows};
+}
+
 // The value of one step over one number.
 double apply(Step step, double v, double w = 0.0) {
     Program program(2, 0, 1);
@@ -28,7 +35,8 @@ double apply(Step step, double v, double w = 0.0) {
     program.add_step(step);
     program.add_step({.op = Op::kEmit, .dst = 0, .a = 2});
     program.finish();
-    const double* columns[] = {&v, &w};
+    const Chunk chunks[] = {chunk_of(&v, 1), chunk_of(&w, 1)};
+    const Column columns[] = {{chunks, 1}, {chunks + 1, 1}};
     double out = 0.0;
     program.run_batch_f64(columns, nullptr, 1, &out);
     return out;
@@ -153,7 +161,9 @@ TEST(texts_look_up_hash_and_one_hot) {
 
     const Text first[] = {{"Zürich", 7}, {"", 0}, {"unknown", 7}, {nullptr, 0}};
     const Text second[] = {{"x", 1}, {"x", 1}, {nullptr, 0}, {"x", 1}};
-    const Text* columns[] = {first, second};
+    const Chunk chunks[] = {{.layout = Layout::kText, .values = first, .n_rows = 4},
+                            {.layout = Layout::kText, .values = second, .n_rows = 4}};
+    const Column columns[] = {{chunks, 1}, {chunks + 1, 1}};
     float out[4][9];
     program.run_batch(nullptr, columns, 4, &out[0][0]);
     CHECK(out[0][0] == 2.0f && out[1][0] == 1.0f && out[2][0] == -1.0f && std::isnan(out[3][0]));
@@ -191,7 +201,8 @@ TEST(row_and_batch_give_the_same_bits) {
         b[i] = i % 5 ? std::normal_distribution<double>(0.0, 100.0)(random) : odd[random() % std::size(odd)];
     }
     std::vector<float> many(kRows * 9);
-    const double* columns[] = {a.data(), b.data()};
+    const Chunk chunks[] = {chunk_of(a.data(), kRows), chunk_of(b.data(), kRows)};
+    const Column columns[] = {{chunks, 1}, {chunks + 1, 1}};
     program.run_batch(columns, nullptr, kRows, many.data());
     for (std::size_t i = 0; i < kRows; ++i) {
         std::vector<double> registers(program.number_registers());
@@ -216,7 +227,8 @@ TEST(fused_steps_give_the_same_bits) {
     program.add_step({.op = Op::kEmit, .dst = 3, .a = 4});
     program.finish();
     for (const double v : {kNaN, 5.0, -0.0, kInf, 1e-320}) {
-        const double* columns[] = {&v};
+        const Chunk chunk = chunk_of(&v, 1);
+        const Column columns[] = {{&chunk, 1}};
         float many[4], one[4];
         program.run_batch(columns, nullptr, 1, many);
         std::vector<double> registers(program.number_registers());
@@ -225,6 +237,198 @@ TEST(fused_steps_give_the_same_bits) {
         CHECK(std::memcmp(one, many, sizeof one) == 0);
         if (v == 5.0) CHECK(one[2] == 2.0f && one[3] == 2.0f);
     }
+}
+
+// Chunks that begin mid-byte, a chunk of no rows, a stride, and a bit of validity wherever a byte can begin and end.
+TEST(columns_are_read_in_every_layout) {
+    Program program(1, 0, 1);
+    program.add_step({.op = Op::kEmit, .dst = 0, .a = 0});
+    program.finish();
+    constexpr std::size_t kRows = 300, kFirst = 3;
+    std::int32_t values[2 * (kFirst + kRows)];
+    std::uint8_t validity[(kFirst + kRows + 7) / 8] = {};
+    for (std::size_t i = 0; i < kFirst + kRows; ++i) {
+        values[2 * i] = -1;
+        values[2 * i + 1] = static_cast<std::int32_t>(i);
+        if (i % 5 != 0) validity[i / 8] |= static_cast<std::uint8_t>(1u << (i % 8));
+    }
+    const std::uint8_t bits[] = {0b10110010};
+    const Chunk chunks[] = {
+        {.layout = Layout::kI32, .values = values, .validity = validity, .first = kFirst, .n_rows = kRows, .stride = 2},
+        {.layout = Layout::kF64},
+        {.layout = Layout::kBit, .values = bits, .first = 1, .n_rows = 7},
+    };
+    // The component belongs to the vectors of the first chunk, so that chunk is read alone too.
+    const Column column{chunks, 1, 1};
+    float out[kRows];
+    program.run_batch(&column, nullptr, kRows, out);
+    for (std::size_t i = 0; i < kRows; ++i) {
+        if ((i + kFirst) % 5 == 0) CHECK(std::isnan(out[i]));
+        else CHECK(out[i] == static_cast<float>(i + kFirst));
+    }
+    const Column rest{chunks + 1, 2};
+    program.run_batch(&rest, nullptr, 7, out);
+    const float expected[] = {1, 0, 0, 1, 1, 0, 1};
+    CHECK(std::equal(expected, expected + 7, out));
+}
+
+// Every length at which a table changes how it reads a text, and texts that share words with a key or lie inside one.
+TEST(tables_find_their_keys_and_no_others) {
+    std::vector<std::string> keys;
+    std::vector<double> values;
+    for (std::size_t size = 0; size <= 40; ++size) {
+        for (const char fill : {'a', '\0', '\xff'}) {
+            if (size == 0 && fill != 'a') continue;
+            keys.push_back(std::string(size, fill));
+            values.push_back(static_cast<double>(values.size()));
+        }
+    }
+    Program program(0, 1, 1);
+    const auto table = program.add_table(keys, values);
+    program.add_step({.op = Op::kLookup, .dst = 0, .a = 0, .table = table, .x = -1.0});
+    program.add_step({.op = Op::kEmit, .dst = 0, .a = 0});
+    program.finish();
+    const auto found = [&](const std::string& text) {
+        const std::string exact(text);
+        Text input{exact.data(), exact.size()};
+        double number;
+        float out;
+        program.run_row(&number, &input, &out);
+        return out;
+    };
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        CHECK(found(keys[i]) == static_cast<float>(i));
+        for (std::size_t at = 0; at < keys[i].size(); ++at) {
+            std::string changed = keys[i];
+            changed[at] = 'z';
+            CHECK(found(changed) == -1.0f);
+        }
+    }
+    CHECK(found(std::string(41, 'a')) == -1.0f);
+}
+
+TEST(powers) {
+    const auto power = [](double v, double x) { return apply({.op = Op::kPower, .a = 0, .x = x}, v); };
+    CHECK(power(3.0, 2.0) == 9.0 && power(-2.0, 3.0) == -8.0 && power(2.0, -2.0) == 0.25 && power(0.0, -1.0) == kInf);
+    CHECK(power(-8.0, 0.5) != power(-8.0, 0.5) && std::isnan(power(kNaN, 0.0)) && power(0.0, 0.0) == 1.0);
+    CHECK(power(0.0, 0.5) == 0.0 && power(0.0, -0.5) == kInf && power(kInf, 0.5) == kInf && power(kInf, -0.5) == 0.0);
+    CHECK(power(1e300, 2.5) == kInf && power(1e-300, 2.5) == 0.0 && power(-2.0, 101.0) == -power(2.0, 101.0));
+    for (const double v : {5e-324, 1e-310, 1e-5, 0.3, 1.0, 2.0, 97.0, 1e9, 1e300}) {
+        for (const double x : {-1.5, -0.5, 1.0 / 3.0, 0.5, 0.9, 1.1, 65.0, -70.0}) {
+            const double expected = std::pow(v, x), got = power(v, x);
+            if (expected == kInf || expected < 1e-307) continue;
+            CHECK(std::fabs(got / expected - 1.0) < 1e-12);
+        }
+    }
+}
+
+TEST(distances_on_a_sphere) {
+    Program program(4, 0, 1);
+    program.add_step({.op = Op::kHaversine, .dst = 4, .a = 0, .b = 1, .c = 2, .d = 3, .x = 6371.0});
+    program.add_step({.op = Op::kEmit, .dst = 0, .a = 4});
+    program.finish();
+    const auto distance = [&](double a, double b, double c, double d) {
+        double registers[] = {a, b, c, d, 0.0};
+        float out;
+        program.run_row(registers, nullptr, &out);
+        return static_cast<double>(out);
+    };
+    constexpr double kPi = 3.141592653589793;
+    CHECK(distance(12.0, 34.0, 12.0, 34.0) == 0.0);
+    CHECK(std::fabs(distance(0.0, 0.0, 0.0, 180.0) - kPi * 6371.0) < 0.001);
+    CHECK(std::fabs(distance(90.0, 0.0, 0.0, 77.0) - kPi / 2 * 6371.0) < 0.001);
+    CHECK(distance(10.0, 179.0, 10.0, -179.0) == distance(10.0, -1.0, 10.0, 1.0));
+    CHECK(std::fabs(distance(52.52, 13.405, 48.8566, 2.3522) - 877.46) < 0.01);  // Berlin, Paris
+    CHECK(std::isnan(distance(91.0, 0.0, 0.0, 0.0)) && std::isnan(distance(0.0, kInf, 0.0, 0.0)));
+}
+
+TEST(parts_of_dates) {
+    const auto part_of = [](double us, DatePart part) {
+        Program program(1, 0, 1);
+        program.add_zone({{1000.0}, {0.0, 3600.0}});
+        program.add_step({.op = Op::kDatePart, .dst = 1, .a = 0, .count = static_cast<std::uint32_t>(part)});
+        program.add_step({.op = Op::kEmit, .dst = 0, .a = 1});
+        program.finish();
+        double registers[] = {us, 0.0};
+        float out;
+        program.run_row(registers, nullptr, &out);
+        return out;
+    };
+    // The zone is an hour ahead from 16 min 40 s past midnight, 1 January 1970, a Thursday.
+    CHECK(part_of(999999999.0, DatePart::kHour) == 0.0f && part_of(1000000000.0, DatePart::kHour) == 1.0f);
+    CHECK(part_of(0.0, DatePart::kWeekday) == 3.0f && part_of(-1.0, DatePart::kWeekday) == 2.0f);
+    CHECK(part_of(-1.0, DatePart::kYear) == 1969.0f && part_of(-1.0, DatePart::kDayOfYear) == 365.0f);
+    CHECK(part_of(-500000.0, DatePart::kSecond) == 59.5f && std::isnan(part_of(kInf, DatePart::kYear)));
+    // Every day of four centuries, by counting.
+    int year = 1970, month = 1, day = 1, day_of_year = 1;
+    for (std::int64_t days = 0; days < 146097 + 1; ++days) {
+        const double noon = (static_cast<double>(days) * 86400.0 + 43200.0) * 1e6;
+        CHECK(part_of(noon, DatePart::kYear) == static_cast<float>(year));
+        CHECK(part_of(noon, DatePart::kMonth) == static_cast<float>(month));
+        CHECK(part_of(noon, DatePart::kDay) == static_cast<float>(day));
+        CHECK(part_of(noon, DatePart::kDayOfYear) == static_cast<float>(day_of_year));
+        const bool leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        const int lengths[] = {31, leap ? 29 : 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+        ++day_of_year;
+        if (++day > lengths[month - 1]) {
+            day = 1;
+            if (++month > 12) {
+                month = 1;
+                day_of_year = 1;
+                ++year;
+            }
+        }
+    }
+}
+
+TEST(vectors_tokens_and_pairs_of_codes) {
+    Program program(2, 1, 2 + 5 + 1);
+    const std::uint32_t vectors = program.add_vectors({1.0f, 2.0f, 3.0f, 4.0f}, 2);
+    program.add_step({.op = Op::kVector, .dst = 0, .a = 0, .table = vectors, .count = 2});
+    program.add_step({.op = Op::kTokens, .dst = 2, .a = 0, .count = 5, .seed = 9});
+    program.add_step({.op = Op::kCrossCodes, .dst = 2, .a = 0, .b = 1, .count = 10});
+    program.add_step({.op = Op::kEmit, .dst = 7, .a = 2});
+    program.finish();
+    float out[8];
+    const auto run = [&](double a, double b, Text text) {
+        double registers[] = {a, b, 0.0};
+        program.run_row(registers, &text, out);
+    };
+    run(1.0, 7.0, {" ab--cd ab Zürich", 18});
+    CHECK(out[0] == 3.0f && out[1] == 4.0f && out[7] == 17.0f);
+    float expected[5] = {};
+    for (const char* token : {"ab", "cd", "ab", "Zürich"}) expected[hash_of(token, 9) % 5] += 1.0f;
+    CHECK(std::equal(expected, expected + 5, out + 2));
+    run(2.0, 10.0, {"", 0});
+    CHECK(out[0] == 0.0f && out[1] == 0.0f && out[2] == 0.0f && std::isnan(out[7]));
+    run(kNaN, 0.0, {nullptr, 0});
+    CHECK(out[0] == 0.0f && std::isnan(out[2]) && std::isnan(out[6]));
+}
+
+namespace {
+float twice_and(float a, float b) { return 2.0f * a + b; }
+void sum_and_difference(float a, float b, float* out) {
+    out[0] = a + b;
+    out[1] = a - b;
+}
+}  // namespace
+
+TEST(functions_are_called_with_float32) {
+    Program program(2, 0, 3);
+    const auto one = program.add_function({reinterpret_cast<const void*>(&twice_and), {0, 1}, 1});
+    const auto two = program.add_function({reinterpret_cast<const void*>(&sum_and_difference), {1, 0}, 2});
+    program.add_step({.op = Op::kCall, .dst = 2, .table = one});
+    program.add_step({.op = Op::kCall, .dst = 3, .table = two});
+    for (std::uint32_t i = 0; i < 3; ++i) program.add_step({.op = Op::kEmit, .dst = i, .a = 2 + i});
+    program.finish();
+    double registers[5] = {0.1, 4.0};
+    float out[3];
+    program.run_row(registers, nullptr, out);
+    CHECK(out[0] == 2.0f * 0.1f + 4.0f && out[1] == 4.0f + 0.1f && out[2] == 4.0f - 0.1f);
+    CHECK(refused([&] { program.add_function({nullptr, {0}, 1}); }));
+    CHECK(refused([&] { program.add_function({&out, {}, 1}); }));
+    CHECK(refused([&] { program.add_function({&out, {99}, 1}); }));
+    CHECK(refused([&] { program.add_step({.op = Op::kCall, .dst = 9, .table = 2}); }));
 }
 
 TEST(nonsense_is_refused_while_building) {

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import UTC, datetime
 
 import hypothesis.strategies as st
 import numpy as np
@@ -10,6 +11,21 @@ from hypothesis import given, reject, settings
 
 from engine import transform as t
 from engine.errors import ProgramError
+from engine.transform.date_ops import PARTS
+
+
+@t.function(outputs=2)
+def both(a, b):
+    return a + b, a * b
+
+
+def sum_and_product(a, b):
+    return both(a, b)[1]
+
+
+def geo(a, b):
+    return t.geo_distance(a, b, b, a)
+
 
 numbers = st.one_of(
     st.none(),
@@ -40,6 +56,7 @@ def number_steps(feature):
         st.just(feature.robust()),
         st.builds(lambda a, b: feature.clip(min(a, b), max(a, b)), finite, finite),
         st.just(feature.sqrt()),
+        st.builds(feature.power, st.sampled_from([2, 3, -1, 0.5, 1.25, -70])),
         st.just(feature.log1p()),
         st.builds(
             lambda edges, edge: feature.bucketize(sorted(edges), edge=edge),
@@ -54,11 +71,11 @@ def number_features(draw, depth=2):
     a = t.number(draw(st.sampled_from(["x", "y"])))
     if depth and draw(st.booleans()):
         b = draw(number_features(depth=depth - 1))
-        combine = draw(st.sampled_from([t.ratio, t.difference, t.product]))
+        combine = draw(st.sampled_from([t.ratio, t.difference, t.product, sum_and_product, geo]))
         a = combine(a, b)
     # The square root and the logarithm come last: what they make of FIT would have no statistics.
     for _ in range(draw(st.integers(0, 3))):
-        if a.ops and a.ops[-1].op in ("sqrt", "log1p"):
+        if a.ops and a.ops[-1].op in ("sqrt", "log1p", "power"):
             break
         a = draw(number_steps(a))
     return a
@@ -83,12 +100,37 @@ text_features = st.sampled_from(
             c.length(),
             c.missing(),
             c.length().log1p(),
+            c.tokens(5, seed=2),
+            c.embed({"a": [0.1, 2.0], "日本": [-1.0, 1e30]}, unknown="a"),
+            t.cross(c.ordinal(), t.number("x").bucketize([0.0, 2.0])),
+            t.cross(c.ordinal(["", "a"]), c.ordinal()).one_hot(),
             t.cross(c, t.category("d"), buckets=1000),
         ]
     )
 )
 
+at = t.timestamp("at", zone="Europe/Berlin", naive="utc")
+other_features = st.sampled_from(
+    [
+        t.vector("v", 3),
+        t.vector("v", 3)[1].standardise(),
+        t.ratio(t.vector("v", 3)[0], t.number("x")),
+        *(at.part(part) for part in PARTS),
+        at.part("second_of_day").cyclic(86400),
+        at.part("month").one_hot(),
+        both(t.number("x"), t.vector("v", 3)[2]),
+    ]
+)
+timestamps = st.one_of(
+    st.none(),
+    st.datetimes(datetime(1800, 1, 1), datetime(2300, 1, 1)),
+    st.datetimes(datetime(1800, 1, 1), datetime(2300, 1, 1), timezones=st.just(UTC)),
+)
+vectors = st.one_of(st.none(), st.lists(numbers, min_size=3, max_size=3))
+
 FIT = {
+    "v": [[1.0, 2.0, None], [0.0, 3.0, 1.0], None, [1, 1, 1], [2, 2, 2], [5, 6, 7]],
+    "at": [datetime(2024, month, 1, tzinfo=UTC) for month in range(1, 7)],
     "x": [1.0, None, 2.5, -3.0, 7.0, 0.0],
     "y": [0.5, 1.0, 2.0, 4.0, None, 9.0],
     "c": ["a", "Zürich", None, "a", "AA", ""],
@@ -100,7 +142,11 @@ FIT = {
 @st.composite
 def programs(draw):
     features = draw(
-        st.lists(st.one_of(number_features().flatmap(endings), text_features), min_size=1, max_size=5)
+        st.lists(
+            st.one_of(number_features().flatmap(endings), text_features, other_features),
+            min_size=1,
+            max_size=5,
+        )
     )
     named = [feature.named(f"f{i}") for i, feature in enumerate(features)]
     try:
@@ -112,7 +158,10 @@ def programs(draw):
 
 
 rows = st.lists(
-    st.fixed_dictionaries({}, optional={"x": numbers, "y": numbers, "c": texts, "d": texts}), max_size=9
+    st.fixed_dictionaries(
+        {}, optional={"x": numbers, "y": numbers, "c": texts, "d": texts, "v": vectors, "at": timestamps}
+    ),
+    max_size=9,
 )
 
 
@@ -129,8 +178,15 @@ def test_row_and_batch_agree_bit_for_bit(program, data):
     assert program.batch(many).tobytes() == expected * 40
     assert b"".join(program.row(list(row.values())).tobytes() for row in full) == expected
     assert b"".join(program.row(dict(reversed(row.items()))).tobytes() for row in full) == expected
-    assert b"".join(program.row(json.loads(json.dumps(row))).tobytes() for row in full) == expected
-    loaded = t.FeatureProgram.from_json(program.to_json())
+    written = [json.dumps(row, default=datetime.isoformat) for row in full]
+    assert b"".join(program.row(json.loads(row)).tobytes() for row in written) == expected
+    readable = [row for row in written if "NaN" not in row and "Infinity" not in row]
+    assert b"".join(program.row_json(row.encode()).tobytes() for row in readable) == b"".join(
+        program.row(json.loads(row)).tobytes() for row in readable
+    )
+    out = np.empty((len(data) * 40, program.n_outputs), np.float32)
+    assert program.batch(many, out=out).tobytes() == expected * 40
+    loaded = t.FeatureProgram.from_json(program.to_json(), functions=[both])
     assert loaded.digest == program.digest
     assert loaded.batch(columns).tobytes() == expected
 
@@ -139,6 +195,13 @@ def arrow(values, name):
     if name in "xy":
         plain = [None if value is None else float(value) for value in values]
         return pa.array(plain, pa.float64())
+    if name == "at":
+        return pa.array(
+            [value and value.replace(tzinfo=UTC) for value in values], pa.timestamp("us", "Asia/Tokyo")
+        )
+    if name == "v":
+        plain = [None if v is None else [None if p is None else float(p) for p in v] for v in values]
+        return pa.array(plain, pa.list_(pa.float64(), 3))
     plain = [None if value is None else str(value) for value in values]
     return pa.chunked_array([pa.array(plain[:2], pa.string()), pa.array(plain[2:], pa.string())])
 

@@ -23,6 +23,14 @@ SPEC = [
     t.category("k").target("y").named("t"),
     t.ratio(t.number("x"), t.number("y").log1p(), when_zero=1.0),
     t.cross(t.category("k"), t.category("k"), buckets=9),
+    t.cross(t.category("k").ordinal(), t.number("x").bucketize([1.0])).one_hot().named("p"),
+    t.number("x").power(1.5).named("w"),
+    t.category("k").tokens(3, seed=4).named("k3"),
+    t.category("k").embed({"a": [1.0, 2.0], "b": [3.0, 4.0]}, unknown="a").named("e"),
+    t.geo_distance(t.number("x"), t.number("y"), t.number("y"), t.number("x")),
+    t.timestamp("at", zone="Africa/Cairo").part("hour"),
+    t.vector("v", 2),
+    t.vector("v", 2)[1].named("v1"),
 ]
 WRONG = [
     None,
@@ -68,7 +76,14 @@ def replaced(body, path, value):
 
 def test_a_damaged_program_is_refused_or_works():
     program = t.FeatureProgram.fit(
-        SPEC, {"x": [0.0, 1.0, None, 4.0], "y": [1, 2, 3, 4], "k": ["a", "b", None, "a"]}
+        SPEC,
+        {
+            "x": [0.0, 1.0, None, 4.0],
+            "y": [1, 2, 3, 4],
+            "k": ["a", "b", None, "a"],
+            "v": [[1, 2]] * 4,
+            "at": [None] * 4,
+        },
     )
     body = json.loads(program.to_json())
     del body["digest"]
@@ -86,7 +101,8 @@ def test_a_damaged_program_is_refused_or_works():
             except Exception as error:
                 failures.append(f"{'/'.join(map(str, path))} = {value!r}: {type(error).__name__}: {error}")
                 continue
-            row = [1.0 if kind == "number" else "a" for _, kind in other._inputs]
+            values = {"number": 1.0, "category": "a"}
+            row = [values.get(kind) for _, kind in other._inputs]
             assert other.row(row).shape == (other.n_outputs,)
     assert not failures, f"seed {SEED}"
     assert refused > 100

@@ -20,6 +20,33 @@ struct Text {
     std::size_t size;
 };
 
+// How the values of a chunk lie in memory.
+enum class Layout : std::uint8_t {
+    kF64, kF32, kI8, kI16, kI32, kI64, kU8, kU16, kU32, kU64,
+    kBit,        // eight a byte, lowest first, as Arrow packs booleans
+    kText,       // Text structs
+    kUtf8,       // Arrow's strings: row i is bytes[values[i] .. values[i + 1]), values of 32 bits
+    kLargeUtf8,  // the same with values of 64 bits
+};
+
+// Some rows of a column, read where they lie. The first row is row `first` of every buffer.
+struct Chunk {
+    Layout layout;
+    const void* values = nullptr;
+    const std::uint8_t* validity = nullptr;  // one bit a row, 0 where it is missing; null: every row is there
+    const char* bytes = nullptr;
+    std::size_t first = 0;
+    std::size_t n_rows = 0;
+    std::size_t stride = 1;  // values from one row to the next
+};
+
+// A column in one or more chunks; of rows that are vectors, the component to read.
+struct Column {
+    const Chunk* chunks;
+    std::size_t n_chunks;
+    std::size_t component = 0;
+};
+
 enum class Op : std::uint16_t {
     // numbers[dst] = f(numbers[a]); NaN stays NaN unless the step says otherwise.
     kImpute,      // NaN becomes x
@@ -31,10 +58,17 @@ enum class Op : std::uint16_t {
     kBucket,      // how many edges of edges[table] are <= v (count = 0) or < v (count = 1)
     kSine,        // sin(2 pi v / x), exact at quarter turns
     kCosine,      // cos(2 pi v / x)
+    kPower,       // v to the power x; NaN below zero unless x is whole
+    kDatePart,    // the part (a DatePart in count) of an instant in microseconds of Unix time, in zones[table]
     // numbers[dst] = f(numbers[a], numbers[b])
     kDifference,  // a - b
     kRatio,       // a / b, and x where b is zero
     kProduct,     // a * b
+    kCrossCodes,  // a * count + b for whole a >= 0 and whole b in [0, count), else NaN
+    // numbers[dst] = f(numbers[a], numbers[b], numbers[c], numbers[d])
+    kHaversine,   // kilometres between (latitude a, longitude b) and (c, d), in degrees, on a sphere of radius x
+    // numbers[dst, dst + 1, …] = functions[table]
+    kCall,        // arguments and results are rounded to float32
     // texts[dst] = f(texts[a])
     kTextImpute,  // a missing text becomes the first key of tables[table]
     // numbers[dst] = f(texts[a])
@@ -46,10 +80,17 @@ enum class Op : std::uint16_t {
     // out[dst...] = f(numbers[a])
     kEmit,        // rounded to float32; every NaN becomes the same NaN
     kOneHot,      // count columns, column i is 1 where the number equals i, else 0 (all 0 for NaN)
+    kVector,      // count columns: vectors[table] row numbers[a]; all 0 where there is no such row
+    // out[dst...] = f(texts[a])
+    kTokens,      // count columns: how many of the text's tokens hash (xxh64, seed) into each; all NaN where missing
     kCount_,      // not a step a caller may add
     // What finish() makes of the commonest runs of steps, for one row, where a step costs more than its arithmetic.
     kImputeScaleEmit,  // out[dst] = numbers[a] imputed with z, scaled by x and y
     kScaleEmit,
+};
+
+enum class DatePart : std::uint32_t {
+    kYear, kMonth, kDay, kDayOfYear, kWeekday, kHour, kMinute, kSecond, kSecondOfDay, kUnixSecond, kCount_
 };
 
 struct Step {
@@ -57,6 +98,8 @@ struct Step {
     std::uint32_t dst = 0;
     std::uint32_t a = 0;
     std::uint32_t b = 0;
+    std::uint32_t c = 0;
+    std::uint32_t d = 0;
     std::uint32_t table = 0;
     std::uint32_t count = 0;
     std::uint64_t seed = 0;
@@ -70,8 +113,25 @@ std::uint64_t xxh64(const char* data, std::size_t size, std::uint64_t seed) noex
 
 class Table;
 
+// What is added to Unix time to get the wall clock of a place: offsets_s[i] seconds from edges_s[i - 1] (the first offset:
+// from ever) to edges_s[i].
+struct Zone {
+    std::vector<double> edges_s;
+    std::vector<double> offsets_s;
+};
+
+// A compiled function that somebody else keeps alive: float(float, …), or for several results void(float, …, float*).
+// It must be pure and must not raise; it is called without any lock.
+struct Function {
+    const void* address;
+    std::vector<std::uint32_t> arguments;  // number registers
+    std::uint32_t n_results;
+};
+
 class Program {
 public:
+    static constexpr std::size_t kArgumentsMax = 8;
+    static constexpr std::size_t kResultsMax = 64;
     // Rows that run_batch holds in its registers at once: the registers of a middling program stay in the L2 cache.
     static constexpr std::size_t kBlockRows = 128;
 
@@ -85,6 +145,10 @@ public:
     // row; finish() where an output is written by no step or by two.
     std::uint32_t add_table(const std::vector<std::string>& keys, const std::vector<double>& values);
     std::uint32_t add_edges(const std::vector<double>& edges);
+    std::uint32_t add_zone(const Zone& zone);
+    // Rows of `width` values each.
+    std::uint32_t add_vectors(const std::vector<float>& values, std::uint32_t width);
+    std::uint32_t add_function(const Function& function);
     void add_step(const Step& step);
     void finish();
 
@@ -99,19 +163,25 @@ public:
     // Allocates nothing; may run in several threads on registers of their own.
     void run_row(double* numbers, Text* texts, float* out) const noexcept;
 
-    // Many rows, columns in, rows out (densely, n_outputs values each). numbers[i] and texts[i] point to n_rows values.
-    // Throws std::bad_alloc before anything is written.
-    void run_batch(const double* const* numbers, const Text* const* texts, std::size_t n_rows, float* out) const;
+    // Many rows, columns in, rows out (densely, n_outputs values each). numbers[i] and texts[i] hold n_rows values, of
+    // numbers and of texts. Nothing as long as a column is allocated: each block of rows is read into the registers
+    // from wherever it lies. Throws std::bad_alloc before anything is written.
+    void run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const;
     // The same before rounding to float32: what fitting reads its statistics from.
-    void run_batch_f64(const double* const* numbers, const Text* const* texts, std::size_t n_rows, double* out) const;
+    void run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const;
 
 private:
     template <std::size_t kCapacity, class Out>
     void execute(const std::vector<Step>& steps, std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
     template <std::size_t kCapacity>
     void text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept;
+    template <std::size_t kCapacity>
+    void call_step(const Step& step, std::size_t n, double* numbers) const noexcept;
+    template <std::size_t kCapacity, class Out>
+    void emit_step(const Step& step, std::size_t n, const double* numbers, const Text* texts, Out* out) const noexcept;
+    void check_step(const Step& step) const;
     template <class Out>
-    void batch(const double* const* numbers, const Text* const* texts, std::size_t n_rows, Out* out) const;
+    void batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const;
 
     std::uint32_t n_numbers_;
     std::uint32_t n_texts_;
@@ -120,9 +190,16 @@ private:
 
     std::vector<Step> steps_;
     std::vector<Step> row_steps_;  // the same program with runs of steps fused
-    bool has_one_hot_ = false;
+    bool clears_outputs_ = false;  // some step writes only the outputs that are not 0
     std::vector<std::unique_ptr<Table>> tables_;
     std::vector<std::vector<double>> edges_;
+    std::vector<Zone> zones_;
+    struct Vectors {
+        std::vector<float> values;
+        std::uint32_t width;
+    };
+    std::vector<Vectors> vectors_;
+    std::vector<Function> functions_;
     // One flag a register and output: written by an input or a step so far. Bytes, not vector<bool>.
     std::vector<std::uint8_t> number_written_;
     std::vector<std::uint8_t> text_written_;

@@ -35,6 +35,12 @@ inline double ratio(double a, double b, double when_zero) noexcept {
     return b == 0.0 ? when_zero : a / b;
 }
 
+// a * n + b: the place of a pair of codes among all pairs.
+inline double cross_codes(double a, double b, double n) noexcept {
+    const bool whole = a >= 0.0 && b >= 0.0 && b < n && __builtin_floor(a) == a && __builtin_floor(b) == b;
+    return whole ? a * n + b : kNaN;
+}
+
 // ln(1 + v) by ln(m 2^k) = k ln 2 + 2 atanh(s), s = (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)), so that
 // s^2 < 0.0295 and eleven terms of the series leave less than 1e-18. `u - 1` loses what v had below u's last bit;
 // the lost part is exact and goes back in as a first-order term. Within 2 units in the last place.
@@ -110,6 +116,87 @@ inline double sine_of_cycle(double v, double period, unsigned quarters) noexcept
         case 2: return -sine_of_turn(rest);
         default: return -cosine_of_turn(rest);
     }
+}
+
+// ln v of a normal or subnormal v > 0: as log1p, without the lost part.
+inline double logarithm(double v) noexcept {
+    double scaled = 0.0;
+    if (v < 0x1p-1022) {
+        v *= 0x1p54;
+        scaled = -54.0;
+    }
+    constexpr std::uint64_t kOne = 0x3FF0000000000000u, kRootHalf = 0x3FE6A09E667F3BCDu;
+    const std::uint64_t bits = std::bit_cast<std::uint64_t>(v) + (kOne - kRootHalf);
+    const double k = static_cast<double>(static_cast<int>(bits >> 52) - 1023) + scaled;
+    const double m = std::bit_cast<double>((bits & 0x000FFFFFFFFFFFFFu) + kRootHalf);
+    const double s = (m - 1.0) / (m + 1.0);
+    const double w = s * s;
+    double series = 1.0 / 23.0;
+    for (int odd = 21; odd >= 3; odd -= 2) series = series * w + 1.0 / odd;
+    constexpr double kLn2High = 0x1.62e42fefa3800p-1, kLn2Low = 0x1.ef35793c76730p-45;
+    return k * kLn2High + (2.0 * s + (2.0 * s * w * series + k * kLn2Low));
+}
+
+// e^v = 2^k e^r with |r| <= ln 2 / 2: Taylor, the first term left out is under 1e-17. The power of two is multiplied in
+// in two halves, so that results among the subnormals are rounded once and those beyond the range are infinite.
+inline double exponential(double v) noexcept {
+    if (v > 710.0) return kInfinity;
+    if (v < -746.0) return 0.0;
+    constexpr double kLn2High = 0x1.62e42fefa3800p-1, kLn2Low = 0x1.ef35793c76730p-45;
+    const double k = __builtin_floor(v * 1.4426950408889634 + 0.5);
+    const double r = (v - k * kLn2High) - k * kLn2Low;
+    double series = 1.0;
+    for (int n = 14; n >= 1; --n) series = series * r / n + 1.0;
+    const int whole = static_cast<int>(k), half = whole / 2;
+    const auto two_to = [](int n) { return std::bit_cast<double>(static_cast<std::uint64_t>(n + 1023) << 52); };
+    return series * two_to(half) * two_to(whole - half);
+}
+
+// v^x. Whole exponents up to 64 are products by squaring, exact where the result is; others are e^(x ln v), whose
+// relative error stays below 1e-12 and is lost in rounding to float32. v^0 is 1 for every v that is there.
+inline double power(double v, double x) noexcept {
+    if (is_missing(v)) return v;
+    const bool whole = __builtin_floor(x) == x;
+    if (whole && x >= -64.0 && x <= 64.0) {
+        double result = 1.0, square = v;
+        for (unsigned n = static_cast<unsigned>(x < 0.0 ? -x : x); n != 0; n >>= 1) {
+            if (n & 1u) result *= square;
+            square *= square;
+        }
+        return x < 0.0 ? 1.0 / result : result;
+    }
+    if (v < 0.0 && !whole) return kNaN;
+    const double size = v < 0.0 ? -v : v;
+    double result;
+    if (size == 0.0 || size == kInfinity) result = (size == 0.0) == (x > 0.0) ? 0.0 : kInfinity;
+    else result = exponential(x * logarithm(size));
+    const bool odd = whole && x / 2.0 != __builtin_floor(x / 2.0);
+    return v < 0.0 && odd ? -result : result;
+}
+
+// atan t of t in [0, 1]: halving the angle twice leaves t^2 < 0.04, where twelve terms leave less than 1e-17.
+inline double arctangent(double t) noexcept {
+    t = t / (1.0 + __builtin_sqrt(1.0 + t * t));
+    t = t / (1.0 + __builtin_sqrt(1.0 + t * t));
+    const double w = t * t;
+    double series = 1.0 / 25.0;
+    for (int odd = 23; odd >= 1; odd -= 2) series = 1.0 / odd - w * series;
+    return 4.0 * t * series;
+}
+
+// The angle between two places on a sphere, by the haversine formula, which is accurate for near ones. NaN for a
+// latitude beyond the poles; longitudes are taken modulo a turn.
+inline double central_angle(double latitude, double longitude, double other_latitude, double other_longitude) noexcept {
+    const auto on_globe = [](double degrees) { return degrees >= -90.0 && degrees <= 90.0; };
+    if (!on_globe(latitude) || !on_globe(other_latitude)) return kNaN;
+    const double north = sine_of_cycle(other_latitude - latitude, 720.0, 0);  // sine of half the angle
+    const double east = sine_of_cycle(other_longitude - longitude, 720.0, 0);
+    const double level = sine_of_cycle(latitude, 360.0, 1) * sine_of_cycle(other_latitude, 360.0, 1);
+    const double h = north * north + level * (east * east);
+    if (is_missing(h)) return kNaN;
+    const double near = __builtin_sqrt(h), far = h < 1.0 ? __builtin_sqrt(1.0 - h) : 0.0;
+    constexpr double kHalfPi = 1.5707963267948966;
+    return 2.0 * (near <= far ? arctangent(near / far) : kHalfPi - arctangent(far / near));
 }
 
 }  // namespace engine::transform

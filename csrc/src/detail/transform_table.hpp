@@ -1,6 +1,7 @@
 // A frozen map from UTF-8 text to a double: open addressing, at most half full, keys in one piece of memory.
 #pragma once
 
+#include <bit>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -23,11 +24,16 @@ public:
         for (const std::string& key : keys) insert(key);
     }
 
-    // Hot: the entry's index, or -1. Equal hashes still compare the bytes, so a collision is never a wrong answer.
+    // Hot: the entry's index, or -1. The words of a text of up to 16 bytes are the text, so equal words need no further
+    // look; longer texts compare their bytes. A collision of hashes is never a wrong answer.
     std::int64_t find(Text text) const noexcept {
-        const std::uint64_t hash = xxh64(text.data, text.size, 0);
-        for (std::size_t at = hash & mask_; slots_[at].entry != 0; at = (at + 1) & mask_) {
-            if (slots_[at].hash == hash && equals(slots_[at].entry - 1, text)) return slots_[at].entry - 1;
+        const Words words = words_of(text);
+        for (std::size_t at = words.hash() & mask_; slots_[at].entry != 0; at = (at + 1) & mask_) {
+            const Slot& slot = slots_[at];
+            if (slot.words.low == words.low && slot.words.high == words.high && slot.words.size == words.size &&
+                (text.size <= 16 || std::memcmp(key(slot.entry - 1).data, text.data, text.size) == 0)) {
+                return slot.entry - 1;
+            }
         }
         return -1;
     }
@@ -41,24 +47,50 @@ public:
 private:
     static constexpr std::size_t kKeysMax = std::size_t{1} << 24;
 
+    // Of a short text its bytes, in two words that may overlap; of a long one its hash.
+    struct Words {
+        std::uint64_t low = 0;
+        std::uint64_t high = 0;
+        std::uint64_t size = 0;
+
+        // The high bits of a product depend on all bits of its factors.
+        std::size_t hash() const noexcept {
+            const std::uint64_t mixed = (low ^ std::rotl(high, 23) ^ (size << 56)) * 0x9E3779B97F4A7C15u;
+            return static_cast<std::size_t>((mixed ^ (mixed >> 32)) * 0xD6E8FEB86659FD93u >> 32);
+        }
+    };
+
     struct Slot {
-        std::uint64_t hash = 0;
+        Words words;
         std::uint32_t entry = 0;  // index + 1; 0 is an empty slot
     };
 
-    bool equals(std::size_t entry, Text text) const noexcept {
-        const Text have = key(entry);
-        return have.size == text.size && (text.size == 0 || std::memcmp(have.data, text.data, text.size) == 0);
+    template <class Word>
+    static std::uint64_t word_at(const char* at) noexcept {
+        Word word;
+        std::memcpy(&word, at, sizeof word);
+        return word;
+    }
+
+    static Words words_of(Text text) noexcept {
+        const char* const data = text.data;
+        const std::size_t size = text.size;
+        if (size > 16) return {xxh64(data, size, 0), 0, size};
+        if (size >= 8) return {word_at<std::uint64_t>(data), word_at<std::uint64_t>(data + size - 8), size};
+        if (size >= 4) return {word_at<std::uint32_t>(data), word_at<std::uint32_t>(data + size - 4), size};
+        if (size >= 2) return {word_at<std::uint16_t>(data), word_at<std::uint16_t>(data + size - 2), size};
+        return {size == 0 ? 0 : word_at<std::uint8_t>(data), 0, size};
     }
 
     void insert(const std::string& key) {
-        if (find({key.data(), key.size()}) >= 0) throw std::invalid_argument("a table holds a key twice: " + key);
+        const Text text{key.data(), key.size()};
+        if (find(text) >= 0) throw std::invalid_argument("a table holds a key twice: " + key);
         bytes_ += key;
         offsets_.push_back(bytes_.size());
-        const std::uint64_t hash = xxh64(key.data(), key.size(), 0);
-        std::size_t at = hash & mask_;
+        const Words words = words_of(text);
+        std::size_t at = words.hash() & mask_;
         while (slots_[at].entry != 0) at = (at + 1) & mask_;
-        slots_[at] = {hash, static_cast<std::uint32_t>(offsets_.size() - 1)};
+        slots_[at] = {words, static_cast<std::uint32_t>(offsets_.size() - 1)};
     }
 
     std::vector<double> values_;

@@ -1,353 +1,75 @@
-# Python objects in, float32 rows out: reads a mapping, a sequence or whole columns into the registers of a native
-# feature program and runs it.
+# Python rows in, float32 rows out: reads a mapping, a sequence or columns into the registers of a native feature program
+# and runs it.
 #
-# Two readers share the work. The quick one takes values of exact, common types and runs no Python code, so it may hold
-# borrowed pointers into the row's strings and use the program's own scratch while the GIL is held. Whatever it does not
-# know (a Decimal, a Series, a key that is a str subclass) it leaves to the slow one, which turns the row into plain
-# floats and strings of its own first - running whatever code that takes - and then hands them to the quick one.
-from cpython.bool cimport PyBool_Check
+# Two readers share the work. The quick one takes rows and values of exact, common types and runs no Python code, so it
+# may use the program's own scratch while the GIL is held. The slow one turns the row into plain floats and strings of
+# its own first - running whatever code that takes - and then hands them to the quick one.
+from cpython.datetime cimport import_datetime
 from cpython.dict cimport PyDict_Next, PyDict_Size
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.long cimport PyLong_AsDouble, PyLong_AsLongLong, PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject, PyObject_Hash
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport NAN
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 import sys
 from collections.abc import Mapping, Sequence
-from numbers import Real
 
 import numpy as np
 
 cimport numpy as cnp
 
+from engine.core._columns cimport Column
+from engine.core._transform cimport (
+    ENGINE_FEATURES_ABI, ENGINE_FEATURES_CAPSULE, CppColumn, CppProgram, Function, Op, Step, Text, Zone,
+    engine_features, xxh64_native,
+)
+from engine.core._values cimport (
+    PyUnicode_Check, PyUnicode_CheckExact, engine_kept_hash, engine_same_text, kDigits, plain_number, plain_text,
+    plain_timestamp, plain_vector, quick_number, quick_text, quick_timestamp, quick_vector,
+)
+
+from engine.core._values import shown as _shown
 from engine.errors import InputError, InputTypeError, ProgramError
 
 cnp.import_array()
-
-cdef extern from *:
-    """
-    #include <charconv>
-    #include <cmath>
-    #include <cstring>
-    #include <numpy/arrayobject.h>
-    #include <numpy/arrayscalars.h>
-
-    /* Decimal digits of a whole number into a buffer of kDigits bytes; returns how many. */
-    static constexpr size_t kDigits = 24;
-    static inline size_t engine_digits(long long value, char* to) noexcept {
-        return static_cast<size_t>(std::to_chars(to, to + kDigits, value).ptr - to);
-    }
-    static inline bool engine_is_whole(double value) noexcept {
-        return std::fabs(value) < 9223372036854775808.0 && std::trunc(value) == value;
-    }
-    /* A NumPy scalar of the common number types; runs no Python code. */
-    static inline bool engine_numpy_number(PyObject* value, double* to) noexcept {
-        if (!PyArray_IsScalar(value, Generic)) return false;
-        if (PyArray_IsScalar(value, Float)) *to = PyArrayScalar_VAL(value, Float);
-        else if (PyArray_IsScalar(value, Long)) *to = static_cast<double>(PyArrayScalar_VAL(value, Long));
-        else if (PyArray_IsScalar(value, Int)) *to = PyArrayScalar_VAL(value, Int);
-        else if (PyArray_IsScalar(value, LongLong)) *to = static_cast<double>(PyArrayScalar_VAL(value, LongLong));
-        else if (PyArray_IsScalar(value, Bool)) *to = PyArrayScalar_VAL(value, Bool) ? 1.0 : 0.0;
-        else return false;
-        return true;
-    }
-    /* The hash that a string keeps once it has been a key; -1 before that. */
-    static inline Py_hash_t engine_kept_hash(PyObject* text) noexcept {
-        return reinterpret_cast<PyASCIIObject*>(text)->hash;
-    }
-    /* Equal strings of equal, kept hashes. Names are short: two overlapping words beat a call of memcmp. */
-    static inline bool engine_same_text(PyObject* a, PyObject* b) noexcept {
-        const size_t kind = PyUnicode_KIND(a);
-        if (engine_kept_hash(a) != engine_kept_hash(b) || PyUnicode_GET_LENGTH(a) != PyUnicode_GET_LENGTH(b) ||
-            kind != static_cast<size_t>(PyUnicode_KIND(b))) {
-            return false;
-        }
-        const size_t size = static_cast<size_t>(PyUnicode_GET_LENGTH(a)) * kind;
-        const char* left = static_cast<const char*>(PyUnicode_DATA(a));
-        const char* right = static_cast<const char*>(PyUnicode_DATA(b));
-        if (size > 16) return std::memcmp(left, right, size) == 0;
-        if (size >= 8) {
-            uint64_t words[4];
-            std::memcpy(&words[0], left, 8);
-            std::memcpy(&words[1], right, 8);
-            std::memcpy(&words[2], left + size - 8, 8);
-            std::memcpy(&words[3], right + size - 8, 8);
-            return words[0] == words[1] && words[2] == words[3];
-        }
-        for (size_t i = 0; i < size; ++i) {
-            if (left[i] != right[i]) return false;
-        }
-        return true;
-    }
-    """
-    const size_t kDigits
-    size_t engine_digits(long long value, char* to) noexcept nogil
-    bint engine_is_whole(double value) noexcept nogil
-    bint engine_numpy_number(PyObject* value, double* to) noexcept
-    Py_hash_t engine_kept_hash(PyObject* text) noexcept
-    bint engine_same_text(PyObject* a, PyObject* b) noexcept
-
-cdef extern from "Python.h":
-    bint PyUnicode_Check(PyObject* o) noexcept
-    bint PyUnicode_CheckExact(PyObject* o) noexcept
-    bint PyUnicode_IS_COMPACT_ASCII(PyObject* o) noexcept
-    void* PyUnicode_DATA(PyObject* o) noexcept
-    Py_ssize_t PyUnicode_GET_LENGTH(PyObject* o) noexcept
-    const char* PyUnicode_AsUTF8AndSize(PyObject* o, Py_ssize_t* size) except? NULL
-    PyObject* Py_None
-    PyObject* Py_True
-    void* Py_TYPE(PyObject* o) noexcept
-    void* PyFloat_Type_address "(&PyFloat_Type)"
+import_datetime()
 
 # In the order of engine::transform::Op.
-OPS = ("impute", "missing", "scale", "clip", "log1p", "sqrt", "bucket", "sine", "cosine", "difference", "ratio",
-       "product", "text_impute", "lookup", "hash", "hash_cross", "length", "text_missing", "emit", "one_hot")
+OPS = ("impute", "missing", "scale", "clip", "log1p", "sqrt", "bucket", "sine", "cosine", "power", "date_part",
+       "difference", "ratio", "product", "cross_codes", "haversine", "call", "text_impute", "lookup", "hash", "hash_cross",
+       "length", "text_missing", "emit", "one_hot", "vector", "tokens")
 if len(OPS) != <int>Op.kCount_:
     raise ImportError("OPS does not list the steps of csrc/include/engine/transform.hpp")
 
 cdef object _ABSENT = object()
-cdef set _NUMPY_KINDS = set("biuf")
 
-
-# Hot: one number of an exact, common type. False where it takes the slow reader; runs no Python code.
-cdef inline bint quick_number(PyObject* value, double* to) noexcept:
-    # None first: it is known by its address alone, before the value's own memory has arrived.
-    if value == Py_None:
-        to[0] = NAN
-        return True
-    if Py_TYPE(value) == PyFloat_Type_address:
-        to[0] = PyFloat_AS_DOUBLE(<object>value)
-        return True
-    if PyLong_CheckExact(<object>value):
-        try:
-            to[0] = PyLong_AsDouble(<object>value)
-        except OverflowError:
-            return False
-        return True
-    if PyBool_Check(<object>value):
-        to[0] = 1.0 if value == Py_True else 0.0
-        return True
-    if PyFloat_Check(<object>value):  # np.float64 is one
-        to[0] = PyFloat_AS_DOUBLE(<object>value)
-        return True
-    return engine_numpy_number(value, to)
-
-
-# Hot: one text; the bytes belong to the string, or are written to `digits` for a whole number.
-cdef inline bint quick_text(PyObject* value, Text* to, char* digits) noexcept:
-    cdef Py_ssize_t size
-    cdef double number
-    if PyUnicode_Check(value):
-        if PyUnicode_IS_COMPACT_ASCII(value):
-            to.data = <const char*>PyUnicode_DATA(value)
-            to.size = PyUnicode_GET_LENGTH(value)
-            return True
-        try:
-            # The string keeps its UTF-8 form, so this allocates at most once in a string's life.
-            to.data = PyUnicode_AsUTF8AndSize(value, &size)
-        except UnicodeEncodeError:
-            return False
-        to.size = size
-        return True
-    if value == Py_None:
-        to.data = NULL
-        return True
-    if PyLong_CheckExact(<object>value):
-        try:
-            to.size = engine_digits(PyLong_AsLongLong(<object>value), digits)
-        except OverflowError:
-            return False
-        to.data = digits
-        return True
-    if Py_TYPE(value) == PyFloat_Type_address:
-        number = PyFloat_AS_DOUBLE(<object>value)
-        if number != number:
-            to.data = NULL
-            return True
-        if not engine_is_whole(number):
-            return False
-        to.size = engine_digits(<long long>number, digits)
-        to.data = digits
-        return True
-    return False
-
-
-def _where(name, row) -> str:
-    return f"input {name!r}" if row is None else f"row {row}, input {name!r}"
-
-
-def _shown(value) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
-
-
-def _is_absent_marker(value) -> bool:
-    """pandas.NA and pandas.NaT, recognised without importing pandas."""
-    kind = type(value)
-    return kind.__name__ in ("NAType", "NaTType") and kind.__module__.startswith("pandas.")
-
-
-cdef object plain_number(object value, object name, object row):
-    """The float that a number input means, or None where it is missing. Runs whatever code `value` brings."""
-    if value is None or _is_absent_marker(value):
-        return None
-    if isinstance(value, np.generic) and value.dtype.kind not in _NUMPY_KINDS:
-        raise InputTypeError(f"{_where(name, row)}: expected a number, got {_shown(value)}")
-    if isinstance(value, (int, float, np.generic, Real)) or type(value).__name__ == "Decimal":
-        try:
-            return float(value)
-        except OverflowError:
-            raise InputError(f"{_where(name, row)}: expected a number that a float64 can hold, "
-                             f"got an integer of {value.bit_length()} bits") from None
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{_where(name, row)}: expected a number, got {_shown(value)}: {error}") from None
-    raise InputTypeError(f"{_where(name, row)}: expected a number (int, float, bool or a NumPy scalar) or None, "
-                         f"got {_shown(value)}")
-
-
-cdef object plain_text(object value, object name, object row):
-    """The string that a category input means, or None where it is missing. Runs whatever code `value` brings."""
-    if value is None or _is_absent_marker(value):
-        return None
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{_where(name, row)}: expected text that UTF-8 can encode, got a lone surrogate "
-                             f"U+{ord(value[error.start]):04X} at index {error.start}") from None
-        return value
-    if isinstance(value, np.generic) and value.dtype.kind in _NUMPY_KINDS:
-        value = value.item()
-    if isinstance(value, (int, float)):
-        if value != value:
-            return None
-        if -2**63 <= value < 2**63 and value == int(value):
-            return str(int(value))
-        raise InputError(f"{_where(name, row)}: a number used as a category must be whole and within 64 bits, "
-                         f"got {_shown(value)}; round it or bucketize it as a number")
-    raise InputTypeError(f"{_where(name, row)}: expected a category (str, or a whole number) or None, "
-                         f"got {_shown(value)}")
-
-
-cdef class TextColumn:
-    """Texts of one column as the native program reads them; keeps the strings alive."""
-
-    cdef Text* texts
-    cdef Py_ssize_t n_rows
-    cdef object owner
-
-    def __dealloc__(self):
-        PyMem_Free(self.texts)
-
-    def __len__(self):
-        return self.n_rows
-
-
-def text_column(values, name) -> TextColumn:
-    """A column of strings, whole numbers and None. The list is copied, its strings are borrowed.
-
-    Raises InputTypeError or InputError naming the row and `name`.
-    """
-    cdef list kept = list(values)
-    cdef TextColumn column = TextColumn.__new__(TextColumn)
-    cdef Py_ssize_t i
-    cdef PyObject* value
-    column.n_rows = len(kept)
-    column.owner = kept
-    column.texts = <Text*>PyMem_Calloc(max(1, column.n_rows), sizeof(Text))
-    if column.texts is NULL:
-        raise MemoryError()
-    for i in range(column.n_rows):
-        value = PyList_GET_ITEM(kept, i)
-        if not (PyUnicode_Check(value) and quick_text(value, &column.texts[i], NULL)) and value != Py_None:
-            # Whole numbers become strings here: their digits need a home as long as the column's.
-            kept[i] = plain_text(<object>value, name, i)
-            quick_text(PyList_GET_ITEM(kept, i), &column.texts[i], NULL)
-    return column
-
-
-cdef extern from *:
-    """
-    /* Arrow's string layout: row i is data[offsets[i] .. offsets[i + 1]), and bit i of validity says whether it is
-     * there. `first` rows of all three are not ours. */
-    template <class Offset>
-    static inline void engine_arrow_texts(const unsigned char* validity, const Offset* offsets, const char* data,
-                                          size_t first, size_t count, engine::transform::Text* to) noexcept {
-        static const char empty = 0;
-        for (size_t i = 0; i < count; ++i) {
-            const size_t row = first + i;
-            const bool there = validity == nullptr || (validity[row >> 3] >> (row & 7) & 1);
-            const char* text = data == nullptr ? &empty : data + offsets[row];
-            to[i] = {there ? text : nullptr, static_cast<size_t>(offsets[row + 1] - offsets[row])};
-        }
-    }
-    """
-    void engine_arrow_texts[Offset](const unsigned char* validity, const Offset* offsets, const char* data,
-                                    size_t first, size_t count, Text* to) noexcept nogil
-
-
-cdef size_t _address(object buffer) except? 0:
-    return 0 if buffer is None else buffer.address
-
-
-def arrow_text_column(chunks) -> TextColumn:
-    """A column of strings out of pyarrow arrays of type string or large_string, read in place and kept alive."""
-    cdef list kept = list(chunks)
-    cdef TextColumn column = TextColumn.__new__(TextColumn)
-    cdef size_t done = 0, first, count, validity, offsets, data
-    cdef bint wide
-    column.n_rows = sum([len(chunk) for chunk in kept])
-    column.owner = kept
-    column.texts = <Text*>PyMem_Calloc(max(1, column.n_rows), sizeof(Text))
-    if column.texts is NULL:
-        raise MemoryError()
-    for chunk in kept:
-        first, count, wide = chunk.offset, len(chunk), str(chunk.type) == "large_string"
-        if count == 0:
-            continue
-        validity, offsets, data = [_address(buffer) for buffer in chunk.buffers()]
-        with nogil:
-            if wide:
-                engine_arrow_texts[int64_t](<const unsigned char*>validity, <const int64_t*>offsets,
-                                            <const char*>data, first, count, column.texts + done)
-            else:
-                engine_arrow_texts[int32_t](<const unsigned char*>validity, <const int32_t*>offsets,
-                                            <const char*>data, first, count, column.texts + done)
-        done += count
-    return column
-
-
-def text_values(values, name) -> list:
-    """The same column as a list of str and None: what fitting counts."""
-    return [plain_text(value, name, i) for i, value in enumerate(values)]
-
-
-def number_column(values, name):
-    """A column of Python objects as float64 [n]; None is NaN. Raises InputTypeError or InputError naming the row."""
-    cdef list kept = list(values)
-    cdef Py_ssize_t i, n = len(kept)
-    cdef cnp.npy_intp shape = n
-    cdef cnp.ndarray out = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_FLOAT64, 0)
-    cdef double* to = <double*>cnp.PyArray_DATA(out)
-    for i in range(n):
-        if not quick_number(PyList_GET_ITEM(kept, i), &to[i]):
-            plain = plain_number(kept[i], name, i)
-            to[i] = NAN if plain is None else plain
-    return out
+# What an input holds; the numbers are NativeProgram's own.
+KINDS = ("number", "category", "timestamp", "timestamp_utc", "vector")
+cdef enum:
+    NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR
 
 
 def xxh64(data, seed=0) -> int:
     """XXH64 of bytes, the hash that hashed categories are pinned to."""
     cdef bytes raw = bytes(data)
     return xxh64_native(raw, len(raw), seed)
+
+
+def _writable(out, shape, dtype):
+    """`out`, if the rows of a batch can be written straight into it."""
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        got = f"dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise InputTypeError(f"out: expected a NumPy array of {np.dtype(dtype)}, got {got}")
+    if out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
+        raise InputError(f"out: expected a writable, C-contiguous array of shape {list(shape)}, got shape "
+                         f"{list(out.shape)}, writable: {out.flags.writeable}, contiguous: {out.flags.c_contiguous}")
+    return out
 
 
 cdef void _retain(void* ctx) noexcept:
@@ -370,11 +92,13 @@ cdef class NativeProgram:
     """A compiled feature program. Immutable; any thread may use it.
 
     Args:
-        inputs: (name, is_text) of each input, in order. Number inputs are registers 0, 1, … of the numbers and text
-            inputs of the texts, each in this order.
+        inputs: (name, kind of KINDS, values) of each input, in order. Texts are registers 0, 1, … of the texts, all
+            others of the numbers, as many as they have values, each in this order.
         n_outputs: float32 values a row.
         steps: (op of OPS, fields of engine::transform::Step by name).
-        tables: (UTF-8 keys, values) of each look-up table; edges: rising edges of each bucket step.
+        tables: (UTF-8 keys, values) of each look-up table; edges: rising edges of each bucket step; zones: (edges,
+            offsets) of each time zone, in seconds; vectors: float32 [rows, width] arrays.
+        functions: (function, argument registers, n_results); an `address` of native code that the function keeps alive.
         refuse_missing: a missing key is an InputError, where it otherwise counts as a missing value.
 
     Raises ProgramError where the steps make no sense.
@@ -384,7 +108,9 @@ cdef class NativeProgram:
     cdef engine_features socket
     cdef tuple names        # interned, keeps name_at's pointers alive
     cdef PyObject** name_at  # [n_inputs]
-    cdef uint8_t* is_text   # [n_inputs]
+    cdef uint8_t* kind_of   # [n_inputs], of the enum above
+    cdef uint32_t* size_of  # [n_inputs], values a row
+    cdef object functions   # keeps the addresses alive
     cdef uint32_t* register_of  # [n_inputs]
     cdef int32_t* name_slots  # open addressing by the name's own hash: input index, or -1
     cdef size_t name_mask
@@ -394,16 +120,21 @@ cdef class NativeProgram:
     cdef Text* texts
     cdef char* digits       # kDigits bytes a text input
 
-    def __cinit__(self, inputs, n_outputs, steps, tables, edges, refuse_missing):
+    def __cinit__(self, inputs, n_outputs, steps, tables, edges, zones, vectors, functions, refuse_missing):
         self.refuse_missing = refuse_missing
-        self._keep_inputs(inputs)
-        cdef uint32_t n_texts = sum([1 for _, is_text in inputs if is_text])
+        self.functions = list(functions)
+        cdef uint32_t n_numbers = 0, n_texts = 0
+        n_numbers, n_texts = self._keep_inputs(inputs)
         try:
-            self.program = new CppProgram(self.n_inputs - n_texts, n_texts, n_outputs)
+            self.program = new CppProgram(n_numbers, n_texts, n_outputs)
             for keys, values in tables:
                 self.program.add_table(<vector[string]>keys, <vector[double]>values)
             for rising in edges:
                 self.program.add_edges(<vector[double]>rising)
+            for zone in zones:
+                self._add_zone(zone)
+            for rows in vectors:
+                self.program.add_vectors(<vector[float]>rows.ravel().tolist(), rows.shape[1])
             for op, fields in steps:
                 self._add(op, fields)
             self.program.finish()
@@ -424,7 +155,8 @@ cdef class NativeProgram:
     def __dealloc__(self):
         del self.program
         PyMem_Free(self.name_at)
-        PyMem_Free(self.is_text)
+        PyMem_Free(self.kind_of)
+        PyMem_Free(self.size_of)
         PyMem_Free(self.register_of)
         PyMem_Free(self.name_slots)
         PyMem_Free(self.numbers)
@@ -437,45 +169,66 @@ cdef class NativeProgram:
         step.dst = fields.get("dst", 0)
         step.a = fields.get("a", 0)
         step.b = fields.get("b", 0)
+        step.c = fields.get("c", 0)
+        step.d = fields.get("d", 0)
         step.table = fields.get("table", 0)
         step.count = fields.get("count", 0)
         step.seed = fields.get("seed", 0)
         step.x = fields.get("x", 0.0)
         step.y = fields.get("y", 0.0)
+        if op == "call":
+            # Here, where its arguments have been written.
+            function, arguments, n_results = self.functions[step.table]
+            step.table = self._add_function(function, arguments, n_results)
         self.program.add_step(step)
         return 0
 
-    cdef int _keep_inputs(self, object inputs) except -1:
+    cdef uint32_t _add_function(self, object function, object arguments, object n_results) except? 0:
+        cdef Function native
+        native.address = <const void*><size_t>function.address
+        native.arguments = <vector[uint32_t]>arguments
+        native.n_results = n_results
+        return self.program.add_function(native)
+
+    cdef int _add_zone(self, object zone) except -1:
+        cdef Zone native
+        native.edges_s, native.offsets_s = zone
+        self.program.add_zone(native)
+        return 0
+
+    cdef tuple _keep_inputs(self, object inputs):
         cdef uint32_t i, n_numbers = 0, n_texts = 0
         cdef size_t n_slots = 4, at
-        self.names = tuple([sys.intern(str(name)) for name, _ in inputs])
+        self.names = tuple([sys.intern(str(name)) for name, _, _ in inputs])
         self.n_inputs = len(self.names)
         while n_slots < 2 * self.n_inputs:
             n_slots *= 2
         self.name_mask = n_slots - 1
         self.name_at = <PyObject**>PyMem_Calloc(max(1, self.n_inputs), sizeof(PyObject*))
-        self.is_text = <uint8_t*>PyMem_Calloc(max(1, self.n_inputs), sizeof(uint8_t))
+        self.kind_of = <uint8_t*>PyMem_Calloc(max(1, self.n_inputs), sizeof(uint8_t))
+        self.size_of = <uint32_t*>PyMem_Calloc(max(1, self.n_inputs), sizeof(uint32_t))
         self.register_of = <uint32_t*>PyMem_Calloc(max(1, self.n_inputs), sizeof(uint32_t))
         self.name_slots = <int32_t*>PyMem_Calloc(n_slots, sizeof(int32_t))
-        if not (self.name_at and self.is_text and self.register_of and self.name_slots):
+        if not (self.name_at and self.kind_of and self.size_of and self.register_of and self.name_slots):
             raise MemoryError()
         for at in range(n_slots):
             self.name_slots[at] = -1
         for i in range(self.n_inputs):
             name = self.names[i]
             self.name_at[i] = <PyObject*>name
-            self.is_text[i] = bool(inputs[i][1])
-            if self.is_text[i]:
+            self.kind_of[i] = KINDS.index(inputs[i][1])
+            self.size_of[i] = inputs[i][2]
+            if self.kind_of[i] == TEXT:
                 self.register_of[i] = n_texts
                 n_texts += 1
             else:
                 self.register_of[i] = n_numbers
-                n_numbers += 1
+                n_numbers += self.size_of[i]
             at = <size_t>PyObject_Hash(name) & self.name_mask
             while self.name_slots[at] >= 0:
                 at = (at + 1) & self.name_mask
             self.name_slots[at] = i
-        return 0
+        return n_numbers, n_texts
 
     # Hot: the input that an exact str names, or -1. Its hash is kept: it is a key of a dict.
     cdef int32_t _find(self, PyObject* key) noexcept:
@@ -492,9 +245,14 @@ cdef class NativeProgram:
 
     cdef inline bint _quick_value(self, uint32_t i, PyObject* value) noexcept:
         cdef uint32_t at = self.register_of[i]
-        if self.is_text[i]:
+        cdef uint8_t kind = self.kind_of[i]
+        if kind == NUMBER:
+            return quick_number(value, &self.numbers[at])
+        if kind == TEXT:
             return quick_text(value, &self.texts[at], self.digits + at * kDigits)
-        return quick_number(value, &self.numbers[at])
+        if kind == VECTOR:
+            return quick_vector(value, self.size_of[i], &self.numbers[at])
+        return quick_timestamp(value, &self.numbers[at])
 
     # Hot: an exact dict, in its own order. Keys that follow the program's order cost one pointer comparison; a key out
     # of turn, or equal but not the same object (as json makes them), costs one probe; keys of no input are passed over.
@@ -566,12 +324,21 @@ cdef class NativeProgram:
         cdef list plain = []
         cdef uint32_t i
         for i in range(self.n_inputs):
-            plain.append(plain_text(values[i], self.names[i], None) if self.is_text[i]
-                         else plain_number(values[i], self.names[i], None))
+            plain.append(self._plain_value(i, values[i]))
         if not self._quick_sequence(<PyObject*>plain):
             raise SystemError("plain values are not plain")
         self.program.run_row(self.numbers, self.texts, out)
         return 0
+
+    cdef object _plain_value(self, uint32_t i, object value):
+        cdef uint8_t kind = self.kind_of[i]
+        if kind == NUMBER:
+            return plain_number(value, self.names[i], None)
+        if kind == TEXT:
+            return plain_text(value, self.names[i], None)
+        if kind == VECTOR:
+            return plain_vector(value, self.size_of[i], self.names[i], None)
+        return plain_timestamp(value, kind == TIMESTAMP_UTC, self.names[i], None)
 
     cdef list _values_of(self, object row):
         if isinstance(row, Mapping) or (hasattr(row, "keys") and hasattr(row, "__getitem__")):
@@ -613,47 +380,58 @@ cdef class NativeProgram:
         self.read(<PyObject*>row, <float*>cnp.PyArray_DATA(out))
         return out
 
-    def rows(self, rows):
-        """A sequence of mappings (or sequences in input order), read one by one -> a new [n, n_outputs]."""
+    def rows(self, rows, out=None):
+        """A sequence of mappings (or sequences in input order), read one by one -> [n, n_outputs], new or `out`."""
         cdef list kept = list(rows)
         cdef Py_ssize_t i
         cdef size_t width = self.program.n_outputs()
         cdef cnp.npy_intp shape[2]
         shape[0], shape[1] = len(kept), width
-        cdef cnp.ndarray out = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32, 0)
-        cdef float* to = <float*>cnp.PyArray_DATA(out)
+        cdef cnp.ndarray made
+        if out is None:
+            made = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32, 0)
+        else:
+            made = _writable(out, (len(kept), width), np.float32)
+        cdef float* to = <float*>cnp.PyArray_DATA(made)
         for i in range(len(kept)):
             try:
                 self.read(PyList_GET_ITEM(kept, i), to + i * width)
             except (InputError, InputTypeError) as error:
                 raise type(error)(f"row {i}, {error}") from None
-        return out
+        return made
 
-    def batch(self, columns, n_rows, bint as_float64=False):
-        """One column an input, in order: float64 [n_rows] for numbers, TextColumn for texts -> [n_rows, n_outputs]."""
-        cdef vector[const double*] numbers
-        cdef vector[const Text*] texts
-        cdef size_t n = n_rows
-        cdef cnp.ndarray array
-        cdef uint32_t i
+    def batch(self, columns, size_t n_rows, bint as_float64=False, out=None):
+        """One Column an input, in order -> [n_rows, n_outputs]: a new array, or `out`, C-contiguous of that type."""
+        cdef vector[CppColumn] numbers
+        cdef vector[CppColumn] texts
+        cdef CppColumn native
+        cdef Column column
+        cdef uint32_t i, j
         cdef list kept = list(columns)
         for i in range(self.n_inputs):
-            if len(kept[i]) != n_rows:
-                raise InputError(f"column {self.names[i]!r} has {len(kept[i])} rows, expected {n_rows}")
-            if self.is_text[i]:
-                texts.push_back((<TextColumn?>kept[i]).texts)
-            else:
-                array = np.ascontiguousarray(kept[i], dtype=np.float64)
-                kept[i] = array
-                numbers.push_back(<const double*>cnp.PyArray_DATA(array))
-        out = np.empty((n_rows, self.program.n_outputs()), dtype=np.float64 if as_float64 else np.float32)
-        cdef void* to = cnp.PyArray_DATA(out)
+            column = kept[i]
+            if <size_t>column.n_rows != n_rows:
+                raise InputError(f"column {self.names[i]!r} has {column.n_rows} rows, expected {n_rows}")
+            if column.is_text != (self.kind_of[i] == TEXT) or column.width != self.size_of[i]:
+                raise InputError(f"column {self.names[i]!r} does not hold {self.size_of[i]} "
+                                 f"{KINDS[self.kind_of[i]]} values a row")
+            native.chunks = column.chunks.data()
+            native.n_chunks = column.chunks.size()
+            for j in range(self.size_of[i]):
+                native.component = j
+                if self.kind_of[i] == TEXT:
+                    texts.push_back(native)
+                else:
+                    numbers.push_back(native)
+        shape, dtype = (n_rows, self.program.n_outputs()), np.float64 if as_float64 else np.float32
+        cdef cnp.ndarray rows = np.empty(shape, dtype) if out is None else _writable(out, shape, dtype)
+        cdef void* to = cnp.PyArray_DATA(rows)
         with nogil:
             if as_float64:
-                self.program.run_batch_f64(numbers.data(), texts.data(), n, <double*>to)
+                self.program.run_batch_f64(numbers.data(), texts.data(), n_rows, <double*>to)
             else:
-                self.program.run_batch(numbers.data(), texts.data(), n, <float*>to)
-        return out
+                self.program.run_batch(numbers.data(), texts.data(), n_rows, <float*>to)
+        return rows
 
     @property
     def capsule(self):

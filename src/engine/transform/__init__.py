@@ -1,6 +1,48 @@
-"""Feature programs: raw inputs to float32 features, defined once, the same bits offline and online."""
+"""Feature programs: raw inputs to float32 features, defined once, the same bits offline and online.
 
+The module is itself the decorator for functions of the user's own: `@engine.transform` is `@t.function`.
+"""
+
+import sys
+import types
+from typing import Any
+
+from engine.transform.functions import UserFunction, function
 from engine.transform.program import FeatureProgram
-from engine.transform.spec import Feature, category, cross, difference, number, product, ratio
+from engine.transform.sources import (
+    category,
+    cross,
+    difference,
+    geo_distance,
+    number,
+    product,
+    ratio,
+    timestamp,
+    vector,
+)
+from engine.transform.spec import Feature
 
-__all__ = ["Feature", "FeatureProgram", "category", "cross", "difference", "number", "product", "ratio"]
+__all__ = [
+    "Feature",
+    "FeatureProgram",
+    "UserFunction",
+    "category",
+    "cross",
+    "difference",
+    "function",
+    "geo_distance",
+    "number",
+    "product",
+    "ratio",
+    "timestamp",
+    "vector",
+]
+
+
+class _CallableModule(types.ModuleType):
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return function(*arguments, **options)
+
+
+# Python lets a module choose its class (Data model, "Customizing module attribute access").
+sys.modules[__name__].__class__ = _CallableModule

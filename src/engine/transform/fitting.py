@@ -10,10 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from engine.errors import ProgramError
+from engine.transform.batches import Batches
 from engine.transform.number_ops import OneHotCodes
 from engine.transform.ops import Op
-from engine.transform.plan import NUMBER, TEXT, Plan
+from engine.transform.plan import TEXT, Plan
 from engine.transform.spec import Feature
 from engine.transform.table import Table
 from engine.transform.text_ops import Target
@@ -26,12 +29,12 @@ def inputs_of(features: Iterable[Feature]) -> list[tuple[str, str]]:
         for name, kind in feature.inputs():
             if kinds.setdefault(name, kind) != kind:
                 raise ProgramError(
-                    f"input {name!r} is read both as a number and as a category; it has one type"
+                    f"input {name!r} is read both as a {kinds[name]} and as a {kind}; it has one type"
                 )
     return list(kinds.items())
 
 
-def fit_features(features: Sequence[Feature], table: Table) -> list[Feature]:
+def fit_features(features: Sequence[Feature], table: Table | Batches) -> list[Feature]:
     """The features with every constant learned."""
     return [_fit(feature, table) for feature in features]
 
@@ -43,13 +46,13 @@ def columns_to_fit(features: Sequence[Feature]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def without_fold(features: Sequence[Feature], table: Table, fold: int, folds: int) -> list[Feature]:
+def without_fold(features: Sequence[Feature], table: Table | Batches, fold: int, folds: int) -> list[Feature]:
     """Fitted features whose target means are learned anew from the rows outside one fold (row index modulo
     folds)."""
     return [_without_fold(feature, table, fold, folds) for feature in features]
 
 
-def _without_fold(feature: Feature, table: Table, fold: int, folds: int) -> Feature:
+def _without_fold(feature: Feature, table: Table | Batches, fold: int, folds: int) -> Feature:
     parts = tuple(_without_fold(part, table, fold, folds) for part in feature.of)
     done = replace(feature, of=parts, ops=())
     for op in feature.ops:
@@ -61,7 +64,7 @@ def _without_fold(feature: Feature, table: Table, fold: int, folds: int) -> Feat
     return done
 
 
-def _fit(feature: Feature, table: Table) -> Feature:
+def _fit(feature: Feature, table: Table | Batches) -> Feature:
     done = replace(feature, of=tuple(_fit(part, table) for part in feature.of), ops=())
     for op in feature.ops:
         try:
@@ -72,8 +75,8 @@ def _fit(feature: Feature, table: Table) -> Feature:
     return done
 
 
-def _fit_op(op: Op, before: Feature, table: Table) -> Op:
-    codes = before.ops[-1].n_codes if before.ops else None
+def _fit_op(op: Op, before: Feature, table: Table | Batches) -> Op:
+    codes = before.n_codes
     if isinstance(op, OneHotCodes) and op.n is None and codes is not None:
         return replace(op, n=codes)  # buckets that no row fell into have their column too
     if isinstance(op, Target):
@@ -85,7 +88,7 @@ def _learns(op: Op) -> bool:
     return type(op).fit is not Op.fit
 
 
-def _values(feature: Feature, table: Table) -> Any:
+def _values(feature: Feature, table: Table | Batches) -> Any:
     """The value of a partly fitted feature for every row: float64 [rows], or a list of str and None."""
     if feature.gives == TEXT:
         values = table.text_values(feature.input or "")
@@ -95,5 +98,12 @@ def _values(feature: Feature, table: Table) -> Any:
     inputs = inputs_of([feature])
     plan = Plan(inputs)
     plan.emit(feature.compile(plan), "value")
-    columns = [table.numbers(name) if kind == NUMBER else table.texts(name) for name, kind in inputs]
-    return plan.build().batch(columns, table.n_rows, as_float64=True)[:, 0]
+    native = plan.build()
+    return np.concatenate(
+        [
+            native.batch([part.column(name, kind) for name, kind in inputs], part.n_rows, as_float64=True)[
+                :, 0
+            ]
+            for part in table.parts()
+        ]
+    )

@@ -209,6 +209,20 @@ class Sqrt(Op):
 
 
 @dataclass(frozen=True)
+class Power(Op):
+    """v to the power `exponent`; NaN below zero unless the exponent is whole."""
+
+    op: ClassVar[str] = "power"
+    exponent: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exponent", number(self.exponent, "power exponent"))
+
+    def compile(self, plan: Plan, register: int) -> int:
+        return plan.step("power", register, x=self.exponent)
+
+
+@dataclass(frozen=True)
 class Bucketize(Op):
     """The index of the value's bucket, 0 to len(edges). A value on an edge belongs above it (`edge="left"`,
     the bucket is closed on its left) or below it (`edge="right"`). `quantiles=n` learns n - 1 inner edges,

@@ -3,10 +3,11 @@ outputs."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError, InputTypeError, ProgramError
+from engine.transform.batches import Batches
+from engine.transform.drawing import html_of
 from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
-from engine.transform.plan import NUMBER, Plan
-from engine.transform.spec import Feature, feature_from_json
+from engine.transform.functions import UserFunction
+from engine.transform.plan import Plan
+from engine.transform.sklearn_import import features_of
+from engine.transform.sources import feature_from_json
+from engine.transform.spec import Feature
 from engine.transform.table import Table
 
 FORMAT = "engine.features"
@@ -88,8 +94,10 @@ class FeatureProgram:
 
         Args:
             spec: features as `engine.transform` builds them, or their JSON form, in output order.
-            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array
-                or a list of mappings; one row at least. Not kept.
+            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array,
+                a DuckDB relation or a list of mappings; one row at least. Not kept. For more rows than memory
+                holds: a function without arguments that returns an iterable of such tables, the same at each
+                call; it is called once for each constant.
             missing: what an absent key means later: "impute" (a missing value) or "error".
 
         Raises:
@@ -135,32 +143,68 @@ class FeatureProgram:
         return program, rows
 
     @classmethod
-    def _fit(cls, spec: Any, table: Any, missing: str) -> tuple[FeatureProgram, Table]:
+    def from_sklearn(cls, transformer: Any, table: Any) -> FeatureProgram:
+        """The program that computes what a fitted scikit-learn ColumnTransformer or Pipeline computes.
+
+        Known are SimpleImputer, StandardScaler, MinMaxScaler, RobustScaler, KBinsDiscretizer, OneHotEncoder and
+        OrdinalEncoder. An unknown category, which some encoders refuse, is all zeros or the declared code.
+
+        Args:
+            transformer: fitted on a data frame.
+            table: a data frame to compare on, row by row: within 1e-5 of the value, or of 1 below that.
+
+        Raises:
+            ProgramError: a transformer or an option without a like, or a row that came out different.
+        """
+        program = cls(features_of(transformer))
+        ours, theirs = program.batch(table), np.asarray(transformer.transform(table), dtype=np.float64)
+        if ours.shape != theirs.shape:
+            raise ProgramError(
+                f"scikit-learn makes shape {list(theirs.shape)}, the program {list(ours.shape)}"
+            )
+        different = ~np.isclose(ours, theirs, rtol=1e-5, atol=1e-5, equal_nan=True)
+        if different.any():
+            row, column = (int(place) for place in np.argwhere(different)[0])
+            raise ProgramError(
+                f"row {row}, output {program.output_names[column]!r}: scikit-learn gives {theirs[row, column]!r}, "
+                f"the program {ours[row, column]!r}"
+            )
+        return program
+
+    @classmethod
+    def _fit(cls, spec: Any, table: Any, missing: str) -> tuple[FeatureProgram, Table | Batches]:
         if isinstance(spec, (Feature, Mapping, str)):
             raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
         features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
         if not features:
             raise ProgramError("a program needs at least one output, got a spec of no features")
-        source = Table(table, columns_to_fit(features), refuse_missing=missing == "error")
+        kind = Batches if callable(table) and not hasattr(table, "columns") else Table
+        source = kind(table, columns_to_fit(features), refuse_missing=missing == "error")
         if source.n_rows == 0:
             raise InputError("fitting needs at least one row, got an empty table")
         return cls(fit_features(features, source), missing=missing), source
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> FeatureProgram:
-        """Reads what `save` wrote. Raises ProgramError for any other file, and for one edited since."""
+    def load(cls, path: str | os.PathLike[str], *, functions: Iterable[UserFunction] = ()) -> FeatureProgram:
+        """Reads what `save` wrote. Raises ProgramError for any other file, and for one edited since.
+
+        Args:
+            functions: those of the user's own that the program calls. The file names them by digest and holds no
+                code; another source than the one it was fitted with is refused.
+        """
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            return cls.from_json(Path(path).read_text(encoding="utf-8"), functions=functions)
         except UnicodeDecodeError as error:
             raise ProgramError(f"{os.fspath(path)}: not a feature program: {error}") from None
         except ProgramError as error:
             raise ProgramError(f"{os.fspath(path)}: {error}") from None
 
     @classmethod
-    def from_json(cls, text: str) -> FeatureProgram:
+    def from_json(cls, text: str, *, functions: Iterable[UserFunction] = ()) -> FeatureProgram:
         """A program from `to_json`. Raises ProgramError where the digest does not match the content."""
+        known = {function.name: function for function in functions}
         try:
-            body = json.loads(text, parse_constant=_refuse_constant)
+            body = _plain_loads(text)
         except (ValueError, RecursionError) as error:
             raise ProgramError(f"not a feature program: {error}") from None
         if not isinstance(body, dict) or body.get("format") != FORMAT:
@@ -176,7 +220,8 @@ class FeatureProgram:
             raise ProgramError("expected a list of features")
         try:
             program = cls(
-                [feature_from_json(found) for found in body["features"]], missing=body.get("missing", "")
+                [feature_from_json(found, known) for found in body["features"]],
+                missing=body.get("missing", ""),
             )
         except RecursionError:
             raise ProgramError("features are nested too deeply") from None
@@ -216,27 +261,42 @@ class FeatureProgram:
         """
         return self._native.row(row)
 
-    def batch(self, table: Any) -> npt.NDArray[np.float32]:
+    def row_json(self, data: bytes | str) -> npt.NDArray[np.float32]:
+        """Features of one row as a JSON object (or an array in `input_names` order): what `row` gives for it.
+
+        Read by orjson where it is installed (extra `json`), else by the standard library, to the same bits.
+
+        Raises:
+            InputError: bytes that are no JSON; NaN and Infinity are none.
+            InputError, InputTypeError: as `row`.
+        """
+        try:
+            row = _json_reader()(data)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"expected a row as JSON: {error}") from None
+        return self._native.row(row)
+
+    def batch(self, table: Any, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
         """Features of every row of a table; row i has the bits that `row` gives for it.
 
         Args:
-            table: what `fit` takes; no row at all gives a [0, n_outputs] array. Numeric columns are read in
-                place.
+            table: what `fit` takes; no row at all gives a [0, n_outputs] array. NumPy and Arrow columns are
+                read in place.
+            out: where to write: float32 [rows, n_outputs], C-contiguous, no part of the table; None makes a new
+                array. It holds anything after an error.
 
         Returns:
-            A new float32 [rows, n_outputs].
+            float32 [rows, n_outputs]: `out`, or a new array.
 
         Raises:
             InputError, InputTypeError: as `row`, naming the row; a column that is absent or of another
             length.
         """
         if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
-            return self._native.rows(table)
+            return self._native.rows(table, out=out)
         source = Table(table, self.input_names, refuse_missing=self.missing == "error")
-        columns = [
-            source.numbers(name) if kind == NUMBER else source.texts(name) for name, kind in self._inputs
-        ]
-        return self._native.batch(columns, source.n_rows)
+        columns = [source.column(name, kind) for name, kind in self._inputs]
+        return self._native.batch(columns, source.n_rows, out=out)
 
     def explain(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """How each feature of one row came about: for looking at, not for the hot path.
@@ -267,6 +327,13 @@ class FeatureProgram:
         """float32 values a row."""
         return len(self.output_names)
 
+    def to_html(self) -> str:
+        """The way from the inputs to each output as an HTML table; notebooks show it for the program itself."""
+        outputs = [self.output_names[first:end] for first, end in self._columns]
+        return html_of(self.features, outputs, repr(self))
+
+    _repr_html_ = to_html
+
     def __repr__(self) -> str:
         return (
             f"FeatureProgram(inputs={len(self.input_names)}, outputs={len(self.output_names)}, "
@@ -283,6 +350,19 @@ def _digest(body: dict[str, Any]) -> str:
         return hashlib.sha256(_canonical(body).encode()).hexdigest()
     except ValueError as error:
         raise ProgramError(f"the program cannot be frozen: {error}") from None
+
+
+@functools.cache
+def _json_reader() -> Callable[[bytes | str], Any]:
+    try:
+        from orjson import loads
+    except ImportError:
+        return _plain_loads
+    return loads
+
+
+def _plain_loads(data: bytes | str) -> Any:
+    return json.loads(data, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> Any:

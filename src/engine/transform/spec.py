@@ -17,16 +17,15 @@ spec]`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import ProgramError
-from engine.transform import number_ops, text_ops
-from engine.transform.ops import Op, op_from_json, optional_number, whole
-from engine.transform.plan import NUMBER, TEXT, Plan
-
-COMBINATIONS = {"difference": NUMBER, "ratio": NUMBER, "product": NUMBER, "cross": TEXT}
+from engine.transform import date_ops, number_ops, text_ops, vector_ops
+from engine.transform.functions import UserFunction
+from engine.transform.ops import Op, op_from_json
+from engine.transform.plan import NUMBER, TEXT, TIMESTAMP, VECTOR, Plan
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,14 @@ class Feature:
     """One input or a combination of features, followed by ops; makes one or more output columns.
 
     Attributes:
-        kind: "number", "category", or the combination: "difference", "ratio", "product", "cross".
+        kind: "number", "category", "timestamp", "vector", or the combination: "difference", "ratio", "product",
+            "cross", "cross_codes", "geo_distance", "function".
         input: the input's name, None for a combination.
-        of: the two features combined.
+        of: the features combined.
         ops: what happens to the value, in order.
         name: of the output column; None means the input's name. Ops with several columns add a suffix to it.
-        parameters: of the combination: `when_zero`; `buckets` and `seed`.
+        parameters: of the source: `zone`, `naive`; `size`, `index`; `when_zero`; `buckets`, `seed`; `radius_km`.
+        function: the user's, where that is the kind.
     """
 
     kind: str
@@ -47,15 +48,20 @@ class Feature:
     of: tuple[Feature, ...] = ()
     ops: tuple[Op, ...] = ()
     name: str | None = None
-    parameters: tuple[tuple[str, float | None], ...] = ()
+    parameters: tuple[tuple[str, Any], ...] = ()
+    function: UserFunction | None = None
 
     def named(self, name: str) -> Feature:
         """Names the output column."""
-        return replace(self, name=_name(name, "an output"))
+        return replace(self, name=name_of(name, "an output"))
 
     def then(self, op: Op | str | dict[str, Any]) -> Feature:
         """Appends an op; the verbs below are short forms of it."""
         made = op if isinstance(op, Op) else op_from_json(self.gives, op)
+        if self.n_values > 1:
+            raise ProgramError(
+                f"feature {self.label!r} is {self.n_values} values: take one with [0], [1], … before op {made.op!r}"
+            )
         if self.ops and self.ops[-1].final:
             raise ProgramError(
                 f"feature {self.label!r}: nothing can follow {self.ops[-1].op!r}, which makes columns"
@@ -66,6 +72,19 @@ class Feature:
                 f"a {self.gives}"
             )
         return replace(self, ops=(*self.ops, made))
+
+    def __getitem__(self, index: int) -> Feature:
+        """One value of a vector, or of a function with several outputs."""
+        if self.n_values == 1 or isinstance(index, bool) or not isinstance(index, int):
+            raise ProgramError(f"feature {self.label!r} has one value, or is indexed by a whole number")
+        if not 0 <= index < self.n_values:
+            raise ProgramError(
+                f"feature {self.label!r}: expected an index below {self.n_values}, got {index}"
+            )
+        return replace(self, parameters=(*self.parameters, ("index", index)))
+
+    def __iter__(self) -> Iterator[Feature]:
+        return (self[i] for i in range(self.n_values))
 
     def impute(self, with_: float | str) -> Feature:
         """Fills missing values: a number, "mean", "median" or "most_frequent"; for a category
@@ -113,6 +132,14 @@ class Feature:
         """The square root."""
         return self.then(number_ops.Sqrt())
 
+    def power(self, exponent: float) -> Feature:
+        """v to a power."""
+        return self.then(number_ops.Power(exponent))
+
+    def part(self, part: str) -> Feature:
+        """A part of a timestamp in its declared zone; see `date_ops.DatePart`."""
+        return self.then(date_ops.DatePart(part, self.parameter("zone") or ""))
+
     def bucketize(
         self, edges: Sequence[float] | None = None, *, quantiles: int | None = None, edge: str = "left"
     ) -> Feature:
@@ -155,23 +182,62 @@ class Feature:
         """The text's length in UTF-8 bytes."""
         return self.then(text_ops.Length())
 
+    def embed(self, table: Mapping[str, Sequence[float]], *, unknown: str | None = None) -> Feature:
+        """The category's vector, one column a number; an unknown or missing one has the vector of `unknown`, or
+        zeros."""
+        return self.then(vector_ops.Embed.of(table, unknown))
+
+    def tokens(self, buckets: int, *, seed: int = 0) -> Feature:
+        """How many of the text's tokens hash into each of `buckets` columns."""
+        return self.then(vector_ops.Tokens(buckets, seed))
+
+    def parameter(self, name: str) -> Any:
+        """A parameter of the source, None where it has none of that name."""
+        return dict(self.parameters).get(name)
+
     @property
     def gives(self) -> str:
-        """What the last op leaves: "number" or "category"."""
+        """What the last op leaves: "number", "category" or "timestamp"."""
         if self.ops:
             return self.ops[-1].gives
-        return TEXT if self.kind == TEXT else NUMBER
+        return self.kind if self.kind in (TEXT, TIMESTAMP) else NUMBER
+
+    @property
+    def n_values(self) -> int:
+        """Values of the source: more than 1 for a vector, or a function of several outputs, that is not
+        indexed."""
+        if self.parameter("index") is not None:
+            return 1
+        return self.function.outputs if self.function is not None else self.parameter("size") or 1
+
+    @property
+    def n_codes(self) -> int | None:
+        """How many codes 0, 1, … the feature can leave, None where it leaves other numbers or is not fitted."""
+        if self.ops:
+            return self.ops[-1].n_codes
+        codes = [part.n_codes for part in self.of]
+        if self.kind != "cross_codes" or None in codes:
+            return None
+        return math.prod(code for code in codes if code is not None)
 
     @property
     def label(self) -> str:
         if self.name is not None:
             return self.name
-        return self.input if self.input is not None else f"{self.kind}({', '.join(f.label for f in self.of)})"
+        kind = self.kind if self.function is None else self.function.name
+        label = self.input if self.input is not None else f"{kind}({', '.join(f.label for f in self.of)})"
+        index = self.parameter("index")
+        return label if index is None else f"{label}[{index}]"
 
     def inputs(self) -> Iterator[tuple[str, str]]:
         """(name, kind) of every input this feature reads."""
         if self.input is not None:
-            yield self.input, self.kind
+            kind = self.kind
+            if kind == VECTOR:
+                kind = f"vector[{self.parameter('size')}]"
+            elif self.parameter("naive") == "utc":
+                kind = "timestamp_utc"
+            yield self.input, kind
         for part in self.of:
             yield from part.inputs()
 
@@ -188,8 +254,8 @@ class Feature:
         if self.input is not None:
             register = plan.input(self.input)
         else:
-            a, b = (part.compile(plan) for part in self.of)
-            register = _combine(plan, self.kind, a, b, dict(self.parameters))
+            register = self._combine(plan, [part.compile(plan) for part in self.of])
+        register += self.parameter("index") or 0
         for op in self.ops:
             register = op.compile(plan, register)
         return register
@@ -199,21 +265,48 @@ class Feature:
         register = self.compile(plan)
         if self.ops:
             self.ops[-1].emit(plan, register, self.label)
-        elif self.gives == TEXT:
-            raise ProgramError(
-                f"feature {self.label!r} ends as a category: add ordinal, one_hot, hash or count"
-            )
-        else:
+        elif self.gives != NUMBER:
+            verbs = "ordinal, one_hot, hash or count" if self.gives == TEXT else "part"
+            raise ProgramError(f"feature {self.label!r} ends as a {self.gives}: add {verbs}")
+        elif self.n_values == 1:
             plan.emit(register, self.label)
+        else:
+            for i in range(self.n_values):
+                plan.emit(register + i, f"{self.label}[{i}]")
+
+    def _combine(self, plan: Plan, registers: list[int]) -> int:
+        if self.function is not None:
+            return plan.call(self.function, registers, self.function.outputs)
+        if self.kind == "ratio":
+            when_zero = self.parameter("when_zero")
+            return plan.step("ratio", *registers, x=math.nan if when_zero is None else when_zero)
+        if self.kind == "cross":
+            buckets, seed = self.parameter("buckets"), self.parameter("seed")
+            return plan.step("hash_cross", *registers, count=buckets, seed=seed, y=math.nan)
+        if self.kind == "cross_codes":
+            if any(part.n_codes is None for part in self.of):
+                raise ProgramError(
+                    f"{self.label}: a cross without buckets is of ordinals or bucketized numbers"
+                )
+            return plan.step("cross_codes", *registers, count=self.of[1].n_codes or 0)
+        if self.kind == "geo_distance":
+            return plan.step("haversine", *registers, x=self.parameter("radius_km"))
+        return plan.step(self.kind, *registers)
 
     def to_json(self) -> dict[str, Any]:
-        """The feature as JSON, `feature_from_json` reads it back."""
+        """The feature as JSON, `sources.feature_from_json` reads it back."""
         out: dict[str, Any] = {"type": self.kind}
         if self.input is not None:
             out["input"] = self.input
         if self.of:
             out["of"] = [part.to_json() for part in self.of]
         out |= {key: value for key, value in self.parameters if value is not None}
+        if self.function is not None:
+            out["function"] = {
+                "name": self.function.name,
+                "digest": self.function.digest,
+                "outputs": self.function.outputs,
+            }
         if self.ops:
             out["ops"] = [op.to_json() for op in self.ops]
         if self.name is not None:
@@ -221,100 +314,7 @@ class Feature:
         return out
 
 
-def number(name: str) -> Feature:
-    """A number input; without ops it passes through, NaN for what is missing."""
-    return Feature(NUMBER, input=_name(name, "an input"))
-
-
-def category(name: str) -> Feature:
-    """A category input: text, or whole numbers read as their digits."""
-    return Feature(TEXT, input=_name(name, "an input"))
-
-
-def difference(a: Feature, b: Feature) -> Feature:
-    """a - b; NaN where either is missing."""
-    return _combination("difference", a, b)
-
-
-def product(a: Feature, b: Feature) -> Feature:
-    """a * b; NaN where either is missing."""
-    return _combination("product", a, b)
-
-
-def ratio(a: Feature, b: Feature, *, when_zero: float | None = None) -> Feature:
-    """a / b; `when_zero` (None: NaN) where b is zero; NaN where either is missing."""
-    return _combination("ratio", a, b, when_zero=optional_number(when_zero, "ratio when_zero"))
-
-
-def cross(a: Feature, b: Feature, *, buckets: int, seed: int = 0) -> Feature:
-    """XXH64 of b's text, seeded by the XXH64 of a's text (seeded by `seed`), modulo `buckets`; NaN where
-    either is missing."""
-    whole(buckets, "cross buckets", 1, text_ops.CODES_MAX)
-    whole(seed, "cross seed", 0, 2**64 - 1)
-    return _combination("cross", a, b, buckets=buckets, seed=seed)
-
-
-def feature_from_json(found: Any) -> Feature:
-    """A feature from `Feature.to_json` or from hand-written JSON; raises ProgramError saying what is
-    wrong."""
-    if not isinstance(found, dict):
-        raise ProgramError(f"expected a feature as an object, got {found!r}")
-    allowed = {"type", "input", "of", "ops", "name", "when_zero", "buckets", "seed"}
-    unknown = found.keys() - allowed
-    if unknown:
-        raise ProgramError(
-            f"unknown key {min(map(str, unknown))!r} in a feature; expected: {', '.join(sorted(allowed))}"
-        )
-    made = _source_from_json(found)
-    ops = found.get("ops", [])
-    if not isinstance(ops, list):
-        raise ProgramError(f"feature {made.label!r}: 'ops' is a list, got {ops!r}")
-    for op in ops:
-        made = made.then(op)
-    return made if found.get("name") is None else made.named(found["name"])
-
-
-def _source_from_json(found: dict[str, Any]) -> Feature:
-    kind = found.get("type")
-    if kind in (NUMBER, TEXT):
-        return Feature(str(kind), input=_name(found.get("input"), "an input"))
-    if not isinstance(kind, str) or kind not in COMBINATIONS:
-        known = ", ".join([NUMBER, TEXT, *COMBINATIONS])
-        raise ProgramError(f"unknown feature type {kind!r}; expected one of: {known}")
-    parts = found.get("of")
-    if not isinstance(parts, list) or len(parts) != 2:
-        raise ProgramError(f"a {kind} is of two features, got {parts!r}")
-    a, b = map(feature_from_json, parts)
-    if kind == "ratio":
-        return ratio(a, b, when_zero=found.get("when_zero"))
-    if kind == "cross":
-        return cross(a, b, buckets=found.get("buckets", 0), seed=found.get("seed", 0))
-    return _combination(kind, a, b)
-
-
-def _combination(kind: str, a: Feature, b: Feature, **parameters: float | None) -> Feature:
-    for part in (a, b):
-        if (
-            not isinstance(part, Feature)
-            or part.gives != COMBINATIONS[kind]
-            or (part.ops and part.ops[-1].final)
-        ):
-            raise ProgramError(
-                f"a {kind} is of two {COMBINATIONS[kind]} features of one column, got {part!r}"
-            )
-    return Feature(kind, of=(a, b), parameters=tuple(sorted(parameters.items())))
-
-
-def _combine(plan: Plan, kind: str, a: int, b: int, parameters: dict[str, Any]) -> int:
-    if kind == "ratio":
-        when_zero = parameters["when_zero"]
-        return plan.step("ratio", a, b, x=math.nan if when_zero is None else when_zero)
-    if kind == "cross":
-        return plan.step("hash_cross", a, b, count=parameters["buckets"], seed=parameters["seed"], y=math.nan)
-    return plan.step(kind, a, b)
-
-
-def _name(name: Any, what: str) -> str:
+def name_of(name: Any, what: str) -> str:
     if not isinstance(name, str) or not name:
         raise ProgramError(f"the name of {what} is a string that is not empty, got {name!r}")
     return str(name)

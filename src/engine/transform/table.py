@@ -1,36 +1,31 @@
 """Columns out of whatever a caller calls a table, recognised by what it can do: nothing is imported for it.
 
 Read are: a mapping of columns, a pandas or Polars data frame, a pyarrow Table or RecordBatch, a NumPy
-structured array, and a list of mappings (one a row). A column is a NumPy array, a Series, an Arrow array or
-any sequence.
+structured array, a DuckDB relation, and a list of mappings (one a row). A column is a NumPy array, a Series, an
+Arrow array or any sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.core._program import (
-    TextColumn,
-    arrow_text_column,
-    number_column,
+from engine.core._columns import (
+    ARROW_NUMBERS,
+    Column,
+    array_column,
+    arrow_column,
+    number_values,
     text_column,
     text_values,
 )
+from engine.core._values import vector_values
 from engine.errors import InputError, InputTypeError
-
-ARROW_NUMBERS = frozenset(
-    [
-        "float",
-        "double",
-        "halffloat",
-        "bool",
-        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-    ]
-)
+from engine.transform.plan import TEXT, TIMESTAMP, VECTOR, kind_and_size
+from engine.transform.timestamps import timestamps_of
 
 
 class Table:
@@ -40,14 +35,15 @@ class Table:
     whose length differs from the first one's.
     """
 
-    def __init__(self, source: Any, names: Iterable[str], *, refuse_missing: bool = False) -> None:
+    def __init__(self, source: Any, names: Sequence[str], *, refuse_missing: bool = False) -> None:
+        source = _without_duckdb(source, names)
         self._columns: dict[str, Any] = {}
         self.n_rows = 0
         take = _columns_of(source, refuse_missing)
         for position, name in enumerate(names):
             column = take(name)
             ndim = getattr(column, "ndim", 1)
-            if isinstance(column, (str, bytes)) or not hasattr(column, "__len__") or ndim != 1:
+            if isinstance(column, (str, bytes)) or not hasattr(column, "__len__") or ndim not in (1, 2):
                 raise InputTypeError(
                     f"column {name!r}: expected a one-dimensional column, got {type(column).__name__}"
                 )
@@ -60,24 +56,50 @@ class Table:
                 )
             self._columns[name] = column
 
-    def numbers(self, name: str) -> npt.NDArray[np.float64]:
-        """float64 [n_rows], NaN for what is missing; borrowed where the column is that already."""
+    def parts(self) -> Iterator[Table]:
+        """The tables that make this one up: itself."""
+        yield self
+
+    def column(self, name: str, kind: str) -> Column:
+        """The column as the native program reads it: in place, where it is a NumPy or an Arrow array."""
+        column = self._columns[name]
+        word, size = kind_and_size(kind)
+        if word == VECTOR:
+            return array_column(_vectors_of(column, size, name))
+        if word.startswith(TIMESTAMP):
+            return array_column(timestamps_of(column, name, naive_utc=word != TIMESTAMP))
+        _require_flat(column, name)
+        if kind == TEXT:
+            chunks = _arrow_texts(column)
+            return (
+                text_column(_objects_of(column, name), name) if chunks is None else arrow_column(chunks, True)
+            )
+        chunks = _arrow_numbers(column)
+        return array_column(self.numbers(name, copy=False)) if chunks is None else arrow_column(chunks, False)
+
+    def numbers(self, name: str, *, copy: bool = True) -> npt.NDArray[Any]:
+        """float64 [n_rows], NaN for what is missing; without `copy` of any type of number, as the column has
+        it."""
+        _require_flat(self._columns[name], name)
         values = _numbers_of(self._columns[name], name)
         if isinstance(values, np.ndarray):
-            return np.ascontiguousarray(values, dtype=np.float64)
-        return number_column(values, name)
-
-    def texts(self, name: str) -> TextColumn:
-        """Texts as the native program reads them; Arrow strings are read in place."""
-        column = self._columns[name]
-        chunks = _arrow_texts(column)
-        if chunks is not None:
-            return arrow_text_column(chunks)
-        return text_column(_objects_of(column, name), name)
+            return np.ascontiguousarray(values, dtype=np.float64) if copy else values
+        return number_values(values, name)
 
     def text_values(self, name: str) -> list[str | None]:
         """The same as a list of str and None: what fitting counts."""
         return text_values(_objects_of(self._columns[name], name), name)
+
+
+def _without_duckdb(source: Any, names: Sequence[str]) -> Any:
+    """A DuckDB relation as a pyarrow Table: in one query, for two might come in different orders."""
+    if not (hasattr(source, "project") and hasattr(source, "fetchnumpy")):
+        return source
+    absent = [name for name in names if name not in source.columns]
+    if absent:
+        raise InputError(f"the table has no column {absent[0]!r}; it has: {', '.join(source.columns[:20])}")
+    quoted = (name.replace('"', '""') for name in names)
+    return source.project(", ".join(f'"{name}"' for name in quoted)).to_arrow_table()
 
 
 def _columns_of(source: Any, refuse_missing: bool) -> Any:
@@ -154,21 +176,60 @@ def _objects_of(column: Any, name: str) -> list[Any]:
     return list(column)
 
 
-def _arrow_texts(column: Any) -> list[Any] | None:
-    """The column as pyarrow arrays of string or large_string, or None where it is nothing like that."""
+def _require_flat(column: Any, name: str) -> None:
+    if getattr(column, "ndim", 1) != 1:
+        raise InputTypeError(
+            f"column {name!r}: expected a one-dimensional column, got {type(column).__name__} of shape "
+            f"{list(column.shape)}"
+        )
+
+
+def _vectors_of(column: Any, size: int, name: str) -> npt.NDArray[Any]:
+    """[n_rows, size] numbers, NaN for what is missing; a NumPy array of two dimensions is borrowed."""
+    if isinstance(column, np.ndarray) and column.ndim == 2 and column.dtype.kind in "biuf":
+        if column.shape[1] != size:
+            raise InputError(f"column {name!r}: expected {size} values a row, got shape {list(column.shape)}")
+        return column
+    array = _arrow_of(column)
+    is_fixed = array is not None and str(array.type).startswith("fixed_size_list")
+    # `flatten` leaves out the vectors of null rows, so only a column without any is taken whole.
+    if is_fixed and array.type.list_size == size and array.null_count == 0:
+        flat = (array.combine_chunks() if hasattr(array, "chunks") else array).flatten()
+        if str(flat.type) in ARROW_NUMBERS:
+            return flat.to_numpy(zero_copy_only=False).reshape(-1, size)
+    return vector_values(_objects_of(column, name), size, name)
+
+
+def _arrow_of(column: Any) -> Any:
+    """The pyarrow array that a column is, or is made of, or None."""
     try:
         if hasattr(getattr(column, "dtype", None), "is_numeric"):  # Polars
-            is_text = str(column.dtype).startswith(("String", "Categorical", "Enum"))
-            column = column.to_arrow() if is_text else column
+            column = column.to_arrow()
         elif getattr(getattr(column, "dtype", None), "storage", None) == "pyarrow":  # pandas
             column = column.array.__arrow_array__()
     except ImportError:  # Polars and pandas do without pyarrow, and then so do we
         return None
-    if not hasattr(column, "to_pylist"):
+    return column if hasattr(column, "to_pylist") else None
+
+
+def _arrow_numbers(column: Any) -> list[Any] | None:
+    """The column as pyarrow arrays of numbers, or None where it is nothing like that."""
+    array = _arrow_of(column)
+    return None if array is None or str(array.type) not in ARROW_NUMBERS else _chunks_of(array)
+
+
+def _arrow_texts(column: Any) -> list[Any] | None:
+    """The column as pyarrow arrays of string or large_string, or None where it is nothing like that."""
+    array = _arrow_of(column)
+    if array is None:
         return None
-    kind = str(column.type)
+    kind = str(array.type)
     if (kind.startswith("dictionary<values=") and "string" in kind) or kind == "string_view":
-        column = column.cast("large_string")
+        array = array.cast("large_string")
     elif kind not in ("string", "large_string"):
         return None
-    return list(column.chunks) if hasattr(column, "chunks") else [column]
+    return _chunks_of(array)
+
+
+def _chunks_of(array: Any) -> list[Any]:
+    return list(array.chunks) if hasattr(array, "chunks") else [array]

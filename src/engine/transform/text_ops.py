@@ -102,6 +102,11 @@ class Ordinal(Op):
         object.__setattr__(self, "unknown", number(self.unknown, "ordinal unknown"))
         object.__setattr__(self, "missing", optional_number(self.missing, "ordinal missing"))
 
+    @property
+    def n_codes(self) -> int | None:
+        others = (self.unknown, -1.0 if self.missing is None else self.missing)
+        return None if self.categories is None or max(others) >= 0.0 else len(self.categories)
+
     def fit(self, values: Values) -> Self:
         if self.categories is not None:
             return self

@@ -144,7 +144,7 @@ def test_the_json_form_of_a_spec_fits_the_same_program(program):
         ),
         ({"type": "number", "input": "x", "ops": "log1p"}, "'ops' is a list"),
         ({"type": "number", "input": "x", "opps": []}, "unknown key 'opps'"),
-        ({"type": "ratio", "of": []}, "of two features"),
+        ({"type": "ratio", "of": []}, "of 2 features"),
         ("x", "expected a feature"),
     ],
 )

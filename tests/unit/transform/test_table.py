@@ -164,3 +164,49 @@ def test_no_table_library_is_imported_unless_given():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_rows_are_written_where_the_caller_says():
+    program = t.FeatureProgram.fit([t.number("x"), t.category("c").ordinal()], {"x": [1.0], "c": ["a"]})
+    rows = [{"x": 2.0, "c": "a"}, {"x": None, "c": "b"}]
+    for table in (rows, {"x": [2.0, None], "c": ["a", "b"]}):
+        out = np.full((2, 2), 7.0, dtype=np.float32)
+        assert program.batch(table, out=out) is out
+        np.testing.assert_array_equal(out, [[2.0, 0.0], [np.nan, -1.0]])
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "words"),
+    [
+        (np.empty((2, 1)), InputTypeError, "float32, got dtype float64"),
+        ([0.0], InputTypeError, "got list"),
+        (np.empty((1, 1), np.float32), InputError, r"shape \[2, 1\], got shape \[1, 1\]"),
+        (np.empty((2, 2), np.float32)[:, :1], InputError, "contiguous: False"),
+    ],
+)
+def test_an_output_that_does_not_fit_is_refused(out, error, words):
+    program = t.FeatureProgram.fit([t.number("x")], {"x": [1.0]})
+    for table in ([{"x": 1}, {"x": 2}], {"x": [1, 2]}):
+        with pytest.raises(error, match=words):
+            program.batch(table, out=out)
+
+
+def test_columns_that_are_not_dense_are_read_in_place_or_copied():
+    program = t.FeatureProgram.fit([t.number("x")], {"x": [1.0]})
+    base = np.arange(600, dtype=np.int16)
+    for column in (base[::3], base[::-1], base.astype(">i2"), base.astype(np.float16), base.view("i1")[1::2]):
+        np.testing.assert_array_equal(program.batch({"x": column})[:, 0], column.astype(np.float32))
+
+
+def test_arrow_columns_of_every_type_of_number():
+    program = t.FeatureProgram.fit([t.number("x")], {"x": [1.0]})
+    values = [1, None, 0, 1, *[None, 1] * 150]
+    expected = np.array([np.nan if v is None else v for v in values], np.float32)
+    kinds = [pa.bool_(), pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64()]
+    for kind in [*kinds, pa.uint64(), pa.float16(), pa.float32(), pa.float64()]:
+        plain = [None if v is None else bool(v) for v in values] if kind == pa.bool_() else values
+        array = pa.array(plain, kind)
+        np.testing.assert_array_equal(program.batch({"x": array})[:, 0], expected)
+        np.testing.assert_array_equal(program.batch({"x": array.slice(3)})[:, 0], expected[3:])
+        chunked = pa.chunked_array([array[:5], array[5:5], array[5:]])
+        np.testing.assert_array_equal(program.batch({"x": chunked})[:, 0], expected)

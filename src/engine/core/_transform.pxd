@@ -1,6 +1,6 @@
 # The native feature program and its socket as Cython sees them; csrc/include/engine/transform.hpp and features.h
 # document every field.
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -22,6 +22,23 @@ cdef extern from "engine/transform.hpp" namespace "engine::transform" nogil:
         const char* data
         size_t size
 
+    cdef enum class Layout(uint8_t):
+        kF64, kF32, kI8, kI16, kI32, kI64, kU8, kU16, kU32, kU64, kBit, kText, kUtf8, kLargeUtf8
+
+    cdef cppclass Chunk:
+        Layout layout
+        const void* values
+        const uint8_t* validity
+        const char* bytes
+        size_t first
+        size_t n_rows
+        size_t stride
+
+    cdef cppclass CppColumn "engine::transform::Column":
+        const Chunk* chunks
+        size_t n_chunks
+        size_t component
+
     cdef enum class Op(uint16_t):
         kCount_
 
@@ -30,11 +47,22 @@ cdef extern from "engine/transform.hpp" namespace "engine::transform" nogil:
         uint32_t dst
         uint32_t a
         uint32_t b
+        uint32_t c
+        uint32_t d
         uint32_t table
         uint32_t count
         uint64_t seed
         double x
         double y
+
+    cdef cppclass Zone:
+        vector[double] edges_s
+        vector[double] offsets_s
+
+    cdef cppclass Function:
+        const void* address
+        vector[uint32_t] arguments
+        uint32_t n_results
 
     uint64_t xxh64_native "engine::transform::xxh64"(const char* data, size_t size, uint64_t seed) noexcept
 
@@ -42,6 +70,9 @@ cdef extern from "engine/transform.hpp" namespace "engine::transform" nogil:
         CppProgram(uint32_t n_numbers, uint32_t n_texts, uint32_t n_outputs) except +
         uint32_t add_table(const vector[string]& keys, const vector[double]& values) except +
         uint32_t add_edges(const vector[double]& edges) except +
+        uint32_t add_zone(const Zone& zone) except +
+        uint32_t add_vectors(const vector[float]& values, uint32_t width) except +
+        uint32_t add_function(const Function& function) except +
         void add_step(const Step& step) except +
         void finish() except +
         uint32_t n_numbers()
@@ -50,5 +81,5 @@ cdef extern from "engine/transform.hpp" namespace "engine::transform" nogil:
         uint32_t number_registers()
         uint32_t text_registers()
         void run_row(double* numbers, Text* texts, float* out) noexcept
-        void run_batch(const double** numbers, const Text** texts, size_t n_rows, float* out) except +
-        void run_batch_f64(const double** numbers, const Text** texts, size_t n_rows, double* out) except +
+        void run_batch(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, float* out) except +
+        void run_batch_f64(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, double* out) except +
