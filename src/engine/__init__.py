@@ -2,7 +2,7 @@
 
 from engine.core._answer import Answer, Answers
 from engine.errors import EngineError
-from engine.model import Model, load_model
+from engine.model import Model, inspect, load_model
 from engine.planning.simulate import simulate
 from engine.serving import Engine
 from engine.transform import FeatureProgram
@@ -14,6 +14,7 @@ __all__ = [
     "EngineError",
     "FeatureProgram",
     "Model",
+    "inspect",
     "load_model",
     "simulate",
 ]

@@ -13,6 +13,7 @@ PUBLIC = [
     "EngineError",
     "FeatureProgram",
     "Model",
+    "inspect",
     "load_model",
     "simulate",
 ]
