@@ -1,6 +1,8 @@
 // The asker's side of the runtime: admission, waiting, rescue and reading the answer.
 #include "engine/runtime.hpp"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -317,8 +319,20 @@ Completions* Runtime::settle(uint32_t index) noexcept {
     return nullptr;
 }
 
+// Watches for the answer where one is about to come and sleeping is dear. False when it did not come.
+bool Runtime::answer_comes(const Slot& slot) const noexcept {
+    if (!answers_soon()) return false;
+    const int64_t until = std::min(now_ns() + watch_ns(), slot.finish_by_ns);
+    while (is_live(slot.word.load(std::memory_order_acquire))) {
+        if (now_ns() >= until) return false;
+        sched_yield();
+    }
+    return true;
+}
+
 bool Runtime::wait(uint32_t index) {
     Slot& slot = slots_[index];
+    if (answer_comes(slot) && state_of(slot.word.load(std::memory_order_acquire)) == State::primary) return true;
     const detail::PreciseTimers precise;
     for (;;) {
         const uint32_t word = slot.word.load(std::memory_order_acquire);

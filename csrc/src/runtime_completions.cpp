@@ -15,6 +15,7 @@ Completions::Completions() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
 Completions::~Completions() { close(fd_); }
 
 void Completions::signal() noexcept {
+    if (polled_.load(std::memory_order_seq_cst)) return;
     const uint64_t one = 1;
     // Cannot block or fill up: the counter is read, and so cleared, between any two of our writes.
     [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof one);

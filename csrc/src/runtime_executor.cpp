@@ -1,5 +1,6 @@
 // The executors: threads that form batches by the policy, score them and deliver.
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -10,6 +11,14 @@
 #include "engine/runtime.hpp"
 
 namespace engine {
+
+namespace {
+
+// A wake-up that takes less is an ordinary one, between processors that are awake.
+constexpr int64_t CHEAP_HANDOFF_NS = 20'000;
+constexpr int64_t WATCH_NS_MAX = 100'000;
+
+}  // namespace
 
 Runtime::Executor::Executor(const RuntimeLimits& limits)
     : batch(limits.batch_rows_max),
@@ -50,6 +59,7 @@ void Runtime::executor_loop(uint32_t number) {
         policy_.finished(0, 1, now_ns(), false);
     }
     if (number == 0) warm_.store(true, std::memory_order_release);
+    bool slept = false;
     for (;;) {
         const uint32_t seen = work_.load(std::memory_order_seq_cst);
         const bool closing = closing_.load(std::memory_order_seq_cst);
@@ -58,9 +68,13 @@ void Runtime::executor_loop(uint32_t number) {
         for (const Entry& entry : executor.released)
             let_go(entry, closing ? Reason::closing : Reason::released);
         executor.released.clear();
-        if (forming.rows > 0) run_batch(executor, number, forming.rows);
-        else if (closing) break;
-        else park(forming, seen);
+        if (forming.rows > 0) {
+            if (slept) handoff_.record(now - slots_[executor.batch[0].slot].queued_ns, now);
+            run_batch(executor, number, forming.rows);
+        } else if (closing) {
+            break;
+        }
+        slept = forming.rows == 0 && park(forming, seen);
     }
     executor.ended.store(true, std::memory_order_release);
     detail::futex_wake(work_, INT32_MAX);
@@ -187,13 +201,38 @@ void Runtime::fail(const Entry& entry, Reason reason) {
     }
 }
 
-// Sleeps until there is work. An executor that holds a batch back has a time to wake at and does not count as parked,
-// so arrivals that only fill its batch cost no wake-up.
-void Runtime::park(const Forming& forming, uint32_t seen) noexcept {
-    if (!forming.holding) parked_.fetch_add(1, std::memory_order_seq_cst);
-    if ((forming.holding || submitted_.empty()) && !closing_.load(std::memory_order_seq_cst))
+// Sleeps until there is work; true when it was woken for some. An executor that holds a batch back has a time to wake at
+// and does not count as parked, so arrivals that only fill its batch cost no wake-up.
+bool Runtime::park(const Forming& forming, uint32_t seen) noexcept {
+    if (forming.holding) {
         detail::futex_wait_until(work_, seen, forming.wait_until_ns);
-    if (!forming.holding) parked_.fetch_sub(1, std::memory_order_seq_cst);
+        return false;
+    }
+    if (work_comes(seen)) return false;
+    bool woken = false;
+    parked_.fetch_add(1, std::memory_order_seq_cst);
+    if (submitted_.empty() && !closing_.load(std::memory_order_seq_cst))
+        woken = detail::futex_wait_until(work_, seen, forming.wait_until_ns) == detail::Wait::woken;
+    parked_.fetch_sub(1, std::memory_order_seq_cst);
+    return woken;
+}
+
+int64_t Runtime::watch_ns() const noexcept {
+    const int64_t handoff = handoff_.value();
+    return limits_.may_watch && handoff > CHEAP_HANDOFF_NS ? std::min(handoff, WATCH_NS_MAX) : 0;
+}
+
+// Watches for work for as long as a wake-up would take. Others who want this core get it at every look.
+bool Runtime::work_comes(uint32_t seen) noexcept {
+    const int64_t watch = watch_ns();
+    if (watch == 0 || watching_.test_and_set(std::memory_order_acquire)) return false;
+    bool comes = false;
+    for (const int64_t until = now_ns() + watch; !comes && now_ns() < until;) {
+        sched_yield();
+        comes = !submitted_.empty() || work_.load(std::memory_order_relaxed) != seen;
+    }
+    watching_.clear(std::memory_order_release);
+    return comes;
 }
 
 uint32_t Runtime::close(int64_t patience_ns) noexcept {

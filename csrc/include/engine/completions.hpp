@@ -23,8 +23,17 @@ public:
     [[nodiscard]] bool announce(SlotTable& table, uint32_t index) noexcept {
         return done_.push(table, index, &Slot::next_done);
     }
-    // Makes the eventfd readable.
+    // Makes the eventfd readable, unless the loop is polling and will look by itself.
     void signal() noexcept;
+
+    // While it polls, the loop looks at has_answers() every turn and is not signalled. stop_polling() is true when an
+    // answer came in at the last moment, for which nobody will signal: look once more.
+    void start_polling() noexcept { polled_.store(true, std::memory_order_seq_cst); }
+    bool stop_polling() noexcept {
+        polled_.store(false, std::memory_order_seq_cst);
+        return has_answers();
+    }
+    bool has_answers() const noexcept { return !done_.empty(); }
     // The loop's thread: clears the eventfd and takes what is done, oldest first, linked by next_done.
     uint32_t take_all(SlotTable& table) noexcept;
 
@@ -33,6 +42,7 @@ public:
 
 private:
     SlotStack done_;
+    std::atomic<bool> polled_{false};
     int fd_;
 };
 

@@ -34,6 +34,7 @@ struct RuntimeLimits {
     uint32_t n_features = 0;
     uint32_t n_outputs = 1;
     int64_t budget_ns = 10'000'000;  // the usual deadline, from the call
+    bool may_watch = true;           // threads may look out for work or answers for a while before they sleep
     double miss_rate = 1e-4;         // share of rescues that may come late
     uint64_t first_id = 1;           // ids count up from here
 };
@@ -118,6 +119,15 @@ public:
 
     // Counts an answer and learns from it. `synchronous` tells which of the two guards.
     void account(const Outcome& outcome, int64_t returned_ns, bool queued, bool synchronous) noexcept;
+    // How long a thread should look out for an answer or for work before it sleeps, 0 where sleeping is cheap. On a
+    // virtual machine whose idle processors are taken away, waking one costs 50 us, ten times what it costs elsewhere;
+    // watching for as long as a wake-up would take never costs more than twice the best choice (ski rental; Karlin et
+    // al., Algorithmica 11, 1994). What a wake-up takes is learned from the executors' own.
+    int64_t watch_ns() const noexcept;
+    // Whether an answer is likely to come within watch_ns() of its submission.
+    bool answers_soon() const noexcept { return watch_ns() > 0 && cost_.expected_ns(1) < ANSWERS_SOON_NS; }
+    int64_t handoff_ns() const noexcept { return handoff_.value(); }
+
     uint64_t next_id() noexcept { return next_id_.fetch_add(1, std::memory_order_relaxed); }
 
     // Everything queued is answered by its fallback; executors get `patience_ns` to come back. Returns how many did
@@ -134,6 +144,8 @@ public:
     CostModel& inline_cost() noexcept { return inline_cost_; }
     const Guard& guard(bool synchronous) const noexcept { return synchronous ? sync_guard_ : async_guard_; }
     const Policy& policy() const noexcept { return policy_; }
+
+    static constexpr int64_t ANSWERS_SOON_NS = 20'000;
 
 private:
     // One executor's buffers, sized once.
@@ -168,6 +180,7 @@ private:
     Completions* settle(uint32_t index) noexcept;
     void settle_and_signal(uint32_t index) noexcept;
     void wake_executor() noexcept;
+    bool answer_comes(const Slot& slot) const noexcept;
 
     // runtime_inline.cpp
     Outcome answer_without_primary(Deployment& deployment, const void* row, int64_t started_ns, int64_t deadline_ns,
@@ -183,7 +196,8 @@ private:
     void signal_loops(Executor& executor) noexcept;
     void let_go(const Entry& entry, Reason reason);
     void fail(const Entry& entry, Reason reason);
-    void park(const Forming& forming, uint32_t seen) noexcept;
+    bool park(const Forming& forming, uint32_t seen) noexcept;
+    bool work_comes(uint32_t seen) noexcept;
     void free_askers_of(Executor& executor) noexcept;
     void let_go_of_queue() noexcept;
 
@@ -211,6 +225,8 @@ private:
     std::mutex executors_lock_;
     std::atomic<uint32_t> work_{0};       // futex; changes whenever a parked executor should look
     std::atomic<uint32_t> parked_{0};
+    std::atomic_flag watching_;           // one executor at a time watches for work before it sleeps
+    DecayingQuantile handoff_{0.5, 256};  // from a submission to the executor that it woke
     std::vector<std::unique_ptr<Executor>> executors_;
     std::vector<std::byte> warm_rows_;
     uint32_t warm_row_count_ = 0;

@@ -64,6 +64,9 @@ cdef extern from "engine/completions.hpp" namespace "engine" nogil:
         Completions() except +
         int fd() noexcept
         uint32_t take_all(SlotTable& table) noexcept
+        void start_polling() noexcept
+        cbool stop_polling() noexcept
+        cbool has_answers() noexcept
         uint32_t pending
 
     cdef cppclass Group:
@@ -110,6 +113,7 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         uint32_t n_features
         uint32_t n_outputs
         int64_t budget_ns
+        cbool may_watch
         double miss_rate
         uint64_t first_id
 
@@ -141,6 +145,9 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         int64_t calibrate(const void* rows, uint32_t n_rows) except +
         void start_threads(const void* rows, uint32_t n_rows) except +
         cbool warmed_up() noexcept
+        int64_t watch_ns() noexcept
+        int64_t handoff_ns() noexcept
+        cbool answers_soon() noexcept
         void swap(Deployment* deployment) noexcept
         Outcome predict_inline(const void* row, int64_t started_ns, int64_t deadline_ns, double* out) noexcept
         void predict_many_inline(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,

@@ -100,12 +100,32 @@ cdef class _LoopBridge:
     cdef CoreEngine engine
     cdef Completions* native
     cdef readonly object loop
-    cdef bint reading, kicking
-    cdef object kick  # bound once: submissions pass it to call_soon
+    cdef bint reading, kicking, polling
+    cdef int64_t poll_until_ns
+    cdef object kick, poll  # bound once: submissions pass them to call_soon
 
     def _kick(self):
         self.kicking = False
         self.engine.runtime.kick()
+
+    # Where sleeping is dear and answers are quick, the loop looks for them every turn instead of being woken for them.
+    cdef int start_polling(self) except -1:
+        self.poll_until_ns = now_ns() + self.engine.runtime.watch_ns()
+        if not self.polling:
+            self.polling = True
+            self.native.start_polling()
+            self.loop.call_soon(self.poll)
+        return 0
+
+    def _poll(self):
+        if self.native.has_answers():
+            self.drain()
+        if self.native.pending and now_ns() < self.poll_until_ns:
+            self.loop.call_soon(self.poll)
+            return
+        self.polling = False
+        if self.native.stop_polling():
+            self.drain()
 
     def __dealloc__(self):
         # Reached only with nothing pending: CoreEngine keeps every bridge that has.
@@ -219,6 +239,7 @@ cdef class CoreEngine:
         native.executors = limits["executors"]
         native.miss_rate = limits["miss_rate"]
         native.budget_ns = budget_ns
+        native.may_watch = limits["spin"]
         native.row_bytes = self._row_bytes
         native.n_features = self.n_features
         native.n_outputs = self.n_outputs
@@ -599,7 +620,7 @@ cdef class CoreEngine:
             bridge.engine = self
             bridge.loop = loop
             bridge.native = new Completions()
-            bridge.kick = bridge._kick
+            bridge.kick, bridge.poll = bridge._kick, bridge._poll
             bridge.start_reading()
             self._bridges[id(loop)] = bridge
         self._last_bridge = bridge
@@ -672,6 +693,8 @@ cdef class CoreEngine:
             self.runtime.account(outcome, outcome.ready_ns, False, False)
         else:
             bridge.native.pending += 1
+            if self.runtime.answers_soon():
+                bridge.start_polling()
         return 0
 
     def _many_parts(self, rows, deadline_ms, deadline_ns):

@@ -35,6 +35,7 @@ cdef dict statistics_of(Runtime* runtime, bint inline):
         "guard_us": {
             "sync": _terms(runtime.guard(True)),
             "async": _terms(runtime.guard(False)),
+            "handoff": runtime.handoff_ns() / 1e3,
             "prediction_error": runtime.policy().prediction_error_ns() / 1e3,
         },
     }

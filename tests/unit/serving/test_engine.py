@@ -357,6 +357,11 @@ def test_parts_that_do_not_fit_are_refused(keywords, text):
         engine.Engine(linear(1, 2), **keywords)
 
 
+def test_without_spinning_the_batch_lane_answers_as_well():
+    with engine.Engine(linear(1), lane="batch", spin=False, deadline_ms=FAR_MS) as eng:
+        assert [eng.predict([float(i)]).value for i in range(50)] == [float(i) for i in range(50)]
+
+
 def test_a_python_fallback_is_refused_with_the_reason():
     with pytest.raises(ConfigError, match="the fallback must be native"):
         engine.Engine(linear(1), fallback=engine.load_model(lambda rows: rows[:, 0], n_features=1))
