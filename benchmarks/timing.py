@@ -6,14 +6,14 @@ reported beside the figures and not subtracted. Throughput is counted without cl
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from engine.planning._clock import no_collections
 
 
 def latencies_us(call: Callable[[], Any], calls: int, warmup: int = 200) -> np.ndarray:
@@ -68,16 +68,3 @@ def spread_of(runs: list[dict[str, float]]) -> dict[str, list[float]]:
         for key in keys
         if (values := [run[key] for run in runs if key in run])
     }
-
-
-@contextmanager
-def no_collections() -> Iterator[None]:
-    """Keeps the garbage collector out of a measurement, as timeit does."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -1,5 +1,5 @@
 """What every test shares: the repository's root on the path, for the benchmarks that the suite runs at smoke size, and
-a seed for random tests that is printed, and taken back from ENGINE_TEST_SEED."""
+a seed for random tests that is printed, and taken back from ENGINE_SEED."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def _seed() -> int:
-    given = os.environ.get("ENGINE_TEST_SEED")
+    given = os.environ.get("ENGINE_SEED")
     return int(given) if given else int.from_bytes(os.urandom(4), "little")
 
 
@@ -20,7 +20,7 @@ SEED = _seed()
 
 
 def pytest_report_header() -> str:
-    return f"seed {SEED}: replay with ENGINE_TEST_SEED={SEED}"
+    return f"seed {SEED}: replay with ENGINE_SEED={SEED}"
 
 
 @pytest.fixture

@@ -9,17 +9,15 @@ long, and a collection of the generator's own notes would be charged to what is 
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.planning._clock import WakeTimer, exact_sleeps, sleep_until
+from engine.planning._clock import WakeTimer, exact_sleeps, no_collections, sleep_until
 from engine.planning.load import SOURCES, UNANSWERED, Run, Schedule
 
 SubmitOne = Callable[[int, int], Any]
@@ -104,7 +102,7 @@ def drive_sync_many(
     """
     notes = _Notes(schedule, deadline_ms)
     start, count = 0, len(schedule)
-    with _undisturbed(), exact_sleeps():
+    with no_collections(), exact_sleeps():
         due_ns, deadline_ns = notes.begin(on_start)
         free_ns = notes.started_ns
         while start < count:
@@ -137,7 +135,7 @@ class _LoopDriver:
     async def run(self, grace_s: float, on_start: OnStart | None) -> Run:
         self.timer = WakeTimer()
         try:
-            with _undisturbed():
+            with no_collections():
                 due_ns, self.deadline_ns = self.notes.begin(on_start)
                 self.due = due_ns.tolist()
                 self.loop.add_reader(self.timer.descriptor, self._wake)
@@ -279,15 +277,3 @@ def _guarded(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
     except Exception as error:
         return error
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -192,7 +192,8 @@ class Engine(CoreEngine):
         answers and reasons by source; on_time_ready and on_time_returned; late_dropped (primary results that lost to
         their rescue); batches, batch_rows_mean, queue_depth, queue_depth_max, in_flight; latency_us by source,
         returned_us and queued_us as {count, p50, p99, p999, max}; cost (row_us, batch_us by rows, efficient_rows,
-        spread, stalls); guard_us (timer, return and fallback terms for synchronous and asynchronous callers).
+        spread, stalls); guard_us (timer, return and fallback terms for synchronous and asynchronous callers, handoff:
+        what waking an executor usually takes, prediction_error: how far admission's predictions are off).
         """
         return self._statistics()
 
