@@ -1,11 +1,16 @@
 """Engine: every prediction answered before its deadline, inside your own process."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from engine.core._answer import Answer, Answers
 from engine.errors import EngineError
 from engine.model import Model, inspect, load_model
-from engine.planning.simulate import simulate
 from engine.serving import Engine
-from engine.transform import FeatureProgram
+
+if TYPE_CHECKING:
+    from engine.planning.simulate import simulate
+    from engine.transform import FeatureProgram
 
 __all__ = [
     "Answer",
@@ -18,3 +23,16 @@ __all__ = [
     "load_model",
     "simulate",
 ]
+
+# Brought in when first asked for: a service that only serves does not wait 30 ms for them at its start.
+_LATER = {"FeatureProgram": "engine.transform", "simulate": "engine.planning.simulate"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "transform":
+        return import_module("engine.transform")
+    if name not in _LATER:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    value = getattr(import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
