@@ -349,3 +349,31 @@ def test_many_threads_ask_while_versions_change():
         for thread in threads:
             thread.join()
     assert errors == []
+
+
+def test_refused_answers_keep_their_version_while_versions_change():
+    # Every row is refused at the door, so no slot holds its deployment while the answer is labelled.
+    errors = []
+
+    def ask(eng, stop):
+        try:
+            while not stop.is_set():
+                many = eng.predict_many(np.ones((200, 2)), deadline_ms=1e-4)
+                if not all(version.isdigit() for version in many.versions):
+                    errors.append(many)
+        except BaseException as error:
+            errors.append(error)
+
+    with served(linear(0.0), lane="batch", version="0") as eng:
+        stop = threading.Event()
+        threads = [threading.Thread(target=ask, args=(eng, stop)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(1, 300):
+            eng.swap(primary=linear(float(number)), version=str(number))
+            time.sleep(0.001)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert len(eng._versions()) <= 3
+    assert errors == []

@@ -64,6 +64,7 @@ cdef extern from "engine/completions.hpp" namespace "engine" nogil:
         Completions() except +
         int fd() noexcept
         uint32_t take_all(SlotTable& table) noexcept
+        void signal() noexcept
         void start_polling() noexcept
         cbool stop_polling() noexcept
         cbool has_answers() noexcept

@@ -45,6 +45,7 @@ cdef int64_t QUEUE_RESERVE_DIVISOR = 4
 
 cdef tuple REASON_NAMES = _reasons
 cdef tuple SOURCE_NAMES = _sources
+cdef Py_ssize_t LABELS_MAX = 256
 cdef uint64_t _forks = 0
 
 
@@ -57,11 +58,18 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 _get_running_loop = asyncio.get_running_loop
 
 
-cdef class _Served:
-    # One deployment as Python sees it: what the native one cannot hold.
-    cdef Deployment* native
+@cython.final
+cdef class _Label:
+    # What an answer needs of the deployment that it came from.
+    cdef uint64_t number
     cdef readonly str version
     cdef object default  # value, or a function of nothing
+
+
+@cython.final
+cdef class _Served:
+    # One deployment that requests may still be under way in.
+    cdef Deployment* native
     cdef readonly object parts  # keeps the models alive
 
     def __dealloc__(self):
@@ -118,14 +126,16 @@ cdef class _LoopBridge:
         return 0
 
     def _poll(self):
-        if self.native.has_answers():
-            self.drain()
-        if self.native.pending and now_ns() < self.poll_until_ns:
-            self.loop.call_soon(self.poll)
-            return
-        self.polling = False
-        if self.native.stop_polling():
-            self.drain()
+        try:
+            if self.native.has_answers():
+                self.drain()
+        finally:  # also when a task that was stepped raised KeyboardInterrupt: nobody signals a loop that polls
+            if self.native.pending and now_ns() < self.poll_until_ns:
+                self.loop.call_soon(self.poll)
+            else:
+                self.polling = False
+                if self.native.stop_polling():
+                    self.native.signal()
 
     def __dealloc__(self):
         # Reached only with nothing pending: CoreEngine keeps every bridge that has.
@@ -197,10 +207,11 @@ cdef class CoreEngine:
 
     cdef Runtime* runtime
     cdef dict _served           # deployment number -> _Served
-    cdef _Served _current
+    cdef dict _labels           # deployment number -> _Label, of those and of the last LABELS_MAX
+    cdef _Label _current
+    cdef dict _names            # the versions of _labels, made anew by each swap: answers of many rows keep a reference
     cdef const engine_features* _features
     cdef object _features_owner
-    cdef object _scorers
     cdef object _warm_rows
     cdef dict _bridges          # id(loop) -> _LoopBridge
     cdef _LoopBridge _last_bridge
@@ -217,6 +228,7 @@ cdef class CoreEngine:
     def __cinit__(self, *args, **kwargs):
         self.runtime = NULL
         self._served = {}
+        self._labels = {}
         self._bridges = {}
         self._forked_at = _forks
         self.closed = True
@@ -232,7 +244,8 @@ cdef class CoreEngine:
         self._row_bytes = self.n_features * (8 if self._wide else 4)
         self._budget_ns = budget_ns
         self._warm_rows = read_matrix(warm_rows, self.n_features, self._wide)
-        self._current = self._serve(primary, fallback, default, version)
+        cdef _Served served = self._serve(primary, fallback, default, version)
+        self._current = <_Label>self._labels[self._deployments]
         cdef RuntimeLimits native
         native.slots = self._slots_max = limits["queue_rows_max"]
         native.batch_rows_max = limits["batch_rows_max"]
@@ -245,7 +258,7 @@ cdef class CoreEngine:
         native.n_outputs = self.n_outputs
         # The upper bits tell processes and engines apart, the lower 40 count.
         native.first_id = (<uint64_t>random.SystemRandom().getrandbits(23) << 40) + 1
-        self.runtime = new Runtime(native, self._current.native)
+        self.runtime = new Runtime(native, served.native)
         self.closed = False
 
     cdef int _take_features(self, object capsule) except -1:
@@ -271,10 +284,12 @@ cdef class CoreEngine:
         cdef _Served served = _Served.__new__(_Served)
         self._deployments += 1
         served.native = new Deployment(scorer_from_capsule(primary)[0], second, self._wide, self._deployments)
-        served.version = version
-        served.default = default
         served.parts = (primary, fallback)
         self._served[self._deployments] = served
+        cdef _Label label = _Label.__new__(_Label)
+        label.number, label.version, label.default = self._deployments, version, default
+        self._labels[self._deployments] = label
+        self._names = {number: (<_Label>kept).version for number, kept in self._labels.items()}
         return served
 
     def _calibrate(self):
@@ -310,15 +325,19 @@ cdef class CoreEngine:
                               f"outputs; this engine serves {self.n_features} and {self.n_outputs}")
         cdef _Served served = self._serve(primary, fallback, default, version)
         self.runtime.swap(served.native)
-        self._current = served
+        self._current = <_Label>self._labels[self._deployments]
         # What nobody is being served from any more can go: our own reference is then the only one.
         for number in [n for n, old in self._served.items()
                        if old is not served and (<_Served>old).native.references() == 1]:
             del self._served[number]
+        # Labels stay longer. An answer that was settled without the GIL, refused at the door, say, names its deployment
+        # only after others may have swapped it away and freed it.
+        while len(self._labels) > len(self._served) + LABELS_MAX:
+            del self._labels[next(number for number in self._labels if number not in self._served)]
 
     def _versions(self):
         """The deployments that are still held, by number."""
-        return {number: (<_Served>served).version for number, served in self._served.items()}
+        return {number: (<_Label>self._labels[number]).version for number in self._served}
 
     @property
     def lane(self):
@@ -347,26 +366,26 @@ cdef class CoreEngine:
 
     cdef Answer _answer(self, const Outcome& outcome, const double* values, int64_t returned):
         cdef Answer answer = Answer.__new__(Answer)
-        cdef _Served served = self._current
-        if served.native.number() != outcome.deployment:
-            served = <_Served>self._served[outcome.deployment]
+        cdef _Label label = self._current
+        if label.number != outcome.deployment:
+            label = <_Label>self._labels[outcome.deployment]
         answer.reason = <str>REASON_NAMES[<Py_ssize_t>outcome.reason]
         if outcome.source == Source.default_value:
-            answer.value = self._default_value(served, answer)
+            answer.value = self._default_value(label, answer)
         elif self.n_outputs == 1:
             answer.value = values[0]
         else:
             answer.value = vector_of(values, self.n_outputs)
         answer.source = <str>SOURCE_NAMES[<Py_ssize_t>outcome.source]
-        answer.version = served.version
+        answer.version = label.version
         answer.latency_us = (outcome.ready_ns - outcome.started_ns) / 1e3
         answer.on_time_ready = outcome.ready_ns <= outcome.deadline_ns
         answer.on_time = returned <= outcome.deadline_ns
         answer.id = outcome.id
         return answer
 
-    cdef object _default_value(self, _Served served, Answer answer):
-        value = served.default
+    cdef object _default_value(self, _Label label, Answer answer):
+        value = label.default
         if callable(value):
             try:
                 value = checked_default(value(), self.n_outputs)
@@ -405,7 +424,7 @@ cdef class CoreEngine:
             self.runtime.account(outcomes[i], returned, queued, synchronous)
         if any_default:
             self._fill_defaults(values, sources, reasons, numbers)
-        names = self._versions()
+        names = self._names
         shaped = values[:, 0] if self.n_outputs == 1 else values
         return Answers(shaped, sources, reasons, latency, on_time, ready, ids, numbers, names)
 
@@ -413,7 +432,7 @@ cdef class CoreEngine:
         for number in np.unique(numbers).tolist():
             rows = (numbers == number) & (sources == <int>Source.default_value)
             before = self._default_errors
-            values[rows] = self._default_value(<_Served>self._served[number], None)
+            values[rows] = self._default_value(<_Label>self._labels[number], None)
             if self._default_errors != before:
                 reasons[rows] = 13
         return 0
