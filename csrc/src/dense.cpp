@@ -2,12 +2,12 @@
 #include "engine/dense.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <stdexcept>
 #include <string>
 
 #include "detail/dense_net.hpp"
+#include "detail/shared_scorer.hpp"
 
 namespace engine {
 namespace dense_detail {
@@ -152,41 +152,11 @@ int Dense::score(const double* rows, std::size_t n_rows, std::size_t row_stride,
     return ENGINE_SCORE_OK;
 }
 
-namespace {
-
-struct Shared {
-    std::unique_ptr<Dense> net;
-    std::atomic<std::size_t> references{1};
-};
-
-int score_f32(void* ctx, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) {
-    return static_cast<Shared*>(ctx)->net->score(rows, n_rows, row_stride, out);
-}
-int score_f64(void* ctx, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) {
-    return static_cast<Shared*>(ctx)->net->score(rows, n_rows, row_stride, out);
-}
-void retain(void* ctx) { static_cast<Shared*>(ctx)->references.fetch_add(1, std::memory_order_relaxed); }
-void release(void* ctx) {
-    auto* shared = static_cast<Shared*>(ctx);
-    if (shared->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete shared;
-}
-
-}  // namespace
-
 engine_scorer Dense::scorer(std::unique_ptr<Dense> net) {
     const std::uint32_t n_features = net->n_features();
     const std::uint32_t n_outputs = net->n_outputs();
     const bool float32_rows = net->float32_rows();
-    auto* shared = new Shared{std::move(net)};
-    return {ENGINE_SCORER_ABI,
-            ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
-            n_features,
-            n_outputs,
-            shared,
-            score_f32,
-            float32_rows ? nullptr : score_f64,
-            retain,
-            release};
+    return detail::shared_scorer(std::move(net), n_features, n_outputs, float32_rows);
 }
 
 }  // namespace engine

@@ -2,12 +2,12 @@
 #include "engine/forest.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <stdexcept>
 
 #include "detail/forest_coded.hpp"
+#include "detail/shared_scorer.hpp"
 
 namespace engine {
 
@@ -192,42 +192,11 @@ const std::string& Forest::single_layout() const noexcept { return single_->name
 const std::string& Forest::batch_layout() const noexcept { return batch_->name(); }
 std::size_t Forest::batch_rows_min() const noexcept { return batch_rows_min_; }
 
-namespace {
-
-// A forest with its reference count: what engine_scorer::ctx points to.
-struct Shared {
-    std::unique_ptr<Forest> forest;
-    std::atomic<std::size_t> references{1};
-};
-
-int score_f32(void* ctx, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) {
-    return static_cast<Shared*>(ctx)->forest->score(rows, n_rows, row_stride, out);
-}
-int score_f64(void* ctx, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) {
-    return static_cast<Shared*>(ctx)->forest->score(rows, n_rows, row_stride, out);
-}
-void retain(void* ctx) { static_cast<Shared*>(ctx)->references.fetch_add(1, std::memory_order_relaxed); }
-void release(void* ctx) {
-    auto* shared = static_cast<Shared*>(ctx);
-    if (shared->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete shared;
-}
-
-}  // namespace
-
 engine_scorer Forest::scorer(std::unique_ptr<Forest> forest) {
     const std::uint32_t n_features = forest->n_features();
     const std::uint32_t n_answers = forest->n_answers();
     const bool float32_rows = forest->float32_rows_;
-    auto* shared = new Shared{std::move(forest)};
-    return {ENGINE_SCORER_ABI,
-            ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
-            n_features,
-            n_answers,
-            shared,
-            score_f32,
-            float32_rows ? nullptr : score_f64,
-            retain,
-            release};
+    return detail::shared_scorer(std::move(forest), n_features, n_answers, float32_rows);
 }
 
 }  // namespace engine

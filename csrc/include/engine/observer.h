@@ -1,0 +1,58 @@
+/* The socket that a monitor plugs into: it is shown every answer.
+ *
+ * Serving knows monitors only by this struct, handed over as a PyCapsule named ENGINE_OBSERVER_CAPSULE whose pointer is
+ * an engine_observer; the capsule owns one reference and gives it back when it is collected.
+ */
+#ifndef ENGINE_OBSERVER_H
+#define ENGINE_OBSERVER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ENGINE_OBSERVER_CAPSULE "engine.observer.v1"
+#define ENGINE_OBSERVER_ABI 1u
+
+enum engine_answer_flags {
+    ENGINE_ANSWER_ROW_FLOAT64 = 1u << 0, /* row holds doubles instead of floats */
+    ENGINE_ANSWER_SHADOW = 1u << 1,      /* a shadow's answer to a request that somebody else answered: nobody got it */
+    ENGINE_ANSWER_CANARY = 1u << 2,      /* answered by the canary's share */
+};
+
+/* One answer. The pointers are good until observe() returns. Times are nanoseconds of CLOCK_MONOTONIC. */
+typedef struct engine_answer {
+    uint64_t id;          /* Answer.id; a shadow's answer has the id of the live one */
+    uint64_t deployment;  /* the number that deployed() gave a version to */
+    int64_t started_ns;   /* the call */
+    int64_t deadline_ns;
+    int64_t ready_ns;     /* the answer was ready */
+    const void *row;      /* n_features values as the models saw them; NULL where they were never read */
+    const double *values; /* n_outputs of them; the default's own where source is "default" */
+    uint32_t n_features;
+    uint32_t n_outputs;
+    uint32_t flags;       /* engine_answer_flags */
+    uint8_t source;       /* index into Answers.SOURCES */
+    uint8_t reason;       /* index into Answers.REASONS */
+} engine_answer;
+
+typedef struct engine_observer {
+    uint32_t abi;        /* ENGINE_OBSERVER_ABI */
+    uint32_t n_features; /* width of the rows it expects; 0 for any */
+    void *ctx;
+    /* Hot: once per answer, from any thread, with or without the GIL. Never blocks and never throws: what does not fit
+     * is dropped and counted. */
+    void (*observe)(void *ctx, const engine_answer *answer);
+    /* From now on answers may carry this deployment number; version is UTF-8, copied. With the GIL held. */
+    void (*deployed)(void *ctx, uint64_t deployment, const char *version);
+    /* From any thread, without the GIL. */
+    void (*retain)(void *ctx);
+    void (*release)(void *ctx);
+} engine_observer;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,50 @@
+// A native model behind the scorer ABI: the model, its reference count and the functions that engine_scorer points to.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "engine/scorer.h"
+
+namespace engine::detail {
+
+// Model has score(rows, n_rows, row_stride, out) for float and for double rows, returning an engine_score_status.
+template <class Model>
+struct SharedScorer {
+    std::unique_ptr<Model> model;
+    std::atomic<std::size_t> references{1};
+
+    template <class Value>
+    static int score(void* ctx, const Value* rows, std::size_t n_rows, std::size_t row_stride, double* out) {
+        return static_cast<SharedScorer*>(ctx)->model->score(rows, n_rows, row_stride, out);
+    }
+    static void retain(void* ctx) {
+        static_cast<SharedScorer*>(ctx)->references.fetch_add(1, std::memory_order_relaxed);
+    }
+    static void release(void* ctx) {
+        auto* shared = static_cast<SharedScorer*>(ctx);
+        if (shared->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete shared;
+    }
+};
+
+// A scorer that owns the model by one reference. float32_rows: the model compares in float32, so double rows would gain
+// nothing.
+template <class Model>
+engine_scorer shared_scorer(std::unique_ptr<Model> model, std::uint32_t n_features, std::uint32_t n_outputs,
+                            bool float32_rows) {
+    using Shared = SharedScorer<Model>;
+    return {ENGINE_SCORER_ABI,
+            ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
+            n_features,
+            n_outputs,
+            new Shared{std::move(model)},
+            Shared::template score<float>,
+            float32_rows ? nullptr : Shared::template score<double>,
+            Shared::retain,
+            Shared::release};
+}
+
+}  // namespace engine::detail
