@@ -6,14 +6,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 NATIVE := setup.py pyproject.toml $(wildcard csrc/include/engine/* csrc/src/*.cpp csrc/src/detail/* src/engine/core/*.pyx src/engine/core/*.pxd)
 
-.PHONY: setup demo test bench lint debug clean
+# The tests talk to a real Redis, started by themselves on a free port; where there is none, Debian's is installed.
+servers:
+	@command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server)
 
-setup: $(STAMP)-all
+.PHONY: setup servers demo test bench lint debug clean
+
+setup: $(STAMP)-all servers
 
 demo: $(STAMP)-demo
 	$(BIN)/engine demo
 
-test: $(STAMP)-all
+test: $(STAMP)-all servers
 	$(BIN)/python -m pytest
 	$(MAKE) -C csrc test
 
