@@ -42,3 +42,19 @@ class ClosedError(EngineError, RuntimeError):
 
 class MissingDependencyError(EngineError, ImportError):
     """An optional library is not installed; the message names the extra that brings it."""
+
+
+class StoreError(EngineError, RuntimeError):
+    """A feature store that cannot be read or written as asked: a column missing, a foreign file, a full disk."""
+
+
+class RegistryError(EngineError, RuntimeError):
+    """A version or alias that does not exist, an artifact that is not what was registered, a name that is not allowed."""
+
+
+class MonitorError(EngineError, ValueError):
+    """A reference or a label that the monitor cannot use."""
+
+
+class TrainingError(EngineError, RuntimeError):
+    """A training run that cannot go on: a dataset without rows, a checkpoint of another run."""
