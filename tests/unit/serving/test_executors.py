@@ -190,7 +190,10 @@ def test_at_overload_each_engine_gets_its_share():
             )
             for weight in (1.0, 3.0)
         )
-        async def flood(eng):  # 2000 requests, four times what there is time for, whether they are answered or not
+
+        async def flood(
+            eng,
+        ):  # 2000 requests, four times what there is time for, whether they are answered or not
             asked = []
             for _ in range(1000):
                 asked += [eng.predict_async([1.0, 2.0]) for _ in range(2)]
