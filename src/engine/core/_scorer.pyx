@@ -1,5 +1,11 @@
 # The capsule that carries a scorer between extension modules, and a direct call through it for Model.predict.
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
+from cpython.pycapsule cimport (
+    PyCapsule_GetContext,
+    PyCapsule_GetPointer,
+    PyCapsule_IsValid,
+    PyCapsule_New,
+    PyCapsule_SetContext,
+)
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -37,13 +43,26 @@ cdef const engine_scorer* scorer_from_capsule(object capsule) except NULL:
     if not PyCapsule_IsValid(capsule, ENGINE_SCORER_CAPSULE):
         raise ConfigError(f"expected a PyCapsule named '{ENGINE_SCORER_CAPSULE.decode()}', got {type(capsule).__name__}")
     cdef const engine_scorer* scorer = <const engine_scorer*>PyCapsule_GetPointer(capsule, ENGINE_SCORER_CAPSULE)
-    if scorer.abi != ENGINE_SCORER_ABI:
-        raise ConfigError(f"scorer ABI {scorer.abi} is not the one this build speaks, {ENGINE_SCORER_ABI}: "
-                          f"rebuild the module that made it")
+    if not ENGINE_SCORER_ABI_MIN <= scorer.abi <= ENGINE_SCORER_ABI:
+        raise ConfigError(f"expected a scorer of ABI {ENGINE_SCORER_ABI_MIN} to {ENGINE_SCORER_ABI}, got "
+                          f"{scorer.abi}: rebuild the module that made it")
     if scorer.n_features < 1 or scorer.n_outputs < 1 or scorer.score is NULL:
         raise ConfigError(f"scorer needs at least one feature, one output and a score function, got "
                           f"{scorer.n_features} features and {scorer.n_outputs} outputs")
-    return scorer
+    return scorer if scorer.abi >= 2 else _grown(capsule, scorer)
+
+
+cdef const engine_scorer* _grown(object capsule, const engine_scorer* old) except NULL:
+    # Whoever copies the struct by value would read beyond the end of an older one. The copy is the capsule's context,
+    # made once; the capsule's own destructor knows nothing of it, so its 88 bytes outlive the capsule.
+    cdef engine_scorer* kept = <engine_scorer*>PyCapsule_GetContext(capsule)
+    if kept is NULL:
+        kept = <engine_scorer*>malloc(sizeof(engine_scorer))
+        if kept is NULL:
+            raise MemoryError()
+        kept[0] = engine_scorer_read(old)
+        PyCapsule_SetContext(capsule, kept)
+    return kept
 
 
 def describe(capsule) -> dict:
