@@ -39,6 +39,7 @@ public:
         coded_->words.push_back(leaf_cut);  // node 0 and value 0: the leaf of lanes without a tree
         coded_->values.push_back(0.0);
         for (const Group& group : trees().groups) pack_group(group);
+        make_parts();
         finish_view();
         return coded_;
     }
@@ -131,6 +132,29 @@ private:
             pack_tree(tree.root);
         }
         coded_->groups.push_back({group.output, steps});
+        group_bytes_.push_back(4 * (coded_->words.size() - words_seen_) + 8 * (coded_->values.size() - values_seen_));
+        words_seen_ = coded_->words.size();
+        values_seen_ = coded_->values.size();
+    }
+
+    void make_parts() {
+        std::uint32_t g = 0;
+        const auto n_groups = static_cast<std::uint32_t>(coded_->groups.size());
+        for (std::uint32_t output = 0; output < trees().n_outputs; ++output) {
+            bool opens = true;
+            do {
+                Part part{output, g, g, opens, true};
+                std::size_t bytes = 0;
+                for (; g < n_groups && coded_->groups[g].output == output; ++g, ++part.end) {
+                    const bool full = bytes + group_bytes_[g] > part_bytes && g - part.first >= part_groups_min;
+                    if (full && (g - part.first) % part_groups_min == 0) break;
+                    bytes += group_bytes_[g];
+                }
+                part.closes = g == n_groups || coded_->groups[g].output != output;
+                coded_->parts.push_back(part);
+                opens = false;
+            } while (!coded_->parts.back().closes);
+        }
     }
 
     // Breadth first, so that the top of a tree, which every row visits, shares cache lines.
@@ -218,31 +242,46 @@ private:
     std::map<ColumnKey, std::size_t> first_column_;
     std::map<ColumnKey, std::int32_t> asks_;  // a split that asks for the category set of this column
     std::map<ColumnKey, std::vector<double>> thresholds_;
+    std::vector<std::size_t> group_bytes_;
+    std::size_t words_seen_ = 0;
+    std::size_t values_seen_ = 0;
     bool by_node_ = false;
 };
 
-// One row at a time: code it, then walk sixteen trees at a time.
+// Sixteen trees at a time, row after row.
 class Lanes final : public Layout {
 public:
     Lanes(std::string name, std::shared_ptr<const Coded> coded, const CodedKernels& kernels)
         : Layout(std::move(name)), coded_(std::move(coded)), kernels_(kernels) {}
 
-    void raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        alignas(64) std::uint8_t codes[codes_bytes];
-        for (std::size_t r = 0; r < n_rows; ++r) {
-            kernels_.code_row_f32(coded_->view, rows + r * stride, codes);
-            kernels_.lanes(coded_->view, codes, sums + r * coded_->view.n_outputs);
-        }
+    bool raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums,
+             Pace& pace) const noexcept override {
+        return score(kernels_.code_row_f32, rows, n_rows, stride, sums, pace);
     }
-    void raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        alignas(64) std::uint8_t codes[codes_bytes];
-        for (std::size_t r = 0; r < n_rows; ++r) {
-            kernels_.code_row_f64(coded_->view, rows + r * stride, codes);
-            kernels_.lanes(coded_->view, codes, sums + r * coded_->view.n_outputs);
-        }
+    bool raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums,
+             Pace& pace) const noexcept override {
+        return score(kernels_.code_row_f64, rows, n_rows, stride, sums, pace);
     }
 
 private:
+    template <class Code, class T>
+    bool score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums,
+               Pace& pace) const noexcept {
+        const CodedView& forest = coded_->view;
+        alignas(64) std::uint8_t codes[block_rows][codes_bytes];
+        alignas(64) double lane_sums[block_rows][lanes];
+        for (std::size_t r = 0; r < n_rows; ++r) code_row(forest, rows + r * stride, codes[r]);
+        for (const Part& part : coded_->parts) {
+            if (pace.over()) return false;
+            if (part.opens) std::fill_n(lane_sums[0], n_rows * lanes, 0.0);
+            for (std::size_t r = 0; r < n_rows; ++r) kernels_.lanes(forest, codes[r], part.first, part.end, lane_sums[r]);
+            pace.did(n_rows * (part.end - part.first));
+            if (!part.closes) continue;
+            for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + part.output] = fold(lane_sums[r]);
+        }
+        return true;
+    }
+
     std::shared_ptr<const Coded> coded_;
     CodedKernels kernels_;
 };
@@ -253,27 +292,42 @@ public:
     Rows(std::string name, std::shared_ptr<const Coded> coded, const CodedKernels& kernels)
         : Layout(std::move(name)), coded_(std::move(coded)), kernels_(kernels) {}
 
-    void raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        score(kernels_.code_row_f32, rows, n_rows, stride, sums);
+    bool raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums,
+             Pace& pace) const noexcept override {
+        return score(kernels_.code_row_f32, rows, n_rows, stride, sums, pace);
     }
-    void raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        score(kernels_.code_row_f64, rows, n_rows, stride, sums);
+    bool raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums,
+             Pace& pace) const noexcept override {
+        return score(kernels_.code_row_f64, rows, n_rows, stride, sums, pace);
     }
 
 private:
     template <class Code, class T>
-    void score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept {
+    bool score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums,
+               Pace& pace) const noexcept {
+        const CodedView& forest = coded_->view;
         alignas(64) std::uint8_t by_row[codes_bytes];
         alignas(64) std::uint8_t block[columns_max * block_rows];
-        const std::size_t n_columns = coded_->view.n_columns;
+        alignas(64) double lane_sums[lanes][block_rows];
+        alignas(64) double folded[block_rows];
+        const std::size_t n_columns = forest.n_columns;
         for (std::size_t r = 0; r < n_rows; ++r) {
-            code_row(coded_->view, rows + r * stride, by_row);
+            code_row(forest, rows + r * stride, by_row);
             for (std::size_t c = 0; c < n_columns; ++c) block[c * block_rows + r] = by_row[c];
         }
         // Rows beyond the last are walked too; any code will do.
         for (std::size_t c = 0; c < n_columns; ++c)
             std::fill(block + c * block_rows + n_rows, block + (c + 1) * block_rows, std::uint8_t{0});
-        kernels_.rows(coded_->view, block, n_rows, sums);
+        for (const Part& part : coded_->parts) {
+            if (pace.over()) return false;
+            if (part.opens) std::fill_n(lane_sums[0], lanes * block_rows, 0.0);
+            kernels_.rows(forest, block, part.first, part.end, lane_sums);
+            pace.did(block_rows * (part.end - part.first));
+            if (!part.closes) continue;
+            kernels_.fold_rows(lane_sums, folded);
+            for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + part.output] = folded[r];
+        }
+        return true;
     }
 
     std::shared_ptr<const Coded> coded_;

@@ -6,6 +6,7 @@ from cpython.pycapsule cimport (
     PyCapsule_New,
     PyCapsule_SetContext,
 )
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -66,7 +67,7 @@ cdef const engine_scorer* _grown(object capsule, const engine_scorer* old) excep
 
 
 def describe(capsule) -> dict:
-    """Shape and flags of a scorer capsule: n_features, n_outputs, takes_gil, reentrant, native, float64_rows."""
+    """Shape and flags of a scorer capsule: n_features, n_outputs, takes_gil, reentrant, native, float64_rows, stops."""
     cdef const engine_scorer* scorer = scorer_from_capsule(capsule)
     return {
         "n_features": scorer.n_features,
@@ -75,19 +76,22 @@ def describe(capsule) -> dict:
         "reentrant": bool(scorer.flags & ENGINE_SCORER_REENTRANT),
         "native": bool(scorer.flags & ENGINE_SCORER_NATIVE),
         "float64_rows": scorer.score_f64 is not NULL,
+        "stops": scorer.score_until is not NULL,
     }
 
 
-def score(capsule, rows, Py_ssize_t threads=1):
+def score(capsule, rows, Py_ssize_t threads=1, deadline_ns=None):
     """Scores a 2-D array, float32 or float64 [n, n_features], C-contiguous rows -> float64 [n] or [n, n_outputs].
 
     Rows are read in place where their last axis is contiguous, else copied once. The GIL is released. A float64
     array goes to the scorer as float64 where it takes that, and is rounded to float32 where it does not: what lies
     beyond float32's range becomes an infinity of its sign, without a warning.
 
-    Up to `threads` threads share the rows, 256 at a time; a scorer that is not reentrant has one.
+    Up to `threads` threads share the rows, 256 at a time; a scorer that is not reentrant has one. With `deadline_ns`, a
+    point on time.monotonic_ns(), there is one thread, and a scorer that stops gives up once it has passed.
 
-    Raises InputError for another shape or dtype or fewer than one thread, ModelError where the scorer reports a failure.
+    Raises InputError for another shape or dtype or fewer than one thread, ModelError where the scorer reports a failure
+    or gave up.
     """
     cdef const engine_scorer* scorer = scorer_from_capsule(capsule)
     if threads < 1:
@@ -102,7 +106,9 @@ def score(capsule, rows, Py_ssize_t threads=1):
     cdef int status = 0
     if n_rows:
         stride = array.strides[0] // array.itemsize
-        if array.itemsize == 8:
+        if deadline_ns is not None:
+            status = _score_until(scorer, array, stride, <double*>cnp.PyArray_DATA(out), deadline_ns)
+        elif array.itemsize == 8:
             with nogil:
                 status = score_threads(scorer[0], <const double*>cnp.PyArray_DATA(array), n_rows, stride,
                                        <double*>cnp.PyArray_DATA(out), threads)
@@ -110,9 +116,25 @@ def score(capsule, rows, Py_ssize_t threads=1):
             with nogil:
                 status = score_threads(scorer[0], <const float*>cnp.PyArray_DATA(array), n_rows, stride,
                                        <double*>cnp.PyArray_DATA(out), threads)
+    if status == ENGINE_SCORE_OUT_OF_TIME:
+        raise ModelError(f"the model gave up on {n_rows} rows: its deadline has passed")
     if status != ENGINE_SCORE_OK:
         raise ModelError(f"the model failed on {n_rows} rows (status {status})")
     return out
+
+
+cdef int _score_until(const engine_scorer* scorer, cnp.ndarray array, size_t stride, double* out,
+                      int64_t deadline_ns) except -1:
+    cdef size_t n_rows = array.shape[0]
+    cdef const void* rows = cnp.PyArray_DATA(array)
+    cdef bint wide = array.itemsize == 8
+    cdef int status
+    with nogil:
+        if wide:
+            status = engine_score_by_f64(scorer, <const double*>rows, n_rows, stride, out, deadline_ns)
+        else:
+            status = engine_score_by(scorer, <const float*>rows, n_rows, stride, out, deadline_ns)
+    return status
 
 
 cdef cnp.ndarray _rows(object rows, size_t n_features, bint float64_rows):
