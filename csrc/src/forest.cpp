@@ -7,9 +7,13 @@
 #include <stdexcept>
 
 #include "detail/forest_coded.hpp"
+#include "detail/forest_wide.hpp"
 #include "detail/shared_scorer.hpp"
 
 namespace engine {
+
+// Byte codes ask each category set by itself for every row; beyond this many of them the table of wide codes is tried.
+static constexpr std::size_t few_sets = 8;
 
 using forest_detail::Layout;
 using forest_detail::Trees;
@@ -31,7 +35,9 @@ std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
     forest->link_parameter_ = spec.link_parameter;
     forest->base_.assign(spec.base.begin(), spec.base.end());
     forest->layouts_.push_back(forest_detail::make_reference(trees));
-    if (auto coded = forest_detail::make_coded(trees)) forest_detail::add_coded_layouts(coded, forest->layouts_);
+    const auto coded = forest_detail::make_coded(trees);
+    if (coded) forest_detail::add_coded_layouts(coded, forest->layouts_);
+    if (!coded || coded->n_sets > few_sets) forest_detail::add_wide_layouts(trees, forest->layouts_);
     forest->calibrate(*trees);
     return forest;
 }

@@ -172,31 +172,7 @@ inline __m512i leaves_of(const CodedView& forest, const RowTree& tree, const std
     return leaves;
 }
 
-// Adds each row's leaf of one tree to that lane's 64 sums. Up to 32 leaves fit four registers, and two permutes read
-// them; beyond that it is a gather.
-inline void add_leaves(const double* values, std::uint32_t n_leaves, __m512i leaves, double* sums) noexcept {
-    alignas(64) std::uint8_t number[block_rows];
-    _mm512_store_si512(number, leaves);
-    const __m512d v0 = _mm512_loadu_pd(values);
-    const __m512d v1 = _mm512_loadu_pd(values + 8);
-    const __m512d v2 = _mm512_loadu_pd(values + 16);
-    const __m512d v3 = _mm512_loadu_pd(values + 24);
-    for (std::size_t r = 0; r < block_rows; r += 8) {
-        const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(number + r));
-        const __m512i index = _mm512_cvtepu8_epi64(eight);
-        __m512d value;
-        if (n_leaves <= 16) {
-            value = _mm512_permutex2var_pd(v0, index, v1);
-        } else if (n_leaves <= 32) {
-            const __mmask8 upper = _mm512_test_epi64_mask(index, _mm512_set1_epi64(16));
-            value = _mm512_mask_blend_pd(upper, _mm512_permutex2var_pd(v0, index, v1),
-                                         _mm512_permutex2var_pd(v2, index, v3));
-        } else {
-            value = _mm512_i64gather_pd(index, values, 8);
-        }
-        _mm512_store_pd(sums + r, _mm512_add_pd(_mm512_load_pd(sums + r), value));
-    }
-}
+#include "detail/forest_leaves_avx512.inc"
 
 void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
                 double (*sums)[block_rows]) noexcept {

@@ -1,4 +1,4 @@
-// Packs a forest for coded features, and the layouts that score it.
+// Packs a forest for coded features.
 #include "detail/forest_coded.hpp"
 
 #include <algorithm>
@@ -39,7 +39,9 @@ public:
         coded_->words.push_back(leaf_cut);  // node 0 and value 0: the leaf of lanes without a tree
         coded_->values.push_back(0.0);
         for (const Group& group : trees().groups) pack_group(group);
-        make_parts();
+        std::vector<std::uint32_t> outputs;
+        for (const CodedGroup& group : coded_->groups) outputs.push_back(group.output);
+        coded_->parts = make_parts(trees().n_outputs, outputs, group_bytes_);
         finish_view();
         return coded_;
     }
@@ -72,6 +74,7 @@ private:
         const auto& [feature, bits, set] = key;
         const bool left = bits & rule::missing_left;
         const std::uint8_t missing = left ? 0 : 255;
+        coded_->n_sets += set >= 0;
         coded_->columns.push_back({feature, set < 0 ? -1 : asks_.at(key), bits, missing});
         const std::size_t at = coded_->cuts_f64.size();
         coded_->cuts_f64.resize(at + cuts_padded, std::numeric_limits<double>::infinity());
@@ -135,26 +138,6 @@ private:
         group_bytes_.push_back(4 * (coded_->words.size() - words_seen_) + 8 * (coded_->values.size() - values_seen_));
         words_seen_ = coded_->words.size();
         values_seen_ = coded_->values.size();
-    }
-
-    void make_parts() {
-        std::uint32_t g = 0;
-        const auto n_groups = static_cast<std::uint32_t>(coded_->groups.size());
-        for (std::uint32_t output = 0; output < trees().n_outputs; ++output) {
-            bool opens = true;
-            do {
-                Part part{output, g, g, opens, true};
-                std::size_t bytes = 0;
-                for (; g < n_groups && coded_->groups[g].output == output; ++g, ++part.end) {
-                    const bool full = bytes + group_bytes_[g] > part_bytes && g - part.first >= part_groups_min;
-                    if (full && (g - part.first) % part_groups_min == 0) break;
-                    bytes += group_bytes_[g];
-                }
-                part.closes = g == n_groups || coded_->groups[g].output != output;
-                coded_->parts.push_back(part);
-                opens = false;
-            } while (!coded_->parts.back().closes);
-        }
     }
 
     // Breadth first, so that the top of a tree, which every row visits, shares cache lines.
@@ -248,110 +231,33 @@ private:
     bool by_node_ = false;
 };
 
-// Sixteen trees at a time, row after row.
-class Lanes final : public Layout {
-public:
-    Lanes(std::string name, std::shared_ptr<const Coded> coded, const CodedKernels& kernels)
-        : Layout(std::move(name)), coded_(std::move(coded)), kernels_(kernels) {}
-
-    bool raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums,
-             Pace& pace) const noexcept override {
-        return score(kernels_.code_row_f32, rows, n_rows, stride, sums, pace);
-    }
-    bool raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums,
-             Pace& pace) const noexcept override {
-        return score(kernels_.code_row_f64, rows, n_rows, stride, sums, pace);
-    }
-
-private:
-    template <class Code, class T>
-    bool score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums,
-               Pace& pace) const noexcept {
-        const CodedView& forest = coded_->view;
-        alignas(64) std::uint8_t codes[block_rows][codes_bytes];
-        alignas(64) double lane_sums[block_rows][lanes];
-        for (std::size_t r = 0; r < n_rows; ++r) code_row(forest, rows + r * stride, codes[r]);
-        for (const Part& part : coded_->parts) {
-            if (pace.over()) return false;
-            if (part.opens) std::fill_n(lane_sums[0], n_rows * lanes, 0.0);
-            for (std::size_t r = 0; r < n_rows; ++r) kernels_.lanes(forest, codes[r], part.first, part.end, lane_sums[r]);
-            pace.did(n_rows * (part.end - part.first));
-            if (!part.closes) continue;
-            for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + part.output] = fold(lane_sums[r]);
-        }
-        return true;
-    }
-
-    std::shared_ptr<const Coded> coded_;
-    CodedKernels kernels_;
-};
-
-// A block of rows at a time: every tree's splits once, each over all the rows.
-class Rows final : public Layout {
-public:
-    Rows(std::string name, std::shared_ptr<const Coded> coded, const CodedKernels& kernels)
-        : Layout(std::move(name)), coded_(std::move(coded)), kernels_(kernels) {}
-
-    bool raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums,
-             Pace& pace) const noexcept override {
-        return score(kernels_.code_row_f32, rows, n_rows, stride, sums, pace);
-    }
-    bool raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums,
-             Pace& pace) const noexcept override {
-        return score(kernels_.code_row_f64, rows, n_rows, stride, sums, pace);
-    }
-
-private:
-    template <class Code, class T>
-    bool score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums,
-               Pace& pace) const noexcept {
-        const CodedView& forest = coded_->view;
-        alignas(64) std::uint8_t by_row[codes_bytes];
-        alignas(64) std::uint8_t block[columns_max * block_rows];
-        alignas(64) double lane_sums[lanes][block_rows];
-        alignas(64) double folded[block_rows];
-        const std::size_t n_columns = forest.n_columns;
-        for (std::size_t r = 0; r < n_rows; ++r) {
-            code_row(forest, rows + r * stride, by_row);
-            for (std::size_t c = 0; c < n_columns; ++c) block[c * block_rows + r] = by_row[c];
-        }
-        // Rows beyond the last are walked too; any code will do.
-        for (std::size_t c = 0; c < n_columns; ++c)
-            std::fill(block + c * block_rows + n_rows, block + (c + 1) * block_rows, std::uint8_t{0});
-        for (const Part& part : coded_->parts) {
-            if (pace.over()) return false;
-            if (part.opens) std::fill_n(lane_sums[0], lanes * block_rows, 0.0);
-            kernels_.rows(forest, block, part.first, part.end, lane_sums);
-            pace.did(block_rows * (part.end - part.first));
-            if (!part.closes) continue;
-            kernels_.fold_rows(lane_sums, folded);
-            for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + part.output] = folded[r];
-        }
-        return true;
-    }
-
-    std::shared_ptr<const Coded> coded_;
-    CodedKernels kernels_;
-};
-
 }  // namespace
+
+std::vector<Part> make_parts(std::uint32_t n_outputs, const std::vector<std::uint32_t>& group_output,
+                             const std::vector<std::size_t>& group_bytes) {
+    std::vector<Part> parts;
+    std::uint32_t g = 0;
+    const auto n_groups = static_cast<std::uint32_t>(group_output.size());
+    for (std::uint32_t output = 0; output < n_outputs; ++output) {
+        bool opens = true;
+        do {
+            Part part{output, g, g, opens, true};
+            std::size_t bytes = 0;
+            for (; g < n_groups && group_output[g] == output; ++g, ++part.end) {
+                const bool full = bytes + group_bytes[g] > part_bytes && g - part.first >= part_groups_min;
+                if (full && (g - part.first) % part_groups_min == 0) break;
+                bytes += group_bytes[g];
+            }
+            part.closes = g == n_groups || group_output[g] != output;
+            parts.push_back(part);
+            opens = false;
+        } while (!parts.back().closes);
+    }
+    return parts;
+}
 
 std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees) {
     return Packer(std::move(trees)).pack();
-}
-
-void add_coded_layouts(std::shared_ptr<const Coded> coded, std::vector<std::unique_ptr<Layout>>& layouts) {
-    const struct {
-        Isa isa;
-        const CodedKernels& kernels;
-    } sets[] = {{Isa::scalar, coded_scalar}, {Isa::avx2, coded_avx2}, {Isa::avx512, coded_avx512}};
-    for (const auto& set : sets) {
-        if (set.isa > active_isa()) continue;
-        const std::string suffix = std::string("-") + isa_name(set.isa);
-        if (set.kernels.lanes) layouts.push_back(std::make_unique<Lanes>("lanes" + suffix, coded, set.kernels));
-        if (set.kernels.rows && coded->view.row_trees)
-            layouts.push_back(std::make_unique<Rows>("rows" + suffix, coded, set.kernels));
-    }
 }
 
 }  // namespace engine::forest_detail

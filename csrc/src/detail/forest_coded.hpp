@@ -57,6 +57,10 @@ struct Part {
 inline constexpr std::size_t part_bytes = 384 * 1024;
 inline constexpr std::size_t part_groups_min = 4;  // the kernels keep four groups in flight
 
+// The parts of groups whose outputs (ascending) and sizes in bytes are given; at least one an output.
+std::vector<Part> make_parts(std::uint32_t n_outputs, const std::vector<std::uint32_t>& group_output,
+                             const std::vector<std::size_t>& group_bytes);
+
 struct RowTree {
     std::uint32_t first_split;  // into row_splits
     std::uint32_t splits;       // leaves are one more
@@ -96,7 +100,8 @@ struct Coded {
     std::vector<double> values;
     std::vector<RowTree> row_trees;
     std::vector<RowSplit> row_splits;
-    std::vector<Part> parts;  // at least one an output, outputs ascending
+    std::vector<Part> parts;
+    std::size_t n_sets = 0;  // columns that are category sets
 };
 
 // Null where the forest does not fit: over 256 columns, or a tree of over 32,767 leaves.
