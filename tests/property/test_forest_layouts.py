@@ -138,15 +138,15 @@ def symmetric_forest(rng, *, trees, depths, features, cuts, outputs=1):
         depth = int(rng.choice(depths))
         level = np.array([int(np.log2(split + 1)) for split in range(2**depth - 1)], np.int64)
         split = np.arange(2**depth - 1)
-        child = lambda at: np.where(at < 2**depth - 1, at, ~(at - (2**depth - 1)))  # noqa: E731
+        leaf = 2**depth - 1  # the first of them in breadth-first order
         feature, threshold = rng.integers(0, features, depth + 1), rng.choice(pool, depth + 1)
         rule = rng.choice([0, 2, 3], depth + 1)
         builder.add_tree(
             tree % outputs,
             feature=feature[level],
             threshold=threshold[level],
-            left=child(2 * split + 1),
-            right=child(2 * split + 2),
+            left=np.where(2 * split + 1 < leaf, 2 * split + 1, ~(2 * split + 1 - leaf)),
+            right=np.where(2 * split + 2 < leaf, 2 * split + 2, ~(2 * split + 2 - leaf)),
             rule=rule[level],
             leaf=rng.normal(size=2**depth),
         )
