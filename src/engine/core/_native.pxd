@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
+from engine.core._features cimport ENGINE_FEATURES_ABI, ENGINE_FEATURES_CAPSULE, engine_features
 from engine.core._scorer cimport engine_scorer
 
 cdef extern from "<atomic>" nogil:
@@ -17,16 +18,6 @@ cdef extern from "engine/buffer.hpp" namespace "engine" nogil:
     cdef cppclass SmallBuffer:
         SmallBuffer() noexcept
         void* reserve(size_t n_bytes) except +
-
-cdef extern from "engine/features.h":
-    const char* ENGINE_FEATURES_CAPSULE
-    uint32_t ENGINE_FEATURES_ABI
-
-    ctypedef struct engine_features:
-        uint32_t abi
-        uint32_t n_features
-        void* ctx
-        int (*read_row)(void* ctx, void* object, float* out) except -1
 
 cdef extern from "engine/deployment.hpp" namespace "engine" nogil:
     cdef cppclass Deployment:
