@@ -4,6 +4,7 @@ from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cython cimport final
 from libc.stdint cimport uint32_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -62,6 +63,7 @@ cdef void _free_capsule(object capsule) noexcept:
     Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
 
+@final
 cdef class NativeProgram:
     """A compiled feature program. Immutable; any thread may use it.
 

@@ -1,5 +1,6 @@
 # Rows of Python objects in the registers of a native program; _row_reader.pyx reads them.
 from cpython.object cimport PyObject
+from cython cimport final
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from engine.core._transform cimport JsonRows, Text
@@ -9,6 +10,7 @@ cdef enum InputKind:
     NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR
 
 
+@final  # its methods call each other directly
 cdef class RowReader:
     cdef readonly tuple names  # interned, keeps name_at's pointers alive
     cdef uint32_t n_inputs

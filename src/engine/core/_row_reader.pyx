@@ -10,6 +10,7 @@ from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject, PyObject_Hash
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cython cimport final
 from libc.math cimport NAN
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libcpp.vector cimport vector
@@ -39,6 +40,7 @@ cdef object _ABSENT = object()
 KINDS = ("number", "category", "timestamp", "timestamp_utc", "vector")
 
 
+@final
 cdef class RowReader:
     """The inputs of a program, and one row of them in registers. Used with the GIL held.
 
@@ -156,7 +158,7 @@ cdef class RowReader:
         return self.json.read(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), self.numbers, self.texts)
 
     # Hot: the input that an exact str names, or -1. Its hash is kept: it is a key of a dict.
-    cdef int32_t _find(self, PyObject* key) noexcept:
+    cdef inline int32_t _find(self, PyObject* key) noexcept:
         cdef size_t at = <size_t>engine_kept_hash(key) & self.name_mask
         cdef int32_t i = self.name_slots[at]
         cdef PyObject* name
