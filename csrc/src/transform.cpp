@@ -169,6 +169,15 @@ void Program::finish() {
     fuse();
 }
 
+// Whether a look-up gives each key its own place, and anything else none: a one-hot can then take the place itself.
+bool Program::is_place(const Step& lookup, std::uint32_t count) const {
+    const Table& table = *tables_[lookup.table];
+    for (std::size_t i = 0; i < table.size(); ++i) {
+        if (table.value(static_cast<std::int64_t>(i)) != static_cast<double>(i)) return false;
+    }
+    return table.size() <= count && !(lookup.x >= 0.0) && !(lookup.y >= 0.0);
+}
+
 // The commonest runs of steps become one step, where no other step reads what lies between.
 void Program::fuse() {
     std::vector<std::uint32_t> reads(number_written_.size(), 0);
@@ -197,7 +206,7 @@ void Program::fuse() {
         } else if (step.op == Op::kHash && feeds(i, Op::kEmit)) {
             step.op = Op::kHashEmit;
             step.dst = steps_[++i].dst;
-        } else if (step.op == Op::kLookup && feeds(i, Op::kOneHot)) {
+        } else if (step.op == Op::kLookup && feeds(i, Op::kOneHot) && is_place(step, steps_[i + 1].count)) {
             step.op = Op::kLookupOneHot;
             step.dst = steps_[++i].dst;
             step.count = steps_[i].count;

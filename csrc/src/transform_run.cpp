@@ -161,7 +161,7 @@ void Program::emit_step(const Step& step, std::size_t n, const double* numbers, 
 }
 
 template <std::size_t kCapacity, class Out>
-void Program::fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts,
+inline void Program::fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts,
                          Out* out) const noexcept {
     const double* const a = numbers + step.a * kCapacity;
     const Text* const text = texts + step.a * kCapacity;
@@ -176,7 +176,7 @@ void Program::fused_step(const Step& step, std::size_t n, const double* numbers,
     } else {
         const Table& table = *tables_[step.table];
         for (std::size_t i = 0; i < n; ++i) {
-            const std::int64_t place = place_of(look_up(text[i], table, x, y), step.count);
+            const std::int64_t place = text[i].data == nullptr ? -1 : table.find(text[i]);
             if (place >= 0) to[i * n_outputs_ + static_cast<std::size_t>(place)] = Out{1};
         }
     }

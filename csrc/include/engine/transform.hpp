@@ -89,7 +89,7 @@ enum class Op : std::uint16_t {
     kImputeScaleEmit,  // out[dst] = numbers[a] imputed with z, scaled by x and y
     kScaleEmit,
     kHashEmit,         // out[dst] = texts[a] hashed
-    kLookupOneHot,     // out[dst...] of count columns: the one that texts[a] is looked up as is 1
+    kLookupOneHot,     // out[dst...]: the column of the place that texts[a] has in tables[table] is 1
 };
 
 enum class DatePart : std::uint32_t {
@@ -177,7 +177,7 @@ private:
     template <std::size_t kCapacity, class Out>
     void execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
     template <std::size_t kCapacity, class Out>
-    void fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts, Out* out) const noexcept;
+    [[gnu::always_inline]] void fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts, Out* out) const noexcept;
     template <std::size_t kCapacity>
     void text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept;
     template <std::size_t kCapacity>
@@ -192,6 +192,7 @@ private:
     std::uint32_t n_texts_;
     std::uint32_t n_outputs_;
     void fuse();
+    bool is_place(const Step& lookup, std::uint32_t count) const;
 
     std::vector<Step> steps_;
     std::vector<Step> fused_;  // the same program with runs of steps fused: what is run

@@ -6,6 +6,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.datetime cimport import_datetime
 from cpython.dict cimport PyDict_Next, PyDict_Size
+from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject, PyObject_Hash
@@ -24,7 +25,7 @@ cimport numpy as cnp
 
 from engine.core._transform cimport JsonInput, JsonKind, JsonRows, Text
 from engine.core._values cimport (
-    PyUnicode_Check, PyUnicode_CheckExact, engine_kept_hash, engine_prefetch, engine_same_text, kDigits, plain_number,
+    Py_TYPE, PyFloat_Type_address, PyUnicode_Check, PyUnicode_CheckExact, engine_kept_hash, engine_prefetch, engine_same_text, kDigits, plain_number,
     plain_text, plain_timestamp, plain_vector, quick_number, quick_text, quick_timestamp, quick_vector,
 )
 
@@ -212,9 +213,13 @@ cdef class RowReader:
             engine_prefetch(value)
             self.value_at[i] = value
         for i in range(self.n_inputs):
-            if self.value_at[i] is NULL:
+            value = self.value_at[i]
+            if value is NULL:
                 self._clear(i)
-            elif not self._quick_value(i, self.value_at[i]):
+            elif self.kind_of[i] == InputKind.NUMBER and Py_TYPE(value) == PyFloat_Type_address:
+                # What nearly every value is, without a call.
+                self.numbers[self.register_of[i]] = PyFloat_AS_DOUBLE(<object>value)
+            elif not self._quick_value(i, value):
                 return False
         return found == self.n_inputs or not self.refuse_missing
 
