@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError, InputTypeError, ProgramError
-from engine.transform.batches import Batches
+from engine.transform.batches import Batches, batches_of
 from engine.transform.drawing import html_of
 from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
 from engine.transform.functions import UserFunction
@@ -95,16 +95,20 @@ class FeatureProgram:
         Args:
             spec: features as `engine.transform` builds them, or their JSON form, in output order.
             table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array,
-                a DuckDB relation or a list of mappings; one row at least. Not kept. For more rows than memory
-                holds: a function without arguments that returns an iterable of such tables, the same at each
-                call; it is called once for each constant.
+                or a list of mappings; one row at least. Not kept. For more rows than memory holds: the path of a
+                Parquet file or folder, a pyarrow dataset, a DuckDB relation, a RecordBatchReader, an iterator of
+                tables, or a function without arguments that returns an iterable of tables, the same at each call.
             missing: what an absent key means later: "impute" (a missing value) or "error".
 
         Raises:
             ProgramError: a spec that makes no sense, or a column there is nothing to learn from.
             InputError, InputTypeError: a column that is absent, ragged or of the wrong type.
         """
-        return cls._fit(spec, table, missing)[0]
+        features = _features_of(spec)
+        names, options = columns_to_fit(features), {"refuse_missing": missing == "error"}
+        batches = batches_of(table, names)
+        source = Table(table, names, **options) if batches is None else Batches(batches, names, **options)
+        return cls._fit(features, source, missing)
 
     @classmethod
     def fit_batch(
@@ -122,7 +126,8 @@ class FeatureProgram:
         the program's.
 
         Args:
-            spec, table, missing: as `fit`.
+            spec, missing: as `fit`.
+            table: in memory, or a DuckDB relation.
             folds: 2 to the number of rows.
 
         Returns:
@@ -131,15 +136,18 @@ class FeatureProgram:
         Raises:
             As `fit`, and ProgramError for another number of folds.
         """
-        program, source = cls._fit(spec, table, missing)
-        rows = program.batch(table)
+        features = _features_of(spec)
+        # Read once: a DuckDB relation may give its rows in another order at the next asking.
+        source = Table(table, columns_to_fit(features), refuse_missing=missing == "error")
+        program = cls._fit(features, source, missing)
+        rows = program._rows_of(source)
         if not any(label for feature in program.features for label in feature.labels()):
             return program, rows
         if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= source.n_rows:
             raise ProgramError(f"folds: expected 2 to {source.n_rows} (the rows), got {folds!r}")
         for fold in range(folds):
-            features = without_fold(program.features, source, fold, folds)
-            rows[fold::folds] = cls(features, missing=missing).batch(table)[fold::folds]
+            other = cls(without_fold(program.features, source, fold, folds), missing=missing)
+            rows[fold::folds] = other._rows_of(source)[fold::folds]
         return program, rows
 
     @classmethod
@@ -172,17 +180,10 @@ class FeatureProgram:
         return program
 
     @classmethod
-    def _fit(cls, spec: Any, table: Any, missing: str) -> tuple[FeatureProgram, Table | Batches]:
-        if isinstance(spec, (Feature, Mapping, str)):
-            raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
-        features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
-        if not features:
-            raise ProgramError("a program needs at least one output, got a spec of no features")
-        kind = Batches if callable(table) and not hasattr(table, "columns") else Table
-        source = kind(table, columns_to_fit(features), refuse_missing=missing == "error")
+    def _fit(cls, features: list[Feature], source: Table | Batches, missing: str) -> FeatureProgram:
         if source.n_rows == 0:
             raise InputError("fitting needs at least one row, got an empty table")
-        return cls(fit_features(features, source), missing=missing), source
+        return cls(fit_features(features, source), missing=missing)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, functions: Iterable[UserFunction] = ()) -> FeatureProgram:
@@ -291,7 +292,11 @@ class FeatureProgram:
         """
         if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
             return self._native.rows(table, out=out)
-        source = Table(table, self.input_names, refuse_missing=self.missing == "error")
+        return self._rows_of(
+            Table(table, self.input_names, refuse_missing=self.missing == "error"), out=out
+        )
+
+    def _rows_of(self, source: Table, *, out: Any = None) -> npt.NDArray[np.float32]:
         columns = [source.column(name, kind) for name, kind in self._inputs]
         return self._native.batch(columns, source.n_rows, out=out)
 
@@ -336,6 +341,15 @@ class FeatureProgram:
             f"FeatureProgram(inputs={len(self.input_names)}, outputs={len(self.output_names)}, "
             f"digest={self.digest[:12]!r})"
         )
+
+
+def _features_of(spec: Any) -> list[Feature]:
+    if isinstance(spec, (Feature, Mapping)):
+        raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
+    features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
+    if not features:
+        raise ProgramError("a program needs at least one output, got a spec of no features")
+    return features
 
 
 def _canonical(body: dict[str, Any]) -> str:
