@@ -23,7 +23,10 @@ from engine.transform.plan import Plan
 from engine.transform.sklearn_import import features_of
 from engine.transform.sources import feature_from_json
 from engine.transform.spec import Feature
+from engine.transform.spec_file import load_spec
 from engine.transform.table import Table
+
+Spec = Sequence[Feature | Mapping[str, Any]] | str | os.PathLike[str]
 
 FORMAT = "engine.features"
 VERSION = 1
@@ -88,12 +91,13 @@ class FeatureProgram:
 
     @classmethod
     def fit(
-        cls, spec: Sequence[Feature | Mapping[str, Any]], table: Any, *, missing: str = "impute"
+        cls, spec: Spec, table: Any, *, missing: str = "impute"
     ) -> FeatureProgram:
         """Learns the constants of a spec from a table and freezes it.
 
         Args:
-            spec: features as `engine.transform` builds them, or their JSON form, in output order.
+            spec: features as `engine.transform` builds them, or their JSON form, in output order; or the path of a
+                .json, .yaml or .yml file of that form.
             table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array,
                 or a list of mappings; one row at least. Not kept. For more rows than memory holds: the path of a
                 Parquet file or folder, a pyarrow dataset, a DuckDB relation, a RecordBatchReader, an iterator of
@@ -113,7 +117,7 @@ class FeatureProgram:
     @classmethod
     def fit_batch(
         cls,
-        spec: Sequence[Feature | Mapping[str, Any]],
+        spec: Spec,
         table: Any,
         *,
         missing: str = "impute",
@@ -344,6 +348,8 @@ class FeatureProgram:
 
 
 def _features_of(spec: Any) -> list[Feature]:
+    if isinstance(spec, (str, os.PathLike)):
+        spec = load_spec(spec)
     if isinstance(spec, (Feature, Mapping)):
         raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
     features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
