@@ -1,8 +1,8 @@
 """A table that comes in batches, for fitting on more rows than memory holds.
 
 The batches are read from the start for each constant that is learned, one at a time; what cannot be read twice (an
-iterator, a RecordBatchReader, a DuckDB relation, which may give other rows at the next asking) is written to a temporary
-file on disk first. What is learned is to the bit what the whole table would have taught.
+iterator, a RecordBatchReader, a DuckDB relation, which may give other rows at the next asking) is written to a
+temporary file on disk first. What is learned is to the bit what the whole table would have taught.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def batches_of(source: Any, names: Sequence[str]) -> Callable[[], Iterable[Any]]
     if hasattr(source, "project") and hasattr(source, "fetchnumpy"):  # a DuckDB relation
         absent = [name for name in names if name not in source.columns]
         if absent:
-            raise InputError(f"the table has no column {absent[0]!r}; it has: {', '.join(source.columns[:20])}")
+            raise InputError(
+                f"the table has no column {absent[0]!r}; it has: {', '.join(source.columns[:20])}"
+            )
         quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
         relation = source.project(quoted)
         # The name since DuckDB 1.4, and the one before.

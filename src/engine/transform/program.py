@@ -3,11 +3,8 @@ outputs."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,9 @@ from engine.errors import InputError, InputTypeError, ProgramError
 from engine.transform.batches import Batches, batches_of
 from engine.transform.drawing import html_of
 from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
+from engine.transform.frozen import canonical, digest_of, parse_row, plain_loads, replace_file
 from engine.transform.functions import UserFunction
+from engine.transform.onnx_export import to_onnx_model
 from engine.transform.plan import Plan
 from engine.transform.sklearn_import import features_of
 from engine.transform.sources import feature_from_json
@@ -87,12 +86,10 @@ class FeatureProgram:
             "features": [feature.to_json() for feature in features],
             "outputs": plan.output_names,
         }
-        self.digest = _digest(self._body)
+        self.digest = digest_of(self._body)
 
     @classmethod
-    def fit(
-        cls, spec: Spec, table: Any, *, missing: str = "impute"
-    ) -> FeatureProgram:
+    def fit(cls, spec: Spec, table: Any, *, missing: str = "impute") -> FeatureProgram:
         """Learns the constants of a spec from a table and freezes it.
 
         Args:
@@ -209,7 +206,7 @@ class FeatureProgram:
         """A program from `to_json`. Raises ProgramError where the digest does not match the content."""
         known = {function.name: function for function in functions}
         try:
-            body = _plain_loads(text)
+            body = plain_loads(text)
         except (ValueError, RecursionError) as error:
             raise ProgramError(f"not a feature program: {error}") from None
         if not isinstance(body, dict) or body.get("format") != FORMAT:
@@ -217,9 +214,9 @@ class FeatureProgram:
         if body.get("version") != VERSION:
             raise ProgramError(f"version {body.get('version')!r} of the format; this build reads {VERSION}")
         digest = body.pop("digest", None)
-        if digest != _digest(body):
+        if digest != digest_of(body):
             raise ProgramError(
-                f"the content is not what was frozen: digest {_digest(body)}, expected {digest}; fit again"
+                f"the content is not what was frozen: digest {digest_of(body)}, expected {digest}; fit again"
             )
         if not isinstance(body.get("features"), list):
             raise ProgramError("expected a list of features")
@@ -236,18 +233,30 @@ class FeatureProgram:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the program as JSON; an existing file is replaced in one step."""
-        target = Path(path)
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        try:
-            part.write_text(self.to_json() + "\n", encoding="utf-8")
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        replace_file(Path(path), (self.to_json() + "\n").encode())
 
     def to_json(self) -> str:
         """The frozen program, canonical: sorted keys, floats that read back to the same bits, and its
         digest."""
-        return _canonical({**self._body, "digest": self.digest})
+        return canonical({**self._body, "digest": self.digest})
+
+    def to_onnx(self, path: str | os.PathLike[str], *, missing_text: str = "<missing>") -> None:
+        """Writes the program as an ONNX graph (opset 17), so that others can run it.
+
+        Its inputs are those of the program: float64 [rows, 1] for a number, [rows, size] for a vector, NaN where
+        missing; text [rows, 1] for a category. Its output `engine/features` is float32 [rows, n_outputs]: the bits of
+        `batch`, but within 1e-6 of the value for log1p, power and cyclic.
+
+        Args:
+            missing_text: what a missing category is written as, for ONNX has no missing text.
+
+        Raises:
+            ProgramError: an op that ONNX has no like of (hashes, tokens, text length, dates, distances, functions of
+                your own), or a category that reads `missing_text`.
+            MissingDependencyError: without onnx.
+        """
+        model = to_onnx_model(self.features, self._inputs, self.output_names, self.digest, missing_text)
+        replace_file(Path(path), model.SerializeToString())
 
     def row(self, row: Mapping[str, Any] | Sequence[Any]) -> npt.NDArray[np.float32]:
         """Features of one row.
@@ -276,7 +285,7 @@ class FeatureProgram:
             InputError: bytes that are no JSON; NaN and Infinity are none.
             InputError, InputTypeError: as `row`.
         """
-        return self._native.row_json(data, _parse_json)
+        return self._native.row_json(data, parse_row)
 
     def batch(self, table: Any, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
         """Features of every row of a table; row i has the bits that `row` gives for it.
@@ -296,9 +305,7 @@ class FeatureProgram:
         """
         if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
             return self._native.rows(table, out=out)
-        return self._rows_of(
-            Table(table, self.input_names, refuse_missing=self.missing == "error"), out=out
-        )
+        return self._rows_of(Table(table, self.input_names, refuse_missing=self.missing == "error"), out=out)
 
     def _rows_of(self, source: Table, *, out: Any = None) -> npt.NDArray[np.float32]:
         columns = [source.column(name, kind) for name, kind in self._inputs]
@@ -356,41 +363,6 @@ def _features_of(spec: Any) -> list[Feature]:
     if not features:
         raise ProgramError("a program needs at least one output, got a spec of no features")
     return features
-
-
-def _canonical(body: dict[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _digest(body: dict[str, Any]) -> str:
-    try:
-        return hashlib.sha256(_canonical(body).encode()).hexdigest()
-    except ValueError as error:
-        raise ProgramError(f"the program cannot be frozen: {error}") from None
-
-
-def _parse_json(data: bytes | str) -> Any:
-    try:
-        return _json_reader()(data)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"expected a row as JSON: {error}") from None
-
-
-@functools.cache
-def _json_reader() -> Callable[[bytes | str], Any]:
-    try:
-        from orjson import loads
-    except ImportError:
-        return _plain_loads
-    return loads
-
-
-def _plain_loads(data: bytes | str) -> Any:
-    return json.loads(data, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _require_distinct(names: list[str]) -> None:

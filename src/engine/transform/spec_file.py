@@ -41,7 +41,9 @@ def load_spec(path: str | os.PathLike[str], *, functions: Iterable[UserFunction]
     known = {function.name: function for function in functions}
     readers = {".json": _json_entries, ".yaml": _yaml_entries, ".yml": _yaml_entries}
     if file.suffix not in readers:
-        raise ProgramError(f"{file}: expected a spec as .json, .yaml or .yml, got {file.suffix or 'no suffix'!r}")
+        raise ProgramError(
+            f"{file}: expected a spec as .json, .yaml or .yml, got {file.suffix or 'no suffix'!r}"
+        )
     size = file.stat().st_size
     if size > BYTES_MAX:
         raise ProgramError(f"{file}: expected a spec of at most {BYTES_MAX} bytes, got {size}")

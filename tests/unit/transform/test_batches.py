@@ -101,7 +101,7 @@ def test_what_is_kept_on_disk_is_gone_afterwards(table, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     t.FeatureProgram.fit(SPEC, a_reader(table, None))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputTypeError, match="expected batches that are tables .*, got int"):
+    with pytest.raises(InputTypeError, match=r"expected batches that are tables .*, got int"):
         t.FeatureProgram.fit(SPEC, iter([5]))
     assert list(tmp_path.iterdir()) == []
 
@@ -160,7 +160,12 @@ def test_a_column_larger_than_memory():
     assert ast.literal_eval(done.stdout) == [
         {"op": "impute", "strategy": "median", "value": (n - 1) / 2},
         {"op": "robust", "median": (n - 1) / 2, "range": (n - 1) * 0.75 - (n - 1) * 0.25},
-        {"op": "bucketize", "edges": [(n - 1) * q for q in (0.25, 0.5, 0.75)], "quantiles": 4, "edge": "left"},
+        {
+            "op": "bucketize",
+            "edges": [(n - 1) * q for q in (0.25, 0.5, 0.75)],
+            "quantiles": 4,
+            "edge": "left",
+        },
         {"op": "impute", "strategy": "most_frequent", "value": 1.0},
     ]
 

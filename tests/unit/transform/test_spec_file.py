@@ -72,10 +72,22 @@ BOMB = "- &a [x, x, x]\n- &b [*a, *a, *a]\n- [*b, *b, *b]\n"
         ("- {type: number, <<: {input: x}}", "line 1: expected text, a number, .* got the merge '<<'"),
         ("- {? [a] : x}", "line 1: expected a key that is text, got \\['a'\\]"),
         ("- {type: category, input: 2024-01-01}", "got the timestamp '2024-01-01'; put it in quotes"),
-        ("- {type: number, input: x}\n- {type: numbre}", "line 2: unknown feature type 'numbre'; expected one of"),
-        ("- {type: number, input: x}\n\n- {type: number, input: x, ops: [stndrd]}", "line 3: unknown op 'stndrd'"),
-        ("- {type: category, input: c, ops: [{op: one_hot, categories: [no]}]}", "line 1: .*expected strings, got Fal"),
-        ("- {type: number, input: x, ops: [{op: clip, low: .nan}]}", "line 1: .*expected a finite number, got nan"),
+        (
+            "- {type: number, input: x}\n- {type: numbre}",
+            "line 2: unknown feature type 'numbre'; expected one of",
+        ),
+        (
+            "- {type: number, input: x}\n\n- {type: number, input: x, ops: [stndrd]}",
+            "line 3: unknown op 'stndrd'",
+        ),
+        (
+            "- {type: category, input: c, ops: [{op: one_hot, categories: [no]}]}",
+            "line 1: .*expected strings, got Fal",
+        ),
+        (
+            "- {type: number, input: x, ops: [{op: clip, low: .nan}]}",
+            "line 1: .*expected a finite number, got nan",
+        ),
         ("- {type: number", "line 1: expected YAML: "),
         ("- a\n\t- b", "line 2: expected YAML: "),
         ("a: 1", "line 1: expected a list of features"),
