@@ -29,6 +29,7 @@ EXTENSIONS = {
     "_callable": [],
     "_values": [],
     "_columns": [],
+    "_row_reader": ["transform_hash", "transform_json"],
     "_program": ["transform*"],
     "_fault": ["fault*"],
     "_runtime": RUNTIME,
