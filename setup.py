@@ -29,6 +29,8 @@ EXTENSIONS = {
     "_values": [],
     "_columns": [],
     "_program": ["transform*"],
+    "_windows": ["window"],
+    "_online": [],
     "_fault": ["fault*"],
     "_runtime": [*SCHEDULER, "deployment", "slot*", "runtime*"],
     "_simulator": [*SCHEDULER, "simulator*"],
