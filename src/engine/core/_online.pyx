@@ -193,7 +193,8 @@ cdef class Layout:
         return FOUND if (size >= self.base if self.texts else size == self.base) else FOREIGN
 
     cdef object value(self, Py_ssize_t i, const char* blob, Py_ssize_t size):
-        """Column i of a checked row, None for null. Raises ValueError for a text that is not there or no UTF-8."""
+        """Column i of a checked row, None for null. Raises ValueError for a text that is not there or no UTF-8,
+        or an instant that Python has no datetime for."""
         cdef const char* at = blob + HEAD + self.null_bytes + 8 * i
         cdef int64_t whole
         cdef double number
@@ -213,7 +214,10 @@ cdef class Layout:
             return PyLong_FromLongLong(whole)
         if self.codes[i] == BOOL:
             return whole != 0
-        return EPOCH + timedelta(microseconds=whole)
+        try:
+            return EPOCH + timedelta(microseconds=whole)
+        except OverflowError:
+            raise ValueError("a year beyond 1 to 9999") from None
 
     def unpack(self, bytes blob):
         """(event_ns, created_ns or None, revision, values) of a stored row, or the reason, a str of REASONS, why it

@@ -113,13 +113,14 @@ def _pruned(snapshot: Snapshot, range_ns: tuple[int | None, int | None]) -> str:
     kind = snapshot.types[snapshot.source.event_time]
     if not str(kind).startswith("timestamp"):
         return ""
-    word = "TIMESTAMP" if kind.tz is None else "TIMESTAMPTZ"
+    # DuckDB compares no types of different units.
+    word = ("TIMESTAMP" if kind.tz is None else "TIMESTAMPTZ") + ("_NS" if kind.unit == "ns" else "")
     column = quoted(snapshot.source.event_time)
     parts = []
     for bound, sign, slack_us in ((range_ns[0], ">=", -1), (range_ns[1], "<=", 1)):
         if bound is not None and NS_MIN // 2 < bound < NS_MAX // 2:
             instant = EPOCH + timedelta(microseconds=bound // 1000 + slack_us)
-            parts.append(f"{column} {sign} {word} {text(instant.strftime('%Y-%m-%d %H:%M:%S.%f+00'))}")
+            parts.append(f"{column} {sign} CAST({text(instant.strftime('%Y-%m-%d %H:%M:%S.%f+00'))} AS {word})")
     return f" WHERE {' AND '.join(parts)}" if parts else ""
 
 
