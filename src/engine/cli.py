@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from engine.planning.simulate import add_arguments
 
         add_arguments(simulate)
+    materialize = verbs.add_parser("materialize", help="bring features into the online store")
+    if given[:1] == ["materialize"]:
+        from engine.feature_store.command import add_arguments as add_materialize_arguments
+
+        add_materialize_arguments(materialize)
     chosen = parser.parse_args(given)
     try:
         return VERBS[chosen.verb](chosen)
@@ -53,4 +58,10 @@ def _simulate(chosen: argparse.Namespace) -> int:
     return simulate(chosen)
 
 
-VERBS = {"demo": _demo, "simulate": _simulate}
+def _materialize(chosen: argparse.Namespace) -> int:
+    from engine.feature_store.command import main as materialize
+
+    return materialize(chosen)
+
+
+VERBS = {"demo": _demo, "simulate": _simulate, "materialize": _materialize}

@@ -157,7 +157,11 @@ def test_different_entities_have_different_keys(entities):
         assert len(set(keys)) == len(own)
 
 
-@given(st.one_of(st.text(st.characters(codec="utf-8"), max_size=10), st.sampled_from(["x" * 490, "é" * 600, "\x01#a"])))
+@given(
+    st.one_of(
+        st.text(st.characters(codec="utf-8"), max_size=10), st.sampled_from(["x" * 490, "é" * 600, "\x01#a"])
+    )
+)
 def test_a_request_finds_the_key_that_was_written(text):
     reader = Reader(b"v\0", [("k", "text")], Layout(b"schema-1", ["int"]), [("v__a", 0)], None)
     [written] = keys_of(b"v\0", [[text]])
@@ -203,7 +207,9 @@ def test_whatever_the_order_of_runs_online_is_what_offline_says_is_newest(make_o
             {
                 "k": pa.array([row[0] for row in rows], pa.string()),
                 "t": pa.array([START + timedelta(hours=row[1]) for row in rows], pa.timestamp("us", "UTC")),
-                "made": pa.array([START + timedelta(hours=row[2]) for row in rows], pa.timestamp("us", "UTC")),
+                "made": pa.array(
+                    [START + timedelta(hours=row[2]) for row in rows], pa.timestamp("us", "UTC")
+                ),
                 "x": pa.array([row[3] for row in rows], pa.float64()),
             }
         )
@@ -241,5 +247,7 @@ def newest_online(store, view):
     keys = keys_of(store.online.prefix("v"), [list("abcd")])
     blobs = store.online.wire().read(keys, 2**62)
     return {
-        entity: schema.layout.unpack(blob) for entity, blob in zip("abcd", blobs, strict=True) if blob is not None
+        entity: schema.layout.unpack(blob)
+        for entity, blob in zip("abcd", blobs, strict=True)
+        if blob is not None
     }

@@ -23,9 +23,15 @@ from engine.feature_store import (
 
 START_NS = 1_700_000_000_000_000_000
 HOUR_NS = 3600 * 10**9
-AGGREGATES = [("count", "x", "1h"), ("sum", "x", "24h"), ("mean", "x", "7d"), ("min", "x", "24h"), ("max", "x", "1h")]
+AGGREGATES = [
+    ("count", "x", "1h"),
+    ("sum", "x", "24h"),
+    ("mean", "x", "7d"),
+    ("min", "x", "24h"),
+    ("max", "x", "1h"),
+]
 
-# Few entities and instants, so that copies, equal times and window edges come up; odd nanoseconds, so that rounding does.
+# Few entities and instants, so that copies, equal times and edges of windows come up; odd nanoseconds, for rounding.
 instants = st.one_of(
     st.integers(0, 12).map(lambda half: START_NS + half * HOUR_NS // 2),
     st.integers(-3, 3).map(lambda ns: START_NS + HOUR_NS + ns),
@@ -132,9 +138,7 @@ def test_the_join_is_that_of_the_plain_loops(rows, labels, keys, created, ttl_ho
 def test_windows_are_those_of_the_plain_loops_to_the_last_bit(
     rows, labels, event_id, keys, created, ttl_hours
 ):
-    check(
-        table_of(rows, SOURCE), rows, labels, keys, created, event_id, ("x", "s"), AGGREGATES, ttl_hours
-    )
+    check(table_of(rows, SOURCE), rows, labels, keys, created, event_id, ("x", "s"), AGGREGATES, ttl_hours)
 
 
 @given(rows=source_rows, labels=label_rows, cut=st.integers(0, 25), **options)

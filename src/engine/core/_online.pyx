@@ -300,7 +300,11 @@ cdef class Reader:
         if self.one_text:
             found = <void*>PyDict_GetItem(request, self.one_key)
             if found is not NULL and type(<object>found) is str:
-                text = PyUnicode_AsUTF8AndSize(<object>found, &size)
+                text = utf8_or_null(<object>found, &size)
+                if text is NULL:
+                    # The way that names the key tells what is wrong with it.
+                    PyErr_Clear()
+                    return self.any_key(request)
                 if size > 0 and text[0] != 1 and size + PyBytes_GET_SIZE(self.prefix) <= KEY_BYTES_MAX:
                     key = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(self.prefix) + size)
                     memcpy(PyBytes_AS_STRING(key), PyBytes_AS_STRING(self.prefix), PyBytes_GET_SIZE(self.prefix))
@@ -364,6 +368,8 @@ cdef class Reader:
 
 
 cdef extern from "Python.h":
+    const char* utf8_or_null "PyUnicode_AsUTF8AndSize"(object text, Py_ssize_t* size) noexcept
+    void PyErr_Clear() noexcept
     # Borrowed and NULL for an absent key, which Cython's own declaration cannot say of an object.
     void* PyDict_GetItem(object mapping, object key) noexcept
 

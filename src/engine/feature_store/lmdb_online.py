@@ -16,18 +16,19 @@ from engine.feature_store.online import OnlineStore, Unavailable
 _NOTE = b"\x00note\x00"
 _REVISION = b"\x00revision"
 
-# LMDB must not have one environment open twice in a process, nor use one that a parent process opened.
-_open: weakref.WeakValueDictionary[tuple[int, str], _Shared] = weakref.WeakValueDictionary()
+# LMDB must not have one environment open twice in a process. Nobody holds one longer than for an operation but who
+# fetches: it is closed with its last user, so that a process can materialise, then fork, and its children can open it.
+_open: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
 _open_lock = threading.Lock()
-# Environments of the parent, in a forked child: kept, for closing one there would free the parent's reader slots.
-_inherited: list[_Shared] = []
 
 
-class _Shared:
-    """One open environment, for all stores of this process at one folder."""
+def _new_lock() -> None:
+    global _open_lock
+    _open_lock = threading.Lock()
 
-    def __init__(self, environment: Any) -> None:
-        self.environment = environment
+
+# The thread that held it is not there in the child.
+os.register_at_fork(after_in_child=_new_lock)
 
 
 class LMDBOnline(OnlineStore):
@@ -38,9 +39,9 @@ class LMDBOnline(OnlineStore):
         map_bytes: the most it may ever hold; address space, not memory or disk.
         read_only: open what is there, refuse to write. A folder that cannot be written needs this.
 
-    Thread-safe, and safe among processes on one machine; not on a network file system. The folder is opened when first
-    used, and again in a child after a fork. Expired rows are not deleted, only no longer served: the folder grows with
-    the number of entities, not with time.
+    Thread-safe, and safe among processes on one machine; not on a network file system. A process may be forked as long
+    as none of its online features has fetched; after that its children's would find the store down. Expired rows are
+    not deleted, only no longer served: the folder grows with the number of entities, not with time.
 
     Raises:
         MissingDependencyError: lmdb is not installed.
@@ -63,8 +64,6 @@ class LMDBOnline(OnlineStore):
         self.folder = Path(folder)
         self.map_bytes = map_bytes
         self.read_only = read_only
-        self._shared: _Shared | None = None
-        self._pid = 0
 
     def __repr__(self) -> str:
         return f"LMDBOnline({str(self.folder)!r})"
@@ -77,21 +76,13 @@ class LMDBOnline(OnlineStore):
 
     @property
     def environment(self) -> Any:
-        """The open environment. Raises StoreError where it cannot be opened."""
-        if self._shared is None or self._pid != os.getpid():
-            if self._shared is not None:
-                _inherited.append(self._shared)
-            self._shared = self._opened()
-            self._pid = os.getpid()
-        return self._shared.environment
-
-    def _opened(self) -> _Shared:
+        """The open environment, for as long as somebody holds it. Raises StoreError where it cannot be opened."""
         key = (os.getpid(), os.path.realpath(self.folder))
         with _open_lock:
-            shared = _open.get(key)
-            if shared is None:
-                shared = _open[key] = _Shared(self._open_environment())
-            return shared
+            environment = _open.get(key)
+            if environment is None:
+                environment = _open[key] = self._open_environment()
+            return environment
 
     def _open_environment(self) -> Any:
         try:
@@ -107,7 +98,12 @@ class LMDBOnline(OnlineStore):
                 max_spare_txns=64,
             )
         except self._lmdb.Error as error:
-            raise StoreError(f"{self.folder}: cannot be opened as an LMDB environment: {error}") from error
+            hint = ""
+            if any(os.path.realpath(self.folder) == folder for _, folder in _open):
+                hint = "; this process was forked from one that has fetched from it, and must be forked before that"
+            raise StoreError(
+                f"{self.folder}: cannot be opened as an LMDB environment: {error}{hint}"
+            ) from error
         except OSError as error:
             raise StoreError(f"{self.folder}: cannot be made: {error.strerror}") from error
 
@@ -119,7 +115,8 @@ class LMDBOnline(OnlineStore):
 
     def note(self, name: str) -> bytes | None:
         try:
-            with self.environment.begin() as transaction:
+            environment = self.environment
+            with environment.begin() as transaction:
                 return transaction.get(_NOTE + name.encode())
         except self._lmdb.Error as error:
             raise StoreError(f"{self.folder}: cannot be read: {error}") from error
@@ -180,7 +177,9 @@ class _Writing:
         if store.read_only:
             raise StoreError(f"{store.folder}: was opened with read_only=True, so it cannot be written")
         try:
-            self.transaction = store.environment.begin(write=True)
+            # Held for as long as the transaction, which would not keep it open.
+            self.environment = store.environment
+            self.transaction = self.environment.begin(write=True)
         except store._lmdb.Error as error:
             raise StoreError(f"{store.folder}: cannot be written: {error}") from error
         return self.transaction

@@ -283,8 +283,8 @@ class RedisWire:
 
     def _keep_or_drop(self, connection: Connection | None) -> None:
         """After a timeout: a server that is but slow keeps its connection, one that is given up loses it."""
-        keep = connection is not None and connection.owed <= OWED_MAX and not self._breaker.open
-        if keep and len(self._idle) < IDLE_CONNECTIONS_MAX:
+        keep = not self._breaker.open and len(self._idle) < IDLE_CONNECTIONS_MAX
+        if keep and connection is not None and connection.owed <= OWED_MAX:
             self._idle.append(connection)
         else:
             self._drop(connection)

@@ -21,11 +21,11 @@ from engine.feature_store.definitions import FeatureView, Source, digest_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A file written twice within one tick of the file system's clock has the same size and time but another content; one
-# that has rested this long cannot.
+# Content is read once for each change of a file, as its inode's change time tells, which no copying tool sets back. A
+# file written twice within one tick of that clock would look unchanged; one that has rested this long cannot have been.
 SETTLED_NS = 2 * 10**9
 _DIGESTS_MAX = 100_000
-_digests: dict[tuple[str, int, int, int], str] = {}
+_digests: dict[tuple[str, int, int, int, int], str] = {}
 
 
 @dataclass(frozen=True)
@@ -233,13 +233,13 @@ def _digest_of_file(file: str) -> str:
     try:
         with Path(file).open("rb") as opened:
             stat = os.fstat(opened.fileno())
-            key = (os.path.realpath(file), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+            key = (os.path.realpath(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
             if (known := _digests.get(key)) is not None:
                 return known
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise StoreError(f"{file}: cannot be read: {error.strerror}") from None
-    if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
+    if time.time_ns() - stat.st_ctime_ns > SETTLED_NS:
         if len(_digests) >= _DIGESTS_MAX:
             _digests.clear()
         _digests[key] = digest

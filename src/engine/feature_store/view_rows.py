@@ -120,7 +120,9 @@ def _pruned(snapshot: Snapshot, range_ns: tuple[int | None, int | None]) -> str:
     for bound, sign, slack_us in ((range_ns[0], ">=", -1), (range_ns[1], "<=", 1)):
         if bound is not None and NS_MIN // 2 < bound < NS_MAX // 2:
             instant = EPOCH + timedelta(microseconds=bound // 1000 + slack_us)
-            parts.append(f"{column} {sign} CAST({text(instant.strftime('%Y-%m-%d %H:%M:%S.%f+00'))} AS {word})")
+            parts.append(
+                f"{column} {sign} CAST({text(instant.strftime('%Y-%m-%d %H:%M:%S.%f+00'))} AS {word})"
+            )
     return f" WHERE {' AND '.join(parts)}" if parts else ""
 
 
