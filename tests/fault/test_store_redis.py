@@ -261,6 +261,32 @@ def test_the_server_forgets_rows_some_time_after_their_ttl_and_never_before(serv
     client.close()
 
 
+def test_a_server_killed_while_it_is_written_is_named_and_written_again(server, monkeypatch):
+    monkeypatch.setattr(online, "BATCH_ROWS", 100)
+    store = FeatureStore(DuckDBOffline(threads=1), RedisOnline(server.url, timeout_s=1.0))
+    many = pa.table(
+        {
+            "plane": [f"N{i}" for i in range(1_000)],
+            "t": pa.array([1_357_000_000] * 1_000, pa.timestamp("s", "UTC")),
+            "x": [float(i) for i in range(1_000)],
+            "s": ["text"] * 1_000,
+        }
+    )
+    made = FeatureView("plane", Entity("plane"), Source(many, "t"), ["x", "s"])
+
+    def kill(done, total):
+        if done == 500:
+            server.kill()
+
+    with pytest.raises(StoreError, match=r"RedisOnline\('redis://127\.0\.0\.1:\d+/0'\): "):
+        store.materialize(made, None, END, progress=kill)
+    server.start()
+    # What was there is gone with the server, and so is the mark: the next run brings all of it.
+    written = store.materialize(made, None, END)
+    assert (written.written, written.resumed) == (1_000, 0)
+    store.online.close()
+
+
 def test_a_full_server_is_named(tmp_path):
     server = RedisServer(tmp_path, "--maxmemory", "2mb", "--maxmemory-policy", "noeviction")
     try:

@@ -14,7 +14,7 @@ from engine.errors import MissingDependencyError, StoreError
 from engine.feature_store.online import OnlineStore, Unavailable
 
 _NOTE = b"\x00note\x00"
-_REVISION = b"\x00revision"
+_REVISION = _NOTE + b"revision"
 
 # LMDB must not have one environment open twice in a process. Nobody holds one longer than for an operation but who
 # fetches: it is closed with its last user, so that a process can materialise, then fork, and its children can open it.

@@ -75,7 +75,7 @@ class OnlineStore:
         raise NotImplementedError
 
     def next_revision(self) -> int:
-        """A number above all that this gave before, in whatever process."""
+        """A number above all that this gave before, in whatever process; the latest is also the note "revision"."""
         raise NotImplementedError
 
     def note(self, name: str) -> bytes | None:

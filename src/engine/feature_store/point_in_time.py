@@ -91,7 +91,8 @@ def _in_place(found: Any, n_rows: int) -> Any:
     order[places] = np.arange(n_rows)
     if n_rows and order.min() < 0:
         raise AssertionError("the join lost a label row")
-    return found.take(order)
+    # Gathering from one chunk is several times faster than from many.
+    return found.combine_chunks().take(order)
 
 
 def _reasons(matched: Any, label_ns: npt.NDArray[np.int64], ttl_ns: int | None) -> npt.NDArray[np.uint8]:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import EngineError, StoreError
 from engine.feature_store.dataset import DatasetConfig, training_table
 from engine.feature_store.definitions import FeatureView
-from engine.feature_store.offline import OfflineStore
+from engine.feature_store.offline import Features, OfflineStore
 from engine.feature_store.online import OnlineStore, Progress, Written
 from engine.feature_store.online_features import OnlineFeatures, Program
 from engine.feature_store.schema import Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+LOOKS_MAX = 100
 
 
 class FeatureStore:
@@ -73,15 +75,26 @@ class FeatureStore:
         """
         if end_time is None:
             end_time = datetime.fromtimestamp(time.time(), UTC)
-        offline = self.offline
-        # The revision stands for the order of the snapshots, so nobody may draw another while this one is taken.
-        while True:
-            revision = self.online.next_revision()
-            before = offline.snapshot(feature_definition.source).digest
-            features = offline.compute(feature_definition, start_time, end_time)
-            if features.view.snapshot.digest == before:
-                break
+        features, revision = self._computed(feature_definition, start_time, end_time)
         return self.online.upsert(features, progress=progress, revision=revision)
+
+    def _computed(self, view: FeatureView, start_time: Any, end_time: Any) -> tuple[Features, int]:
+        """Computed features and a revision such that of any two runs, in whatever process, the one with the higher
+        revision saw the source later: nobody drew another between ours and our look at the source."""
+        for _ in range(LOOKS_MAX):
+            revision = self.online.next_revision()
+            seen = self.offline.snapshot(view.source).digest
+            if self.online.note("revision") != b"%d" % revision:
+                continue
+            features = self.offline.compute(view, start_time, end_time)
+            # A file replaced while it was read would make rows of two contents.
+            after = self.offline.snapshot(view.source).digest if features.view.snapshot.files else seen
+            if features.view.snapshot.digest == seen == after:
+                return features, revision
+        raise StoreError(
+            f"view {view.name!r}: its source changed, or others began to materialise, {LOOKS_MAX} times while it was "
+            "looked at; write whole files and move them into place"
+        )
 
     def get_training_features(self, dataset_config: DatasetConfig, *, digest: str | None = None) -> pa.Table:
         """The label rows in their order, each with what was known at its instant.
