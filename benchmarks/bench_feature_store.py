@@ -8,7 +8,8 @@ same machine, so no network is in it. Rows are materialised to entities that are
 written, LMDB durably. `replay_equal_share` is the share of all values that are the same bits online and offline as of
 the end of each of the year's months, materialised month by month, with windowed aggregates and TTLs, rows of the month
 before coming late. Rivals join the same files: Polars `join_asof` and pandas `merge_asof`, hand-written and without
-copies, TTL or reasons, and Feast with its file store in an environment of its own, given 60 s (a value of 60 means that it was not done).
+copies, TTL or reasons, and Feast with its file store in an environment of its own, given 60 s (a value of 60 means that
+it was not done).
 Not measured: reading from a cold disk, sources larger than memory, a Redis across a network.
 """
 
@@ -122,7 +123,7 @@ def views(folder: Path) -> list[FeatureView]:
 
 
 def join(folder: Path) -> Any:
-    store = functools.cache(lambda: FeatureStore(DuckDBOffline(), None))()  # type: ignore[arg-type]
+    store = FeatureStore(DuckDBOffline(), LMDBOnline(folder / "unused"))
     config = DatasetConfig(Source(folder / "labels.parquet", "time"), views(folder))
 
     def once() -> Any:
@@ -157,7 +158,6 @@ def pandas(folder: Path) -> Any:
         joined = labels.iloc[order]
         for name, key in (("weather", "origin"), ("carrier", "carrier"), ("plane", "tailnum")):
             table = pd.read_parquet(folder / f"{name}.parquet").sort_values("time", kind="stable")
-            # pandas would match a missing key with a missing key.
             table = table.rename(columns={c: f"{name}__{c}" for c in table.columns if c not in (key, "time")})
             joined = pd.merge_asof(joined, table, on="time", by=key)
         back = np.empty(len(order), dtype=np.int64)

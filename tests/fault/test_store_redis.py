@@ -17,6 +17,7 @@ from engine.feature_store import (
     FeatureView,
     RedisOnline,
     Source,
+    online,
     redis_wire,
 )
 
