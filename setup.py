@@ -32,6 +32,8 @@ EXTENSIONS = {
     "_columns": [],
     "_row_reader": ["transform_hash", "transform_json"],
     "_program": ["transform*"],
+    "_windows": ["window"],
+    "_online": [],
     "_fault": ["fault*"],
     "_runtime": RUNTIME,
     "_simulator": [*SCHEDULER, "simulator*"],

@@ -41,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from engine.planning.simulate import add_arguments
 
         add_arguments(simulate)
+    materialize = verbs.add_parser("materialize", help="bring features into the online store")
+    if given[:1] == ["materialize"]:
+        from engine.feature_store.command import add_arguments as add_materialize_arguments
+
+        add_materialize_arguments(materialize)
     chosen = parser.parse_args(given)
     try:
         return VERBS[chosen.verb](chosen)
@@ -75,4 +80,16 @@ def _bench(chosen: argparse.Namespace) -> int:
     return bench(chosen)
 
 
-VERBS = {"bench": _bench, "demo": _demo, "inspect": _inspect, "simulate": _simulate}
+def _materialize(chosen: argparse.Namespace) -> int:
+    from engine.feature_store.command import main as materialize
+
+    return materialize(chosen)
+
+
+VERBS = {
+    "bench": _bench,
+    "demo": _demo,
+    "inspect": _inspect,
+    "materialize": _materialize,
+    "simulate": _simulate,
+}
