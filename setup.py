@@ -32,6 +32,7 @@ EXTENSIONS = {
     "_fault": ["fault*"],
     "_runtime": [*SCHEDULER, "deployment", "slot*", "runtime*"],
     "_simulator": [*SCHEDULER, "simulator*"],
+    "_sketch": ["sketch*", "histogram"],
 }
 
 DEBUG = os.environ.get("ENGINE_DEBUG_BUILD") == "1"
