@@ -15,7 +15,7 @@ size_t below(std::span<const float> sorted, float value) noexcept {
     if (n == 0) return 0;
     while (n > 1) {
         const size_t half = n / 2;
-        base += (base[half - 1] < value) ? half : 0;
+        base += half * static_cast<size_t>(base[half - 1] < value);
         n -= half;
     }
     return static_cast<size_t>(base - sorted.data()) + (*base < value);
