@@ -24,7 +24,9 @@ from engine.monitor._dependence import Dependence, allowance, caution, tail_rati
 # An alarm goes on until its chart has fallen to this part of the threshold.
 CLEARED = 0.25
 DIRECTIONS = (("up", 1.0), ("down", -1.0))
-NAMES = tuple(f"{statistic} {direction}" for statistic in STATISTICS for direction, _ in DIRECTIONS)
+# A spread that grows shows as more values far from the middle; so does a mean that went far.
+SHOWN = {"mean": "mean", "spread": "extremes"}
+NAMES = tuple(f"{SHOWN[statistic]} {direction}" for statistic in STATISTICS for direction, _ in DIRECTIONS)
 
 
 class Charts:
@@ -44,7 +46,7 @@ class Charts:
         self.since = np.zeros(thresholds.shape, dtype=np.int64)
 
     def observe(self, steps: FloatArray, rows: int) -> None:
-        """Adds steps [charts, columns] of a block that ends at row `rows`."""
+        """Adds steps [charts, columns] of a block that begins after `rows` rows."""
         self.since[self.level <= 0.0] = rows
         level = np.minimum(np.maximum(self.level + steps / self.thresholds, 0.0), 1.0)
         self.level = level
@@ -74,7 +76,7 @@ class LocationCharts:
         self.charts = Charts(NAMES, thresholds)
 
     def observe(self, counts: npt.NDArray[Any], rows: int) -> None:
-        """`counts` [columns, bins_max] of a block."""
+        """`counts` [columns, bins_max] of a block that begins after `rows` rows."""
         self.charts.observe(np.einsum("kcb,cb->kc", self._weights, counts), rows)
 
 
@@ -97,7 +99,7 @@ class RateCharts:
         self.charts = Charts(("missing values", "unseen values"), height)
 
     def observe(self, missing: npt.NDArray[Any], unseen: npt.NDArray[Any], rows_block: float, rows: int) -> None:
-        """Of a block of `rows_block` rows: how many of each column [columns] are missing, how many unseen."""
+        """Of `rows_block` rows after the first `rows`: how many of each column [columns] are missing, how many unseen."""
         hits = np.stack([missing, unseen]).astype(np.float64)
         misses = np.stack([np.full(len(missing), rows_block), rows_block - missing]) - hits
         self.charts.observe(hits * self._hit + misses * self._miss, rows)

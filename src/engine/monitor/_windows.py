@@ -29,7 +29,7 @@ class Windows:
     Attributes:
         alarmed: bool [columns], as of the last window.
         p_values, psi, distance: float64 [columns] of the last window; 1, 0 and 0 before the first.
-        counts: the last window's [columns, bins_max].
+        counts: the last window's [columns, bins_max]; gathered: those of the one that is filling.
     """
 
     def __init__(self, columns: Sequence[Column], bins_max: int, rows_window: int, chance: float) -> None:
@@ -51,7 +51,7 @@ class Windows:
         self.psi = np.zeros(len(columns))
         self.distance = np.zeros(len(columns))
         self.counts = np.zeros_like(self._reference)
-        self._gathered = np.zeros_like(self._reference)
+        self.gathered = np.zeros_like(self._reference)
         self._rows = 0
 
     def _learn(self, place: int, column: Column) -> None:
@@ -71,11 +71,11 @@ class Windows:
 
     def observe(self, counts: npt.NDArray[Any], rows_block: int) -> bool:
         """Adds a block; True where it completed a window, whose results stand in the attributes."""
-        self._gathered += counts
+        self.gathered += counts
         self._rows += rows_block
         if self._rows < self.rows_window:
             return False
-        self.counts, self._gathered = self._gathered, np.zeros_like(self._gathered)
+        self.counts, self.gathered = self.gathered, np.zeros_like(self.gathered)
         rows, self._rows = self._rows, 0
         self._test(rows)
         return True

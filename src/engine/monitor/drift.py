@@ -3,6 +3,7 @@ each lasting change of a column, whatever tests see it."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ CLEAR_STRETCHES = 200
 # Of the false alarms that are acceptable, the part that goes to windows; the rest is the charts'.
 WINDOWS_PART = 0.25
 CHARTS_A_COLUMN = 6
+# Blocks whose figures are kept, for the evidence.
+BLOCKS_KEPT = 64
 
 
 @dataclass(slots=True)
@@ -73,7 +76,8 @@ class DriftDetector:
         self._clear_rows = np.maximum(CLEAR_WINDOWS * rows_window, stretches)
         self._seen_row = np.zeros(len(self.columns), dtype=np.int64)
         self._is_open = np.zeros(len(self.columns), dtype=bool)
-        self._sums = np.zeros((len(self.columns), 6))  # recent rows: see _remember
+        # The latest blocks: rows at their end, and per column rows, missing, strange, sum, sum of squares.
+        self._recent: deque[tuple[int, npt.NDArray[np.float64]]] = deque(maxlen=BLOCKS_KEPT)
 
     def observe(
         self,
@@ -87,12 +91,14 @@ class DriftDetector:
         """Adds a block of this group's columns; returns the episodes that began or ended with it."""
         if rows == 0 or not self.columns:
             return []
-        self.rows += rows
-        self._remember(rows, counts, missing, infinite, unseen, sums)
+        # An infinite code is both.
+        strange = np.maximum(unseen, infinite)
         self._location.observe(counts, self.rows)
-        discrete_or_infinite = np.maximum(unseen, infinite)
-        self._rates.observe(missing, discrete_or_infinite, rows, self.rows)
+        self._rates.observe(missing, strange, rows, self.rows)
         self.windows.observe(counts, rows)
+        self.rows += rows
+        by_column = np.column_stack([np.full(len(missing), rows), missing, strange, sums])
+        self._recent.append((self.rows, by_column.astype(np.float64)))
         alarmed = self.windows.alarmed.copy()
         for charts in self._charts():
             alarmed |= charts.alarmed.any(axis=0)
@@ -101,18 +107,13 @@ class DriftDetector:
         over = self._is_open & (self.rows - self._seen_row >= self._clear_rows)
         return changed + [self._end(place) for place in np.flatnonzero(over)]
 
+    @property
+    def recent_counts(self) -> npt.NDArray[np.float64]:
+        """[columns, bins_max] of the last whole window and what came after it."""
+        return self.windows.counts + self.windows.gathered
+
     def _charts(self) -> tuple[Charts, Charts]:
         return self._location.charts, self._rates.charts
-
-    def _remember(self, rows: int, counts: Any, missing: Any, infinite: Any, unseen: Any, sums: Any) -> None:
-        """Sums over about the last two windows, the older part fading: what the evidence shows as current."""
-        fade = 0.5 ** (rows / self.windows.rows_window)
-        self._sums *= fade
-        self._sums[:, 0] += rows
-        self._sums[:, 1] += missing
-        self._sums[:, 2] += np.maximum(unseen, infinite)
-        self._sums[:, 3] += counts.sum(axis=1) + unseen - infinite * (infinite <= counts.sum(axis=1))
-        self._sums[:, 4:] += sums
 
     def _begin(self, place: int) -> Episode:
         column = self.columns[place]
@@ -124,7 +125,7 @@ class DriftDetector:
         if self.windows.alarmed[place]:
             seen.append("shape")
             since = min(since, max(self.rows - self.windows.rows_window, 0))
-        episode = Episode(column.name, since, self.rows, evidence={"seen_by": seen, **self.evidence(place)})
+        episode = Episode(column.name, since, self.rows, evidence={"seen_by": seen, **self.evidence(place, since)})
         self.open[column.name] = episode
         self._is_open[place] = True
         return episode
@@ -135,20 +136,24 @@ class DriftDetector:
         self._is_open[place] = False
         return episode
 
-    def evidence(self, place: int) -> dict[str, Any]:
-        """Plain figures of one column: the reference's and the recent rows'."""
+    def evidence(self, place: int, since: int = 0) -> dict[str, Any]:
+        """Plain figures of one column: the reference's, and those of the rows after `since` as far as they are kept."""
         column = self.columns[place]
-        rows, missing, unseen, finite, total, squares = self._sums[place]
+        kept = [block[place] for end, block in self._recent if end > since] or [self._recent[-1][1][place]]
+        rows, missing, strange, total, squares = np.sum(kept, axis=0).tolist()
+        finite = rows - missing - (0.0 if column.bins.discrete else strange)
         mean = total / finite if finite > 0 else None
         variance = max(squares / finite - mean * mean, 0.0) if mean is not None else None
         return {
+            "rows": int(rows),
+            "codes": column.bins.discrete,
             "mean": mean,
             "mean_reference": _plain(column.mean),
             "std": None if variance is None else variance**0.5,
             "std_reference": _plain(column.std),
             "missing_share": missing / rows,
             "missing_share_reference": column.missing / column.rows,
-            "unseen_share": unseen / rows,
+            "unseen_share": strange / rows,
             "psi": float(self.windows.psi[place]),
             "ks_distance": float(self.windows.distance[place]),
             "p_value": float(self.windows.p_values[place]),
