@@ -50,7 +50,7 @@ class Bins:
         if self.bin_of is not None:
             near = np.minimum(at, len(self.cuts) - 1)
             known = self.cuts[near] == values
-            at = np.where(known, self.bin_of[near], -2)
+            at = np.where(known, self.bin_of[near].astype(np.int64), -2)
         return np.where(np.isnan(values), -1, at)
 
 
@@ -58,14 +58,15 @@ def numeric(values: npt.NDArray[np.float32]) -> Bins:
     """Bins for finite numbers, at least one."""
     distinct = np.unique(values)
     low, high = distinct[0], distinct[-1]
-    if len(distinct) <= DISTINCT_MAX:
-        inner = distinct
-    else:
-        inner = np.quantile(values, PROBABILITIES, method="inverted_cdf")
+    few = len(distinct) <= DISTINCT_MAX
+    inner = distinct if few else np.quantile(values, PROBABILITIES, method="inverted_cdf")
     spread = float(values.std(dtype=np.float64)) or abs(float(low)) or 1.0
-    below = np.nextafter(low, np.float32(-np.inf))
-    cuts = np.concatenate([below - BEYOND[::-1] * spread, [below], inner, [high], high + BEYOND * spread])
+    # At the ends of float32 there is no room beyond: those cuts are infinite and left out.
     with np.errstate(over="ignore"):
+        below = np.nextafter(low, np.float32(-np.inf))
+        cuts = np.concatenate(
+            [float(low) - BEYOND[::-1] * spread, [below], inner, [high], float(high) + BEYOND * spread]
+        )
         cuts = np.unique(cuts.astype(np.float32))
     return Bins(cuts[np.isfinite(cuts)], int(np.isfinite(cuts).sum()) + 1)
 

@@ -40,7 +40,9 @@ class Budgets:
 
     KINDS = ("fallback_share", "late_share", "error_share")
 
-    def __init__(self, fallback_share_max: float, late_share_max: float, error_share_max: float, chance: float) -> None:
+    def __init__(
+        self, fallback_share_max: float, late_share_max: float, error_share_max: float, chance: float
+    ) -> None:
         """Budgets as shares, 1 for none; `chance`: false alarms an answer that are acceptable."""
         budgets = dict(zip(self.KINDS, (fallback_share_max, late_share_max, error_share_max), strict=True))
         for name, budget in budgets.items():
@@ -65,7 +67,8 @@ class Budgets:
         if answers == 0:
             return []
         hits = np.array(
-            [by_reason.sum() - by_reason[PRIMARY].sum(), late, by_reason[:, ERROR_REASONS].sum()], dtype=np.float64
+            [by_reason.sum() - by_reason[PRIMARY].sum(), late, by_reason[:, ERROR_REASONS].sum()],
+            dtype=np.float64,
         )
         steps = hits * self._hit + (answers - hits) * self._miss
         self._charts.observe(steps[:, None], self.answers)

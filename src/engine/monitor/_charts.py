@@ -70,7 +70,9 @@ class LocationCharts:
                 steps = sign * score - allowance(statistic, depends, column.present)
                 if score.any() and steps.max() > 0.0:
                     self._weights[chart, place, : len(score)] = steps
-                    height = threshold(steps, scores.share, -_mean(steps, scores.share), depends, column, chance)
+                    height = threshold(
+                        steps, scores.share, -_mean(steps, scores.share), depends, column, chance
+                    )
                     # What the reference does to its own chart, a day's rhythm say, is no drift.
                     thresholds[chart, place] = max(height, 1.5 * column.excursions[chart])
         self.charts = Charts(NAMES, thresholds)
@@ -92,14 +94,16 @@ class RateCharts:
             independent[:, place] = depends
             usual[0, place] = usual_share(column.missing, column.rows, depends)
             usual[1, place] = usual_share(column.infinite, max(column.rows - column.missing, 1), depends)
-        worse = np.minimum(np.maximum(2.0 * usual, usual + [[0.03], [0.01]]), (1.0 + usual) / 2.0)
+        worse = np.minimum(np.maximum(2.0 * usual, usual + np.array([[0.03], [0.01]])), (1.0 + usual) / 2.0)
         self._hit = np.log(worse / usual) / independent
         self._miss = np.log((1.0 - worse) / (1.0 - usual)) / independent
         height = np.log(1.0 / chance) * np.ones_like(usual)
         self.charts = Charts(("missing values", "unseen values"), height)
 
-    def observe(self, missing: npt.NDArray[Any], unseen: npt.NDArray[Any], rows_block: float, rows: int) -> None:
-        """Of `rows_block` rows after the first `rows`: how many of each column [columns] are missing, how many unseen."""
+    def observe(
+        self, missing: npt.NDArray[Any], unseen: npt.NDArray[Any], rows_block: float, rows: int
+    ) -> None:
+        """Of `rows_block` rows after the first `rows`: how many of each column are missing, and unseen."""
         hits = np.stack([missing, unseen]).astype(np.float64)
         misses = np.stack([np.full(len(missing), rows_block), rows_block - missing]) - hits
         self.charts.observe(hits * self._hit + misses * self._miss, rows)
@@ -122,7 +126,9 @@ def threshold(
     stretch = variance / (2.0 * slack**2)
     once = stretch * chance
     height = variance / (2.0 * slack) * np.log(max(20.0, 1.0 / once))
-    return float(height * tail_ratio(once, depends.freedom) * caution(depends.factor, column.stretches(depends.factor)))
+    return float(
+        height * tail_ratio(once, depends.freedom) * caution(depends.factor, column.stretches(depends.factor))
+    )
 
 
 def tilt(steps: FloatArray, share: FloatArray) -> float:

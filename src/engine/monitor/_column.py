@@ -125,22 +125,26 @@ class Column:
             Dependence(float(factor), float("inf") if freedom is None else float(freedom))
             for factor, freedom in made["dependence"]
         ]
+        if len(depends) != 3 or not all(1.0 <= d.factor < np.inf and d.freedom > 0 for d in depends):
+            raise ValueError("expected three factors of dependence of at least 1")
         mean, std, low, high = (float("nan") if value is None else float(value) for value in made["moments"])
         return cls(
-            str(made["name"]),
-            bins,
-            np.array(made["counts"], dtype=np.int64),
-            int(made["rows"]),
-            int(made["missing"]),
-            int(made["infinite"]),
-            mean,
-            std,
-            low,
-            high,
-            tuple(map(str, made["levels"])),
-            *depends,
-            float(made["window_factor"]),
-            tuple(map(float, made["excursions"])),
+            name=str(made["name"]),
+            bins=bins,
+            counts=np.array(made["counts"], dtype=np.int64),
+            rows=int(made["rows"]),
+            missing=int(made["missing"]),
+            infinite=int(made["infinite"]),
+            mean=mean,
+            std=std,
+            low=low,
+            high=high,
+            levels=tuple(map(str, made["levels"])),
+            mean_dependence=depends[0],
+            spread_dependence=depends[1],
+            missing_dependence=depends[2],
+            window_factor=float(made["window_factor"]),
+            excursions=tuple(map(float, made["excursions"])),
         )
 
 
@@ -160,16 +164,19 @@ def fit_column(
     # An infinite value of the reference stands beyond its range, where the native counter puts it too.
     counts = np.bincount(index[index >= 0], minlength=bins.n_bins).astype(np.int64)
     wide = finite.astype(np.float64)
-    nan = float("nan")
+    there = len(finite) > 0
     column = Column(
-        name,
-        bins,
-        counts,
-        len(values),
-        int(missing.sum()),
-        int(infinite.sum()),
-        *((wide.mean(), wide.std(), wide.min(), wide.max()) if len(finite) else (nan, nan, nan, nan)),
-        levels,
+        name=name,
+        bins=bins,
+        counts=counts,
+        rows=len(values),
+        missing=int(missing.sum()),
+        infinite=int(infinite.sum()),
+        mean=float(wide.mean()) if there else float("nan"),
+        std=float(wide.std()) if there else float("nan"),
+        low=float(wide.min()) if there else float("nan"),
+        high=float(wide.max()) if there else float("nan"),
+        levels=levels,
     )
     return _with_dependence(column, index)
 

@@ -14,4 +14,6 @@ def need(module: str, what: str) -> Any:
         return import_module(module)
     except ImportError as error:
         package = module.split(".")[0].replace("_", "-")
-        raise MissingDependencyError(f"{what} needs {package}: pip install 'deadline-engine[monitor]'") from error
+        raise MissingDependencyError(
+            f"{what} needs {package}: pip install 'deadline-engine[monitor]'"
+        ) from error

@@ -23,7 +23,9 @@ def as_columns(table: Any, names: Sequence[str] | None = None, *, text: bool = T
     if names is not None:
         absent = [name for name in names if name not in raw]
         if absent:
-            raise MonitorError(f"no column {', '.join(map(repr, absent))}; there are {', '.join(map(str, raw))}")
+            raise MonitorError(
+                f"no column {', '.join(map(repr, absent))}; there are {', '.join(map(str, raw))}"
+            )
         raw = {name: raw[name] for name in names}
     return {str(name): as_values(str(name), column) for name, column in raw.items()}
 
@@ -50,6 +52,8 @@ def _raw_columns(table: Any, names: Sequence[str] | None) -> dict[str, Any]:
         names = [f"f{i}" for i in range(matrix.shape[1])]
     if len(names) != matrix.shape[1]:
         raise MonitorError(f"expected {matrix.shape[1]} names, one a column of the matrix, got {len(names)}")
+    if len(set(names)) != len(names):
+        raise MonitorError(f"feature names must differ, got {list(names)}")
     return {name: matrix[:, i] for i, name in enumerate(names)}
 
 
@@ -106,8 +110,10 @@ def encode(
         values = features
     else:
         values = list(features)
-    if np.ndim(values) == 1 and len(values) != len(names) or np.ndim(values) > 1:
-        raise MonitorError(f"expected a row of {len(names)} features ({', '.join(names[:6])}), got {np.shape(values)}")
+    if (np.ndim(values) == 1 and len(values) != len(names)) or np.ndim(values) > 1:
+        raise MonitorError(
+            f"expected a row of {len(names)} features ({', '.join(names[:6])}), got {np.shape(values)}"
+        )
     if not isinstance(values, np.ndarray):
         values = [
             value if type(value) is float and not codes else _number(name, value, codes)

@@ -85,13 +85,17 @@ class Windows:
 
         present = self.counts.sum(axis=1)
         testable = (present >= max(PRESENT_MIN * rows, 8.0)) & (self._freedom > 0)
-        statistic = two_sample_chi_square(self._in_groups(self.counts), self._grouped_reference) / self._divisor
+        statistic = (
+            two_sample_chi_square(self._in_groups(self.counts), self._grouped_reference) / self._divisor
+        )
         p_values = special.chdtrc(np.maximum(self._freedom, 1.0), statistic)
         self.distance, ks = self._kolmogorov_smirnov(present)
         # The smaller of two tests, paid for as two.
         p_values = np.where(self._ordered, np.minimum(2.0 * np.minimum(p_values, ks), 1.0), p_values)
         self.p_values = np.where(testable, p_values, 1.0)
-        self.psi = np.where(testable, population_stability(self._in_groups(self.counts), self._grouped_reference), 0.0)
+        self.psi = np.where(
+            testable, population_stability(self._in_groups(self.counts), self._grouped_reference), 0.0
+        )
         self.alarmed = discoveries(self.p_values, self._chance)
 
     def _kolmogorov_smirnov(self, present: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -102,12 +106,16 @@ class Windows:
         total = self._reference.sum(axis=1)
         safe_present, safe_total = np.maximum(present, 1.0), np.maximum(total, 1.0)
         cumulated = np.cumsum(self.counts, axis=1) / safe_present[:, None]
-        distance = np.abs(cumulated - np.cumsum(self._reference, axis=1) / safe_total[:, None]).max(axis=1, initial=0.0)
+        distance = np.abs(cumulated - np.cumsum(self._reference, axis=1) / safe_total[:, None]).max(
+            axis=1, initial=0.0
+        )
         size = safe_present * safe_total / (safe_present + safe_total) / self._effective
         return distance, special.kolmogorov(np.sqrt(size) * distance)
 
     def _in_groups(self, counts: FloatArray) -> FloatArray:
-        summed = np.bincount(self._flat_group.ravel(), weights=counts.ravel(), minlength=counts.size)
+        summed: FloatArray = np.bincount(
+            self._flat_group.ravel(), weights=counts.ravel().astype(np.float64), minlength=counts.size
+        ).astype(np.float64)
         return summed.reshape(counts.shape)
 
 

@@ -73,7 +73,7 @@ class Alerts:
     KEPT = 1000
 
     def __init__(self, handlers: Iterable[Handler] | None) -> None:
-        self.handlers = list(handlers) if handlers is not None else [log_alert]
+        self.handlers: list[Handler] = list(handlers) if handlers is not None else [log_alert]
         for handler in self.handlers:
             if not callable(handler):
                 raise MonitorError(f"an alert handler must be callable, got {type(handler).__name__}")

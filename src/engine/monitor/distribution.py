@@ -20,7 +20,9 @@ class Distribution:
         severity: of its alerts.
     """
 
-    def __init__(self, kind: str, severity: str, update: Callable[[Any], None], check: Callable[[], Any]) -> None:
+    def __init__(
+        self, kind: str, severity: str, update: Callable[[Any], None], check: Callable[[], Any]
+    ) -> None:
         self.kind = kind
         self.severity = severity
         self._update = update

@@ -15,12 +15,12 @@ from engine.monitor._charts import Charts, LocationCharts, RateCharts
 from engine.monitor._column import Column
 from engine.monitor._windows import Windows
 
-# A change is over when nothing has seen it for so many windows, and so many independent stretches of its column (at most
-# as many rows as the reference has): a cool day in July does not end the summer.
+# A change is over when nothing has seen it for so many windows, and so many independent stretches of its column (at
+# most as many rows as the reference has): a cool day in July does not end the summer.
 CLEAR_WINDOWS = 5
 CLEAR_STRETCHES = 200
 # Of the false alarms that are acceptable, the part that goes to windows; the rest is the charts'.
-WINDOWS_PART = 0.25
+WINDOWS_PART = 0.1
 CHARTS_A_COLUMN = 6
 # Blocks whose figures are kept, for the evidence.
 BLOCKS_KEPT = 64
@@ -103,9 +103,9 @@ class DriftDetector:
         for charts in self._charts():
             alarmed |= charts.alarmed.any(axis=0)
         self._seen_row[alarmed] = self.rows
-        changed = [self._begin(place) for place in np.flatnonzero(alarmed & ~self._is_open)]
+        changed = [self._begin(place) for place in np.flatnonzero(alarmed & ~self._is_open).tolist()]
         over = self._is_open & (self.rows - self._seen_row >= self._clear_rows)
-        return changed + [self._end(place) for place in np.flatnonzero(over)]
+        return changed + [self._end(place) for place in np.flatnonzero(over).tolist()]
 
     @property
     def recent_counts(self) -> npt.NDArray[np.float64]:
@@ -125,7 +125,9 @@ class DriftDetector:
         if self.windows.alarmed[place]:
             seen.append("shape")
             since = min(since, max(self.rows - self.windows.rows_window, 0))
-        episode = Episode(column.name, since, self.rows, evidence={"seen_by": seen, **self.evidence(place, since)})
+        episode = Episode(
+            column.name, since, self.rows, evidence={"seen_by": seen, **self.evidence(place, since)}
+        )
         self.open[column.name] = episode
         self._is_open[place] = True
         return episode
@@ -165,7 +167,10 @@ class DriftDetector:
         near = np.maximum(*(charts.level.max(axis=0) for charts in self._charts()))
         for place, column in enumerate(self.columns):
             figures = self.evidence(place) if self.rows else {}
-            yield column, {"drifted": bool(self._is_open[place]), "nearest_alarm": float(near[place]), **figures}
+            yield (
+                column,
+                {"drifted": bool(self._is_open[place]), "nearest_alarm": float(near[place]), **figures},
+            )
 
 
 def _plain(value: float) -> float | None:

@@ -26,7 +26,9 @@ class _Collector:
         yield from _columns(core, self._summary)
         yield from _outcomes(core, self._summary)
         for name, counter in self._summary["counters"].items():
-            family = core.CounterMetricFamily(f"engine_business_{name}", counter["description"], labels=["version"])
+            family = core.CounterMetricFamily(
+                f"engine_business_{name}", counter["description"], labels=["version"]
+            )
             for version, value in counter["values"].items():
                 family.add_metric([version], value)
             yield family
@@ -64,7 +66,9 @@ def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
     for found in made["alert_counts"]:
         alerts.add_metric([found["kind"], found["severity"]], found["count"])
     yield alerts
-    lasting = core.GaugeMetricFamily("engine_monitor_alert_lasts", "1 while it lasts", labels=["kind", "column"])
+    lasting = core.GaugeMetricFamily(
+        "engine_monitor_alert_lasts", "1 while it lasts", labels=["kind", "column"]
+    )
     for kind, column in made["lasting"]:
         lasting.add_metric([kind, column], 1)
     yield lasting
@@ -101,7 +105,9 @@ def _outcomes(core: Any, made: dict[str, Any]) -> Iterator[Any]:
                 family.add_metric([group["version"], group["source"]], group[key])
         yield family
     for key in ("agreement", "same_decision", "difference_mean"):
-        family = core.GaugeMetricFamily(f"engine_monitor_shadow_{key}", f"Shadow against live: {key}", labels=["version"])
+        family = core.GaugeMetricFamily(
+            f"engine_monitor_shadow_{key}", f"Shadow against live: {key}", labels=["version"]
+        )
         for shadow in made["shadows"]:
             family.add_metric([shadow["version"]], shadow[key])
         yield family

@@ -91,7 +91,9 @@ class ModelMonitor:
         ):  # fmt: skip
             _check_count(name, given)
         if not 0.0 < false_alarms_per_100k < 1000.0:
-            raise MonitorError(f"false_alarms_per_100k must be over 0 and under 1,000, got {false_alarms_per_100k}")
+            raise MonitorError(
+                f"false_alarms_per_100k must be over 0 and under 1,000, got {false_alarms_per_100k}"
+            )
         self.reference: Reference | None = None
         self._window_rows, self._false_alarms = window_rows, false_alarms_per_100k
         widths = (n_features or FEATURES_MAX, n_outputs or 1)
@@ -157,8 +159,10 @@ class ModelMonitor:
         """
         self._check_process()
         values = as_outputs(prediction)
-        if values.size > self._sketch.outputs_max or values.shape[0] != 1 and values.shape[1] != 1:
-            raise MonitorError(f"expected at most {self._sketch.outputs_max} outputs, got shape {list(np.shape(prediction))}")
+        if values.size > self._sketch.outputs_max or (values.shape[0] != 1 and values.shape[1] != 1):
+            raise MonitorError(
+                f"expected at most {self._sketch.outputs_max} outputs, got shape {list(np.shape(prediction))}"
+            )
         latency = checked("latency_ms", latency_ms)
         if latency < 0.0:
             raise MonitorError(f"latency_ms must be at least 0, got {latency}")
@@ -171,11 +175,13 @@ class ModelMonitor:
                 self._learn()
         now = time.monotonic_ns()
         started = now - int(latency * 1e6)
-        answer = {
+        answer: dict[str, Any] = {
             "deployment": self._deployment(version),
             "started_ns": started,
             "ready_ns": now,
-            "deadline_ns": started + int(checked("deadline_ms", deadline_ms) * 1e6) if deadline_ms is not None else 0,
+            "deadline_ns": started + int(checked("deadline_ms", deadline_ms) * 1e6)
+            if deadline_ms is not None
+            else 0,
             "row": row,
             "values": values.ravel(),
             "source": _code("source", source, SOURCES),
@@ -259,11 +265,15 @@ class ModelMonitor:
             ("outputs", len(reference.outputs), self._sketch.outputs_max),
         ):
             if got > most:
-                raise MonitorError(f"the reference has {got} {what}, expected at most {most}, as the monitor was made for")
+                raise MonitorError(
+                    f"the reference has {got} {what}, expected at most {most}, as the monitor was made for"
+                )
         with self._lock:
             self._take_blocks()
             columns = (*reference.features, *reference.outputs)
-            self._sketch.set_layout([(c.bins.cuts, c.bins.bin_of, c.bins.n_bins) for c in columns], n_features)
+            self._sketch.set_layout(
+                [(c.bins.cuts, c.bins.bin_of, c.bins.n_bins) for c in columns], n_features
+            )
             bins_max = max((column.bins.n_bins for column in columns), default=1)
             parts = slice(0, n_features), slice(n_features, len(columns))
             for key, alert in list(self._lasting.items()):
@@ -369,8 +379,8 @@ class ModelMonitor:
             self._end(key, spent.ended_row)
             return []
         message = (
-            f"{spent.kind.replace('_', ' ')} is {spent.share:.2%} of the last answers, budget {spent.budget:.2%}; since "
-            f"about answer {spent.started_row:,}, certain at answer {spent.detected_row:,}"
+            f"{spent.kind.replace('_', ' ')} is {spent.share:.2%} of the last answers, budget {spent.budget:.2%}; "
+            f"since about answer {spent.started_row:,}, certain at answer {spent.detected_row:,}"
         )
         severity = "warning" if spent.kind == "fallback_share" else "critical"
         evidence = {"share": spent.share, "budget": spent.budget}
@@ -486,7 +496,8 @@ def _told(kind: str, episode: Episode) -> str:
     """An episode in words: what changed, from what to what, since when."""
     evidence = episode.evidence
     parts = [
-        f"{kind.replace('_', ' ')}: {episode.column} is no longer as in the reference ({', '.join(evidence['seen_by'])})"
+        f"{kind.replace('_', ' ')}: {episode.column} is no longer as in the reference "
+        f"({', '.join(evidence['seen_by'])})"
     ]
     if evidence["mean"] is not None and evidence["mean_reference"] is not None and not evidence["codes"]:
         parts.append(
@@ -494,9 +505,13 @@ def _told(kind: str, episode: Episode) -> str:
             f"std {evidence['std']:.4g}, was {evidence['std_reference']:.4g}"
         )
     if evidence["missing_share"] or evidence["missing_share_reference"]:
-        parts.append(f"missing {evidence['missing_share']:.2%}, was {evidence['missing_share_reference']:.2%}")
+        parts.append(
+            f"missing {evidence['missing_share']:.2%}, was {evidence['missing_share_reference']:.2%}"
+        )
     if evidence["unseen_share"]:
-        parts.append(f"{'new categories' if evidence['codes'] else 'infinite'} {evidence['unseen_share']:.2%}")
+        parts.append(
+            f"{'new categories' if evidence['codes'] else 'infinite'} {evidence['unseen_share']:.2%}"
+        )
     parts.append(f"since about row {episode.started_row:,}, certain at row {episode.detected_row:,}")
     return "; ".join(parts)
 

@@ -86,7 +86,7 @@ class Outcomes:
             self._groups[key].add(float(outputs[0]), label, value)
 
     def to_json(self) -> dict[str, Any]:
-        """counts; by_version: version -> source -> figures; fallback_cost: what an answer of the fallback or default was
+        """counts; by_version: version -> source -> figures; fallback_cost: what one of the fallback or default was
         worth less than one of the primary, by the mean values given, and over all of them."""
         groups = [
             {"version": version, "source": source, **group.figures()}

@@ -75,12 +75,14 @@ def draw_sources(slices: Sequence[Sequence[float]]) -> Any:
     from matplotlib.figure import Figure
 
     table = np.array(slices, dtype=np.float64)
-    times = [datetime.datetime.fromtimestamp(at, datetime.UTC) for at in table[:, 1]]
+    times: Any = [datetime.datetime.fromtimestamp(at, datetime.UTC) for at in table[:, 1]]
     total = np.maximum(table[:, 2:5].sum(axis=1), 1.0)
     figure = Figure(figsize=(10, 2.4), layout="constrained")
     axes = figure.subplots()
     for place, source in enumerate(SOURCES):
-        axes.plot(times, table[:, 2 + place] / total, color=COLOURS[source], label=source, marker=".", markersize=3)
+        axes.plot(
+            times, table[:, 2 + place] / total, color=COLOURS[source], label=source, marker=".", markersize=3
+        )
     axes.plot(times, table[:, 5] / total, color=COLOURS["late"], label="late", linestyle=":")
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel("share")

@@ -103,7 +103,11 @@ class Reference:
         if isinstance(rows, Sequence) and not isinstance(rows, str):
             if rows and not isinstance(rows[0], (Mapping, Sequence, np.ndarray)):
                 return self.row(rows)[None, :]
-            return np.stack([self.row(row) for row in rows]) if rows else np.empty((0, len(self._names)), np.float32)
+            return (
+                np.stack([self.row(row) for row in rows])
+                if rows
+                else np.empty((0, len(self._names)), np.float32)
+            )
         columns = as_columns(rows, [name for name in self._names if _has(rows, name)], text=True)
         n = max((len(values) for values, _ in columns.values()), default=0)
         missing = np.full(n, np.nan, dtype=np.float32)
@@ -146,7 +150,9 @@ class Reference:
             raise MonitorError(f"expected a reference of format {FORMAT!r}, got {found!r}; fit it again")
         parts = [made.get("features"), made.get("outputs", [])]
         if not all(isinstance(part, list) for part in parts):
-            raise MonitorError("a reference holds two lists of columns, 'features' and 'outputs'; fit it again")
+            raise MonitorError(
+                "a reference holds two lists of columns, 'features' and 'outputs'; fit it again"
+            )
         return cls(*([Column.from_json(column) for column in part] for part in parts if part is not None))
 
     def __repr__(self) -> str:

@@ -87,7 +87,8 @@ def _alerts(made: dict[str, Any]) -> str:
     rows = []
     for alert in reversed(made["alerts"]):
         detected, ended = (
-            time.strftime("%m-%d %H:%M:%S", time.gmtime(at)) if at else "" for at in (alert["detected_at"], alert["ended_at"])
+            time.strftime("%m-%d %H:%M:%S", time.gmtime(at)) if at else ""
+            for at in (alert["detected_at"], alert["ended_at"])
         )
         state = "lasts" if alert["lasts"] else ended
         rows.append(
@@ -127,7 +128,10 @@ def _outcomes(made: dict[str, Any]) -> str:
 
 def _table(rows: Sequence[dict[str, Any]], _unit: str = "") -> str:
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    head = "".join(f"<th>{html.escape(key.replace('_', ' '))}{_unit if key.startswith('p') and _unit else ''}" for key in keys)
+    head = "".join(
+        f"<th>{html.escape(key.replace('_', ' '))}{_unit if key.startswith('p') and _unit else ''}"
+        for key in keys
+    )
     body = "".join(
         "<tr>" + "".join(f"<td class=n>{_number(row.get(key))}" if not isinstance(row.get(key), str)
                          else f"<td>{html.escape(row[key])}" for key in keys) + "</tr>"
