@@ -319,6 +319,27 @@ TEST(versions_beyond_the_table_share_its_last_place) {
     CHECK(block.version(3) == 2);
 }
 
+TEST(the_observer_of_the_abi_is_the_sketch) {
+    auto* sketch = new Sketch(small());
+    const engine_observer observer = sketch->observer();
+    CHECK(observer.abi == ENGINE_OBSERVER_ABI);
+    observer.retain(observer.ctx);
+    sketch->release();  // what an engine holds keeps it
+    const float row[2] = {1.0f, 2.0f};
+    const double value = 0.5;
+    const engine_answer made = answer(1, row, 2, &value);
+    observer.deployed(observer.ctx, 7, "v7");
+    observer.observe(observer.ctx, &made);
+    sketch->drain(true);
+    CHECK(sketch->totals().folded == 1);
+    CHECK(sketch->versions().size() == 1 && sketch->versions()[0].second == "v7");
+    CHECK(sketch->observer().n_features == 2);
+    sketch->close();
+    observer.observe(observer.ctx, &made);
+    CHECK(sketch->totals().pushed == 1);
+    observer.release(observer.ctx);
+}
+
 TEST(closing_is_final_and_may_be_repeated) {
     Held sketch(small());
     const double value = 0.5;

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Short batches give a steadier estimate, long ones see slower changes.
+# Short batches give a steadier estimate, long ones see slower changes. Fine ones say whether rows hang together at all.
+FINE_BATCHES = (512, 128)
 BATCHES = (32, 16, 8)
 BATCH_ROWS_MIN = 4
 # A reference in random order passes for dependent once in this many columns.
@@ -60,18 +61,27 @@ def dependence(scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) 
 def _batch_means(scores: npt.NDArray[np.float64], n_present: int, total: float) -> Dependence:
     from scipy import stats
 
+    estimates = {}
+    for batches in (*FINE_BATCHES, *BATCHES):
+        rows = len(scores) // batches
+        if n_present // batches >= BATCH_ROWS_MIN:
+            sums = scores[: rows * batches].reshape(batches, rows).sum(axis=1)
+            estimates[batches] = float(sums.var(ddof=1)) / (total / batches)
+    # Only what chance does not explain counts: noise in the factor would cost every column its sharpness.
+    sure = [
+        factor
+        for batches, factor in estimates.items()
+        if (batches - 1) * factor > stats.chi2.isf(CHANCE, batches - 1)
+    ]
+    if not sure:
+        return INDEPENDENT
     found = None
     for batches in BATCHES:
-        rows = len(scores) // batches
-        if n_present // batches < BATCH_ROWS_MIN:
+        factor, freedom = estimates.get(batches, 0.0), batches - 1
+        if batches not in estimates:
             continue
-        sums = scores[: rows * batches].reshape(batches, rows).sum(axis=1)
-        factor = float(sums.var(ddof=1)) / (total / batches)
-        freedom = batches - 1
         if found is None:
-            # Only what chance does not explain counts: noise in the factor would cost every column its sharpness.
-            if freedom * factor > stats.chi2.isf(CHANCE, freedom):
-                found = Dependence(max(factor, 1.0), freedom)
+            found = Dependence(max(factor, sure[0]), freedom)
         elif factor / found.factor > stats.f.isf(CHANCE_LONGER, freedom, found.freedom):
             found = Dependence(factor, freedom)
     return found or INDEPENDENT

@@ -495,10 +495,8 @@ class ModelMonitor:
 def _told(kind: str, episode: Episode) -> str:
     """An episode in words: what changed, from what to what, since when."""
     evidence = episode.evidence
-    parts = [
-        f"{kind.replace('_', ' ')}: {episode.column} is no longer as in the reference "
-        f"({', '.join(evidence['seen_by'])})"
-    ]
+    what, seen = kind.replace("_", " "), ", ".join(evidence["seen_by"])
+    parts = [f"{what}: {episode.column} is no longer as in the reference ({seen})"]
     if evidence["mean"] is not None and evidence["mean_reference"] is not None and not evidence["codes"]:
         parts.append(
             f"mean {evidence['mean']:.4g}, was {evidence['mean_reference']:.4g}; "
