@@ -149,9 +149,14 @@ class Column:
 
 
 def fit_column(
-    name: str, values: npt.NDArray[np.float32], *, categorical: bool, levels: tuple[str, ...] = ()
+    name: str,
+    values: npt.NDArray[np.float32],
+    *,
+    categorical: bool,
+    levels: tuple[str, ...] = (),
+    ordered: bool = True,
 ) -> Column:
-    """A column from float32 [n] in the order the rows came, NaN where missing."""
+    """A column from float32 [n] in the order the rows came, NaN where missing; `ordered` False: in any order."""
     missing, infinite = np.isnan(values), np.isinf(values)
     finite = values[~missing & ~infinite]
     if len(finite) == 0:
@@ -178,7 +183,7 @@ def fit_column(
         high=float(wide.max()) if there else float("nan"),
         levels=levels,
     )
-    return _with_dependence(column, index)
+    return _with_dependence(column, index) if ordered else column
 
 
 def _with_dependence(column: Column, index: npt.NDArray[np.int64]) -> Column:

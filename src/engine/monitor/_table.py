@@ -83,7 +83,13 @@ def _from_objects(name: str, array: npt.NDArray[Any]) -> Values:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value != value
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError):
+        # pandas.NA does not even say whether it is itself; an array is no value at all.
+        return type(value).__name__ == "NAType"
 
 
 def _number(name: str, value: Any, codes: Mapping[str, float]) -> float:
@@ -110,10 +116,9 @@ def encode(
         values = features
     else:
         values = list(features)
-    if (np.ndim(values) == 1 and len(values) != len(names)) or np.ndim(values) > 1:
-        raise MonitorError(
-            f"expected a row of {len(names)} features ({', '.join(names[:6])}), got {np.shape(values)}"
-        )
+    shape = values.shape if isinstance(values, np.ndarray) else (len(values),)
+    if shape != (len(names),):
+        raise MonitorError(f"expected a row of {len(names)} features ({', '.join(names[:6])}), got {shape}")
     if not isinstance(values, np.ndarray):
         values = [
             value if type(value) is float and not codes else _number(name, value, codes)

@@ -268,8 +268,10 @@ class ModelMonitor:
                 raise MonitorError(
                     f"the reference has {got} {what}, expected at most {most}, as the monitor was made for"
                 )
+        # What was counted against the old reference is tested against it.
+        self._sketch.drain(True)
+        self._take()
         with self._lock:
-            self._take_blocks()
             columns = (*reference.features, *reference.outputs)
             self._sketch.set_layout(
                 [(c.bins.cuts, c.bins.bin_of, c.bins.n_bins) for c in columns], n_features

@@ -50,6 +50,7 @@ class Reference:
         *,
         outputs: Any = None,
         categorical: Sequence[str] = (),
+        ordered: bool = True,
     ) -> Reference:
         """A reference from rows **in the order they came**: the order tells how much neighbouring rows have in common.
 
@@ -60,6 +61,8 @@ class Reference:
             outputs: what the model answered to these rows: [n], [n, n_outputs], or a mapping of name to [n].
             categorical: names of columns whose numbers are codes: a value that is not in the reference is then a new
                 category. Whole numbers 0, 1, 2, … without a gap (at most 40) count as codes by themselves.
+            ordered: False to take rows for independent whatever their order says: every lasting difference is then
+                alerted within hundreds of rows, what hours and days always do to a column too.
 
         Raises:
             MonitorError: fewer rows than 100, columns of different lengths, a name that is not there.
@@ -79,7 +82,13 @@ class Reference:
             )
         made = [
             [
-                fit_column(name, values, categorical=name in categorical or bool(levels), levels=levels)
+                fit_column(
+                    name,
+                    values,
+                    categorical=name in categorical or bool(levels),
+                    levels=levels,
+                    ordered=ordered,
+                )
                 for name, (values, levels) in part.items()
             ]
             for part in (columns, answered)

@@ -130,3 +130,19 @@ def test_a_row_of_another_width_names_both():
         made.row([1.0, 2.0])
     with pytest.raises(MonitorError, match=r"expected rows of 3 features .*, got 2"):
         made.matrix(np.zeros((5, 2)))
+
+
+def test_missing_values_of_every_kind_are_missing():
+    made = Reference.fit(
+        {"x": pd.array([1, pd.NA, 3, None] * 50, dtype="object"), "y": [0.5, float("nan")] * 100}
+    )
+    assert [column.missing for column in made.features] == [100, 100]
+    assert np.isnan(made.row({"x": pd.NA, "y": None})).all()
+
+
+def test_an_order_that_means_nothing_can_be_said_to():
+    hours = np.repeat(np.random.default_rng(0).normal(size=100), 50)
+    ordered, shuffled = Reference.fit({"x": hours}), Reference.fit({"x": hours}, ordered=False)
+    assert ordered.features[0].mean_dependence.factor > 10
+    assert shuffled.features[0].mean_dependence.independent
+    assert shuffled.features[0].excursions == (0.0, 0.0, 0.0, 0.0)
