@@ -17,14 +17,15 @@ from engine.core._answer import REASONS, SOURCES
 from engine.core._sketch import Sketch
 from engine.errors import ClosedError, MonitorError
 from engine.monitor._background import watch
-from engine.monitor._budgets import Budgets, Overspending
+from engine.monitor._budgets import Budgets
+from engine.monitor._lasting import Lasting
 from engine.monitor._learning import Learning
 from engine.monitor._optional import need
 from engine.monitor._tallies import Tallies
 from engine.monitor.alerts import Alert, Alerts, Handler
 from engine.monitor.counters import BusinessCounter
 from engine.monitor.distribution import Distribution, as_outputs
-from engine.monitor.drift import DriftDetector, Episode
+from engine.monitor.drift import DriftDetector
 from engine.monitor.outcomes import Outcomes, checked
 from engine.monitor.reference import Reference
 
@@ -112,7 +113,7 @@ class ModelMonitor:
         self._finalizer = weakref.finalize(self, self._sketch.close)
         self._lock = threading.RLock()
         self._alerts = Alerts(handlers)
-        self._lasting: dict[tuple[str, str], Alert] = {}
+        self._lasting = Lasting(self._alerts)
         self._tallies = Tallies()
         self._budgets = Budgets(
             fallback_share_max, late_share_max, error_share_max, false_alarms_per_100k / 100_000
@@ -278,9 +279,7 @@ class ModelMonitor:
             )
             bins_max = max((column.bins.n_bins for column in columns), default=1)
             parts = slice(0, n_features), slice(n_features, len(columns))
-            for key, alert in list(self._lasting.items()):
-                if key[0] in ("input_drift", "output_drift"):
-                    self._end(key, alert.detected_row or 0)
+            self._lasting.end_drift()
             # Both sides share what is acceptable, by their columns.
             for side, part in zip((self.input_distribution, self.output_distribution), parts, strict=True):
                 chance = self._false_alarms * len(columns[part]) / max(len(columns), 1)
@@ -334,7 +333,7 @@ class ModelMonitor:
         self._take()
         with self._lock:
             self._learn()
-            return tuple(self._lasting.values())
+            return self._lasting.alerts()
 
     def _take(self) -> None:
         with self._lock:
@@ -352,60 +351,10 @@ class ModelMonitor:
             reasons = self._tallies.observe(block, names)
             for side in (self.input_distribution, self.output_distribution):
                 for episode in side.observe(block):
-                    begun += self._drift(side, episode)
+                    begun += self._lasting.drift(side.kind, side.severity, episode)
             for spent in self._budgets.observe(reasons, int(block["late"].sum())):
-                begun += self._budget(spent)
+                begun += self._lasting.budget(spent)
         return begun
-
-    def _drift(self, side: Distribution, episode: Episode) -> list[Alert]:
-        key = side.kind, episode.column
-        if episode.ended_row is not None:
-            self._end(key, episode.ended_row)
-            return []
-        evidence = episode.evidence
-        message = _told(side.kind, episode)
-        return [
-            self._begin(
-                key,
-                message,
-                side.severity,
-                started_row=episode.started_row,
-                detected_row=episode.detected_row,
-                evidence=evidence,
-            )
-        ]
-
-    def _budget(self, spent: Overspending) -> list[Alert]:
-        key = spent.kind, ""
-        if spent.ended_row is not None:
-            self._end(key, spent.ended_row)
-            return []
-        message = (
-            f"{spent.kind.replace('_', ' ')} is {spent.share:.2%} of the last answers, budget {spent.budget:.2%}; "
-            f"since about answer {spent.started_row:,}, certain at answer {spent.detected_row:,}"
-        )
-        severity = "warning" if spent.kind == "fallback_share" else "critical"
-        evidence = {"share": spent.share, "budget": spent.budget}
-        return [
-            self._begin(
-                key,
-                message,
-                severity,
-                started_row=spent.started_row,
-                detected_row=spent.detected_row,
-                evidence=evidence,
-            )
-        ]
-
-    def _begin(self, key: tuple[str, str], message: str, severity: str, **details: Any) -> Alert:
-        alert = self._alerts.add(message, severity, kind=key[0], column=key[1], **details)
-        self._lasting[key] = alert
-        return alert
-
-    def _end(self, key: tuple[str, str], row: int) -> None:
-        alert = self._lasting.pop(key, None)
-        if alert is not None:
-            alert.ended_row, alert.ended_at = row, time.time()
 
     def alert(self, message: str, severity: str = "warning") -> Alert:
         """Raises an alert of your own: it is kept, and the handlers are called. They never raise here.
@@ -492,28 +441,6 @@ class ModelMonitor:
                 number = self._deployments.setdefault(version, (1 << 62) + len(self._deployments))
                 self._sketch.deployed(number, version)
         return self._deployments[version]
-
-
-def _told(kind: str, episode: Episode) -> str:
-    """An episode in words: what changed, from what to what, since when."""
-    evidence = episode.evidence
-    what, seen = kind.replace("_", " "), ", ".join(evidence["seen_by"])
-    parts = [f"{what}: {episode.column} is no longer as in the reference ({seen})"]
-    if evidence["mean"] is not None and evidence["mean_reference"] is not None and not evidence["codes"]:
-        parts.append(
-            f"mean {evidence['mean']:.4g}, was {evidence['mean_reference']:.4g}; "
-            f"std {evidence['std']:.4g}, was {evidence['std_reference']:.4g}"
-        )
-    if evidence["missing_share"] or evidence["missing_share_reference"]:
-        parts.append(
-            f"missing {evidence['missing_share']:.2%}, was {evidence['missing_share_reference']:.2%}"
-        )
-    if evidence["unseen_share"]:
-        parts.append(
-            f"{'new categories' if evidence['codes'] else 'infinite'} {evidence['unseen_share']:.2%}"
-        )
-    parts.append(f"since about row {episode.started_row:,}, certain at row {episode.detected_row:,}")
-    return "; ".join(parts)
 
 
 def _check_count(name: str, given: Any) -> None:

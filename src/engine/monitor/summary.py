@@ -33,7 +33,7 @@ def summary(monitor: ModelMonitor) -> dict[str, Any]:
             {"kind": kind, "severity": severity, "count": count}
             for (kind, severity), count in sorted(monitor._alerts.counts().items())
         ],
-        "lasting": [list(key) for key in monitor._lasting],
+        "lasting": [[alert.kind, alert.column] for alert in monitor._lasting.alerts()],
         "inputs": monitor.input_distribution.columns(),
         "outputs": monitor.output_distribution.columns(),
         "sources": monitor._tallies.to_json(),
