@@ -37,6 +37,7 @@ EXTENSIONS = {
     "_fault": ["fault*"],
     "_runtime": RUNTIME,
     "_simulator": [*SCHEDULER, "simulator*"],
+    "_sketch": ["sketch*", "histogram"],
 }
 
 DEBUG = os.environ.get("ENGINE_DEBUG_BUILD") == "1"
