@@ -1,0 +1,439 @@
+"""The registry: immutable versions by content, aliases that are flipped in one step, and a log of who did it."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from engine.errors import EngineError, RegistryError
+from engine.registry import artifacts, lineage, manifest
+from engine.registry.bundle import Bundle
+from engine.registry.files import PART, Blobs
+from engine.registry.index import Index
+from engine.registry.versions import (
+    DIGEST,
+    PRODUCTION,
+    AliasState,
+    AuditEntry,
+    Reference,
+    Version,
+    checked_alias,
+    checked_name,
+    parse,
+)
+from engine.registry.watch import Watch
+
+INDEX = "registry.db"
+NOTE_LENGTH_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What `verify` looked at, and what is wrong: one sentence each, none where all is well."""
+
+    versions: int
+    blobs: int
+    bytes: int
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What `gc` removed: temporary files of writers that died, and blobs that no version refers to."""
+
+    parts: int
+    orphans: int
+    bytes: int
+
+
+class ModelRegistry:
+    """Versions of models with all that serves them, in one folder.
+
+    Thread-safe, and safe among the processes of one machine. A version is a bundle: primary, fallback, default, feature program, deadline policy, metrics, golden rows, monitor
+    reference and lineage. It never changes. Everything is durable when the call returns; a process killed in the
+    middle leaves the registry as it was before or as it is after, and at most files that `gc` removes.
+
+    Args:
+        path: the folder, made where it is missing. A folder that cannot be written can be read.
+        default_name: the name of what is registered without one.
+        trust: store and load pickles, and skops files of types that skops does not know (scikit-learn's trees). They
+            run code when they are loaded: whoever can write to the folder then runs code in every service.
+        code: a folder in the git repository whose commit and changes are recorded; the working folder unless given,
+            False for none.
+
+    Raises:
+        RegistryError: the folder cannot be used, or holds something else.
+
+    >>> import tempfile, pathlib
+    >>> registry = ModelRegistry(tempfile.mkdtemp())
+    >>> registry.names()
+    []
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        default_name: str = "model",
+        trust: bool = False,
+        code: str | os.PathLike[str] | bool = True,
+    ) -> None:
+        self.path = Path(path).absolute()
+        self.default_name = checked_name(default_name)
+        self.trust = trust
+        self._code = Path.cwd() if code is True else Path(code) if code else None
+        index = self.path / INDEX
+        create = not index.exists()
+        if create and self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "blobs").is_dir():
+            raise RegistryError(f"{self.path} is not empty and no registry: choose a folder of its own")
+        self._blobs = Blobs(self.path, create=create)
+        self._index = Index(index, create=create)
+        self._manifests: dict[str, dict[str, Any]] = {}
+
+    def register(
+        self,
+        model: Any,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        name: str | None = None,
+        fallback: Any = None,
+        default: Any = None,
+        program: Any = None,
+        golden: Any = None,
+        reference: Any = None,
+        policy: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+        note: str = "",
+    ) -> Version:
+        """Stores a version. Durable on return. Registering the same bundle again gives the version that it has.
+
+        Parts that must fit together are loaded from the bytes that were stored and tried: with a fallback, a program
+        or golden rows the models' widths and the golden answers are checked. A primary alone is recognised by its
+        content and stored.
+
+        Args:
+            model: the primary: a path (LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, ONNX, skops) or a fitted
+                object of lightgbm, xgboost, catboost or sklearn, saved in its library's own format.
+            metrics: finite numbers by name.
+            name: the model's name; the registry's default_name unless given.
+            fallback: as model; must be native once loaded.
+            default: a finite number, or one for each output.
+            program: a FeatureProgram, the path of a saved one or its JSON.
+            golden: (rows, values), or rows alone, whose values the stored primary then gives.
+            reference: the monitor's reference: anything with `to_json()`, or plain JSON.
+            policy: arguments of Engine by name: deadline_ms, lane, batch_rows_max, executors, queue_rows_max,
+                miss_rate, spin.
+            lineage: plain JSON about where it came from. `code` and `environment` are added unless they are in it.
+            note: for the audit log.
+
+        Raises:
+            RegistryError: a part that cannot be stored or does not fit, a name that is not allowed, a full disk, a
+                read-only folder. Nothing was registered then.
+        """
+        name = checked_name(name if name is not None else self.default_name)
+        stored: dict[str, tuple[bytes, str]] = {}
+        stored["primary"] = artifacts.to_bytes("primary", model, trust=self.trust)
+        if fallback is not None:
+            stored["fallback"] = artifacts.to_bytes("fallback", fallback, trust=self.trust)
+        if program is not None:
+            stored["program"] = artifacts.program_text(program), "engine.features"
+        if reference is not None:
+            stored["reference"] = _reference(reference), "json"
+        body: dict[str, Any] = {
+            "format": manifest.FORMAT,
+            "version": manifest.FORMAT_VERSION,
+            "name": name,
+            "default": manifest.checked_default(default),
+            "policy": manifest.checked_policy(policy),
+            "metrics": manifest.checked_metrics(metrics),
+            "shape": None,
+        }
+        if fallback is not None or program is not None or golden is not None:
+            body["shape"], checked = self._tried(stored, golden, body["default"])
+            if checked is not None:
+                stored["golden"] = checked.to_bytes(), "npy"
+        body["lineage"] = self._lineage(lineage, stored)
+        return self._store(name, body, stored, note)
+
+    def promote(
+        self,
+        name: str,
+        version: int | str | Version,
+        alias: str = PRODUCTION,
+        *,
+        note: str = "",
+        generation: int | None = None,
+    ) -> AliasState:
+        """Points an alias at a version, in one durable step; whoever follows the alias takes it up.
+
+        Args:
+            version: a Version, a number, or "7", "sha256:…" or another alias.
+            generation: flip only if the alias is at this generation still; 0 means that it does not exist yet.
+
+        Raises:
+            RegistryError: no such version, or the generation is another.
+        """
+        checked_name(name)
+        found = self._version(parse(version if isinstance(version, Version) else f"{name}@{version}"))[0]
+        if found.name != name:
+            raise RegistryError(f"{found} is not a version of {name!r}")
+        return self._index.point(name, checked_alias(alias), found.number, _who(), _note(note), generation)
+
+    def rollback(
+        self, name: str, alias: str = PRODUCTION, *, note: str = "", generation: int | None = None
+    ) -> AliasState:
+        """Points an alias back at the version before, in one durable step. Twice goes back two versions.
+
+        Args:
+            generation: only if the alias is at this generation still: two who see the same fault go back once.
+
+        Raises:
+            RegistryError: no such alias, no version before, or the generation is another.
+        """
+        return self._index.point_back(
+            checked_name(name), checked_alias(alias), _who(), _note(note), generation
+        )
+
+    def resolve(self, reference: str | Version) -> Bundle:
+        """The bundle of `name@alias`, `name@7`, `name@sha256:…` or a Version. Raises RegistryError."""
+        version, state = self._version(parse(reference))
+        return self._bundle(version, state)
+
+    def alias(self, name: str, alias: str = PRODUCTION) -> AliasState:
+        """Where an alias points now. Raises RegistryError where there is none."""
+        return self._index.alias(checked_name(name), checked_alias(alias))
+
+    def names(self) -> list[str]:
+        """Every name that has a version, sorted."""
+        return self._index.names()
+
+    def versions(self, name: str) -> list[Version]:
+        """Every version of a name, oldest first. Raises RegistryError for an unknown name."""
+        return self._index.versions(checked_name(name))
+
+    def aliases(self, name: str) -> list[AliasState]:
+        """Every alias of a name, sorted."""
+        return self._index.aliases(checked_name(name))
+
+    def history(self, name: str, alias: str | None = None) -> list[AuditEntry]:
+        """What was done to a name, or to one alias of it, oldest first."""
+        return self._index.history(checked_name(name), alias)
+
+    def diff(self, one: str | Version, other: str | Version) -> dict[str, tuple[Any, Any]]:
+        """What differs between two versions: a dotted path in the manifest to (in one, in other), None where absent."""
+        first, second = (_flat(self.resolve(each).manifest) for each in (one, other))
+        return {
+            path: (first.get(path), second.get(path))
+            for path in sorted(first.keys() | second.keys())
+            if first.get(path) != second.get(path)
+        }
+
+    def watch(self, reference: str, *, generation: int = 0) -> Watch:
+        """A `Watch` that says when an alias is flipped; it has a connection of its own.
+
+        Args:
+            reference: `name@alias`.
+            generation: the one that is known already, and not news.
+        """
+        asked = parse(reference)
+        if asked.alias is None:
+            raise RegistryError(f"only an alias can be followed, got {reference!r}: a version never changes")
+        return Watch(Index(self.path / INDEX, create=False), asked.name, asked.alias, generation=generation)
+
+    def verify(self) -> Verified:
+        """Reads everything back: the index, and each blob that a version needs against its digest."""
+        problems = self._index.problems()
+        versions = self._index.versions()
+        sizes: dict[str, int] = {}
+        for version in versions:
+            try:
+                needed = self._manifest(version, cached=False)["artifacts"]
+            except RegistryError as error:
+                problems.append(str(error))
+                continue
+            for role, part in needed.items():
+                if part["digest"] in sizes:
+                    continue
+                try:
+                    sizes[part["digest"]] = len(self._blobs.get(part["digest"], part["size"]))
+                except RegistryError as error:
+                    problems.append(f"{version} {role}: {error}")
+        return Verified(len(versions), len(sizes), sum(sizes.values()), problems)
+
+    def gc(self) -> Collected:
+        """Removes what killed writers left: temporary files, and blobs that no version refers to.
+
+        Waits for writers at work; none is ever robbed. Files of other names are left alone.
+        """
+        with self._blobs.alone():
+            needed = self._index.blobs()
+            found = list(self._blobs.listed())
+            parts = [entry for entry in found if entry[0].endswith(PART)]
+            orphans = [entry for entry in found if DIGEST.fullmatch(entry[0]) and entry[0] not in needed]
+            self._blobs.remove([entry for entry, _ in (*parts, *orphans)])
+        return Collected(len(parts), len(orphans), sum(size for _, size in (*parts, *orphans)))
+
+    def close(self) -> None:
+        """Gives the index's connection back; the next call opens another."""
+        self._index.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"ModelRegistry({str(self.path)!r})"
+
+    def _tried(
+        self, stored: Mapping[str, tuple[bytes, str]], golden: Any, default: Any
+    ) -> tuple[dict[str, int], manifest.Golden | None]:
+        """Loads the parts from what is stored and checks that they fit; their shape, and the golden rows."""
+        primary = artifacts.from_bytes("the primary", stored["primary"][0], trust=self.trust)
+        shape = {"n_features": primary.n_features, "n_outputs": primary.n_outputs}
+        if "fallback" in stored:
+            spare = artifacts.from_bytes("the fallback", stored["fallback"][0], trust=self.trust)
+            if (spare.n_features, spare.n_outputs) != (primary.n_features, primary.n_outputs):
+                raise RegistryError(
+                    f"primary and fallback must agree: {primary.n_features} features and {primary.n_outputs} outputs, "
+                    f"got {spare.n_features} and {spare.n_outputs}"
+                )
+            if not spare.native:
+                raise RegistryError(f"the fallback must be native, got format {spare.format!r}")
+        if "program" in stored:
+            _require_width(stored["program"][0], primary.n_features)
+        if isinstance(default, list) and len(default) != primary.n_outputs:
+            raise RegistryError(f"the default must have {primary.n_outputs} values, got {len(default)}")
+        if golden is None:
+            return shape, None
+        try:
+            if isinstance(golden, np.ndarray):
+                golden = (golden, primary.predict(golden))
+            checked = manifest.checked_golden(golden)
+            wrong = checked.mismatch(primary.predict(checked.rows))
+        except RegistryError:
+            raise
+        except EngineError as error:
+            raise RegistryError(f"golden rows: {error}") from error
+        if wrong:
+            raise RegistryError(f"the primary as stored does not answer as expected: {wrong}")
+        return shape, checked
+
+    def _lineage(
+        self, given: Mapping[str, Any] | None, stored: dict[str, tuple[bytes, str]]
+    ) -> dict[str, Any]:
+        found = dict(given or {})
+        found.setdefault("environment", lineage.environment())
+        if "code" not in found and self._code is not None:
+            found["code"], diff = lineage.code(self._code)
+            if diff:
+                stored["diff"] = diff, "diff"
+        return found
+
+    def _store(
+        self, name: str, body: dict[str, Any], stored: Mapping[str, tuple[bytes, str]], note: str
+    ) -> Version:
+        blobs: dict[str, bytes] = {}
+        body["artifacts"] = {}
+        for role, (content, kind) in stored.items():
+            digest = hashlib.sha256(content).hexdigest()
+            blobs[digest] = content
+            body["artifacts"][role] = {"digest": digest, "size": len(content), "format": kind}
+        written = manifest.canonical(body)
+        digest = hashlib.sha256(written).hexdigest()
+        with self._blobs.shared():
+            self._blobs.put(blobs)
+            return self._index.add_version(name, digest, written, list(blobs), _who(), _note(note))
+
+    def _version(self, asked: Reference) -> tuple[Version, AliasState | None]:
+        if asked.alias is not None:
+            state = self._index.alias(asked.name, asked.alias)
+            return self._index.version(asked.name, state.number), state
+        if asked.digest is not None:
+            return self._index.version_by_digest(asked.name, asked.digest), None
+        assert asked.number is not None, "a reference has an alias, a digest or a number"
+        return self._index.version(asked.name, asked.number), None
+
+    def _bundle(self, version: Version, state: AliasState | None) -> Bundle:
+        return Bundle(
+            version,
+            self._manifest(version),
+            self._blobs.get,
+            alias=state.alias if state else None,
+            generation=state.generation if state else None,
+            trust=self.trust,
+        )
+
+    def _manifest(self, version: Version, *, cached: bool = True) -> dict[str, Any]:
+        found = self._manifests.get(version.digest) if cached else None
+        if found is None:
+            found = manifest.read(self._index.manifest(version), version.name)
+            if (
+                len(self._manifests) >= 64
+            ):  # versions that one process goes between; older ones are read again
+                self._manifests.clear()
+            self._manifests[version.digest] = found
+        return found
+
+
+def _reference(reference: Any) -> bytes:
+    found = reference.to_json() if hasattr(reference, "to_json") else reference
+    try:
+        body = json.loads(found) if isinstance(found, str | bytes) else found
+        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RegistryError(f"the reference must be plain JSON: {error}") from None
+
+
+def _require_width(program: bytes, n_features: int) -> None:
+    try:
+        outputs = json.loads(program)["outputs"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RegistryError(f"the program is none that FeatureProgram.save wrote: {error!r}") from None
+    if len(outputs) != n_features:
+        raise RegistryError(
+            f"the program must make the primary's {n_features} features, got {len(outputs)}: {outputs[:8]}"
+        )
+
+
+def _flat(body: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(body, Mapping) or (path and not body):
+        return {path: body}
+    found: dict[str, Any] = {}
+    for key, value in body.items():
+        found |= _flat(value, f"{path}.{key}" if path else str(key))
+    return found
+
+
+@functools.cache
+def _host() -> tuple[str, str]:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container without an entry for its user
+        user = f"uid{os.getuid()}"
+    return user, socket.gethostname()
+
+
+def _who() -> str:
+    user, host = _host()
+    return f"{user}@{host}:{os.getpid()}"
+
+
+def _note(note: str) -> str:
+    if len(note) > NOTE_LENGTH_MAX:
+        raise RegistryError(f"a note may have {NOTE_LENGTH_MAX:,} characters, got {len(note):,}")
+    return note
