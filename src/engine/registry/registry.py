@@ -60,9 +60,10 @@ class Collected:
 class ModelRegistry:
     """Versions of models with all that serves them, in one folder.
 
-    Thread-safe, and safe among the processes of one machine. A version is a bundle: primary, fallback, default, feature program, deadline policy, metrics, golden rows, monitor
-    reference and lineage. It never changes. Everything is durable when the call returns; a process killed in the
-    middle leaves the registry as it was before or as it is after, and at most files that `gc` removes.
+    Thread-safe, and safe among the processes of one machine. A version is a bundle: primary, fallback, default,
+    feature program, deadline policy, metrics, golden rows, monitor reference and lineage. It never changes.
+    Everything is durable when the call returns; a process killed in the middle leaves the registry as it was before
+    or as it is after, and at most files that `gc` removes.
 
     Args:
         path: the folder, made where it is missing. A folder that cannot be written can be read.
