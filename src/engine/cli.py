@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from engine.planning.simulate import add_arguments
 
         add_arguments(simulate)
+    registry = verbs.add_parser("registry", help="versions of models, and the aliases that point at them")
+    if given[:1] == ["registry"]:
+        from engine.registry import commands
+
+        commands.add_arguments(registry)
     chosen = parser.parse_args(given)
     try:
         return VERBS[chosen.verb](chosen)
@@ -53,4 +58,10 @@ def _simulate(chosen: argparse.Namespace) -> int:
     return simulate(chosen)
 
 
-VERBS = {"demo": _demo, "simulate": _simulate}
+def _registry(chosen: argparse.Namespace) -> int:
+    from engine.registry import commands
+
+    return commands.main(chosen)
+
+
+VERBS = {"demo": _demo, "simulate": _simulate, "registry": _registry}

@@ -210,13 +210,15 @@ class Service:
 
     def _run(self, poll_s: float) -> None:
         failing, wait_s, probation_s = "", poll_s, 0.0
-        with self._lock:
-            self._keep_previous()
+        kept = False
         while not self._stop.wait(wait_s):
             wait_s = poll_s
             try:
                 with self._lock:
                     self._look()
+                    if not kept:
+                        kept = True
+                        self._keep_previous()
                     if (now := time.monotonic()) >= probation_s:
                         probation_s = now + PROBATION_EVERY_S
                         self._check_probation()

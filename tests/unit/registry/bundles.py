@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tests.unit.model.handmade_models import lightgbm_text, lightgbm_tree, stump
 

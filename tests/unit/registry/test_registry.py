@@ -204,7 +204,8 @@ def test_promote_and_rollback_flip_one_alias_and_leave_a_log(three):
         for entry in three.history("model", "production")
     ]
     assert log == [
-        ("promote", None, 1, 1), ("promote", 1, 2, 2), ("promote", 2, 3, 3), ("rollback", 3, 2, 4), ("rollback", 2, 1, 5)
+        ("promote", None, 1, 1), ("promote", 1, 2, 2), ("promote", 2, 3, 3),
+        ("rollback", 3, 2, 4), ("rollback", 2, 1, 5),
     ]  # fmt: skip
     notes = {entry.note for entry in three.history("model")}
     assert {"better AUC", "again"} <= notes
@@ -322,7 +323,7 @@ def test_models_that_cannot_be_stored(registry, tmp_path):
         registry.register(lambda rows: rows)
     with pytest.raises(RegistryError, match="a loaded Model, which no longer has the bytes"):
         registry.register(engine.load_model(constant(tmp_path, 1)))
-    with pytest.raises(RegistryError, match="builtins.dict"):
+    with pytest.raises(RegistryError, match=r"builtins\.dict"):
         registry.register({})
     with pytest.raises(RegistryError, match="must be a plain file"):
         registry.register("/dev/null")
