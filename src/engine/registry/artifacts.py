@@ -28,20 +28,22 @@ def to_bytes(role: str, model: Any, *, trust: bool) -> tuple[bytes, str]:
 
     Args:
         role: "primary" or "fallback", for messages.
-        model: a path, or a fitted LightGBM, XGBoost, CatBoost or scikit-learn object.
+        model: a path, the bytes of such a file, or a fitted LightGBM, XGBoost, CatBoost or scikit-learn object.
         trust: take pickles, and skops files of types that skops does not know.
 
     Raises:
         RegistryError: a Python callable, a loaded Model, or a file that would not be read back.
     """
-    if isinstance(model, str | os.PathLike):
-        content = read_file(role, Path(model))
-        name = os.fspath(model)
+    name: str
+    if isinstance(model, bytes):
+        content, name = model, role
+    elif isinstance(model, str | os.PathLike):
+        content, name = read_file(role, Path(model)), str(os.fspath(model))
     else:
         content = _of_object(role, model)
         name = f"{type(model).__module__}.{type(model).__name__}"
     try:
-        kind = sniff(content, str(name), trust=trust)
+        kind = sniff(content, name, trust=trust)
         _require_readable(kind, content, trust)
     except EngineError as error:
         raise RegistryError(f"the {role} cannot be stored: {error}") from error

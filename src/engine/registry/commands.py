@@ -90,7 +90,7 @@ def _show(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
     if chosen.diff:
         print(bundle.diff, end="")
         return 0
-    print(json.dumps({"version": asdict(bundle.version), **bundle.manifest}, indent=1, sort_keys=True))
+    print(json.dumps({"registered": asdict(bundle.version), **bundle.manifest}, indent=1, sort_keys=True))
     return 0
 
 

@@ -124,8 +124,9 @@ class ModelRegistry:
         content and stored.
 
         Args:
-            model: the primary: a path (LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, ONNX, skops) or a fitted
-                object of lightgbm, xgboost, catboost or sklearn, saved in its library's own format.
+            model: the primary: a path (LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, ONNX, skops), the
+                bytes of such a file, or a fitted object of lightgbm, xgboost, catboost or sklearn, which is saved in
+                its library's own format.
             metrics: finite numbers by name.
             name: the model's name; the registry's default_name unless given.
             fallback: as model; must be native once loaded.

@@ -38,7 +38,7 @@ def test_list(typed):
 
 def test_show_and_diff(typed):
     body = json.loads(typed("show", "flight-delay@production")[1])
-    assert body["version"]["number"] == 1
+    assert body["registered"]["number"] == 1
     assert body["metrics"] == {"auc": 0.6}
     out = typed("diff", "flight-delay@1", "flight-delay@2")[1]
     assert "metrics.auc" in out
@@ -56,17 +56,15 @@ def test_promote_rollback_and_history(typed):
         0,
         "flight-delay@production is flight-delay@1 again, generation 3\n",
     )
-    status, out = typed("--json", "history", "flight-delay")
+    _, out = typed("--json", "history", "flight-delay")
     entries = json.loads(out)
     assert [entry["action"] for entry in entries] == ["register"] * 2 + ["promote"] * 3 + ["rollback"]
     assert entries[3]["note"] == "better"
 
 
 def test_verify_and_gc(typed):
-    assert typed("verify") == (
-        0,
-        "2 versions, 2 blobs, %s bytes read back\nall as registered\n" % _bytes(typed),
-    )
+    text = f"2 versions, 2 blobs, {_bytes(typed)} bytes read back\nall as registered\n"
+    assert typed("verify") == (0, text)
     (typed.registry.path / "blobs" / "1.part").write_bytes(b"abc")
     assert typed("gc") == (0, "removed 1 temporary files and 0 orphans, 3 bytes\n")
     blob = next((typed.registry.path / "blobs").iterdir())
