@@ -67,8 +67,7 @@ def by_time(table: pa.Table, label: str, time: str, holdout: float) -> Split:
         raise TrainingError(
             f"the dataset has {len(kept)} rows with a label and a time (of {len(table)}); at least 2 are needed"
         )
-    order = pc.sort_indices(kept, sort_keys=[(time, "ascending")])
-    kept = kept.take(_stable(kept[time], order))
+    kept = kept.take(_in_order(kept[time]))
     instants = kept[time].combine_chunks()
     at = instants[min(len(kept) - 1, int(len(kept) * (1.0 - holdout)))]
     first = int(pc.sum(pc.less(instants, at)).as_py() or 0)
@@ -81,16 +80,14 @@ def by_time(table: pa.Table, label: str, time: str, holdout: float) -> Split:
     return Split(learn, judge, labels[:first], labels[first:], str(at), len(table) - len(kept))
 
 
-def _stable(column: Any, order: Any) -> Any:
-    """Arrow's order with the rows of one instant in their own order, so that the same table is split the same way."""
+def _in_order(column: Any) -> npt.NDArray[np.int64]:
+    """Positions in order of time, the rows of one instant in their own order, so that a table is always split alike."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    number = pc.cast(column, pa.int64()).to_numpy() if pa.types.is_integer(column.type) else None
-    if number is None:
-        number = pc.cast(column, pa.timestamp("ns", tz=getattr(column.type, "tz", None)), safe=False)
-        number = pc.cast(number, pa.int64()).to_numpy()
-    return pa.array(np.argsort(number, kind="stable"))
+    if not pa.types.is_integer(column.type):
+        column = pc.cast(column, pa.timestamp("ns", tz=getattr(column.type, "tz", None)), safe=False)
+    return np.argsort(pc.cast(column, pa.int64()).to_numpy(), kind="stable")
 
 
 def features_of(table: pa.Table, without: Sequence[str]) -> list[Feature]:

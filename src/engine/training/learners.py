@@ -195,7 +195,7 @@ class Fitted:
     def settings(self) -> dict[str, Any]:
         if hasattr(self.fit, "get_params"):
             parameters = {key: repr(value) for key, value in sorted(self.fit.get_params().items())}
-            described = {"estimator": type(self.fit).__qualname__, "parameters": parameters}
+            described: dict[str, Any] = {"estimator": type(self.fit).__qualname__, "parameters": parameters}
         else:
             code = getattr(self.fit, "__code__", None)
             described = {

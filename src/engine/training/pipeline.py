@@ -219,8 +219,8 @@ class TrainingPipeline:
         answers = model.predict(judge)
         if not np.isfinite(answers).all():
             raise TrainingError(
-                f"the trained model gives no number for {int((~np.isfinite(answers)).sum())} of {len(judge)} rows after "
-                f"the split; look at its labels and features"
+                f"the trained model gives no number for {int((~np.isfinite(answers)).sum())} of {len(judge)} rows "
+                f"after the split; look at its labels and features"
             )
         outcome: dict[str, Any] = {"metrics": measured(split.judge_labels, answers), "fallback": None}
         content = b""
@@ -257,9 +257,9 @@ class TrainingPipeline:
         )
 
 
-def _not_features(config: Any, label: str, time: str) -> set[str]:
+def _not_features(config: Any, label: str, time: str) -> list[str]:
     keys = {key for view in getattr(config, "views", ()) for key in getattr(view, "keys", ())}
-    return {label, time, *keys}
+    return [label, time, *sorted(keys)]
 
 
 def _views(facts: dict[str, Any], config: Any) -> dict[str, str]:
