@@ -75,12 +75,11 @@ def straight(tmp_path_factory):
 def test_a_killed_run_goes_on_to_the_same_model(tmp_path, straight, seed):
     rng = random.Random(seed)
     took_s, expected, _ = straight
-    kills, runs, resumed, lives = 0, 0, 0, 0
+    kills, runs, resumed = 0, 0, 0
     while kills < KILLS:
         folder = tmp_path / f"run{runs}"
         for _ in range(4):
             child = start(folder)
-            lives += 1
             # Not a wait for anything: this is the moment at which it dies, anywhere in a run.
             time.sleep(rng.uniform(0.0, took_s))
             child.send_signal(signal.SIGKILL)
@@ -92,7 +91,8 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path, straight, seed):
         assert parts == expected, f"run {runs}, {kills} kills"
         registry = ModelRegistry(folder, code=False)
         assert [version.number for version in registry.versions("model")] == [1]  # never registered twice
-        assert registry.gc().parts == 0 or registry.verify().problems == []
+        registry.gc()
+        assert registry.verify().problems == []
         resumed += int(out.split()[-1]) > 0
         runs += 1
     print(
@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path, straight, seed):
 
 @pytest.mark.slow
 def test_sigterm_ends_a_run_soon_and_loses_no_finished_step(tmp_path, straight):
-    took_s, expected, _ = straight
+    _, expected, _ = straight
     child = start(tmp_path / "run")
     checkpoints = tmp_path / "run" / "training"
     until = time.monotonic() + 60

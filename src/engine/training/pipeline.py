@@ -49,7 +49,8 @@ class TrainingRun:
         version: as registered.
         metrics: on the rows after the split; those of the fallback begin with "fallback_".
         run: digest of everything that decided the result, 64 hex digits: the same run is the same version.
-        resumed_step: the step that was on the disk already, 0 for a run from the start.
+        resumed_step: the step that was on the disk already: 0 for a run from the start, the last one for a run that
+            was registered before.
         fallback: trees, leaves, us_row, budget_us and agreement; None where there is none.
     """
 
@@ -155,6 +156,9 @@ class TrainingPipeline:
         }
         run = _digest_of(settings, learn, split.learn_labels, judge, split.judge_labels)
         saved = Checkpoints(self._folder(), run)
+        if (registered := self._registered(run)) is not None:
+            saved.clear()
+            return registered
         data = Rows(learn, split.learn_labels, program.output_names)
         content, resumed = self._learned(data, saved, stop)
         model = artifacts.from_bytes(
@@ -188,6 +192,25 @@ class TrainingPipeline:
         version = self.model_registry.register(content, outcome["metrics"], **parts)
         saved.clear()
         return TrainingRun(version, outcome["metrics"], run, resumed, outcome["fallback"])
+
+    def _registered(self, run: str) -> TrainingRun | None:
+        """The version that this run was registered as, by a process that may have died before it could say so.
+
+        Asked for because a second registration would be another version: it measures the fallback's time again.
+        """
+        registry: Any = self.model_registry
+        if not hasattr(registry, "resolve") or not hasattr(registry, "versions"):
+            return None
+        name = self.name if self.name is not None else registry.default_name
+        if name not in registry.names():
+            return None
+        for version in reversed(registry.versions(name)):
+            bundle = registry.resolve(version)
+            if bundle.lineage.get("run") == run:
+                return TrainingRun(
+                    version, bundle.metrics, run, self.learner.steps, bundle.lineage.get("fallback")
+                )
+        return None
 
     def _learned(self, data: Rows, saved: Checkpoints, stop: Stop) -> tuple[bytes, int]:
         """The model's bytes after the last step, and the step that it began after."""

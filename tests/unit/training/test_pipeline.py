@@ -107,13 +107,13 @@ def test_a_dataset_becomes_a_version_with_all_that_serving_needs(registry):
 
 
 def test_the_same_dataset_and_settings_give_the_same_version(registry):
-    first, second = (
-        TrainingPipeline(Store(flights()), registry, learner=sampled(), fallback_budget_us=None).train(Config)
-        for _ in range(2)
-    )
-    assert (first.run, first.version, first.fallback) == (second.run, second.version, None)
-    other = TrainingPipeline(Store(flights()), registry, learner=sampled(seed=99), fallback_budget_us=None)
-    assert other.train(Config).run != first.run
+    made = [TrainingPipeline(Store(flights()), registry, learner=sampled()) for _ in range(2)]
+    first, second = (pipeline.train(Config) for pipeline in made)
+    assert (first.run, first.version, first.fallback) == (second.run, second.version, second.fallback)
+    assert (first.resumed_step, second.resumed_step) == (0, 4)
+    other = TrainingPipeline(Store(flights()), registry, learner=sampled(seed=99)).train(Config)
+    assert other.run != first.run
+    assert other.version.number == 2
 
 
 class Dying:
