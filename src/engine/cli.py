@@ -37,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from engine.registry import commands
 
         commands.add_arguments(registry)
+    score = verbs.add_parser("score", help="answers of a registered model to every row of a Parquet file")
+    if given[:1] == ["score"]:
+        from engine.batch import commands as batch
+
+        batch.add_arguments(score)
     chosen = parser.parse_args(given)
     try:
         return VERBS[chosen.verb](chosen)
@@ -64,4 +69,10 @@ def _registry(chosen: argparse.Namespace) -> int:
     return commands.main(chosen)
 
 
-VERBS = {"demo": _demo, "simulate": _simulate, "registry": _registry}
+def _score(chosen: argparse.Namespace) -> int:
+    from engine.batch import commands
+
+    return commands.main(chosen)
+
+
+VERBS = {"demo": _demo, "simulate": _simulate, "registry": _registry, "score": _score}
