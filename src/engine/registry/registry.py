@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import getpass
 import hashlib
-import json
 import os
 import socket
 from collections.abc import Mapping
@@ -14,10 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from engine.errors import EngineError, RegistryError
-from engine.registry import artifacts, lineage, manifest
+from engine.errors import RegistryError
+from engine.registry import manifest as manifests
+from engine.registry.building import Parts, built
 from engine.registry.bundle import Bundle
 from engine.registry.files import PART, Blobs
 from engine.registry.index import Index
@@ -144,29 +142,12 @@ class ModelRegistry:
                 read-only folder. Nothing was registered then.
         """
         name = checked_name(name if name is not None else self.default_name)
-        stored: dict[str, tuple[bytes, str]] = {}
-        stored["primary"] = artifacts.to_bytes("primary", model, trust=self.trust)
-        if fallback is not None:
-            stored["fallback"] = artifacts.to_bytes("fallback", fallback, trust=self.trust)
-        if program is not None:
-            stored["program"] = artifacts.program_text(program), "engine.features"
-        if reference is not None:
-            stored["reference"] = _reference(reference), "json"
-        body: dict[str, Any] = {
-            "format": manifest.FORMAT,
-            "version": manifest.FORMAT_VERSION,
-            "name": name,
-            "default": manifest.checked_default(default),
-            "policy": manifest.checked_policy(policy),
-            "metrics": manifest.checked_metrics(metrics),
-            "shape": None,
-        }
-        if fallback is not None or program is not None or golden is not None:
-            body["shape"], checked = self._tried(stored, golden, body["default"])
-            if checked is not None:
-                stored["golden"] = checked.to_bytes(), "npy"
-        body["lineage"] = self._lineage(lineage, stored)
-        return self._store(name, body, stored, note)
+        parts = Parts(model, fallback, default, program, golden, reference, policy, metrics, lineage)
+        manifest, blobs = built(name, parts, trust=self.trust, code=self._code)
+        with self._blobs.shared():
+            self._blobs.put(blobs)
+            digest = hashlib.sha256(manifest).hexdigest()
+            return self._index.add_version(name, digest, manifest, list(blobs), _who(), _note(note))
 
     def promote(
         self,
@@ -301,66 +282,6 @@ class ModelRegistry:
     def __repr__(self) -> str:
         return f"ModelRegistry({str(self.path)!r})"
 
-    def _tried(
-        self, stored: Mapping[str, tuple[bytes, str]], golden: Any, default: Any
-    ) -> tuple[dict[str, int], manifest.Golden | None]:
-        """Loads the parts from what is stored and checks that they fit; their shape, and the golden rows."""
-        primary = artifacts.from_bytes("the primary", stored["primary"][0], trust=self.trust)
-        shape = {"n_features": primary.n_features, "n_outputs": primary.n_outputs}
-        if "fallback" in stored:
-            spare = artifacts.from_bytes("the fallback", stored["fallback"][0], trust=self.trust)
-            if (spare.n_features, spare.n_outputs) != (primary.n_features, primary.n_outputs):
-                raise RegistryError(
-                    f"primary and fallback must agree: {primary.n_features} features and {primary.n_outputs} outputs, "
-                    f"got {spare.n_features} and {spare.n_outputs}"
-                )
-            if not spare.native:
-                raise RegistryError(f"the fallback must be native, got format {spare.format!r}")
-        if "program" in stored:
-            _require_width(stored["program"][0], primary.n_features)
-        if isinstance(default, list) and len(default) != primary.n_outputs:
-            raise RegistryError(f"the default must have {primary.n_outputs} values, got {len(default)}")
-        if golden is None:
-            return shape, None
-        try:
-            if isinstance(golden, np.ndarray):
-                golden = (golden, primary.predict(golden))
-            checked = manifest.checked_golden(golden)
-            wrong = checked.mismatch(primary.predict(checked.rows))
-        except RegistryError:
-            raise
-        except EngineError as error:
-            raise RegistryError(f"golden rows: {error}") from error
-        if wrong:
-            raise RegistryError(f"the primary as stored does not answer as expected: {wrong}")
-        return shape, checked
-
-    def _lineage(
-        self, given: Mapping[str, Any] | None, stored: dict[str, tuple[bytes, str]]
-    ) -> dict[str, Any]:
-        found = dict(given or {})
-        found.setdefault("environment", lineage.environment())
-        if "code" not in found and self._code is not None:
-            found["code"], diff = lineage.code(self._code)
-            if diff:
-                stored["diff"] = diff, "diff"
-        return found
-
-    def _store(
-        self, name: str, body: dict[str, Any], stored: Mapping[str, tuple[bytes, str]], note: str
-    ) -> Version:
-        blobs: dict[str, bytes] = {}
-        body["artifacts"] = {}
-        for role, (content, kind) in stored.items():
-            digest = hashlib.sha256(content).hexdigest()
-            blobs[digest] = content
-            body["artifacts"][role] = {"digest": digest, "size": len(content), "format": kind}
-        written = manifest.canonical(body)
-        digest = hashlib.sha256(written).hexdigest()
-        with self._blobs.shared():
-            self._blobs.put(blobs)
-            return self._index.add_version(name, digest, written, list(blobs), _who(), _note(note))
-
     def _version(self, asked: Reference) -> tuple[Version, AliasState | None]:
         if asked.alias is not None:
             state = self._index.alias(asked.name, asked.alias)
@@ -383,33 +304,13 @@ class ModelRegistry:
     def _manifest(self, version: Version, *, cached: bool = True) -> dict[str, Any]:
         found = self._manifests.get(version.digest) if cached else None
         if found is None:
-            found = manifest.read(self._index.manifest(version), version.name)
+            found = manifests.read(self._index.manifest(version), version.name)
             if (
                 len(self._manifests) >= 64
             ):  # versions that one process goes between; older ones are read again
                 self._manifests.clear()
             self._manifests[version.digest] = found
         return found
-
-
-def _reference(reference: Any) -> bytes:
-    found = reference.to_json() if hasattr(reference, "to_json") else reference
-    try:
-        body = json.loads(found) if isinstance(found, str | bytes) else found
-        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RegistryError(f"the reference must be plain JSON: {error}") from None
-
-
-def _require_width(program: bytes, n_features: int) -> None:
-    try:
-        outputs = json.loads(program)["outputs"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RegistryError(f"the program is none that FeatureProgram.save wrote: {error!r}") from None
-    if len(outputs) != n_features:
-        raise RegistryError(
-            f"the program must make the primary's {n_features} features, got {len(outputs)}: {outputs[:8]}"
-        )
 
 
 def _flat(body: Any, path: str = "") -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Events:
         """Keeps and passes on an event; with a severity the monitor alerts."""
         event = Event(time.time(), kind, version, message)
         self._kept.append(event)
-        log.log(logging.INFO if kind == "serving" else logging.WARNING, "%s", message)
+        log.log(logging.INFO if severity is None and kind != "error" else logging.WARNING, "%s", message)
         if severity is not None and self._alert is not None:
             with contextlib.suppress(Exception):
                 self._alert(message, severity=severity)
