@@ -39,7 +39,7 @@ struct Request {
     int64_t started_ns, deadline_ns, finish_by_ns, predicted_ns;
     int64_t timer_term_ns, fallback_term_ns, crowd_term_ns;  // what the guard had allowed for
     uint32_t generation = 0;
-    uint16_t bucket;
+    Ticket ticket;
     State state = State::closed;
     Reason reason;
     bool on_core = false;  // its fallback runs, or waits for a core
@@ -205,7 +205,7 @@ void Simulator::enqueue(uint32_t slot) {
                                                              : Reason::full);
     }
     request.predicted_ns = policy_.predicted_finish_ns(now_ns_, request.finish_by_ns);
-    request.bucket = policy_.enter(now_ns_, request.finish_by_ns);
+    request.ticket = policy_.enter(now_ns_, request.finish_by_ns);
     request.state = State::queued;
     policy_.push({request.finish_by_ns, slot, request.generation}, now_ns_);
     ++queued_;
@@ -365,7 +365,7 @@ void Simulator::close(uint32_t slot, Source source, Reason reason) {
 }
 
 void Simulator::leave_queue(Request& request) {
-    policy_.leave(request.bucket);
+    policy_.leave(request.ticket);
     --queued_;
 }
 
