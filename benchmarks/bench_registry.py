@@ -141,7 +141,7 @@ class Callers:
         self.failed = self.answered = 0
         self.wanted = "model@1"
         self.first_ns: int | None = None
-        self._stop = threading.Event()
+        self._stop, self._seen = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._call) for _ in range(CALLERS)]
         for thread in self._threads:
@@ -150,12 +150,11 @@ class Callers:
     def wait_for(self, version: str) -> int:
         """When `version` was answered for the first time from now on, on the monotonic clock."""
         with self._lock:
+            self._seen.clear()
             self.wanted, self.first_ns = version, None
-        until = time.monotonic() + 60
-        while self.first_ns is None:
-            if time.monotonic() > until:
-                raise TimeoutError(f"{version} never answered: {self.service.status()}")
-            time.sleep(0.001)
+        if not self._seen.wait(60):
+            raise TimeoutError(f"{version} never answered: {self.service.status()}")
+        assert self.first_ns is not None
         return self.first_ns
 
     def close(self) -> None:
@@ -179,6 +178,7 @@ class Callers:
                 with self._lock:
                     if answer.version == self.wanted and self.first_ns is None:
                         self.first_ns = time.monotonic_ns()
+                        self._seen.set()
         with self._lock:
             self.answered += answered
             self.failed += failed

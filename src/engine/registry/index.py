@@ -67,11 +67,6 @@ class Index:
                 self._connection.close()
             self._connection = None
 
-    def changes(self) -> int:
-        """A number that differs from the last one where another connection has changed something in between."""
-        with self._using() as connection:
-            return int(connection.execute("PRAGMA data_version").fetchone()[0])
-
     def add_version(
         self, name: str, digest: str, manifest: bytes, blobs: list[str], who: str, note: str
     ) -> Version:

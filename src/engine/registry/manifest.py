@@ -24,7 +24,20 @@ MANIFEST_BYTES_MAX = 4 << 20
 GOLDEN_BYTES_MAX = 64 << 20
 TOLERANCE = 1e-6
 # What Engine takes besides its parts: the deadline policy.
-POLICY = ("deadline_ms", "lane", "batch_rows_max", "executors", "queue_rows_max", "miss_rate", "spin")
+POLICY = (
+    "deadline_ms",
+    "lane",
+    "batch_rows_max",
+    "executors",
+    "queue_rows_max",
+    "miss_rate",
+    "spin",
+    "priority",
+    "weight",
+    "on_error",
+    "allow_nonfinite",
+    "breaker",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -132,8 +132,8 @@ class ModelRegistry:
             program: a FeatureProgram, the path of a saved one or its JSON.
             golden: (rows, values), or rows alone, whose values the stored primary then gives.
             reference: the monitor's reference: anything with `to_json()`, or plain JSON.
-            policy: arguments of Engine by name: deadline_ms, lane, batch_rows_max, executors, queue_rows_max,
-                miss_rate, spin.
+            policy: arguments of Engine by name, numbers and texts: deadline_ms, lane, batch_rows_max, executors,
+                queue_rows_max, miss_rate, spin, priority, weight, on_error, allow_nonfinite, breaker.
             lineage: plain JSON about where it came from. `code` and `environment` are added unless they are in it.
             note: for the audit log.
 

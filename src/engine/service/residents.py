@@ -18,9 +18,13 @@ RETIRED_S = 30.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resident:
-    """A deployment that is ready to serve, and the engine that it serves in; deployments alike share one."""
+    """A deployment that is ready to serve, and the engine that it serves in; deployments alike share one.
+
+    `features` is what the engine reads rows through: the program, or a store's online features of it.
+    """
 
     deployment: Deployment
+    features: Any
     engine: Engine
 
     @property
@@ -32,13 +36,20 @@ class Residents:
     """The loaded deployments, latest first; the first one is live. Not thread-safe: the service's lock is held.
 
     Args:
-        make_engine: builds a warmed-up engine for a deployment.
+        make_features: what an engine reads a deployment's rows through, None for none.
+        make_engine: builds a warmed-up engine for a deployment and its features.
     """
 
-    def __init__(self, make_engine: Callable[[Deployment], Engine]) -> None:
-        self._make_engine = make_engine
+    def __init__(
+        self,
+        make_features: Callable[[Deployment], Any],
+        make_engine: Callable[[Deployment, Any], Engine],
+    ) -> None:
+        self._make_features, self._make_engine = make_features, make_engine
         self._kept: tuple[Resident, ...] = ()
         self._retired: list[tuple[float, Engine]] = []
+        # Of an engine's id: the version that its own `rollback` goes back to, in no time.
+        self._one_back: dict[int, str] = {}
 
     @property
     def live(self) -> Resident:
@@ -62,9 +73,10 @@ class Residents:
         """
         if self._kept:
             _require_same_callers(self.live.deployment, deployment)
-            if _alike(self.live.deployment, deployment):
-                return Resident(deployment, self.live.engine)
-        return Resident(deployment, self._make_engine(deployment))
+        features = self._make_features(deployment)
+        if self._kept and _alike(self.live.deployment, deployment):
+            return Resident(deployment, features, self.live.engine)
+        return Resident(deployment, features, self._make_engine(deployment, features))
 
     def keep(self, ready: Resident) -> None:
         """Keeps a deployment resident behind the live one."""
@@ -76,17 +88,29 @@ class Residents:
         Raises:
             EngineError: the engine refused it; the one before is live still.
         """
-        if chosen.engine.version != chosen.version:
-            parts = chosen.deployment
-            chosen.engine.swap(
-                parts.primary, fallback=parts.fallback, default=default_of(parts), version=chosen.version
-            )
+        engine = chosen.engine
+        if (serving := engine.version) != chosen.version:
+            if self._one_back.get(id(engine)) == chosen.version:
+                engine.rollback()
+            else:
+                parts = chosen.deployment
+                engine.swap(
+                    parts.primary,
+                    fallback=parts.fallback,
+                    default=default_of(parts),
+                    features=chosen.features,
+                    version=chosen.version,
+                    warmup=parts.rows,
+                )
+            self._one_back[id(engine)] = serving
         self._trim((chosen, *(each for each in self._kept if each is not chosen and each is not without)))
 
     def sweep(self) -> None:
         """Closes the engines that nobody has been led to for half a minute."""
         while self._retired and self._retired[0][0] <= time.monotonic():
-            self._retired.pop(0)[1].close()
+            engine = self._retired.pop(0)[1]
+            self._one_back.pop(id(engine), None)
+            engine.close()
 
     def close(self) -> None:
         engines = [each.engine for each in self._kept] + [engine for _, engine in self._retired]
@@ -112,10 +136,10 @@ def default_of(parts: Deployment) -> Any:
 
 def _alike(one: Deployment, other: Deployment) -> bool:
     """Whether both can serve in one engine: they differ in what `swap` changes, and in nothing else."""
-    programs = [each.program.digest if each.program else None for each in (one, other)]
+    inputs = [each.program.input_names if each.program else None for each in (one, other)]
     return (
         one.primary.n_features == other.primary.n_features
-        and programs[0] == programs[1]
+        and inputs[0] == inputs[1]
         and one.primary.native == other.primary.native
         and (one.fallback is None) == (other.fallback is None)
         and one.bundle.policy == other.bundle.policy

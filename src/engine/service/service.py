@@ -47,12 +47,21 @@ class Parts:
                 )
         return Deployment.of(bundle, self.functions)
 
-    def engine(self, deployment: Deployment) -> Engine:
+    def features(self, deployment: Deployment) -> Any:
+        """What an engine reads a deployment's rows through: its program, and the store where that has some of it."""
+        program = deployment.program
+        if self.store is None or program is None:
+            return program
+        read = [
+            view
+            for view in self.views
+            if any(name.startswith(f"{view.name}__") for name in program.input_names)
+        ]
+        return self.store.online_features(program, read) if read else program
+
+    def engine(self, deployment: Deployment, features: Any) -> Engine:
         """A warmed-up engine for a deployment. Raises ConfigError for options that Engine refuses."""
         options: dict[str, Any] = {**deployment.bundle.policy, **self.options}
-        features: Any = deployment.program
-        if self.store is not None and features is not None:
-            features = self.store.online_features(features, self.views)
         if self.monitor is not None:
             options["monitor"] = self.monitor
         return Engine(
@@ -94,7 +103,7 @@ class Service:
         self._probation = probation
         self._events = Events(parts.monitor, on_event)
         self._refused: dict[str, str] = {}
-        self._residents = Residents(parts.engine)
+        self._residents = Residents(parts.features, parts.engine)
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
