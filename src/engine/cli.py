@@ -24,6 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: demo-out")
     demo.add_argument("--quick", action="store_true", help="small models and short phases; measures nothing")
     demo.add_argument("--seed", type=int, default=2013, help="of the arrivals, default 2013")
+    inspect = verbs.add_parser(
+        "inspect", help="what a model file is, without running anything it brings along"
+    )
+    inspect.add_argument("path", type=Path, metavar="PATH")
+    bench = verbs.add_parser("bench", help="a model against the library that trained it, and under load")
+    if given[:1] == ["bench"]:
+        from engine.planning.bench import add_arguments as add_bench_arguments
+
+        add_bench_arguments(bench)
     simulate = verbs.add_parser(
         "simulate", help="the scheduler on a virtual clock, under seeded load and faults"
     )
@@ -45,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(given)
     try:
         return VERBS[chosen.verb](chosen)
-    except EngineError as error:
+    except (EngineError, FileNotFoundError) as error:
         print(f"engine {chosen.verb}: {error}", file=sys.stderr)
         return 1
 
@@ -75,4 +84,24 @@ def _score(chosen: argparse.Namespace) -> int:
     return commands.main(chosen)
 
 
-VERBS = {"demo": _demo, "simulate": _simulate, "registry": _registry, "score": _score}
+def _inspect(chosen: argparse.Namespace) -> int:
+    from engine.model import inspect
+
+    print(inspect(chosen.path))
+    return 0
+
+
+def _bench(chosen: argparse.Namespace) -> int:
+    from engine.planning.bench import main as bench
+
+    return bench(chosen)
+
+
+VERBS = {
+    "bench": _bench,
+    "demo": _demo,
+    "inspect": _inspect,
+    "registry": _registry,
+    "score": _score,
+    "simulate": _simulate,
+}

@@ -452,3 +452,43 @@ def test_the_version_before_is_loaded_soon_after_opening(registry):
     registry.promote("model", 2)
     with open_service("model@production", registry=registry) as service:
         wait_for(lambda: service.status()["resident"] == ["model@1"])
+
+
+@pytest.mark.slow
+def test_no_request_fails_while_versions_take_turns_with_engines_of_their_own(tmp_path):
+    """Another policy means another engine, so the methods themselves are exchanged under the callers."""
+    registry = ModelRegistry(tmp_path / "registry", code=False)
+    for value, lane in ((1, "inline"), (2, "batch"), (3, "inline")):
+        registry.register(constant(tmp_path, value), policy={"deadline_ms": 10_000.0, "lane": lane})
+    registry.promote("model", 1)
+    with open_service("model@production", registry=registry, poll_ms=None) as service:
+        stop, seen, wrong = threading.Event(), set(), []
+
+        def call():
+            while not stop.is_set():
+                try:
+                    answer = service.predict(ROW)
+                    many = service.predict_many([ROW, ROW])
+                except Exception as error:
+                    wrong.append(error)
+                    return
+                seen.add(answer.version)
+                if answer.source != "primary" or answer.value != float(answer.version[-1]):
+                    wrong.append(answer)
+                if len(set(many.values.tolist())) != 1:
+                    wrong.append(many)
+
+        callers = [threading.Thread(target=call) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        engines = set()
+        for number in (2, 3, 1, 2, 3, 2, 1):
+            registry.promote("model", number)
+            service.follow()
+            engines.add(id(service.engine))
+            wait_for(lambda number=number: f"model@{number}" in seen)
+        stop.set()
+        for caller in callers:
+            caller.join()
+        assert wrong == []
+        assert len(engines) >= 2

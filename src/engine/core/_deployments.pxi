@@ -178,15 +178,15 @@ cdef class _Deployments:
 
     # Hot only while there is a canary. The same key falls on the same side for as long as the share stays.
     cdef _Served _route(self, object key, int64_t now):
-        cdef uint64_t draw
+        cdef uint64_t point
         cdef bytes name
         if key is None:
             self._draws += 1
-            draw = spread(self._draws * 0x9E3779B97F4A7C15)
+            point = draw(self._draws)
         else:
             name = key if isinstance(key, bytes) else str(key).encode()
-            draw = key_hash(name, len(name), self._canary_salt)
-        if draw >= self._canary_below or self._canary.native.breaker().resting(now):
+            point = key_hash(name, len(name), self._canary_salt)
+        if point >= self._canary_below or self._canary.native.breaker().resting(now):
             return self._current
         return self._canary
 

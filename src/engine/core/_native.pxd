@@ -108,7 +108,7 @@ cdef extern from "engine/deployment.hpp" namespace "engine" nogil:
         Breaker& breaker() noexcept
 
 cdef extern from "engine/key_hash.hpp" namespace "engine" nogil:
-    uint64_t spread(uint64_t bits) noexcept
+    uint64_t draw(uint64_t n) noexcept
     uint64_t key_hash(const char* bytes, size_t length, uint64_t salt) noexcept
 
 cdef extern from "engine/shadow.hpp" namespace "engine" nogil:

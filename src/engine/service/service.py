@@ -335,9 +335,7 @@ class Service:
         if set_reference is None or given is None:
             return
         try:
-            from engine.monitor import Reference
-
-            set_reference(Reference.from_json(given))
+            set_reference(given)
         except EngineError as error:
             self._events.say("error", str(deployment.bundle.version), f"the monitor's reference: {error}")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import ConfigError, EngineError, MissingDependencyError, TrainingError
+from engine.errors import ConfigError, MissingDependencyError, MonitorError, TrainingError
 from engine.model import Model
 from engine.registry import Version, artifacts, lineage
 from engine.training import dataset
@@ -166,12 +166,13 @@ class TrainingPipeline:
         )
         outcome, fallback = self._judged(model, learn, judge, split, program, saved, stop)
         picked = _evenly(judge, self.golden_rows)
+        reference, without_reference = _reference(judge, program, model)
         parts = {
             "fallback": fallback,
             "default": float(split.learn_labels.mean()) if model.n_outputs == 1 else None,
             "program": program,
             "golden": (picked, model.predict(picked)),
-            "reference": _reference(learn, program, model),
+            "reference": reference,
             "policy": self.policy,
             "lineage": {
                 "dataset": {
@@ -184,6 +185,7 @@ class TrainingPipeline:
                 "config": settings,
                 "run": run,
                 "fallback": outcome["fallback"],
+                "without_reference": without_reference,
             },
             "note": note,
         }
@@ -306,15 +308,16 @@ def _evenly(rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
 
 
-def _reference(learn: npt.NDArray[np.float32], program: FeatureProgram, model: Model) -> Any:
-    """The monitor's reference of what was learned from; None where the monitor's libraries are not installed."""
+def _reference(
+    judge: npt.NDArray[np.float32], program: FeatureProgram, model: Model
+) -> tuple[Any, str | None]:
+    """The monitor's reference, or why there is none. Of rows that the model has not learned from: to those that it has,
+    it answers more surely than it ever will again, and every answer served would look like drift."""
     try:
         from engine.monitor import Reference
-    except (ImportError, MissingDependencyError):
-        return None
+    except ImportError as error:
+        return None, str(error)
     try:
-        return Reference.fit(learn, program.output_names, outputs=model.predict(learn))
-    except MissingDependencyError:
-        return None
-    except EngineError as error:
-        raise TrainingError(f"the monitor's reference: {error}") from error
+        return Reference.fit(judge, program.output_names, outputs=model.predict(judge)), None
+    except (MissingDependencyError, MonitorError) as error:
+        return None, str(error)

@@ -321,7 +321,9 @@ def test_figures_by_hand():
     classes = measured(np.array([0.0, 1.0]), np.array([[0.5, 0.5], [0.9, 0.1]]))
     assert classes["accuracy"] == 0.5
     near = agreement(np.array([0.0, 1.0]), np.array([0.0, 0.9]))
-    assert near == pytest.approx({"correlation": 1.0, "apart_mean": 0.05, "apart_max": 0.1, "share_near": 0.5})
+    assert near == pytest.approx(
+        {"correlation": 1.0, "apart_mean": 0.05, "apart_max": 0.1, "share_near": 0.5}
+    )
 
 
 def test_a_learner_says_what_decides_its_model():
