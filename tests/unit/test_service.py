@@ -2,6 +2,7 @@
 tests that say otherwise, so that nothing here depends on time."""
 
 import asyncio
+import dataclasses
 import os
 import subprocess
 import sys
@@ -223,6 +224,29 @@ def test_a_version_of_other_features_gets_an_engine_of_its_own(tmp_path):
 
 async def service_async(service, row):
     return (await service.predict_async(row)).value
+
+
+def test_the_monitor_gets_the_versions_reference_and_cannot_stop_a_flip(registry, tmp_path):
+    given = []
+
+    class Listening(Monitor):
+        def set_reference(self, reference):
+            given.append(reference)
+            if reference == {"columns": "bad"}:
+                raise ValueError("what is this?")
+
+    for columns in ("good", "bad"):
+        registry.register(constant(tmp_path, 5), reference={"columns": columns})
+    with open_service("model@production", registry=registry, poll_ms=None) as service:
+        # An engine asks a monitor for its observer, which is native; the references are what is tested here.
+        service._parts = dataclasses.replace(service._parts, monitor=Listening())
+        for number in (4, 5, 1):
+            registry.promote("model", number)
+            service.follow()
+            assert service.predict(ROW).version == f"model@{number}"
+        assert given == [{"columns": "good"}, {"columns": "bad"}]
+        assert ("error", "model@5") in kinds(service)
+        assert "ValueError: what is this?" in next(e.message for e in service.events if e.kind == "error")
 
 
 def test_a_version_without_a_fallback_does_not_inherit_one(tmp_path):

@@ -330,14 +330,16 @@ class Service:
             ) from error
 
     def _set_reference(self, deployment: Deployment) -> None:
+        """Tells the monitor what to compare with from now on. Nothing that it does may stop a flip half-way."""
         set_reference = getattr(self._parts.monitor, "set_reference", None)
-        given = deployment.bundle.reference if set_reference is not None else None
-        if set_reference is None or given is None:
+        if set_reference is None:
             return
         try:
-            set_reference(given)
-        except EngineError as error:
-            self._events.say("error", str(deployment.bundle.version), f"the monitor's reference: {error}")
+            if (given := deployment.bundle.reference) is not None:
+                set_reference(given)
+        except Exception as error:
+            version = str(deployment.bundle.version)
+            self._events.say("error", version, f"the monitor's reference: {type(error).__name__}: {error}")
 
     def _refuse(self, version: str, error: Exception) -> None:
         self._refused[version] = str(error)
