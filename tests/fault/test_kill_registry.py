@@ -1,6 +1,6 @@
 """`kill -9` at random moments of registering and flipping: nothing corrupt, nothing lost that was acknowledged.
 
-ENGINE_KILLS sets how many (25 unless said); the seed is printed by pytest and taken back from ENGINE_SEED.
+ENGINE_KILLS sets how many (15 unless said); the seed is printed by pytest and taken back from ENGINE_SEED.
 """
 
 import os
@@ -11,11 +11,12 @@ import sys
 import textwrap
 import time
 
+import pytest
 from tests.unit.registry.bundles import constant
 
 from engine.registry import ModelRegistry
 
-KILLS = int(os.environ.get("ENGINE_KILLS", "25"))
+KILLS = int(os.environ.get("ENGINE_KILLS", "15"))
 
 CHILD = """
     import sys
@@ -41,6 +42,8 @@ CHILD = """
 """
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60 + 10 * KILLS)
 def test_a_killed_writer_loses_nothing_that_it_was_told_was_done(tmp_path, seed):
     rng = random.Random(seed)
     folder, model = tmp_path / "registry", constant(tmp_path, 1)

@@ -1,6 +1,6 @@
 """`kill -9` and SIGTERM at random moments of training: the run that goes on ends in the model of one never stopped.
 
-ENGINE_KILLS sets how many kills (8 unless said), spread over as many runs as they take.
+ENGINE_KILLS sets how many kills (4 unless said), spread over as many runs as they take.
 """
 
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from engine.registry import ModelRegistry
 
-KILLS = int(os.environ.get("ENGINE_KILLS", "8"))
+KILLS = int(os.environ.get("ENGINE_KILLS", "4"))
 
 CHILD = """
     import sys

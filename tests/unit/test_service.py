@@ -262,6 +262,59 @@ def test_a_version_without_a_fallback_does_not_inherit_one(tmp_path):
         assert np.isnan(answer.value)
 
 
+class OnlineStore:
+    """A store whose online features are the program itself, counted as they are opened and closed."""
+
+    def __init__(self):
+        self.opened = self.closed = 0
+
+    def online_features(self, program, views):
+        store, names = self, [view.name for view in views]
+        self.opened += 1
+
+        class Features:
+            capsule, views_read = program.capsule, names
+
+            def close(self):
+                store.closed += 1
+
+        return Features()
+
+
+def test_online_features_are_opened_once_a_program_and_closed_in_the_end(tmp_path, monkeypatch):
+    from engine.service import residents
+
+    class Weather:
+        name, version = "weather", "w"
+
+    class Other:
+        name, version = "other", "o"
+
+    registry = ModelRegistry(tmp_path / "registry", code=False)
+    for value, column in ((1, "weather__temp"), (2, "weather__temp"), (3, "weather__wind"), (4, "plain")):
+        program = engine.FeatureProgram.fit([t.number(column)], {column: [0.0]})
+        registry.register(constant(tmp_path, value, n_features=1), program=program)
+    registry.promote("model", 1)
+    store = OnlineStore()
+    monkeypatch.setattr(residents, "RETIRED_S", 0.0)
+    parts = {
+        "registry": registry,
+        "store": store,
+        "views": [Weather, Other],
+        "poll_ms": None,
+        "deadline_ms": 1000.0,
+    }
+    with open_service("model@production", **parts) as service:
+        assert service._residents.live.features.views_read == ["weather"]
+        for number, opened, closed in ((2, 1, 0), (3, 2, 0), (4, 2, 0), (2, 2, 0)):
+            registry.promote("model", number)
+            service.follow()
+            service._residents.sweep()
+            assert service.predict({}).value == number
+            assert (store.opened, store.closed) == (opened, closed)
+    assert store.closed == store.opened
+
+
 def bad_on_live_rows(registry, tmp_path, name="overflowing"):
     """A version that answers its golden row, and no number where feature 0 is above 1.5."""
     return registry.register(

@@ -12,7 +12,7 @@ from engine.registry.deployment import Deployment
 from engine.serving import Engine
 
 RESIDENT_MAX = 3  # the live one and two before it
-# An engine that nobody is led to any more stays open this long: a thread may have looked its method up already.
+# What nobody is led to any more stays open this long: a thread may have looked its method up already.
 RETIRED_S = 30.0
 
 
@@ -47,7 +47,7 @@ class Residents:
     ) -> None:
         self._make_features, self._make_engine = make_features, make_engine
         self._kept: tuple[Resident, ...] = ()
-        self._retired: list[tuple[float, Engine]] = []
+        self._retired: list[tuple[float, Any]] = []  # engines and online features, and when to close them
         # Of an engine's id: the version that its own `rollback` goes back to, in no time.
         self._one_back: dict[int, str] = {}
 
@@ -73,7 +73,7 @@ class Residents:
         """
         if self._kept:
             _require_same_callers(self.live.deployment, deployment)
-        features = self._make_features(deployment)
+        features = self._features_of(deployment)
         if self._kept and _alike(self.live.deployment, deployment):
             return Resident(deployment, features, self.live.engine)
         return Resident(deployment, features, self._make_engine(deployment, features))
@@ -106,24 +106,41 @@ class Residents:
         self._trim((chosen, *(each for each in self._kept if each is not chosen and each is not without)))
 
     def sweep(self) -> None:
-        """Closes the engines that nobody has been led to for half a minute."""
+        """Closes what nobody has been led to for half a minute."""
         while self._retired and self._retired[0][0] <= time.monotonic():
-            engine = self._retired.pop(0)[1]
-            self._one_back.pop(id(engine), None)
-            engine.close()
+            gone = self._retired.pop(0)[1]
+            self._one_back.pop(id(gone), None)
+            gone.close()
 
     def close(self) -> None:
-        engines = [each.engine for each in self._kept] + [engine for _, engine in self._retired]
-        for engine in {id(engine): engine for engine in engines}.values():
-            engine.close()
+        parts = [part for each in self._kept for part in _closable(each)] + [
+            part for _, part in self._retired
+        ]
+        for part in {id(part): part for part in parts}.values():
+            part.close()
+
+    def _features_of(self, deployment: Deployment) -> Any:
+        """Those of a resident with the same program, whose connections to a store are open, else new ones."""
+        for each in self._kept:
+            if _digest(each.deployment) == _digest(deployment):
+                return each.features
+        return self._make_features(deployment)
 
     def _trim(self, wanted: tuple[Resident, ...]) -> None:
         before, self._kept = self._kept, wanted[:RESIDENT_MAX]
-        needed = {id(each.engine) for each in self._kept}
-        for each in (*before, *wanted):
-            if id(each.engine) not in needed:
-                needed.add(id(each.engine))  # retired once
-                self._retired.append((time.monotonic() + RETIRED_S, each.engine))
+        known = {id(part) for each in self._kept for part in _closable(each)}
+        for part in (part for each in (*before, *wanted) for part in _closable(each)):
+            if id(part) not in known:
+                known.add(id(part))  # retired once
+                self._retired.append((time.monotonic() + RETIRED_S, part))
+
+
+def _closable(each: Resident) -> list[Any]:
+    return [each.engine, *([each.features] if hasattr(each.features, "close") else [])]
+
+
+def _digest(parts: Deployment) -> str | None:
+    return parts.program.digest if parts.program else None
 
 
 def default_of(parts: Deployment) -> Any:
