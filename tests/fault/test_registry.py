@@ -114,14 +114,41 @@ def test_a_manifest_that_was_edited_in_the_index(registry):
     assert len(fresh.verify().problems) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"not a database at all" * 400])
-def test_an_index_that_is_no_index(registry, content):
+def without_index(registry):
     registry.close()
     for name in ("registry.db", "registry.db-wal", "registry.db-shm"):
         (registry.path / name).unlink(missing_ok=True)
-    (registry.path / "registry.db").write_bytes(content)
-    with pytest.raises(RegistryError, match=r"no registry's|index is damaged"):
+    return registry.path / "registry.db"
+
+
+def test_an_index_that_is_damaged(registry):
+    without_index(registry).write_bytes(b"not a database at all" * 400)
+    with pytest.raises(RegistryError, match="index is damaged"):
         ModelRegistry(registry.path)
+
+
+@pytest.mark.parametrize("left", [None, b""], ids=["missing", "empty"])
+def test_a_registry_that_lost_its_index_is_not_begun_anew(registry, left):
+    """Collection would take every blob for rubbish."""
+    index = without_index(registry)
+    if left is not None:
+        index.write_bytes(left)
+    with pytest.raises(
+        RegistryError, match=r"registry.db is missing or empty, and 4 files in blobs/ belong to it"
+    ):
+        ModelRegistry(registry.path)
+
+
+@pytest.mark.parametrize("died", ["before", "empty", "blank"])
+def test_a_registry_whose_maker_died_is_made(tmp_path, died):
+    folder = tmp_path / "registry"
+    (folder / "blobs").mkdir(parents=True)
+    if died == "empty":
+        (folder / "registry.db").touch()
+    if died == "blank":
+        with sqlite3.connect(folder / "registry.db") as index:
+            index.execute("PRAGMA journal_mode=WAL")
+    assert ModelRegistry(folder, code=False).register(constant(tmp_path, 1)).number == 1
 
 
 def test_folders_that_hold_something_else(tmp_path):
@@ -309,18 +336,33 @@ def test_collection_waits_for_a_writer_between_its_files_and_its_commit(registry
     assert registry.resolve("model@3").primary().predict([[0.0, 0.0]]).tolist() == [3.0]
 
 
-def test_a_forked_child_gets_a_connection_of_its_own(registry):
-    registry.resolve("model@1")
-    child = os.fork()
-    if child == 0:
-        # Nothing of pytest's may run here.
-        try:
-            registry.promote("model", 2)
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert registry.alias("model").number == 2
+def test_parent_and_child_of_a_fork_have_connections_of_their_own(registry):
+    import threading
+
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            registry.resolve("model@1")
+
+    reader = threading.Thread(target=read)  # forks in the middle of what other threads do
+    reader.start()
+    for number in (2, 1, 2):
+        child = os.fork()
+        if child == 0:
+            # Nothing of pytest's may run here.
+            try:
+                registry.promote("model", number)
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert registry.alias("model").number == number
+    stop.set()
+    reader.join()
+    registry.promote("model", 1)
+    assert registry.alias("model").generation == 5
+    assert registry.verify().problems == []
 
 
 def test_a_folder_that_is_taken_away_is_an_error_and_comes_back(registry, tmp_path):

@@ -13,6 +13,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,16 @@ PRAGMA application_id={APPLICATION_ID}
 """
 
 
+_open_ones: weakref.WeakSet[Index] = weakref.WeakSet()
+_adding = threading.Lock()
+
+
 class Index:
-    """One connection to the index. Thread-safe; after a fork the child gets a connection of its own."""
+    """One connection to the index. Thread-safe; parent and child of a fork each get another one."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path = path
         self._lock = threading.RLock()
-        self._pid = 0
         self._connection: sqlite3.Connection | None = None
         self._frozen: tuple[int, ...] | None = None
         with self._translated():
@@ -57,15 +61,26 @@ class Index:
                 self._create()
         if not path.exists():
             raise RegistryError(f"no registry at {path.parent}: {path.name} is missing")
+        with _adding:
+            _open_ones.add(self)
         with self._using():
             pass
 
     def close(self) -> None:
         """Gives the connection back; the next call opens another."""
         with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
             self._connection = None
+
+    def before_fork(self) -> None:
+        """Closes the connection and holds the lock until `after_fork`: SQLite's locks belong to the process, and a
+        child that carried a connection along would believe that it holds what only its parent does."""
+        self._lock.acquire()
+        self.close()
+
+    def after_fork(self) -> None:
+        self._lock.release()
 
     def add_version(
         self, name: str, digest: str, manifest: bytes, blobs: list[str], who: str, note: str
@@ -233,11 +248,11 @@ class Index:
         while True:
             connection = sqlite3.connect(self.path, timeout=BUSY_S_MAX, isolation_level=None)
             try:
-                if _pragma(connection, "application_id") == APPLICATION_ID:
-                    return
+                if not _is_blank(connection):
+                    return  # somebody was faster, or it is something else, which is said when it is opened
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("BEGIN IMMEDIATE")
-                if _pragma(connection, "application_id") == 0 and _is_empty(connection):
+                if _is_blank(connection):
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                 connection.execute("COMMIT")
@@ -252,9 +267,8 @@ class Index:
     def _connected(self) -> sqlite3.Connection:
         # Nobody tells a reader of a folder that cannot be written of changes that others make to it.
         current = self._frozen is None or self._frozen == self._signature()
-        if self._connection is not None and self._pid == os.getpid() and current:
-            return self._connection
-        self._connection, self._pid = self._open(), os.getpid()
+        if self._connection is None or not current:
+            self._connection = self._open()
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
@@ -401,8 +415,22 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _is_empty(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+def _is_blank(connection: sqlite3.Connection) -> bool:
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return _pragma(connection, "application_id") == 0 and tables == 0
+
+
+def is_missing(path: Path) -> bool:
+    """Whether there is no index: no file, or one whose maker died before it was one. Raises RegistryError."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
+        ) as connection:
+            return _is_blank(connection)
+    except sqlite3.Error:
+        return False  # unreadable is not missing, and is explained when it is opened
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
@@ -420,3 +448,20 @@ def _explained(error: Exception) -> str:
     if "malformed" in text or "not a database" in text:
         return f"the index is damaged ({text}); put registry.db back from a copy, the blobs beside it are untouched"
     return text
+
+
+def _before_fork() -> None:
+    _adding.acquire()
+    _held_for_fork.extend(_open_ones)
+    for index in _held_for_fork:
+        index.before_fork()
+
+
+def _after_fork() -> None:
+    while _held_for_fork:
+        _held_for_fork.pop().after_fork()
+    _adding.release()
+
+
+_held_for_fork: list[Index] = []
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

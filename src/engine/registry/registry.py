@@ -17,8 +17,8 @@ from engine.errors import RegistryError
 from engine.registry import manifest as manifests
 from engine.registry.building import Parts, built
 from engine.registry.bundle import Bundle
-from engine.registry.files import PART, Blobs
-from engine.registry.index import Index
+from engine.registry.files import PART, Blobs, explained
+from engine.registry.index import Index, is_missing
 from engine.registry.versions import (
     DIGEST,
     PRODUCTION,
@@ -93,9 +93,9 @@ class ModelRegistry:
         self.trust = trust
         self._code = Path.cwd() if code is True else Path(code) if code else None
         index = self.path / INDEX
-        create = not index.exists()
-        if create and self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "blobs").is_dir():
-            raise RegistryError(f"{self.path} is not empty and no registry: choose a folder of its own")
+        create = is_missing(index)
+        if create:
+            _require_fresh(self.path)
         self._blobs = Blobs(self.path, create=create)
         self._index = Index(index, create=create)
         self._manifests: dict[str, dict[str, Any]] = {}
@@ -311,6 +311,23 @@ class ModelRegistry:
                 self._manifests.clear()
             self._manifests[version.digest] = found
         return found
+
+
+def _require_fresh(path: Path) -> None:
+    """Refuses to begin a registry where there is something already, a registry that lost its index above all: a new
+    one would take every blob for rubbish."""
+    blobs = path / "blobs"
+    try:
+        if blobs.is_dir():
+            if left := sum(1 for _ in blobs.iterdir()):
+                raise RegistryError(
+                    f"{path}: {INDEX} is missing or empty, and {left} files in blobs/ belong to it; put it back from a "
+                    f"copy, or choose another folder"
+                )
+        elif path.is_dir() and any(path.iterdir()):
+            raise RegistryError(f"{path} is not empty and no registry: choose a folder of its own")
+    except OSError as error:
+        raise explained(f"registry {path}", error) from None
 
 
 def _flat(body: Any, path: str = "") -> dict[str, Any]:
