@@ -24,7 +24,7 @@ MAY = {
     "engine": {*BESIDE, "serving", "planning", "service", "training"},
 }
 # What stands on top may use anything below it; below each other they go in this order.
-TOP = ("planning", "training", "server", "integrations", "demo", "cli", "__main__")
+TOP = ("planning", "training", "batch", "server", "integrations", "demo", "cli", "__main__")
 BELOW_TOP = {*BESIDE, "serving", "feature_store", "registry", "monitor", "service", "engine"}
 for position, room in enumerate(TOP):
     MAY[room] = BELOW_TOP | set(TOP[:position])
