@@ -66,7 +66,7 @@ MENTIONED = re.compile(
 
 
 def included(paths: list[str]) -> list[str]:
-    """The headers and Cython declarations that these files rest on, so that an edit compiles what it touches, no more."""
+    """The headers and declarations that these files rest on, so that an edit compiles what it touches, no more."""
     found: set[str] = set()
     unread = list(paths)
     while unread:

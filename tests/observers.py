@@ -66,7 +66,7 @@ class Recorder:
     def _observe(self, _ctx: int, answer: Any) -> None:
         it = answer.contents
         kind = ctypes.c_double if it.flags & 1 else ctypes.c_float
-        row = ctypes.cast(it.row, ctypes.POINTER(kind))[: it.n_features]
+        row = ctypes.cast(it.row, ctypes.POINTER(kind))[: it.n_features] if it.row else []
         self.answers.append(
             {
                 "id": it.id,

@@ -26,7 +26,7 @@ namespace engine::sketch {
 
 inline constexpr size_t VERSIONS = 16;  // told apart within one block; further ones are counted under the last
 inline constexpr size_t SOURCES = 3;
-inline constexpr size_t REASONS = 16;
+inline constexpr size_t REASONS = 32;
 inline constexpr size_t SHARE_BINS = 40;       // of latency / budget, 0.05 wide; the last holds everything above
 inline constexpr size_t DIFFERENCE_BINS = 32;  // of |shadow - live|, powers of two up from 2^-24
 inline constexpr uint16_t UNSEEN = UINT16_MAX;

@@ -269,9 +269,13 @@ cdef class _Deployments:
     cdef int _show_all(self, const Outcome* outcomes, uint32_t n, cnp.ndarray values, cnp.ndarray matrix) except -1:
         cdef const double* out = <const double*>cnp.PyArray_DATA(values)
         cdef const char* rows = <const char*>cnp.PyArray_DATA(matrix)
+        cdef const void* row
         cdef uint32_t i
         for i in range(n):
-            self._show(outcomes[i], rows + <size_t>i * self._row_bytes, out + <size_t>i * self.n_outputs)
+            row = rows + <size_t>i * self._row_bytes
+            if outcomes[i].deadline_ns <= outcomes[i].started_ns:
+                row = NULL  # what had expired when the call came was never read
+            self._show(outcomes[i], row, out + <size_t>i * self.n_outputs)
         return 0
 
     cdef int _show_one(self, const Outcome& outcome, Answer answer, const void* row, const double* values) except -1:

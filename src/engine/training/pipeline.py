@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,7 +38,9 @@ class Store(Protocol):
 class Registry(Protocol):
     """What the pipeline needs of a registry."""
 
-    def register(self, model: Any, metrics: Mapping[str, float] | None = None, **parts: Any) -> Version: ...
+    @property
+    def register(self) -> Callable[..., Version]:
+        """Called as (model, metrics, name=, fallback=, default=, program=, golden=, reference=, policy=, lineage=)."""
 
 
 @dataclass(frozen=True, slots=True)

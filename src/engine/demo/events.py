@@ -1,0 +1,116 @@
+"""The same flights as a feature store sees them: events with the instant they became known, and labels to predict.
+
+Weather becomes known at its hour; how late an aeroplane left when it has left; how late it arrived when it has arrived.
+So a flight's features are what an operator could have known at its scheduled departure, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from engine import transform as t
+from engine.demo.flights import _WEATHER, LATE_MINUTES, _data_folder
+from engine.errors import MissingDependencyError
+from engine.feature_store import Aggregate, Entity, FeatureView, Source
+
+BEGIN = datetime(2013, 1, 1, 5, tzinfo=UTC)  # midnight in New York
+LEARNED = datetime(2013, 7, 1, 4, tzinfo=UTC)
+TAXI = timedelta(minutes=20)  # off the block and to the gate, what `air_time` leaves out
+
+_TIMETABLE = ("weekday", "hour", "minute", "sched_arr_time", "distance")
+_KEYS = ("origin", "carrier", "dest", "tailnum")
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """The sources, written as Parquet, and what is defined on them.
+
+    Attributes:
+        views: what is looked up: the weather and the recent delays at the origin, and the carrier's.
+        labels: Source of the flights: keys, timetable, `departs` (the instant of the question) and `late`.
+        flights: the same as a data frame, in order of departure.
+        spec: the features of the program.
+    """
+
+    views: list[FeatureView]
+    labels: Source
+    flights: Any
+    spec: list[Any]
+
+
+def write(folder: Path) -> Events:
+    """Writes the events of 2013 into `folder` and defines views and labels on them."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingDependencyError("the demo needs pandas: pip install 'deadline-engine[demo]'") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    data = _data_folder()
+    flights = pandas.read_csv(data / "flights.csv.zip")
+    flights = flights[flights["arr_delay"].notna() & flights["tailnum"].notna()]
+    departs = pandas.to_datetime(flights["time_hour"], utc=True) + pandas.to_timedelta(
+        flights["minute"], unit="min"
+    )
+    left = departs + pandas.to_timedelta(flights["dep_delay"], unit="min")
+    arrived = left + pandas.to_timedelta(flights["air_time"], unit="min") + TAXI
+    flights = flights.assign(
+        departs=departs,
+        left=left,
+        arrived=arrived,
+        weekday=pandas.to_datetime(flights[["year", "month", "day"]]).dt.weekday,
+        late=(flights["arr_delay"] > LATE_MINUTES).astype("int64"),
+        flight_id=range(len(flights)),
+    ).sort_values("departs", kind="stable", ignore_index=True)
+    weather = pandas.read_csv(data / "weather.csv", usecols=["origin", "time_hour", *_WEATHER])
+    weather["time"] = pandas.to_datetime(weather.pop("time_hour"), utc=True)
+    weather = weather.drop_duplicates(["origin", "time"]).astype(dict.fromkeys(_WEATHER, float))
+    weather.to_parquet(folder / "weather.parquet", index=False)
+    flights[["origin", "left", "dep_delay", "flight_id"]].to_parquet(
+        folder / "departures.parquet", index=False
+    )
+    flights[["carrier", "arrived", "arr_delay", "flight_id"]].to_parquet(
+        folder / "arrivals.parquet", index=False
+    )
+    asked = flights[[*_KEYS, *_TIMETABLE, "departs", "late"]].astype(dict.fromkeys(_TIMETABLE, float))
+    asked.to_parquet(folder / "flights.parquet", index=False)
+    views = _views(folder)
+    return Events(views, Source(folder / "flights.parquet", event_time="departs"), asked, _spec(views))
+
+
+def _views(folder: Path) -> list[FeatureView]:
+    origin, carrier = Entity("origin"), Entity("carrier")
+    return [
+        FeatureView(
+            "weather", origin, Source(folder / "weather.parquet", event_time="time"), columns=list(_WEATHER)
+        ),
+        FeatureView(
+            "airport",
+            origin,
+            Source(folder / "departures.parquet", event_time="left", event_id="flight_id"),
+            aggregates=[
+                Aggregate("mean", "dep_delay", "1h"),
+                Aggregate("mean", "dep_delay", "24h"),
+                Aggregate("count", "dep_delay", "1h"),
+            ],
+        ),
+        FeatureView(
+            "carrier",
+            carrier,
+            Source(folder / "arrivals.parquet", event_time="arrived", event_id="flight_id"),
+            aggregates=[Aggregate("mean", "arr_delay", "24h"), Aggregate("mean", "arr_delay", "7d")],
+        ),
+    ]
+
+
+def _spec(views: list[FeatureView]) -> list[Any]:
+    looked_up = [name for view in views for name in view.feature_names]
+    return [
+        *(t.number(name) for name in _TIMETABLE),
+        *(t.number(name).impute("median") for name in looked_up),
+        t.category("origin").ordinal(),
+        t.category("carrier").ordinal(),
+        t.category("dest").ordinal(),
+    ]
