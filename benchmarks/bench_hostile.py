@@ -5,7 +5,7 @@ What a process that the engine is embedded in does to it, one thing at a time: t
 calls of tens of milliseconds that keep the GIL (`long_calls`); a thread that collects a big object graph over and over
 (`collections`); and none of it (`calm`). Each is met through three doors: `sync`, threads that wait in the batch lane;
 `async`, coroutines on one event loop; `inline`, threads in the inline lane. The batch lane's primary is native, burns
-200 us a call, and stalls for 20 ms in every 200, so that the rescue has work.
+200 us a call, and stalls for 12 ms in every 150, so that the rescue has work.
 
 `ready_*` is the share of answers that existed natively within the 10 ms of the call, `returned_*` the share that Python
 held by then; a figure without a door is that of the worst door. No engine can do anything about the second when
@@ -39,7 +39,8 @@ from engine.planning import faults
 FEATURES = 30
 DEADLINE_MS = 10.0
 PRIMARY_US = 200.0
-STALL_MS, EVERY_MS = 20.0, 200.0
+# Longer than the deadline, and not so long that the executor is taken for stuck and its breaker opened.
+STALL_MS, EVERY_MS = 12.0, 150.0
 ROWS_MAX = 16
 CALLERS = 16
 THINK_S = 0.012
