@@ -54,7 +54,7 @@ Flags = tuple[bool, bool]
 
 
 def run(smoke: bool) -> dict[str, Any]:
-    seconds, repeats = (0.15, 1) if smoke else (1.5, 3)
+    seconds, repeats = (0.15, 1) if smoke else (1.4, 3)
     case = Case(seconds)
     for repeat in range(repeats):
         for name, disturb in DISTURBANCES.items():
