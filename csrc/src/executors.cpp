@@ -125,7 +125,7 @@ void Executors::loop(Thread& me) {
         }
         me.released.clear();
         if (turn.runtime != nullptr) {
-            if (slept) handoff_.record(now - turn.runtime->first_queued_ns(me.number), now);
+            if (slept) handoff_.record(now - turn.runtime->first_queued_ns(me), now);
             turn.runtime->run_batch(me, turn.rows);
             if (me.lost.load(std::memory_order_acquire)) {
                 lost_.fetch_sub(1, std::memory_order_relaxed);
@@ -278,7 +278,7 @@ void Executors::replace(const std::shared_ptr<Thread>& thread, Reason reason, bo
         batch = runtime->lose_batch(thread->number, thread->rows.load(std::memory_order_relaxed), now_ns());
         if (respawn) spawn(thread->number);
     }
-    for (const Entry& entry : batch) runtime->fail(entry, reason);
+    for (const Entry& entry : batch) runtime->let_go(entry, reason);
     wake();
 }
 

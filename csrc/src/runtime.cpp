@@ -387,11 +387,11 @@ bool Runtime::wait(uint32_t index) {
         const uint32_t generation = generation_of(word);
         switch (state_of(word)) {
             case State::failed:  // ours alone: nobody else touches a failed slot
-                finish_rescue(index, generation, slot.by_executor.reason);
+                finish_rescue(index, generation, slot.by_rescue.reason);
                 return true;
             case State::queued:
             case State::running: break;
-            case State::rescue:  // closing: another thread is a microsecond from the answer
+            case State::rescue:  // another thread is a microsecond from the answer, or from saying that there is none
                 detail::futex_wait_until(slot.word, word, NEVER_NS);
                 continue;
             default: return true;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "detail/runtime.hpp"
 #include "engine/runtime.hpp"
@@ -55,8 +56,14 @@ Forming Runtime::form_batch(Executors::Thread& executor, int64_t now) noexcept {
         visitors_.fetch_add(1, std::memory_order_relaxed);
         executor.released.push_back({this, entry});
     };
-    const Forming forming = policy_.form(now, buffers_[executor.number]->batch.data(), claim, release);
+    Buffers& buffers = *buffers_[executor.number];
+    const Forming forming = policy_.form(now, buffers.batch.data(), claim, release);
     if (forming.rows > 0) {
+        // What the thread works with is settled here, under the lock: it may be replaced, and its number and its place
+        // in buffers_ be another's, before it has begun.
+        executor.buffers = &buffers;
+        buffers.called = slots_[buffers.batch[0].slot].deployment;
+        buffers.called->retain();
         visitors_.fetch_add(1, std::memory_order_relaxed);
         ++batches_running_;
         policy_.started(executor.number, forming.rows, now);
@@ -65,7 +72,7 @@ Forming Runtime::form_batch(Executors::Thread& executor, int64_t now) noexcept {
 }
 
 void Runtime::run_batch(Executors::Thread& executor, uint32_t rows) {
-    Buffers& buffers = *buffers_[executor.number];
+    Buffers& buffers = *static_cast<Buffers*>(executor.buffers);
     const int64_t begun = now_ns();
     int64_t until = NEVER_NS;
     for (uint32_t i = 0; i < rows; ++i) {
@@ -114,22 +121,27 @@ uint32_t Runtime::score_run(Buffers& buffers, uint32_t from, uint32_t to, int64_
 }
 
 // What a batch teaches, once its answers are on their way: nobody waits for this.
-void Runtime::learn(Executors::Thread& executor, const Buffers& buffers, uint32_t rows, int64_t now,
-                    bool all_ok) noexcept {
+void Runtime::learn(Executors::Thread& executor, Buffers& buffers, uint32_t rows, int64_t now, bool all_ok) noexcept {
+    bool lost;
+    std::unique_ptr<Buffers> left_behind;  // freed at the end, without the lock
     {
         const std::lock_guard<std::mutex> lock(executors_->lock());
         executor.running.store(nullptr, std::memory_order_release);
-        if (executor.lost.load(std::memory_order_relaxed)) {
-            // Another executor has this one's place, and what this batch took is nobody's measure.
-            if (buffers.lost_in != nullptr) {
-                buffers.lost_in->lost_call_returned();
-                buffers.lost_in->release();
-            }
-            return;
+        lost = executor.lost.load(std::memory_order_relaxed);
+        if (lost) {
+            const auto it = std::find_if(lost_buffers_.begin(), lost_buffers_.end(),
+                                         [&](const auto& each) { return each.get() == &buffers; });
+            left_behind = std::move(*it);
+            lost_buffers_.erase(it);
+        } else {
+            --batches_running_;
+            policy_.finished(executor.number, rows, now, all_ok);
         }
-        --batches_running_;
-        policy_.finished(executor.number, rows, now, all_ok);
     }
+    if (lost) buffers.called->lost_call_returned();
+    // Without the lock: the last reference frees a model, which may want the GIL for it.
+    std::exchange(buffers.called, nullptr)->release();
+    if (lost) return;  // another executor has this one's place, and what this batch took is nobody's measure
     for (uint32_t i = 0; i < rows; ++i) {
         policy_.missed_prediction_by(now - buffers.predicted_ns[i], now);
         counters_.queued_ns.record(buffers.waited_ns[i]);
@@ -175,16 +187,14 @@ void Runtime::let_go(const Entry& entry, Reason reason) {
 // it is run here, because there every asker is one thread with others waiting behind it.
 void Runtime::fail(const Entry& entry, Reason reason) {
     Slot& slot = slots_[entry.slot];
-    if (slot.completions != nullptr || slot.group != nullptr) return rescue(entry.slot, entry.generation, reason);
-    uint32_t word = slot.word.load(std::memory_order_acquire);
-    while (generation_of(word) == entry.generation && engine::is_live(word)) {
-        slot.by_executor.reason = reason;
-        if (!slot.word.compare_exchange_weak(word, state_word(entry.generation, State::failed),
-                                             std::memory_order_acq_rel))
-            continue;
-        if (state_of(word) == State::queued) policy_.leave(slot.ticket);
-        return settle_and_signal(entry.slot);
-    }
+    // Claimed before anything else is read or written: whoever replaces an executor fails its batch while the executor
+    // may be delivering it, and slots of it may be other requests' by now.
+    if (!take_from_executors(entry.slot, entry.generation)) return;
+    if (slot.completions != nullptr || slot.group != nullptr)
+        return finish_rescue(entry.slot, entry.generation, reason);
+    slot.by_rescue.reason = reason;
+    slot.word.store(state_word(entry.generation, State::failed), std::memory_order_release);
+    settle_and_signal(entry.slot);
 }
 
 // A batch is given up before a deadline and a half have gone by only where such batches are known to take as long.
@@ -196,11 +206,10 @@ int64_t Runtime::hung_after_ns(uint32_t rows) const noexcept {
 std::vector<Entry> Runtime::lose_batch(uint32_t executor, uint32_t rows, int64_t now) {
     std::unique_ptr<Buffers>& buffers = buffers_[executor];
     std::vector<Entry> batch(buffers->batch.begin(), buffers->batch.begin() + rows);
-    // The slot is the executor's until it drops its reference, so its deployment is still there.
-    buffers->lost_in = slots_[batch[0].slot].deployment;
-    buffers->lost_in->retain();
-    buffers->lost_in->call_lost();
-    buffers->lost_in->breaker().trip(now);
+    // The thread may be back and delivering: it then gives up its references while these are being failed.
+    std::erase_if(batch, [&](const Entry& entry) { return !slots_.keep(entry.slot); });
+    buffers->called->call_lost();
+    buffers->called->breaker().trip(now);
     lost_buffers_.push_back(std::move(buffers));
     buffers = std::make_unique<Buffers>(limits_);
     --batches_running_;

@@ -62,6 +62,14 @@ uint32_t SlotTable::acquire() noexcept {
     }
 }
 
+bool SlotTable::keep(uint32_t index) noexcept {
+    std::atomic<uint32_t>& references = slots_[index].references;
+    uint32_t count = references.load(std::memory_order_relaxed);
+    while (count > 0)
+        if (references.compare_exchange_weak(count, count + 1, std::memory_order_acq_rel)) return true;
+    return false;
+}
+
 void SlotTable::drop_reference(uint32_t index) noexcept {
     Slot& slot = slots_[index];
     if (slot.references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;

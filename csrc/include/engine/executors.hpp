@@ -75,6 +75,7 @@ public:
         std::atomic<Runtime*> running{nullptr};  // written under the lock …
         std::atomic<int64_t> began_ns{0};
         std::atomic<uint32_t> rows{0};
+        void* buffers = nullptr;                 // of that runtime, for the batch under way; this thread's alone
         std::atomic<bool> lost{false};           // … as is this: replaced by another, its results are dropped
         std::atomic<bool> ended{false};
         std::vector<Released> released;          // let go while forming; answered after the lock is dropped

@@ -178,9 +178,10 @@ public:
 
     // On an executor, without the lock.
     void run_batch(Executors::Thread& executor, uint32_t rows);
-    int64_t first_queued_ns(uint32_t executor) noexcept { return slots_[buffers_[executor]->batch[0].slot].queued_ns; }
+    int64_t first_queued_ns(const Executors::Thread& executor) noexcept {
+        return slots_[static_cast<const Buffers*>(executor.buffers)->batch[0].slot].queued_ns;
+    }
     void let_go(const Entry& entry, Reason reason);
-    void fail(const Entry& entry, Reason reason);
     // Executors that are at work for this runtime, or about to answer what they released.
     uint32_t visitors() const noexcept { return visitors_.load(std::memory_order_acquire); }
     void visited() noexcept { visitors_.fetch_sub(1, std::memory_order_acq_rel); }
@@ -200,7 +201,7 @@ private:
         std::vector<int64_t> waited_ns;    // of each row of the batch: how long it was queued …
         std::vector<int64_t> predicted_ns; // … and the finish that admission expected
         std::vector<Completions*> owed;    // loops with answers of this batch, to be signalled at its end
-        Deployment* lost_in = nullptr;     // under the lock: the deployment whose call was lost
+        Deployment* called = nullptr;      // the first row's; kept from forming the batch until learning from it
     };
     struct ManyInline;
 
@@ -222,8 +223,9 @@ private:
 
     // runtime_executor.cpp
     uint32_t score_run(Buffers& buffers, uint32_t from, uint32_t to, int64_t* ended_ns);
-    void learn(Executors::Thread& executor, const Buffers& buffers, uint32_t rows, int64_t now, bool all_ok) noexcept;
+    void learn(Executors::Thread& executor, Buffers& buffers, uint32_t rows, int64_t now, bool all_ok) noexcept;
     bool deliver(Buffers& buffers, const Entry& entry, const double* values, int status, int64_t now);
+    void fail(const Entry& entry, Reason reason);
     void signal_loops(Buffers& buffers) noexcept;
     void let_go_of_queue() noexcept;
 

@@ -21,7 +21,7 @@ enum class State : uint32_t {
     queued,   // waits for an executor; live
     running,  // an executor is scoring it; live
     primary,  // answered by the primary
-    failed,   // the primary failed or let it go: its asker runs the fallback (reason says why)
+    failed,   // the primary failed or let it go: its asker runs the fallback (by_rescue.reason says why)
     rescue,   // its rescue has won and is working
     rescued,  // answered by the rescue
 };
@@ -80,6 +80,9 @@ public:
     // A free slot with a fresh generation and both references, or NO_SLOT.
     uint32_t acquire() noexcept;
     void drop_reference(uint32_t index) noexcept;
+    // One reference more, for somebody who has none. False where the slot is free; where it has been reused, it is
+    // another request that is kept, which its generation tells.
+    bool keep(uint32_t index) noexcept;
 
     Slot& operator[](uint32_t index) noexcept { return slots_[index]; }
     void* row(uint32_t index) noexcept { return rows_.get() + size_t{index} * row_stride_; }
