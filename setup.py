@@ -31,7 +31,7 @@ EXTENSIONS = {
     "_program": ["transform*"],
     "_fault": ["fault*"],
     "_runtime": [*SCHEDULER, "deployment", "slot*", "runtime*"],
-    "_simulator": [*SCHEDULER, "simulator*"],
+    "_simulator": [*SCHEDULER, "deployment", "slot*", "simulator*"],
 }
 
 DEBUG = os.environ.get("ENGINE_DEBUG_BUILD") == "1"

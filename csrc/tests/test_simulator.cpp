@@ -7,13 +7,46 @@ using namespace engine;
 namespace {
 
 uint64_t violations(const SimulationResult& r) {
-    return r.outcomes_missing + r.outcomes_double + r.late_work_started + r.doomed_work_started + r.queue_over_bound +
-           r.batch_over_bound + r.fallback_late_unexcused;
+    uint64_t all = 0;
+    for (const uint64_t n : r.violations) all += n;
+    if (all > 0) std::fprintf(stderr, "first: %s\n", r.first_violation.c_str());
+    return all;
+}
+
+constexpr int64_t MS = 1'000'000;
+
+SimulatedFault fault(FaultKind kind, int64_t from_ns = 0, int64_t until_ns = NEVER_NS) {
+    SimulatedFault made;
+    made.kind = kind;
+    made.from_ns = from_ns;
+    made.until_ns = until_ns;
+    return made;
+}
+
+SimulatedFault sharing(FaultKind kind, double share) {
+    SimulatedFault made = fault(kind);
+    made.share = share;
+    return made;
+}
+
+SimulatedFault stall(int64_t length_ns, int64_t every_ns) {
+    SimulatedFault made = fault(FaultKind::stalling);
+    made.length_ns = length_ns;
+    made.every_ns = every_ns;
+    return made;
+}
+
+SimulatedFault hang_of_first(int64_t from_ns) {
+    SimulatedFault made = fault(FaultKind::hanging, from_ns);
+    made.executor = 0;
+    return made;
 }
 
 uint64_t count(const std::array<uint64_t, SOURCES>& counts, Source source) {
     return counts[static_cast<size_t>(source)];
 }
+
+uint64_t count(const SimulationResult& r, Reason reason) { return r.by_reason[static_cast<size_t>(reason)]; }
 
 // Nothing random but the arrivals: one executor, a batch costs 1 ms whatever its rows, a fallback 10 us.
 SimulationPlan quiet() {
@@ -34,7 +67,7 @@ TEST(an_idle_primary_answers_everything_in_its_own_time) {
     const SimulationResult r = simulate(quiet());
     CHECK(violations(r) == 0);
     CHECK(count(r.by_source, Source::primary) == 2'000);
-    CHECK(count(r.on_time, Source::primary) == 2'000);
+    CHECK(count(r.in_time, Source::primary) == 2'000);
     // 1 ms, to the 6.25 % of a histogram bucket.
     CHECK(r.latency_ns_p50 >= 1'000'000 && r.latency_ns_p50 <= 1'062'500);
 }
@@ -45,16 +78,16 @@ TEST(a_request_that_has_expired_at_the_door_gets_the_default) {
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
     CHECK(r.batches == 0);
-    CHECK(r.by_reason[static_cast<size_t>(Reason::expired)] == 2'000);
-    CHECK(count(r.on_time, Source::default_value) == 2'000);
+    CHECK(count(r, Reason::expired) == 2'000);
+    CHECK(count(r.in_time, Source::default_value) == 2'000);
 }
 
 TEST(a_deadline_shorter_than_the_fallback_gets_the_default) {
     SimulationPlan plan = quiet();
     plan.deadlines = {{5'000, 1.0}};
     const SimulationResult r = simulate(plan);
-    CHECK(r.by_reason[static_cast<size_t>(Reason::no_time)] == 2'000);
-    CHECK(count(r.on_time, Source::default_value) == 2'000);
+    CHECK(count(r, Reason::no_time) == 2'000);
+    CHECK(count(r.in_time, Source::default_value) == 2'000);
 }
 
 TEST(a_primary_slower_than_the_deadline_is_only_probed) {
@@ -66,7 +99,7 @@ TEST(a_primary_slower_than_the_deadline_is_only_probed) {
     // 50 ms lie between two probes, and at 100 requests a second one comes soon after that.
     const auto probes_max = static_cast<uint64_t>(r.elapsed_ns / 50'000'000 + 1);
     CHECK(r.batches > probes_max / 2 && r.batches <= probes_max);
-    CHECK(count(r.on_time, Source::fallback) == 2'000);
+    CHECK(count(r.in_time, Source::fallback) == 2'000);
 }
 
 TEST(a_stall_before_anything_is_known_is_unlearned) {
@@ -74,12 +107,11 @@ TEST(a_stall_before_anything_is_known_is_unlearned) {
     plan.calibrated = false;
     plan.requests = 20'000;
     plan.rate_per_s = 1'000.0;
-    plan.stall_ns = 200'000'000;
-    plan.stall_every_ns = 2'000'000'000;
+    plan.faults.push_back(stall(200'000'000, 2'000'000'000));
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
     // Nine tenths of the time, but for the first seconds; and what expires before a fallback has ever run is late.
-    CHECK(count(r.on_time, Source::primary) > 15'000);
+    CHECK(count(r.in_time, Source::primary) > 15'000);
 }
 
 TEST(a_primary_that_was_slow_for_a_while_comes_back) {
@@ -88,41 +120,40 @@ TEST(a_primary_that_was_slow_for_a_while_comes_back) {
     plan.executors = 4;
     plan.requests = 20'000;
     plan.rate_per_s = 1'000.0;
-    plan.stall_ns = 3'000'000'000;
-    plan.stall_every_ns = 4'000'000'000;
+    plan.faults.push_back(stall(3'000'000'000, 4'000'000'000));
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
-    CHECK(count(r.on_time, Source::primary) > 20'000 / 5);  // a quarter of the time it can
-    CHECK(count(r.on_time, Source::primary) + count(r.on_time, Source::fallback) == 20'000);
+    CHECK(count(r.in_time, Source::primary) > 20'000 / 5);  // a quarter of the time it can
+    CHECK(count(r.in_time, Source::primary) + count(r.in_time, Source::fallback) == 20'000);
 }
 
 TEST(a_single_executor_that_hangs_leaves_everything_to_the_fallback) {
     SimulationPlan plan = quiet();
-    plan.hang_from_ns = 0;
+    plan.faults.push_back(hang_of_first(0));
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
     CHECK(r.batches == 1);
     CHECK(count(r.by_source, Source::primary) == 0);
-    CHECK(count(r.on_time, Source::fallback) == 2'000);
+    CHECK(count(r.in_time, Source::fallback) == 2'000);
 }
 
 TEST(a_batch_that_crashes_is_answered_by_the_fallback) {
     SimulationPlan plan = quiet();
-    plan.crash_share = 1.0;
+    plan.faults.push_back(sharing(FaultKind::failing, 1.0));
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
-    CHECK(r.by_reason[static_cast<size_t>(Reason::crashed)] == 2'000);
-    CHECK(count(r.on_time, Source::fallback) == 2'000);
+    CHECK(count(r, Reason::primary_error) == 2'000);
+    CHECK(count(r.in_time, Source::fallback) == 2'000);
 }
 
 TEST(cancelled_requests_have_one_outcome_and_no_work) {
     SimulationPlan plan = quiet();
-    plan.cancel_share = 1.0;
-    plan.hang_from_ns = 0;
+    plan.faults.push_back(sharing(FaultKind::cancelling, 1.0));
+    plan.faults.push_back(hang_of_first(0));
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
-    CHECK(count(r.by_source, Source::cancelled) > 0);
-    CHECK(count(r.by_source, Source::cancelled) + count(r.by_source, Source::fallback) == 2'000);
+    CHECK(r.cancelled > 0);
+    CHECK(r.cancelled + count(r.by_source, Source::fallback) == 2'000);
 }
 
 TEST(a_seed_is_a_trace) {
@@ -141,23 +172,23 @@ TEST(every_fault_at_once_keeps_the_invariants) {
     plan.rate_per_s = 20'000.0;
     plan.deadlines = {{2'000'000, 1.0}, {10'000'000, 2.0}, {100'000'000, 1.0}, {0, 0.1}};
     plan.executors = 3;
-    plan.burst_every_ns = 50'000'000;
-    plan.burst_requests = 300;
+    plan.faults.push_back(fault(FaultKind::bursting));
+    plan.faults.back().every_ns = 50 * MS;
+    plan.faults.back().count = 300;
     plan.queue_rows_max = 128;
     plan.batch_noise = 0.5;
     plan.overshoot_tail_share = 0.01;
-    plan.stall_ns = 60'000'000;
-    plan.stall_every_ns = 300'000'000;
-    plan.slow_factor = 3.0;
-    plan.slow_from_ns = 500'000'000;
-    plan.hang_from_ns = 400'000'000;
-    plan.crash_share = 0.02;
-    plan.nan_share = 0.01;
-    plan.cancel_share = 0.05;
+    plan.faults.push_back(stall(60'000'000, 300'000'000));
+    plan.faults.push_back(fault(FaultKind::slow, 500 * MS));
+    plan.faults.back().factor = 3.0;
+    plan.faults.push_back(hang_of_first(400'000'000));
+    plan.faults.push_back(sharing(FaultKind::failing, 0.02));
+    plan.faults.push_back(sharing(FaultKind::corrupting, 0.01));
+    plan.faults.push_back(sharing(FaultKind::cancelling, 0.05));
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
     CHECK(r.late_dropped > 0);
-    CHECK(r.by_reason[static_cast<size_t>(Reason::nan)] > 0);
+    CHECK(count(r, Reason::primary_not_finite) > 0);
     CHECK(r.queue_depth_max <= 128);
 }
 

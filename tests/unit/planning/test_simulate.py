@@ -63,7 +63,7 @@ def test_a_mix_of_deadlines_keeps_its_shares():
 
 def test_nan_answers_go_to_the_fallback():
     result = simulate(rate_per_s=10.0, requests=300, nan_share=1.0, **QUIET)
-    assert result["by_reason"] == {"nan": 300}
+    assert result["by_reason"] == {"primary_not_finite": 300}
     assert result["by_source"]["fallback"] == 300
 
 

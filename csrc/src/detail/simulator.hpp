@@ -1,0 +1,163 @@
+// One simulated runtime. simulator.cpp has the clock, the door and the swaps; simulator_executors.cpp forms and runs
+// batches; simulator_rescue.cpp answers what the primary does not.
+#pragma once
+
+#include <deque>
+#include <vector>
+
+#include "detail/simulated_version.hpp"
+#include "detail/simulated_world.hpp"
+#include "detail/simulation_audit.hpp"
+#include "detail/simulation_books.hpp"
+#include "engine/cost.hpp"
+#include "engine/guard.hpp"
+#include "engine/policy.hpp"
+
+namespace engine::detail {
+
+class Simulator {
+public:
+    explicit Simulator(const SimulationPlan& plan);
+    ~Simulator();
+    Simulator(const Simulator&) = delete;
+    Simulator& operator=(const Simulator&) = delete;
+    SimulationResult run();
+
+private:
+    enum class Kind : uint8_t {
+        arrival,
+        rescue,            // a request's timed wait is over
+        cancel,            // its asker gives up
+        fallback_done,
+        fallback_dropped,  // its core came too late to run the fallback
+        score_done,        // of a batch: a scoring call has returned
+        replace,           // of a batch: has it been too long?
+        look_again,        // an executor held a batch back until now
+        swap,
+        die,               // of a fault
+        revive,
+    };
+
+    struct Event {
+        int64_t at_ns;
+        uint64_t order;  // of scheduling: breaks ties, so that equal instants have one order
+        uint32_t index;  // of the request, the batch or the fault
+        uint32_t serial; // of the request or the batch: what it has been reused since is stale
+        Kind kind;
+    };
+
+    struct Later {
+        bool operator()(const Event& a, const Event& b) const noexcept {
+            return a.at_ns != b.at_ns ? a.at_ns > b.at_ns : a.order > b.order;
+        }
+    };
+
+    // The asker's side of a request, from the door to its answer.
+    struct Request : Judged {
+        int64_t finish_by_ns, wakes_ns;
+        int64_t timer_term_ns, fallback_term_ns, crowd_term_ns;  // what the guard had allowed for
+        Deployment* deployment;  // its own reference where it has no slot, else the slot's
+        uint32_t serial = 0;
+        uint32_t slot;           // NO_SLOT when it was refused at the door
+        uint32_t generation;     // of the slot
+        Reason reason;
+        bool open = false;
+        bool rescuing, on_core;  // its fallback runs, or waits for a core
+        bool excused;            // something larger than its allowance has happened to it
+        bool hopeless;           // it came with less time than the fallback takes
+    };
+
+    struct Batch {
+        uint32_t executor = 0, serial = 0;
+        uint32_t rows = 0;
+        uint32_t from = 0, to = 0;  // the rows of the scoring call under way: those of one deployment
+        bool all_ok = true;
+        bool orphan = false;        // its executor has been replaced or has died
+        std::vector<Entry> entries;
+        std::vector<int64_t> predicted_ns;
+    };
+
+    struct Executor {
+        uint32_t batch = NO_SLOT;
+        bool dead = false;
+    };
+
+    // simulator.cpp
+    void calibrate();
+    void schedule_faults();
+    void schedule(int64_t at_ns, Kind kind, uint32_t index, uint32_t serial);
+    bool jumped(int64_t next_ns);
+    void handle(const Event& event);
+    void check_counts();
+    void swap(uint32_t fault);
+    SimulationResult finish();
+    void arrive();
+    void enqueue(uint32_t index);
+    Verdict knock(const Request& request);
+    uint32_t take_request();
+    bool sabotaged(Invariant which) noexcept;
+
+    // simulator_executors.cpp
+    void form_batches();
+    bool form_batch(uint32_t executor);
+    Claim claim(const Entry& entry, Batch& batch);
+    void start_batch(uint32_t batch, const Forming& forming);
+    void start_scoring(uint32_t batch);
+    void score_done(uint32_t batch);
+    void deliver(const Entry& entry, const double* values, int status);
+    void batch_done(uint32_t batch);
+    void replace(uint32_t batch);
+    void set_alive(uint32_t fault, bool alive);
+    void let_go_of_executor(uint32_t executor);
+    uint32_t take_batch();
+    bool probing() const noexcept;
+
+    // simulator_rescue.cpp
+    bool take_from_executors(const Entry& entry);
+    void fail(const Entry& entry, Reason reason);
+    void rescue(uint32_t index);
+    void cancel(uint32_t index);
+    void fall_back(uint32_t index, Reason reason);
+    void answer(uint32_t index, Source source, Reason reason, double* values);
+    void close(uint32_t index);
+    void drop_executors_reference(const Entry& entry);
+    Request& asker_of(uint32_t slot) noexcept { return requests_[reinterpret_cast<uintptr_t>(slots_[slot].user)]; }
+
+    const SimulationPlan& plan_;
+    SimulatedWorld world_;
+    SimulationBooks books_;
+    SimulationResult& result_;
+    SimulationAudit audit_;
+    CostModel cost_;
+    Guard guard_;
+    Policy policy_;
+    SlotTable slots_;
+    SlotStack submitted_;
+
+    int64_t now_ns_ = SimulatedWorld::START_NS;
+    int64_t not_before_ns_ = 0;  // where the last jump of the clock landed
+    int64_t jumps_ns_ = NEVER_NS, jump_by_ns_ = 0;
+    uint64_t scheduled_ = 0, arrived_ = 0;
+    std::vector<Event> events_;
+    std::deque<Request> requests_;  // a deque: references stay good while one is added
+    std::vector<uint32_t> free_requests_;
+    std::vector<Batch> batches_;
+    std::vector<uint32_t> free_batches_;
+    std::vector<Executor> executors_;
+    std::vector<int64_t> core_free_ns_;
+    std::vector<double> out_, rows_;
+    std::vector<double> version_factors_;  // of version 1, 2, …
+    Deployment* current_ = nullptr;
+    uint64_t versions_alive_ = 0;
+    uint64_t queued_ = 0;     // our own counts, to check the policy's and the audit's
+    uint64_t running_ = 0;    // unanswered requests that an executor is at work on
+    uint64_t rescuing_ = 0;   // requests on their way to a fallback
+    uint32_t on_cores_ = 0;   // fallbacks that run or wait for a core
+    uint64_t lost_rows_ = 0;  // entries of batches that never end: they keep their slots
+    int64_t look_again_ns_ = NEVER_NS;
+    int64_t started_ns_ = 0;  // when the latest batch was
+    size_t sabotage_ = INVARIANTS;
+    int64_t sabotage_from_ns_ = NEVER_NS;
+};
+
+}  // namespace engine::detail
