@@ -121,6 +121,7 @@ void Simulator::handle(const Event& event) {
         case Kind::swap: return swap(event.index);
         case Kind::die: return set_alive(event.index, false);
         case Kind::revive: return set_alive(event.index, true);
+        case Kind::woken: waking_ = false; return form_batches();
         case Kind::look_again:
             if (look_again_ns_ <= now_ns_) look_again_ns_ = NEVER_NS;
             return form_batches();
@@ -221,7 +222,7 @@ void Simulator::enqueue(uint32_t index) {
     submitted_.push(slots_, request.slot, &Slot::next);
     request.wakes_ns = request.finish_by_ns + world_.overshoot_ns(request.finish_by_ns);
     schedule(request.wakes_ns, Kind::rescue, index, request.serial);
-    form_batches();
+    wake_executor();
 }
 
 Verdict Simulator::knock(const Request& request) {

@@ -18,9 +18,19 @@ bool is_finite(const double* values) noexcept {
 
 }  // namespace
 
+void Simulator::wake_executor() {
+    if (plan_.handoff_ns <= 0) return form_batches();
+    if (waking_) return;
+    for (const Executor& executor : executors_) {
+        if (executor.batch != NO_SLOT || executor.deaths > 0) continue;
+        waking_ = true;
+        return schedule(now_ns_ + plan_.handoff_ns, Kind::woken, 0, 0);
+    }
+}
+
 void Simulator::form_batches() {
     for (uint32_t e = 0; e < executors_.size(); ++e)
-        if (executors_[e].batch == NO_SLOT && !executors_[e].dead && !form_batch(e)) return;
+        if (executors_[e].batch == NO_SLOT && executors_[e].deaths == 0 && !form_batch(e)) return;
 }
 
 // False when there is nothing to do for any other executor either.
@@ -39,7 +49,7 @@ bool Simulator::form_batch(uint32_t executor) {
     const Forming forming = policy_.form(
         now_ns_, batch.entries.data(), [&](const Entry& entry) { return claim(entry, batch); },
         [&](const Entry& entry) { released.push_back(entry); });
-    if (forming.rows > 0) start_batch(index, forming);
+    if (forming.rows > 0) start_batch(index, forming, queued_ - released.size());
     else free_batches_.push_back(index);
     for (const Entry& entry : released) {
         fail(entry, Reason::released);
@@ -77,16 +87,18 @@ Claim Simulator::claim(const Entry& entry, Batch& batch) {
     return Claim::taken;
 }
 
-void Simulator::start_batch(uint32_t index, const Forming& forming) {
+void Simulator::start_batch(uint32_t index, const Forming& forming, uint64_t left_queued) {
     Batch& batch = batches_[index];
     const bool over = sabotaged(Invariant::bounded_batch) || batch.rows > plan_.batch_rows_max;
     audit_.expect(!over && batch.rows == forming.rows, Invariant::bounded_batch, arrived_);
     const int64_t high_ns = cost_.high_ns(batch.rows);
-    const bool able = now_ns_ + high_ns <= batch.entries[0].finish_by_ns && !sabotaged(Invariant::able_to_finish);
-    if (!able && batch.rows == 1 && probing()) ++result_.probes;
-    else audit_.expect(able, Invariant::able_to_finish, asker_of(batch.entries[0].slot).number);
+    const bool able = now_ns_ + high_ns <= batch.entries[0].finish_by_ns;
+    const bool probe = !able && batch.rows == 1 && probing();
+    result_.probes += probe;
+    audit_.expect((able || probe) && !sabotaged(Invariant::able_to_finish), Invariant::able_to_finish,
+                  asker_of(batch.entries[0].slot).number);
     const bool pays = std::min(cost_.efficient_rows(), plan_.batch_rows_max) > 1;
-    if (batch.rows == 1 && able && pays && queued_ > 0 && now_ns_ + cost_.high_ns(2) <= batch.entries[0].finish_by_ns)
+    if (batch.rows == 1 && able && pays && left_queued > 0 && now_ns_ + cost_.high_ns(2) <= batch.entries[0].finish_by_ns)
         ++result_.batches_of_one_avoidable;
     executors_[batch.executor].batch = index;
     ++result_.batches;
@@ -165,7 +177,7 @@ void Simulator::batch_done(uint32_t index) {
 // to those who still wait, of whom there are none once their rescues have come.
 void Simulator::replace(uint32_t index) {
     Batch& batch = batches_[index];
-    if (batch.orphan || executors_[batch.executor].dead) return;
+    if (batch.orphan || executors_[batch.executor].deaths > 0) return;
     ++result_.replaced;
     batch.orphan = true;
     executors_[batch.executor].batch = NO_SLOT;
@@ -178,10 +190,9 @@ void Simulator::set_alive(uint32_t index, bool alive) {
     for (uint32_t e = 0; e < executors_.size(); ++e) {
         if (!fault.concerns(e)) continue;
         Executor& executor = executors_[e];
-        executor.dead = !alive;
-        if (executor.batch == NO_SLOT) continue;
-        if (!alive) ++batches_[executor.batch].serial;  // its end will not come
-        else let_go_of_executor(e);
+        if (!alive && executor.deaths++ == 0 && executor.batch != NO_SLOT)
+            ++batches_[executor.batch].serial;  // its end will not come
+        if (alive && --executor.deaths == 0 && executor.batch != NO_SLOT) let_go_of_executor(e);
     }
     if (alive) form_batches();
 }

@@ -96,8 +96,9 @@ void Simulator::answer(uint32_t index, Source source, Reason reason, double* val
     const bool breaks_promise = sabotaged(Invariant::promise);
     if (sabotaged(Invariant::on_time) || breaks_promise) at_ns = request.deadline_ns + 1, request.excused = false;
     if (at_ns > request.deadline_ns) {
-        // A primary's answer is late only where the rescue that should have been before it overslept.
-        if (source == Source::primary) request.excused |= request.wakes_ns - request.finish_by_ns > request.timer_term_ns;
+        // Where the rescue overslept, whatever came first instead of it may be late.
+        const bool timed = request.slot != NO_SLOT;
+        request.excused |= timed && request.wakes_ns - request.finish_by_ns > request.timer_term_ns;
         audit_.expect(request.excused, Invariant::on_time, request.number);
         audit_.expect(request.hopeless || !world_.is_exact(), Invariant::promise, request.number);
     }

@@ -40,6 +40,9 @@ struct SimulationPlan {
     // An executor that has been at one batch for so long is replaced; what it still delivers is too late or unwanted.
     int64_t replace_after_ns = NEVER_NS;
 
+    // From a submission to the first look of an executor that slept; what comes meanwhile it finds there too.
+    int64_t handoff_ns = 8'500;
+
     int64_t fallback_ns = 10'000;
     double fallback_noise = 0.05;
     uint32_t cores = 2;  // what fallbacks share; executors do not take from them

@@ -32,6 +32,7 @@ private:
         fallback_dropped,  // its core came too late to run the fallback
         score_done,        // of a batch: a scoring call has returned
         replace,           // of a batch: has it been too long?
+        woken,             // an executor, by a submission
         look_again,        // an executor held a batch back until now
         swap,
         die,               // of a fault
@@ -79,7 +80,7 @@ private:
 
     struct Executor {
         uint32_t batch = NO_SLOT;
-        bool dead = false;
+        uint32_t deaths = 0;  // faults that keep it dead at present
     };
 
     // simulator.cpp
@@ -98,10 +99,12 @@ private:
     bool sabotaged(Invariant which) noexcept;
 
     // simulator_executors.cpp
+    void wake_executor();
     void form_batches();
     bool form_batch(uint32_t executor);
     Claim claim(const Entry& entry, Batch& batch);
-    void start_batch(uint32_t batch, const Forming& forming);
+    // left_queued: unanswered requests that wait on, and were not released just now.
+    void start_batch(uint32_t batch, const Forming& forming, uint64_t left_queued);
     void start_scoring(uint32_t batch);
     void score_done(uint32_t batch);
     void deliver(const Entry& entry, const double* values, int status);
@@ -153,8 +156,8 @@ private:
     uint64_t running_ = 0;    // unanswered requests that an executor is at work on
     uint64_t rescuing_ = 0;   // requests on their way to a fallback
     uint32_t on_cores_ = 0;   // fallbacks that run or wait for a core
-    uint64_t lost_rows_ = 0;  // entries of batches that never end: they keep their slots
     int64_t look_again_ns_ = NEVER_NS;
+    bool waking_ = false;     // an executor is on its way out of its sleep
     int64_t started_ns_ = 0;  // when the latest batch was
     size_t sabotage_ = INVARIANTS;
     int64_t sabotage_from_ns_ = NEVER_NS;

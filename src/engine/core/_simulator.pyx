@@ -51,6 +51,7 @@ cdef extern from "engine/simulator.hpp" namespace "engine" nogil:
         uint32_t queue_rows_max
         cbool calibrated
         int64_t replace_after_ns
+        int64_t handoff_ns
         int64_t fallback_ns
         double fallback_noise
         uint32_t cores
@@ -168,6 +169,7 @@ cdef SimulationPlan _plan(dict plan) except *:
     p.queue_rows_max = plan["queue_rows_max"]
     p.calibrated = plan["calibrated"]
     p.replace_after_ns = _instant(plan["replace_after_ns"])
+    p.handoff_ns = plan["handoff_ns"]
     p.fallback_ns = plan["fallback_ns"]
     p.fallback_noise = plan["fallback_noise"]
     p.cores = plan["cores"]

@@ -37,6 +37,7 @@ def simulate(
     executors: int = 1,
     batch_rows_max: int = 64,
     queue_rows_max: int = 4096,
+    handoff_us: float = 8.5,
     fallback_us: float = 10.0,
     fallback_noise: float = 0.05,
     cores: int = 2,
@@ -74,6 +75,7 @@ def simulate(
         batch_noise. A fallback costs fallback_us likewise and runs on one of `cores` cores. Timed waits
         wake overshoot_us late in the mean (exponential), and a share overshoot_tail_share of them
         overshoot_tail_us later.
+        An executor that sleeps looks handoff_us after the submission that wakes it.
         calibrated: whether cost model and guard start from a warm-up or know nothing.
     Limits
         executors (1 to 64), batch_rows_max, queue_rows_max; miss_rate: the share of rescues the guard may
@@ -149,6 +151,12 @@ def _shaped(raw: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
         "events": raw["events"],
         "events_per_s": raw["events"] / max(raw["wall_ns"], 1) * 1e9,
     }
+
+
+def native_plan(**arguments: Any) -> dict[str, Any]:
+    """The checked plan, in the native simulator's units, that `simulate` runs for these arguments."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(simulate).parameters.items()}
+    return checked_plan(defaults | arguments)
 
 
 _COUNTERS = (

@@ -31,6 +31,7 @@ def checked_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         "queue_rows_max": whole("queue_rows_max", given["queue_rows_max"], 1, ROWS_MAX),
         "calibrated": bool(given["calibrated"]),
         "replace_after_ns": None if replace is None else max(ns("replace_hung_ms", replace, MS), 1),
+        "handoff_ns": ns("handoff_us", given["handoff_us"], US),
         "fallback_ns": ns("fallback_us", given["fallback_us"], US),
         "fallback_noise": number("fallback_noise", given["fallback_noise"], 0.0, 3.0),
         "cores": whole("cores", given["cores"], 1, 1024),
