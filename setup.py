@@ -14,14 +14,15 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SCHEDULER = ["cost", "guard", "histogram", "policy"]
+SCHEDULER = ["cost", "guard", "histogram", "policy", "sharing"]
+RUNTIME = [*SCHEDULER, "breaker", "deployment", "executors", "rescuer", "shadow", "slot", "runtime*"]
 
 # extension -> the C++ files of csrc/src (without suffix, globs allowed) that are compiled into it
 EXTENSIONS = {
     "_scorer": ["score_threads"],
     "_answer": [],
     "_rows": [],
-    "_statistics": [*SCHEDULER, "deployment", "slot*", "runtime*"],
+    "_statistics": RUNTIME,
     "_forest": ["forest*", "cpu"],
     "_dense": ["dense*", "cpu"],
     "_onnx": ["onnx*"],
@@ -30,8 +31,8 @@ EXTENSIONS = {
     "_columns": [],
     "_program": ["transform*"],
     "_fault": ["fault*"],
-    "_runtime": [*SCHEDULER, "deployment", "slot*", "runtime*"],
-    "_simulator": [*SCHEDULER, "deployment", "slot*", "simulator*"],
+    "_runtime": RUNTIME,
+    "_simulator": [*SCHEDULER, "breaker", "deployment", "slot", "simulator*"],
 }
 
 DEBUG = os.environ.get("ENGINE_DEBUG_BUILD") == "1"

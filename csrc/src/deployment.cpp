@@ -20,12 +20,13 @@ int score(const engine_scorer& scorer, bool float64_rows, const void* rows, uint
 }  // namespace
 
 Deployment::Deployment(const engine_scorer& primary, const engine_scorer* fallback, bool float64_rows,
-                       uint64_t number) noexcept
+                       uint64_t number, const BreakerLimits& breaker) noexcept
     : primary_(primary),
       fallback_(fallback ? *fallback : engine_scorer{}),
       has_fallback_(fallback != nullptr),
       float64_rows_(float64_rows),
-      number_(number) {
+      number_(number),
+      breaker_(breaker) {
     primary_.retain(primary_.ctx);
     if (has_fallback_) fallback_.retain(fallback_.ctx);
 }
@@ -36,7 +37,8 @@ Deployment::~Deployment() {
 }
 
 int Deployment::score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out) {
-    if (primary_.flags & ENGINE_SCORER_REENTRANT) return score(primary_, float64_rows_, rows, n_rows, scratch, out);
+    if (overlaps()) return score(primary_, float64_rows_, rows, n_rows, scratch, out);
+    if (calls_lost_.load(std::memory_order_relaxed) > 0) return ENGINE_SCORE_FAILED;  // it has the lock, for ever perhaps
     const std::lock_guard<std::mutex> one_at_a_time(primary_lock_);
     return score(primary_, float64_rows_, rows, n_rows, scratch, out);
 }

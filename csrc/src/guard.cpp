@@ -20,8 +20,9 @@ Guard::Guard(double miss_rate, uint32_t cores) noexcept
       typical_(0.5, 1024),
       cores_(std::max(cores, 1u)) {}
 
-int64_t Guard::rescue_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring) const noexcept {
-    const GuardTerms now = terms();
+int64_t Guard::rescue_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring, bool hedged) const noexcept {
+    GuardTerms now = terms();
+    if (hedged) now.fallback_ns = now.typical_ns = 0;
     const int64_t crowd = now.fallback_ns * expiring / cores_;
     const int64_t noise = now.timer_ns + now.return_ns + crowd + now.fallback_ns - now.typical_ns;
     const auto most = static_cast<int64_t>(MARGIN_SHARE_MAX * static_cast<double>(deadline_ns - started_ns));

@@ -1,6 +1,7 @@
 // The asker's side of the runtime: admission, waiting, rescue and reading the answer.
 #include "engine/runtime.hpp"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -22,6 +23,11 @@ constexpr uint32_t FALLBACK_SEED_RUNS = 64;
 constexpr int64_t LATE_FALLBACK_NS_MAX = 50'000;
 constexpr size_t CALIBRATION_REPEATS = 5;
 constexpr int64_t CALIBRATION_BUDGET_NS = 400'000'000;
+
+bool is_failure(Reason reason) noexcept {
+    return reason == Reason::primary_error || reason == Reason::primary_bad_shape ||
+           reason == Reason::primary_not_finite || reason == Reason::breaker_open;
+}
 
 uint32_t cores() noexcept { return std::max(1u, std::thread::hardware_concurrency()); }
 
@@ -47,25 +53,21 @@ Reason reason_of(int status) noexcept {
 
 }  // namespace detail
 
-Runtime::Runtime(const RuntimeLimits& limits, Deployment* deployment)
+Runtime::Runtime(const RuntimeLimits& limits, std::shared_ptr<Executors> executors, bool owns_executors)
     : limits_(limits),
+      executors_(std::move(executors)),
+      owns_executors_(owns_executors),
       slots_(limits.slots, limits.row_bytes, limits.n_outputs),
       cost_(limits.batch_rows_max),
       inline_cost_(std::max(limits.batch_rows_max, 64u)),
-      policy_({limits.batch_rows_max, limits.slots, limits.executors}, cost_),
+      policy_({limits.batch_rows_max, limits.slots, executors_->count()}, cost_, executors_->shared(), limits.weight),
       sync_guard_(limits.miss_rate, cores()),
       async_guard_(limits.miss_rate, 1),  // one rescue thread and one loop drain what expires together
-      current_(deployment),
       next_id_(limits.first_id) {
-    deployment->retain();
-    timers_inbox_.reserve(2 * size_t{limits.slots});
     seed_guards();
 }
 
-Runtime::~Runtime() {
-    close(NEVER_NS);
-    current_.load()->release();
-}
+Runtime::~Runtime() { close(NEVER_NS); }
 
 // A guard that knows nothing would trust the first timer. A few real waits tell what this machine does when quiet, and
 // one made-up record what a shared one does now and then (the 99.99th percentile measured there); it is the first to be
@@ -96,8 +98,8 @@ int64_t median_of(std::vector<int64_t>& took) {
 
 }  // namespace
 
-int64_t Runtime::calibrate(const void* rows, uint32_t n_rows) {
-    Deployment& deployment = *current();
+Calibration Runtime::calibrate(Deployment& deployment, const void* rows, uint32_t n_rows) {
+    Calibration calibration;
     std::vector<double> out(size_t{n_rows} * limits_.n_outputs);
     float* scratch = detail::thread_scratch(size_t{n_rows} * limits_.n_features);
     const int64_t begun = now_ns();
@@ -105,45 +107,64 @@ int64_t Runtime::calibrate(const void* rows, uint32_t n_rows) {
         std::vector<int64_t> took;
         while (took.size() < CALIBRATION_REPEATS && (took.size() < 2 || now_ns() - begun < CALIBRATION_BUDGET_NS)) {
             const int64_t start = now_ns();
-            if (deployment.score_primary(rows, batch, scratch, out.data()) != ENGINE_SCORE_OK) return 0;
+            calibration.failed = deployment.score_primary(rows, batch, scratch, out.data()) != ENGINE_SCORE_OK;
+            if (calibration.failed) return calibration;
             took.push_back(now_ns() - start);
         }
-        const int64_t median = median_of(took);
-        const std::lock_guard<std::mutex> lock(executors_lock_);
-        if (batch <= limits_.batch_rows_max) cost_.prime(batch, median);
-        inline_cost_.prime(batch, median);
-        if (batch == n_rows) break;
+        calibration.points.push_back({batch, median_of(took)});
+        if (batch == n_rows) return calibration;
     }
-    if (deployment.has_fallback()) time_fallback(deployment, rows, n_rows, scratch, out.data());
+}
+
+int64_t Runtime::adopt(const Calibration& calibration) {
+    if (calibration.failed) return 0;
+    const std::lock_guard<std::mutex> lock(executors_->lock());
+    for (const Calibration::Point& point : calibration.points) {
+        if (point.rows <= limits_.batch_rows_max) cost_.prime(point.rows, point.ns);
+        inline_cost_.prime(point.rows, point.ns);
+    }
     return inline_cost_.expected_ns(1);
 }
 
-void Runtime::time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows, float* scratch, double* out) {
+void Runtime::time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows) {
+    if (!deployment.has_fallback() || n_rows == 0) return;
     const auto* bytes = static_cast<const std::byte*>(rows);
+    float* scratch = detail::thread_scratch(limits_.n_features);
+    std::vector<double> out(limits_.n_outputs);
     for (uint32_t i = 0; i < FALLBACK_SEED_RUNS; ++i) {
         const int64_t start = now_ns();
-        deployment.score_fallback(bytes + size_t{i % n_rows} * deployment.row_bytes(), 1, scratch, out);
+        deployment.score_fallback(bytes + size_t{i % n_rows} * deployment.row_bytes(), 1, scratch, out.data());
         const int64_t now = now_ns();
         sync_guard_.fallback_took(now - start, now);
         async_guard_.fallback_took(now - start, now);
     }
 }
 
-void Runtime::swap(Deployment* deployment) noexcept {
-    deployment->retain();
-    Deployment* before;
-    {
-        const std::lock_guard<std::mutex> lock(swap_lock_);
-        before = current_.exchange(deployment, std::memory_order_acq_rel);
+void Runtime::start_threads(Deployment* deployment, const void* rows, uint32_t n_rows) {
+    const std::lock_guard<std::mutex> starting(start_lock_);
+    if (closing_.load(std::memory_order_acquire) || started_.exchange(true)) return;
+    for (uint32_t i = 0; i < executors_->count(); ++i) buffers_.push_back(std::make_unique<Buffers>(limits_));
+    executors_->start();
+    if (n_rows == 0) {
+        warm_.store(true, std::memory_order_release);
+        return;
     }
-    before->release();
+    const auto* bytes = static_cast<const std::byte*>(rows);
+    std::vector<std::byte> kept(bytes, bytes + size_t{n_rows} * limits_.row_bytes);
+    deployment->retain();
+    warming_ = std::thread([this, deployment, n_rows, kept = std::move(kept)] {
+        const Calibration calibration = calibrate(*deployment, kept.data(), n_rows);
+        adopt(calibration);
+        if (!calibration.failed) time_fallback(*deployment, kept.data(), n_rows);
+        deployment->release();
+        warm_.store(true, std::memory_order_release);
+        warming_ended_.store(true, std::memory_order_release);
+    });
+    pthread_setname_np(warming_.native_handle(), "engine-warm");
 }
 
-Deployment* Runtime::retain_current() noexcept {
-    const std::lock_guard<std::mutex> lock(swap_lock_);
-    Deployment* deployment = current();
-    deployment->retain();
-    return deployment;
+bool Runtime::usable(const double* values) const noexcept {
+    return !limits_.only_finite || detail::all_finite(values, limits_.n_outputs);
 }
 
 Side Runtime::fallback_or_default(Deployment& deployment, const void* row, int64_t deadline_ns, Reason reason,
@@ -154,10 +175,11 @@ Side Runtime::fallback_or_default(Deployment& deployment, const void* row, int64
     const bool worth_it =
         sync_guard_.time_for_fallback(start, deadline_ns, 0) ||
         (reason != Reason::expired && start > deadline_ns && sync_guard_.terms().typical_ns <= LATE_FALLBACK_NS_MAX);
-    if (deployment.has_fallback() && worth_it) {
+    const bool wanted = !(limits_.errors_to_default && is_failure(reason));
+    if (deployment.has_fallback() && worth_it && wanted) {
         const int status = deployment.score_fallback(row, 1, detail::thread_scratch(limits_.n_features), out);
         const int64_t now = now_ns();
-        if (status == ENGINE_SCORE_OK && detail::all_finite(out, limits_.n_outputs)) {
+        if (status == ENGINE_SCORE_OK && usable(out)) {
             if (fallbacks_.fetch_add(1, std::memory_order_relaxed) % 16 == 0) {
                 sync_guard_.fallback_took(now - start, now);
                 async_guard_.fallback_took(now - start, now);
@@ -170,88 +192,103 @@ Side Runtime::fallback_or_default(Deployment& deployment, const void* row, int64
     return {now_ns(), Source::default_value, reason};
 }
 
-Outcome Runtime::answer_without_primary(Deployment& deployment, const void* row, int64_t started_ns,
-                                        int64_t deadline_ns, Reason reason, double* out) {
-    if (deadline_ns <= started_ns) {
+Outcome Runtime::answer_without_primary(const Request& request, Reason reason, double* out) {
+    if (request.deadline_ns <= request.asked_ns) {
         reason = Reason::expired;
-    } else if (deployment.has_fallback() && !sync_guard_.time_for_fallback(started_ns, deadline_ns, 0)) {
+    } else if (request.deployment->has_fallback() &&
+               !sync_guard_.time_for_fallback(request.asked_ns, request.deadline_ns, 0)) {
         reason = Reason::no_time;
     }
-    const Side side = fallback_or_default(deployment, row, deadline_ns, reason, out);
-    return {next_id(), deployment.number(), started_ns, deadline_ns, side.ready_ns, side.source, side.reason};
+    const Side side = fallback_or_default(*request.deployment, request.row, request.deadline_ns, reason, out);
+    return {next_id(),     request.deployment->number(), request.started_ns, request.deadline_ns,
+            side.ready_ns, side.source,                  side.reason,        request.priority};
 }
 
-namespace {
-
-Reason refusal(Verdict verdict) noexcept {
+// Why the batch lane does not take the request, or Reason::ok where it does.
+Reason Runtime::refusal(const Request& request, int64_t finish_by_ns) noexcept {
+    if (closing_.load(std::memory_order_seq_cst)) return Reason::closing;
+    if (request.deadline_ns <= request.asked_ns) return Reason::late;
+    if (!warm_.load(std::memory_order_acquire)) return Reason::stalled;
+    const Verdict verdict = policy_.admit(request.asked_ns, finish_by_ns, request.priority);
     switch (verdict) {
+        case Verdict::admit: break;
         case Verdict::full: return Reason::full;
         case Verdict::stalled: return Reason::stalled;
-        default: return Reason::late;
+        case Verdict::shed: return Reason::shed;
+        case Verdict::late: return Reason::late;
     }
+    // Last, because its yes may be the one probe of a rest, and must not be thrown away.
+    return request.deployment->breaker().allows(request.asked_ns) ? Reason::ok : Reason::breaker_open;
 }
 
-}  // namespace
-
-uint32_t Runtime::submit(const void* row, int64_t started_ns, int64_t deadline_ns, Completions* completions,
-                         Group* group, void* user, bool wake, Outcome* refused, double* out) {
-    Deployment* deployment = retain_current();
-    const bool loop = completions != nullptr;
+uint32_t Runtime::submit(const Request& request, const Asker& asker, Outcome* refused, double* out) {
+    const bool loop = asker.completions != nullptr;
     std::atomic<uint32_t>& waiting = loop ? async_waiting_ : sync_waiting_;
     const Guard& guard = loop ? async_guard_ : sync_guard_;
     const int64_t finish_by =
-        deadline_ns >= NEVER_NS ? NEVER_NS
-                                : guard.rescue_at(started_ns, deadline_ns, waiting.load(std::memory_order_relaxed));
-    const int64_t now = group ? now_ns() : started_ns;  // the rows of a group are queued one after the other
-
-    Reason reason = Reason::closing;
+        request.deadline_ns >= NEVER_NS
+            ? NEVER_NS
+            : guard.rescue_at(request.asked_ns, request.deadline_ns, waiting.load(std::memory_order_relaxed),
+                              request.hedge);
+    Reason reason = refusal(request, finish_by);
     uint32_t index = NO_SLOT;
-    if (!closing_.load(std::memory_order_seq_cst)) {
-        const Verdict verdict = deadline_ns <= started_ns ? Verdict::late : policy_.admit(now, finish_by);
-        reason = refusal(verdict);
-        if (verdict == Verdict::admit && (index = slots_.acquire()) == NO_SLOT) reason = Reason::full;
-    }
+    if (reason == Reason::ok && (index = slots_.acquire()) == NO_SLOT) reason = Reason::full;
     if (index == NO_SLOT) {
-        policy_.refused(now);
-        *refused = answer_without_primary(*deployment, row, started_ns, deadline_ns, reason, out);
-        deployment->release();
+        if (reason != Reason::breaker_open) policy_.refused(request.asked_ns);
+        *refused = answer_without_primary(request, reason, out);
         return NO_SLOT;
     }
-
-    Slot& slot = slots_[index];
-    slot.started_ns = started_ns;
-    slot.deadline_ns = deadline_ns;
-    slot.finish_by_ns = finish_by;
-    slot.queued_ns = now;
-    slot.predicted_ns = policy_.predicted_finish_ns(now, finish_by);
-    slot.deployment = deployment;
-    slot.completions = completions;
-    slot.group = group;
-    slot.user = user;
-    slot.id = next_id();
-    slot.bucket = policy_.enter(now, finish_by);
-    std::memcpy(slots_.row(index), row, limits_.row_bytes);
+    fill(index, request, asker, finish_by);
     waiting.fetch_add(1, std::memory_order_relaxed);
+    Slot& slot = slots_[index];
     const uint32_t generation = generation_of(slot.word.load(std::memory_order_relaxed));
     slot.word.store(state_word(generation, State::queued), std::memory_order_release);
     // The executor first: it starts while this thread still sees to the rescue, which has time until finish_by.
-    if (submitted_.push(slots_, index, &Slot::next) && wake) wake_executor();
-    if (loop && finish_by < NEVER_NS) watch({finish_by, index, generation});
+    submitted_.push(slots_, index, &Slot::next);
+    if (asker.wake && !announced.load(std::memory_order_seq_cst)) executors_->announce(*this);
+    if (loop && finish_by < NEVER_NS) executors_->rescuer().watch({finish_by, this, index, generation});
     // A close() that missed this request in its last look has set closing_ before it looked.
     if (closing_.load(std::memory_order_seq_cst)) rescue(index, generation, Reason::closing);
     return index;
 }
 
-bool Runtime::submit_many(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
-                          Completions* completions, Group* group, void* user, uint32_t* slots, Outcome* outcomes,
-                          double* out) {
+void Runtime::fill(uint32_t index, const Request& request, const Asker& asker, int64_t finish_by_ns) noexcept {
+    Slot& slot = slots_[index];
+    slot.started_ns = request.started_ns;
+    slot.deadline_ns = request.deadline_ns;
+    slot.finish_by_ns = finish_by_ns;
+    slot.queued_ns = request.asked_ns;
+    slot.predicted_ns = policy_.predicted_finish_ns(request.asked_ns, finish_by_ns, request.priority);
+    request.deployment->retain();
+    slot.deployment = request.deployment;
+    slot.completions = asker.completions;
+    slot.group = asker.group;
+    slot.user = asker.user;
+    slot.id = next_id();
+    slot.ticket = policy_.enter(request.asked_ns, finish_by_ns, request.priority);
+    std::memcpy(slots_.row(index), request.row, limits_.row_bytes);
+    if (!request.hedge || !request.deployment->has_fallback()) return;
+    double* spare = slots_.rescue_out(index);
+    const int status =
+        request.deployment->score_fallback(request.row, 1, detail::thread_scratch(limits_.n_features), spare);
+    slot.hedged = status == ENGINE_SCORE_OK && usable(spare);
+}
+
+bool Runtime::submit_many(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
+                          const Asker& asker, uint32_t* slots, Outcome* outcomes, double* out) {
     const auto* bytes = static_cast<const std::byte*>(rows);
+    Group* group = asker.group;
+    Request one = request;
+    Asker unwoken = asker;
+    unwoken.wake = false;
     // One count more than rows, held until the end: nobody can find the group complete while it is being filled.
     group->remaining.store(n + 1, std::memory_order_relaxed);
     uint32_t settled = 1;
     for (uint32_t i = 0; i < n; ++i) {
-        slots[i] = submit(bytes + size_t{i} * limits_.row_bytes, started_ns, deadlines_ns[i], completions, group, user,
-                          false, &outcomes[i], out + size_t{i} * limits_.n_outputs);
+        one.row = bytes + size_t{i} * limits_.row_bytes;
+        one.deadline_ns = deadlines_ns[i];
+        one.asked_ns = now_ns();  // the rows are queued one after the other
+        slots[i] = submit(one, unwoken, &outcomes[i], out + size_t{i} * limits_.n_outputs);
         if (slots[i] == NO_SLOT) ++settled;
         else group->first = slots[i];
         if ((i + 1) % limits_.batch_rows_max == 0) kick();
@@ -261,37 +298,44 @@ bool Runtime::submit_many(const void* rows, uint32_t n, int64_t started_ns, cons
 }
 
 void Runtime::kick() noexcept {
-    if (!submitted_.empty()) wake_executor();
+    if (!submitted_.empty()) executors_->announce(*this);
 }
 
-void Runtime::wake_executor() noexcept {
-    if (parked_.load(std::memory_order_seq_cst) == 0) return;
-    work_.fetch_add(1, std::memory_order_seq_cst);
-    detail::futex_wake(work_, 1);
+bool Runtime::is_live(uint32_t index, uint32_t generation) noexcept {
+    const uint32_t word = slots_[index].word.load(std::memory_order_acquire);
+    return generation_of(word) == generation && engine::is_live(word);
 }
 
 // Moves a live slot to `rescue`: from here on its answer is this thread's to give.
-bool Runtime::take_from_executors(uint32_t index, uint32_t generation) noexcept {
+bool Runtime::take_from_executors(uint32_t index, uint32_t generation, bool* was_running) noexcept {
     Slot& slot = slots_[index];
     uint32_t word = slot.word.load(std::memory_order_acquire);
-    while (generation_of(word) == generation && is_live(word)) {
+    while (generation_of(word) == generation && engine::is_live(word)) {
         if (!slot.word.compare_exchange_weak(word, state_word(generation, State::rescue), std::memory_order_acq_rel))
             continue;
-        if (state_of(word) == State::queued) policy_.leave(slot.bucket);
+        if (state_of(word) == State::queued) policy_.leave(slot.ticket);
+        else if (was_running != nullptr) *was_running = true;
         return true;
     }
     return false;
 }
 
 void Runtime::rescue(uint32_t index, uint32_t generation, Reason reason) {
-    if (take_from_executors(index, generation)) finish_rescue(index, generation, reason);
+    bool was_running = false;
+    if (!take_from_executors(index, generation, &was_running)) return;
+    finish_rescue(index, generation, reason);
+    if (was_running && reason == Reason::timeout) executors_->suspect(*this);
 }
 
 // The slot is in `rescue` and ours.
 void Runtime::finish_rescue(uint32_t index, uint32_t generation, Reason reason) {
     Slot& slot = slots_[index];
-    slot.by_rescue = fallback_or_default(*slot.deployment, slots_.row(index), slot.deadline_ns, reason,
-                                         slots_.rescue_out(index));
+    if (slot.hedged && !(limits_.errors_to_default && is_failure(reason))) {
+        slot.by_rescue = {now_ns(), Source::fallback, reason};
+    } else {
+        slot.by_rescue = fallback_or_default(*slot.deployment, slots_.row(index), slot.deadline_ns, reason,
+                                             slots_.rescue_out(index));
+    }
     slot.word.store(state_word(generation, State::rescued), std::memory_order_release);
     settle_and_signal(index);
 }
@@ -322,8 +366,8 @@ Completions* Runtime::settle(uint32_t index) noexcept {
 // Watches for the answer where one is about to come and sleeping is dear. False when it did not come.
 bool Runtime::answer_comes(const Slot& slot) const noexcept {
     if (!answers_soon()) return false;
-    const int64_t until = std::min(now_ns() + watch_ns(), slot.finish_by_ns);
-    while (is_live(slot.word.load(std::memory_order_acquire))) {
+    const int64_t until = std::min(now_ns() + executors_->watch_ns(), slot.finish_by_ns);
+    while (engine::is_live(slot.word.load(std::memory_order_acquire))) {
         if (now_ns() >= until) return false;
         sched_yield();
     }
@@ -369,7 +413,7 @@ bool Runtime::wait_group(Group& group, const std::vector<uint32_t>& slots) {
         std::erase_if(open, [&](uint32_t index) {
             Slot& slot = slots_[index];
             const uint32_t word = slot.word.load(std::memory_order_acquire);
-            if (!is_live(word)) return true;
+            if (!engine::is_live(word)) return true;
             if (slot.finish_by_ns <= now) {
                 rescue(index, generation_of(word), Reason::timeout);
                 return true;
@@ -392,8 +436,8 @@ bool Runtime::wait_group(Group& group, const std::vector<uint32_t>& slots) {
 Outcome Runtime::outcome(uint32_t index) noexcept {
     const Slot& slot = slots_[index];
     const Side& side = slot.answer();
-    return {slot.id, slot.deployment->number(), slot.started_ns, slot.deadline_ns, side.ready_ns, side.source,
-            side.reason};
+    return {slot.id,       slot.deployment->number(), slot.started_ns, slot.deadline_ns,
+            side.ready_ns, side.source,               side.reason,     slot.ticket.priority};
 }
 
 void Runtime::give_back(uint32_t index) noexcept {
@@ -401,14 +445,26 @@ void Runtime::give_back(uint32_t index) noexcept {
     slots_.drop_reference(index);
 }
 
-void Runtime::abandon(uint32_t index) noexcept {
-    take_from_executors(index, generation_of(slots_[index].word.load(std::memory_order_acquire)));
-    give_back(index);
+bool Runtime::abandon(uint32_t index) noexcept {
+    const bool unanswered = take_from_executors(index, generation_of(slots_[index].word.load(std::memory_order_acquire)));
+    // An asker that waits by itself is the only one to read the slot; a loop finds an answered one in its completions.
+    if (unanswered || slots_[index].completions == nullptr) give_back(index);
+    return unanswered;
+}
+
+void Runtime::abandon_row(uint32_t index) noexcept {
+    Slot& slot = slots_[index];
+    const uint32_t generation = generation_of(slot.word.load(std::memory_order_acquire));
+    if (!take_from_executors(index, generation)) return;
+    slot.by_rescue = {now_ns(), Source::default_value, Reason::closing};
+    slot.word.store(state_word(generation, State::rescued), std::memory_order_release);
+    settle_and_signal(index);
 }
 
 void Runtime::account(const Outcome& outcome, int64_t returned_ns, bool queued, bool synchronous) noexcept {
     const auto source = static_cast<size_t>(outcome.source);
     counters_.answers[source][static_cast<size_t>(outcome.reason)].fetch_add(1, std::memory_order_relaxed);
+    counters_.classes[static_cast<size_t>(outcome.priority)][source].fetch_add(1, std::memory_order_relaxed);
     counters_.latency_ns[source].record(outcome.ready_ns - outcome.started_ns);
     if (outcome.ready_ns <= outcome.deadline_ns) counters_.on_time_ready.fetch_add(1, std::memory_order_relaxed);
     if (returned_ns <= outcome.deadline_ns) counters_.on_time_returned.fetch_add(1, std::memory_order_relaxed);

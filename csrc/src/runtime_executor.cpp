@@ -1,12 +1,8 @@
-// The executors: threads that form batches by the policy, score them and deliver.
-#include <pthread.h>
-#include <sched.h>
-
+// The runtime on its executors' threads: forming batches by the policy, scoring them, delivering what comes of it.
 #include <algorithm>
-#include <cstdio>
+#include <chrono>
 #include <cstring>
 
-#include "detail/futex.hpp"
 #include "detail/runtime.hpp"
 #include "engine/runtime.hpp"
 
@@ -14,141 +10,126 @@ namespace engine {
 
 namespace {
 
-// A wake-up that takes less is an ordinary one, between processors that are awake.
-constexpr int64_t CHEAP_HANDOFF_NS = 20'000;
-constexpr int64_t WATCH_NS_MAX = 100'000;
+thread_local int64_t working_until = 0;
 
 }  // namespace
 
-Runtime::Executor::Executor(const RuntimeLimits& limits)
+int64_t Runtime::working_until_ns() noexcept { return working_until; }
+
+Runtime::Buffers::Buffers(const RuntimeLimits& limits)
     : batch(limits.batch_rows_max),
       rows(size_t{limits.batch_rows_max} * limits.row_bytes),
       out(size_t{limits.batch_rows_max} * limits.n_outputs),
       scratch(size_t{limits.batch_rows_max} * limits.n_features) {
-    released.reserve(limits.slots);
     owed.reserve(limits.batch_rows_max);
     waited_ns.resize(limits.batch_rows_max);
     predicted_ns.resize(limits.batch_rows_max);
 }
 
-void Runtime::start_threads(const void* rows, uint32_t n_rows) {
-    const std::lock_guard<std::mutex> lock(start_lock_);
-    if (started_ || closing_.load(std::memory_order_acquire)) return;
-    started_ = true;
-    warm_row_count_ = n_rows;
-    warm_rows_.assign(static_cast<const std::byte*>(rows),
-                      static_cast<const std::byte*>(rows) + size_t{n_rows} * limits_.row_bytes);
-    for (uint32_t i = 0; i < limits_.executors; ++i) executors_.push_back(std::make_unique<Executor>(limits_));
-    if (n_rows > 0) policy_.started(0, 1, now_ns());
-    for (uint32_t i = 0; i < limits_.executors; ++i) {
-        threads_.emplace_back([this, i] { executor_loop(i); });
-        char name[16];
-        std::snprintf(name, sizeof name, "engine-exec-%u", i % 100);
-        pthread_setname_np(threads_.back().native_handle(), name);
-    }
-    rescue_thread_ = std::thread([this] { rescue_loop(); });
-    pthread_setname_np(rescue_thread_.native_handle(), "engine-rescue");
-}
-
-void Runtime::executor_loop(uint32_t number) {
-    Executor& executor = *executors_[number];
-    const detail::PreciseTimers precise;
-    if (number == 0 && warm_row_count_ > 0) {
-        calibrate(warm_rows_.data(), warm_row_count_);
-        const std::lock_guard<std::mutex> lock(executors_lock_);
-        policy_.finished(0, 1, now_ns(), false);
-    }
-    if (number == 0) warm_.store(true, std::memory_order_release);
-    bool slept = false;
-    for (;;) {
-        const uint32_t seen = work_.load(std::memory_order_seq_cst);
-        const bool closing = closing_.load(std::memory_order_seq_cst);
-        const int64_t now = now_ns();
-        const Forming forming = next_batch(executor, number, now, closing);
-        for (const Entry& entry : executor.released)
-            let_go(entry, closing ? Reason::closing : Reason::released);
-        executor.released.clear();
-        if (forming.rows > 0) {
-            if (slept) handoff_.record(now - slots_[executor.batch[0].slot].queued_ns, now);
-            run_batch(executor, number, forming.rows);
-        } else if (closing) {
-            break;
-        }
-        slept = forming.rows == 0 && park(forming, seen);
-    }
-    executor.ended.store(true, std::memory_order_release);
-    detail::futex_wake(work_, INT32_MAX);
-}
-
-// Under the lock: submissions into the queue, a batch out of it. While closing everything is let go.
-Forming Runtime::next_batch(Executor& executor, uint32_t number, int64_t now, bool closing) noexcept {
-    const std::lock_guard<std::mutex> lock(executors_lock_);
+void Runtime::take_submissions(int64_t now) noexcept {
     for (uint32_t i = submitted_.take_all(slots_, &Slot::next); i != NO_SLOT;) {
-        const uint32_t next = slots_[i].next.load(std::memory_order_relaxed);
-        policy_.push({slots_[i].finish_by_ns, i, generation_of(slots_[i].word.load(std::memory_order_relaxed))}, now);
+        const Slot& slot = slots_[i];
+        const uint32_t next = slot.next.load(std::memory_order_relaxed);
+        const uint32_t generation = generation_of(slot.word.load(std::memory_order_relaxed));
+        policy_.push({slot.finish_by_ns, i, generation, slot.ticket.priority}, now);
         i = next;
     }
     const uint64_t depth = policy_.depth();
     if (depth > counters_.queue_depth_max.load(std::memory_order_relaxed))
         counters_.queue_depth_max.store(depth, std::memory_order_relaxed);
+}
+
+Forming Runtime::form_batch(Executors::Thread& executor, int64_t now) noexcept {
     const auto claim = [&](const Entry& entry) {
         Slot& slot = slots_[entry.slot];
         uint32_t queued = state_word(entry.generation, State::queued);
         if (slot.word.compare_exchange_strong(queued, state_word(entry.generation, State::running),
                                               std::memory_order_acq_rel)) {
-            policy_.leave(slot.bucket);
+            policy_.leave(slot.ticket);
             return Claim::taken;
         }
         slots_.drop_reference(entry.slot);
         return Claim::gone;
     };
-    const auto release = [&](const Entry& entry) { executor.released.push_back(entry); };
-    // A closing engine asks for a batch as of the end of time: nothing can finish by then, so everything is released.
-    const Forming forming = policy_.form(closing ? 2 * NEVER_NS : now, executor.batch.data(), claim, release);
-    if (forming.rows > 0) policy_.started(number, forming.rows, now);
-    if (policy_.depth() > 0 && !forming.holding) wake_executor();  // more than one executor's work
+    const auto release = [&](const Entry& entry) {
+        visitors_.fetch_add(1, std::memory_order_relaxed);
+        executor.released.push_back({this, entry});
+    };
+    const Forming forming = policy_.form(now, buffers_[executor.number]->batch.data(), claim, release);
+    if (forming.rows > 0) {
+        visitors_.fetch_add(1, std::memory_order_relaxed);
+        ++batches_running_;
+        policy_.started(executor.number, forming.rows, now);
+    }
     return forming;
 }
 
-void Runtime::run_batch(Executor& executor, uint32_t number, uint32_t rows) {
+void Runtime::run_batch(Executors::Thread& executor, uint32_t rows) {
+    Buffers& buffers = *buffers_[executor.number];
     const int64_t begun = now_ns();
+    int64_t until = NEVER_NS;
     for (uint32_t i = 0; i < rows; ++i) {
-        const uint32_t index = executor.batch[i].slot;
-        std::memcpy(executor.rows.data() + size_t{i} * limits_.row_bytes, slots_.row(index), limits_.row_bytes);
-        executor.waited_ns[i] = begun - slots_[index].queued_ns;
-        executor.predicted_ns[i] = slots_[index].predicted_ns;
+        const uint32_t index = buffers.batch[i].slot;
+        std::memcpy(buffers.rows.data() + size_t{i} * limits_.row_bytes, slots_.row(index), limits_.row_bytes);
+        buffers.waited_ns[i] = begun - slots_[index].queued_ns;
+        buffers.predicted_ns[i] = slots_[index].predicted_ns;
+        until = std::min(until, buffers.batch[i].finish_by_ns);
     }
-    executor.running.store(rows, std::memory_order_release);
+    working_until = until;
     bool all_ok = true;
     int64_t now = begun;
     // Requests of one deployment are scored together; around a swap a batch falls into runs.
     for (uint32_t from = 0; from < rows;) {
-        Deployment* deployment = slots_[executor.batch[from].slot].deployment;
+        Deployment* deployment = slots_[buffers.batch[from].slot].deployment;
         uint32_t to = from + 1;
-        while (to < rows && slots_[executor.batch[to].slot].deployment == deployment) ++to;
-        double* out = executor.out.data() + size_t{from} * limits_.n_outputs;
-        const int status = deployment->score_primary(executor.rows.data() + size_t{from} * limits_.row_bytes, to - from,
-                                                     executor.scratch.data(), out);
-        all_ok &= status == ENGINE_SCORE_OK;
-        now = now_ns();
-        for (uint32_t i = from; i < to; ++i)
-            deliver(executor, executor.batch[i], executor.out.data() + size_t{i} * limits_.n_outputs, status, now);
-        signal_loops(executor);
+        while (to < rows && slots_[buffers.batch[to].slot].deployment == deployment) ++to;
+        all_ok &= score_run(buffers, from, to, &now) == 0;
         from = to;
     }
-    executor.running.store(0, std::memory_order_release);
-    learn(executor, number, rows, now, all_ok);
+    working_until = 0;
+    learn(executor, buffers, rows, now, all_ok);
+    visited();
+}
+
+// Scores rows from … to of the batch, which came under one deployment, and delivers them. Returns how many failed.
+uint32_t Runtime::score_run(Buffers& buffers, uint32_t from, uint32_t to, int64_t* ended_ns) {
+    // Kept here: once its slots are given back, a deployment that was swapped away has no other owner.
+    Deployment* deployment = slots_[buffers.batch[from].slot].deployment;
+    deployment->retain();
+    double* out = buffers.out.data() + size_t{from} * limits_.n_outputs;
+    const int status = deployment->score_primary(buffers.rows.data() + size_t{from} * limits_.row_bytes, to - from,
+                                                 buffers.scratch.data(), out);
+    const int64_t now = now_ns();
+    uint32_t failed = 0;
+    for (uint32_t i = from; i < to; ++i)
+        failed += !deliver(buffers, buffers.batch[i], buffers.out.data() + size_t{i} * limits_.n_outputs, status, now);
+    signal_loops(buffers);
+    deployment->breaker().called(to - from, failed, now);
+    deployment->release();
+    *ended_ns = now;
+    return failed;
 }
 
 // What a batch teaches, once its answers are on their way: nobody waits for this.
-void Runtime::learn(const Executor& executor, uint32_t number, uint32_t rows, int64_t now, bool all_ok) noexcept {
+void Runtime::learn(Executors::Thread& executor, const Buffers& buffers, uint32_t rows, int64_t now,
+                    bool all_ok) noexcept {
     {
-        const std::lock_guard<std::mutex> lock(executors_lock_);
-        policy_.finished(number, rows, now, all_ok);
+        const std::lock_guard<std::mutex> lock(executors_->lock());
+        executor.running.store(nullptr, std::memory_order_release);
+        if (executor.lost.load(std::memory_order_relaxed)) {
+            // Another executor has this one's place, and what this batch took is nobody's measure.
+            if (buffers.lost_in != nullptr) {
+                buffers.lost_in->lost_call_returned();
+                buffers.lost_in->release();
+            }
+            return;
+        }
+        --batches_running_;
+        policy_.finished(executor.number, rows, now, all_ok);
     }
     for (uint32_t i = 0; i < rows; ++i) {
-        policy_.missed_prediction_by(now - executor.predicted_ns[i], now);
-        counters_.queued_ns.record(executor.waited_ns[i]);
+        policy_.missed_prediction_by(now - buffers.predicted_ns[i], now);
+        counters_.queued_ns.record(buffers.waited_ns[i]);
     }
     counters_.batches.fetch_add(1, std::memory_order_relaxed);
     counters_.batch_rows.fetch_add(rows, std::memory_order_relaxed);
@@ -157,27 +138,29 @@ void Runtime::learn(const Executor& executor, uint32_t number, uint32_t rows, in
 
 // One wake-up for all of a loop's answers in the batch, and only once they are all there: a loop that is woken by the
 // first takes them one by one, and so submits, and is batched, one by one.
-void Runtime::signal_loops(Executor& executor) noexcept {
-    for (Completions* loop : executor.owed) loop->signal();
-    executor.owed.clear();
+void Runtime::signal_loops(Buffers& buffers) noexcept {
+    for (Completions* loop : buffers.owed) loop->signal();
+    buffers.owed.clear();
 }
 
-void Runtime::deliver(Executor& executor, const Entry& entry, const double* values, int status, int64_t now) {
+// False where the primary gave no usable answer.
+bool Runtime::deliver(Buffers& buffers, const Entry& entry, const double* values, int status, int64_t now) {
     Slot& slot = slots_[entry.slot];
     uint32_t running = state_word(entry.generation, State::running);
-    if (status == ENGINE_SCORE_OK && detail::all_finite(values, limits_.n_outputs)) {
-        std::copy_n(values, limits_.n_outputs, slots_.primary_out(entry.slot));
-        slot.by_executor = {now, Source::primary, Reason::ok};
-        if (slot.word.compare_exchange_strong(running, state_word(entry.generation, State::primary),
-                                              std::memory_order_acq_rel)) {
-            if (Completions* owed = settle(entry.slot)) executor.owed.push_back(owed);
-        } else {
-            counters_.late_dropped.fetch_add(1, std::memory_order_relaxed);
-        }
-        slots_.drop_reference(entry.slot);
-        return;
+    if (status != ENGINE_SCORE_OK || !usable(values)) {
+        let_go(entry, status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status));
+        return false;
     }
-    let_go(entry, status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status));
+    std::copy_n(values, limits_.n_outputs, slots_.primary_out(entry.slot));
+    slot.by_executor = {now, Source::primary, Reason::ok};
+    if (slot.word.compare_exchange_strong(running, state_word(entry.generation, State::primary),
+                                          std::memory_order_acq_rel)) {
+        if (Completions* owed = settle(entry.slot)) buffers.owed.push_back(owed);
+    } else {
+        counters_.late_dropped.fetch_add(1, std::memory_order_relaxed);
+    }
+    slots_.drop_reference(entry.slot);
+    return true;
 }
 
 void Runtime::let_go(const Entry& entry, Reason reason) {
@@ -191,96 +174,73 @@ void Runtime::fail(const Entry& entry, Reason reason) {
     Slot& slot = slots_[entry.slot];
     if (slot.completions != nullptr || slot.group != nullptr) return rescue(entry.slot, entry.generation, reason);
     uint32_t word = slot.word.load(std::memory_order_acquire);
-    while (generation_of(word) == entry.generation && is_live(word)) {
+    while (generation_of(word) == entry.generation && engine::is_live(word)) {
         slot.by_executor.reason = reason;
         if (!slot.word.compare_exchange_weak(word, state_word(entry.generation, State::failed),
                                              std::memory_order_acq_rel))
             continue;
-        if (state_of(word) == State::queued) policy_.leave(slot.bucket);
+        if (state_of(word) == State::queued) policy_.leave(slot.ticket);
         return settle_and_signal(entry.slot);
     }
 }
 
-// Sleeps until there is work; true when it was woken for some. An executor that holds a batch back has a time to wake at
-// and does not count as parked, so arrivals that only fill its batch cost no wake-up.
-bool Runtime::park(const Forming& forming, uint32_t seen) noexcept {
-    if (forming.holding) {
-        detail::futex_wait_until(work_, seen, forming.wait_until_ns);
-        return false;
-    }
-    if (work_comes(seen)) return false;
-    bool woken = false;
-    parked_.fetch_add(1, std::memory_order_seq_cst);
-    if (submitted_.empty() && !closing_.load(std::memory_order_seq_cst))
-        woken = detail::futex_wait_until(work_, seen, forming.wait_until_ns) == detail::Wait::woken;
-    parked_.fetch_sub(1, std::memory_order_seq_cst);
-    return woken;
+// A batch is given up before a deadline and a half have gone by only where such batches are known to take as long.
+int64_t Runtime::hung_after_ns(uint32_t rows) const noexcept {
+    return std::max(limits_.budget_ns / 2 * 3, 4 * cost_.high_ns(rows));
 }
 
-int64_t Runtime::watch_ns() const noexcept {
-    const int64_t handoff = handoff_.value();
-    return limits_.may_watch && handoff > CHEAP_HANDOFF_NS ? std::min(handoff, WATCH_NS_MAX) : 0;
-}
-
-// Watches for work for as long as a wake-up would take. Others who want this core get it at every look.
-bool Runtime::work_comes(uint32_t seen) noexcept {
-    const int64_t watch = watch_ns();
-    if (watch == 0 || watching_.test_and_set(std::memory_order_acquire)) return false;
-    bool comes = false;
-    for (const int64_t until = now_ns() + watch; !comes && now_ns() < until;) {
-        sched_yield();
-        comes = !submitted_.empty() || work_.load(std::memory_order_relaxed) != seen;
-    }
-    watching_.clear(std::memory_order_release);
-    return comes;
+// Under the executors' lock: the executor's batch and buffers are left to the thread that is stuck with them.
+std::vector<Entry> Runtime::lose_batch(uint32_t executor, uint32_t rows, int64_t now) {
+    std::unique_ptr<Buffers>& buffers = buffers_[executor];
+    std::vector<Entry> batch(buffers->batch.begin(), buffers->batch.begin() + rows);
+    // The slot is the executor's until it drops its reference, so its deployment is still there.
+    buffers->lost_in = slots_[batch[0].slot].deployment;
+    buffers->lost_in->retain();
+    buffers->lost_in->call_lost();
+    buffers->lost_in->breaker().trip(now);
+    lost_buffers_.push_back(std::move(buffers));
+    buffers = std::make_unique<Buffers>(limits_);
+    --batches_running_;
+    policy_.gave_up(executor);
+    return batch;
 }
 
 uint32_t Runtime::close(int64_t patience_ns) noexcept {
     {
-        const std::lock_guard<std::mutex> lock(start_lock_);
+        const std::lock_guard<std::mutex> not_starting(start_lock_);
         closing_.store(true, std::memory_order_seq_cst);
     }
+    if (!started_.load(std::memory_order_acquire)) return 0;
     let_go_of_queue();  // at once: an executor may be a long time in its batch, or for ever
     const int64_t until = patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns;
-    uint32_t stuck = 0;
-    for (size_t i = 0; i < threads_.size(); ++i) {
-        if (!threads_[i].joinable()) continue;
-        for (;;) {
-            const uint32_t seen = work_.fetch_add(1, std::memory_order_seq_cst) + 1;
-            detail::futex_wake(work_, INT32_MAX);
-            if (executors_[i]->ended.load(std::memory_order_acquire) || now_ns() >= until) break;
-            detail::futex_wait_until(work_, seen, std::min(until, now_ns() + 5'000'000));
-        }
-        if (executors_[i]->ended.load(std::memory_order_acquire)) {
-            threads_[i].join();
+    uint32_t stuck = executors_->detach(*this, patience_ns);
+    let_go_of_queue();  // what was on its way in while we set `closing`
+    executors_->rescuer().forget(*this);
+    if (warming_.joinable()) {
+        while (!warming_ended_.load(std::memory_order_acquire) && now_ns() < until)
+            std::this_thread::sleep_for(std::chrono::microseconds(200));
+        if (warming_ended_.load(std::memory_order_acquire)) {
+            warming_.join();
         } else {
-            threads_[i].detach();
-            free_askers_of(*executors_[i]);
+            warming_.detach();
             ++stuck;
         }
     }
-    let_go_of_queue();  // what was on its way in while we set `closing`
-    if (rescue_thread_.joinable()) {
-        last_call_.store(true, std::memory_order_seq_cst);
-        timers_word_.fetch_add(1, std::memory_order_seq_cst);
-        detail::futex_wake(timers_word_, 1);
-        rescue_thread_.join();
-    }
+    if (owns_executors_) executors_->stop(patience_ns);
     return stuck;
 }
 
-// The batch of an executor that never came back: its askers get their fallback now, whatever their deadlines. The
-// executor keeps its references, so the slots stay out of use.
-void Runtime::free_askers_of(Executor& executor) noexcept {
-    const uint32_t rows = executor.running.load(std::memory_order_acquire);
-    for (uint32_t i = 0; i < rows; ++i) fail(executor.batch[i], Reason::closing);
-}
-
 void Runtime::let_go_of_queue() noexcept {
-    if (executors_.empty()) return;
-    Executor leftovers(limits_);
-    next_batch(leftovers, 0, now_ns(), true);
-    for (const Entry& entry : leftovers.released) let_go(entry, Reason::closing);
+    std::vector<Entry> left;
+    {
+        const std::lock_guard<std::mutex> lock(executors_->lock());
+        take_submissions(now_ns());
+        // As of the end of time nothing can finish in time, so everything is released.
+        Entry none;
+        policy_.form(2 * NEVER_NS, &none, [](const Entry&) { return Claim::gone; },
+                     [&](const Entry& entry) { left.push_back(entry); });
+    }
+    for (const Entry& entry : left) let_go(entry, Reason::closing);
 }
 
 }  // namespace engine

@@ -16,22 +16,30 @@ constexpr int64_t CHUNK_TARGET_NS = 500'000;  // how long predict_many goes with
 
 }  // namespace
 
-// Hot: once per request. The caller must keep the current deployment from being swapped meanwhile (the GIL does).
-Outcome Runtime::predict_inline(const void* row, int64_t started_ns, int64_t deadline_ns, double* out) {
-    Deployment& deployment = *current();
-    if (started_ns + inline_cost_.high_ns(1) > deadline_ns || deadline_ns <= started_ns)
-        return answer_without_primary(deployment, row, started_ns, deadline_ns, Reason::late, out);
+// Hot: once per request.
+Outcome Runtime::predict_inline(const Request& request, double* out) {
+    Deployment& deployment = *request.deployment;
+    const int64_t asked = request.asked_ns;
+    if (asked + inline_cost_.high_ns(1) > request.deadline_ns || request.deadline_ns <= asked)
+        return answer_without_primary(request, Reason::late, out);
+    Breaker& breaker = deployment.breaker();
+    if (!breaker.allows(asked)) return answer_without_primary(request, Reason::breaker_open, out);
     float* scratch = deployment.float64_rows() ? detail::thread_scratch(limits_.n_features) : nullptr;
-    const int status = deployment.score_primary(row, 1, scratch, out);
+    const int status = deployment.score_primary(request.row, 1, scratch, out);
     const int64_t now = now_ns();
-    const int64_t took = now - started_ns;
-    if (inline_calls_.fetch_add(1, std::memory_order_relaxed) % OBSERVE_EVERY == 0) observe_inline(1, took);
-    if (took > limits_.budget_ns) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
-    if (status == ENGINE_SCORE_OK && detail::all_finite(out, limits_.n_outputs))
-        return {next_id(), deployment.number(), started_ns, deadline_ns, now, Source::primary, Reason::ok};
+    const bool sampled = inline_calls_.fetch_add(1, std::memory_order_relaxed) % OBSERVE_EVERY == 0;
+    if (sampled) observe_inline(1, now - asked);
+    if (now - asked > limits_.budget_ns) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
+    if (status == ENGINE_SCORE_OK && usable(out)) {
+        if (sampled || !breaker.untroubled()) breaker.called(sampled ? OBSERVE_EVERY : 1, 0, now);
+        return {next_id(), deployment.number(), request.started_ns, request.deadline_ns,
+                now,       Source::primary,     Reason::ok,         request.priority};
+    }
+    breaker.called(1, 1, now);
     const Reason reason = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status);
-    const Side side = fallback_or_default(deployment, row, deadline_ns, reason, out);
-    return {next_id(), deployment.number(), started_ns, deadline_ns, side.ready_ns, side.source, side.reason};
+    const Side side = fallback_or_default(deployment, request.row, request.deadline_ns, reason, out);
+    return {next_id(),     deployment.number(), request.started_ns, request.deadline_ns,
+            side.ready_ns, side.source,         side.reason,        request.priority};
 }
 
 // One observer at a time; whoever comes second has nothing to add.
@@ -49,6 +57,9 @@ struct Runtime::ManyInline {
     const std::byte* rows;
     const int64_t* deadlines_ns;
     int64_t started_ns;
+    int64_t asked_ns;
+    Priority priority;
+    bool open;                        // the primary's breaker was open when the call came
     Outcome* outcomes;
     double* out;
     std::vector<uint32_t> order;      // row numbers, earliest deadline first; empty where they come in that order
@@ -72,13 +83,14 @@ struct Runtime::ManyInline {
         latest_ns.resize(n + 1, NEVER_NS);
         for (uint32_t i = n; i-- > 0;) {
             const int64_t deadline = deadlines_ns[row(i)];
-            const int64_t finish_by = std::min(runtime.sync_guard_.rescue_at(started_ns, deadline, 0), deadline - reserve_ns);
+            const int64_t finish_by = std::min(runtime.sync_guard_.rescue_at(asked_ns, deadline, 0, false), deadline - reserve_ns);
             latest_ns[i] = std::min(finish_by, latest_ns[i + 1] - fallback_ns);
         }
     }
 
     // How many rows from the i-th on the primary may take now; 0 when it must leave the i-th to the fallback.
     uint32_t chunk_at(uint32_t i, uint32_t n, int64_t now) const noexcept {
+        if (open) return 0;
         const CostModel& cost = runtime.inline_cost_;
         uint32_t chunk = order.empty() ? n - i : std::min(n - i, runtime.limits_.batch_rows_max);
         while (chunk > 1 && cost.high_ns(chunk) > CHUNK_TARGET_NS) chunk /= 2;
@@ -92,8 +104,8 @@ struct Runtime::ManyInline {
     }
 
     void settle(uint32_t at, const Side& side) noexcept {
-        outcomes[at] = {runtime.next_id(), deployment.number(), started_ns, deadlines_ns[at],
-                        side.ready_ns,     side.source,         side.reason};
+        outcomes[at] = {runtime.next_id(), deployment.number(), started_ns,  deadlines_ns[at],
+                        side.ready_ns,     side.source,         side.reason, priority};
     }
 
     void rescue(uint32_t at, Reason reason) {
@@ -106,21 +118,22 @@ struct Runtime::ManyInline {
     // overload most rows end here, and a forest scores sixteen rows in the time of a few.
     uint32_t rescue_run(uint32_t i, uint32_t n, int64_t now) {
         const RuntimeLimits& limits = runtime.limits_;
-        const auto waits = [&](uint32_t k) { return deadlines_ns[row(k)] > now && !allows(k, 1, now); };
+        const auto waits = [&](uint32_t k) { return deadlines_ns[row(k)] > now && (open || !allows(k, 1, now)); };
+        const Reason reason = open ? Reason::breaker_open : Reason::late;
         uint32_t run = 0;
-        if (order.empty() && deployment.has_fallback())
+        if (order.empty() && deployment.has_fallback() && !(open && runtime.limits_.errors_to_default))
             while (run < FALLBACK_ROWS && i + run < n && waits(i + run)) ++run;
         if (run < 2 || !runtime.sync_guard_.time_for_fallback(now, deadlines_ns[i], run)) {
-            rescue(row(i), deadlines_ns[row(i)] <= now ? Reason::expired : Reason::late);
+            rescue(row(i), deadlines_ns[row(i)] <= now ? Reason::expired : reason);
             return 1;
         }
         double* values_out = out + size_t{i} * limits.n_outputs;
         const int status = deployment.score_fallback(rows + size_t{i} * limits.row_bytes, run, scratch, values_out);
         const int64_t ended = now_ns();
         for (uint32_t k = 0; k < run; ++k) {
-            if (status == ENGINE_SCORE_OK && detail::all_finite(values_out + size_t{k} * limits.n_outputs, limits.n_outputs))
-                settle(i + k, {ended, Source::fallback, Reason::late});
-            else rescue(i + k, Reason::late);  // alone, to learn which of them it is
+            if (status == ENGINE_SCORE_OK && runtime.usable(values_out + size_t{k} * limits.n_outputs))
+                settle(i + k, {ended, Source::fallback, reason});
+            else rescue(i + k, reason);  // alone, to learn which of them it is
         }
         return run;
     }
@@ -143,28 +156,32 @@ struct Runtime::ManyInline {
         if (ended - now > limits.budget_ns)
             runtime.counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
         runtime.observe_inline(chunk, ended - now);
+        uint32_t failed = 0;
         for (uint32_t k = 0; k < chunk; ++k) {
             const uint32_t at = row(i + k);
             const double* value = chunk_out + k * width;
-            if (status != ENGINE_SCORE_OK || !detail::all_finite(value, limits.n_outputs)) {
+            if (status != ENGINE_SCORE_OK || !runtime.usable(value)) {
+                ++failed;
                 rescue(at, status ? detail::reason_of(status) : Reason::primary_not_finite);
                 continue;
             }
             if (!order.empty()) std::copy_n(value, width, out + at * width);
             settle(at, {ended, Source::primary, Reason::ok});
         }
+        deployment.breaker().called(chunk, failed, ended);
         return ended;
     }
 };
 
-void Runtime::predict_many_inline(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
+void Runtime::predict_many_inline(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
                                   int64_t reserve_ns, Outcome* outcomes, double* out) {
-    Deployment* deployment = retain_current();
+    Deployment& deployment = *request.deployment;
+    const bool open = n > 0 && !deployment.breaker().allows(request.asked_ns);
     float* scratch = detail::thread_scratch(size_t{n} * limits_.n_features);
-    ManyInline call{*this, *deployment, static_cast<const std::byte*>(rows), deadlines_ns, started_ns, outcomes, out,
-                    {},    {},          {}, {}, scratch};
+    ManyInline call{*this, deployment, static_cast<const std::byte*>(rows), deadlines_ns, request.started_ns,
+                    request.asked_ns, request.priority, open, outcomes, out, {}, {}, {}, {}, scratch};
     call.plan(n, reserve_ns);
-    int64_t now = started_ns;
+    int64_t now = request.asked_ns;
     for (uint32_t i = 0; i < n;) {
         if (const uint32_t chunk = call.chunk_at(i, n, now); chunk > 0) {
             now = call.score(i, chunk, now);
@@ -174,7 +191,6 @@ void Runtime::predict_many_inline(const void* rows, uint32_t n, int64_t started_
         i += call.rescue_run(i, n, now);
         now = now_ns();
     }
-    deployment->release();
 }
 
 }  // namespace engine

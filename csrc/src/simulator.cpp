@@ -214,7 +214,7 @@ void Simulator::enqueue(uint32_t index) {
     slot.predicted_ns = policy_.predicted_finish_ns(now_ns_, request.finish_by_ns);
     slot.deployment = request.deployment;
     slot.user = reinterpret_cast<void*>(uintptr_t{index});
-    slot.bucket = policy_.enter(now_ns_, request.finish_by_ns);
+    slot.ticket = policy_.enter(now_ns_, request.finish_by_ns);
     *static_cast<double*>(slots_.row(request.slot)) = static_cast<double>(request.number);
     slot.word.store(state_word(request.generation, State::queued), std::memory_order_release);
     ++queued_;

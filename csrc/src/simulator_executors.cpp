@@ -79,7 +79,7 @@ Claim Simulator::claim(const Entry& entry, Batch& batch) {
     if (sabotaged(Invariant::claimed_once)) audit_.claimed(number);
     const bool too_late = sabotaged(Invariant::in_time_to_start) || now_ns_ > slot.finish_by_ns;
     audit_.expect(!too_late, Invariant::in_time_to_start, number);
-    if (!sabotaged(Invariant::counts_agree)) policy_.leave(slot.bucket);
+    if (!sabotaged(Invariant::counts_agree)) policy_.leave(slot.ticket);
     --queued_;
     ++running_;
     if (batch.rows < plan_.batch_rows_max) batch.predicted_ns[batch.rows] = slot.predicted_ns;

@@ -13,7 +13,7 @@ bool Simulator::take_from_executors(const Entry& entry) {
     if (generation_of(word) != entry.generation || !is_live(word)) return false;
     slot.word.store(state_word(entry.generation, State::rescue), std::memory_order_release);
     if (state_of(word) == State::queued) {
-        policy_.leave(slot.bucket);
+        policy_.leave(slot.ticket);
         --queued_;
     } else {
         --running_;

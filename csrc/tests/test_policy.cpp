@@ -164,7 +164,7 @@ TEST(verdicts) {
     CHECK(b.policy.admit(NOW + 2'000, NOW + 3'000) == Verdict::late);
     CHECK(b.policy.admit(NOW + 2'001, NOW + 3'000) == Verdict::stalled);  // twice the 1000 it surely needs
     CHECK(b.policy.admit(NOW + 2'001, NOW + 100'000) == Verdict::admit);
-    const uint16_t first = b.policy.enter(NOW, NOW + 100'000);
+    const Ticket first = b.policy.enter(NOW, NOW + 100'000);
     b.policy.enter(NOW, NOW + 100'000);
     CHECK(b.policy.admit(NOW, NOW + 100'000) == Verdict::full);
     b.policy.leave(first);
@@ -217,26 +217,81 @@ TEST(finish_counts_by_bucket) {
     constexpr int64_t BUCKET = int64_t{1} << FinishCounts::SHIFT;
     FinishCounts counts;
     CHECK(counts.before(0, BUCKET) == 0);
-    const uint16_t near = counts.add(0, BUCKET);
-    CHECK(near == 1);
+    CHECK(FinishCounts::bucket(0, BUCKET) == 1);
+    CHECK(FinishCounts::bucket(0, 510 * BUCKET) == 510);
+    CHECK(FinishCounts::bucket(0, 511 * BUCKET) == FinishCounts::FAR);
+    counts.add(1, 1);
     CHECK(counts.before(0, BUCKET - 1) == 0 && counts.before(0, BUCKET) == 1);
-    CHECK(counts.add(0, 510 * BUCKET) == 510);
-    CHECK(counts.add(0, 511 * BUCKET) == FinishCounts::FAR);
-    CHECK(counts.total() == 3);
+    counts.add(510, 1);
+    counts.add(FinishCounts::FAR, 5);
+    CHECK(counts.total() == 7);
     CHECK(counts.before(0, 510 * BUCKET) == 2);
-    CHECK(counts.before(0, 511 * BUCKET) == 3);  // past the horizon everything is before
-    counts.remove(near);
-    counts.remove(510);
-    counts.remove(FinishCounts::FAR);
+    CHECK(counts.before(0, 511 * BUCKET) == 7);  // past the horizon everything is before
+    counts.remove(1, 1);
+    counts.remove(510, 1);
+    counts.remove(FinishCounts::FAR, 5);
     CHECK(counts.total() == 0 && counts.before(0, 1'000 * BUCKET) == 0);
 }
 
 TEST(finish_counts_go_round_their_ring) {
     constexpr int64_t BUCKET = int64_t{1} << FinishCounts::SHIFT;
     FinishCounts counts;
-    CHECK(counts.add(600 * BUCKET, 610 * BUCKET) == 98);  // 610 - 512
+    CHECK(FinishCounts::bucket(600 * BUCKET, 610 * BUCKET) == 98);  // 610 - 512
+    counts.add(98, 1);
     CHECK(counts.before(600 * BUCKET, 609 * BUCKET) == 0);
     CHECK(counts.before(600 * BUCKET, 610 * BUCKET) == 1);
+}
+
+TEST(classes_make_no_difference_while_there_is_time_for_all) {
+    Bench b;
+    b.policy.push({NOW + 20'000, 0, 0, Priority::critical}, NOW);
+    b.policy.push({NOW + 10'000, 1, 0, Priority::sheddable}, NOW);
+    b.policy.push({NOW + 15'000, 2, 0, Priority::normal}, NOW);
+    CHECK(b.form().rows == 3);
+    CHECK(b.batch[0].slot == 1 && b.batch[1].slot == 2 && b.batch[2].slot == 0);
+}
+
+// The executor is busy until NOW + 1500, and 8 rows of `lower` that are due earlier are queued.
+struct Crowd : Bench {
+    explicit Crowd(Priority lower) {
+        policy.started(0, 8, NOW);
+        for (uint32_t slot = 0; slot < 8; ++slot) {
+            policy.enter(NOW, NOW + 3'200, lower);
+            policy.push({NOW + 3'200, slot, 0, lower}, NOW);
+        }
+    }
+};
+
+TEST(a_more_important_request_takes_the_place_of_others) {
+    // Behind the eight it would be done at 3800 and may be until 3500: too late, but for those that give way.
+    for (const auto& [lower, upper] : {std::pair{Priority::sheddable, Priority::normal},
+                                      std::pair{Priority::normal, Priority::critical}}) {
+        Crowd b(lower);
+        CHECK(b.policy.admit(NOW, NOW + 3'500, lower) == Verdict::late);
+        CHECK(b.policy.admit(NOW, NOW + 3'500, upper) == Verdict::admit);
+        b.policy.push({NOW + 3'500, 100, 0, upper}, NOW);
+        CHECK(b.policy.admit(NOW, NOW + 2'000, Priority::sheddable) == Verdict::shed);
+        b.policy.finished(0, 8, NOW + 1'500, true);
+        // A batch of all nine would not be done before 3200: it is formed around the important one.
+        CHECK(b.form(NOW + 1'500).rows >= 1);
+        CHECK(b.batch[0].slot == 100);
+    }
+}
+
+TEST(a_lower_class_that_cannot_wait_for_a_filled_batch_gives_way) {
+    Crowd b(Priority::sheddable);
+    CHECK(b.policy.admit(NOW, NOW + 3'500, Priority::critical) == Verdict::admit);
+    for (uint32_t slot = 100; slot < 104; ++slot) b.policy.push({NOW + 30'000, slot, 0, Priority::critical}, NOW);
+    b.policy.finished(0, 8, NOW + 1'500, true);
+    const Forming forming = b.form(NOW + 1'500);  // a batch of eight ends at 3000, or 3375 at the worst
+    CHECK(forming.rows == 4 && b.batch[0].slot == 100);
+    CHECK(b.released.size() == 8);
+}
+
+TEST(critical_requests_are_never_shed_for_others) {
+    Crowd b(Priority::critical);
+    CHECK(b.policy.admit(NOW, NOW + 3'500, Priority::critical) == Verdict::late);
+    CHECK(b.policy.admit(NOW, NOW + 3'500, Priority::sheddable) == Verdict::late);
 }
 
 TEST(the_door_needs_no_lock) {

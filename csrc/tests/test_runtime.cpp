@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -54,17 +55,29 @@ struct House {
     Deployment* deployment;
     std::unique_ptr<Runtime> runtime;
 
-    explicit House(uint32_t slots = 256, uint32_t executors = 1, bool with_fallback = true) {
+    explicit House(uint32_t slots = 256, uint32_t executors = 1, bool with_fallback = true)
+        : House(limits_of(slots), Executors::make(options_of(executors)), true, with_fallback) {}
+    House(const RuntimeLimits& limits, std::shared_ptr<Executors> executors, bool owns, bool with_fallback = true) {
         fallback.offset = 1000.0;
         const engine_scorer first = primary.scorer(), second = fallback.scorer();
         deployment = new Deployment(first, with_fallback ? &second : nullptr, false, 1);
+        runtime = std::make_unique<Runtime>(limits, std::move(executors), owns);
+    }
+    static ExecutorOptions options_of(uint32_t threads) {
+        ExecutorOptions options;
+        options.threads = threads;
+        return options;
+    }
+    static RuntimeLimits limits_of(uint32_t slots) {
         RuntimeLimits limits;
         limits.slots = slots;
         limits.batch_rows_max = 16;
-        limits.executors = executors;
         limits.row_bytes = 8;
         limits.n_features = 2;
-        runtime = std::make_unique<Runtime>(limits, deployment);
+        return limits;
+    }
+    Request request(const void* row, int64_t now, int64_t deadline_ns) const {
+        return {deployment, row, now, now, deadline_ns};
     }
     ~House() {
         runtime.reset();
@@ -74,17 +87,19 @@ struct House {
     }
     void start() {
         const std::array<float, 32> rows{};
-        runtime->start_threads(rows.data(), 16);
+        runtime->start_threads(deployment, rows.data(), 16);
         while (!runtime->warmed_up()) std::this_thread::yield();
     }
     // predict as a binding does it
     std::pair<Outcome, double> predict(float a, float b, int64_t budget_ns) {
         const float row[2] = {a, b};
+        const int64_t started = now_ns();
+        return predict(request(row, started, started + budget_ns));
+    }
+    std::pair<Outcome, double> predict(const Request& request) {
         double out = -1.0;
         Outcome outcome;
-        const int64_t started = now_ns();
-        const uint32_t slot =
-            runtime->submit(row, started, started + budget_ns, nullptr, nullptr, nullptr, true, &outcome, &out);
+        const uint32_t slot = runtime->submit(request, {}, &outcome, &out);
         if (slot != NO_SLOT) {
             while (!runtime->wait(slot)) {
             }
@@ -110,7 +125,7 @@ TEST(inline_answers_by_the_primary) {
     const float row[2] = {1.0f, 2.5f};
     double out = 0.0;
     const int64_t now = now_ns();
-    const Outcome outcome = house.runtime->predict_inline(row, now, now + 1000 * MS, &out);
+    const Outcome outcome = house.runtime->predict_inline(house.request(row, now, now + 1000 * MS), &out);
     CHECK(outcome.source == Source::primary);
     CHECK(outcome.reason == Reason::ok);
     CHECK(out == 3.5);
@@ -121,7 +136,7 @@ TEST(inline_expired_gives_the_default) {
     const float row[2] = {1.0f, 2.5f};
     double out = 0.0;
     const int64_t now = now_ns();
-    const Outcome outcome = house.runtime->predict_inline(row, now, now, &out);
+    const Outcome outcome = house.runtime->predict_inline(house.request(row, now, now), &out);
     CHECK(outcome.source == Source::default_value);
     CHECK(outcome.reason == Reason::expired);
     CHECK(std::isnan(out));
@@ -134,16 +149,16 @@ TEST(inline_failure_and_nan_fall_back) {
     double out = 0.0;
     house.primary.fail = true;
     int64_t now = now_ns();
-    Outcome outcome = house.runtime->predict_inline(row, now, now + 1000 * MS, &out);
+    Outcome outcome = house.runtime->predict_inline(house.request(row, now, now + 1000 * MS), &out);
     CHECK(outcome.source == Source::fallback && outcome.reason == Reason::primary_error && out == 1003.0);
     house.primary.fail = false;
     house.primary.nan = true;
     now = now_ns();
-    outcome = house.runtime->predict_inline(row, now, now + 1000 * MS, &out);
+    outcome = house.runtime->predict_inline(house.request(row, now, now + 1000 * MS), &out);
     CHECK(outcome.source == Source::fallback && outcome.reason == Reason::primary_not_finite && out == 1003.0);
     house.fallback.fail = true;
     now = now_ns();
-    outcome = house.runtime->predict_inline(row, now, now + 1000 * MS, &out);
+    outcome = house.runtime->predict_inline(house.request(row, now, now + 1000 * MS), &out);
     CHECK(outcome.source == Source::default_value && outcome.reason == Reason::fallback_error);
 }
 
@@ -160,7 +175,8 @@ TEST(many_inline_in_any_deadline_order) {
         rows[2 * i + 1] = 0.5f;
         deadlines[i] = i % 10 == 0 ? now - 1 : now + 5000 * MS - (i * 37 % 100) * MS;
     }
-    house.runtime->predict_many_inline(rows.data(), N, now, deadlines.data(), 0, outcomes.data(), out.data());
+    house.runtime->predict_many_inline(house.request(nullptr, now, 0), rows.data(), N, deadlines.data(), 0,
+                                       outcomes.data(), out.data());
     for (uint32_t i = 0; i < N; ++i) {
         if (i % 10 == 0) {
             CHECK(outcomes[i].source == Source::default_value && outcomes[i].reason == Reason::expired);
@@ -260,9 +276,9 @@ TEST(loops_get_every_completion_once) {
             const int64_t started = now_ns();
             if (submitted == 700) house.primary.hang = true;
             if (submitted == 900) house.primary.hang = false;
-            const uint32_t slot = house.runtime->submit(row, started, started + 20 * MS, &loop, nullptr,
-                                                        reinterpret_cast<void*>(static_cast<intptr_t>(submitted)),
-                                                        false, &outcome, &out);
+            const Asker asker{&loop, nullptr, reinterpret_cast<void*>(static_cast<intptr_t>(submitted)), false};
+            const uint32_t slot =
+                house.runtime->submit(house.request(row, started, started + 20 * MS), asker, &outcome, &out);
             if (slot == NO_SLOT) {
                 wrong += out != expected_value(outcome, submitted) && outcome.source != Source::default_value;
                 ++seen[submitted];
@@ -306,7 +322,8 @@ TEST(groups_complete_whatever_happens_to_their_rows) {
         std::vector<double> out(N);
         const int64_t now = now_ns();
         const std::vector<int64_t> deadlines(N, now + 200 * MS);
-        bool done = house.runtime->submit_many(rows.data(), N, now, deadlines.data(), nullptr, &group, nullptr,
+        const Asker asker{nullptr, &group};
+        bool done = house.runtime->submit_many(house.request(nullptr, now, 0), rows.data(), N, deadlines.data(), asker,
                                                slots.data(), outcomes.data(), out.data());
         std::vector<uint32_t> queued;
         for (uint32_t slot : slots)
@@ -332,11 +349,24 @@ TEST(swaps_under_load_mix_nothing_and_free_the_old) {
     other.offset = 5000.0;
     std::atomic<bool> stop{false};
     std::atomic<int> wrong{0};
+    // The binding's part of a swap: whoever asks holds on to what it asks.
+    std::mutex swapping;
+    Deployment* current = house.deployment;
+    current->retain();
     std::vector<std::thread> threads;
     for (int t = 0; t < 3; ++t)
         threads.emplace_back([&] {
             while (!stop.load()) {
-                const auto [outcome, value] = house.predict(1.0f, 1.0f, 1000 * MS);
+                const float row[2] = {1.0f, 1.0f};
+                const int64_t started = now_ns();
+                Request request = house.request(row, started, started + 1000 * MS);
+                {
+                    const std::lock_guard<std::mutex> lock(swapping);
+                    request.deployment = current;
+                    current->retain();
+                }
+                const auto [outcome, value] = house.predict(request);
+                request.deployment->release();
                 if (outcome.source != Source::primary) continue;
                 const double due = outcome.deployment % 2 == 1 ? 2.0 : 5002.0;
                 if (value != due) wrong.fetch_add(1);
@@ -346,13 +376,17 @@ TEST(swaps_under_load_mix_nothing_and_free_the_old) {
         const engine_scorer scorer = number % 2 == 1 ? house.primary.scorer() : other.scorer();
         const engine_scorer spare = house.fallback.scorer();
         auto* next = new Deployment(scorer, &spare, false, number);
-        house.runtime->swap(next);
+        {
+            const std::lock_guard<std::mutex> lock(swapping);
+            std::swap(current, next);
+        }
         next->release();
         std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
     stop = true;
     for (std::thread& thread : threads) thread.join();
     CHECK(wrong.load() == 0);
+    current->release();
     house.runtime.reset();
     CHECK(other.references.load() == 1);
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from engine.core._answer import Answer, Answers
 from engine.errors import EngineError
 from engine.model import Model, inspect, load_model
-from engine.serving import Engine
+from engine.serving import Engine, Executors, remaining_ms
 
 if TYPE_CHECKING:
     from engine.planning.simulate import simulate
@@ -17,10 +17,12 @@ __all__ = [
     "Answers",
     "Engine",
     "EngineError",
+    "Executors",
     "FeatureProgram",
     "Model",
     "inspect",
     "load_model",
+    "remaining_ms",
     "simulate",
 ]
 

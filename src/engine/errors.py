@@ -49,7 +49,7 @@ class StoreError(EngineError, RuntimeError):
 
 
 class RegistryError(EngineError, RuntimeError):
-    """A version or alias that does not exist, an artifact that is not what was registered, a name that is not allowed."""
+    """A version that does not exist, an artifact other than what was registered, a name that is not allowed."""
 
 
 class MonitorError(EngineError, ValueError):

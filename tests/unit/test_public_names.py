@@ -11,10 +11,12 @@ PUBLIC = [
     "Answers",
     "Engine",
     "EngineError",
+    "Executors",
     "FeatureProgram",
     "Model",
     "inspect",
     "load_model",
+    "remaining_ms",
     "simulate",
 ]
 # Everything that only some users have. Nothing of it may come with `import engine`.

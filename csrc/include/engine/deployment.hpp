@@ -1,11 +1,12 @@
 // What answers requests at one time: a primary, perhaps a fallback, and a version. Immutable but for its reference
-// count, so a request keeps the deployment that it came in under and an answer never mixes two.
+// count and what it learns of the primary's failures, so a request keeps the deployment that it came in under and an answer never mixes two.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <mutex>
 
+#include "engine/breaker.hpp"
 #include "engine/scorer.h"
 
 namespace engine {
@@ -13,7 +14,8 @@ namespace engine {
 class Deployment {
 public:
     // Takes a reference to each scorer. float64_rows: rows are doubles, because the primary compares in double.
-    Deployment(const engine_scorer& primary, const engine_scorer* fallback, bool float64_rows, uint64_t number) noexcept;
+    Deployment(const engine_scorer& primary, const engine_scorer* fallback, bool float64_rows, uint64_t number,
+               const BreakerLimits& breaker = {}) noexcept;
     ~Deployment();
     Deployment(const Deployment&) = delete;
     Deployment& operator=(const Deployment&) = delete;
@@ -29,6 +31,12 @@ public:
     uint32_t n_outputs() const noexcept { return primary_.n_outputs; }
     uint32_t row_bytes() const noexcept { return primary_.n_features * (float64_rows_ ? 8 : 4); }
     uint64_t number() const noexcept { return number_; }
+    // Whether several calls of the primary may run at once.
+    bool overlaps() const noexcept { return primary_.flags & ENGINE_SCORER_REENTRANT; }
+    Breaker& breaker() noexcept { return breaker_; }
+    // A call of the primary is taken not to come back; while it has not, one that may not overlap is not called again.
+    void call_lost() noexcept { calls_lost_.fetch_add(1, std::memory_order_relaxed); }
+    void lost_call_returned() noexcept { calls_lost_.fetch_sub(1, std::memory_order_relaxed); }
 
     void retain() noexcept { references_.fetch_add(1, std::memory_order_relaxed); }
     void release() noexcept {
@@ -40,7 +48,9 @@ private:
     engine_scorer primary_, fallback_;
     bool has_fallback_, float64_rows_;
     uint64_t number_;
+    Breaker breaker_;
     std::atomic<uint32_t> references_{1};
+    std::atomic<uint32_t> calls_lost_{0};
     std::mutex primary_lock_;  // held around a primary that is not reentrant
 };
 

@@ -33,7 +33,8 @@ public:
     // The instant at which the rescue of a request takes over. `expiring` requests may do so together and share the
     // cores. What is set aside for noise (all but a fallback as it usually goes) never eats more than MARGIN_SHARE_MAX of the
     // budget: past that the machine is too noisy for the deadline, and giving up primary answers would not mend it.
-    int64_t rescue_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring) const noexcept;
+    // hedged: the fallback's answer lies ready, so nothing is set aside for it.
+    int64_t rescue_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring, bool hedged = false) const noexcept;
 
     // Whether a fallback begun now would usually be in time, with `running` others before it on the cores. Where not,
     // the default is the only answer in time. The worst cases have no say here: a fallback that was once preempted for

@@ -1,11 +1,16 @@
-// The scheduling policy: what to admit, what to run next, what to let go. Pure: state and `now` in, decision out; no
-// threads, no clock, no allocation after construction. The runtime drives it with the real clock, the simulator drives
-// this same code with a virtual one.
+// The scheduling policy of one model: what to admit, what to run next, what to let go. Pure: state and `now` in, decision
+// out; no threads, no clock, no allocation after construction. The runtime drives it with the real clock, the simulator
+// drives this same code with a virtual one. What it shares with other models on the same executors is in sharing.hpp.
 //
 // Every request carries `finish_by_ns`: the instant at which its rescue takes over, so the primary's answer is worth
 // nothing later. Order is earliest finish_by first (EDF: Liu and Layland, JACM 20(1), 1973). Admission by predicted
 // finish follows Clockwork (Gujarati et al., OSDI 2020, section 4); letting a late head go so that the batch behind it
-// stays efficient is the early drop of Nexus (Shen et al., SOSP 2019, section 4.3).
+// stays efficient is the early drop of Nexus (Shen et al., SOSP 2019, section 4.3). Waiting for a better batch only where
+// batches at hand would not keep up is our answer to the same question as deferred scheduling in Symphony (Chen et al.,
+// arXiv 2308.07470); the batch size follows a learned L(b) and no AIMD search (Clipper, NSDI 2017, section 4.3).
+//
+// Priority classes: while everybody can be served in time they make no difference. When a request can be admitted only in
+// the place of less important ones it is, and for a while class goes before deadline.
 //
 // admit(), enter() and leave() may be called by any thread. The rest belongs to whoever holds the executors' lock.
 #pragma once
@@ -14,18 +19,21 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/clock.hpp"
 #include "engine/cost.hpp"
 #include "engine/histogram.hpp"
+#include "engine/priority.hpp"
+#include "engine/sharing.hpp"
 
 namespace engine {
 
 struct PolicyLimits {
     uint32_t batch_rows_max;
     uint32_t queue_rows_max;
-    uint32_t executors;
+    uint32_t executors;  // of its own; without meaning where executors are shared
 };
 
 enum class Verdict : uint8_t {
@@ -33,12 +41,15 @@ enum class Verdict : uint8_t {
     late,     // its predicted finish lies behind finish_by
     stalled,  // every executor is overdue by more than the request can wait
     full,     // the queue is at its bound
+    shed,     // there is time, but more important requests take it
 };
 
 struct Entry {
     int64_t finish_by_ns;
     uint32_t slot;
     uint32_t generation;
+    Priority priority = Priority::normal;
+    bool shed = false;  // released for the sake of more important ones
 };
 
 enum class Claim : uint8_t {
@@ -52,42 +63,46 @@ struct Forming {
     bool holding = false;          // waiting on purpose for a better batch
 };
 
-// How many live requests have a finish_by before some instant, kept in a ring of quarter-millisecond buckets so that
-// admission can ask without the lock. Requests past the ring's horizon of 134 ms count as last.
-class FinishCounts {
-public:
-    static constexpr int SHIFT = 18;  // 2^18 ns = 262 us a bucket
-    static constexpr uint32_t BUCKETS = 512;
-    static constexpr uint16_t FAR = BUCKETS;
-
-    uint16_t add(int64_t now_ns, int64_t finish_by_ns) noexcept;
-    void remove(uint16_t bucket) noexcept;
-    uint32_t before(int64_t now_ns, int64_t finish_by_ns) const noexcept;
-    uint32_t total() const noexcept { return total_.load(std::memory_order_relaxed); }
-
-private:
-    std::array<std::atomic<uint32_t>, BUCKETS> near_{};
-    std::atomic<uint32_t> total_{0};
+// How a queued request was counted in, so that it can be counted out.
+struct Ticket {
+    uint16_t bucket = 0;
+    Priority priority = Priority::normal;
+    int64_t work_ns = 0;
 };
 
 class Policy {
 public:
-    static constexpr uint32_t EXECUTORS_MAX = 64;
-
+    // A model alone on limits.executors executors.
     Policy(const PolicyLimits& limits, CostModel& cost);
+    // One of several; `shared` outlives it.
+    Policy(const PolicyLimits& limits, CostModel& cost, SharedExecutors& shared, double weight = 1.0);
+    ~Policy();
+    Policy(const Policy&) = delete;
+    Policy& operator=(const Policy&) = delete;
 
-    Verdict admit(int64_t now_ns, int64_t finish_by_ns) const noexcept;
+    // May start the rule that class goes before deadline, hence not const.
+    Verdict admit(int64_t now_ns, int64_t finish_by_ns, Priority priority = Priority::normal) noexcept;
     // The finish that admit() expects of a request that came now; NEVER_NS while stalled.
-    int64_t predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns) const noexcept;
+    int64_t predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns,
+                                Priority priority = Priority::normal) const noexcept;
     // Counts a live request in, when it is queued, and out, when an executor claims it or its rescue takes it.
-    uint16_t enter(int64_t now_ns, int64_t finish_by_ns) noexcept { return counts_.add(now_ns, finish_by_ns); }
-    void leave(uint16_t bucket) noexcept { counts_.remove(bucket); }
+    Ticket enter(int64_t now_ns, int64_t finish_by_ns, Priority priority = Priority::normal) noexcept;
+    void leave(const Ticket& ticket) noexcept;
     // A refusal, so that forming knows that capacity it frees will be used.
-    void refused(int64_t now_ns) noexcept { refused_ns_.store(now_ns, std::memory_order_relaxed); }
+    void refused(int64_t now_ns) noexcept { shared_->refused(now_ns); }
 
     void push(const Entry& entry, int64_t now_ns) noexcept;
-    bool can_push() const noexcept { return heap_.size() < heap_.capacity(); }
-    size_t depth() const noexcept { return heap_.size(); }
+    bool can_push() const noexcept { return depth() < limits_.queue_rows_max; }
+    size_t depth() const noexcept;
+
+    // Where this model stands in the order of those that share the executors; smaller goes first. Needs depth() > 0.
+    struct Standing {
+        bool overdrawn;    // has had more than its share while there is not enough for all
+        Priority priority; // Priority::critical unless class goes before deadline
+        int64_t finish_by_ns;
+        auto operator<=>(const Standing&) const = default;
+    };
+    Standing standing(int64_t now_ns) const noexcept;
 
     // Chooses the next batch. claim(entry) -> Claim makes a request the executor's; release(entry) tells that it can
     // no longer finish in time and its fallback should run now. Claimed entries are written to `batch`, which holds
@@ -98,36 +113,51 @@ public:
 
     void started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept;
     void finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept;
+    // The batch that `executor` began will not come back, or not to this policy.
+    void gave_up(uint32_t executor) noexcept { shared_->finished(executor); }
     // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin. Counts for one full
     // batch at most: beyond that it was a stall, or more urgent requests came in between, and against those the rescue
     // helps where a wider margin would only turn work away.
     void missed_prediction_by(int64_t ns, int64_t now_ns) noexcept;
 
-    uint32_t live() const noexcept { return counts_.total(); }
+    uint32_t live() const noexcept {
+        return static_cast<uint32_t>(std::max<int64_t>(live_.load(std::memory_order_relaxed), 0));
+    }
+    uint32_t live(Priority priority) const noexcept {
+        return static_cast<uint32_t>(std::max<int64_t>(counts_[static_cast<size_t>(priority)].total(), 0));
+    }
     int64_t prediction_error_ns() const noexcept { return error_.value(); }
     const PolicyLimits& limits() const noexcept { return limits_; }
+    const Share& share() const noexcept { return share_; }
 
 private:
-    struct Executor {
-        std::atomic<int64_t> started_ns{0};
-        std::atomic<uint32_t> rows{0};  // 0 while idle
-    };
+    using Heap = std::vector<Entry>;
 
     bool probe_due(int64_t now_ns) const noexcept;
-    void pop() noexcept;
-    uint32_t batch_for(int64_t now_ns) noexcept;
-    bool worth_dropping_head(int64_t now_ns) const noexcept;
-    bool should_hold(int64_t now_ns, uint32_t rows, int64_t* until_ns) const noexcept;
+    int64_t rows_ahead(int64_t now_ns, int64_t finish_by_ns, Priority priority, bool displacing) const noexcept;
+    int64_t finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows_ahead) const noexcept;
+    int64_t margin_ns(int64_t slack_ns) const noexcept;
+    uint32_t efficient_batch() const noexcept {
+        return std::max(1u, std::min(cost_.efficient_rows(), limits_.batch_rows_max));
+    }
+    const Heap* first_heap(int64_t now_ns) const noexcept;
+    Heap& heap_of(const Entry& entry) noexcept { return heaps_[static_cast<size_t>(entry.priority)]; }
+    void pop(const Entry& head) noexcept;
+    uint32_t batch_for(const Entry& head, int64_t now_ns) noexcept;
+    bool worth_dropping(const Entry& head, int64_t now_ns) const noexcept;
+    bool should_hold(const Entry& head, int64_t now_ns, uint32_t rows, int64_t* until_ns) const noexcept;
 
     PolicyLimits limits_;
     CostModel& cost_;
-    FinishCounts counts_;
-    std::array<Executor, EXECUTORS_MAX> executors_;
+    std::unique_ptr<SharedExecutors> own_;
+    SharedExecutors* shared_;
+    Share share_;
+    std::array<FinishCounts, PRIORITIES> counts_;  // rows queued, by class
+    std::atomic<int64_t> live_{0};
+    FinishCounts work_;                            // the part of shared_->work that is ours
     DecayingQuantile error_{0.98, 2048};
-    std::atomic<int64_t> refused_ns_{0};
-    std::atomic<int64_t> started_ns_{0};  // of the latest batch
     int64_t stall_ended_ns_ = 0;
-    std::vector<Entry> heap_;
+    std::array<Heap, PRIORITIES> heaps_;
     int64_t pushed_ns_ = 0;
     double gap_ns_ = 1e9;  // mean time between two arrivals, exponentially weighted
 };
@@ -139,32 +169,42 @@ struct FinishesLater {
 template <class ClaimFn, class ReleaseFn>
 Forming Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, ReleaseFn&& release) noexcept {
     Forming forming;
-    while (!heap_.empty()) {
-        const Entry head = heap_.front();
+    const bool pressed = shared_->pressed(now_ns);
+    while (const Heap* first = first_heap(now_ns)) {
+        Entry head = first->front();
         const bool hopeless = head.finish_by_ns < now_ns + cost_.high_ns(1);
         if (hopeless && head.finish_by_ns > now_ns && probe_due(now_ns)) {
-            pop();
+            pop(head);
             if (claim(head) == Claim::gone) continue;
             batch[forming.rows++] = head;
-            return forming;
+            break;
         }
-        if (hopeless || worth_dropping_head(now_ns)) {
-            pop();
+        if (hopeless || worth_dropping(head, now_ns)) {
+            pop(head);
+            head.shed = pressed && head.priority != Priority::critical;
             release(head);
             continue;
         }
-        const uint32_t rows = batch_for(now_ns);
-        if (should_hold(now_ns, rows, &forming.wait_until_ns)) {
+        const uint32_t rows = batch_for(head, now_ns);
+        if (should_hold(head, now_ns, rows, &forming.wait_until_ns)) {
             forming.holding = true;
-            return forming;
+            break;
         }
-        while (forming.rows < rows && !heap_.empty()) {
-            const Entry entry = heap_.front();
-            pop();
-            if (claim(entry) == Claim::taken) batch[forming.rows++] = entry;
+        // Within a class nothing behind the head is more urgent; a lower class filled up with may be, and then gives way.
+        const int64_t ends_ns = pressed ? now_ns + cost_.high_ns(rows) : 0;
+        while (forming.rows < rows && (first = first_heap(now_ns)) != nullptr) {
+            Entry entry = first->front();
+            pop(entry);
+            if (entry.finish_by_ns < ends_ns) {
+                entry.shed = true;
+                release(entry);
+            } else if (claim(entry) == Claim::taken) {
+                batch[forming.rows++] = entry;
+            }
         }
-        if (forming.rows > 0) return forming;  // else all were answered already: look at what is behind them
+        if (forming.rows > 0) break;  // else all were answered already: look at what is behind them
     }
+    if (depth() == 0) shared_->deactivate(share_);
     return forming;
 }
 

@@ -8,34 +8,13 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
 
 #include "engine/deployment.hpp"
+#include "engine/policy.hpp"
+#include "engine/request.hpp"
+#include "engine/zeroed.hpp"
 
 namespace engine {
-
-enum class Source : uint8_t { primary, fallback, default_value };
-inline constexpr int SOURCES = 3;
-
-// Why the answer came from where it came from. Names are in runtime.cpp and in Answer's docstring.
-enum class Reason : uint8_t {
-    ok,                  // the primary answered in time
-    late,                // predicted at the door not to finish in time
-    stalled,             // the primary is overdue with earlier work
-    full,                // the queue is at its bound
-    timeout,             // queued or running when its time was up
-    released,            // dropped from the queue: it could no longer finish in time
-    expired,             // the deadline had passed at the call
-    no_time,             // too little time even for the fallback
-    primary_error,       // the primary failed
-    primary_bad_shape,   // the primary returned another shape
-    primary_not_finite,  // the primary returned NaN or infinity
-    fallback_error,      // the fallback was needed and failed too
-    closing,             // the engine was being closed
-};
-inline constexpr int REASONS = 13;
-const char* reason_name(Reason reason) noexcept;
-const char* source_name(Source source) noexcept;
 
 enum class State : uint32_t {
     free,
@@ -83,7 +62,8 @@ struct alignas(64) Slot {
     Group* group = nullptr;               // the predict_many call it belongs to, or null
     void* user = nullptr;                 // the asker's own (a future)
     uint64_t id = 0;
-    uint16_t bucket = 0;                  // where FinishCounts counts it while queued
+    Ticket ticket;                        // how the policy counts it while queued; has its priority
+    bool hedged = false;                  // the fallback's answer lies ready in rescue_out
     // What each side has to say; each writes only its own, so a late loser overwrites nothing.
     Side by_executor, by_rescue;
 
@@ -114,10 +94,11 @@ public:
 
 private:
     uint32_t count_, row_stride_, n_outputs_;
-    std::unique_ptr<Slot[]> slots_;
-    std::unique_ptr<std::byte[]> rows_;
-    std::unique_ptr<double[]> outs_;
+    ZeroedArray<Slot> slots_;
+    ZeroedArray<std::byte> rows_;
+    ZeroedArray<double> outs_;
     std::atomic<uint64_t> free_head_;  // tag (against ABA) and index
+    std::atomic<uint32_t> used_{0};    // slots from here on have never been used
     std::atomic<uint32_t> in_use_{0};
 };
 

@@ -9,3 +9,4 @@ cdef class Answer:
     cdef readonly bint on_time
     cdef readonly bint on_time_ready
     cdef readonly uint64_t id
+    cdef tuple missing  # None for none

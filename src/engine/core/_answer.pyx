@@ -15,8 +15,11 @@ cdef class Answer:
             "late" (predicted at the door not to finish in time), "stalled" (the primary is overdue with earlier work),
             "full" (the queue is at its bound), "timeout" (queued or running when its time was up),
             "released" (dropped from the queue because it could no longer finish in time),
+            "shed" (gave way to more important requests), "breaker_open" (the primary has failed so often that it is
+            given a rest),
             "expired" (the deadline had passed at the call), "no_time" (too little time even for the fallback),
             "primary_error", "primary_bad_shape", "primary_not_finite" (what the primary did instead of answering),
+            "out_of_time" (the primary stopped itself when its time was up),
             "fallback_error" (the fallback was needed and failed too), "default_error" (the default function raised;
             the value is NaN), "closing" (the engine was being closed).
         version: version of the deployment that the request came in under.
@@ -24,7 +27,13 @@ cdef class Answer:
         on_time: the answer was back in Python before the deadline.
         on_time_ready: the answer was ready, in native code, before the deadline.
         id: 64-bit number, unique within the process and, but for chance, between processes.
+        missing_features: names of the online features that did not come in time or are not known; imputed. () where
+            none are looked up.
     """
+
+    @property
+    def missing_features(self):
+        return () if self.missing is None else self.missing
 
     def __repr__(self):
         return (f"Answer(value={self.value!r}, source={self.source!r}, reason={self.reason!r}, "
@@ -34,7 +43,8 @@ cdef class Answer:
 SOURCES = ("primary", "fallback", "default")
 REASONS = (
     "ok", "late", "stalled", "full", "timeout", "released", "expired", "no_time", "primary_error",
-    "primary_bad_shape", "primary_not_finite", "fallback_error", "closing", "default_error",
+    "primary_bad_shape", "primary_not_finite", "fallback_error", "closing", "shed", "breaker_open", "out_of_time",
+    "default_error",
 )
 _SOURCE_NAMES = np.array(SOURCES)
 _REASON_NAMES = np.array(REASONS)
@@ -47,18 +57,19 @@ class Answers:
         values: float64 [n], or [n, n_outputs].
         source_codes, reason_codes: uint8 [n], indices into `Answers.SOURCES` and `Answers.REASONS`.
         sources, reasons: the same as arrays of str.
-        versions: list of str, one a row.
+        version: version of the deployment that the call came in under; versions: the same as a list, one a row.
         latency_us: float64 [n], from the call to each answer being ready.
         on_time, on_time_ready: bool [n], as in `Answer`.
         ids: uint64 [n].
+        missing_features: list of tuples, one a row, as in `Answer`.
     """
 
     SOURCES = SOURCES
     REASONS = REASONS
-    __slots__ = ("_names", "_numbers", "ids", "latency_us", "on_time", "on_time_ready", "reason_codes",
-                 "source_codes", "values")
+    __slots__ = ("_missing", "ids", "latency_us", "on_time", "on_time_ready", "reason_codes", "source_codes", "values",
+                 "version")
 
-    def __init__(self, values, source_codes, reason_codes, latency_us, on_time, on_time_ready, ids, numbers, names):
+    def __init__(self, values, source_codes, reason_codes, latency_us, on_time, on_time_ready, ids, version, missing=None):
         self.values = values
         self.source_codes = source_codes
         self.reason_codes = reason_codes
@@ -66,8 +77,8 @@ class Answers:
         self.on_time = on_time
         self.on_time_ready = on_time_ready
         self.ids = ids
-        self._numbers = numbers
-        self._names = names
+        self.version = version
+        self._missing = missing
 
     @property
     def sources(self):
@@ -79,7 +90,11 @@ class Answers:
 
     @property
     def versions(self):
-        return [self._names.get(number, "") for number in self._numbers.tolist()]
+        return [self.version] * len(self)
+
+    @property
+    def missing_features(self):
+        return [()] * len(self) if self._missing is None else self._missing
 
     def __len__(self):
         return len(self.source_codes)
@@ -90,13 +105,13 @@ class Answers:
 
     @classmethod
     def joined(cls, parts):
-        """The answers of several calls as one, in order."""
+        """The answers of several parts of one call, in order."""
         if len(parts) == 1:
             return parts[0]
-        names = {}
-        for part in parts:
-            names.update(part._names)
         columns = (np.concatenate([getattr(part, name) for part in parts])
                    for name in ("values", "source_codes", "reason_codes", "latency_us", "on_time", "on_time_ready",
-                                "ids", "_numbers"))
-        return cls(*columns, names)
+                                "ids"))
+        missing = None
+        if any(part._missing is not None for part in parts):
+            missing = [names for part in parts for names in part.missing_features]
+        return cls(*columns, parts[0].version, missing)

@@ -21,6 +21,9 @@ class AnswerFuture(asyncio.Future):
 
     # The first callback to be added and the context to run it in; None when there is none or it has been taken.
     _first: tuple[Callable[[Any], object], Context] | None = None
+    # Whom to tell, and of which request, when nobody waits for the answer any more.
+    under_way: tuple[Any, int] | None = None
+    missing: tuple[str, ...] | None = None
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         if self._first is None and not self.done():
@@ -38,6 +41,8 @@ class AnswerFuture(asyncio.Future):
     def cancel(self, msg: Any | None = None) -> bool:
         cancelled = super().cancel(msg)
         if cancelled:
+            if self.under_way is not None:
+                self.under_way[0].cancelled(self.under_way[1])
             self._wake_later()
         return cancelled
 

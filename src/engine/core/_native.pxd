@@ -1,13 +1,36 @@
 # csrc/include/engine as Cython sees it: what _runtime.pyx needs of the runtime, no more.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
+from libcpp.memory cimport shared_ptr
 from libcpp.vector cimport vector
 
 from engine.core._scorer cimport engine_scorer
 
+cdef extern from *:
+    """
+    #include <new>
+    #include <system_error>
+    /* std::system_error as OSError with its number; anything else as the exception Cython would make of it. */
+    static void engine_raise_system_error() {
+        try {
+            throw;
+        } catch (const std::system_error& error) {
+            PyObject* arguments = Py_BuildValue("is", error.code().value(), error.what());
+            if (arguments != nullptr) PyErr_SetObject(PyExc_OSError, arguments);
+            Py_XDECREF(arguments);
+        } catch (const std::bad_alloc&) {
+            PyErr_NoMemory();
+        } catch (const std::exception& error) {
+            PyErr_SetString(PyExc_RuntimeError, error.what());
+        }
+    }
+    """
+    void system_error "engine_raise_system_error"()
+
 cdef extern from "<atomic>" nogil:
     cdef cppclass atomic_u64 "std::atomic<uint64_t>":
         uint64_t load()
+        uint64_t fetch_add(uint64_t amount)
 
 cdef extern from "engine/clock.hpp" namespace "engine" nogil:
     int64_t now_ns() noexcept
@@ -28,16 +51,102 @@ cdef extern from "engine/features.h":
         void* ctx
         int (*read_row)(void* ctx, void* object, float* out) except -1
 
+cdef extern from "engine/observer.h":
+    const char* ENGINE_OBSERVER_CAPSULE
+    uint32_t ENGINE_OBSERVER_ABI
+    uint32_t ENGINE_ANSWER_ROW_FLOAT64
+    uint32_t ENGINE_ANSWER_CANARY
+
+    ctypedef struct engine_answer:
+        uint64_t id
+        uint64_t deployment
+        int64_t started_ns
+        int64_t deadline_ns
+        int64_t ready_ns
+        const void* row
+        const double* values
+        uint32_t n_features
+        uint32_t n_outputs
+        uint32_t flags
+        uint8_t source
+        uint8_t reason
+
+    ctypedef struct engine_observer:
+        uint32_t abi
+        uint32_t n_features
+        void* ctx
+        void (*observe)(void* ctx, const engine_answer* answer) noexcept
+        void (*deployed)(void* ctx, uint64_t deployment, const char* version) noexcept
+        void (*retain)(void* ctx) noexcept
+        void (*release)(void* ctx) noexcept
+
+cdef extern from "engine/breaker.hpp" namespace "engine" nogil:
+    cdef cppclass BreakerLimits:
+        BreakerLimits()
+        cbool enabled
+        uint32_t calls_in_a_row
+        double rows_share
+        uint32_t rows_min
+        int64_t window_ns
+        int64_t rest_ns
+        int64_t rest_ns_max
+
+    cdef cppclass Breaker:
+        cbool open() noexcept
+        cbool resting(int64_t now_ns) noexcept
+        uint64_t openings() noexcept
+
 cdef extern from "engine/deployment.hpp" namespace "engine" nogil:
     cdef cppclass Deployment:
-        Deployment(const engine_scorer& primary, const engine_scorer* fallback, cbool float64_rows, uint64_t number)
+        Deployment(const engine_scorer& primary, const engine_scorer* fallback, cbool float64_rows, uint64_t number,
+                   const BreakerLimits& breaker)
         void retain() noexcept
         void release() noexcept
         uint64_t number() noexcept
         uint32_t references() noexcept
+        cbool overlaps() noexcept
+        Breaker& breaker() noexcept
 
-cdef extern from "engine/slot.hpp" namespace "engine" nogil:
-    uint32_t NO_SLOT
+cdef extern from "engine/key_hash.hpp" namespace "engine" nogil:
+    uint64_t spread(uint64_t bits) noexcept
+    uint64_t key_hash(const char* bytes, size_t length, uint64_t salt) noexcept
+
+cdef extern from "engine/shadow.hpp" namespace "engine" nogil:
+    ctypedef struct ShadowCounts:
+        uint64_t rows
+        uint64_t dropped
+        uint64_t failed
+        uint64_t compared
+        double difference_mean
+        double difference_max
+
+    cdef cppclass Shadow:
+        Shadow(Deployment* deployment, const engine_observer* observer, uint32_t rows_max) except +
+        void offer(const engine_answer& live, cbool compare) noexcept
+        ShadowCounts counts() noexcept
+        cbool close(int64_t patience_ns) noexcept
+
+cdef extern from "engine/priority.hpp" namespace "engine" nogil:
+    int PRIORITIES
+
+    cdef enum class Priority(uint8_t):
+        critical
+        normal
+        sheddable
+
+cdef extern from "engine/request.hpp" namespace "engine" nogil:
+    int REASONS
+    int SOURCES
+
+    cdef cppclass Request:
+        Request() noexcept
+        Deployment* deployment
+        const void* row
+        int64_t started_ns
+        int64_t asked_ns
+        int64_t deadline_ns
+        Priority priority
+        cbool hedge
 
     cdef enum class Source(uint8_t):
         primary
@@ -48,6 +157,20 @@ cdef extern from "engine/slot.hpp" namespace "engine" nogil:
         ok
         expired
         closing
+
+    cdef cppclass Outcome:
+        Outcome()
+        uint64_t id
+        uint64_t deployment
+        int64_t started_ns
+        int64_t deadline_ns
+        int64_t ready_ns
+        Source source
+        Reason reason
+        Priority priority
+
+cdef extern from "engine/slot.hpp" namespace "engine" nogil:
+    uint32_t NO_SLOT
 
     cdef cppclass Slot:
         void* user
@@ -96,37 +219,58 @@ cdef extern from "engine/guard.hpp" namespace "engine" nogil:
     cdef cppclass Guard:
         GuardTerms terms() noexcept
 
+cdef extern from "engine/sharing.hpp" namespace "engine" nogil:
+    cdef cppclass SharedExecutors:
+        uint32_t models() noexcept
+
 cdef extern from "engine/policy.hpp" namespace "engine" nogil:
     cdef cppclass Policy:
         uint32_t live() noexcept
         int64_t prediction_error_ns() noexcept
 
-cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
-    int REASONS
-    int SOURCES
+cdef extern from "engine/executors.hpp" namespace "engine" nogil:
+    cdef cppclass ExecutorOptions:
+        ExecutorOptions()
+        uint32_t threads
+        cbool may_watch
+        int realtime_priority
+        vector[int] cpus
 
+    cdef cppclass Executors:
+        @staticmethod
+        shared_ptr[Executors] make(const ExecutorOptions& options) except +system_error
+        void stop(int64_t patience_ns) noexcept
+        int64_t watch_ns() noexcept
+        int64_t handoff_ns() noexcept
+        uint64_t replaced() noexcept
+        uint32_t count() noexcept
+        SharedExecutors& shared() noexcept
+
+cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
     cdef cppclass RuntimeLimits:
         RuntimeLimits()
         uint32_t slots
         uint32_t batch_rows_max
-        uint32_t executors
         uint32_t row_bytes
         uint32_t n_features
         uint32_t n_outputs
         int64_t budget_ns
-        cbool may_watch
+        double weight
         double miss_rate
+        cbool errors_to_default
+        cbool only_finite
         uint64_t first_id
 
-    cdef cppclass Outcome:
-        Outcome()
-        uint64_t id
-        uint64_t deployment
-        int64_t started_ns
-        int64_t deadline_ns
-        int64_t ready_ns
-        Source source
-        Reason reason
+    cdef cppclass Asker:
+        Asker() noexcept
+        Completions* completions
+        Group* group
+        void* user
+        cbool wake
+
+    cdef cppclass Calibration:
+        Calibration()
+        cbool failed
 
     cdef cppclass Counters:
         atomic_u64 on_time_ready
@@ -136,35 +280,37 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         atomic_u64 batch_rows
         atomic_u64 failed_batches
         atomic_u64 queue_depth_max
+        atomic_u64 cancelled
         atomic_u64 inline_overruns
+        atomic_u64 classes[3][3]
         const Histogram& latency(int source) noexcept
         Histogram returned_ns
         Histogram queued_ns
 
     cdef cppclass Runtime:
-        Runtime(const RuntimeLimits& limits, Deployment* deployment) except +
-        int64_t calibrate(const void* rows, uint32_t n_rows) except +
-        void start_threads(const void* rows, uint32_t n_rows) except +
+        Runtime(const RuntimeLimits& limits, shared_ptr[Executors] executors, cbool owns_executors) except +
+        Calibration calibrate(Deployment& deployment, const void* rows, uint32_t n_rows) except +
+        int64_t adopt(const Calibration& calibration) except +
+        void time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows) except +
+        void start_threads(Deployment* deployment, const void* rows, uint32_t n_rows) except +
         cbool warmed_up() noexcept
-        int64_t watch_ns() noexcept
-        int64_t handoff_ns() noexcept
+        void set_overlaps(cbool overlaps) noexcept
         cbool answers_soon() noexcept
-        void swap(Deployment* deployment) noexcept
-        Outcome predict_inline(const void* row, int64_t started_ns, int64_t deadline_ns, double* out) noexcept
-        void predict_many_inline(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
+        Outcome predict_inline(const Request& request, double* out) noexcept
+        void predict_many_inline(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
                                  int64_t reserve_ns, Outcome* outcomes, double* out) except +
-        uint32_t submit(const void* row, int64_t started_ns, int64_t deadline_ns, Completions* completions,
-                        Group* group, void* user, cbool wake, Outcome* refused, double* out) noexcept
+        uint32_t submit(const Request& request, const Asker& asker, Outcome* refused, double* out) noexcept
         void kick() noexcept
-        cbool submit_many(const void* rows, uint32_t n, int64_t started_ns, const int64_t* deadlines_ns,
-                          Completions* completions, Group* group, void* user, uint32_t* slots, Outcome* outcomes,
-                          double* out) noexcept
+        cbool submit_many(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
+                          const Asker& asker, uint32_t* slots, Outcome* outcomes, double* out) noexcept
         cbool wait(uint32_t index) noexcept
         cbool wait_group(Group& group, const vector[uint32_t]& slots) except +
         Outcome outcome(uint32_t index) noexcept
         const double* values(uint32_t index) noexcept
+        const void* row(uint32_t index) noexcept
         void give_back(uint32_t index) noexcept
-        void abandon(uint32_t index) noexcept
+        cbool abandon(uint32_t index) noexcept
+        void abandon_row(uint32_t index) noexcept
         void account(const Outcome& outcome, int64_t returned_ns, cbool queued, cbool synchronous) noexcept
         uint32_t close(int64_t patience_ns) noexcept
         SlotTable& slots() noexcept
@@ -172,5 +318,8 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         CostModel& cost() noexcept
         CostModel& inline_cost() noexcept
         const Guard& guard(cbool synchronous) noexcept
-        const Policy& policy() noexcept
+        Policy& policy() noexcept
+        Executors& executors() noexcept
         uint64_t answered(int source, int reason) noexcept
+        @staticmethod
+        int64_t working_until_ns() noexcept

@@ -6,9 +6,11 @@ from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from libcpp.memory cimport shared_ptr
 from libcpp.vector cimport vector
 
 import asyncio
+import contextvars
 import math
 import os
 import random
@@ -42,10 +44,14 @@ cdef int64_t BACK_TO_BACK_NS = 200_000
 # What an inline predict_many then leaves of the engine's deadline, as a divisor: without it each call would ride on the
 # deadline, and any hiccup of the machine would make a queue of answers late.
 cdef int64_t QUEUE_RESERVE_DIVISOR = 4
+# Looking up features may take this part of the time that a request has, as a divisor.
+cdef int64_t LOOKUP_DIVISOR = 2
 
 cdef tuple REASON_NAMES = _reasons
 cdef tuple SOURCE_NAMES = _sources
-cdef Py_ssize_t LABELS_MAX = 256
+cdef str DEFAULT_ERROR = _reasons[len(_reasons) - 1]
+PRIORITY_NAMES = ("critical", "normal", "sheddable")
+cdef dict PRIORITY_CODES = {name: code for code, name in enumerate(PRIORITY_NAMES)}
 cdef uint64_t _forks = 0
 
 
@@ -56,250 +62,108 @@ def _after_fork_in_child():
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 _get_running_loop = asyncio.get_running_loop
+_looking_up_until = contextvars.ContextVar("engine.looking_up_until", default=0)
 
 
-@cython.final
-cdef class _Label:
-    # What an answer needs of the deployment that it came from.
-    cdef uint64_t number
-    cdef readonly str version
-    cdef object default  # value, or a function of nothing
+def remaining_ms():
+    """Milliseconds that the request under way here still has: inside a Python model, until the most urgent row of its
+    batch must be answered; inside a look-up of online features, until the request must be. Negative when it is too
+    late, infinite without a deadline, None outside of both."""
+    cdef int64_t until = Runtime.working_until_ns()
+    if until == 0:
+        until = _looking_up_until.get()
+    if until == 0:
+        return None
+    return math.inf if until >= NEVER_NS else (until - now_ns()) / 1e6
 
 
-@cython.final
-cdef class _Served:
-    # One deployment that requests may still be under way in.
-    cdef Deployment* native
-    cdef readonly object parts  # keeps the models alive
-
-    def __dealloc__(self):
-        if self.native is not NULL:
-            self.native.release()
+cdef Priority priority_of(object name) except *:
+    code = PRIORITY_CODES.get(name) if isinstance(name, str) else None
+    if code is None:
+        raise InputError(f"priority must be one of {', '.join(PRIORITY_NAMES)}, got {name!r:.60}")
+    return <Priority><uint8_t>code
 
 
-@cython.final
-cdef class _ManyCall:
-    # A predict_many in the batch lane, from submission to collection.
-    cdef CoreEngine engine
-    cdef Group group
-    cdef vector[uint32_t] slots
-    cdef vector[Outcome] outcomes
-    cdef cnp.ndarray values
-    cdef object future
-    cdef uint32_t n
-
-    cdef object collect(self, bint synchronous):
-        cdef Runtime* runtime = self.engine.runtime
-        cdef uint32_t width = self.engine.n_outputs
-        cdef double* values = <double*>cnp.PyArray_DATA(self.values)
-        cdef uint32_t i
-        for i in range(self.n):
-            if self.slots[i] == NO_SLOT:
-                continue
-            self.outcomes[i] = runtime.outcome(self.slots[i])
-            memcpy(values + <size_t>i * width, runtime.values(self.slots[i]), width * sizeof(double))
-            runtime.give_back(self.slots[i])
-        return self.engine._answers(self.outcomes.data(), self.n, self.values, True, synchronous)
+include "_executors.pxi"
+include "_deployments.pxi"
+include "_loops.pxi"
 
 
-@cython.final
-cdef class _LoopBridge:
-    # One event loop's end of the completions. Lives until its loop is closed and everything it asked is answered.
-    cdef CoreEngine engine
-    cdef Completions* native
-    cdef readonly object loop
-    cdef bint reading, kicking, polling
-    cdef int64_t poll_until_ns
-    cdef object kick, poll  # bound once: submissions pass them to call_soon
-
-    def _kick(self):
-        self.kicking = False
-        self.engine.runtime.kick()
-
-    # Where sleeping is dear and answers are quick, the loop looks for them every turn instead of being woken for them.
-    cdef int start_polling(self) except -1:
-        self.poll_until_ns = now_ns() + self.engine.runtime.watch_ns()
-        if not self.polling:
-            self.polling = True
-            self.native.start_polling()
-            self.loop.call_soon(self.poll)
-        return 0
-
-    def _poll(self):
-        try:
-            if self.native.has_answers():
-                self.drain()
-        finally:  # also when a task that was stepped raised KeyboardInterrupt: nobody signals a loop that polls
-            if self.native.pending and now_ns() < self.poll_until_ns:
-                self.loop.call_soon(self.poll)
-            else:
-                self.polling = False
-                if self.native.stop_polling():
-                    self.native.signal()
-
-    def __dealloc__(self):
-        # Reached only with nothing pending: CoreEngine keeps every bridge that has.
-        if self.native is not NULL and self.native.pending == 0:
-            del self.native
-
-    def drain(self, bint direct=True):
-        """Answers what is done. The loop calls it when the eventfd is readable; tasks may then be stepped directly."""
-        cdef SlotTable* slots = &self.engine.runtime.slots()
-        cdef uint32_t index = self.native.take_all(slots[0])
-        cdef uint32_t following
-        interrupted = None
-        while index != NO_SLOT:
-            following = slots[0][index].next_done_value()
-            self.native.pending -= 1
-            try:
-                if slots[0][index].group is not NULL:
-                    self._finish_many(index)
-                else:
-                    self._finish_one(index, direct)
-            except BaseException as error:  # a task that was stepped raised KeyboardInterrupt or SystemExit
-                interrupted = error
-            index = following
-        if interrupted is not None:
-            raise interrupted
-        if self.engine.closed and self.native.pending == 0:
-            self.stop_reading()
-
-    cdef int _finish_one(self, uint32_t index, bint direct) except -1:
-        cdef Runtime* runtime = self.engine.runtime
-        cdef object future = <object>runtime.slots()[index].user
-        Py_DECREF(future)
-        cdef Outcome outcome = runtime.outcome(index)
-        cdef int64_t returned = now_ns()
-        # A cancelled future wants nothing any more; its answer is counted all the same.
-        cdef Answer answer = self.engine._answer(outcome, runtime.values(index), returned)
-        runtime.account(outcome, returned, True, False)
-        runtime.give_back(index)
-        if future.done():
-            return 0
-        if direct:
-            future.answer(answer)
-        else:
-            future.set_result(answer)
-        return 0
-
-    cdef int _finish_many(self, uint32_t index) except -1:
-        cdef _ManyCall call = <_ManyCall>self.engine.runtime.slots()[index].user
-        Py_DECREF(call)
-        answers = call.collect(False)
-        if not call.future.done():
-            call.future.set_result(answers)
-        return 0
-
-    cdef int start_reading(self) except -1:
-        if not self.reading:
-            self.loop.add_reader(self.native.fd(), self.drain)
-            self.reading = True
-        return 0
-
-    cpdef stop_reading(self):
-        if self.reading and not self.loop.is_closed():
-            self.loop.remove_reader(self.native.fd())
-        self.reading = False
-
-
-cdef class CoreEngine:
+cdef class CoreEngine(_Deployments):
     """What `engine.Engine` is made of: see its documentation. Not public."""
 
-    cdef Runtime* runtime
-    cdef dict _served           # deployment number -> _Served
-    cdef dict _labels           # deployment number -> _Label, of those and of the last LABELS_MAX
-    cdef _Label _current
-    cdef dict _names            # the versions of _labels, made anew by each swap: answers of many rows keep a reference
-    cdef const engine_features* _features
-    cdef object _features_owner
+    cdef CoreExecutors _pool    # shared executors, or None
     cdef object _warm_rows
     cdef dict _bridges          # id(loop) -> _LoopBridge
     cdef _LoopBridge _last_bridge
     cdef readonly bint closed
-    cdef readonly uint32_t n_features
-    cdef readonly uint32_t n_outputs
-    cdef bint _wide, _inline, _auto, _abandoned
-    cdef uint32_t _row_bytes
+    cdef bint _inline, _auto, _abandoned
+    cdef Priority _priority
     cdef uint32_t _slots_max
     cdef int64_t _budget_ns, _overran_ns, _demoted_ns, _many_ended_ns
-    cdef uint64_t _forked_at, _deployments, _overruns, _stalls
-    cdef size_t _default_errors
+    cdef uint64_t _forked_at, _overruns, _stalls
 
     def __cinit__(self, *args, **kwargs):
         self.runtime = NULL
+        self._observer = NULL
+        self._shadow = NULL
         self._served = {}
-        self._labels = {}
         self._bridges = {}
         self._forked_at = _forks
         self.closed = True
 
-    def _open(self, primary, fallback, default, str version, features, warm_rows, int64_t budget_ns, dict limits):
-        """Makes the native runtime. primary and fallback are scorer capsules (fallback may be None); features an
-        `engine.features.v1` capsule or None; warm_rows an array [rows, n_features] or None."""
+    def _configure(self, observer, dict breaker):
+        """Before the first deployment is prepared: the monitor's capsule or None, and the breaker's limits."""
+        self._breaker.enabled = breaker["enabled"]
+        self._breaker.calls_in_a_row = breaker["calls_in_a_row"]
+        self._breaker.rows_share = breaker["rows_share"]
+        self._breaker.rows_min = breaker["rows_min"]
+        self._breaker.window_ns = breaker["window_ns"]
+        self._breaker.rest_ns = breaker["rest_ns"]
+        self._breaker.rest_ns_max = breaker["rest_ns_max"]
+        self._observer_owner = observer
+
+    def _open(self, primary, fallback, default, str version, features, parts, warm_rows, int64_t budget_ns, dict limits):
+        """Makes the native runtime and its first deployment."""
         cdef const engine_scorer* scorer = scorer_from_capsule(primary)
         self.n_features = scorer.n_features
-        self.n_outputs = scorer.n_outputs
-        self._take_features(features)
-        self._wide = self._features is NULL and scorer.score_f64 is not NULL
-        self._row_bytes = self.n_features * (8 if self._wide else 4)
+        self._take_observer(self._observer_owner)
+        self.n_features = 0
+        cdef _Served served = self._prepare(primary, fallback, default, version, features, parts)
         self._budget_ns = budget_ns
         self._warm_rows = read_matrix(warm_rows, self.n_features, self._wide)
-        cdef _Served served = self._serve(primary, fallback, default, version)
-        self._current = <_Label>self._labels[self._deployments]
+        self._priority = priority_of(limits["priority"])
         cdef RuntimeLimits native
         native.slots = self._slots_max = limits["queue_rows_max"]
         native.batch_rows_max = limits["batch_rows_max"]
-        native.executors = limits["executors"]
         native.miss_rate = limits["miss_rate"]
+        native.weight = limits["weight"]
+        native.errors_to_default = limits["on_error"] == "default"
+        native.only_finite = not limits["allow_nonfinite"]
         native.budget_ns = budget_ns
-        native.may_watch = limits["spin"]
         native.row_bytes = self._row_bytes
         native.n_features = self.n_features
         native.n_outputs = self.n_outputs
         # The upper bits tell processes and engines apart, the lower 40 count.
         native.first_id = (<uint64_t>random.SystemRandom().getrandbits(23) << 40) + 1
-        self.runtime = new Runtime(native, served.native)
+        cdef shared_ptr[Executors] executors
+        if isinstance(limits["executors"], CoreExecutors):
+            self._pool = limits["executors"]
+            if self._pool.closed or self._pool._forked_at != _forks:
+                raise ClosedError("these executors are closed, or belong to the process that this one was forked from")
+            executors = self._pool.native
+            self._pool._engines.add(id(self))
+        else:
+            executors = _make_executors(limits["executors"], limits["spin"], limits["realtime_priority"],
+                                        limits["cpus"])
+        self.runtime = new Runtime(native, executors, self._pool is None)
         self.closed = False
-
-    cdef int _take_features(self, object capsule) except -1:
-        self._features = NULL
-        self._features_owner = capsule
-        if capsule is None:
-            return 0
-        if not PyCapsule_IsValid(capsule, ENGINE_FEATURES_CAPSULE):
-            raise ConfigError(f"features must offer a PyCapsule named '{ENGINE_FEATURES_CAPSULE.decode()}'")
-        self._features = <const engine_features*>PyCapsule_GetPointer(capsule, ENGINE_FEATURES_CAPSULE)
-        if self._features.abi != ENGINE_FEATURES_ABI:
-            raise ConfigError(f"features ABI {self._features.abi} is not the one this build speaks, "
-                              f"{ENGINE_FEATURES_ABI}")
-        if self._features.n_features != self.n_features:
-            raise ConfigError(f"the feature program makes {self._features.n_features} columns and the primary takes "
-                              f"{self.n_features}")
-        return 0
-
-    cdef _Served _serve(self, object primary, object fallback, object default, str version):
-        cdef const engine_scorer* second = NULL
-        if fallback is not None:
-            second = scorer_from_capsule(fallback)
-        cdef _Served served = _Served.__new__(_Served)
-        self._deployments += 1
-        served.native = new Deployment(scorer_from_capsule(primary)[0], second, self._wide, self._deployments)
-        served.parts = (primary, fallback)
-        self._served[self._deployments] = served
-        cdef _Label label = _Label.__new__(_Label)
-        label.number, label.version, label.default = self._deployments, version, default
-        self._labels[self._deployments] = label
-        self._names = {number: (<_Label>kept).version for number, kept in self._labels.items()}
-        return served
+        self._install(served)
 
     def _calibrate(self):
         """Measures the primary on this thread; microseconds a single row, 0.0 where it failed."""
-        cdef cnp.ndarray rows = self._warm_rows
-        cdef uint32_t n = rows.shape[0]
-        cdef int64_t one
-        with nogil:
-            one = self.runtime.calibrate(cnp.PyArray_DATA(rows), n)
-        return one / 1e3
+        self._measure(self._current, self._warm_rows)
+        return self._install(self._current)
 
     def _choose_lane(self, bint inline, bint auto):
         self._inline = inline
@@ -311,43 +175,16 @@ cdef class CoreEngine:
         cdef cnp.ndarray rows = self._warm_rows
         cdef uint32_t n = rows.shape[0] if warm else 0
         with nogil:
-            self.runtime.start_threads(cnp.PyArray_DATA(rows), n)
+            self.runtime.start_threads(self._current.native, cnp.PyArray_DATA(rows), n)
         return 0
 
     def _warmed_up(self):
         return self.runtime.warmed_up()
 
-    def _swap(self, primary, fallback, default, str version):
-        self._check_open()
-        cdef const engine_scorer* scorer = scorer_from_capsule(primary)
-        if scorer.n_features != self.n_features or scorer.n_outputs != self.n_outputs:
-            raise ConfigError(f"the new primary takes {scorer.n_features} features and gives {scorer.n_outputs} "
-                              f"outputs; this engine serves {self.n_features} and {self.n_outputs}")
-        cdef _Served served = self._serve(primary, fallback, default, version)
-        self.runtime.swap(served.native)
-        self._current = <_Label>self._labels[self._deployments]
-        # What nobody is being served from any more can go: our own reference is then the only one.
-        for number in [n for n, old in self._served.items()
-                       if old is not served and (<_Served>old).native.references() == 1]:
-            del self._served[number]
-        # Labels stay longer. An answer that was settled without the GIL, refused at the door, say, names its deployment
-        # only after others may have swapped it away and freed it.
-        while len(self._labels) > len(self._served) + LABELS_MAX:
-            del self._labels[next(number for number in self._labels if number not in self._served)]
-
-    def _versions(self):
-        """The deployments that are still held, by number."""
-        return {number: (<_Label>self._labels[number]).version for number in self._served}
-
     @property
     def lane(self):
         """The lane that single requests take now: "inline" or "batch"."""
         return "inline" if self._inline else "batch"
-
-    @property
-    def version(self):
-        """Version of the deployment that new requests go to."""
-        return self._current.version
 
     cdef int _check_open(self) except -1:
         if self.closed:
@@ -357,107 +194,62 @@ cdef class CoreEngine:
                               "a new Engine in the child")
         return 0
 
-    # Reading and answering
+    def _require_open(self):
+        self._check_open()
 
-    cdef int _read(self, object x, void* row) except -1:
-        if self._features is not NULL:
-            return self._features.read_row(self._features.ctx, <PyObject*>x, <float*>row)
+    # Asking
+
+    cdef int _read(self, _Served served, object x, void* row) except -1:
+        if served.features is not NULL:
+            return served.features.read_row(served.features.ctx, <PyObject*>x, <float*>row)
         return read_row(x, self.n_features, self._wide, row)
 
-    cdef Answer _answer(self, const Outcome& outcome, const double* values, int64_t returned):
-        cdef Answer answer = Answer.__new__(Answer)
-        cdef _Label label = self._current
-        if label.number != outcome.deployment:
-            label = <_Label>self._labels[outcome.deployment]
-        answer.reason = <str>REASON_NAMES[<Py_ssize_t>outcome.reason]
-        if outcome.source == Source.default_value:
-            answer.value = self._default_value(label, answer)
-        elif self.n_outputs == 1:
-            answer.value = values[0]
-        else:
-            answer.value = vector_of(values, self.n_outputs)
-        answer.source = <str>SOURCE_NAMES[<Py_ssize_t>outcome.source]
-        answer.version = label.version
-        answer.latency_us = (outcome.ready_ns - outcome.started_ns) / 1e3
-        answer.on_time_ready = outcome.ready_ns <= outcome.deadline_ns
-        answer.on_time = returned <= outcome.deadline_ns
-        answer.id = outcome.id
-        return answer
+    # Fetches the online features of one request; (the request with them, names of those that are missing).
+    cdef tuple _look_up(self, _Served served, object x, Request* request):
+        cdef int64_t until = request.asked_ns + (request.deadline_ns - request.asked_ns) // LOOKUP_DIVISOR
+        token = _looking_up_until.set(request.deadline_ns)
+        try:
+            found = served.lookup.fetch(x, min(until, NEVER_NS))
+        finally:
+            _looking_up_until.reset(token)
+        request.asked_ns = now_ns()
+        return found
 
-    cdef object _default_value(self, _Label label, Answer answer):
-        value = label.default
-        if callable(value):
-            try:
-                value = checked_default(value(), self.n_outputs)
-            except Exception:
-                # A default that fails is a model that fails: it never raises into the caller.
-                self._default_errors += 1
-                if answer is not None:
-                    answer.reason = <str>REASON_NAMES[13]
-                value = math.nan if self.n_outputs == 1 else np.full(self.n_outputs, np.nan)
-        return value if self.n_outputs == 1 else np.array(value, dtype=np.float64)
-
-    cdef object _answers(self, const Outcome* outcomes, uint32_t n, cnp.ndarray values, bint queued, bint synchronous):
-        cdef cnp.ndarray sources = column(n, cnp.NPY_UINT8), reasons = column(n, cnp.NPY_UINT8)
-        cdef cnp.ndarray latency = column(n, cnp.NPY_FLOAT64), ids = column(n, cnp.NPY_UINT64)
-        cdef cnp.ndarray on_time = column(n, cnp.NPY_BOOL), ready = column(n, cnp.NPY_BOOL)
-        cdef cnp.ndarray numbers = column(n, cnp.NPY_UINT64)
-        cdef uint8_t* source_codes = <uint8_t*>cnp.PyArray_DATA(sources)
-        cdef uint8_t* reason_codes = <uint8_t*>cnp.PyArray_DATA(reasons)
-        cdef uint8_t* on_time_flags = <uint8_t*>cnp.PyArray_DATA(on_time)
-        cdef uint8_t* ready_flags = <uint8_t*>cnp.PyArray_DATA(ready)
-        cdef double* latency_us = <double*>cnp.PyArray_DATA(latency)
-        cdef uint64_t* id_numbers = <uint64_t*>cnp.PyArray_DATA(ids)
-        cdef uint64_t* deployments = <uint64_t*>cnp.PyArray_DATA(numbers)
-        cdef int64_t returned = now_ns()
-        cdef bint any_default = False
-        cdef uint32_t i
-        for i in range(n):
-            source_codes[i] = <uint8_t>outcomes[i].source
-            reason_codes[i] = <uint8_t>outcomes[i].reason
-            latency_us[i] = (outcomes[i].ready_ns - outcomes[i].started_ns) / 1e3
-            on_time_flags[i] = returned <= outcomes[i].deadline_ns
-            ready_flags[i] = outcomes[i].ready_ns <= outcomes[i].deadline_ns
-            id_numbers[i] = outcomes[i].id
-            deployments[i] = outcomes[i].deployment
-            any_default |= outcomes[i].source == Source.default_value
-            self.runtime.account(outcomes[i], returned, queued, synchronous)
-        if any_default:
-            self._fill_defaults(values, sources, reasons, numbers)
-        names = self._names
-        shaped = values[:, 0] if self.n_outputs == 1 else values
-        return Answers(shaped, sources, reasons, latency, on_time, ready, ids, numbers, names)
-
-    cdef int _fill_defaults(self, object values, object sources, object reasons, object numbers) except -1:
-        for number in np.unique(numbers).tolist():
-            rows = (numbers == number) & (sources == <int>Source.default_value)
-            before = self._default_errors
-            values[rows] = self._default_value(<_Label>self._labels[number], None)
-            if self._default_errors != before:
-                reasons[rows] = 13
-        return 0
-
-    # Predicting
-
-    def predict(self, x, deadline_ms=None, *, deadline_ns=None):
+    def predict(self, x, deadline_ms=None, *, deadline_ns=None, priority=None, bint hedge=False, key=None):
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
+        cdef _Served served = self._current if self._canary is None else self._route(key, started)
+        cdef Request request
+        request.started_ns = request.asked_ns = started
+        request.deadline_ns = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
+        request.priority = self._priority if priority is None else priority_of(priority)
+        request.hedge = hedge
+        request.deployment = served.native
         cdef SmallBuffer buffer
         cdef void* row = buffer.reserve(self._row_bytes)
-        self._read(x, row)
+        request.row = row
+        cdef tuple missing = None
+        if served.lookup is not None and request.deadline_ns > started:
+            x, missing = self._look_up(served, x, &request)
+        self._read(served, x, row)
+        cdef Answer answer
         if self._inline:
-            return self._predict_inline(row, started, deadline)
-        self._reconsider_lane(started)
-        return self._predict_queued(row, started, deadline)
+            answer = self._predict_inline(served, request)
+        else:
+            self._reconsider_lane(started)
+            answer = self._predict_queued(served, request)
+        answer.missing = missing
+        return answer
 
-    cdef Answer _predict_inline(self, const void* row, int64_t started, int64_t deadline):
+    cdef Answer _predict_inline(self, _Served served, const Request& request):
         cdef SmallBuffer buffer
         cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
-        cdef Outcome outcome = self.runtime.predict_inline(row, started, deadline, out)
-        cdef Answer answer = self._answer(outcome, out, outcome.ready_ns)
+        cdef Outcome outcome = self.runtime.predict_inline(request, out)
+        cdef Answer answer = self._answer(served, outcome, out, outcome.ready_ns)
         self.runtime.account(outcome, outcome.ready_ns, False, True)
-        if self._auto and outcome.ready_ns > deadline:
+        if self._observer is not NULL or self._shadow is not NULL:
+            self._show_one(outcome, answer, request.row, out)
+        if self._auto and outcome.ready_ns > request.deadline_ns:
             self._watch_lane(outcome.ready_ns)
         return answer
 
@@ -486,16 +278,17 @@ cdef class CoreEngine:
         self._stalls = stalls
         return 0
 
-    cdef Answer _predict_queued(self, const void* row, int64_t started, int64_t deadline):
+    cdef Answer _predict_queued(self, _Served served, const Request& request):
         cdef Runtime* runtime = self.runtime
         cdef SmallBuffer buffer
         cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
         cdef Outcome outcome
+        cdef Asker asker
         cdef uint32_t index
         cdef bint done
         cdef const double* answered = out
         with nogil:
-            index = runtime.submit(row, started, deadline, NULL, NULL, NULL, True, &outcome, out)
+            index = runtime.submit(request, asker, &outcome, out)
             done = index == NO_SLOT or runtime.wait(index)
         while not done:
             done = self._wait_again(index)
@@ -503,8 +296,10 @@ cdef class CoreEngine:
             outcome = runtime.outcome(index)
             answered = runtime.values(index)
         cdef int64_t returned = now_ns()
-        cdef Answer answer = self._answer(outcome, answered, returned)
+        cdef Answer answer = self._answer(served, outcome, answered, returned)
         runtime.account(outcome, returned, index != NO_SLOT, True)
+        if self._observer is not NULL or self._shadow is not NULL:
+            self._show_one(outcome, answer, request.row, answered)
         if index != NO_SLOT:
             runtime.give_back(index)
         return answer
@@ -521,26 +316,61 @@ cdef class CoreEngine:
             done = self.runtime.wait(index)
         return done
 
-    def predict_many(self, rows, deadline_ms=None, *, deadline_ns=None):
+    # Many rows
+
+    def predict_many(self, rows, deadline_ms=None, *, deadline_ns=None, priority=None, key=None):
         cdef int64_t started = now_ns()
         self._check_open()
+        cdef _Served served = self._current if self._canary is None else self._route(key, started)
+        cdef Request request = self._many_request(served, priority, started)
         cdef uint32_t n = count_rows(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
-        cdef cnp.ndarray matrix = self._matrix(rows, deadlines, started)
+        missing = None
+        if served.lookup is not None and n:
+            rows, missing = self._looked_up(served, rows, deadlines, started)
+            request.asked_ns = now_ns()
+        cdef cnp.ndarray matrix = self._matrix(served, rows, deadlines, started)
         if self._inline:
-            return self._many_inline(matrix, n, started, deadlines, deadline_ns is not None)
+            return self._many_inline(served, request, matrix, n, deadlines, deadline_ns is not None, missing)
         self._reconsider_lane(started)
         cdef uint32_t window = self._window()
-        return Answers.joined([self._many_queued(matrix[i:i + window], started, deadlines[i:i + window])
+        return Answers.joined([self._many_queued(served, request, matrix[i:i + window], deadlines[i:i + window],
+                                                 missing and missing[i:i + window])
                                for i in range(0, max(n, 1), window)])
+
+    cdef Request _many_request(self, _Served served, object priority, int64_t started):
+        cdef Request request
+        request.started_ns = request.asked_ns = started
+        request.priority = self._priority if priority is None else priority_of(priority)
+        request.hedge = False
+        request.deployment = served.native
+        return request
 
     # A call takes at most half of the slots at a time, so that it never shuts out everybody else.
     cdef uint32_t _window(self):
         return max(self._slots_max // 2, 1)
 
+    def _looked_up(self, _Served served, rows, cnp.ndarray deadlines, int64_t started):
+        """The rows with their online features, and the names of those missing from each."""
+        cdef int64_t until = min(int(deadlines.min()), NEVER_NS)
+        token = _looking_up_until.set(until)
+        try:
+            found = served.lookup.fetch_many(list(rows), started + max(until - started, 0) // LOOKUP_DIVISOR)
+        finally:
+            _looking_up_until.reset(token)
+        return [row for row, _ in found], [missing for _, missing in found]
+
+    def _read_rows(self, _Served served, rows):
+        """Mappings as the matrix that this deployment's models see, online features looked up without hurry."""
+        if served.features is NULL:
+            raise InputError("rows can be mappings only where the engine has features")
+        if served.lookup is not None:
+            rows = [row for row, _ in served.lookup.fetch_many(list(rows), now_ns() + 1_000_000_000)]
+        return self._matrix(served, rows, read_deadlines(math.inf, None, len(rows), 0, 0), 0)
+
     # Mappings whose deadline has passed are not read: their answer is the default whatever they hold.
-    cdef cnp.ndarray _matrix(self, object rows, cnp.ndarray deadlines, int64_t started):
-        if self._features is NULL:
+    cdef cnp.ndarray _matrix(self, _Served served, object rows, cnp.ndarray deadlines, int64_t started):
+        if served.features is NULL:
             return read_matrix(rows, self.n_features, self._wide)
         if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype == np.float32:
             return read_matrix(rows, self.n_features, False)  # made by program.batch already
@@ -556,7 +386,7 @@ cdef class CoreEngine:
                 i += 1
                 continue
             try:
-                self._features.read_row(self._features.ctx, <PyObject*>x, out + <size_t>i * self.n_features)
+                self._read(served, x, out + <size_t>i * self.n_features)
             except (ValueError, TypeError) as error:
                 error.add_note(f"in row {i} of {n}")
                 raise
@@ -565,48 +395,54 @@ cdef class CoreEngine:
             raise InputError(f"the rows changed their number while they were read, from {n} to {i}")
         return matrix
 
-    cdef object _many_inline(self, cnp.ndarray matrix, uint32_t n, int64_t started, cnp.ndarray deadlines,
-                             bint absolute):
+    cdef object _many_inline(self, _Served served, const Request& request, cnp.ndarray matrix, uint32_t n,
+                             cnp.ndarray deadlines, bint absolute, object missing):
         cdef cnp.ndarray values = table(n, self.n_outputs, cnp.NPY_FLOAT64)
         cdef vector[Outcome] outcomes = vector[Outcome](n)
         cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
         cdef void* rows = cnp.PyArray_DATA(matrix)
         cdef double* out = <double*>cnp.PyArray_DATA(values)
-        cdef bint queue = absolute and started - self._many_ended_ns < BACK_TO_BACK_NS
+        cdef bint queue = absolute and request.started_ns - self._many_ended_ns < BACK_TO_BACK_NS
         cdef int64_t reserve = self._budget_ns // QUEUE_RESERVE_DIVISOR if queue else 0
         if n and self.runtime.inline_cost().expected_ns(n) > GIL_KEEP_NS:
             with nogil:
-                self.runtime.predict_many_inline(rows, n, started, due, reserve, outcomes.data(), out)
+                self.runtime.predict_many_inline(request, rows, n, due, reserve, outcomes.data(), out)
         elif n:
-            self.runtime.predict_many_inline(rows, n, started, due, reserve, outcomes.data(), out)
-        answers = self._answers(outcomes.data(), n, values, False, True)
+            self.runtime.predict_many_inline(request, rows, n, due, reserve, outcomes.data(), out)
+        answers = self._answers(served, outcomes.data(), n, values, matrix, False, True, missing)
         self._many_ended_ns = now_ns()
         if self._auto:
             self._watch_lane(self._many_ended_ns)
         return answers
 
-    cdef _ManyCall _submit_many(self, cnp.ndarray matrix, int64_t started, cnp.ndarray deadlines, _LoopBridge bridge,
-                                bint* complete):
+    cdef _ManyCall _submit_many(self, _Served served, const Request& request, cnp.ndarray matrix, cnp.ndarray deadlines,
+                                _LoopBridge bridge, object missing, bint* complete):
         cdef _ManyCall call = _ManyCall.__new__(_ManyCall)
         cdef uint32_t n = matrix.shape[0]
         call.engine = self
+        call.served = served
         call.n = n
         call.slots.resize(n)
         call.outcomes.resize(n)
         call.values = table(n, self.n_outputs, cnp.NPY_FLOAT64)
+        call.matrix = matrix
+        call.missing = missing
         cdef void* rows = cnp.PyArray_DATA(matrix)
         cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
         cdef double* out = <double*>cnp.PyArray_DATA(call.values)
-        cdef Completions* completions = bridge.native if bridge is not None else NULL
-        cdef void* user = <void*><PyObject*>call
+        cdef Asker asker
+        asker.completions = bridge.native if bridge is not None else NULL
+        asker.group = &call.group
+        asker.user = <void*><PyObject*>call
         with nogil:
-            complete[0] = self.runtime.submit_many(rows, n, started, due, completions, &call.group, user,
-                                                   call.slots.data(), call.outcomes.data(), out)
+            complete[0] = self.runtime.submit_many(request, rows, n, due, asker, call.slots.data(),
+                                                   call.outcomes.data(), out)
         return call
 
-    cdef object _many_queued(self, cnp.ndarray matrix, int64_t started, cnp.ndarray deadlines):
+    cdef object _many_queued(self, _Served served, const Request& request, cnp.ndarray matrix, cnp.ndarray deadlines,
+                             object missing):
         cdef bint done = False
-        cdef _ManyCall call = self._submit_many(matrix, started, deadlines, None, &done)
+        cdef _ManyCall call = self._submit_many(served, request, matrix, deadlines, None, missing, &done)
         cdef vector[uint32_t] queued
         cdef uint32_t i
         for i in range(call.n):
@@ -620,10 +456,11 @@ cdef class CoreEngine:
                 try:
                     _run_signal_handlers()
                 except BaseException:
+                    call.cancelled()
                     with nogil:
                         while not self.runtime.wait_group(call.group, queued):
                             pass
-                    call.collect(True)
+                    call.drop()
                     raise
         return call.collect(True)
 
@@ -670,75 +507,133 @@ cdef class CoreEngine:
             user = <object>slots[0][index].user
             Py_DECREF(user)
             if slots[0][index].group is not NULL:
-                (<_ManyCall>user).collect(False)
+                (<_ManyCall>user).drop()
             else:
                 self.runtime.give_back(index)
+                self.runtime.counters().cancelled.fetch_add(1)
             index = following
         return 0
 
-    def predict_async(self, x, deadline_ms=None, *, deadline_ns=None):
+    def predict_async(self, x, deadline_ms=None, *, deadline_ns=None, priority=None, bint hedge=False, key=None):
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
+        cdef _Served served = self._current if self._canary is None else self._route(key, started)
+        cdef Request request
+        request.started_ns = request.asked_ns = started
+        request.deadline_ns = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
+        request.priority = self._priority if priority is None else priority_of(priority)
+        request.hedge = hedge
+        request.deployment = served.native
         loop = _get_running_loop()
+        cdef tuple missing = None
+        if served.lookup is not None and request.deadline_ns > started:
+            if served.lookup_blocks:
+                return loop.create_task(self._after_look_up(served, x, started, request.deadline_ns,
+                                                            <int>request.priority, hedge))
+            x, missing = self._look_up(served, x, &request)
+        return self._ask(served, x, &request, loop, missing)
+
+    async def _after_look_up(self, _Served served, x, int64_t started, int64_t deadline, int priority, bint hedge):
+        cdef int64_t until = min(deadline, NEVER_NS)
+        _looking_up_until.set(until)  # in the context of this task alone
+        x, missing = await served.lookup.fetch_async(x, started + (until - started) // LOOKUP_DIVISOR)
+        return await self._ask_later(served, x, started, deadline, priority, hedge, missing)
+
+    def _ask_later(self, _Served served, x, int64_t started, int64_t deadline, int priority, bint hedge, missing):
+        self._check_open()
+        cdef Request request
+        request.started_ns, request.asked_ns, request.deadline_ns = started, now_ns(), deadline
+        request.priority = <Priority><uint8_t>priority
+        request.hedge = hedge
+        request.deployment = served.native
+        return self._ask(served, x, &request, _get_running_loop(), missing)
+
+    cdef object _ask(self, _Served served, object x, Request* request, object loop, tuple missing):
         cdef SmallBuffer buffer
         cdef void* row = buffer.reserve(self._row_bytes)
-        self._read(x, row)
+        request.row = row
+        self._read(served, x, row)
         if self._inline:
-            future = loop.create_future()
-            future.set_result(self._predict_inline(row, started, deadline))
-        else:
-            future = AnswerFuture(loop=loop)
-            self._reconsider_lane(started)
-            self._submit_one(row, started, deadline, loop, future)
-        return future
+            return self._ready(self._predict_inline(served, request[0]), loop, missing)
+        self._reconsider_lane(request.asked_ns)
+        return self._submit_one(served, request[0], loop, missing)
 
-    cdef int _submit_one(self, const void* row, int64_t started, int64_t deadline, object loop, object future) except -1:
+    cdef ReadyAnswer _ready(self, Answer answer, object loop, tuple missing):
+        cdef ReadyAnswer ready = ReadyAnswer.__new__(ReadyAnswer)
+        answer.missing = missing
+        ready.answer, ready.loop = answer, loop
+        return ready
+
+    cdef object _submit_one(self, _Served served, const Request& request, object loop, tuple missing):
         cdef _LoopBridge bridge = self._bridge(loop)
         cdef SmallBuffer buffer
         cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
         cdef Outcome outcome
+        cdef Answer answer
+        cdef Asker asker
+        future = AnswerFuture(loop=loop)
         Py_INCREF(future)
+        asker.completions = bridge.native
+        asker.user = <void*><PyObject*>future
         # With others of this loop under way, wake the executor once for all that this turn of the loop submits.
-        cdef bint alone = bridge.native.pending == 0
-        cdef uint32_t index = self.runtime.submit(row, started, deadline, bridge.native, NULL,
-                                                  <void*><PyObject*>future, alone, &outcome, out)
-        if not alone and not bridge.kicking:
+        asker.wake = bridge.native.pending == 0
+        cdef uint32_t index = self.runtime.submit(request, asker, &outcome, out)
+        if not asker.wake and not bridge.kicking:
             bridge.kicking = True
             loop.call_soon(bridge.kick)
         if index == NO_SLOT:
             Py_DECREF(future)
-            future.set_result(self._answer(outcome, out, outcome.ready_ns))
+            answer = self._answer(served, outcome, out, outcome.ready_ns)
             self.runtime.account(outcome, outcome.ready_ns, False, False)
-        else:
-            bridge.native.pending += 1
-            if self.runtime.answers_soon():
-                bridge.start_polling()
-        return 0
+            if self._observer is not NULL or self._shadow is not NULL:
+                self._show_one(outcome, answer, request.row, out)
+            return self._ready(answer, loop, missing)
+        future.under_way = (bridge, index)
+        if missing is not None:
+            future.missing = missing
+        bridge.native.pending += 1
+        if self.runtime.answers_soon():
+            bridge.start_polling()
+        return future
 
-    def _many_parts(self, rows, deadline_ms, deadline_ns):
-        """A predict_many on the running loop, cut into windows: functions of nothing, to be called one after the
-        other, each giving Answers or a future of them."""
+    async def _many_parts(self, rows, deadline_ms, deadline_ns, priority, key):
+        """A predict_many on the running loop, its features looked up, cut into windows: functions of nothing, to be
+        called one after the other, each giving Answers or a future of them."""
         cdef int64_t started = now_ns()
         self._check_open()
+        cdef _Served served = self._current if self._canary is None else self._route(key, started)
         cdef uint32_t n = count_rows(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
-        cdef cnp.ndarray matrix = self._matrix(rows, deadlines, started)
+        missing = None
+        if served.lookup is not None and n:
+            if served.lookup_blocks:
+                rows, missing = await asyncio.to_thread(self._looked_up, served, rows, deadlines, started)
+            else:
+                rows, missing = self._looked_up(served, rows, deadlines, started)
+            self._check_open()
+        cdef cnp.ndarray matrix = self._matrix(served, rows, deadlines, started)
+        cdef _ManyRequest many = _ManyRequest.__new__(_ManyRequest)
+        many.native = self._many_request(served, priority, started)
+        many.native.asked_ns = now_ns() if missing is not None else started
         if self._inline:
-            return [lambda: self._many_inline(matrix, n, started, deadlines, deadline_ns is not None)]
+            return [lambda: self._many_inline(served, many.native, matrix, n, deadlines, deadline_ns is not None,
+                                              missing)]
         cdef uint32_t window = self._window()
         loop = _get_running_loop()
-        return [lambda i=i: self._many_async(matrix[i:i + window], started, deadlines[i:i + window], loop)
+        return [lambda i=i: self._many_async(served, many, matrix[i:i + window], deadlines[i:i + window],
+                                             missing and missing[i:i + window], loop)
                 for i in range(0, max(n, 1), window)]
 
-    cdef object _many_async(self, cnp.ndarray matrix, int64_t started, cnp.ndarray deadlines, object loop):
+    cdef object _many_async(self, _Served served, _ManyRequest many, cnp.ndarray matrix, cnp.ndarray deadlines,
+                            object missing, object loop):
         self._check_open()
         cdef _LoopBridge bridge = self._bridge(loop)
         cdef bint complete = False
-        cdef _ManyCall call = self._submit_many(matrix, started, deadlines, bridge, &complete)
+        cdef _ManyCall call = self._submit_many(served, many.native, matrix, deadlines, bridge, missing, &complete)
         if complete:
             return call.collect(False)
-        call.future = loop.create_future()
+        call.future = AnswerFuture(loop=loop)
+        call.future.under_way = (call, 0)
         Py_INCREF(call)  # the slots' reference, given back by the drain
         bridge.native.pending += 1
         return call.future
@@ -751,7 +646,23 @@ cdef class CoreEngine:
             raise ClosedError("the engine was never opened")
         facts = statistics_of(self.runtime, self._inline)
         facts["lane"], facts["version"], facts["default_errors"] = self.lane, self.version, self._default_errors
+        facts["breakers"] = {
+            served.version: {"open": (<_Served>served).native.breaker().open(),
+                             "openings": (<_Served>served).native.breaker().openings()}
+            for served in self._served.values()
+        }
+        facts["canary"] = None if self._canary is None else {
+            "version": self._canary.version, "share": self._canary_below / 2.0**64}
+        facts["shadow"] = self._shadow_facts()
         return facts
+
+    cdef object _shadow_facts(self):
+        if self._shadow is NULL:
+            return None
+        cdef ShadowCounts counts = self._shadow.counts()
+        return {"version": self._shadowed.version, "rows": counts.rows, "dropped": counts.dropped,
+                "failed": counts.failed, "compared": counts.compared, "difference_mean": counts.difference_mean,
+                "difference_max": counts.difference_max}
 
     def close(self, timeout_s=1.0):
         """Answers what is queued by its fallback and ends the threads. Always returns; a second call does nothing.
@@ -769,6 +680,9 @@ cdef class CoreEngine:
         with nogil:
             stuck = self.runtime.close(patience)
         self._abandoned = stuck > 0  # never destroyed then: a thread of its own may come back to it
+        self._set_shadow(None, 0)
+        if self._pool is not None:
+            self._pool._engines.discard(id(self))
         for bridge in list(self._bridges.values()):
             self._close_bridge(<_LoopBridge>bridge)
 
@@ -790,10 +704,14 @@ cdef class CoreEngine:
         # another thread may still use is left alone.
         if self.runtime is NULL or self._abandoned or self._forked_at != _forks:
             return
+        if self._pool is not None:
+            self._pool._engines.discard(id(self))
         with nogil:
             stuck = self.runtime.close(1_000_000_000)
         if not stuck:
             del self.runtime
+        if self._shadow is not NULL and self._shadow.close(1_000_000_000):
+            del self._shadow
 
 
 cdef extern from "Python.h":

@@ -8,12 +8,13 @@ from engine.core._native cimport *
 
 cdef tuple REASON_NAMES = _reasons
 cdef tuple SOURCE_NAMES = _sources
+cdef tuple PRIORITY_NAMES = ("critical", "normal", "sheddable")
 
 
 cdef dict statistics_of(Runtime* runtime, bint inline):
     cdef Counters* counters = &runtime.counters()
     cdef uint64_t batches = counters.batches.load()
-    cdef int s
+    cdef int s, c
     reasons = {SOURCE_NAMES[s]: _reason_counts(runtime, s) for s in range(SOURCES)}
     return {
         "answers": {source: sum(counts.values()) for source, counts in reasons.items()},
@@ -27,6 +28,11 @@ cdef dict statistics_of(Runtime* runtime, bint inline):
         "queue_depth": runtime.policy().live(),
         "queue_depth_max": counters.queue_depth_max.load(),
         "in_flight": runtime.slots().in_use(),
+        "cancelled": counters.cancelled.load(),
+        "classes": {PRIORITY_NAMES[c]: {SOURCE_NAMES[s]: counters.classes[c][s].load() for s in range(SOURCES)}
+                    for c in range(PRIORITIES)},
+        "executors": {"threads": runtime.executors().count(), "replaced": runtime.executors().replaced(),
+                      "engines": runtime.executors().shared().models()},
         "inline_overruns": counters.inline_overruns.load(),
         "latency_us": {SOURCE_NAMES[s]: _quantiles(counters.latency(s)) for s in range(SOURCES)},
         "returned_us": _quantiles(counters.returned_ns),
@@ -35,7 +41,7 @@ cdef dict statistics_of(Runtime* runtime, bint inline):
         "guard_us": {
             "sync": _terms(runtime.guard(True)),
             "async": _terms(runtime.guard(False)),
-            "handoff": runtime.handoff_ns() / 1e3,
+            "handoff": runtime.executors().handoff_ns() / 1e3,
             "prediction_error": runtime.policy().prediction_error_ns() / 1e3,
         },
     }

@@ -1,6 +1,9 @@
-"""Serving: the Engine and its answers. Knows models as scorers and features as one small protocol, nothing more."""
+"""Serving: the Engine and its answers. Knows models as scorers and features and monitors as small protocols, nothing
+more."""
 
 from engine.core._answer import Answer, Answers
+from engine.core._runtime import remaining_ms
 from engine.serving.engine import Engine
+from engine.serving.executors import Executors
 
-__all__ = ["Answer", "Answers", "Engine"]
+__all__ = ["Answer", "Answers", "Engine", "Executors", "remaining_ms"]

@@ -1,44 +1,38 @@
 """The Engine: checks that its parts fit, chooses a lane, and answers every request before its deadline.
 
-What runs once per request is compiled (engine.core._runtime); here is what runs once per engine.
+What runs once per request is compiled (engine.core._runtime); here is what runs once per engine or version.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from os import PathLike
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.core._answer import Answers
-from engine.core._rows import checked_default
 from engine.core._runtime import CoreEngine
-from engine.errors import ConfigError
-from engine.model import Model, load_model
+from engine.errors import ConfigError, ModelError
+from engine.model import Model
+from engine.serving import golden as golden_rows
+from engine.serving import parts
+from engine.serving.executors import Executors, placement
+from engine.serving.parts import Default, Features, Monitor
 
 if TYPE_CHECKING:
-    from typing_extensions import CapsuleType
-
     from engine.core._runtime import Deadlines, Instants, Rows
 
 LANES = ("auto", "inline", "batch")
+PRIORITIES = ("critical", "normal", "sheddable")
+ERROR_RULES = ("fallback", "default")
 INLINE_COST_US_MAX = 20.0  # a hand-off to another thread costs about half of this
 WARM_UP_S_MAX = 1.0
 NO_DEADLINE_NS = 2**60
-
-Default = float | npt.ArrayLike | Callable[[], Any] | None
-
-
-class Features(Protocol):
-    """What an Engine needs of a feature program: `FeatureProgram` has it, and so may anything else."""
-
-    @property
-    def capsule(self) -> CapsuleType: ...
+SHADOW_ROWS_MAX = 4096
 
 
 class Engine(CoreEngine):
@@ -53,7 +47,9 @@ class Engine(CoreEngine):
         fallback: a native Model of the same inputs and outputs, or what `load_model` takes; None for none.
         default: a number (or n_outputs numbers), or a function of nothing that returns one. None means NaN.
         features: a FeatureProgram whose outputs are the models' columns. Requests are then mappings (or sequences in
-            the program's input order); without it they are sequences or 1-D arrays of n_features numbers.
+            the program's input order); without it they are sequences or 1-D arrays of n_features numbers. One that
+            also looks up online features spends at most half of a request's time on it; what has not come by then is
+            imputed and named in `Answer.missing_features`.
         deadline_ms: milliseconds from the call within which an answer is due where the call does not say; above 0.
         batch_rows_max: the most rows the batch lane hands to the primary at once, 1 to 1,048,576.
         lane: "inline" (the primary on the caller's own thread: no queue, sub-microsecond, but nothing can interrupt
@@ -61,7 +57,9 @@ class Engine(CoreEngine):
             in time), or "auto": inline for a native primary of at most 20 us a row, batch otherwise. An "auto" engine
             whose inline primary twice within ten seconds takes longer than deadline_ms changes to the batch lane, and
             back after ten seconds without a stall there.
-        executors: threads that run the primary in the batch lane, 1 to 64.
+        executors: threads that run the primary in the batch lane, 1 to 64, or `Executors` shared with other engines.
+            With several, as many batches are in flight where the primary may be called by several threads at once.
+        monitor: a ModelMonitor, shown every answer.
         queue_rows_max: requests in the batch lane at one time; what comes beyond is answered by the fallback at once.
         version: name of this deployment in answers; the primary's digest (12 digits) unless given.
         warmup: rows [rows, n_features] like those to come, for calibration before the first request; standard normal
@@ -70,8 +68,22 @@ class Engine(CoreEngine):
             most), before they sleep. They do so only where wake-ups are measured to be dear, as on virtual machines
             whose idle processors are taken away: 50 us instead of 5.
         miss_rate: share of rescues that may come late, in (0, 0.5]; the learned guard aims at it.
+        priority: class of requests that do not say: "critical", "normal" or "sheddable". While everybody can be served
+            in time it makes no difference; at overload the lower class falls back first, with reason "shed".
+        weight: this engine's share of shared executors, against the others' weights, while there is not enough for all.
+        on_error: what follows a primary that fails (not one that is late): "fallback", or "default" at once.
+        allow_nonfinite: take NaN and infinity for answers of the primary instead of failures.
+        breaker: after many failures the primary is given a rest, and one probe at a time finds out whether it has
+            recovered. True, False, or a mapping of some of: calls_in_a_row (10 failed calls open it), rows_share and
+            rows_min (or half of at least 100 rows within window_ms, 10,000), rest_ms (100, doubled by every failed
+            probe) and rest_ms_max (5,000).
+        realtime_priority, cpus: of the engine's own executors, as in Executors; off unless given.
 
     Thread-safe. Close it, or use it as a context manager. After a fork, the child must make its own.
+
+    All predict verbs take deadline_ms, counted from the call, or deadline_ns, an instant of time.monotonic_ns(); a
+    priority; and a key, which decides whether a canary answers. hedge=True has the fallback run at once, so that at the
+    deadline its answer lies ready and the primary can be waited for a little longer.
 
     >>> import numpy as np, engine
     >>> primary = engine.load_model(lambda rows: rows.sum(axis=1), n_features=3)
@@ -90,46 +102,75 @@ class Engine(CoreEngine):
         deadline_ms: float = 10.0,
         batch_rows_max: int = 64,
         lane: Literal["auto", "inline", "batch"] = "auto",
-        executors: int = 1,
+        executors: int | Executors = 1,
         *,
+        monitor: Monitor | None = None,
         queue_rows_max: int = 4096,
         version: str | None = None,
         warmup: npt.ArrayLike | None = None,
         spin: bool = True,
         miss_rate: float = 1e-4,
+        priority: Literal["critical", "normal", "sheddable"] = "normal",
+        weight: float = 1.0,
+        on_error: Literal["fallback", "default"] = "fallback",
+        allow_nonfinite: bool = False,
+        breaker: bool | Mapping[str, float] = True,
+        realtime_priority: int | None = None,
+        cpus: Iterable[int] | None = None,
     ) -> None:
-        rows_max = _whole("batch_rows_max", batch_rows_max, 1, 1 << 20)
+        rows_max = parts.whole("batch_rows_max", batch_rows_max, 1, 1 << 20)
+        shared = isinstance(executors, Executors)
+        if shared and (realtime_priority is not None or cpus is not None):
+            raise ConfigError("realtime_priority and cpus belong to the shared Executors, not to one engine")
+        realtime, chosen_cpus = placement(realtime_priority, cpus)
         limits = {
             "batch_rows_max": rows_max,
-            "executors": _whole("executors", executors, 1, 64),
-            "queue_rows_max": _whole("queue_rows_max", queue_rows_max, 1, 1 << 24),
+            "executors": executors if shared else parts.whole("executors", executors, 1, 64),
+            "queue_rows_max": parts.whole("queue_rows_max", queue_rows_max, 1, 1 << 24),
             "spin": bool(spin),
-            "miss_rate": _between("miss_rate", miss_rate, 0.0, 0.5),
+            "miss_rate": parts.between("miss_rate", miss_rate, 0.0, 0.5),
+            "priority": parts.one_of("priority", priority, PRIORITIES),
+            "weight": parts.between("weight", weight, 0.0, 1e6),
+            "on_error": parts.one_of("on_error", on_error, ERROR_RULES),
+            "allow_nonfinite": bool(allow_nonfinite),
+            "realtime_priority": realtime,
+            "cpus": chosen_cpus,
         }
-        if lane not in LANES:
-            raise ConfigError(f"lane must be one of {', '.join(LANES)}, got {lane!r}")
-        model, spare = _parts(primary, fallback)
-        if features is not None and not hasattr(features, "capsule"):
-            raise ConfigError(f"features must be a FeatureProgram, got {type(features).__name__}")
-        if lane == "inline" and _takes_gil(model):
+        parts.one_of("lane", lane, LANES)
+        model, spare = parts.models(primary, fallback)
+        parts.checked_features(features)
+        if lane == "inline" and parts.takes_gil(model):
             raise ConfigError(
                 "a Python callable cannot be served inline, where nothing could rescue its caller: "
                 "use lane='batch' or lane='auto'"
             )
-        budget_ns = int(min(_between("deadline_ms", deadline_ms, 0.0, float("inf")) * 1e6, NO_DEADLINE_NS))
-        self.primary, self.fallback = model, spare
-        self._given_default = default
+        budget_ns = int(
+            min(parts.between("deadline_ms", deadline_ms, 0.0, float("inf")) * 1e6, NO_DEADLINE_NS)
+        )
+        self._batch_rows_max = rows_max
+        self._configure(parts.observer(monitor), parts.breaker(breaker))
         self._open(
             model.scorer,
             spare.scorer if spare else None,
-            _default(default, model.n_outputs),
+            parts.default(default, model.n_outputs),
             version if version is not None else model.digest[:12],
-            features.capsule if features is not None else None,
-            _warm_rows(warmup, model.n_features, rows_max),
+            features,
+            (model, spare, default, features),
+            parts.warm_rows(warmup, model.n_features, rows_max),
             budget_ns,
             limits,
         )
         self._start(lane, model)
+
+    @property
+    def primary(self) -> Model:
+        """The model that new requests go to first."""
+        return self._serving()[0].parts[0][0]
+
+    @property
+    def fallback(self) -> Model | None:
+        """The model that answers where the primary cannot in time, or None."""
+        return self._serving()[0].parts[0][1]
 
     def _start(self, lane: str, model: Model) -> None:
         # Only what is native is measured on this thread: anything else might not come back.
@@ -142,11 +183,17 @@ class Engine(CoreEngine):
             time.sleep(0.001)
 
     async def predict_many_async(
-        self, rows: Rows, deadline_ms: Deadlines = None, *, deadline_ns: Instants = None
+        self,
+        rows: Rows,
+        deadline_ms: Deadlines = None,
+        *,
+        deadline_ns: Instants = None,
+        priority: str | None = None,
+        key: object = None,
     ) -> Answers:
         """`predict_many` without blocking the running event loop. Same arguments, same result, same errors."""
         answered = []
-        for start in self._many_parts(rows, deadline_ms, deadline_ns):
+        for start in await self._many_parts(rows, deadline_ms, deadline_ns, priority, key):
             part = start()
             answered.append(part if isinstance(part, Answers) else await part)
         return Answers.joined(answered)
@@ -157,43 +204,167 @@ class Engine(CoreEngine):
         *,
         fallback: Any = None,
         default: Default = None,
+        features: Features | None = None,
         version: str | None = None,
+        golden: golden_rows.Golden | None = None,
+        warmup: npt.ArrayLike | None = None,
     ) -> None:
         """Serves new requests from other models; what is not given stays. Requests under way keep what they came under.
 
+        The new models are warmed up, measured and checked on the calling thread first, while the old ones serve on. The
+        version that was served before stays at hand for `rollback`; the one before that is freed when its last request
+        is answered.
+
         Args:
-            primary, fallback, default: as in the constructor, of the same inputs and outputs.
+            primary, fallback, default, features: as in the constructor, of the same inputs and outputs.
             version: name of the new deployment; the primary's digest (12 digits) unless given.
+            golden: (rows, values): what the new primary must answer before it takes traffic, within 1e-6 of the larger
+                of 1 and the value. Rows are [n, n_features], or mappings where the engine has features.
+            warmup: rows [rows, n_features] to measure on; those of the golden rows, or standard normal values, unless
+                given.
 
         Raises:
-            ConfigError: other widths, or a fallback that is not native. The engine then serves on as before.
+            ConfigError: other widths, or a fallback that is not native.
+            ModelError: the new primary fails on its golden or warm-up rows.
+            ClosedError: the engine is closed.
+            In every case the engine serves on as before.
+        """
+        served = self._candidate(primary, fallback, default, features, version, golden, warmup)
+        self._install(served)
+
+    def rollback(self) -> str:
+        """Serves new requests from the version before the present one again, at once; a second call undoes the first.
+
+        Returns the version that is served now.
+
+        Raises:
+            ConfigError: there is none before.
             ClosedError: the engine is closed.
         """
-        model, spare = _parts(
-            primary if primary is not None else self.primary,
-            fallback if fallback is not None else self.fallback,
+        self._require_open()
+        return self._roll_back().version
+
+    def canary(
+        self,
+        primary: Any = None,
+        *,
+        share: float = 0.0,
+        fallback: Any = None,
+        default: Default = None,
+        features: Features | None = None,
+        version: str | None = None,
+        golden: golden_rows.Golden | None = None,
+        warmup: npt.ArrayLike | None = None,
+    ) -> None:
+        """Serves a share of requests from other models; `canary()` ends it. A canary that was there is replaced.
+
+        Requests with a key fall on the same side for as long as the share is the same, in every process, and stay with
+        the canary while the share grows; the others are drawn at random. A `predict_many` falls on one side as a whole.
+        While the canary's breaker is open its share is served by the primary as everything else.
+
+        Args:
+            share: of requests, 0 to 1.
+            primary, fallback, default, features, version, golden, warmup: as in `swap`, and so are the errors.
+        """
+        self._require_open()
+        if primary is None:
+            self._set_canary(None, 0.0)
+            return
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+            raise ConfigError(f"share must be a number from 0 to 1, got {share!r}")
+        self._set_canary(
+            self._candidate(primary, fallback, default, features, version, golden, warmup), float(share)
+        )
+
+    def shadow(self, primary: Any = None, *, version: str | None = None) -> None:
+        """Asks another native model along with the primary and gives its answers to nobody; `shadow()` ends it.
+
+        They are compared with the primary's in `stats()["shadow"]` and shown to the monitor. A thread that runs only
+        when nothing else wants its core scores them; what it cannot keep up with is dropped and counted, so no request
+        is ever delayed.
+
+        Args:
+            primary: as in `swap`, of the same inputs and outputs, and not a Python callable, whose turns with the GIL
+                would delay everybody.
+            version: its name in the monitor; the digest (12 digits) unless given.
+        """
+        self._require_open()
+        if primary is None:
+            self._set_shadow(None, 0)
+            return
+        model, _ = parts.models(primary, None)
+        if parts.takes_gil(model):
+            raise ConfigError(
+                "a shadow must not be a Python callable: its turns with the GIL would delay live requests"
+            )
+        name = version if version is not None else model.digest[:12]
+        current = self._serving()[0].parts[0]
+        served = self._prepare(model.scorer, None, float("nan"), name, current[3], (model, None, None, None))
+        self._set_shadow(served, SHADOW_ROWS_MAX)
+
+    def _candidate(
+        self,
+        primary: Any,
+        fallback: Any,
+        default: Default,
+        features: Features | None,
+        version: str | None,
+        golden: golden_rows.Golden | None,
+        warmup: npt.ArrayLike | None,
+    ) -> Any:
+        """A deployment that is checked, measured and ready to take traffic."""
+        self._require_open()
+        now_primary, now_fallback, now_default, now_features = self._serving()[0].parts[0]
+        model, spare = parts.models(
+            primary if primary is not None else now_primary,
+            fallback if fallback is not None else now_fallback,
         )
         if self.lane == "inline" and not model.native:
             raise ConfigError(
                 f"this engine serves inline, which needs a native primary, got format {model.format!r}"
             )
-        given = default if default is not None else self._given_default
-        self._swap(
+        given = default if default is not None else now_default
+        chosen = parts.checked_features(features) if features is not None else now_features
+        served = self._prepare(
             model.scorer,
             spare.scorer if spare else None,
-            _default(given, model.n_outputs),
+            parts.default(given, model.n_outputs),
             version if version is not None else model.digest[:12],
+            chosen,
+            (model, spare, given, chosen),
         )
-        self.primary, self.fallback, self._given_default = model, spare, given
+        rows = None
+        if golden is not None:
+            rows = self._golden_rows(served, golden[0])
+            golden_rows.check(model, "primary", rows, golden[1])
+        # A primary that is already being served has been measured by its own requests.
+        if model is not now_primary or golden is not None:
+            warm = warmup if warmup is not None else rows
+            if not self._measure(served, parts.warm_rows(warm, model.n_features, self._batch_rows_max)):
+                raise ModelError(f"the new primary, version {served.version!r}, fails on its warm-up rows")
+        return served
+
+    def _golden_rows(self, served: Any, rows: Any) -> npt.NDArray[Any]:
+        if isinstance(rows, np.ndarray) or (len(rows) and not isinstance(rows[0], Mapping)):
+            matrix = np.asarray(rows)
+            if matrix.ndim != 2 or matrix.shape[1] != self.n_features:
+                raise ConfigError(
+                    f"golden rows must be [n, {self.n_features}], got shape {list(matrix.shape)}"
+                )
+            return matrix
+        return self._read_rows(served, rows)
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start and learned quantities of now, as a plain dict; times in microseconds.
 
-        answers and reasons by source; on_time_ready and on_time_returned; late_dropped (primary results that lost to
-        their rescue); batches, batch_rows_mean, queue_depth, queue_depth_max, in_flight; latency_us by source,
+        answers and reasons by source; classes (answers by priority and source); on_time_ready and on_time_returned;
+        late_dropped (primary results that lost to their rescue); cancelled (requests whose asker stopped waiting, in no
+        other count); batches, batch_rows_mean, queue_depth, queue_depth_max, in_flight; latency_us by source,
         returned_us and queued_us as {count, p50, p99, p999, max}; cost (row_us, batch_us by rows, efficient_rows,
         spread, stalls); guard_us (timer, return and fallback terms for synchronous and asynchronous callers, handoff:
-        what waking an executor usually takes, prediction_error: how far admission's predictions are off).
+        what waking an executor usually takes, prediction_error: how far admission's predictions are off); executors
+        (threads, replaced: stuck ones that gave their place to a new thread, engines that share them); breakers by
+        version; canary and shadow, None where there is none.
         """
         return self._statistics()
 
@@ -218,76 +389,3 @@ class Engine(CoreEngine):
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"lane={self.lane!r}, version={self.version!r}"
         return f"Engine({self.primary!r}, fallback={self.fallback!r}, {state})"
-
-
-def _parts(primary: Any, fallback: Any) -> tuple[Model, Model | None]:
-    model = primary if isinstance(primary, Model) else _load("primary", primary)
-    if fallback is None:
-        return model, None
-    spare = fallback if isinstance(fallback, Model) else _load("fallback", fallback)
-    if not spare.native:
-        raise ConfigError(
-            f"the fallback must be native (a forest, a linear or a dense model), got format {spare.format!r}: it runs "
-            f"when time is nearly up, so it may neither take the GIL nor wait"
-        )
-    for what in ("n_features", "n_outputs"):
-        if getattr(model, what) != getattr(spare, what):
-            raise ConfigError(
-                f"primary and fallback must agree in {what}, got {getattr(model, what)} and {getattr(spare, what)}"
-            )
-    return model, spare
-
-
-def _load(role: str, source: Any) -> Model:
-    if callable(source) and not hasattr(source, "predict") and not isinstance(source, str | PathLike):
-        raise ConfigError(
-            f"the {role} is a Python callable, whose width is not known: pass "
-            f"engine.load_model(fn, n_features=…, n_outputs=…)"
-        )
-    return load_model(source)
-
-
-def _takes_gil(model: Model) -> bool:
-    from engine.core import _scorer
-
-    return _scorer.describe(model.scorer)["takes_gil"]
-
-
-def _default(value: Default, n_outputs: int) -> Any:
-    if value is None:
-        return checked_default(float("nan"), n_outputs)
-    if callable(value):
-        return value
-    try:
-        return checked_default(value, n_outputs)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(
-            f"the default must be a number or a function of nothing, got {value!r:.60}"
-        ) from None
-
-
-def _warm_rows(given: npt.ArrayLike | None, n_features: int, n_rows: int) -> npt.NDArray[Any]:
-    n_rows = min(n_rows, 4096)
-    if given is None:
-        # Values that take different branches from row to row: rows of zeros would time a perfectly predicted tree.
-        return np.random.default_rng(0).standard_normal((n_rows, n_features))
-    rows = np.asarray(given)
-    if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
-        raise ConfigError(
-            f"warmup must be at least one row of {n_features} features, got shape {list(rows.shape)}"
-        )
-    return np.resize(rows, (n_rows, n_features))
-
-
-def _whole(name: str, value: Any, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise ConfigError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
-    return int(value)
-
-
-def _between(name: str, value: Any, above: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not above < value <= most:
-        raise ConfigError(f"{name} must be a number above {above:g} and at most {most:g}, got {value!r}")
-    return float(value)
