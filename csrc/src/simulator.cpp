@@ -21,35 +21,44 @@ Simulator::Simulator(const SimulationPlan& plan)
       books_(plan, SimulatedWorld::START_NS),
       result_(books_.result),
       audit_(plan.requests, result_),
-      cost_(plan.batch_rows_max),
       guard_(plan.miss_rate, plan.cores),
-      policy_({plan.batch_rows_max, plan.queue_rows_max, plan.executors}, cost_),
-      slots_(plan.queue_rows_max, sizeof(double), SimulatedVersion::OUTPUTS),
-      executors_(policy_.limits().executors),
+      shared_(plan.executors),
+      executors_(shared_.count()),
       core_free_ns_(std::max(plan.cores, 1u), 0),
       out_(size_t{plan.batch_rows_max} * SimulatedVersion::OUTPUTS),
-      rows_(plan.batch_rows_max),
-      version_factors_{1.0} {
+      rows_(plan.batch_rows_max) {
     const double full_ns = static_cast<double>(plan.batch_base_ns + plan.batch_row_ns * plan.batch_rows_max);
     const double rows = static_cast<double>(plan.batch_rows_max) * static_cast<double>(executors_.size());
     result_.capacity_per_s = 1e9 * rows / std::max(full_ns, 1.0);
-    current_ = SimulatedVersion::deploy(world_, now_ns_, 1, &versions_alive_);
-    if (plan.calibrated) calibrate();
-    schedule_faults();
-}
-
-Simulator::~Simulator() { current_->release(); }
-
-// What a warm-up before serving learns: the cost at powers of two, some hundred wake-ups and fallbacks.
-void Simulator::calibrate() {
-    for (uint32_t rows = 1;; rows = std::min(rows * 2, plan_.batch_rows_max)) {
-        cost_.prime(rows, plan_.batch_base_ns + plan_.batch_row_ns * rows);
-        if (rows == plan_.batch_rows_max) break;
+    for (const SimulatedModel& its : plan.models) {
+        Model& model = models_.emplace_back(plan, its, shared_);
+        model.current = deploy(1.0);
+        if (plan.calibrated) calibrate(model);
     }
-    for (int i = 0; i < CALIBRATION_RUNS; ++i) {
+    for (int i = 0; plan.calibrated && i < CALIBRATION_RUNS; ++i) {
         guard_.timer_overshot(world_.overshoot_ns(0), now_ns_);
         guard_.fallback_took(world_.fallback_ns(), now_ns_);
     }
+    schedule_faults();
+}
+
+Simulator::~Simulator() {
+    for (Model& model : models_) model.current->release();
+}
+
+// What a warm-up before serving learns: the cost at powers of two.
+void Simulator::calibrate(Model& model) {
+    for (uint32_t rows = 1;; rows = std::min(rows * 2, plan_.batch_rows_max)) {
+        const double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor;
+        model.cost.prime(rows, static_cast<int64_t>(ns));
+        if (rows == plan_.batch_rows_max) break;
+    }
+}
+
+// A new version, whose calls cost `factor` times what its model's cost. One reference, the caller's.
+Deployment* Simulator::deploy(double factor) {
+    version_factors_.push_back(factor);
+    return SimulatedVersion::deploy(world_, now_ns_, ++result_.versions, &versions_alive_);
 }
 
 void Simulator::schedule_faults() {
@@ -128,9 +137,7 @@ void Simulator::handle(const Event& event) {
         case Kind::score_done:
             if (batches_[event.index].serial == event.serial) score_done(event.index);
             return;
-        case Kind::replace:
-            if (batches_[event.index].serial == event.serial) replace(event.index);
-            return;
+        case Kind::look_after: return look_after();
         default: break;
     }
     if (requests_[event.index].serial != event.serial) return;  // answered meanwhile
@@ -149,21 +156,22 @@ void Simulator::schedule(int64_t at_ns, Kind kind, uint32_t index, uint32_t seri
 
 void Simulator::check_counts() {
     audit_.expect(audit_.open() == queued_ + running_ + rescuing_, Invariant::counts_agree, arrived_);
-    audit_.expect(policy_.live() == queued_, Invariant::counts_agree, arrived_);
+    Model& model = models_[touched_];
+    audit_.expect(model.policy.live() == model.queued, Invariant::counts_agree, arrived_);
     const uint64_t most = sabotaged(Invariant::bounded_queue) ? 0 : plan_.queue_rows_max;
-    audit_.expect(queued_ <= most && slots_.in_use() <= most && policy_.depth() <= most, Invariant::bounded_queue,
-                  arrived_);
+    audit_.expect(model.queued <= most && model.slots.in_use() <= most && model.policy.depth() <= most,
+                  Invariant::bounded_queue, arrived_);
 }
 
-// A new version takes over, at the fault's cost and at the plan's by turns. Requests keep what they came in under.
+// A new version of the first model takes over, at the fault's cost and at the plan's by turns. Requests keep what they
+// came in under.
 void Simulator::swap(uint32_t index) {
     const SimulatedFault& fault = plan_.faults[index];
     const int64_t since = now_ns_ - SimulatedWorld::START_NS;
     if (since >= fault.until_ns) return;
     const uint64_t turn = fault.every_ns > 0 ? static_cast<uint64_t>((since - fault.from_ns) / fault.every_ns) : 0;
-    version_factors_.push_back(turn % 2 == 0 ? fault.factor : 1.0);
-    Deployment* before = current_;
-    current_ = SimulatedVersion::deploy(world_, now_ns_, ++result_.versions, &versions_alive_);
+    Deployment* before = models_[0].current;
+    models_[0].current = deploy(turn % 2 == 0 ? fault.factor : 1.0);
     before->release();
     if (fault.every_ns > 0 && arrived_ < plan_.requests) schedule(now_ns_ + fault.every_ns, Kind::swap, index, 0);
 }
@@ -173,6 +181,8 @@ void Simulator::arrive() {
     Request& request = requests_[index];
     request.number = arrived_++;
     request.deadline_class = world_.deadline_class();
+    request.model = touched_ = world_.model();
+    request.priority = world_.priority();
     const int64_t budget_ns = plan_.deadlines[request.deadline_class].budget_ns;
     const GuardTerms terms = guard_.terms();
     request.started_ns = now_ns_;
@@ -185,7 +195,9 @@ void Simulator::arrive() {
     request.hopeless = budget_ns < terms.fallback_ns;
     const int64_t cancels_ns = world_.cancels_after_ns(now_ns_, budget_ns);
     if (cancels_ns != NEVER_NS) schedule(now_ns_ + cancels_ns, Kind::cancel, index, request.serial);
-    audit_.arrived(request.number, current_->number());
+    request.deployment = model_of(request).current;
+    request.deployment->retain();
+    audit_.arrived(request.number, request.deployment->number());
     books_.arrived(request, queued_);
     enqueue(index);
     if (arrived_ < plan_.requests) schedule(world_.next_arrival(), Kind::arrival, 0, 0);
@@ -194,39 +206,50 @@ void Simulator::arrive() {
 // As Runtime::submit does.
 void Simulator::enqueue(uint32_t index) {
     Request& request = requests_[index];
-    current_->retain();
-    request.deployment = current_;
-    const Verdict verdict = knock(request);
-    if (verdict == Verdict::admit) request.slot = slots_.acquire();
+    Model& model = model_of(request);
+    Reason reason = knock(request);
+    if (reason == Reason::ok && (request.slot = model.slots.acquire()) == NO_SLOT) reason = Reason::full;
     if (request.slot == NO_SLOT) {
-        policy_.refused(now_ns_);
+        if (reason != Reason::breaker_open) model.policy.refused(now_ns_);
         if (request.deadline_ns <= now_ns_) return fall_back(index, Reason::expired);
         if (!guard_.time_for_fallback(now_ns_, request.deadline_ns, 0)) return fall_back(index, Reason::no_time);
-        return fall_back(index, verdict == Verdict::late      ? Reason::late
-                                : verdict == Verdict::stalled ? Reason::stalled
-                                                              : Reason::full);
+        return fall_back(index, reason);
     }
-    Slot& slot = slots_[request.slot];
+    Slot& slot = model.slots[request.slot];
     request.generation = generation_of(slot.word.load(std::memory_order_relaxed));
     slot.started_ns = slot.queued_ns = now_ns_;
     slot.deadline_ns = request.deadline_ns;
     slot.finish_by_ns = request.finish_by_ns;
-    slot.predicted_ns = policy_.predicted_finish_ns(now_ns_, request.finish_by_ns);
+    slot.predicted_ns = model.policy.predicted_finish_ns(now_ns_, request.finish_by_ns, request.priority);
     slot.deployment = request.deployment;
     slot.user = reinterpret_cast<void*>(uintptr_t{index});
-    slot.ticket = policy_.enter(now_ns_, request.finish_by_ns);
-    *static_cast<double*>(slots_.row(request.slot)) = static_cast<double>(request.number);
+    slot.ticket = model.policy.enter(now_ns_, request.finish_by_ns, request.priority);
+    *static_cast<double*>(model.slots.row(request.slot)) = static_cast<double>(request.number);
     slot.word.store(state_word(request.generation, State::queued), std::memory_order_release);
     ++queued_;
+    ++model.queued;
     result_.queue_depth_max = std::max(result_.queue_depth_max, queued_);
-    submitted_.push(slots_, request.slot, &Slot::next);
+    model.submitted.push(model.slots, request.slot, &Slot::next);
+    if (!model.active) {
+        model.active = true;
+        active_.push_back(request.model);
+    }
     request.wakes_ns = request.finish_by_ns + world_.overshoot_ns(request.finish_by_ns);
     schedule(request.wakes_ns, Kind::rescue, index, request.serial);
     wake_executor();
 }
 
-Verdict Simulator::knock(const Request& request) {
-    return request.deadline_ns <= now_ns_ ? Verdict::late : policy_.admit(now_ns_, request.finish_by_ns);
+// As Runtime::refusal: ok for a request that is let in.
+Reason Simulator::knock(const Request& request) {
+    if (request.deadline_ns <= now_ns_) return Reason::late;
+    switch (model_of(request).policy.admit(now_ns_, request.finish_by_ns, request.priority)) {
+        case Verdict::admit: break;
+        case Verdict::stalled: return Reason::stalled;
+        case Verdict::full: return Reason::full;
+        case Verdict::shed: return Reason::shed;
+        default: return Reason::late;
+    }
+    return request.deployment->breaker().allows(now_ns_) ? Reason::ok : Reason::breaker_open;
 }
 
 uint32_t Simulator::take_request() {
@@ -256,25 +279,27 @@ bool Simulator::sabotaged(Invariant which) noexcept {
 // be left of slots and old versions.
 SimulationResult Simulator::finish() {
     audit_.finish(arrived_);
-    for (uint32_t i = submitted_.take_all(slots_, &Slot::next); i != NO_SLOT;) {
-        const uint32_t next = slots_[i].next.load(std::memory_order_relaxed);
-        slots_.drop_reference(i);
-        i = next;
-    }
     std::vector<Entry> none(plan_.batch_rows_max);
-    policy_.form(2 * NEVER_NS, none.data(), [](const Entry&) { return Claim::gone; },
-                 [this](const Entry& entry) { drop_executors_reference(entry); });
+    for (Model& model : models_) {
+        take_submissions(model);
+        model.policy.form(2 * NEVER_NS, none.data(), [](const Entry&) { return Claim::gone; },
+                          [&](const Entry& entry) { model.slots.drop_reference(entry.slot); });
+        result_.breaker_openings += model.current->breaker().openings();
+    }
     for (Executor& executor : executors_) executor.batch = NO_SLOT;
-    for (uint32_t i = 0; i < batches_.size(); ++i) {
-        Batch& batch = batches_[i];
-        for (uint32_t row = 0; row < batch.rows; ++row) drop_executors_reference(batch.entries[row]);
+    for (Batch& batch : batches_) {
+        for (uint32_t row = 0; row < batch.rows; ++row)
+            models_[batch.model].slots.drop_reference(batch.entries[row].slot);
         batch.rows = 0;
     }
-    audit_.expect(slots_.in_use() == 0 && versions_alive_ == 1, Invariant::nothing_leaked, slots_.in_use());
-    for (uint32_t i = 0; i < slots_.count() && slots_.in_use() > 0; ++i)  // after sabotage only
-        while (slots_[i].references.load(std::memory_order_relaxed) > 0) slots_.drop_reference(i);
+    uint64_t in_use = 0;
+    for (const Model& model : models_) in_use += model.slots.in_use();
+    audit_.expect(in_use == 0 && versions_alive_ == models_.size(), Invariant::nothing_leaked, in_use);
+    for (Model& model : models_)  // after sabotage only
+        for (uint32_t i = 0; model.slots.in_use() > 0; ++i)
+            while (model.slots[i].references.load(std::memory_order_relaxed) > 0) model.slots.drop_reference(i);
     result_.versions_freed = result_.versions - versions_alive_;
-    result_.prediction_error_ns = policy_.prediction_error_ns();
+    result_.prediction_error_ns = models_[0].policy.prediction_error_ns();
     result_.guard_timer_ns = guard_.terms().timer_ns;
     result_.guard_fallback_ns = guard_.terms().fallback_ns;
     return books_.close();

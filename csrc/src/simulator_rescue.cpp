@@ -7,14 +7,15 @@
 namespace engine::detail {
 
 // The request is nobody's but its asker's from here on; false when it has been answered already.
-bool Simulator::take_from_executors(const Entry& entry) {
-    Slot& slot = slots_[entry.slot];
-    uint32_t word = slot.word.load(std::memory_order_acquire);
+bool Simulator::take_from_executors(Model& model, const Entry& entry) {
+    Slot& slot = model.slots[entry.slot];
+    const uint32_t word = slot.word.load(std::memory_order_acquire);
     if (generation_of(word) != entry.generation || !is_live(word)) return false;
     slot.word.store(state_word(entry.generation, State::rescue), std::memory_order_release);
     if (state_of(word) == State::queued) {
-        policy_.leave(slot.ticket);
+        model.policy.leave(slot.ticket);
         --queued_;
+        --model.queued;
     } else {
         --running_;
     }
@@ -22,9 +23,8 @@ bool Simulator::take_from_executors(const Entry& entry) {
 }
 
 // The primary will not answer this one.
-void Simulator::fail(const Entry& entry, Reason reason) {
-    if (!take_from_executors(entry)) return;
-    fall_back(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(slots_[entry.slot].user)), reason);
+void Simulator::fail(Model& model, const Entry& entry, Reason reason) {
+    if (take_from_executors(model, entry)) fall_back(asker_of(model, entry.slot), reason);
 }
 
 void Simulator::rescue(uint32_t index) {
@@ -33,14 +33,19 @@ void Simulator::rescue(uint32_t index) {
     const int64_t overshoot_ns = now_ns_ - request.finish_by_ns;
     guard_.timer_overshot(overshoot_ns, now_ns_);
     request.excused |= overshoot_ns > request.timer_term_ns;
-    const bool running = state_of(slots_[request.slot].word.load(std::memory_order_relaxed)) == State::running;
+    Model& model = model_of(request);
+    touched_ = request.model;
+    const bool running = state_of(model.slots[request.slot].word.load(std::memory_order_relaxed)) == State::running;
     result_.overdue += running;
-    fail({request.finish_by_ns, request.slot, request.generation}, Reason::timeout);
+    if (running) suspect(request.model);
+    fail(model, {request.finish_by_ns, request.slot, request.generation}, Reason::timeout);
 }
 
 void Simulator::cancel(uint32_t index) {
     Request& request = requests_[index];
-    if (request.slot != NO_SLOT) take_from_executors({request.finish_by_ns, request.slot, request.generation});
+    touched_ = request.model;
+    if (request.slot != NO_SLOT)
+        take_from_executors(model_of(request), {request.finish_by_ns, request.slot, request.generation});
     books_.cancelled(request, now_ns_);
     close(index);
 }
@@ -77,18 +82,19 @@ void Simulator::fall_back(uint32_t index, Reason reason) {
 // The asker has its answer. values: what the primary gave; null for the fallback, which is run here, and the default.
 void Simulator::answer(uint32_t index, Source source, Reason reason, double* values) {
     Request& request = requests_[index];
+    SlotTable& slots = model_of(request).slots;
     double own[SimulatedVersion::OUTPUTS];
     if (source == Source::fallback) {
         const auto row = static_cast<double>(request.number);
         const bool queued = request.slot != NO_SLOT;
-        values = queued ? slots_.rescue_out(request.slot) : own;
-        request.deployment->score_fallback(queued ? slots_.row(request.slot) : &row, 1, nullptr, values);
+        values = queued ? slots.rescue_out(request.slot) : own;
+        request.deployment->score_fallback(queued ? slots.row(request.slot) : &row, 1, nullptr, values);
     }
     if (request.slot != NO_SLOT && source != Source::primary) {
-        Slot& slot = slots_[request.slot];
+        Slot& slot = slots[request.slot];
         slot.by_rescue = {now_ns_, source, reason};
         slot.word.store(state_word(request.generation, State::rescued), std::memory_order_release);
-        if (source == Source::fallback) values = slots_.answer(request.slot);
+        if (source == Source::fallback) values = slots.answer(request.slot);
     }
     if (source != Source::default_value) audit_.answered(request.number, values[0], values[1]);
 
@@ -117,10 +123,8 @@ void Simulator::close(uint32_t index) {
     request.open = false;
     ++request.serial;  // its timers find it gone
     if (request.slot == NO_SLOT) request.deployment->release();
-    else if (!sabotaged(Invariant::nothing_leaked)) slots_.drop_reference(request.slot);
+    else if (!sabotaged(Invariant::nothing_leaked)) model_of(request).slots.drop_reference(request.slot);
     free_requests_.push_back(index);
 }
-
-void Simulator::drop_executors_reference(const Entry& entry) { slots_.drop_reference(entry.slot); }
 
 }  // namespace engine::detail

@@ -54,7 +54,7 @@ def test_service_comes_back_after(fault, load, deadline_ms):
     assert result["recovered"], f"{result['why']}\n{again}"
     # And the primary serves again much sooner than that.
     assert result["recovery_ms"] is not None, again
-    assert result["recovery_ms"] <= 300.0, again
+    assert result["recovery_ms"] <= 600.0, again
 
 
 def test_a_load_of_a_half_three_and_a_half():

@@ -36,8 +36,9 @@ def test_full_service_is_back_within_a_deadline_of_a_stall(curve, load, executor
         **CURVES[curve],
     )
     assert result["on_time"] >= 0.9999
-    assert result["recovery_ms"] <= 10.0
-    assert result["primary_goodput"] >= 0.85 * 0.9 * min(load, 1.0)
+    # The breaker, which rests the primary while its executors are stuck, takes its time to try it again.
+    assert result["recovery_ms"] <= 150.0
+    assert result["primary_goodput"] >= 0.8 * 0.9 * min(load, 1.0)
 
 
 def test_mixed_deadlines_are_all_met():
@@ -46,10 +47,13 @@ def test_mixed_deadlines_are_all_met():
     assert result["primary_goodput"] >= 0.9
 
 
-def test_one_hung_executor_of_four_costs_its_quarter():
-    result = simulate(load=2.0, requests=100_000, executors=4, hang_from_ms=10.0)
-    assert result["on_time"] == 1.0
-    assert 0.65 <= result["primary_goodput"] <= 0.76
+def test_one_hung_executor_of_four_is_replaced_or_costs_its_quarter():
+    plan = {"load": 2.0, "requests": 200_000, "executors": 4, "hang_from_ms": 10.0}
+    left, replaced = simulate(**plan, replace_hung=False), simulate(**plan)
+    assert left["on_time"] == replaced["on_time"] == 1.0
+    assert 0.65 <= left["primary_goodput"] <= 0.76
+    assert replaced["replaced"] == 1
+    assert replaced["primary_goodput"] >= 0.85
 
 
 def test_a_primary_that_becomes_twice_as_slow_serves_half():

@@ -15,7 +15,8 @@ enum class FaultKind : uint8_t {
     slow,         // batches started in the window cost `factor` times as much, and extra_ns + rows * extra_row_ns more
     failing,      // a share of the scoring calls fails
     corrupting,   // a share of the rows is answered NaN
-    hanging,      // a batch started in the window makes no progress before the window's end
+    hanging,      // a batch started in the window makes no progress before the window's end; of one executor, until it
+                  // is replaced
     dying,        // an executor dies at from_ns, its batch with it, and is there again at until_ns
     jumping,      // the clock jumps ahead by length_ns and nothing of ours runs meanwhile: a paused virtual machine, a
                   // suspended laptop, a frozen container. Backwards it cannot jump: all instants are CLOCK_MONOTONIC

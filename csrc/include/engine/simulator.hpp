@@ -18,6 +18,13 @@
 
 namespace engine {
 
+// One of several models that share the executors. Its batches cost cost_factor times the plan's.
+struct SimulatedModel {
+    double share = 1.0;  // of the requests
+    double weight = 1.0;
+    double cost_factor = 1.0;
+};
+
 struct SimulationPlan {
     struct Deadline {
         int64_t budget_ns;  // from arrival; 0 or less is a request that has expired at the door
@@ -29,6 +36,9 @@ struct SimulationPlan {
     double rate_per_s = 1'000.0;  // of the Poisson arrivals
     std::vector<Deadline> deadlines{{10'000'000, 1.0}};
 
+    std::vector<SimulatedModel> models = std::vector<SimulatedModel>(1);
+    std::array<double, PRIORITIES> priorities{0.0, 1.0, 0.0};  // shares of the requests, by class
+
     // The true cost of a batch of b rows: (base + b * row) * exp(noise * z), z standard normal.
     int64_t batch_base_ns = 50'000;
     int64_t batch_row_ns = 120'000;
@@ -37,8 +47,9 @@ struct SimulationPlan {
     uint32_t batch_rows_max = 64;
     uint32_t queue_rows_max = 4096;
     bool calibrated = true;  // cost model and guard start primed, as after a warm-up; else they know nothing
-    // An executor that has been at one batch for so long is replaced; what it still delivers is too late or unwanted.
-    int64_t replace_after_ns = NEVER_NS;
+    // Executors that are stuck in one batch are replaced, as Executors::look_after does; budget_ns is the usual deadline.
+    bool replace_hung = true;
+    int64_t budget_ns = 10'000'000;
 
     // From a submission to the first look of an executor that slept; what comes meanwhile it finds there too.
     int64_t handoff_ns = 8'500;
@@ -57,7 +68,7 @@ struct SimulationPlan {
     int64_t bin_ns = 0;  // width of the timeline's bins; 0 for no timeline
 };
 
-// What became of the requests that arrived in one stretch of time, or with one deadline.
+// What became of the requests that arrived in one stretch of time, with one deadline, of one class or for one model.
 struct SimulatedFate {
     uint64_t arrived = 0, cancelled = 0;
     uint64_t primary_in_time = 0, in_time = 0;
@@ -71,6 +82,8 @@ struct SimulationResult {
     std::array<uint64_t, REASONS> by_reason{};
     std::array<uint64_t, SOURCES> in_time{};    // at or before the deadline, by source
     std::vector<SimulatedFate> by_deadline;     // in the order of the plan's deadlines
+    std::vector<SimulatedFate> by_model;
+    std::array<SimulatedFate, PRIORITIES> by_priority{};
     std::vector<SimulatedFate> timeline;        // by instant of arrival; deadlines.size() entries a bin
 
     int64_t elapsed_ns = 0;  // virtual, from the first arrival to the last outcome
@@ -83,7 +96,8 @@ struct SimulationResult {
     uint64_t held = 0;          // times that an idle executor waited for a fuller batch
     uint64_t probes = 0;        // single rows tried on a primary that seemed too slow for them
     uint64_t replaced = 0;      // executors
-    uint64_t versions = 1, versions_freed = 0;
+    uint64_t breaker_openings = 0;
+    uint64_t versions = 0, versions_freed = 0;
     uint64_t queue_depth_max = 0;
     int64_t recovery_ns = -1;  // after a stall, until the primary serves at 90 % of its steady rate; -1 for unknown
     int64_t prediction_error_ns = 0;  // what the policy and the guard had learned at the end

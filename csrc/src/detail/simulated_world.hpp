@@ -19,8 +19,10 @@ public:
 
     explicit SimulatedWorld(const SimulationPlan& plan)
         : plan_(plan), gaps_(plan.seed, 1), primary_(plan.seed, 2), machine_(plan.seed, 3), budgets_(plan.seed, 4),
-          askers_(plan.seed, 5), failures_(plan.seed, 6) {
-        for (const auto& deadline : plan.deadlines) shares_ += deadline.share;
+          askers_(plan.seed, 5), failures_(plan.seed, 6), models_(plan.seed, 7), classes_(plan.seed, 8) {
+        for (const auto& deadline : plan.deadlines) deadline_shares_.push_back(deadline.share);
+        for (const auto& model : plan.models) model_shares_.push_back(model.share);
+        class_shares_.assign(plan.priorities.begin(), plan.priorities.end());
         for (const SimulatedFault& fault : plan.faults) {
             of_[static_cast<size_t>(fault.kind)].push_back(fault);
             if (fault.kind != FaultKind::bursting || fault.count == 0) continue;
@@ -53,14 +55,9 @@ public:
     }
 
     // Which of the plan's deadlines the next request has.
-    uint32_t deadline_class() noexcept {
-        const auto& deadlines = plan_.deadlines;
-        if (deadlines.size() == 1) return 0;
-        double left = budgets_.uniform() * shares_;
-        for (uint32_t i = 0; i < deadlines.size(); ++i)
-            if ((left -= deadlines[i].share) < 0.0) return i;
-        return static_cast<uint32_t>(deadlines.size() - 1);
-    }
+    uint32_t deadline_class() noexcept { return one_of(deadline_shares_, budgets_); }
+    uint32_t model() noexcept { return one_of(model_shares_, models_); }
+    Priority priority() noexcept { return static_cast<Priority>(one_of(class_shares_, classes_)); }
 
     // When the asker gives up: a length of time from arrival, or NEVER_NS.
     int64_t cancels_after_ns(int64_t now_ns, int64_t budget_ns) noexcept {
@@ -71,8 +68,9 @@ public:
     }
 
     // When a scoring call of `rows` rows that starts now ends; NEVER_NS for a hang without end.
-    int64_t score_end(int64_t now_ns, uint32_t rows, double version_factor, uint32_t executor) noexcept {
-        double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * version_factor;
+    // `replaced`: this executor is not the thread it was, so what made just that one hang is gone.
+    int64_t score_end(int64_t now_ns, uint32_t rows, double cost_factor, uint32_t executor, bool replaced) noexcept {
+        double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * cost_factor;
         ns *= primary_.lognormal(plan_.batch_noise);
         const int64_t since = now_ns - START_NS;
         for (const SimulatedFault& fault : of(FaultKind::slow)) {
@@ -81,7 +79,7 @@ public:
         }
         int64_t start_ns = now_ns;
         for (const SimulatedFault& fault : of(FaultKind::hanging))
-            if (fault.active(since) && fault.concerns(executor))
+            if (fault.active(since) && fault.concerns(executor) && !(replaced && fault.executor == executor))
                 start_ns = std::max(start_ns, fault.until_ns >= NEVER_NS ? NEVER_NS : START_NS + fault.until_ns);
         if (start_ns >= NEVER_NS) return NEVER_NS;
         return past_stalls(start_ns, std::max<int64_t>(1, std::llround(std::min(ns, 9e17))), executor);
@@ -116,6 +114,21 @@ private:
         int64_t at_ns, until_ns, every_ns;
         uint32_t count;
     };
+
+    // An index, drawn by shares that need not add up to 1.
+    static uint32_t one_of(const std::vector<double>& shares, Random& random) noexcept {
+        if (shares.size() == 1) return 0;
+        double left = 0.0;
+        for (const double share : shares) left += share;
+        left *= random.uniform();
+        uint32_t last = 0;
+        for (uint32_t i = 0; i < shares.size(); ++i) {
+            if (shares[i] <= 0.0) continue;
+            last = i;
+            if ((left -= shares[i]) < 0.0) break;
+        }
+        return last;
+    }
 
     bool chance(FaultKind kind, int64_t now_ns, Random& random) noexcept {
         bool hit = false;
@@ -195,10 +208,10 @@ private:
     }
 
     const SimulationPlan& plan_;
-    Random gaps_, primary_, machine_, budgets_, askers_, failures_;
+    Random gaps_, primary_, machine_, budgets_, askers_, failures_, models_, classes_;
     std::array<std::vector<SimulatedFault>, FAULT_KINDS> of_;
     std::vector<Burst> bursts_;
-    double shares_ = 0.0;
+    std::vector<double> deadline_shares_, model_shares_, class_shares_;
     int64_t next_poisson_ns_ = 0, burst_ns_ = 0;
     uint32_t in_burst_ = 0;
 };

@@ -52,7 +52,8 @@ private:
 // What the books need to know of a request to judge its outcome.
 struct Judged {
     uint64_t number;
-    uint32_t deadline_class;
+    uint32_t deadline_class, model;
+    Priority priority;
     int64_t started_ns, deadline_ns;
 };
 
@@ -64,10 +65,11 @@ public:
         : start_ns_(start_ns), bin_ns_(plan.bin_ns), classes_(plan.deadlines.size()), recovery_(steady_stall(plan)) {
         result.requests = plan.requests;
         result.by_deadline.resize(classes_);
+        result.by_model.resize(plan.models.size());
     }
 
     void arrived(const Judged& request, uint64_t queue_depth) {
-        ++result.by_deadline[request.deadline_class].arrived;
+        for (SimulatedFate* fate : fates_of(request)) ++fate->arrived;
         if (SimulatedFate* bin = bin_of(request)) {
             ++bin->arrived;
             bin->queue_depth_max = std::max(bin->queue_depth_max, queue_depth);
@@ -81,7 +83,7 @@ public:
         outcome(request, now_ns, uint64_t{at} << 8 | static_cast<uint64_t>(reason));
         const bool in_time = now_ns <= request.deadline_ns;
         latency_.record(now_ns - request.started_ns);
-        add(result.by_deadline[request.deadline_class], request, now_ns, source);
+        for (SimulatedFate* fate : fates_of(request)) add(*fate, request, now_ns, source);
         if (SimulatedFate* bin = bin_of(request)) add(*bin, request, now_ns, source);
         if (!in_time) return;
         ++result.in_time[at];
@@ -91,7 +93,7 @@ public:
     void cancelled(const Judged& request, int64_t now_ns) {
         ++result.cancelled;
         outcome(request, now_ns, 0xFFFF);
-        ++result.by_deadline[request.deadline_class].cancelled;
+        for (SimulatedFate* fate : fates_of(request)) ++fate->cancelled;
         if (SimulatedFate* bin = bin_of(request)) ++bin->cancelled;
     }
 
@@ -132,6 +134,11 @@ private:
     void outcome(const Judged& request, int64_t now_ns, uint64_t what) noexcept {
         result.elapsed_ns = std::max(result.elapsed_ns, now_ns - start_ns_);
         trace(now_ns, request.number, what);
+    }
+
+    std::array<SimulatedFate*, 3> fates_of(const Judged& request) noexcept {
+        return {&result.by_deadline[request.deadline_class], &result.by_model[request.model],
+                &result.by_priority[static_cast<size_t>(request.priority)]};
     }
 
     // Where the request belongs in the timeline; null without one, and past its bound.

@@ -12,6 +12,7 @@
 #include "engine/cost.hpp"
 #include "engine/guard.hpp"
 #include "engine/policy.hpp"
+#include "engine/sharing.hpp"
 
 namespace engine::detail {
 
@@ -31,7 +32,7 @@ private:
         fallback_done,
         fallback_dropped,  // its core came too late to run the fallback
         score_done,        // of a batch: a scoring call has returned
-        replace,           // of a batch: has it been too long?
+        look_after,        // executors that may be stuck
         woken,             // an executor, by a submission
         look_again,        // an executor held a batch back until now
         swap,
@@ -68,8 +69,28 @@ private:
         bool hopeless;           // it came with less time than the fallback takes
     };
 
+    // One model, as its Runtime has it.
+    struct Model {
+        Model(const SimulationPlan& plan, const SimulatedModel& model, SharedExecutors& shared)
+            : cost_factor(model.cost_factor),
+              cost(plan.batch_rows_max),
+              policy({plan.batch_rows_max, plan.queue_rows_max, plan.executors}, cost, shared, model.weight),
+              slots(plan.queue_rows_max, sizeof(double), SimulatedVersion::OUTPUTS) {}
+
+        double cost_factor;
+        CostModel cost;
+        Policy policy;
+        SlotTable slots;
+        SlotStack submitted;
+        Deployment* current = nullptr;
+        uint64_t queued = 0;  // our own count, to check the policy's
+        bool active = false;  // in active_
+        bool tried = false;
+    };
+
     struct Batch {
-        uint32_t executor = 0, serial = 0;
+        uint32_t executor = 0, serial = 0, model = 0;
+        int64_t began_ns = 0;
         uint32_t rows = 0;
         uint32_t from = 0, to = 0;  // the rows of the scoring call under way: those of one deployment
         bool all_ok = true;
@@ -80,21 +101,24 @@ private:
 
     struct Executor {
         uint32_t batch = NO_SLOT;
+        bool replaced = false;
         uint32_t deaths = 0;  // faults that keep it dead at present
     };
 
     // simulator.cpp
-    void calibrate();
+    void calibrate(Model& model);
     void schedule_faults();
     void schedule(int64_t at_ns, Kind kind, uint32_t index, uint32_t serial);
     bool jumped(int64_t next_ns);
     void handle(const Event& event);
     void check_counts();
+    Deployment* deploy(double factor);
     void swap(uint32_t fault);
     SimulationResult finish();
     void arrive();
     void enqueue(uint32_t index);
-    Verdict knock(const Request& request);
+    Reason knock(const Request& request);
+    Model& model_of(const Request& request) noexcept { return models_[request.model]; }
     uint32_t take_request();
     bool sabotaged(Invariant which) noexcept;
 
@@ -102,40 +126,47 @@ private:
     void wake_executor();
     void form_batches();
     bool form_batch(uint32_t executor);
+    void take_submissions(Model& model);
+    uint32_t first_untried();
+    Forming form_batch_of(uint32_t model, uint32_t executor);
     Claim claim(const Entry& entry, Batch& batch);
     // left_queued: unanswered requests that wait on, and were not released just now.
     void start_batch(uint32_t batch, const Forming& forming, uint64_t left_queued);
     void start_scoring(uint32_t batch);
     void score_done(uint32_t batch);
-    void deliver(const Entry& entry, const double* values, int status);
+    bool deliver(Model& model, const Entry& entry, const double* values, int status);
     void batch_done(uint32_t batch);
-    void replace(uint32_t batch);
+    int64_t hung_at_ns(uint32_t executor) noexcept;
+    void suspect(uint32_t model);
+    void look_after();
+    void replace(uint32_t executor);
     void set_alive(uint32_t fault, bool alive);
     void let_go_of_executor(uint32_t executor);
     uint32_t take_batch();
     bool probing() const noexcept;
 
     // simulator_rescue.cpp
-    bool take_from_executors(const Entry& entry);
-    void fail(const Entry& entry, Reason reason);
+    bool take_from_executors(Model& model, const Entry& entry);
+    void fail(Model& model, const Entry& entry, Reason reason);
     void rescue(uint32_t index);
     void cancel(uint32_t index);
     void fall_back(uint32_t index, Reason reason);
     void answer(uint32_t index, Source source, Reason reason, double* values);
     void close(uint32_t index);
-    void drop_executors_reference(const Entry& entry);
-    Request& asker_of(uint32_t slot) noexcept { return requests_[reinterpret_cast<uintptr_t>(slots_[slot].user)]; }
+    static uint32_t asker_of(Model& model, uint32_t slot) noexcept {
+        return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(model.slots[slot].user));
+    }
 
     const SimulationPlan& plan_;
     SimulatedWorld world_;
     SimulationBooks books_;
     SimulationResult& result_;
     SimulationAudit audit_;
-    CostModel cost_;
     Guard guard_;
-    Policy policy_;
-    SlotTable slots_;
-    SlotStack submitted_;
+    SharedExecutors shared_;
+    std::deque<Model> models_;
+    std::vector<uint32_t> active_;  // models that had work at the last look
+    uint32_t touched_ = 0;          // the model of the latest event
 
     int64_t now_ns_ = SimulatedWorld::START_NS;
     int64_t not_before_ns_ = 0;  // where the last jump of the clock landed
@@ -150,13 +181,13 @@ private:
     std::vector<int64_t> core_free_ns_;
     std::vector<double> out_, rows_;
     std::vector<double> version_factors_;  // of version 1, 2, …
-    Deployment* current_ = nullptr;
     uint64_t versions_alive_ = 0;
-    uint64_t queued_ = 0;     // our own counts, to check the policy's and the audit's
+    uint64_t queued_ = 0;     // our own counts, to check the audit's
     uint64_t running_ = 0;    // unanswered requests that an executor is at work on
     uint64_t rescuing_ = 0;   // requests on their way to a fallback
     uint32_t on_cores_ = 0;   // fallbacks that run or wait for a core
-    int64_t look_again_ns_ = NEVER_NS;
+    int64_t look_again_ns_ = NEVER_NS, look_after_ns_ = NEVER_NS;
+    uint32_t lost_ = 0;       // executors that were replaced and have not come back
     bool waking_ = false;     // an executor is on its way out of its sleep
     int64_t started_ns_ = 0;  // when the latest batch was
     size_t sabotage_ = INVARIANTS;

@@ -24,6 +24,11 @@ cdef extern from "engine/simulator.hpp" namespace "engine" nogil:
         int64_t budget_ns  # from arrival
         double share       # of requests, relative to the other shares
 
+    cdef cppclass SimulatedModel:
+        double share       # of the requests
+        double weight      # of the executors, while there is not enough for all
+        double cost_factor
+
     cdef cppclass SimulatedFault:
         FaultKind kind
         int64_t from_ns
@@ -43,6 +48,8 @@ cdef extern from "engine/simulator.hpp" namespace "engine" nogil:
         uint64_t requests
         double rate_per_s
         vector[Deadline] deadlines
+        vector[SimulatedModel] models
+        double priorities[3]
         int64_t batch_base_ns
         int64_t batch_row_ns
         double batch_noise
@@ -50,7 +57,8 @@ cdef extern from "engine/simulator.hpp" namespace "engine" nogil:
         uint32_t batch_rows_max
         uint32_t queue_rows_max
         cbool calibrated
-        int64_t replace_after_ns
+        cbool replace_hung
+        int64_t budget_ns
         int64_t handoff_ns
         int64_t fallback_ns
         double fallback_noise
@@ -78,6 +86,8 @@ cdef extern from "engine/simulator.hpp" namespace "engine" nogil:
         uint64_t by_reason[1]  # as many as there are reasons; the header knows
         uint64_t in_time[3]
         vector[SimulatedFate] by_deadline
+        vector[SimulatedFate] by_model
+        SimulatedFate by_priority[3]
         vector[SimulatedFate] timeline
         int64_t elapsed_ns
         double capacity_per_s
@@ -92,6 +102,7 @@ cdef extern from "engine/simulator.hpp" namespace "engine" nogil:
         uint64_t held
         uint64_t probes
         uint64_t replaced
+        uint64_t breaker_openings
         uint64_t versions
         uint64_t versions_freed
         uint64_t queue_depth_max
@@ -153,6 +164,8 @@ cdef SimulatedFault _fault(dict fault) except *:
 cdef SimulationPlan _plan(dict plan) except *:
     cdef SimulationPlan p
     cdef Deadline deadline
+    cdef SimulatedModel model
+    cdef int i
     p.seed = plan["seed"]
     p.requests = plan["requests"]
     p.rate_per_s = plan["rate_per_s"]
@@ -168,7 +181,16 @@ cdef SimulationPlan _plan(dict plan) except *:
     p.batch_rows_max = plan["batch_rows_max"]
     p.queue_rows_max = plan["queue_rows_max"]
     p.calibrated = plan["calibrated"]
-    p.replace_after_ns = _instant(plan["replace_after_ns"])
+    p.replace_hung = plan["replace_hung"]
+    p.budget_ns = plan["budget_ns"]
+    p.models.clear()
+    for share, weight, cost_factor in plan["models"]:
+        model.share = share
+        model.weight = weight
+        model.cost_factor = cost_factor
+        p.models.push_back(model)
+    for i in range(3):
+        p.priorities[i] = plan["priorities"][i]
     p.handoff_ns = plan["handoff_ns"]
     p.fallback_ns = plan["fallback_ns"]
     p.fallback_noise = plan["fallback_noise"]
@@ -218,6 +240,8 @@ def run(dict plan) -> dict:
         "by_reason": {name: r.by_reason[i] for i, name in enumerate(REASONS)},
         "in_time": {name: r.in_time[i] for i, name in enumerate(SOURCES)},
         "by_deadline": [_fate(r.by_deadline[i]) for i in range(r.by_deadline.size())],
+        "by_model": [_fate(r.by_model[i]) for i in range(r.by_model.size())],
+        "by_priority": [_fate(r.by_priority[i]) for i in range(3)],
         "timeline": [_fate(r.timeline[i]) for i in range(r.timeline.size())],
         "elapsed_ns": r.elapsed_ns,
         "capacity_per_s": r.capacity_per_s,
@@ -232,6 +256,7 @@ def run(dict plan) -> dict:
         "held": r.held,
         "probes": r.probes,
         "replaced": r.replaced,
+        "breaker_openings": r.breaker_openings,
         "versions": r.versions,
         "versions_freed": r.versions_freed,
         "queue_depth_max": r.queue_depth_max,

@@ -8,7 +8,8 @@ too. Where `engine.planning.faults` can do the same to a real model, names and p
     slow          factor=1, extra_us=0, extra_us_per_row=0, executor=None    of batches started in the window
     failing       share=1          of the scoring calls, every row of which fails
     corrupting    share=1          of the rows, which the primary answers with NaN
-    hanging       executor=None    a batch started in the window makes no progress before the window ends
+    hanging       executor=None    a batch started in the window makes no progress before the window ends; where it
+                                   is one executor that hangs, the one that replaces it does not
     dying         executor=None    an executor and the batch it is at are lost; it is back when the window ends
     jumping       jump_ms, every_ms=None    the clock jumps ahead and nothing of ours runs meanwhile: a paused virtual
                                    machine, a frozen container. (Never back: all instants are CLOCK_MONOTONIC.)

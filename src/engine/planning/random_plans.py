@@ -14,6 +14,18 @@ Choice = Callable[[Sequence[Any]], Any]
 DEADLINES_MS = (0.0, 0.005, 0.05, 1.0, 2.0, 10.0, 50.0, 100.0, 400.0)
 FAULTS_MAX = 5
 RECOVERING_MS = 5_000.0  # virtual, for a plan that is judged by its recovery
+_MODELS: list[list[dict[str, float]]] = [
+    [{}],
+    [{}],
+    [{"weight": 4.0}, {"share": 3.0}, {"cost_factor": 20.0, "share": 0.2}],
+    [{"share": 0.0}] * 20 + [{"weight": 0.1}, {"weight": 10.0}],
+]
+_PRIORITIES = [
+    {"normal": 1.0},
+    {"normal": 1.0},
+    {"critical": 1.0, "normal": 2.0, "sheddable": 3.0},
+    {"critical": 20.0, "sheddable": 1.0},
+]
 EXACT = {
     "batch_noise": 0.0,
     "fallback_noise": 0.0,
@@ -48,7 +60,9 @@ def drawn_plan(choice: Choice, requests: int, seed: int) -> dict[str, Any]:
         "calibrated": choice([True, True, False]),
         "overshoot_us": choice([0.0, 4.0, 60.0]),
         "overshoot_tail_share": choice([0.0, 1e-4, 0.05]),
-        "replace_hung_ms": choice([None, None, 20.0]),
+        "replace_hung": choice([True, True, False]),
+        "models": choice(_MODELS),
+        "priorities": choice(_PRIORITIES),
     }
     if choice([False, False, True]):
         plan |= EXACT
@@ -121,7 +135,6 @@ def recovering_plan(seed: int) -> dict[str, Any]:
         "batch_base_us": base_us,
         "batch_row_us": row_us,
         "batch_rows_max": choice([16, 64]),
-        "replace_hung_ms": choice([None, 20.0]),
     }
     lasts_ms = RECOVERING_MS
     plan["requests"] = round(lasts_ms / duration_ms(plan | {"requests": 1}))

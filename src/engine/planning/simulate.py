@@ -22,7 +22,7 @@ from engine.core import _simulator
 from engine.errors import ConfigError, InputError, InputTypeError
 from engine.planning._checks import MS, US
 from engine.planning.fault_plan import parse_fault
-from engine.planning.simulation_plan import checked_plan
+from engine.planning.simulation_plan import PRIORITIES, checked_plan
 
 
 def simulate(
@@ -43,7 +43,9 @@ def simulate(
     cores: int = 2,
     miss_rate: float = 0.001,
     calibrated: bool = True,
-    replace_hung_ms: float | None = None,
+    replace_hung: bool = True,
+    models: Sequence[Mapping[str, float]] = ({},),
+    priorities: Mapping[str, float] = {"normal": 1.0},
     overshoot_us: float = 4.0,
     overshoot_tail_share: float = 1e-4,
     overshoot_tail_us: float = 1100.0,
@@ -79,7 +81,10 @@ def simulate(
         calibrated: whether cost model and guard start from a warm-up or know nothing.
     Limits
         executors (1 to 64), batch_rows_max, queue_rows_max; miss_rate: the share of rescues the guard may
-        let come late. replace_hung_ms: an executor that has been at one batch for so long is replaced.
+        let come late. replace_hung: whether stuck executors are replaced.
+        models: those that share the executors, a list of {"share": of the requests, "weight": of the executors
+        while there is not enough for all, "cost_factor": of its batches over batch_base_us + batch_row_us * b},
+        each 1 unless given. priorities: shares of critical, normal and sheddable requests.
     Faults
         faults: a list of dicts, `engine.planning.fault_plan` has the vocabulary: stalls, slow-downs, crashes,
         hangs, NaN, clock jumps, late wake-ups, bursts, overloads, swaps, cancels, each in a window of time.
@@ -98,8 +103,9 @@ def simulate(
         (rescued while running), held, probes, replaced, versions, versions_freed, queue_depth_max,
         recovery_ms (None without stalls: 90 % of the steady rate again, to half a thousandth of the stall
         period).
-        by_deadline: per deadline in ms what arrived and what became of it; timeline: the same by instant of
-        arrival, one entry for each bin_ms and deadline (empty unless bin_ms is given).
+        by_model, by_priority, by_deadline: per model, class and deadline what arrived and what became of it;
+        timeline: the same by instant of arrival, one entry for each bin_ms and deadline (empty unless bin_ms
+        is given).
         violations: by invariant how often it was broken; violations_total, which must be 0; first_violation:
         which, when and for whom, or "".
         trace_hash: 64 bits over every event in order. events, events_per_s (of real time; the only figure
@@ -131,6 +137,8 @@ def _shaped(raw: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
         "by_source": raw["by_source"] | {"cancelled": raw["cancelled"]},
         "by_reason": {name: n for name, n in raw["by_reason"].items() if n and name != "ok"},
         "by_deadline": _fates(raw["by_deadline"], deadlines_ms, None),
+        "by_model": [_fate(fate) for fate in raw["by_model"]],
+        "by_priority": dict(zip(PRIORITIES, map(_fate, raw["by_priority"]), strict=True)),
         "timeline": _fates(raw["timeline"], deadlines_ms, plan["bin_ns"]),
         "latency_us_p50": raw["latency_ns_p50"] / US,
         "latency_us_p99": raw["latency_ns_p99"] / US,
@@ -166,10 +174,20 @@ _COUNTERS = (
     "held",
     "probes",
     "replaced",
+    "breaker_openings",
     "versions",
     "versions_freed",
     "queue_depth_max",
 )
+
+
+def _fate(fate: dict[str, int]) -> dict[str, float]:
+    answered = fate["arrived"] - fate["cancelled"]
+    return {
+        **{name: fate[name] for name in ("arrived", "cancelled", "primary_in_time", "in_time")},
+        "latency_us_mean": fate["latency_ns_sum"] / US / answered if answered else 0.0,
+        "latency_us_max": fate["latency_ns_max"] / US,
+    }
 
 
 def _fates(
@@ -179,12 +197,8 @@ def _fates(
     shaped = []
     for i, fate in enumerate(fates):
         bin_, deadline = divmod(i, len(deadlines_ms))
-        answered = fate["arrived"] - fate["cancelled"]
         one: dict[str, float] = {} if bin_ns is None else {"from_ms": bin_ * bin_ns / MS}
-        one |= {name: fate[name] for name in ("arrived", "cancelled", "primary_in_time", "in_time")}
-        one["deadline_ms"] = deadlines_ms[deadline]
-        one["latency_us_mean"] = fate["latency_ns_sum"] / US / answered if answered else 0.0
-        one["latency_us_max"] = fate["latency_ns_max"] / US
+        one |= _fate(fate) | {"deadline_ms": deadlines_ms[deadline]}
         if bin_ns is not None:
             one["queue_depth_max"] = fate["queue_depth_max"]
         shaped.append(one)
@@ -197,7 +211,9 @@ _HELP = {
     "deadline_ms": "from arrival: one number, or a mix such as 2:1,10:2,100:1 (ms:share)",
     "faults": "NAME:key=value,… or a JSON object, any number of times; engine.planning.fault_plan has the names",
     "bin_ms": "width of the timeline's bins (default: no timeline)",
-    "replace_hung_ms": "replace an executor that has been at one batch for so long (default: never)",
+    "replace_hung": "leave executors that are stuck in a batch where they are",
+    "models": 'those that share the executors: [{"share": 1, "weight": 1, "cost_factor": 1}, …]',
+    "priorities": 'shares by class: {"critical": 1, "normal": 1, "sheddable": 1}',
     "uncalibrated": "start with nothing known of costs and wake-ups",
     "json": "write the result to FILE ('-' for standard output) instead of the summary",
 }
@@ -209,6 +225,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         option = "--" + name.replace("_", "-")
         if name == "calibrated":
             parser.add_argument("--uncalibrated", action="store_true", help=_HELP["uncalibrated"])
+        elif name == "replace_hung":
+            parser.add_argument("--keep-hung", action="store_true", help=_HELP[name])
+        elif name in ("models", "priorities"):
+            parser.add_argument(
+                option, type=json.loads, default=parameter.default, metavar="JSON", help=_HELP[name]
+            )
         elif name == "faults":
             parser.add_argument(
                 "--fault", dest="faults", action="append", type=_parse_fault, default=[], help=_HELP[name]
@@ -227,10 +249,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs what `add_arguments` parsed. Returns 0, 1 when an invariant broke, 2 for bad arguments."""
     values = {
-        name: getattr(args, name) for name in inspect.signature(simulate).parameters if name != "calibrated"
+        name: getattr(args, name)
+        for name in inspect.signature(simulate).parameters
+        if name not in ("calibrated", "replace_hung")
     }
     try:
-        result = simulate(calibrated=not args.uncalibrated, **values)
+        result = simulate(calibrated=not args.uncalibrated, replace_hung=not args.keep_hung, **values)
     except (InputError, InputTypeError, ConfigError) as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 2

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, InputError, InputTypeError
 from engine.planning._checks import MS, NS_MAX, US, deadlines, ns, number, whole
 from engine.planning.fault_plan import BURST_MAX, EXECUTORS_MAX, checked_faults
 
 REQUESTS_MAX = 1_000_000_000
 ROWS_MAX = 1 << 20
+MODELS_MAX = 10_000
+PRIORITIES = ("critical", "normal", "sheddable")
 
 
 def checked_plan(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,11 +20,14 @@ def checked_plan(given: Mapping[str, Any]) -> dict[str, Any]:
     load, rate_per_s = given["load"], given["rate_per_s"]
     if load is not None and rate_per_s is not None:
         raise ConfigError(f"give load or rate_per_s, not both (got {load!r} and {rate_per_s!r})")
-    replace = given["replace_hung_ms"]
+    mix = deadlines(given["deadline_ms"])
     plan = {
         "seed": whole("seed", given["seed"], 0, (1 << 64) - 1),
         "requests": whole("requests", given["requests"], 0, REQUESTS_MAX),
-        "deadlines": deadlines(given["deadline_ms"]),
+        "deadlines": mix,
+        "budget_ns": _usual_ns(mix),
+        "models": _models(given["models"]),
+        "priorities": _priorities(given["priorities"]),
         "batch_base_ns": ns("batch_base_us", given["batch_base_us"], US),
         "batch_row_ns": ns("batch_row_us", given["batch_row_us"], US),
         "batch_noise": number("batch_noise", given["batch_noise"], 0.0, 3.0),
@@ -30,7 +35,7 @@ def checked_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         "batch_rows_max": whole("batch_rows_max", given["batch_rows_max"], 1, ROWS_MAX),
         "queue_rows_max": whole("queue_rows_max", given["queue_rows_max"], 1, ROWS_MAX),
         "calibrated": bool(given["calibrated"]),
-        "replace_after_ns": None if replace is None else max(ns("replace_hung_ms", replace, MS), 1),
+        "replace_hung": bool(given["replace_hung"]),
         "handoff_ns": ns("handoff_us", given["handoff_us"], US),
         "fallback_ns": ns("fallback_us", given["fallback_us"], US),
         "fallback_noise": number("fallback_noise", given["fallback_noise"], 0.0, 3.0),
@@ -49,6 +54,49 @@ def checked_plan(given: Mapping[str, Any]) -> dict[str, Any]:
         )
     plan["rate_per_s"] = _rate_per_s(plan, load, rate_per_s)
     return plan
+
+
+def _usual_ns(mix: list[tuple[int, float]]) -> int:
+    """The deadline that an engine would be set up with: the median."""
+    half, below = sum(share for _, share in mix) / 2, 0.0
+    for budget_ns, share in sorted(mix):
+        below += share
+        if below >= half:
+            return budget_ns
+    return max(mix)[0]
+
+
+def _models(models: Any) -> list[tuple[float, float, float]]:
+    if isinstance(models, (str, bytes, Mapping)) or not isinstance(models, Sequence):
+        raise InputTypeError(f"models: expected a list of dicts, got {type(models).__name__} {models!r}")
+    if not 1 <= len(models) <= MODELS_MAX:
+        raise InputError(f"models: expected 1 to {MODELS_MAX} of them, got {len(models)}")
+    checked = []
+    for i, model in enumerate(models):
+        if not isinstance(model, Mapping) or set(model) - {"share", "weight", "cost_factor"}:
+            raise ConfigError(
+                f"models[{i}]: expected a dict with share, weight and cost_factor, got {model!r}"
+            )
+        share = number(f"models[{i}].share", model.get("share", 1.0), 0.0, 1e9)
+        weight, factor = (
+            number(f"models[{i}].{name}", model.get(name, 1.0), 1e-6, 1e6)
+            for name in ("weight", "cost_factor")
+        )
+        checked.append((share, weight, factor))
+    if not any(share > 0 for share, _, _ in checked):
+        raise InputError("models: expected at least one with a share over 0")
+    return checked
+
+
+def _priorities(shares: Any) -> list[float]:
+    if not isinstance(shares, Mapping) or set(shares) - set(PRIORITIES):
+        raise ConfigError(
+            f"priorities: expected a dict {{class: share}} of {', '.join(PRIORITIES)}, got {shares!r}"
+        )
+    checked = [number(f"priorities[{name!r}]", shares.get(name, 0.0), 0.0, 1e9) for name in PRIORITIES]
+    if not any(checked):
+        raise InputError("priorities: expected at least one class with a share over 0")
+    return checked
 
 
 def _shorthands(given: Mapping[str, Any]) -> list[dict[str, Any]]:
