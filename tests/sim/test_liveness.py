@@ -111,3 +111,26 @@ def test_many_random_faults_are_recovered_from(simulation_seed):
     for seed in range(simulation_seed, simulation_seed + 300):
         wrong = replay.broken(recovering_plan(seed), liveness=True)
         assert not wrong, replay.message(seed, wrong, ["--liveness"])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"fault": "jumping", "jump_ms": 200.0, "from_ms": 500.0},
+        {"fault": "oversleeping", "late_ms": 5.0, "share": 0.01, **WINDOW},
+    ],
+    ids=["jump", "late wake-ups"],
+)
+def test_what_the_guard_has_learned_of_a_bad_moment_is_forgotten_within_seconds(fault):
+    # Few waits are timed out here, so hardly anything new is learned of timers: time alone must do.
+    plan = {
+        "load": 0.6,
+        "requests": 90_000,
+        "batch_base_us": 500.0,
+        "batch_row_us": 60.0,
+        "batch_rows_max": 16,
+        "deadline_ms": {2.0: 1.0, 10.0: 1.0, 100.0: 1.0},
+        "faults": [fault],
+    }
+    result = recovery(plan, within_ms=7_000.0)
+    assert result["recovered"], f"{result['why']}\n{replay.command(plan, ['--liveness'])}"
