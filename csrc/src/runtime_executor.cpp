@@ -120,6 +120,7 @@ void Runtime::learn(Executors::Thread& executor, const Buffers& buffers, uint32_
             // Another executor has this one's place, and what this batch took is nobody's measure.
             if (buffers.lost_in != nullptr) {
                 buffers.lost_in->lost_call_returned();
+                buffers.lost_in->breaker().came_back(now);
                 buffers.lost_in->release();
             }
             return;

@@ -218,6 +218,7 @@ void Simulator::batch_done(uint32_t index) {
     Model& model = models_[batch.model];
     if (batch.orphan) {
         --lost_;
+        model.slots[batch.entries[0].slot].deployment->breaker().came_back(now_ns_);
     } else {
         executors_[batch.executor].batch = NO_SLOT;
         model.policy.finished(batch.executor, batch.rows, now_ns_, batch.all_ok);

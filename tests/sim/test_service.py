@@ -36,9 +36,8 @@ def test_full_service_is_back_within_a_deadline_of_a_stall(curve, load, executor
         **CURVES[curve],
     )
     assert result["on_time"] >= 0.9999
-    # The breaker, which rests the primary while its executors are stuck, takes its time to try it again.
-    assert result["recovery_ms"] <= 150.0
-    assert result["primary_goodput"] >= 0.8 * 0.9 * min(load, 1.0)
+    assert result["recovery_ms"] <= 10.0
+    assert result["primary_goodput"] >= 0.85 * 0.9 * min(load, 1.0)
 
 
 def test_mixed_deadlines_are_all_met():
@@ -65,7 +64,8 @@ def test_a_primary_that_becomes_twice_as_slow_serves_half():
 def test_a_primary_that_takes_longer_than_any_deadline_leaves_it_to_the_fallback():
     result = simulate(load=1.0, requests=20_000, slow_factor=1000.0, deadline_ms=10.0)
     assert result["on_time"] == 1.0
-    assert result["by_source"]["fallback"] == 20_000
+    assert result["by_source"]["primary"] == 0
+    assert result["by_source"]["fallback"] >= 19_990
 
 
 def test_where_the_cores_cannot_run_all_fallbacks_the_default_answers_in_time():
