@@ -167,7 +167,7 @@ def test_mixed_deadlines_and_bursts_come_near_the_bound(load, executors):
         faults=[{"fault": "bursting", "requests": 100 * executors, "every_ms": 100.0}],
     )
     assert result["on_time"] == 1.0
-    assert result["ratio"] >= 0.92
+    assert result["ratio"] >= 0.95
 
 
 def test_the_oracle_sees_what_the_policy_sees():
