@@ -158,9 +158,9 @@ void Simulator::check_counts() {
     audit_.expect(audit_.open() == queued_ + running_ + rescuing_, Invariant::counts_agree, arrived_);
     Model& model = models_[touched_];
     audit_.expect(model.policy.live() == model.queued, Invariant::counts_agree, arrived_);
-    const uint64_t most = sabotaged(Invariant::bounded_queue) ? 0 : plan_.queue_rows_max;
-    audit_.expect(model.queued <= most && model.slots.in_use() <= most && model.policy.depth() <= most,
-                  Invariant::bounded_queue, arrived_);
+    const uint64_t most = plan_.queue_rows_max;
+    const bool bounded = model.queued <= most && model.slots.in_use() <= most && model.policy.depth() <= most;
+    audit_.expect(bounded && !sabotaged(Invariant::bounded_queue), Invariant::bounded_queue, arrived_);
 }
 
 // A new version of the first model takes over, at the fault's cost and at the plan's by turns. Requests keep what they

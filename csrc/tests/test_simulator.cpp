@@ -194,4 +194,80 @@ TEST(every_fault_at_once_keeps_the_invariants) {
     CHECK(r.queue_depth_max <= 128);
 }
 
+TEST(each_fault_keeps_the_invariants_and_ends) {
+    for (size_t kind = 0; kind + 1 < FAULT_KINDS; ++kind) {  // all but sabotage, the last
+        SimulationPlan plan;
+        plan.requests = 5'000;
+        plan.rate_per_s = 8'000.0;
+        plan.executors = 2;
+        SimulatedFault made = fault(static_cast<FaultKind>(kind), 100 * MS, 300 * MS);
+        made.length_ns = 20 * MS;
+        made.every_ns = 50 * MS;
+        made.factor = 3.0;
+        made.count = 200;
+        made.share = 0.5;
+        plan.faults.push_back(made);
+        const SimulationResult r = simulate(plan);
+        if (violations(r) > 0) std::fprintf(stderr, "under %s\n", FAULT_NAMES[kind]);
+        CHECK(violations(r) == 0);
+        CHECK(count(r.by_source, Source::primary) > 0);
+    }
+}
+
+TEST(every_invariant_is_watched) {
+    for (size_t broken = 0; broken < INVARIANTS; ++broken) {
+        SimulationPlan plan = quiet();
+        plan.faults.push_back(fault(FaultKind::sabotaging, 10 * MS));
+        plan.faults.back().broken = static_cast<Invariant>(broken);
+        const SimulationResult r = simulate(plan);
+        if (r.violations[broken] == 0) std::fprintf(stderr, "unseen: %s\n", INVARIANT_NAMES[broken]);
+        CHECK(r.violations[broken] > 0);
+        CHECK(!r.first_violation.empty());
+    }
+}
+
+TEST(a_swap_mixes_no_versions_and_frees_the_old_ones) {
+    SimulationPlan plan = quiet();
+    plan.rate_per_s = 300.0;  // a batch around a swap takes two calls
+    plan.faults.push_back(fault(FaultKind::swapping));
+    plan.faults.back().every_ns = 1 * MS;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.versions > 500 && r.versions_freed == r.versions - 1);
+    CHECK(count(r.by_source, Source::primary) > 1'900);
+}
+
+TEST(a_jump_of_the_clock_delays_what_was_under_way) {
+    SimulationPlan plan = quiet();
+    plan.requests = 1;
+    plan.deadlines = {{100 * MS, 1.0}};
+    plan.rate_per_s = 1'000'000.0;
+    const SimulationResult before = simulate(plan);
+    plan.faults.push_back(fault(FaultKind::jumping, before.elapsed_ns - 500'000));
+    plan.faults.back().length_ns = 20 * MS;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.elapsed_ns == before.elapsed_ns + 20 * MS);
+}
+
+TEST(a_stuck_executor_is_replaced_and_its_batch_answered) {
+    SimulationPlan plan = quiet();
+    plan.executors = 2;
+    plan.faults.push_back(hang_of_first(0));
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.replaced == 1);
+    CHECK(count(r.by_source, Source::primary) > 1'900);
+}
+
+TEST(models_on_shared_executors_are_told_apart) {
+    SimulationPlan plan = quiet();
+    plan.rate_per_s = 5'000.0;
+    plan.models = {{1.0, 1.0, 1.0}, {2.0, 3.0, 0.5}, {0.0, 1.0, 1.0}};
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.by_model[0].arrived + r.by_model[1].arrived == 2'000 && r.by_model[2].arrived == 0);
+    CHECK(r.by_model[0].primary_in_time > 500 && r.by_model[1].primary_in_time > 1'000);
+}
+
 CHECK_MAIN()
