@@ -73,7 +73,7 @@ Layer<T> pack(const DenseLayerSpec& spec) {
     layer.weights.assign(layer.panels ? layer.panels * n_in * width : n_out * padded_in, T(0));
     layer.bias.assign(layer.panels ? layer.panels * width : n_out, T(0));
     for (std::size_t o = 0; o < n_out; ++o) {
-        layer.bias[o] = static_cast<T>(spec.bias[o]);
+        layer.bias[o] = static_cast<T>(spec.bias[o]) + T(0);  // never -0, which a product of 0 would turn to 0
         for (std::size_t i = 0; i < n_in; ++i) {
             const std::size_t at = layer.panels ? (o / width * n_in + i) * width + o % width : o * padded_in + i;
             layer.weights[at] = static_cast<T>(spec.weights[i * n_out + o]);

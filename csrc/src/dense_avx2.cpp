@@ -1,15 +1,38 @@
 // Dense kernels for AVX2.
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "detail/dense_net.hpp"
 
 #if defined(__x86_64__)
-#pragma GCC target("avx2")
+#include <immintrin.h>
+
+#pragma GCC target("avx2,popcnt,bmi")
 #endif
 
 namespace engine::dense_detail {
 namespace {
+#if defined(__x86_64__)
+inline std::uint64_t nonzero64(const float* values) noexcept {
+    std::uint64_t word = 0;
+    for (int i = 0; i < 64; i += 8) {
+        const __m256 other = _mm256_cmp_ps(_mm256_loadu_ps(values + i), _mm256_setzero_ps(), _CMP_NEQ_UQ);
+        word |= std::uint64_t{static_cast<unsigned>(_mm256_movemask_ps(other))} << i;
+    }
+    return word;
+}
+inline std::uint64_t nonzero64(const double* values) noexcept {
+    std::uint64_t word = 0;
+    for (int i = 0; i < 64; i += 4) {
+        const __m256d other = _mm256_cmp_pd(_mm256_loadu_pd(values + i), _mm256_setzero_pd(), _CMP_NEQ_UQ);
+        word |= std::uint64_t{static_cast<unsigned>(_mm256_movemask_pd(other))} << i;
+    }
+    return word;
+}
+#else
+#include "detail/dense_nonzero.inc"
+#endif
 constexpr int vector_bytes = 32, panels_alone = 4, rows_together = 4, panels_together = 1;
 #include "detail/dense_kernel.inc"
 }  // namespace

@@ -1,11 +1,13 @@
 // Dense kernels for whatever the compiler takes for granted: SSE2 on x86-64.
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "detail/dense_net.hpp"
 
 namespace engine::dense_detail {
 namespace {
+#include "detail/dense_nonzero.inc"
 constexpr int vector_bytes = 16, panels_alone = 2, rows_together = 2, panels_together = 1;
 #include "detail/dense_kernel.inc"
 }  // namespace

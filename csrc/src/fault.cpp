@@ -149,8 +149,10 @@ void release(void* ctx) {
 Handle* wrap_kind(const engine_scorer& inner, const Handle::Kind& kind, int64_t start_ns, const Clock& clock,
                   engine_scorer& scorer) {
     Handle* handle = new Handle(inner, kind, start_ns, clock);
-    scorer = inner;
+    scorer = engine_scorer_read(&inner);
     scorer.ctx = handle;
+    scorer.score_until = nullptr;  // a faulty model does not stop either
+    scorer.score_until_f64 = nullptr;
     scorer.score = score_f32;
     scorer.score_f64 = inner.score_f64 == nullptr ? nullptr : score_f64;
     scorer.retain = retain;

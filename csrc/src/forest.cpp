@@ -7,9 +7,13 @@
 #include <stdexcept>
 
 #include "detail/forest_coded.hpp"
+#include "detail/forest_wide.hpp"
 #include "detail/shared_scorer.hpp"
 
 namespace engine {
+
+// Byte codes ask each category set by itself for every row; beyond this many of them the table of wide codes is tried.
+static constexpr std::size_t few_sets = 8;
 
 using forest_detail::Layout;
 using forest_detail::Trees;
@@ -31,7 +35,9 @@ std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
     forest->link_parameter_ = spec.link_parameter;
     forest->base_.assign(spec.base.begin(), spec.base.end());
     forest->layouts_.push_back(forest_detail::make_reference(trees));
-    if (auto coded = forest_detail::make_coded(trees)) forest_detail::add_coded_layouts(coded, forest->layouts_);
+    const auto coded = forest_detail::make_coded(trees);
+    if (coded) forest_detail::add_coded_layouts(coded, forest->layouts_);
+    if (!coded || coded->n_sets > few_sets) forest_detail::add_wide_layouts(trees, forest->layouts_);
     forest->calibrate(*trees);
     return forest;
 }
@@ -85,13 +91,16 @@ void Forest::calibrate(const Trees& trees) {
     std::vector<double> sums(n_rows * n_outputs_);
     double best_1 = 1e30;
     double best_64 = 1e30;
+    forest_detail::Pace unhurried{Stop{}};
     for (const auto& layout : layouts_) {
         // Sixteen different rows, one a call: the same row again and again would be learned by the branch predictor.
         const double row_1 = fastest_us([&] {
-            for (std::size_t r = 0; r < singles; ++r) layout->raw(rows.data() + r * n_features_, 1, n_features_, sums.data());
+            for (std::size_t r = 0; r < singles; ++r)
+                layout->raw(rows.data() + r * n_features_, 1, n_features_, sums.data(), unhurried);
         }) / static_cast<double>(singles);
-        const double row_64 =
-            fastest_us([&] { layout->raw(rows.data(), n_rows, n_features_, sums.data()); }) / static_cast<double>(n_rows);
+        const double row_64 = fastest_us([&] {
+            layout->raw(rows.data(), n_rows, n_features_, sums.data(), unhurried);
+        }) / static_cast<double>(n_rows);
         times_.push_back({layout->name(), row_1, row_64});
         if (row_1 < best_1) best_1 = row_1, single_ = layout.get();
         if (row_64 < best_64) best_64 = row_64, batch_ = layout.get();
@@ -141,27 +150,44 @@ void Forest::finish(const double* raw, double* out) const noexcept {
 }
 
 template <class T>
-int Forest::score_with(const Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride,
-                       double* out) const noexcept {
+int Forest::score_with(const Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                       const Stop& stop) const noexcept {
     // Blocks keep the raw sums on the stack; with many outputs a block is fewer rows.
     constexpr std::size_t sums_max = 4096;
     double sums[sums_max];
     const std::size_t block = std::min(block_rows, sums_max / n_outputs_);
     const std::uint32_t answers = n_answers();
+    forest_detail::Pace pace(stop);
     for (std::size_t first = 0; first < n_rows; first += block) {
         const std::size_t count = std::min(block, n_rows - first);
-        layout.raw(rows + first * row_stride, count, row_stride, sums);
+        if (!layout.raw(rows + first * row_stride, count, row_stride, sums, pace)) return ENGINE_SCORE_OUT_OF_TIME;
         for (std::size_t r = 0; r < count; ++r) finish(sums + r * n_outputs_, out + (first + r) * answers);
     }
     return ENGINE_SCORE_OK;
 }
 
+template <class T>
+int Forest::score_any(const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                      const Stop& stop) const noexcept {
+    return score_with(n_rows < batch_rows_min_ ? *single_ : *batch_, rows, n_rows, row_stride, out, stop);
+}
+
 int Forest::score(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
-    return score_with(n_rows < batch_rows_min_ ? *single_ : *batch_, rows, n_rows, row_stride, out);
+    return score_any(rows, n_rows, row_stride, out, Stop{});
 }
 
 int Forest::score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
-    return score_with(n_rows < batch_rows_min_ ? *single_ : *batch_, rows, n_rows, row_stride, out);
+    return score_any(rows, n_rows, row_stride, out, Stop{});
+}
+
+int Forest::score_until(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                        const Stop& stop) const noexcept {
+    return score_any(rows, n_rows, row_stride, out, stop);
+}
+
+int Forest::score_until(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                        const Stop& stop) const noexcept {
+    return score_any(rows, n_rows, row_stride, out, stop);
 }
 
 const Layout* Forest::find(const std::string& name) const noexcept {
@@ -170,16 +196,16 @@ const Layout* Forest::find(const std::string& name) const noexcept {
     return nullptr;
 }
 
-int Forest::score_by(const std::string& name, const float* rows, std::size_t n_rows, std::size_t row_stride,
-                     double* out) const noexcept {
+int Forest::score_by(const std::string& name, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                     const Stop& stop) const noexcept {
     const Layout* layout = find(name);
-    return layout ? score_with(*layout, rows, n_rows, row_stride, out) : ENGINE_SCORE_FAILED;
+    return layout ? score_with(*layout, rows, n_rows, row_stride, out, stop) : ENGINE_SCORE_FAILED;
 }
 
-int Forest::score_by(const std::string& name, const double* rows, std::size_t n_rows, std::size_t row_stride,
-                     double* out) const noexcept {
+int Forest::score_by(const std::string& name, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                     const Stop& stop) const noexcept {
     const Layout* layout = find(name);
-    return layout ? score_with(*layout, rows, n_rows, row_stride, out) : ENGINE_SCORE_FAILED;
+    return layout ? score_with(*layout, rows, n_rows, row_stride, out, stop) : ENGINE_SCORE_FAILED;
 }
 
 std::vector<std::string> Forest::layouts() const {

@@ -104,18 +104,14 @@ inline __attribute__((always_inline)) void walk(const CodedView& forest, const s
     }
 }
 
-void score_lanes(const CodedView& forest, const std::uint8_t* codes, double* sums) noexcept {
-    std::size_t g = 0;
-    for (std::uint32_t output = 0; output < forest.n_outputs; ++output) {
-        std::size_t end = g;
-        while (end < forest.n_groups && forest.groups[end].output == output) ++end;
-        __m256d accumulators[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-        for (; g + 2 <= end; g += 2) walk<4>(forest, codes, g, accumulators);
-        for (; g < end; ++g) walk<2>(forest, codes, g, accumulators);
-        double stored[lanes];
-        for (int i = 0; i < 4; ++i) _mm256_storeu_pd(stored + 4 * i, accumulators[i]);
-        sums[output] = fold(stored);
-    }
+void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                 double* sums) noexcept {
+    __m256d accumulators[4];
+    for (int i = 0; i < 4; ++i) accumulators[i] = _mm256_load_pd(sums + 4 * i);
+    std::size_t g = first;
+    for (; g + 2 <= end; g += 2) walk<4>(forest, codes, g, accumulators);
+    for (; g < end; ++g) walk<2>(forest, codes, g, accumulators);
+    for (int i = 0; i < 4; ++i) _mm256_store_pd(sums + 4 * i, accumulators[i]);
 }
 
 // Rows in bytes.
@@ -167,47 +163,39 @@ inline void leaves_of(const CodedView& forest, const RowTree& tree, const std::u
     _mm256_store_si256(reinterpret_cast<__m256i*>(number + 32), high);
 }
 
-// fold() for four rows at once: the same additions in the same order.
-inline __m256d fold_rows(const double (*sums)[block_rows], std::size_t r) noexcept {
-    __m256d half[8];
-    for (int i = 0; i < 8; ++i)
-        half[i] = _mm256_add_pd(_mm256_load_pd(sums[i] + r), _mm256_load_pd(sums[i + 8] + r));
-    for (int i = 0; i < 4; ++i) half[i] = _mm256_add_pd(half[i], half[i + 4]);
-    return _mm256_add_pd(_mm256_add_pd(half[0], half[2]), _mm256_add_pd(half[1], half[3]));
-}
-
-void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t n_rows, double* sums) noexcept {
-    alignas(64) double accumulators[lanes][block_rows];
+void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                double (*sums)[block_rows]) noexcept {
     alignas(64) std::uint8_t number[block_rows];
     std::uint64_t reach[2 * leaves_by_byte];
-    std::size_t g = 0;
-    for (std::uint32_t output = 0; output < forest.n_outputs; ++output) {
-        for (std::size_t lane = 0; lane < lanes; ++lane)
-            for (std::size_t r = 0; r < block_rows; ++r) accumulators[lane][r] = 0.0;
-        for (; g < forest.n_groups && forest.groups[g].output == output; ++g) {
-            for (std::size_t lane = 0; lane < lanes; ++lane) {
-                const RowTree& tree = forest.row_trees[g * lanes + lane];
-                leaves_of(forest, tree, codes, reach, number);
-                const double* values = forest.values + tree.first_value;
-                for (std::size_t r = 0; r < block_rows; ++r) accumulators[lane][r] += values[number[r]];
-            }
-        }
-        alignas(64) double folded[block_rows];
-        for (std::size_t r = 0; r < block_rows; r += 4) _mm256_store_pd(folded + r, fold_rows(accumulators, r));
-        for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + output] = folded[r];
+    for (std::size_t tree_at = first * lanes; tree_at < end * lanes; ++tree_at) {
+        const RowTree& tree = forest.row_trees[tree_at];
+        leaves_of(forest, tree, codes, reach, number);
+        const double* values = forest.values + tree.first_value;
+        double* mine = sums[tree_at % lanes];
+        for (std::size_t r = 0; r < block_rows; ++r) mine[r] += values[number[r]];
+    }
+}
+
+void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
+    for (std::size_t r = 0; r < block_rows; r += 4) {
+        __m256d half[8];
+        for (int i = 0; i < 8; ++i)
+            half[i] = _mm256_add_pd(_mm256_load_pd(sums[i] + r), _mm256_load_pd(sums[i + 8] + r));
+        for (int i = 0; i < 4; ++i) half[i] = _mm256_add_pd(half[i], half[i + 4]);
+        _mm256_store_pd(folded + r, _mm256_add_pd(_mm256_add_pd(half[0], half[2]), _mm256_add_pd(half[1], half[3])));
     }
 }
 
 }  // namespace
 
-const CodedKernels coded_avx2{code_row_f32, code_row_f64, score_lanes, score_rows};
+const CodedKernels coded_avx2{code_row_f32, code_row_f64, score_lanes, score_rows, fold_rows};
 
 }  // namespace engine::forest_detail
 
 #else
 
 namespace engine::forest_detail {
-const CodedKernels coded_avx2{nullptr, nullptr, nullptr, nullptr};
+const CodedKernels coded_avx2{nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 
 #endif

@@ -126,30 +126,25 @@ inline __attribute__((always_inline)) void walk(const CodedView& forest, const C
 }
 
 template <Asking how>
-void score_lanes_asking(const CodedView& forest, const std::uint8_t* memory, double* sums) noexcept {
+void score_lanes_asking(const CodedView& forest, const std::uint8_t* memory, std::size_t first, std::size_t end,
+                        double* sums) noexcept {
     const Codes<how> codes{_mm512_load_si512(memory), _mm512_load_si512(memory + 64), memory};
-    std::size_t g = 0;
-    for (std::uint32_t output = 0; output < forest.n_outputs; ++output) {
-        std::size_t end = g;
-        while (end < forest.n_groups && forest.groups[end].output == output) ++end;
-        __m512d low = _mm512_setzero_pd();
-        __m512d high = _mm512_setzero_pd();
-        for (; g + 4 <= end; g += 4) walk<how, 4>(forest, codes, g, low, high);
-        if (end - g == 3) walk<how, 3>(forest, codes, g, low, high);
-        if (end - g == 2) walk<how, 2>(forest, codes, g, low, high);
-        if (end - g == 1) walk<how, 1>(forest, codes, g, low, high);
-        g = end;
-        double accumulators[lanes];
-        _mm512_storeu_pd(accumulators, low);
-        _mm512_storeu_pd(accumulators + 8, high);
-        sums[output] = fold(accumulators);
-    }
+    __m512d low = _mm512_load_pd(sums);
+    __m512d high = _mm512_load_pd(sums + 8);
+    std::size_t g = first;
+    for (; g + 4 <= end; g += 4) walk<how, 4>(forest, codes, g, low, high);
+    if (end - g == 3) walk<how, 3>(forest, codes, g, low, high);
+    if (end - g == 2) walk<how, 2>(forest, codes, g, low, high);
+    if (end - g == 1) walk<how, 1>(forest, codes, g, low, high);
+    _mm512_store_pd(sums, low);
+    _mm512_store_pd(sums + 8, high);
 }
 
-void score_lanes(const CodedView& forest, const std::uint8_t* codes, double* sums) noexcept {
-    if (forest.n_columns <= 64) return score_lanes_asking<one_register>(forest, codes, sums);
-    if (forest.n_columns <= 128) return score_lanes_asking<two_registers>(forest, codes, sums);
-    score_lanes_asking<gathered>(forest, codes, sums);
+void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                 double* sums) noexcept {
+    if (forest.n_columns <= 64) return score_lanes_asking<one_register>(forest, codes, first, end, sums);
+    if (forest.n_columns <= 128) return score_lanes_asking<two_registers>(forest, codes, first, end, sums);
+    score_lanes_asking<gathered>(forest, codes, first, end, sums);
 }
 
 // Rows in bytes.
@@ -177,71 +172,38 @@ inline __m512i leaves_of(const CodedView& forest, const RowTree& tree, const std
     return leaves;
 }
 
-// Adds each row's leaf of one tree to that lane's 64 sums. Up to 32 leaves fit four registers, and two permutes read
-// them; beyond that it is a gather.
-inline void add_leaves(const double* values, std::uint32_t n_leaves, __m512i leaves, double* sums) noexcept {
-    alignas(64) std::uint8_t number[block_rows];
-    _mm512_store_si512(number, leaves);
-    const __m512d v0 = _mm512_loadu_pd(values);
-    const __m512d v1 = _mm512_loadu_pd(values + 8);
-    const __m512d v2 = _mm512_loadu_pd(values + 16);
-    const __m512d v3 = _mm512_loadu_pd(values + 24);
-    for (std::size_t r = 0; r < block_rows; r += 8) {
-        const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(number + r));
-        const __m512i index = _mm512_cvtepu8_epi64(eight);
-        __m512d value;
-        if (n_leaves <= 16) {
-            value = _mm512_permutex2var_pd(v0, index, v1);
-        } else if (n_leaves <= 32) {
-            const __mmask8 upper = _mm512_test_epi64_mask(index, _mm512_set1_epi64(16));
-            value = _mm512_mask_blend_pd(upper, _mm512_permutex2var_pd(v0, index, v1),
-                                         _mm512_permutex2var_pd(v2, index, v3));
-        } else {
-            value = _mm512_i64gather_pd(index, values, 8);
-        }
-        _mm512_store_pd(sums + r, _mm512_add_pd(_mm512_load_pd(sums + r), value));
+#include "detail/forest_leaves_avx512.inc"
+
+void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                double (*sums)[block_rows]) noexcept {
+    std::uint64_t reach[2 * leaves_by_byte];
+    for (std::size_t at = first * lanes; at < end * lanes; ++at) {
+        const RowTree& tree = forest.row_trees[at];
+        add_leaves(forest.values + tree.first_value, tree.splits + 1, leaves_of(forest, tree, codes, reach),
+                   sums[at % lanes]);
     }
 }
 
-// fold() for eight rows at once: the same additions in the same order.
-inline __m512d fold_rows(const double (*sums)[block_rows], std::size_t r) noexcept {
-    __m512d half[8];
-    for (int i = 0; i < 8; ++i)
-        half[i] = _mm512_add_pd(_mm512_load_pd(sums[i] + r), _mm512_load_pd(sums[i + 8] + r));
-    for (int i = 0; i < 4; ++i) half[i] = _mm512_add_pd(half[i], half[i + 4]);
-    return _mm512_add_pd(_mm512_add_pd(half[0], half[2]), _mm512_add_pd(half[1], half[3]));
-}
-
-void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t n_rows, double* sums) noexcept {
-    alignas(64) double accumulators[lanes][block_rows];
-    std::uint64_t reach[2 * leaves_by_byte];
-    std::size_t g = 0;
-    for (std::uint32_t output = 0; output < forest.n_outputs; ++output) {
-        for (std::size_t lane = 0; lane < lanes; ++lane)
-            for (std::size_t r = 0; r < block_rows; ++r) accumulators[lane][r] = 0.0;
-        for (; g < forest.n_groups && forest.groups[g].output == output; ++g) {
-            for (std::size_t lane = 0; lane < lanes; ++lane) {
-                const RowTree& tree = forest.row_trees[g * lanes + lane];
-                add_leaves(forest.values + tree.first_value, tree.splits + 1, leaves_of(forest, tree, codes, reach),
-                           accumulators[lane]);
-            }
-        }
-        alignas(64) double folded[block_rows];
-        for (std::size_t r = 0; r < block_rows; r += 8) _mm512_store_pd(folded + r, fold_rows(accumulators, r));
-        for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + output] = folded[r];
+void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
+    for (std::size_t r = 0; r < block_rows; r += 8) {
+        __m512d half[8];
+        for (int i = 0; i < 8; ++i)
+            half[i] = _mm512_add_pd(_mm512_load_pd(sums[i] + r), _mm512_load_pd(sums[i + 8] + r));
+        for (int i = 0; i < 4; ++i) half[i] = _mm512_add_pd(half[i], half[i + 4]);
+        _mm512_store_pd(folded + r, _mm512_add_pd(_mm512_add_pd(half[0], half[2]), _mm512_add_pd(half[1], half[3])));
     }
 }
 
 }  // namespace
 
-const CodedKernels coded_avx512{code_row_f32, code_row_f64, score_lanes, score_rows};
+const CodedKernels coded_avx512{code_row_f32, code_row_f64, score_lanes, score_rows, fold_rows};
 
 }  // namespace engine::forest_detail
 
 #else
 
 namespace engine::forest_detail {
-const CodedKernels coded_avx512{nullptr, nullptr, nullptr, nullptr};
+const CodedKernels coded_avx512{nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 
 #endif

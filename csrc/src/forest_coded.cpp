@@ -1,4 +1,4 @@
-// Packs a forest for coded features, and the layouts that score it.
+// Packs a forest for coded features.
 #include "detail/forest_coded.hpp"
 
 #include <algorithm>
@@ -39,6 +39,9 @@ public:
         coded_->words.push_back(leaf_cut);  // node 0 and value 0: the leaf of lanes without a tree
         coded_->values.push_back(0.0);
         for (const Group& group : trees().groups) pack_group(group);
+        std::vector<std::uint32_t> outputs;
+        for (const CodedGroup& group : coded_->groups) outputs.push_back(group.output);
+        coded_->parts = make_parts(trees().n_outputs, outputs, group_bytes_);
         finish_view();
         return coded_;
     }
@@ -71,6 +74,7 @@ private:
         const auto& [feature, bits, set] = key;
         const bool left = bits & rule::missing_left;
         const std::uint8_t missing = left ? 0 : 255;
+        coded_->n_sets += set >= 0;
         coded_->columns.push_back({feature, set < 0 ? -1 : asks_.at(key), bits, missing});
         const std::size_t at = coded_->cuts_f64.size();
         coded_->cuts_f64.resize(at + cuts_padded, std::numeric_limits<double>::infinity());
@@ -131,6 +135,9 @@ private:
             pack_tree(tree.root);
         }
         coded_->groups.push_back({group.output, steps});
+        group_bytes_.push_back(4 * (coded_->words.size() - words_seen_) + 8 * (coded_->values.size() - values_seen_));
+        words_seen_ = coded_->words.size();
+        values_seen_ = coded_->values.size();
     }
 
     // Breadth first, so that the top of a tree, which every row visits, shares cache lines.
@@ -218,86 +225,39 @@ private:
     std::map<ColumnKey, std::size_t> first_column_;
     std::map<ColumnKey, std::int32_t> asks_;  // a split that asks for the category set of this column
     std::map<ColumnKey, std::vector<double>> thresholds_;
+    std::vector<std::size_t> group_bytes_;
+    std::size_t words_seen_ = 0;
+    std::size_t values_seen_ = 0;
     bool by_node_ = false;
-};
-
-// One row at a time: code it, then walk sixteen trees at a time.
-class Lanes final : public Layout {
-public:
-    Lanes(std::string name, std::shared_ptr<const Coded> coded, const CodedKernels& kernels)
-        : Layout(std::move(name)), coded_(std::move(coded)), kernels_(kernels) {}
-
-    void raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        alignas(64) std::uint8_t codes[codes_bytes];
-        for (std::size_t r = 0; r < n_rows; ++r) {
-            kernels_.code_row_f32(coded_->view, rows + r * stride, codes);
-            kernels_.lanes(coded_->view, codes, sums + r * coded_->view.n_outputs);
-        }
-    }
-    void raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        alignas(64) std::uint8_t codes[codes_bytes];
-        for (std::size_t r = 0; r < n_rows; ++r) {
-            kernels_.code_row_f64(coded_->view, rows + r * stride, codes);
-            kernels_.lanes(coded_->view, codes, sums + r * coded_->view.n_outputs);
-        }
-    }
-
-private:
-    std::shared_ptr<const Coded> coded_;
-    CodedKernels kernels_;
-};
-
-// A block of rows at a time: every tree's splits once, each over all the rows.
-class Rows final : public Layout {
-public:
-    Rows(std::string name, std::shared_ptr<const Coded> coded, const CodedKernels& kernels)
-        : Layout(std::move(name)), coded_(std::move(coded)), kernels_(kernels) {}
-
-    void raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        score(kernels_.code_row_f32, rows, n_rows, stride, sums);
-    }
-    void raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        score(kernels_.code_row_f64, rows, n_rows, stride, sums);
-    }
-
-private:
-    template <class Code, class T>
-    void score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept {
-        alignas(64) std::uint8_t by_row[codes_bytes];
-        alignas(64) std::uint8_t block[columns_max * block_rows];
-        const std::size_t n_columns = coded_->view.n_columns;
-        for (std::size_t r = 0; r < n_rows; ++r) {
-            code_row(coded_->view, rows + r * stride, by_row);
-            for (std::size_t c = 0; c < n_columns; ++c) block[c * block_rows + r] = by_row[c];
-        }
-        // Rows beyond the last are walked too; any code will do.
-        for (std::size_t c = 0; c < n_columns; ++c)
-            std::fill(block + c * block_rows + n_rows, block + (c + 1) * block_rows, std::uint8_t{0});
-        kernels_.rows(coded_->view, block, n_rows, sums);
-    }
-
-    std::shared_ptr<const Coded> coded_;
-    CodedKernels kernels_;
 };
 
 }  // namespace
 
-std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees) {
-    return Packer(std::move(trees)).pack();
+std::vector<Part> make_parts(std::uint32_t n_outputs, const std::vector<std::uint32_t>& group_output,
+                             const std::vector<std::size_t>& group_bytes) {
+    std::vector<Part> parts;
+    std::uint32_t g = 0;
+    const auto n_groups = static_cast<std::uint32_t>(group_output.size());
+    for (std::uint32_t output = 0; output < n_outputs; ++output) {
+        bool opens = true;
+        do {
+            Part part{output, g, g, opens, true};
+            std::size_t bytes = 0;
+            for (; g < n_groups && group_output[g] == output; ++g, ++part.end) {
+                const bool full = bytes + group_bytes[g] > part_bytes && g - part.first >= part_groups_min;
+                if (full && (g - part.first) % part_groups_min == 0) break;
+                bytes += group_bytes[g];
+            }
+            part.closes = g == n_groups || group_output[g] != output;
+            parts.push_back(part);
+            opens = false;
+        } while (!parts.back().closes);
+    }
+    return parts;
 }
 
-void add_coded_layouts(std::shared_ptr<const Coded> coded, std::vector<std::unique_ptr<Layout>>& layouts) {
-    const struct {
-        Isa isa;
-        const CodedKernels& kernels;
-    } sets[] = {{Isa::scalar, coded_scalar}, {Isa::avx2, coded_avx2}, {Isa::avx512, coded_avx512}};
-    for (const auto& set : sets) {
-        if (set.isa > active_isa()) continue;
-        const std::string suffix = std::string("-") + isa_name(set.isa);
-        if (set.kernels.lanes) layouts.push_back(std::make_unique<Lanes>("lanes" + suffix, coded, set.kernels));
-        if (set.kernels.rows && coded->view.row_trees)
-            layouts.push_back(std::make_unique<Rows>("rows" + suffix, coded, set.kernels));
-    }
+std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees) {
+    return Packer(std::move(trees)).pack();
 }
 
 }  // namespace engine::forest_detail

@@ -50,31 +50,38 @@ class Reference final : public Layout {
 public:
     explicit Reference(std::shared_ptr<const Trees> trees) : Layout("reference"), trees_(std::move(trees)) {}
 
-    void raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        score_rows(rows, n_rows, stride, sums);
+    bool raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums,
+             Pace& pace) const noexcept override {
+        return score_rows(rows, n_rows, stride, sums, pace);
     }
-    void raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept override {
-        score_rows(rows, n_rows, stride, sums);
+    bool raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums,
+             Pace& pace) const noexcept override {
+        return score_rows(rows, n_rows, stride, sums, pace);
     }
 
 private:
     template <class T>
-    void score_rows(const T* rows, std::size_t n_rows, std::size_t stride, double* sums) const noexcept {
-        for (std::size_t r = 0; r < n_rows; ++r) score_row(rows + r * stride, sums + r * trees_->n_outputs);
+    bool score_rows(const T* rows, std::size_t n_rows, std::size_t stride, double* sums, Pace& pace) const noexcept {
+        for (std::size_t r = 0; r < n_rows; ++r)
+            if (!score_row(rows + r * stride, sums + r * trees_->n_outputs, pace)) return false;
+        return true;
     }
 
     template <class T>
-    void score_row(const T* row, double* sums) const noexcept {
+    bool score_row(const T* row, double* sums, Pace& pace) const noexcept {
         std::size_t g = 0;
         for (std::uint32_t output = 0; output < trees_->n_outputs; ++output) {
             double accumulators[lanes] = {};
             for (; g < trees_->groups.size() && trees_->groups[g].output == output; ++g) {
+                if (pace.over()) return false;
                 const Group& group = trees_->groups[g];
                 for (std::uint32_t lane = 0; lane < group.count; ++lane)
                     accumulators[lane] += leaf_of(trees_->trees[group.first + lane].root, row);
+                pace.did(1);
             }
             sums[output] = fold(accumulators);
         }
+        return true;
     }
 
     template <class T>

@@ -65,19 +65,15 @@ void walk_eight(const CodedView& forest, std::size_t first, std::uint32_t steps,
     }
 }
 
-void score_lanes(const CodedView& forest, const std::uint8_t* codes, double* sums) noexcept {
-    std::size_t g = 0;
-    for (std::uint32_t output = 0; output < forest.n_outputs; ++output) {
-        double accumulators[lanes] = {};
-        for (; g < forest.n_groups && forest.groups[g].output == output; ++g)
-            for (std::size_t half = 0; half < lanes; half += 8)
-                walk_eight(forest, g * lanes + half, forest.groups[g].steps, codes, accumulators + half);
-        sums[output] = fold(accumulators);
-    }
+void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                 double* sums) noexcept {
+    for (std::size_t g = first; g < end; ++g)
+        for (std::size_t half = 0; half < lanes; half += 8)
+            walk_eight(forest, g * lanes + half, forest.groups[g].steps, codes, sums + half);
 }
 
 }  // namespace
 
-const CodedKernels coded_scalar{code_row_f32, code_row_f64, score_lanes, nullptr};
+const CodedKernels coded_scalar{code_row_f32, code_row_f64, score_lanes, nullptr, nullptr};
 
 }  // namespace engine::forest_detail

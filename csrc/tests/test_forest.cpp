@@ -177,6 +177,60 @@ TEST(layouts_agree_bit_for_bit) {
     }
 }
 
+// A clock that moves on by one each time it is read.
+std::int64_t ticks = 0;
+std::int64_t tick() noexcept { return ++ticks; }
+
+TEST(a_forest_stops_between_its_parts) {
+    auto forest = Forest::load(random_arrays(7, 400, 200, 30).spec());
+    std::vector<float> rows(130 * 30);
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i * 37 % 41) / 7.0f - 3.0f;
+    for (const std::string& layout : forest->layouts()) {
+        for (std::size_t n : {1, 64, 130}) {
+            std::vector<double> expected(n), got(n, -7.0);
+            ticks = 0;
+            CHECK(forest->score_by(layout, rows.data(), n, 30, expected.data()) == ENGINE_SCORE_OK);
+            CHECK(ticks == 0);  // without a deadline nobody asks for the time
+            const auto status = forest->score_by(layout, rows.data(), n, 30, got.data(), engine::Stop{1, tick});
+            CHECK(status == ENGINE_SCORE_OUT_OF_TIME && ticks == 1);
+            CHECK(got == std::vector<double>(n, -7.0));  // it was over before it began
+            // How often it looks: a deadline n looks away is met at exactly the n-th.
+            ticks = 0;
+            forest->score_by(layout, rows.data(), n, 30, got.data(), engine::Stop{engine::NEVER_NS - 1, tick});
+            const std::int64_t looks = ticks;
+            CHECK(looks >= (n == 1 ? 2 : 4) && looks <= static_cast<std::int64_t>(25 * n));
+            CHECK(got == expected);
+            for (std::int64_t after = 1; after <= looks; ++after) {
+                ticks = 0;
+                CHECK(forest->score_by(layout, rows.data(), n, 30, got.data(), engine::Stop{after, tick}) ==
+                      ENGINE_SCORE_OUT_OF_TIME);
+                CHECK(ticks == after);
+            }
+            ticks = 0;
+            CHECK(forest->score_by(layout, rows.data(), n, 30, got.data(), engine::Stop{looks + 1, tick}) ==
+                  ENGINE_SCORE_OK);
+            CHECK(got == expected);
+        }
+    }
+}
+
+TEST(the_socket_stops_by_the_clock) {
+    engine_scorer scorer = Forest::scorer(Forest::load(Arrays{}.spec()));
+    const float row[] = {9, 0};
+    const double wide[] = {9, 0};
+    double out = 0;
+    CHECK(scorer.abi == ENGINE_SCORER_ABI);
+    CHECK(engine_score_by(&scorer, row, 1, 2, &out, engine::now_ns()) == ENGINE_SCORE_OUT_OF_TIME);
+    CHECK(engine_score_by_f64(&scorer, wide, 1, 2, &out, 0) == ENGINE_SCORE_OUT_OF_TIME);
+    CHECK(engine_score_by(&scorer, row, 1, 2, &out, engine::NEVER_NS) == ENGINE_SCORE_OK && out == 20);
+    engine_scorer old = scorer;  // as a module built against ABI 1 made it: what lies beyond is not looked at
+    old.abi = 1;
+    out = 0;
+    CHECK(engine_score_by(&old, row, 1, 2, &out, 0) == ENGINE_SCORE_OK && out == 20);
+    CHECK(engine_scorer_read(&old).score_until == nullptr && engine_scorer_read(&old).score == scorer.score);
+    scorer.release(scorer.ctx);
+}
+
 TEST(the_scorer_counts_its_references) {
     engine_scorer scorer = Forest::scorer(Forest::load(Arrays{}.spec()));
     const float row[] = {9, 0};

@@ -80,7 +80,14 @@ def catboost_file(policy):
     return write
 
 
+def treelite_file(path, table, y):
+    treelite = pytest.importorskip("treelite")
+    lightgbm_file(path, table, y)
+    treelite.frontend.load_lightgbm_model(path).serialize(path)
+
+
 FORMATS = {
+    "treelite": treelite_file,
     "lightgbm": lightgbm_file,
     "xgboost-json": xgboost_file("json", multi=False),
     "xgboost-ubj": xgboost_file("ubj", multi=False),

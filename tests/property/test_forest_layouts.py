@@ -87,21 +87,90 @@ def test_random_forests(seed, trees, splits, features, cuts, outputs, sets):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "coded"),
+    ("name", "shape", "families"),
     [
-        ("over 64 columns", {"trees": 30, "splits": 30, "features": 100, "rules": (0,)}, True),
-        ("over 128 columns", {"trees": 40, "splits": 30, "features": 200, "rules": (0,)}, True),
-        ("over 256 columns", {"trees": 60, "splits": 30, "features": 400, "rules": (0,)}, False),
-        ("over 254 cuts", {"trees": 40, "splits": 60, "features": 1, "cuts": 2000, "rules": (0, 3)}, True),
-        ("over 256 leaves", {"trees": 6, "splits": 700, "features": 5, "rules": (2,)}, True),
-        ("single leaves", {"trees": 17, "splits": 0, "features": 1}, True),
+        ("over 64 columns", {"trees": 30, "splits": 30, "features": 100, "rules": (0,)}, {"lanes", "rows"}),
+        ("over 128 columns", {"trees": 40, "splits": 30, "features": 200, "rules": (0,)}, {"lanes", "rows"}),
+        ("over 256 columns", {"trees": 60, "splits": 30, "features": 400, "rules": (0,)}, {"wide"}),
+        (
+            "over 254 cuts",
+            {"trees": 40, "splits": 60, "features": 1, "cuts": 2000, "rules": (0, 3)},
+            {"lanes", "rows"},
+        ),
+        (
+            "over 65,024 cuts of a feature",
+            {"trees": 60, "splits": 4000, "features": 1, "cuts": 10**6, "rules": (3,)},
+            {"wide"},
+        ),
+        ("over 256 leaves", {"trees": 6, "splits": 700, "features": 5, "rules": (2,)}, {"lanes"}),
+        ("over 32,767 leaves", {"trees": 2, "splits": 60_000, "features": 3, "rules": (2,)}, {"wide"}),
+        (
+            "many category sets",
+            {"trees": 20, "splits": 30, "features": 6, "sets": True},
+            {"lanes", "wide", "rows"},
+        ),
+        ("sets beyond bytes", {"trees": 90, "splits": 40, "features": 3, "sets": True}, {"wide"}),
+        ("over 32,704 columns", {"trees": 40, "splits": 4500, "features": 40_000, "rules": (0,)}, set()),
+        ("single leaves", {"trees": 17, "splits": 0, "features": 1}, {"lanes", "rows", "symmetric"}),
     ],
 )
-def test_edges_of_the_layouts(name, shape, coded):
+def test_edges_of_the_layouts(name, shape, families):
     rng = np.random.default_rng(1)
     forest, pool = random_forest(rng, **{"cuts": 50, **shape})
-    assert ("lanes-scalar" in forest.layouts) == coded, name
-    assert_all_layouts_agree(forest, random_rows(rng, pool, shape["features"]))
+    found = {layout.split("-")[0] for layout in forest.layouts} - {"reference"}
+    assert found == families - ({"rows"} if _forest.instruction_sets()[1] == "scalar" else set()), name
+    many = shape["features"] > 1000
+    rows = (
+        rng.choice(pool, (max(BATCHES), shape["features"]))
+        if many
+        else random_rows(rng, pool, shape["features"])
+    )
+    assert_all_layouts_agree(forest, rows)
+
+
+def symmetric_forest(rng, *, trees, depths, features, cuts, outputs=1):
+    """Trees whose levels each ask one question, some of them no deeper than a leaf."""
+    builder = ForestBuilder(
+        n_features=features, n_outputs=outputs, float32_rows=True, base=[0.0] * outputs, link=Link.IDENTITY
+    )
+    pool = rng.normal(size=cuts).astype(np.float32).astype(np.float64)
+    for tree in range(trees):
+        depth = int(rng.choice(depths))
+        level = np.array([int(np.log2(split + 1)) for split in range(2**depth - 1)], np.int64)
+        split = np.arange(2**depth - 1)
+        leaf = 2**depth - 1  # the first of them in breadth-first order
+        feature, threshold = rng.integers(0, features, depth + 1), rng.choice(pool, depth + 1)
+        rule = rng.choice([0, 2, 3], depth + 1)
+        builder.add_tree(
+            tree % outputs,
+            feature=feature[level],
+            threshold=threshold[level],
+            left=np.where(2 * split + 1 < leaf, 2 * split + 1, ~(2 * split + 1 - leaf)),
+            right=np.where(2 * split + 2 < leaf, 2 * split + 2, ~(2 * split + 2 - leaf)),
+            rule=rule[level],
+            leaf=rng.normal(size=2**depth),
+        )
+    return builder.model(format="catboost", digest="0" * 64, feature_names=None, details={}).forest, pool
+
+
+@pytest.mark.parametrize("features", [3, 40, 70])  # one, two and four registers of codes
+@pytest.mark.parametrize(("depths", "outputs"), [((6,), 1), ((0, 1, 3, 8), 1), ((2, 5), 3)])
+def test_symmetric_trees(features, depths, outputs):
+    rng = np.random.default_rng(features)
+    forest, pool = symmetric_forest(
+        rng, trees=150, depths=depths, features=features, cuts=40, outputs=outputs
+    )
+    assert "symmetric-scalar" in forest.layouts
+    assert_all_layouts_agree(forest, random_rows(rng, pool, features))
+
+
+def test_nearly_symmetric_trees_are_not_taken_for_such():
+    rng = np.random.default_rng(5)
+    for depths in ((9,), (6, 9)):  # a leaf's number must fit a byte
+        forest, _ = symmetric_forest(rng, trees=4, depths=depths, features=3, cuts=9)
+        assert not any("symmetric" in layout for layout in forest.layouts)
+    forest, _ = random_forest(rng, trees=40, splits=7, features=2, cuts=3)
+    assert not any("symmetric" in layout for layout in forest.layouts)
 
 
 def test_the_instruction_sets_of_this_cpu_are_all_there():

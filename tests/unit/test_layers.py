@@ -18,12 +18,13 @@ MAY = {
     # The rooms that stand beside serving know neither it nor each other.
     "feature_store": BESIDE,
     "registry": BESIDE,
-    "monitor": BESIDE,
+    # A monitor watches whatever it is shown: it knows nothing of models or of what made the features.
+    "monitor": {"errors", "core"},
     "service": {*BESIDE, "serving", "feature_store", "registry", "monitor"},
     "engine": {*BESIDE, "serving", "planning", "service", "training"},
 }
 # What stands on top may use anything below it; below each other they go in this order.
-TOP = ("planning", "training", "server", "integrations", "demo", "cli", "__main__")
+TOP = ("planning", "training", "batch", "server", "integrations", "demo", "cli", "__main__")
 BELOW_TOP = {*BESIDE, "serving", "feature_store", "registry", "monitor", "service", "engine"}
 for position, room in enumerate(TOP):
     MAY[room] = BELOW_TOP | set(TOP[:position])

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/clock.hpp"
 #include "engine/scorer.h"
 
 namespace engine {
@@ -73,6 +74,13 @@ struct LayoutTime {
     double us_row_64 = 0;  // per row, 64 rows a call
 };
 
+// When to give up between two groups of trees. Tests bring a clock of their own.
+struct Stop {
+    std::int64_t deadline_ns = NEVER_NS;
+    std::int64_t (*now)() noexcept = now_ns;
+    bool passed() const noexcept { return now() >= deadline_ns; }
+};
+
 namespace forest_detail {
 struct Trees;
 class Layout;
@@ -89,11 +97,24 @@ public:
     int score(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
     int score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
 
+    // The same, ENGINE_SCORE_OUT_OF_TIME where `stop` passes first. It is asked at once, and then between groups of
+    // trees, every few microseconds of work.
+    int score_until(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                    const Stop& stop) const noexcept;
+    int score_until(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                    const Stop& stop) const noexcept;
+
+    template <class T>  // the scorer's own entry
+    int score_by_deadline(const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                          std::int64_t deadline_ns) const noexcept {
+        return score_until(rows, n_rows, row_stride, out, Stop{deadline_ns});
+    }
+
     // The same through one layout by name, for tests and benchmarks; ENGINE_SCORE_FAILED where it is not there.
-    int score_by(const std::string& layout, const float* rows, std::size_t n_rows, std::size_t row_stride,
-                 double* out) const noexcept;
-    int score_by(const std::string& layout, const double* rows, std::size_t n_rows, std::size_t row_stride,
-                 double* out) const noexcept;
+    int score_by(const std::string& layout, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                 const Stop& stop = {}) const noexcept;
+    int score_by(const std::string& layout, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                 const Stop& stop = {}) const noexcept;
 
     // The layouts that hold this forest on this CPU, the scalar reference first.
     std::vector<std::string> layouts() const;
@@ -115,7 +136,10 @@ private:
     Forest() = default;
     template <class T>
     int score_with(const forest_detail::Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride,
-                   double* out) const noexcept;
+                   double* out, const Stop& stop) const noexcept;
+    template <class T>
+    int score_any(const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                  const Stop& stop) const noexcept;
     const forest_detail::Layout* find(const std::string& name) const noexcept;
     void calibrate(const forest_detail::Trees& trees);
     void finish(const double* raw, double* out) const noexcept;

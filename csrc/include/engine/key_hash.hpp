@@ -13,6 +13,9 @@ constexpr uint64_t spread(uint64_t bits) noexcept {
     return bits ^ bits >> 31;
 }
 
+// The n-th draw of a sequence that visits every value once.
+constexpr uint64_t draw(uint64_t n) noexcept { return spread(n * 0x9e3779b97f4a7c15u); }
+
 inline uint64_t key_hash(const char* bytes, size_t length, uint64_t salt) noexcept {
     uint64_t hash = 0xcbf29ce484222325u ^ salt;
     for (size_t i = 0; i < length; ++i) hash = (hash ^ static_cast<unsigned char>(bytes[i])) * 0x100000001b3u;

@@ -15,13 +15,17 @@ extern "C" {
 #endif
 
 #define ENGINE_SCORER_CAPSULE "engine.scorer.v1"
-#define ENGINE_SCORER_ABI 1u
+/* Whoever makes a scorer writes ENGINE_SCORER_ABI. The struct only ever grows at its end, so scorers of every version
+ * from ENGINE_SCORER_ABI_MIN on are read; what they lack counts as NULL. */
+#define ENGINE_SCORER_ABI 2u
+#define ENGINE_SCORER_ABI_MIN 1u
 
 /* What score() returns. Anything else that is not zero counts as ENGINE_SCORE_FAILED. */
 enum engine_score_status {
     ENGINE_SCORE_OK = 0,
     ENGINE_SCORE_FAILED = 1,    /* the model raised or its run-time library returned an error */
     ENGINE_SCORE_BAD_SHAPE = 2, /* the model returned other than n_rows x n_outputs values */
+    ENGINE_SCORE_OUT_OF_TIME = 3, /* score_until() only: stopped because its deadline had passed */
 };
 
 enum engine_scorer_flags {
@@ -39,6 +43,21 @@ enum engine_scorer_flags {
 typedef int (*engine_score_f32)(void *ctx, const float *rows, size_t n_rows, size_t row_stride, double *out);
 typedef int (*engine_score_f64)(void *ctx, const double *rows, size_t n_rows, size_t row_stride, double *out);
 
+/* The same, given up between two parts of the work once the clock (CLOCK_MONOTONIC, nanoseconds) has passed
+ * deadline_ns: then ENGINE_SCORE_OUT_OF_TIME, and out holds anything. A deadline that has passed at the call is seen
+ * before any work; the last look is before the last part, so an answer may come that part late, and is then whole. */
+typedef int (*engine_score_until_f32)(void *ctx, const float *rows, size_t n_rows, size_t row_stride, double *out,
+                                      int64_t deadline_ns);
+typedef int (*engine_score_until_f64)(void *ctx, const double *rows, size_t n_rows, size_t row_stride, double *out,
+                                      int64_t deadline_ns);
+
+/* In C++ what follows ABI 1 may be left out of a braced list. */
+#ifdef __cplusplus
+#define ENGINE_SCORER_SINCE_2 = nullptr
+#else
+#define ENGINE_SCORER_SINCE_2
+#endif
+
 typedef struct engine_scorer {
     uint32_t abi;        /* ENGINE_SCORER_ABI */
     uint32_t flags;      /* engine_scorer_flags */
@@ -50,7 +69,45 @@ typedef struct engine_scorer {
     /* Reference counting, from any thread, without the GIL (a scorer that needs it to let go takes it itself). */
     void (*retain)(void *ctx);
     void (*release)(void *ctx);
+    /* Since ABI 2, and there only where `abi` says 2 or more: read them through the functions below. NULL where the
+     * model cannot stop, or is so quick that it need not. A scorer that wraps another replaces or clears them too. */
+    engine_score_until_f32 score_until ENGINE_SCORER_SINCE_2;
+    engine_score_until_f64 score_until_f64 ENGINE_SCORER_SINCE_2; /* NULL where score_f64 is */
 } engine_scorer;
+
+/* A scorer that someone else made, whole: what its version did not have yet is NULL. */
+static inline engine_scorer engine_scorer_read(const engine_scorer *from) {
+    engine_scorer read;
+    if (from->abi >= 2u) return *from;
+    read.abi = from->abi;
+    read.flags = from->flags;
+    read.n_features = from->n_features;
+    read.n_outputs = from->n_outputs;
+    read.ctx = from->ctx;
+    read.score = from->score;
+    read.score_f64 = from->score_f64;
+    read.retain = from->retain;
+    read.release = from->release;
+    read.score_until = NULL;
+    read.score_until_f64 = NULL;
+    return read;
+}
+
+/* score() that stops where the model can, and is the plain one where it cannot. */
+static inline int engine_score_by(const engine_scorer *scorer, const float *rows, size_t n_rows, size_t row_stride,
+                                  double *out, int64_t deadline_ns) {
+    if (scorer->abi >= 2u && scorer->score_until != NULL)
+        return scorer->score_until(scorer->ctx, rows, n_rows, row_stride, out, deadline_ns);
+    return scorer->score(scorer->ctx, rows, n_rows, row_stride, out);
+}
+
+/* The same for double rows, where score_f64 is not NULL. */
+static inline int engine_score_by_f64(const engine_scorer *scorer, const double *rows, size_t n_rows,
+                                      size_t row_stride, double *out, int64_t deadline_ns) {
+    if (scorer->abi >= 2u && scorer->score_until_f64 != NULL)
+        return scorer->score_until_f64(scorer->ctx, rows, n_rows, row_stride, out, deadline_ns);
+    return scorer->score_f64(scorer->ctx, rows, n_rows, row_stride, out);
+}
 
 #ifdef __cplusplus
 }

@@ -45,6 +45,22 @@ struct CodedGroup {
     std::uint32_t steps;  // the deepest tree's depth
 };
 
+// Groups [first, end) of one output, scored for all rows of a block before the next part: together they fit the
+// second-level cache. Between parts a scorer may be stopped.
+struct Part {
+    std::uint32_t output;
+    std::uint32_t first;
+    std::uint32_t end;
+    bool opens;   // the first of its output
+    bool closes;  // the last
+};
+inline constexpr std::size_t part_bytes = 384 * 1024;
+inline constexpr std::size_t part_groups_min = 4;  // the kernels keep four groups in flight
+
+// The parts of groups whose outputs (ascending) and sizes in bytes are given; at least one an output.
+std::vector<Part> make_parts(std::uint32_t n_outputs, const std::vector<std::uint32_t>& group_output,
+                             const std::vector<std::size_t>& group_bytes);
+
 struct RowTree {
     std::uint32_t first_split;  // into row_splits
     std::uint32_t splits;       // leaves are one more
@@ -84,18 +100,24 @@ struct Coded {
     std::vector<double> values;
     std::vector<RowTree> row_trees;
     std::vector<RowSplit> row_splits;
+    std::vector<Part> parts;
+    std::size_t n_sets = 0;  // columns that are category sets
 };
 
 // Null where the forest does not fit: over 256 columns, or a tree of over 32,767 leaves.
 std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees);
 
-// The kernels of one instruction set; those it does not have are null. Codes of one row are [codes_bytes], aligned to 64; those of a
-// block are [column][block_rows]. Sums are [n_outputs] a row.
+// The kernels of one instruction set; those it does not have are null. Codes of one row are [codes_bytes], aligned to
+// 64; those of a block are [column][block_rows]. Leaves of groups [first, end) are added to `sums`, lane by lane.
 struct CodedKernels {
     void (*code_row_f32)(const CodedView&, const float* row, std::uint8_t* codes) noexcept;
     void (*code_row_f64)(const CodedView&, const double* row, std::uint8_t* codes) noexcept;
-    void (*lanes)(const CodedView&, const std::uint8_t* codes, double* sums) noexcept;
-    void (*rows)(const CodedView&, const std::uint8_t* codes, std::size_t n_rows, double* sums) noexcept;
+    void (*lanes)(const CodedView&, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                  double* sums) noexcept;
+    void (*rows)(const CodedView&, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                 double (*sums)[block_rows]) noexcept;
+    // fold() for each of block_rows rows: the same additions in the same order.
+    void (*fold_rows)(const double (*sums)[block_rows], double* folded) noexcept;
 };
 extern const CodedKernels coded_scalar;
 extern const CodedKernels coded_avx2;

@@ -63,13 +63,37 @@ inline double fold(const double* accumulators) noexcept {
     return (half[0] + half[2]) + (half[1] + half[3]);
 }
 
-// One way to hold a forest. raw() writes n_rows x n_outputs sums of leaves, for up to block_rows rows.
+// Asks a Stop for the time before the first part of the work and then whenever enough was done since: a look costs some
+// 20 ns, and sixteen groups of trees for a row some microseconds.
+class Pace {
+public:
+    explicit Pace(const Stop& stop) noexcept : stop_(stop) {}
+
+    // Before a part of the work: true where it is to be given up.
+    bool over() noexcept {
+        if (stop_.deadline_ns == NEVER_NS || since_look_ < group_rows_a_look) return false;
+        since_look_ = 0;
+        return stop_.passed();
+    }
+    // After it: groups of trees times rows.
+    void did(std::size_t group_rows) noexcept { since_look_ += group_rows; }
+
+private:
+    static constexpr std::size_t group_rows_a_look = 16;
+    const Stop stop_;
+    std::size_t since_look_ = group_rows_a_look;
+};
+
+// One way to hold a forest. raw() writes n_rows x n_outputs sums of leaves, for up to block_rows rows, and returns true;
+// or gives up where `pace` says so, and returns false.
 class Layout {
 public:
     explicit Layout(std::string name) : name_(std::move(name)) {}
     virtual ~Layout() = default;
-    virtual void raw(const float* rows, std::size_t n_rows, std::size_t row_stride, double* sums) const noexcept = 0;
-    virtual void raw(const double* rows, std::size_t n_rows, std::size_t row_stride, double* sums) const noexcept = 0;
+    virtual bool raw(const float* rows, std::size_t n_rows, std::size_t row_stride, double* sums,
+                     Pace& pace) const noexcept = 0;
+    virtual bool raw(const double* rows, std::size_t n_rows, std::size_t row_stride, double* sums,
+                     Pace& pace) const noexcept = 0;
     const std::string& name() const noexcept { return name_; }
 
 private:

@@ -11,7 +11,8 @@
 
 namespace engine::detail {
 
-// Model has score(rows, n_rows, row_stride, out) for float and for double rows, returning an engine_score_status.
+// Model has score(rows, n_rows, row_stride, out) for float and for double rows, returning an engine_score_status; where
+// it can stop, also score_by_deadline(rows, n_rows, row_stride, out, deadline_ns).
 template <class Model>
 struct SharedScorer {
     std::unique_ptr<Model> model;
@@ -20,6 +21,11 @@ struct SharedScorer {
     template <class Value>
     static int score(void* ctx, const Value* rows, std::size_t n_rows, std::size_t row_stride, double* out) {
         return static_cast<SharedScorer*>(ctx)->model->score(rows, n_rows, row_stride, out);
+    }
+    template <class Value>
+    static int score_until(void* ctx, const Value* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                           std::int64_t deadline_ns) {
+        return static_cast<SharedScorer*>(ctx)->model->score_by_deadline(rows, n_rows, row_stride, out, deadline_ns);
     }
     static void retain(void* ctx) {
         static_cast<SharedScorer*>(ctx)->references.fetch_add(1, std::memory_order_relaxed);
@@ -36,15 +42,20 @@ template <class Model>
 engine_scorer shared_scorer(std::unique_ptr<Model> model, std::uint32_t n_features, std::uint32_t n_outputs,
                             bool float32_rows) {
     using Shared = SharedScorer<Model>;
-    return {ENGINE_SCORER_ABI,
-            ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
-            n_features,
-            n_outputs,
-            new Shared{std::move(model)},
-            Shared::template score<float>,
-            float32_rows ? nullptr : Shared::template score<double>,
-            Shared::retain,
-            Shared::release};
+    engine_scorer scorer{ENGINE_SCORER_ABI,
+                         ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
+                         n_features,
+                         n_outputs,
+                         new Shared{std::move(model)},
+                         Shared::template score<float>,
+                         float32_rows ? nullptr : Shared::template score<double>,
+                         Shared::retain,
+                         Shared::release};
+    if constexpr (requires(Model& m, const float* rows, double* out) { m.score_by_deadline(rows, 1, 1, out, 1); }) {
+        scorer.score_until = Shared::template score_until<float>;
+        scorer.score_until_f64 = float32_rows ? nullptr : Shared::template score_until<double>;
+    }
+    return scorer;
 }
 
 }  // namespace engine::detail

@@ -1,5 +1,8 @@
 # What an engine serves from: deployments, their names, and the answers that carry them. Included by _runtime.pyx.
 
+# Counts the deployments of every engine of the process: engines that share a monitor are told apart by the number.
+cdef uint64_t _last_deployment = 0
+
 
 @cython.final
 cdef class _Served:
@@ -32,7 +35,6 @@ cdef class _Deployments:
     cdef Shadow* _shadow
     cdef _Served _shadowed
     cdef BreakerLimits _breaker
-    cdef uint64_t _deployments
     cdef size_t _default_errors
     cdef readonly uint32_t n_features
     cdef readonly uint32_t n_outputs
@@ -71,8 +73,9 @@ cdef class _Deployments:
                               f"outputs; this engine serves {self.n_features} and {self.n_outputs}")
         cdef _Served served = _Served.__new__(_Served)
         self._give_features(served, features)
-        self._deployments += 1
-        served.number = self._deployments
+        global _last_deployment
+        _last_deployment += 1
+        served.number = _last_deployment
         served.version, served.default, served.parts = version, default, (parts, primary, fallback)
         served.native = new Deployment(scorer[0], second, self._wide, served.number, self._breaker)
         if self._observer is not NULL:
@@ -178,15 +181,15 @@ cdef class _Deployments:
 
     # Hot only while there is a canary. The same key falls on the same side for as long as the share stays.
     cdef _Served _route(self, object key, int64_t now):
-        cdef uint64_t draw
+        cdef uint64_t point
         cdef bytes name
         if key is None:
             self._draws += 1
-            draw = spread(self._draws * 0x9E3779B97F4A7C15)
+            point = draw(self._draws)
         else:
             name = key if isinstance(key, bytes) else str(key).encode()
-            draw = key_hash(name, len(name), self._canary_salt)
-        if draw >= self._canary_below or self._canary.native.breaker().resting(now):
+            point = key_hash(name, len(name), self._canary_salt)
+        if point >= self._canary_below or self._canary.native.breaker().resting(now):
             return self._current
         return self._canary
 

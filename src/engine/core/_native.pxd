@@ -4,6 +4,7 @@ from libcpp cimport bool as cbool
 from libcpp.memory cimport shared_ptr
 from libcpp.vector cimport vector
 
+from engine.core._features cimport ENGINE_FEATURES_ABI, ENGINE_FEATURES_CAPSULE, engine_features
 from engine.core._scorer cimport engine_scorer
 
 cdef extern from *:
@@ -40,16 +41,6 @@ cdef extern from "engine/buffer.hpp" namespace "engine" nogil:
     cdef cppclass SmallBuffer:
         SmallBuffer() noexcept
         void* reserve(size_t n_bytes) except +
-
-cdef extern from "engine/features.h":
-    const char* ENGINE_FEATURES_CAPSULE
-    uint32_t ENGINE_FEATURES_ABI
-
-    ctypedef struct engine_features:
-        uint32_t abi
-        uint32_t n_features
-        void* ctx
-        int (*read_row)(void* ctx, void* object, float* out) except -1
 
 cdef extern from "engine/observer.h":
     const char* ENGINE_OBSERVER_CAPSULE
@@ -108,7 +99,7 @@ cdef extern from "engine/deployment.hpp" namespace "engine" nogil:
         Breaker& breaker() noexcept
 
 cdef extern from "engine/key_hash.hpp" namespace "engine" nogil:
-    uint64_t spread(uint64_t bits) noexcept
+    uint64_t draw(uint64_t n) noexcept
     uint64_t key_hash(const char* bytes, size_t length, uint64_t salt) noexcept
 
 cdef extern from "engine/shadow.hpp" namespace "engine" nogil:

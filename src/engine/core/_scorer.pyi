@@ -11,6 +11,9 @@ class ScorerInfo(TypedDict):
     reentrant: bool
     native: bool
     float64_rows: bool
+    stops: bool
 
 def describe(capsule: CapsuleType) -> ScorerInfo: ...
-def score(capsule: CapsuleType, rows: Any, threads: int = 1) -> npt.NDArray[np.float64]: ...
+def score(
+    capsule: CapsuleType, rows: Any, threads: int = 1, deadline_ns: int | None = None
+) -> npt.NDArray[np.float64]: ...

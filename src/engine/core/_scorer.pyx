@@ -1,5 +1,12 @@
 # The capsule that carries a scorer between extension modules, and a direct call through it for Model.predict.
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New
+from cpython.pycapsule cimport (
+    PyCapsule_GetContext,
+    PyCapsule_GetPointer,
+    PyCapsule_IsValid,
+    PyCapsule_New,
+    PyCapsule_SetContext,
+)
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -37,17 +44,30 @@ cdef const engine_scorer* scorer_from_capsule(object capsule) except NULL:
     if not PyCapsule_IsValid(capsule, ENGINE_SCORER_CAPSULE):
         raise ConfigError(f"expected a PyCapsule named '{ENGINE_SCORER_CAPSULE.decode()}', got {type(capsule).__name__}")
     cdef const engine_scorer* scorer = <const engine_scorer*>PyCapsule_GetPointer(capsule, ENGINE_SCORER_CAPSULE)
-    if scorer.abi != ENGINE_SCORER_ABI:
-        raise ConfigError(f"scorer ABI {scorer.abi} is not the one this build speaks, {ENGINE_SCORER_ABI}: "
-                          f"rebuild the module that made it")
+    if not ENGINE_SCORER_ABI_MIN <= scorer.abi <= ENGINE_SCORER_ABI:
+        raise ConfigError(f"expected a scorer of ABI {ENGINE_SCORER_ABI_MIN} to {ENGINE_SCORER_ABI}, got "
+                          f"{scorer.abi}: rebuild the module that made it")
     if scorer.n_features < 1 or scorer.n_outputs < 1 or scorer.score is NULL:
         raise ConfigError(f"scorer needs at least one feature, one output and a score function, got "
                           f"{scorer.n_features} features and {scorer.n_outputs} outputs")
-    return scorer
+    return scorer if scorer.abi >= 2 else _grown(capsule, scorer)
+
+
+cdef const engine_scorer* _grown(object capsule, const engine_scorer* old) except NULL:
+    # Whoever copies the struct by value would read beyond the end of an older one. The copy is the capsule's context,
+    # made once; the capsule's own destructor knows nothing of it, so its 88 bytes outlive the capsule.
+    cdef engine_scorer* kept = <engine_scorer*>PyCapsule_GetContext(capsule)
+    if kept is NULL:
+        kept = <engine_scorer*>malloc(sizeof(engine_scorer))
+        if kept is NULL:
+            raise MemoryError()
+        kept[0] = engine_scorer_read(old)
+        PyCapsule_SetContext(capsule, kept)
+    return kept
 
 
 def describe(capsule) -> dict:
-    """Shape and flags of a scorer capsule: n_features, n_outputs, takes_gil, reentrant, native, float64_rows."""
+    """Shape and flags of a scorer capsule: n_features, n_outputs, takes_gil, reentrant, native, float64_rows, stops."""
     cdef const engine_scorer* scorer = scorer_from_capsule(capsule)
     return {
         "n_features": scorer.n_features,
@@ -56,19 +76,22 @@ def describe(capsule) -> dict:
         "reentrant": bool(scorer.flags & ENGINE_SCORER_REENTRANT),
         "native": bool(scorer.flags & ENGINE_SCORER_NATIVE),
         "float64_rows": scorer.score_f64 is not NULL,
+        "stops": scorer.score_until is not NULL,
     }
 
 
-def score(capsule, rows, Py_ssize_t threads=1):
+def score(capsule, rows, Py_ssize_t threads=1, deadline_ns=None):
     """Scores a 2-D array, float32 or float64 [n, n_features], C-contiguous rows -> float64 [n] or [n, n_outputs].
 
     Rows are read in place where their last axis is contiguous, else copied once. The GIL is released. A float64
     array goes to the scorer as float64 where it takes that, and is rounded to float32 where it does not: what lies
     beyond float32's range becomes an infinity of its sign, without a warning.
 
-    Up to `threads` threads share the rows, 256 at a time; a scorer that is not reentrant has one.
+    Up to `threads` threads share the rows, 256 at a time; a scorer that is not reentrant has one. With `deadline_ns`, a
+    point on time.monotonic_ns(), there is one thread, and a scorer that stops gives up once it has passed.
 
-    Raises InputError for another shape or dtype or fewer than one thread, ModelError where the scorer reports a failure.
+    Raises InputError for another shape or dtype or fewer than one thread, ModelError where the scorer reports a failure
+    or gave up.
     """
     cdef const engine_scorer* scorer = scorer_from_capsule(capsule)
     if threads < 1:
@@ -83,7 +106,9 @@ def score(capsule, rows, Py_ssize_t threads=1):
     cdef int status = 0
     if n_rows:
         stride = array.strides[0] // array.itemsize
-        if array.itemsize == 8:
+        if deadline_ns is not None:
+            status = _score_until(scorer, array, stride, <double*>cnp.PyArray_DATA(out), deadline_ns)
+        elif array.itemsize == 8:
             with nogil:
                 status = score_threads(scorer[0], <const double*>cnp.PyArray_DATA(array), n_rows, stride,
                                        <double*>cnp.PyArray_DATA(out), threads)
@@ -91,9 +116,25 @@ def score(capsule, rows, Py_ssize_t threads=1):
             with nogil:
                 status = score_threads(scorer[0], <const float*>cnp.PyArray_DATA(array), n_rows, stride,
                                        <double*>cnp.PyArray_DATA(out), threads)
+    if status == ENGINE_SCORE_OUT_OF_TIME:
+        raise ModelError(f"the model gave up on {n_rows} rows: its deadline has passed")
     if status != ENGINE_SCORE_OK:
         raise ModelError(f"the model failed on {n_rows} rows (status {status})")
     return out
+
+
+cdef int _score_until(const engine_scorer* scorer, cnp.ndarray array, size_t stride, double* out,
+                      int64_t deadline_ns) except -1:
+    cdef size_t n_rows = array.shape[0]
+    cdef const void* rows = cnp.PyArray_DATA(array)
+    cdef bint wide = array.itemsize == 8
+    cdef int status
+    with nogil:
+        if wide:
+            status = engine_score_by_f64(scorer, <const double*>rows, n_rows, stride, out, deadline_ns)
+        else:
+            status = engine_score_by(scorer, <const float*>rows, n_rows, stride, out, deadline_ns)
+    return status
 
 
 cdef cnp.ndarray _rows(object rows, size_t n_features, bint float64_rows):

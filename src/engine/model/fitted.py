@@ -9,7 +9,7 @@ from typing import Any
 from engine.errors import UnsupportedModelError
 from engine.model.model import Model
 
-LIBRARIES = ("lightgbm", "xgboost", "sklearn", "catboost")
+LIBRARIES = ("lightgbm", "xgboost", "sklearn", "catboost", "treelite")
 
 
 def library_of(fitted: Any) -> str | None:
@@ -19,13 +19,15 @@ def library_of(fitted: Any) -> str | None:
 
 
 def read_fitted(fitted: Any, library: str) -> Model:
-    """Reads a fitted object of "lightgbm", "xgboost", "catboost" or "sklearn". Raises UnsupportedModelError."""
+    """Reads a fitted object of one of LIBRARIES. Raises UnsupportedModelError."""
     if library == "lightgbm":
         return _read_lightgbm(fitted)
     if library == "xgboost":
         return _read_xgboost(fitted)
     if library == "catboost":
         return _read_catboost(fitted)
+    if library == "treelite":
+        return _read_treelite(fitted)
     from engine.model import linear, sklearn_trees
 
     if type(fitted).__name__ in sklearn_trees.ESTIMATORS:
@@ -56,6 +58,14 @@ def _read_catboost(fitted: Any) -> Model:
         path = Path(folder, "model.json")
         fitted.save_model(str(path), format="json")
         return read_catboost(path.read_bytes(), f"catboost {kind}")
+
+
+def _read_treelite(fitted: Any) -> Model:
+    from engine.model.treelite import read_treelite
+
+    if not hasattr(fitted, "serialize_bytes"):
+        raise UnsupportedModelError(f"expected a treelite Model, got treelite {type(fitted).__name__}")
+    return read_treelite(fitted.serialize_bytes(), "treelite Model")
 
 
 def _read_xgboost(fitted: Any) -> Model:

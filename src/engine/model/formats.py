@@ -8,8 +8,8 @@ import re
 from engine.errors import ModelFormatError, UnsupportedModelError
 
 LIGHTGBM, XGBOOST_JSON, XGBOOST_UBJSON, ONNX = "lightgbm", "xgboost-json", "xgboost-ubjson", "onnx"
-CATBOOST, SKOPS, PICKLE = "catboost-json", "skops", "pickle"
-EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, skops, or ONNX"
+CATBOOST, SKOPS, PICKLE, TREELITE = "catboost-json", "skops", "pickle", "treelite"
+EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, a treelite checkpoint, skops, or ONNX"
 
 # First bytes of files that are recognised in order to be refused with a reason.
 _REFUSED = {
@@ -20,6 +20,8 @@ _REFUSED = {
     rb"binf|bs64": "XGBoost's old binary format; load it and save it as .json or .ubj",
     rb"\x89HDF": "HDF5; export the model to ONNX",
 }
+# Three version numbers and two element types.
+_TREELITE = re.compile(rb"[\x01-\x07]\0\0\0.\0\0\0.\0\0\0[\x01-\x03][\x01-\x03]", re.DOTALL)
 _UNTRUSTED = (
     "a pickle, which can run any code when it is read; save the model in its library's own format, or say "
     "trust=True if you would run a program from the same source"
@@ -52,6 +54,8 @@ def sniff(content: bytes, name: str, *, trust: bool = False) -> str:
         return XGBOOST_UBJSON
     if re.match(rb"\s*\{", content):
         return _sniff_json(content, name)
+    if _TREELITE.match(content):
+        return TREELITE
     if _looks_like_onnx(content):
         return ONNX
     raise ModelFormatError(

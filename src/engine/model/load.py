@@ -26,7 +26,8 @@ def load_model(
 
     Args:
         source: one of
-            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, ONNX or skops, told apart by content;
+            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, a treelite checkpoint, ONNX or skops,
+            told apart by content;
             a fitted LightGBM, XGBoost or CatBoost model or its scikit-learn wrapper (a classifier gives
             probabilities, of class 1 where there are two; early stopping is honoured as its predict does);
             a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient
@@ -80,7 +81,7 @@ def _load(source: Any, n_features: int | None, n_outputs: int | None, trust: boo
 
         return from_callable(source, n_features, n_outputs if n_outputs is not None else 1)
     raise UnsupportedModelError(
-        f"expected a path, a callable or a fitted lightgbm, xgboost, catboost or sklearn model, got {_name(source)}"
+        f"expected a path, a callable or a fitted model of {', '.join(fitted.LIBRARIES)}, got {_name(source)}"
     )
 
 
@@ -116,6 +117,10 @@ def read_native(content: bytes, kind: str, name: str) -> Model:
         from engine.model.catboost import read_catboost
 
         return read_catboost(content, name)
+    if kind == formats.TREELITE:
+        from engine.model.treelite import read_treelite
+
+        return read_treelite(content, name)
     from engine.model.xgboost import read_xgboost_json, read_xgboost_ubjson
 
     return (read_xgboost_json if kind == formats.XGBOOST_JSON else read_xgboost_ubjson)(content, name)

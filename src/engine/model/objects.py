@@ -14,6 +14,15 @@ from engine.model.model import Model
 UNPACKED_BYTES_MAX = 2**31  # a small archive can claim to unpack to any size
 
 
+def read_object(content: bytes, name: str, *, trust: bool) -> Any:
+    """The object in a skops file or, where it is trusted, a pickle; errors as `read_skops` and `read_pickle`."""
+    if content.startswith(b"PK"):
+        return _load_skops(content, name, trust)
+    if not trust:
+        raise UnsupportedModelError(f"{name}: a pickle, which is read only with trust=True")
+    return _load_pickle(content, name)
+
+
 def read_skops(content: bytes, name: str, *, trust: bool) -> Model:
     """Reads a skops file; types that skops does not know are built only where the file is trusted.
 
@@ -25,6 +34,10 @@ def read_skops(content: bytes, name: str, *, trust: bool) -> Model:
         ModelFormatError: damaged, or it would unpack to over 2 GiB.
         UnsupportedModelError: unknown types without trust, or an object that is no model.
     """
+    return _read(_load_skops(content, name, trust), name)
+
+
+def _load_skops(content: bytes, name: str, trust: bool) -> Any:
     try:
         import skops.io
     except ImportError:
@@ -45,7 +58,7 @@ def read_skops(content: bytes, name: str, *, trust: bool) -> Model:
             f"{name}: the skops file names types that skops does not know, and building them runs code: "
             f"{', '.join(unknown)}; say trust=True if you would run a program from the same source"
         )
-    return _read(known, name)
+    return known
 
 
 def read_pickle(content: bytes, name: str, *, trust: bool) -> Model:
@@ -55,15 +68,16 @@ def read_pickle(content: bytes, name: str, *, trust: bool) -> Model:
         ModelFormatError: it cannot be read.
         UnsupportedModelError: not trusted, or an object that is no model.
     """
-    if not trust:
-        raise UnsupportedModelError(f"{name}: a pickle, which is read only with trust=True")
+    return _read(read_object(content, name, trust=trust), name)
+
+
+def _load_pickle(content: bytes, name: str) -> Any:
     try:
-        held = _unpickle(content)
+        return _unpickle(content)
     except Exception as error:  # whatever the pickled code raises
         raise ModelFormatError(
             f"{name}: the pickle cannot be read: {type(error).__name__}: {error}"
         ) from error
-    return _read(held, name)
 
 
 def _unpickle(content: bytes) -> Any:

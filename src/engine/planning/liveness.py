@@ -109,7 +109,7 @@ def _difference(got: _Window, due: _Window, queue_rows_max: int) -> str:
         if mine.in_time < its.in_time - SHARE_SLACK / 10:
             return f"share in time{name} {mine.in_time:.4f}, without the faults {its.in_time:.4f}"
         # Where the primary cannot serve all, waiting as long as deadlines allow is what a queue is for.
-        keeps_up = its.primary >= KEEPS_UP
+        keeps_up = due.all.primary >= KEEPS_UP
         if keeps_up and mine.latency_us > LATENCY_RATIO * its.latency_us + LATENCY_SLACK * its.deadline_us:
             return f"mean latency{name} {mine.latency_us:.0f} us, without the faults {its.latency_us:.0f} us"
     if got.all.depth > min(DEPTH_RATIO * due.all.depth + DEPTH_SLACK, queue_rows_max):

@@ -466,8 +466,12 @@ def test_damaged_bytes_are_a_format_error(content, runtime):
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'deadline-engine\[onnx\]'"):
-        load_onnx(MLP)
+    chain = load_onnx(MLP)  # what needs no ONNX Runtime is read without it
+    assert (chain.describe()["runtime"], chain.native) == ("native", True)
+    other = model_of([("Elu", ["rows"], ["score"], {})], [], outputs=(("score", FLOAT, ["batch", 2]),))
+    with pytest.raises(MissingDependencyError, match=r"pip install 'deadline-engine\[onnx\]'") as missing:
+        load_onnx(other.SerializeToString())
+    assert "not one chain of dense layers: Elu 'score'" in missing.value.__notes__[0]
 
 
 @pytest.mark.parametrize("library", [None, b"no library at all"])
@@ -494,7 +498,7 @@ def test_another_library_is_not_taken_for_onnx_runtime():
 
 
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="'auto', 'c-api' or 'python', got 'gpu'"):
+    with pytest.raises(ConfigError, match="'auto', 'c-api', 'python' or 'native', got 'gpu'"):
         load_onnx(MLP, runtime="gpu")
     with pytest.raises(ConfigError, match="intra_op_threads of 1 to 1024, got 0"):
         load_onnx(MLP, intra_op_threads=0)

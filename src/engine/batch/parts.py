@@ -1,0 +1,106 @@
+"""The finished parts of an output that is not whole yet: files in a folder beside it, which a later run takes up."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RUN = b"engine.run"
+
+
+class Parts:
+    """The parts of one run.
+
+    Args:
+        target: the output.
+        run: digest of everything that decides the output; parts of another run are removed, not taken up.
+    """
+
+    def __init__(self, target: Path, run: str) -> None:
+        self.target = target
+        self.folder = target.with_name(target.name + ".parts")
+        self.run = run.encode()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder and keeps every other process out of it. Raises InputError where one is in it."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written: {error.strerror}") from None
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"another process is scoring into {self.target}") from None
+            yield
+        finally:
+            os.close(lock)
+
+    def finished(self, index: int, rows: int) -> bool:
+        """Whether a part is there, whole, of this run and of so many rows; anything else of its name is removed."""
+        path = self._path(index)
+        try:
+            found = _parquet().read_metadata(path)
+            if (found.metadata or {}).get(RUN) == self.run and found.num_rows == rows:
+                return True
+        except (OSError, ValueError):
+            pass
+        path.unlink(missing_ok=True)
+        return False
+
+    @contextlib.contextmanager
+    def writing(self, index: int, schema: pa.Schema) -> Iterator[Any]:
+        """A Parquet writer for a part, which is durable and finished when the block ends, and not there before."""
+        with _durable(self._path(index), schema.with_metadata({RUN: self.run})) as writer:
+            yield writer
+
+    def join(self, count: int, schema: pa.Schema) -> None:
+        """Makes the output of the parts, in order, in one step, and removes them."""
+        with _durable(self.target, schema) as writer:
+            for index in range(count):
+                source = _parquet().ParquetFile(self._path(index), memory_map=True)
+                for group in range(source.num_row_groups):
+                    writer.write_table(source.read_row_group(group).replace_schema_metadata(schema.metadata))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.parquet"
+
+
+@contextlib.contextmanager
+def _durable(path: Path, schema: pa.Schema) -> Iterator[Any]:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as out:
+            with _parquet().ParquetWriter(out, schema, compression="snappy") as writer:
+                yield writer
+            out.flush()
+            os.fsync(out.fileno())
+        part.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _parquet() -> Any:
+    import pyarrow.parquet
+
+    return pyarrow.parquet

@@ -1,0 +1,9 @@
+"""Versions of what is served, the aliases that point at them, and where each came from."""
+
+from engine.registry.bundle import Bundle
+from engine.registry.manifest import Golden
+from engine.registry.registry import ModelRegistry
+from engine.registry.versions import AliasState, AuditEntry, Version
+from engine.registry.watch import Watch
+
+__all__ = ["AliasState", "AuditEntry", "Bundle", "Golden", "ModelRegistry", "Version", "Watch"]

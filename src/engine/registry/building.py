@@ -1,0 +1,131 @@
+"""A version in the making: the bytes of its parts, proof that they fit, and the manifest that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import EngineError, RegistryError
+from engine.registry import artifacts, lineage, manifest
+
+Stored = dict[str, tuple[bytes, str]]  # of a role: its bytes, and the format they are in
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What `ModelRegistry.register` was given."""
+
+    primary: Any
+    fallback: Any
+    default: Any
+    program: Any
+    golden: Any
+    reference: Any
+    policy: Mapping[str, Any] | None
+    metrics: Mapping[str, float] | None
+    lineage: Mapping[str, Any] | None
+
+
+def built(name: str, parts: Parts, *, trust: bool, code: Path | None) -> tuple[bytes, dict[str, bytes]]:
+    """The manifest of a version, and its blobs by digest. `code`: the folder whose commit is recorded, None for none.
+
+    Raises:
+        RegistryError: a part that cannot be stored, or does not fit the others.
+    """
+    stored: Stored = {"primary": artifacts.to_bytes("primary", parts.primary, trust=trust)}
+    if parts.fallback is not None:
+        stored["fallback"] = artifacts.to_bytes("fallback", parts.fallback, trust=trust)
+    if parts.program is not None:
+        stored["program"] = artifacts.program_text(parts.program), "engine.features"
+    if parts.reference is not None:
+        stored["reference"] = _reference(parts.reference), "json"
+    body: dict[str, Any] = {
+        "format": manifest.FORMAT,
+        "version": manifest.FORMAT_VERSION,
+        "name": name,
+        "default": manifest.checked_default(parts.default),
+        "policy": manifest.checked_policy(parts.policy),
+        "metrics": manifest.checked_metrics(parts.metrics),
+        "shape": None,
+    }
+    if not (parts.fallback is None and parts.program is None and parts.golden is None):
+        body["shape"] = _tried(stored, parts.golden, body["default"], trust)
+    body["lineage"] = _lineage(parts.lineage, stored, code)
+    blobs, body["artifacts"] = {}, {}
+    for role, (content, kind) in stored.items():
+        digest = hashlib.sha256(content).hexdigest()
+        blobs[digest] = content
+        body["artifacts"][role] = {"digest": digest, "size": len(content), "format": kind}
+    return manifest.canonical(body), blobs
+
+
+def _tried(stored: Stored, golden: Any, default: Any, trust: bool) -> dict[str, int]:
+    """Loads the parts from what is stored, checks that they fit, and stores the golden rows; gives their shape."""
+    primary = artifacts.from_bytes("the primary", stored["primary"][0], trust=trust)
+    if "fallback" in stored:
+        spare = artifacts.from_bytes("the fallback", stored["fallback"][0], trust=trust)
+        if (spare.n_features, spare.n_outputs) != (primary.n_features, primary.n_outputs):
+            raise RegistryError(
+                f"primary and fallback must agree: {primary.n_features} features and {primary.n_outputs} outputs, got "
+                f"{spare.n_features} and {spare.n_outputs}"
+            )
+        if not spare.native:
+            raise RegistryError(f"the fallback must be native, got format {spare.format!r}")
+    if "program" in stored:
+        _require_width(stored["program"][0], primary.n_features)
+    if isinstance(default, list) and len(default) != primary.n_outputs:
+        raise RegistryError(f"the default must have {primary.n_outputs} values, got {len(default)}")
+    if golden is not None:
+        stored["golden"] = _golden(primary, golden).to_bytes(), "npy"
+    return {"n_features": primary.n_features, "n_outputs": primary.n_outputs}
+
+
+def _golden(primary: Any, golden: Any) -> manifest.Golden:
+    try:
+        if isinstance(golden, np.ndarray):
+            golden = (golden, primary.predict(golden))
+        checked = manifest.checked_golden(golden)
+        wrong = checked.mismatch(primary.predict(checked.rows))
+    except RegistryError:
+        raise
+    except EngineError as error:
+        raise RegistryError(f"golden rows: {error}") from error
+    if wrong:
+        raise RegistryError(f"the primary as stored does not answer as expected: {wrong}")
+    return checked
+
+
+def _lineage(given: Mapping[str, Any] | None, stored: Stored, code: Path | None) -> dict[str, Any]:
+    found = dict(given or {})
+    found.setdefault("environment", lineage.environment())
+    if "code" not in found and code is not None:
+        found["code"], diff = lineage.code(code)
+        if diff:
+            stored["diff"] = diff, "diff"
+    return found
+
+
+def _reference(reference: Any) -> bytes:
+    found = reference.to_json() if hasattr(reference, "to_json") else reference
+    try:
+        body = json.loads(found) if isinstance(found, str | bytes) else found
+        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RegistryError(f"the reference must be plain JSON: {error}") from None
+
+
+def _require_width(program: bytes, n_features: int) -> None:
+    try:
+        outputs = json.loads(program)["outputs"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RegistryError(f"the program is none that FeatureProgram.save wrote: {error!r}") from None
+    if len(outputs) != n_features:
+        raise RegistryError(
+            f"the program must make the primary's {n_features} features, got {len(outputs)}: {outputs[:8]}"
+        )

@@ -1,0 +1,198 @@
+"""The manifest: one JSON object that says all that a version is, its artifacts by digest. Its own digest is the
+version's.
+
+Nothing in it depends on when or where it was written, so that registering the same bundle twice gives the same version.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import RegistryError
+
+FORMAT = "engine.bundle"
+FORMAT_VERSION = 1
+MANIFEST_BYTES_MAX = 4 << 20
+GOLDEN_BYTES_MAX = 64 << 20
+TOLERANCE = 1e-6
+# What Engine takes besides its parts: the deadline policy.
+POLICY = (
+    "deadline_ms",
+    "lane",
+    "batch_rows_max",
+    "executors",
+    "queue_rows_max",
+    "miss_rate",
+    "spin",
+    "priority",
+    "weight",
+    "on_error",
+    "allow_nonfinite",
+    "breaker",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Golden:
+    """Rows whose answers are known: what is about to serve must give them.
+
+    Attributes:
+        rows: float32 or float64 [n, n_features], as the models take them.
+        values: float64 [n] or [n, n_outputs], what the primary answered when it was registered; finite.
+    """
+
+    rows: npt.NDArray[Any]
+    values: npt.NDArray[np.float64]
+
+    def mismatch(self, found: npt.NDArray[np.float64]) -> str | None:
+        """Why `found` is not what was expected, naming the first row; None where it is, within 1e-6 of the value, or
+        of 1 below that."""
+        if found.shape != self.values.shape:
+            return (
+                f"golden rows: expected answers of shape {list(self.values.shape)}, got {list(found.shape)}"
+            )
+        if not len(found):
+            return None
+        wrong = ~(np.abs(found - self.values) <= TOLERANCE * np.maximum(1.0, np.abs(self.values)))
+        if not wrong.any():
+            return None
+        row = int(np.argwhere(wrong)[0][0])
+        return (
+            f"golden row {row}: expected {_shown(self.values[row])}, got {_shown(found[row])} "
+            f"({int(wrong.reshape(len(found), -1).any(axis=1).sum())} of {len(found)} rows differ)"
+        )
+
+    def to_bytes(self) -> bytes:
+        out = io.BytesIO()
+        for array in (self.rows, self.values):
+            np.lib.format.write_array(out, np.ascontiguousarray(array), allow_pickle=False)
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Golden:
+        """Raises RegistryError for anything but what `to_bytes` wrote."""
+        source = io.BytesIO(content)
+        try:
+            rows, values = (np.lib.format.read_array(source, allow_pickle=False) for _ in range(2))
+            return checked_golden((rows, values))
+        except (ValueError, EOFError, MemoryError) as error:
+            raise RegistryError(f"the golden rows cannot be read: {error}") from None
+
+
+def checked_golden(golden: Any) -> Golden:
+    """Golden rows as given to `register`, copied. Raises RegistryError for what could not be compared."""
+    try:
+        rows, values = (golden.rows, golden.values) if isinstance(golden, Golden) else golden
+    except (TypeError, ValueError):
+        raise RegistryError(f"golden must be (rows, values), got {type(golden).__name__}") from None
+    single = getattr(rows, "dtype", None) == np.float32
+    try:
+        rows = np.array(rows, dtype=np.float32 if single else np.float64)
+        values = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise RegistryError(f"golden must be (rows, values) of numbers: {error}") from None
+    if rows.ndim != 2 or values.ndim not in (1, 2) or len(rows) != len(values) or not len(rows):
+        raise RegistryError(
+            f"golden must be at least one row [n, n_features] with values [n] or [n, n_outputs], got shapes "
+            f"{list(rows.shape)} and {list(values.shape)}"
+        )
+    if rows.nbytes + values.nbytes > GOLDEN_BYTES_MAX:
+        raise RegistryError(f"golden rows may have {GOLDEN_BYTES_MAX:,} bytes; a few hundred rows are enough")
+    if not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise RegistryError(
+            f"golden row {row}: the value expected is {_shown(values[row])}, and no engine answers that"
+        )
+    return Golden(rows, values)
+
+
+def canonical(body: Mapping[str, Any]) -> bytes:
+    """The manifest's bytes: sorted keys, floats that read back to the same bits. Raises RegistryError."""
+    try:
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RegistryError(f"metrics, policy and lineage must be plain JSON: {error}") from None
+    content = text.encode()
+    if len(content) > MANIFEST_BYTES_MAX:
+        raise RegistryError(
+            f"metrics and lineage may have {MANIFEST_BYTES_MAX:,} bytes as JSON, got {len(content):,}"
+        )
+    return content
+
+
+def read(content: bytes, name: str) -> dict[str, Any]:
+    """A manifest whose digest has been checked. Raises RegistryError for one of another format or name."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RegistryError(f"a manifest of {name!r} is no JSON: {error}") from None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise RegistryError(f"a manifest of {name!r}: expected an object with format {FORMAT!r}")
+    if body.get("version") != FORMAT_VERSION:
+        raise RegistryError(
+            f"a manifest of {name!r} has version {body.get('version')!r}; this build reads {FORMAT_VERSION}"
+        )
+    if body.get("name") != name:
+        raise RegistryError(f"a manifest of {name!r} says that it is of {body.get('name')!r}")
+    return body
+
+
+def checked_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Finite numbers by name. Raises RegistryError."""
+    found = {}
+    for key, value in dict(metrics or {}).items():
+        value = _plain(value) if isinstance(value, np.generic) else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise RegistryError(f"metrics[{key!r}] must be a finite number, got {value!r:.80}")
+        found[str(key)] = value
+    return found
+
+
+def checked_policy(policy: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of Engine by name; their values are Engine's to check. Raises RegistryError."""
+    found = dict(policy or {})
+    unknown = sorted(set(map(str, found)) - set(POLICY))
+    if unknown:
+        raise RegistryError(f"policy has no {', '.join(unknown)}; there are: {', '.join(POLICY)}")
+    for key, value in found.items():
+        if not isinstance(value, bool | int | float | str):
+            raise RegistryError(f"policy[{key!r}] must be a number or text, got {value!r:.80}")
+    return found
+
+
+def checked_default(default: Any) -> float | list[float] | None:
+    """A number, several, or None for none. Raises RegistryError: a function, for one, cannot be stored."""
+    if default is None:
+        return None
+    try:
+        found = np.asarray(default, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.ndim > 1 or not np.isfinite(found).all():
+        raise RegistryError(
+            f"the default must be a finite number, or one for each output, got {default!r:.80}"
+        )
+    return float(found) if found.ndim == 0 else [float(value) for value in found]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | set | frozenset):
+        return sorted(value) if isinstance(value, set | frozenset) else value.tolist()
+    return str(value)
+
+
+def _shown(values: Any) -> str:
+    found = np.atleast_1d(values)
+    return (
+        f"{found[0]:.9g}" if len(found) == 1 else "[" + ", ".join(f"{value:.9g}" for value in found[:4]) + "]"
+    )
