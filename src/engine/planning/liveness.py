@@ -97,22 +97,23 @@ class _Fate:
 
 def _difference(got: _Window, due: _Window, queue_rows_max: int) -> str:
     """What has not come back, in words; empty where all has."""
+    # Where the primary cannot serve all, who waits how long, and who is left to the fallback, is the policy's choice
+    # and depends on what happens to stand in the queue; how much is served does not.
+    keeps_up = due.all.primary >= KEEPS_UP
     whose = [("", got.all, due.all)]
     whose += [
         (f" of deadline {deadline:g} ms", got.by_deadline[deadline], fate)
         for deadline, fate in sorted(due.by_deadline.items())
-        if deadline in got.by_deadline and fate.arrived >= COUNT_MIN
+        if keeps_up and deadline in got.by_deadline and fate.arrived >= COUNT_MIN
     ]
     for name, mine, its in whose:
         if mine.primary < SHARE_RATIO * its.primary - SHARE_SLACK:
             return f"primary's share{name} {mine.primary:.3f}, without the faults {its.primary:.3f}"
         if mine.in_time < its.in_time - SHARE_SLACK / 10:
             return f"share in time{name} {mine.in_time:.4f}, without the faults {its.in_time:.4f}"
-        # Where the primary cannot serve all, waiting as long as deadlines allow is what a queue is for.
-        keeps_up = due.all.primary >= KEEPS_UP
         if keeps_up and mine.latency_us > LATENCY_RATIO * its.latency_us + LATENCY_SLACK * its.deadline_us:
             return f"mean latency{name} {mine.latency_us:.0f} us, without the faults {its.latency_us:.0f} us"
-    if got.all.depth > min(DEPTH_RATIO * due.all.depth + DEPTH_SLACK, queue_rows_max):
+    if keeps_up and got.all.depth > min(DEPTH_RATIO * due.all.depth + DEPTH_SLACK, queue_rows_max):
         return f"queue depth {got.all.depth:g}, without the faults {due.all.depth:g}"
     return ""
 
