@@ -36,7 +36,7 @@ EXTENSIONS = {
     "_online": [],
     "_fault": ["fault*"],
     "_runtime": RUNTIME,
-    "_simulator": [*SCHEDULER, "simulator*"],
+    "_simulator": [*SCHEDULER, "breaker", "deployment", "slot", "simulator*"],
     "_sketch": ["sketch*", "histogram"],
 }
 

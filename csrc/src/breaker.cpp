@@ -51,6 +51,12 @@ void Breaker::trip(int64_t now_ns) noexcept {
     failed_.store(0, std::memory_order_relaxed);
 }
 
+void Breaker::came_back(int64_t now_ns) noexcept {
+    int64_t until = rests_until_ns_.load(std::memory_order_relaxed);
+    // Lost against a probe that goes out this moment, or against another rest: then that one tells.
+    if (until > now_ns) rests_until_ns_.compare_exchange_strong(until, now_ns, std::memory_order_relaxed);
+}
+
 void Breaker::rest(int64_t now_ns, int64_t length_ns) noexcept {
     resting_ns_.store(length_ns, std::memory_order_relaxed);
     rests_until_ns_.store(now_ns + length_ns, std::memory_order_relaxed);

@@ -18,6 +18,7 @@ constexpr double SPREAD_QUANTILE = 0.98;
 constexpr double SPREAD_STEP = 0.05;
 constexpr double SPREAD_MIN = 1.02, SPREAD_MAX = 3.0;
 constexpr double EFFICIENT_SHARE = 0.95;
+constexpr double PEAK_SHARE = 0.99;
 constexpr uint32_t REFRESH_EVERY = 16;
 
 // The knot at or below `rows`: 1, 2, 3, 4, 6, 8, 12, 16, … are knots 0, 1, 2, 3, 4, 5, 6, 7, …
@@ -159,11 +160,15 @@ void CostModel::refresh_efficient() noexcept {
     double best = 0.0;
     for (size_t k = 0; k < knots_; ++k)
         if (mean(k) > 0.0) best = std::max(best, knot_rows(k) / mean(k));
-    for (size_t k = 0; k < knots_; ++k) {
-        if (mean(k) <= 0.0 || knot_rows(k) / mean(k) < EFFICIENT_SHARE * best) continue;
-        efficient_rows_.store(std::min(knot_rows(k), rows_max_), std::memory_order_relaxed);
-        return;
-    }
+    efficient_rows_.store(smallest_within(EFFICIENT_SHARE * best), std::memory_order_relaxed);
+    peak_rows_.store(smallest_within(PEAK_SHARE * best), std::memory_order_relaxed);
+}
+
+// The smallest knot with at least so many rows per nanosecond.
+uint32_t CostModel::smallest_within(double rows_per_ns) const noexcept {
+    for (size_t k = 0; k < knots_; ++k)
+        if (mean(k) > 0.0 && knot_rows(k) / mean(k) >= rows_per_ns) return std::min(knot_rows(k), rows_max_);
+    return 1;
 }
 
 }  // namespace engine

@@ -21,6 +21,7 @@ Guard::Guard(double miss_rate, uint32_t cores) noexcept
       cores_(std::max(cores, 1u)) {}
 
 int64_t Guard::rescue_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring, bool hedged) const noexcept {
+    for (DecayingQuantile* quantile : {&timer_, &return_, &fallback_}) quantile->age(started_ns);
     GuardTerms now = terms();
     if (hedged) now.fallback_ns = now.typical_ns = 0;
     const int64_t crowd = now.fallback_ns * expiring / cores_;

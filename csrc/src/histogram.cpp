@@ -27,6 +27,8 @@ int64_t quantile_of(const Counts& counts, double quantile) noexcept {
 
 // How many records pass between two recomputations; the first few recompute every time.
 constexpr uint32_t REFRESH_EVERY = 64;
+// Records that are never forgotten for want of newer ones: less would be as good as knowing nothing.
+constexpr uint32_t REMEMBERED_MIN = 32;
 
 }  // namespace
 
@@ -50,6 +52,16 @@ void DecayingQuantile::record(int64_t value, int64_t now_ns) noexcept {
         halve();
         halved_ns_.store(now_ns, std::memory_order_relaxed);
     }
+    refresh();
+    busy_.clear(std::memory_order_release);
+}
+
+void DecayingQuantile::forget(int64_t now_ns) noexcept {
+    if (busy_.test_and_set(std::memory_order_acquire)) return;
+    uint32_t rest = 0;
+    for (const auto& count : counts_) rest += count.load(std::memory_order_relaxed) / 2;
+    if (rest >= REMEMBERED_MIN) halve();
+    halved_ns_.store(now_ns, std::memory_order_relaxed);
     refresh();
     busy_.clear(std::memory_order_release);
 }

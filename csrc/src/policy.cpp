@@ -6,6 +6,8 @@ namespace {
 
 // A head is let go when the batch it forces is this much less efficient than the batch without it.
 constexpr double HEAD_DROP_GAIN = 1.05;
+// In what may be but a burst it takes more: those behind the head can wait for the end of it, and the head cannot.
+constexpr double HEAD_DROP_GAIN_SOON = 1.25;
 // Holding starts where the batches at hand would keep the executors this busy, and pays only where a row costs this
 // many times what it costs in an efficient batch.
 constexpr double HOLD_UTILISATION = 0.7;
@@ -59,7 +61,7 @@ int64_t Policy::finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows
     uint32_t working = 0;
     const int64_t free_ns = shared_->first_free_ns(now_ns, &working);
     const int64_t rows = rows_ahead + 1;
-    const uint32_t batch = efficient_batch();
+    const uint32_t batch = efficient_batch(now_ns);
     const int64_t full = rows / batch * cost_.expected_ns(batch);
     // Behind a full batch the last one will have filled up by the time it starts; alone, it starts as it is.
     const int64_t last = rows % batch ? cost_.expected_ns(rows > batch ? batch : static_cast<uint32_t>(rows)) : 0;
@@ -80,8 +82,8 @@ int64_t Policy::predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns, Priori
 
 // The margin learned from past errors may not shut the door altogether: with nothing ahead, an idle executor and time
 // for one row, a request is always worth trying.
-int64_t Policy::margin_ns(int64_t slack_ns) const noexcept {
-    const uint32_t batch = efficient_batch();
+int64_t Policy::margin_ns(int64_t now_ns, int64_t slack_ns) const noexcept {
+    const uint32_t batch = efficient_batch(now_ns);
     const int64_t spread = live() < batch ? 0 : cost_.high_ns(batch) - cost_.expected_ns(batch);
     return std::min(std::max(error_.value(), spread), slack_ns / 4);
 }
@@ -90,7 +92,7 @@ Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns, Priority priority) n
     const int64_t live = live_.load(std::memory_order_relaxed);
     if (live >= limits_.queue_rows_max) return Verdict::full;
     const int64_t slack = finish_by_ns - now_ns;
-    const int64_t latest = finish_by_ns - margin_ns(slack);
+    const int64_t latest = finish_by_ns - margin_ns(now_ns, slack);
     const int64_t ahead = rows_ahead(now_ns, finish_by_ns, priority, false);
     if (finish_behind(now_ns, finish_by_ns, ahead) <= latest) return Verdict::admit;
     if (slack > 0 && live == 0 && shared_->work.total() <= 0 && probe_due(now_ns)) return Verdict::admit;
@@ -112,7 +114,7 @@ Ticket Policy::enter(int64_t now_ns, int64_t finish_by_ns, Priority priority) no
     live_.fetch_add(1, std::memory_order_relaxed);
     counts_[static_cast<size_t>(priority)].add(ticket.bucket, 1);
     if (shared_->models() > 1) {
-        const uint32_t batch = efficient_batch();
+        const uint32_t batch = efficient_batch(now_ns);
         ticket.work_ns = cost_.expected_ns(batch) / batch;
         shared_->work.add(ticket.bucket, ticket.work_ns);
         work_.add(ticket.bucket, ticket.work_ns);
@@ -164,7 +166,7 @@ Policy::Standing Policy::standing(int64_t now_ns) const noexcept {
 // The largest batch that its most urgent member can wait for, and no larger than efficiency asks: a batch beyond that
 // adds latency and no throughput.
 uint32_t Policy::batch_for(const Entry& head, int64_t now_ns) noexcept {
-    const uint32_t wanted = std::min(static_cast<uint32_t>(depth()), efficient_batch());
+    const uint32_t wanted = std::min(static_cast<uint32_t>(depth()), efficient_batch(now_ns));
     const uint32_t fits = cost_.rows_within(head.finish_by_ns - now_ns);
     return std::max(1u, std::min(wanted, fits));
 }
@@ -172,12 +174,12 @@ uint32_t Policy::batch_for(const Entry& head, int64_t now_ns) noexcept {
 bool Policy::worth_dropping(const Entry& head, int64_t now_ns) const noexcept {
     if (!shared_->overloaded(now_ns)) return false;  // what the head costs nobody else wants
     const auto behind = static_cast<uint32_t>(depth()) - 1;
-    const uint32_t wanted = std::min({behind, limits_.batch_rows_max, cost_.efficient_rows()});
+    const uint32_t wanted = std::min(behind, efficient_batch(now_ns));
     const uint32_t fits = cost_.rows_within(head.finish_by_ns - now_ns);
     if (wanted <= fits || fits == 0) return false;
     const double with_head = static_cast<double>(fits) / static_cast<double>(cost_.expected_ns(fits));
     const double without = static_cast<double>(wanted) / static_cast<double>(cost_.expected_ns(wanted));
-    return without > HEAD_DROP_GAIN * with_head;
+    return without > (shared_->overloaded_lastingly(now_ns) ? HEAD_DROP_GAIN : HEAD_DROP_GAIN_SOON) * with_head;
 }
 
 // Starting at once is best while the executors keep up with batches this small. Where they would not, wait for the
@@ -217,7 +219,7 @@ void Policy::finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cos
 }
 
 void Policy::missed_prediction_by(int64_t ns, int64_t now_ns) noexcept {
-    error_.record(std::clamp<int64_t>(ns, 0, cost_.expected_ns(efficient_batch())), now_ns);
+    error_.record(std::clamp<int64_t>(ns, 0, cost_.expected_ns(efficient_batch(now_ns))), now_ns);
 }
 
 }  // namespace engine

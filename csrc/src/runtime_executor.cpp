@@ -138,7 +138,10 @@ void Runtime::learn(Executors::Thread& executor, Buffers& buffers, uint32_t rows
             policy_.finished(executor.number, rows, now, all_ok);
         }
     }
-    if (lost) buffers.called->lost_call_returned();
+    if (lost) {
+        buffers.called->lost_call_returned();
+        buffers.called->breaker().came_back(now);
+    }
     // Without the lock: the last reference frees a model, which may want the GIL for it.
     std::exchange(buffers.called, nullptr)->release();
     if (lost) return;  // another executor has this one's place, and what this batch took is nobody's measure

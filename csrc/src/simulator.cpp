@@ -1,390 +1,323 @@
+// The simulator's clock, its door, and the faults that have an instant of their own.
 #include "engine/simulator.hpp"
 
 #include <algorithm>
-#include <deque>
 
-#include "detail/simulated_world.hpp"
-#include "detail/simulation_books.hpp"
-#include "engine/cost.hpp"
-#include "engine/guard.hpp"
-#include "engine/policy.hpp"
+#include "detail/simulator.hpp"
 
 namespace engine {
 
+namespace detail {
+
 namespace {
 
-using detail::SimulatedWorld;
-using detail::SimulationBooks;
+constexpr int CALIBRATION_RUNS = 256;
 
-enum class Kind : uint8_t { arrival, rescue, cancel, fallback_done, fallback_dropped, batch_done, look_again };
-
-struct Event {
-    int64_t at_ns;
-    uint64_t order;  // of scheduling: breaks ties, so that equal instants have one order
-    uint32_t slot;   // or the executor, for batch_done
-    uint32_t generation;
-    Kind kind;
-};
-
-struct Later {
-    bool operator()(const Event& a, const Event& b) const noexcept {
-        return a.at_ns != b.at_ns ? a.at_ns > b.at_ns : a.order > b.order;
-    }
-};
-
-enum class State : uint8_t { queued, running, rescuing, closed };
-
-struct Request {
-    uint64_t number;
-    int64_t started_ns, deadline_ns, finish_by_ns, predicted_ns;
-    int64_t timer_term_ns, fallback_term_ns, crowd_term_ns;  // what the guard had allowed for
-    uint32_t generation = 0;
-    Ticket ticket;
-    State state = State::closed;
-    Reason reason;
-    bool on_core = false;  // its fallback runs, or waits for a core
-    bool excused;  // something larger than its allowance has happened to it
-};
-
-struct Executor {
-    bool busy = false;
-    int64_t started_ns = 0;
-    std::vector<Entry> batch;
-    std::vector<int64_t> predicted_ns;  // kept apart: the slot may have been used again by the time the batch ends
-    uint32_t rows = 0;
-};
-
-class Simulator {
-public:
-    explicit Simulator(const SimulationPlan& plan);
-    SimulationResult run();
-
-private:
-    void handle(const Event& event);
-    void schedule(int64_t at_ns, Kind kind, uint32_t slot, uint32_t generation);
-    void calibrate();
-
-    void arrive();
-    void enqueue(uint32_t slot);
-    void form_batches();
-    void start_batch(uint32_t executor, uint32_t rows);
-    void batch_done(uint32_t executor);
-    void rescue(uint32_t slot);
-    void cancel(uint32_t slot);
-    void fall_back(uint32_t slot, Reason reason);
-    void fallback_done(uint32_t slot);
-
-    uint32_t take_slot();
-    void close(uint32_t slot, Source source, Reason reason);
-    void leave_queue(Request& request);
-    uint32_t expiring() const noexcept { return policy_.live() + running_; }
-
-    const SimulationPlan& plan_;
-    SimulatedWorld world_;
-    SimulationBooks books_;
-    SimulationResult& result_;
-    CostModel cost_;
-    Guard guard_;
-    Policy policy_;
-
-    int64_t now_ns_ = SimulatedWorld::START_NS;
-    uint64_t scheduled_ = 0, arrived_ = 0;
-    std::vector<Event> events_;
-    std::deque<Request> requests_;  // a deque: references stay good while a slot is added
-    std::vector<uint32_t> free_slots_;
-    std::vector<Executor> executors_;
-    std::vector<int64_t> core_free_ns_;
-    uint64_t queued_ = 0;    // our own count, to check the policy's
-    uint32_t rescuing_ = 0;  // fallbacks that run or wait for a core
-    uint32_t running_ = 0;   // unanswered requests that an executor is at work on
-    int64_t look_again_ns_ = NEVER_NS;
-};
+}  // namespace
 
 Simulator::Simulator(const SimulationPlan& plan)
     : plan_(plan),
       world_(plan),
       books_(plan, SimulatedWorld::START_NS),
       result_(books_.result),
-      cost_(plan.batch_rows_max),
+      audit_(plan.requests, result_),
       guard_(plan.miss_rate, plan.cores),
-      policy_({plan.batch_rows_max, plan.queue_rows_max, plan.executors}, cost_),
-      executors_(policy_.limits().executors),
-      core_free_ns_(std::max(plan.cores, 1u), 0) {
-    for (Executor& executor : executors_) {
-        executor.batch.resize(plan.batch_rows_max);
-        executor.predicted_ns.resize(plan.batch_rows_max);
-    }
+      shared_(plan.executors),
+      executors_(shared_.count()),
+      core_free_ns_(std::max(plan.cores, 1u), 0),
+      out_(size_t{plan.batch_rows_max} * SimulatedVersion::OUTPUTS),
+      rows_(plan.batch_rows_max) {
     const double full_ns = static_cast<double>(plan.batch_base_ns + plan.batch_row_ns * plan.batch_rows_max);
     const double rows = static_cast<double>(plan.batch_rows_max) * static_cast<double>(executors_.size());
     result_.capacity_per_s = 1e9 * rows / std::max(full_ns, 1.0);
-    if (plan.calibrated) calibrate();
+    for (const SimulatedModel& its : plan.models) {
+        Model& model = models_.emplace_back(plan, its, shared_);
+        model.current = deploy(1.0);
+        if (plan.calibrated) calibrate(model);
+    }
+    for (int i = 0; plan.calibrated && i < CALIBRATION_RUNS; ++i) {
+        guard_.timer_overshot(world_.overshoot_ns(0), now_ns_);
+        guard_.fallback_took(world_.fallback_ns(), now_ns_);
+    }
+    schedule_faults();
 }
 
-// What a warm-up before serving learns: the cost at powers of two, some hundred wake-ups and fallbacks.
-void Simulator::calibrate() {
+Simulator::~Simulator() {
+    for (Model& model : models_) model.current->release();
+}
+
+// What a warm-up before serving learns: the cost at powers of two.
+void Simulator::calibrate(Model& model) {
     for (uint32_t rows = 1;; rows = std::min(rows * 2, plan_.batch_rows_max)) {
-        cost_.prime(rows, plan_.batch_base_ns + plan_.batch_row_ns * rows);
+        const double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor;
+        model.cost.prime(rows, static_cast<int64_t>(ns));
         if (rows == plan_.batch_rows_max) break;
     }
-    for (int i = 0; i < 256; ++i) {
-        guard_.timer_overshot(world_.overshoot_ns(), now_ns_);
-        guard_.fallback_took(world_.fallback_ns(), now_ns_);
+}
+
+// A new version, whose calls cost `factor` times what its model's cost. One reference, the caller's.
+Deployment* Simulator::deploy(double factor) {
+    version_factors_.push_back(factor);
+    return SimulatedVersion::deploy(world_, now_ns_, ++result_.versions, &versions_alive_);
+}
+
+void Simulator::schedule_faults() {
+    constexpr int64_t start = SimulatedWorld::START_NS;
+    for (uint32_t i = 0; i < plan_.faults.size(); ++i) {
+        const SimulatedFault& fault = plan_.faults[i];
+        switch (fault.kind) {
+            case FaultKind::swapping: schedule(start + fault.from_ns, Kind::swap, i, 0); break;
+            case FaultKind::dying:
+                schedule(start + fault.from_ns, Kind::die, i, 0);
+                if (fault.until_ns < NEVER_NS) schedule(start + fault.until_ns, Kind::revive, i, 0);
+                break;
+            case FaultKind::jumping:
+                if (start + fault.from_ns < jumps_ns_) jumps_ns_ = start + fault.from_ns, jump_by_ns_ = fault.length_ns;
+                break;
+            case FaultKind::sabotaging:
+                sabotage_ = static_cast<size_t>(fault.broken);
+                sabotage_from_ns_ = start + fault.from_ns;
+                break;
+            default: break;
+        }
     }
 }
 
 SimulationResult Simulator::run() {
     if (plan_.requests > 0) schedule(world_.next_arrival(), Kind::arrival, 0, 0);
     while (!events_.empty()) {
+        if (jumped(events_.front().at_ns)) continue;
         std::pop_heap(events_.begin(), events_.end(), Later{});
         const Event event = events_.back();
         events_.pop_back();
-        now_ns_ = event.at_ns;
+        now_ns_ = std::max(event.at_ns, not_before_ns_);
+        if (sabotaged(Invariant::forward_time)) audit_.at(now_ns_ - SimulatedWorld::START_NS + 1);
+        audit_.at(now_ns_ - SimulatedWorld::START_NS);
         ++result_.events;
         handle(event);
+        check_counts();
     }
-    result_.prediction_error_ns = policy_.prediction_error_ns();
-    result_.guard_timer_ns = guard_.terms().timer_ns;
-    result_.guard_fallback_ns = guard_.terms().fallback_ns;
-    return books_.close();
+    return finish();
+}
+
+// A jump of the clock, where one comes before the next event: what was being computed is that much later, what was
+// waiting for an instant on the way wakes up behind it, and every request at hand has lost as much of its time.
+bool Simulator::jumped(int64_t next_ns) {
+    if (std::max(next_ns, not_before_ns_) < jumps_ns_) [[likely]] return false;
+    const int64_t at_ns = jumps_ns_, by_ns = jump_by_ns_;
+    not_before_ns_ = at_ns + by_ns;
+    for (Event& event : events_)
+        if (event.kind == Kind::score_done || event.kind == Kind::fallback_done || event.kind == Kind::fallback_dropped)
+            event.at_ns += by_ns;
+    std::make_heap(events_.begin(), events_.end(), Later{});
+    for (int64_t& free_ns : core_free_ns_)
+        if (free_ns > at_ns) free_ns += by_ns;
+    for (Request& request : requests_) request.excused |= request.open;
+    jumps_ns_ = NEVER_NS;
+    for (const SimulatedFault& fault : world_.of(FaultKind::jumping)) {
+        int64_t next = SimulatedWorld::START_NS + fault.from_ns;
+        if (next <= at_ns && fault.every_ns > 0) next += ((at_ns - next) / fault.every_ns + 1) * fault.every_ns;
+        if (next <= at_ns || next - SimulatedWorld::START_NS >= fault.until_ns || next >= jumps_ns_) continue;
+        jumps_ns_ = next;
+        jump_by_ns_ = fault.length_ns;
+    }
+    return true;
 }
 
 void Simulator::handle(const Event& event) {
     switch (event.kind) {
         case Kind::arrival: return arrive();
-        case Kind::batch_done: return batch_done(event.slot);
+        case Kind::swap: return swap(event.index);
+        case Kind::die: return set_alive(event.index, false);
+        case Kind::revive: return set_alive(event.index, true);
+        case Kind::woken: waking_ = false; return form_batches();
         case Kind::look_again:
-            if (look_again_ns_ == event.at_ns) look_again_ns_ = NEVER_NS;
+            if (look_again_ns_ <= now_ns_) look_again_ns_ = NEVER_NS;
             return form_batches();
+        case Kind::score_done:
+            if (batches_[event.index].serial == event.serial) score_done(event.index);
+            return;
+        case Kind::look_after: return look_after();
         default: break;
     }
-    if (requests_[event.slot].generation != event.generation) return;  // answered meanwhile
+    if (requests_[event.index].serial != event.serial) return;  // answered meanwhile
     switch (event.kind) {
-        case Kind::rescue: return rescue(event.slot);
-        case Kind::cancel: return cancel(event.slot);
-        case Kind::fallback_done: return fallback_done(event.slot);
-        default: return close(event.slot, Source::default_value, requests_[event.slot].reason);
+        case Kind::rescue: return rescue(event.index);
+        case Kind::cancel: return cancel(event.index);
+        case Kind::fallback_done: return answer(event.index, Source::fallback, requests_[event.index].reason, nullptr);
+        default: return answer(event.index, Source::default_value, requests_[event.index].reason, nullptr);
     }
 }
 
-void Simulator::schedule(int64_t at_ns, Kind kind, uint32_t slot, uint32_t generation) {
-    events_.push_back({at_ns, scheduled_++, slot, generation, kind});
+void Simulator::schedule(int64_t at_ns, Kind kind, uint32_t index, uint32_t serial) {
+    events_.push_back({at_ns, scheduled_++, index, serial, kind});
     std::push_heap(events_.begin(), events_.end(), Later{});
 }
 
+void Simulator::check_counts() {
+    audit_.expect(audit_.open() == queued_ + running_ + rescuing_, Invariant::counts_agree, arrived_);
+    Model& model = models_[touched_];
+    audit_.expect(model.policy.live() == model.queued, Invariant::counts_agree, arrived_);
+    const uint64_t most = plan_.queue_rows_max;
+    const bool bounded = model.queued <= most && model.slots.in_use() <= most && model.policy.depth() <= most;
+    audit_.expect(bounded && !sabotaged(Invariant::bounded_queue), Invariant::bounded_queue, arrived_);
+}
+
+// A new version of the first model takes over, at the fault's cost and at the plan's by turns. Requests keep what they
+// came in under.
+void Simulator::swap(uint32_t index) {
+    const SimulatedFault& fault = plan_.faults[index];
+    const int64_t since = now_ns_ - SimulatedWorld::START_NS;
+    if (since >= fault.until_ns) return;
+    const uint64_t turn = fault.every_ns > 0 ? static_cast<uint64_t>((since - fault.from_ns) / fault.every_ns) : 0;
+    Deployment* before = models_[0].current;
+    models_[0].current = deploy(turn % 2 == 0 ? fault.factor : 1.0);
+    before->release();
+    if (fault.every_ns > 0 && arrived_ < plan_.requests) schedule(now_ns_ + fault.every_ns, Kind::swap, index, 0);
+}
+
 void Simulator::arrive() {
-    const uint32_t slot = take_slot();
-    Request& request = requests_[slot];
-    const int64_t budget_ns = world_.budget_ns();
-    const GuardTerms terms = guard_.terms();
-    const uint32_t together = expiring();
+    const uint32_t index = take_request();
+    Request& request = requests_[index];
     request.number = arrived_++;
+    request.deadline_class = world_.deadline_class();
+    request.model = touched_ = world_.model();
+    request.priority = world_.priority();
+    const int64_t budget_ns = plan_.deadlines[request.deadline_class].budget_ns;
+    const GuardTerms terms = guard_.terms();
     request.started_ns = now_ns_;
     request.deadline_ns = now_ns_ + budget_ns;
-    request.finish_by_ns = guard_.rescue_at(now_ns_, request.deadline_ns, together);
+    request.finish_by_ns = guard_.rescue_at(now_ns_, request.deadline_ns, static_cast<uint32_t>(queued_ + running_));
     request.timer_term_ns = terms.timer_ns;
     request.fallback_term_ns = terms.fallback_ns;
     request.crowd_term_ns = request.deadline_ns - request.finish_by_ns - terms.timer_ns - terms.fallback_ns;
     request.excused = request.crowd_term_ns < 0;  // the cap cut into the allowance
-    const int64_t cancels_ns = world_.cancels_after_ns(budget_ns);
-    if (cancels_ns != NEVER_NS) schedule(now_ns_ + cancels_ns, Kind::cancel, slot, request.generation);
-
-    if (budget_ns <= 0) close(slot, Source::default_value, Reason::expired);
-    else if (budget_ns < terms.fallback_ns) close(slot, Source::default_value, Reason::no_time);
-    else enqueue(slot);
+    request.hopeless = budget_ns < terms.fallback_ns;
+    const int64_t cancels_ns = world_.cancels_after_ns(now_ns_, budget_ns);
+    if (cancels_ns != NEVER_NS) schedule(now_ns_ + cancels_ns, Kind::cancel, index, request.serial);
+    request.deployment = model_of(request).current;
+    request.deployment->retain();
+    audit_.arrived(request.number, request.deployment->number());
+    books_.arrived(request, queued_);
+    enqueue(index);
     if (arrived_ < plan_.requests) schedule(world_.next_arrival(), Kind::arrival, 0, 0);
 }
 
-void Simulator::enqueue(uint32_t slot) {
-    Request& request = requests_[slot];
-    Verdict verdict = policy_.admit(now_ns_, request.finish_by_ns);
-    if (verdict == Verdict::admit && !policy_.can_push()) verdict = Verdict::full;
-    if (verdict != Verdict::admit) {
-        policy_.refused(now_ns_);
-        return fall_back(slot, verdict == Verdict::late      ? Reason::late
-                               : verdict == Verdict::stalled ? Reason::stalled
-                                                             : Reason::full);
+// As Runtime::submit does.
+void Simulator::enqueue(uint32_t index) {
+    Request& request = requests_[index];
+    Model& model = model_of(request);
+    Reason reason = knock(request);
+    if (reason == Reason::ok && (request.slot = model.slots.acquire()) == NO_SLOT) reason = Reason::full;
+    if (request.slot == NO_SLOT) {
+        if (reason != Reason::breaker_open) model.policy.refused(now_ns_);
+        if (request.deadline_ns <= now_ns_) return fall_back(index, Reason::expired);
+        if (!guard_.time_for_fallback(now_ns_, request.deadline_ns, 0)) return fall_back(index, Reason::no_time);
+        return fall_back(index, reason);
     }
-    request.predicted_ns = policy_.predicted_finish_ns(now_ns_, request.finish_by_ns);
-    request.ticket = policy_.enter(now_ns_, request.finish_by_ns);
-    request.state = State::queued;
-    policy_.push({request.finish_by_ns, slot, request.generation}, now_ns_);
+    Slot& slot = model.slots[request.slot];
+    request.generation = generation_of(slot.word.load(std::memory_order_relaxed));
+    slot.started_ns = slot.queued_ns = now_ns_;
+    slot.deadline_ns = request.deadline_ns;
+    slot.finish_by_ns = request.finish_by_ns;
+    slot.predicted_ns = model.policy.predicted_finish_ns(now_ns_, request.finish_by_ns, request.priority);
+    slot.deployment = request.deployment;
+    slot.user = reinterpret_cast<void*>(uintptr_t{index});
+    slot.ticket = model.policy.enter(now_ns_, request.finish_by_ns, request.priority);
+    *static_cast<double*>(model.slots.row(request.slot)) = static_cast<double>(request.number);
+    slot.word.store(state_word(request.generation, State::queued), std::memory_order_release);
     ++queued_;
+    ++model.queued;
     result_.queue_depth_max = std::max(result_.queue_depth_max, queued_);
-    if (queued_ > plan_.queue_rows_max || policy_.depth() > plan_.queue_rows_max) ++result_.queue_over_bound;
-    schedule(request.finish_by_ns + world_.overshoot_ns(), Kind::rescue, slot, request.generation);
-    form_batches();
-}
-
-void Simulator::form_batches() {
-    for (uint32_t e = 0; e < executors_.size(); ++e) {
-        Executor& executor = executors_[e];
-        if (executor.busy) continue;
-        uint32_t claimed = 0;
-        const auto claim = [&](const Entry& entry) {
-            Request& request = requests_[entry.slot];
-            if (request.generation != entry.generation || request.state != State::queued) return Claim::gone;
-            if (now_ns_ > request.deadline_ns) ++result_.late_work_started;
-            if (now_ns_ > request.finish_by_ns) ++result_.doomed_work_started;
-            leave_queue(request);
-            request.state = State::running;
-            ++running_;
-            if (claimed < plan_.batch_rows_max) executor.predicted_ns[claimed] = request.predicted_ns;
-            ++claimed;
-            return Claim::taken;
-        };
-        const auto release = [&](const Entry& entry) {
-            Request& request = requests_[entry.slot];
-            if (request.generation != entry.generation || request.state != State::queued) return;
-            leave_queue(request);
-            fall_back(entry.slot, Reason::released);
-        };
-        const Forming forming = policy_.form(now_ns_, executor.batch.data(), claim, release);
-        if (claimed > plan_.batch_rows_max || claimed != forming.rows) ++result_.batch_over_bound;
-        if (forming.rows > 0) {
-            start_batch(e, forming.rows);
-            continue;
-        }
-        if (forming.holding) {
-            ++result_.held;
-            // One wake-up is enough: an arrival looks again by itself.
-            if (forming.wait_until_ns < look_again_ns_ || look_again_ns_ <= now_ns_) {
-                look_again_ns_ = forming.wait_until_ns;
-                schedule(look_again_ns_, Kind::look_again, 0, 0);
-            }
-        }
-        return;
+    model.submitted.push(model.slots, request.slot, &Slot::next);
+    if (!model.active) {
+        model.active = true;
+        active_.push_back(request.model);
     }
+    request.wakes_ns = request.finish_by_ns + world_.overshoot_ns(request.finish_by_ns);
+    schedule(request.wakes_ns, Kind::rescue, index, request.serial);
+    wake_executor();
 }
 
-void Simulator::start_batch(uint32_t index, uint32_t rows) {
-    Executor& executor = executors_[index];
-    executor.busy = true;
-    executor.rows = rows;
-    executor.started_ns = now_ns_;
-    ++result_.batches;
-    result_.batch_rows += rows;
-    policy_.started(index, rows, now_ns_);
-    books_.trace(now_ns_, index, rows);
-    const int64_t end_ns = world_.batch_end(now_ns_, rows, index);
-    if (end_ns != NEVER_NS) schedule(end_ns, Kind::batch_done, index, 0);
-}
-
-void Simulator::batch_done(uint32_t index) {
-    Executor& executor = executors_[index];
-    const bool crashed = world_.batch_crashes();
-    executor.busy = false;
-    policy_.finished(index, executor.rows, now_ns_, !crashed);
-    for (uint32_t i = 0; i < executor.rows; ++i) {
-        const Entry& entry = executor.batch[i];
-        Request& request = requests_[entry.slot];
-        const bool nan = world_.row_is_nan();
-        if (!crashed) policy_.missed_prediction_by(now_ns_ - executor.predicted_ns[i], now_ns_);
-        if (request.generation != entry.generation || request.state != State::running) {
-            if (!crashed) ++result_.late_dropped;
-            continue;
-        }
-        --running_;
-        if (crashed || nan) fall_back(entry.slot, crashed ? Reason::crashed : Reason::nan);
-        else close(entry.slot, Source::primary, Reason::none);
+// As Runtime::refusal: ok for a request that is let in.
+Reason Simulator::knock(const Request& request) {
+    if (request.deadline_ns <= now_ns_) return Reason::late;
+    switch (model_of(request).policy.admit(now_ns_, request.finish_by_ns, request.priority)) {
+        case Verdict::admit: break;
+        case Verdict::stalled: return Reason::stalled;
+        case Verdict::full: return Reason::full;
+        case Verdict::shed: return Reason::shed;
+        default: return Reason::late;
     }
-    form_batches();
+    return request.deployment->breaker().allows(now_ns_) ? Reason::ok : Reason::breaker_open;
 }
 
-void Simulator::rescue(uint32_t slot) {
-    Request& request = requests_[slot];
-    if (request.state == State::rescuing) return;
-    const int64_t overshoot_ns = now_ns_ - request.finish_by_ns;
-    guard_.timer_overshot(overshoot_ns, now_ns_);
-    request.excused |= overshoot_ns > request.timer_term_ns;
-    const bool queued = request.state == State::queued;
-    if (queued) leave_queue(request);
-    else --running_;
-    fall_back(slot, queued ? Reason::waited : Reason::overdue);
-}
-
-void Simulator::cancel(uint32_t slot) {
-    Request& request = requests_[slot];
-    if (request.state == State::queued) leave_queue(request);
-    else if (request.state == State::running) --running_;
-    close(slot, Source::cancelled, Reason::none);
-}
-
-// The caller answers for itself on the core that is free first. Where the fallback would not be done in time it takes
-// the default, which costs nothing: at once, or when it gets its core later than it could tell from the crowd.
-void Simulator::fall_back(uint32_t slot, Reason reason) {
-    Request& request = requests_[slot];
-    request.state = State::rescuing;
-    request.reason = reason;
-    if (!guard_.time_for_fallback(now_ns_, request.deadline_ns, rescuing_)) {
-        return close(slot, Source::default_value, reason);
-    }
-    ++rescuing_;
-    request.on_core = true;
-    int64_t& core = *std::min_element(core_free_ns_.begin(), core_free_ns_.end());
-    const int64_t start_ns = std::max(now_ns_, core);
-    if (reason == Reason::waited || reason == Reason::overdue) {
-        request.excused |= start_ns - now_ns_ > request.crowd_term_ns;
-    } else {
-        // Not rescued by a timer: excused when a core was not there soon enough to run the fallback at all.
-        request.excused = start_ns + request.fallback_term_ns > request.deadline_ns;
-    }
-    if (start_ns + guard_.terms().fallback_ns > request.deadline_ns) {
-        return schedule(start_ns, Kind::fallback_dropped, slot, request.generation);
-    }
-    const int64_t took_ns = world_.fallback_ns();
-    guard_.fallback_took(took_ns, now_ns_);
-    request.excused |= took_ns > request.fallback_term_ns;
-    core = start_ns + took_ns;
-    schedule(core, Kind::fallback_done, slot, request.generation);
-}
-
-void Simulator::fallback_done(uint32_t slot) {
-    const Request& request = requests_[slot];
-    if (now_ns_ > request.deadline_ns && !request.excused) ++result_.fallback_late_unexcused;
-    close(slot, Source::fallback, request.reason);
-}
-
-uint32_t Simulator::take_slot() {
-    if (free_slots_.empty()) {
+uint32_t Simulator::take_request() {
+    uint32_t index;
+    if (free_requests_.empty()) {
         requests_.emplace_back();
-        return static_cast<uint32_t>(requests_.size() - 1);
+        index = static_cast<uint32_t>(requests_.size() - 1);
+    } else {
+        index = free_requests_.back();
+        free_requests_.pop_back();
     }
-    const uint32_t slot = free_slots_.back();
-    free_slots_.pop_back();
-    return slot;
+    Request& request = requests_[index];
+    request.slot = NO_SLOT;
+    request.open = true;
+    request.rescuing = request.on_core = false;
+    return index;
 }
 
-void Simulator::close(uint32_t slot, Source source, Reason reason) {
-    Request& request = requests_[slot];
-    books_.outcome(request.number, request.started_ns, request.deadline_ns, now_ns_, source, reason);
-    rescuing_ -= request.on_core;
-    request.on_core = false;
-    request.state = State::closed;
-    ++request.generation;  // its timers, and the executor that may still be at work on it, find it gone
-    free_slots_.push_back(slot);
+// True once, for the invariant that the plan has chosen to break.
+bool Simulator::sabotaged(Invariant which) noexcept {
+    if (sabotage_ != static_cast<size_t>(which) || now_ns_ < sabotage_from_ns_) [[likely]] return false;
+    sabotage_ = INVARIANTS;
+    return true;
 }
 
-void Simulator::leave_queue(Request& request) {
-    policy_.leave(request.ticket);
-    --queued_;
+// As an engine closes: the queue is let go, and what executors still hold, which is what hangs or died, is all that may
+// be left of slots and old versions.
+SimulationResult Simulator::finish() {
+    audit_.finish(arrived_);
+    std::vector<Entry> none(plan_.batch_rows_max);
+    for (Model& model : models_) {
+        take_submissions(model);
+        model.policy.form(2 * NEVER_NS, none.data(), [](const Entry&) { return Claim::gone; },
+                          [&](const Entry& entry) { model.slots.drop_reference(entry.slot); });
+        result_.breaker_openings += model.current->breaker().openings();
+    }
+    for (Executor& executor : executors_) executor.batch = NO_SLOT;
+    for (Batch& batch : batches_) {
+        for (uint32_t row = 0; row < batch.rows; ++row)
+            models_[batch.model].slots.drop_reference(batch.entries[row].slot);
+        batch.rows = 0;
+    }
+    uint64_t in_use = 0;
+    for (const Model& model : models_) in_use += model.slots.in_use();
+    audit_.expect(in_use == 0 && versions_alive_ == models_.size(), Invariant::nothing_leaked, in_use);
+    for (Model& model : models_)  // after sabotage only
+        for (uint32_t i = 0; model.slots.in_use() > 0; ++i)
+            while (model.slots[i].references.load(std::memory_order_relaxed) > 0) model.slots.drop_reference(i);
+    result_.versions_freed = result_.versions - versions_alive_;
+    result_.prediction_error_ns = models_[0].policy.prediction_error_ns();
+    result_.guard_timer_ns = guard_.terms().timer_ns;
+    result_.guard_fallback_ns = guard_.terms().fallback_ns;
+    return books_.close();
 }
 
-}  // namespace
+}  // namespace detail
 
 std::vector<SimulatedArrival> simulated_arrivals(const SimulationPlan& plan) {
-    SimulatedWorld world(plan);
+    detail::SimulatedWorld world(plan);
     std::vector<SimulatedArrival> arrivals;
     arrivals.reserve(plan.requests);
-    // Drawn in the order in which Simulator::arrive draws, or the budgets would be other ones.
     for (uint64_t i = 0; i < plan.requests; ++i) {
-        const int64_t arrived_ns = world.next_arrival() - SimulatedWorld::START_NS;
-        const int64_t budget_ns = world.budget_ns();
-        world.cancels_after_ns(budget_ns);
-        arrivals.push_back({arrived_ns, budget_ns});
+        const int64_t arrived_ns = world.next_arrival() - detail::SimulatedWorld::START_NS;
+        arrivals.push_back({arrived_ns, plan.deadlines[world.deadline_class()].budget_ns});
     }
     return arrivals;
 }
 
-SimulationResult simulate(const SimulationPlan& plan) { return Simulator(plan).run(); }
+SimulationResult simulate(const SimulationPlan& plan) { return detail::Simulator(plan).run(); }
 
 }  // namespace engine

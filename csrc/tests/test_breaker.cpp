@@ -89,6 +89,19 @@ TEST(a_probe_that_never_comes_back_gives_way_to_the_next) {
     CHECK(breaker.allows(NOW + 200 * MS));
 }
 
+TEST(a_lost_call_that_comes_back_ends_the_rest) {
+    Breaker breaker(limits());
+    breaker.came_back(NOW);  // closed: nothing to end
+    CHECK(!breaker.open());
+    breaker.trip(NOW);
+    CHECK(!breaker.allows(NOW + 1 * MS));
+    breaker.came_back(NOW + 2 * MS);
+    CHECK(breaker.allows(NOW + 2 * MS));   // the probe
+    CHECK(!breaker.allows(NOW + 2 * MS));  // and no other
+    breaker.called(1, 0, NOW + 3 * MS);
+    CHECK(!breaker.open());
+}
+
 TEST(disabled_it_never_opens) {
     BreakerLimits off = limits();
     off.enabled = false;

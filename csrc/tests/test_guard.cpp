@@ -53,4 +53,19 @@ TEST(time_for_a_fallback_counts_the_rounds_before_it) {
     CHECK(guard.time_for_fallback(100, 120, 3));
 }
 
+TEST(one_late_timer_is_forgotten_though_no_other_wait_is_timed) {
+    Guard guard(0.001, 2);
+    constexpr int64_t second = 1'000'000'000;
+    for (int i = 0; i < 256; ++i) guard.timer_overshot(10, second);
+    guard.timer_overshot(5'000'000, second);
+    CHECK(guard.terms().timer_ns >= 5'000'000);
+    guard.rescue_at(2 * second, 2 * second + 10'000'000, 0);
+    CHECK(guard.terms().timer_ns >= 5'000'000);
+    guard.rescue_at(4 * second, 4 * second + 10'000'000, 0);
+    CHECK(guard.terms().timer_ns == 10);
+    // What it knows of ordinary ones it does not lose, however long nothing happens.
+    for (int64_t t = 5; t < 100; ++t) guard.rescue_at(t * second, t * second + 10'000'000, 0);
+    CHECK(guard.terms().timer_ns == 10);
+}
+
 CHECK_MAIN()

@@ -8,8 +8,7 @@ from tests.sim.oracle import most_in_time
 from tests.sim.seed import SEED
 
 from engine.core import _simulator
-from engine.planning import simulate as module
-from engine.planning.simulate import simulate
+from engine.planning.simulate import native_plan, simulate
 
 EXACT = {"batch_noise": 0.0, "fallback_noise": 0.0, "overshoot_us": 0.0, "overshoot_tail_share": 0.0}
 
@@ -20,8 +19,9 @@ def goodput_vs_oracle(**arguments) -> tuple[int, int]:
     result = simulate(**arguments)
     assert result["violations_total"] == 0
     assert result["on_time"] == 1.0  # so every primary answer is one in time
-    plan, [(budget_ns, _)] = module.checked_plan(module.simulate.__kwdefaults__ | arguments)
-    arrivals_ns = [arrived for arrived, _ in _simulator.arrivals(plan, [(budget_ns, 1.0)])]
+    plan = native_plan(**arguments)
+    [(budget_ns, _)] = plan["deadlines"]
+    arrivals_ns = [arrived for arrived, _ in _simulator.arrivals(plan)]
     best = most_in_time(
         arrivals_ns, budget_ns, plan["batch_base_ns"], plan["batch_row_ns"], plan["batch_rows_max"]
     )

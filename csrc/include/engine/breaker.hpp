@@ -39,6 +39,9 @@ public:
     }
     // Opens it at once: an executor is stuck in the model.
     void trip(int64_t now_ns) noexcept;
+    // A call that was given up for lost has come back after all: what held it up is over, so the next request may be the
+    // probe. A stall of 200 ms then costs no rest on top.
+    void came_back(int64_t now_ns) noexcept;
 
     // Open, and not yet due for a probe.
     bool resting(int64_t now_ns) const noexcept { return now_ns < rests_until_ns_.load(std::memory_order_relaxed); }

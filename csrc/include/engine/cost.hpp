@@ -29,6 +29,8 @@ public:
     int64_t high_ns(uint32_t rows) const noexcept;
     // The smallest batch whose rows per second are within 5 % of the best up to rows_max.
     uint32_t efficient_rows() const noexcept { return efficient_rows_.load(std::memory_order_relaxed); }
+    // The same for 1 %: what a backlog that outlasts every deadline is best worked off in.
+    uint32_t peak_rows() const noexcept { return peak_rows_.load(std::memory_order_relaxed); }
     // The largest batch, up to rows_max, with high_ns(batch) <= budget_ns; 0 when not even one row fits.
     uint32_t rows_within(int64_t budget_ns) const noexcept;
     uint32_t rows_max() const noexcept { return rows_max_; }
@@ -44,6 +46,7 @@ private:
     double shape(uint32_t rows) const noexcept;
     void publish() noexcept;
     void refresh_efficient() noexcept;
+    uint32_t smallest_within(double rows_per_ns) const noexcept;
     double mean(size_t knot) const noexcept { return mean_[knot].load(std::memory_order_relaxed); }
 
     uint32_t rows_max_;
@@ -54,7 +57,7 @@ private:
     std::array<bool, KNOTS> known_{};                    // primed or observed itself, not filled in from a neighbour
     double scale_ = 1.0;                                 // of what is observed over shape_
     std::atomic<double> spread_{1.25};
-    std::atomic<uint32_t> efficient_rows_{1};
+    std::atomic<uint32_t> efficient_rows_{1}, peak_rows_{1};
     std::atomic<uint64_t> stalls_{0};
     uint32_t stalls_in_a_row_ = 0;
     uint32_t observed_ = 0;

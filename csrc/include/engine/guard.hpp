@@ -45,7 +45,9 @@ public:
     static constexpr double MARGIN_SHARE_MAX = 0.3;
 
 private:
-    DecayingQuantile timer_, return_, fallback_, typical_;
+    // Mutable: they age when they are asked, which is once a request. A wait that ends before its time is up records
+    // nothing, so a service whose primary is always in time would never forget one timer that was late.
+    mutable DecayingQuantile timer_, return_, fallback_, typical_;
     uint32_t cores_;
 };
 

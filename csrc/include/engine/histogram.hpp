@@ -56,9 +56,15 @@ public:
 
     // Any thread.
     void record(int64_t value, int64_t now_ns) noexcept;
+    // Any thread. Forgets as time goes by without records too, down to the last few, which are better than nothing.
+    void age(int64_t now_ns) noexcept {
+        const int64_t halved = halved_ns_.load(std::memory_order_relaxed);
+        if (halved != 0 && now_ns - halved > halve_every_ns_) forget(now_ns);
+    }
     int64_t value() const noexcept { return value_.load(std::memory_order_relaxed); }
 
 private:
+    void forget(int64_t now_ns) noexcept;
     void refresh() noexcept;
     void halve() noexcept;
 

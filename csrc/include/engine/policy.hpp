@@ -136,9 +136,11 @@ private:
     bool probe_due(int64_t now_ns) const noexcept;
     int64_t rows_ahead(int64_t now_ns, int64_t finish_by_ns, Priority priority, bool displacing) const noexcept;
     int64_t finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows_ahead) const noexcept;
-    int64_t margin_ns(int64_t slack_ns) const noexcept;
-    uint32_t efficient_batch() const noexcept {
-        return std::max(1u, std::min(cost_.efficient_rows(), limits_.batch_rows_max));
+    int64_t margin_ns(int64_t now_ns, int64_t slack_ns) const noexcept;
+    // Small batches leave room for whoever is urgent next; under a lasting overload the last few per cent count more.
+    uint32_t efficient_batch(int64_t now_ns) const noexcept {
+        const uint32_t rows = shared_->overloaded_lastingly(now_ns) ? cost_.peak_rows() : cost_.efficient_rows();
+        return std::max(1u, std::min(rows, limits_.batch_rows_max));
     }
     const Heap* first_heap(int64_t now_ns) const noexcept;
     Heap& heap_of(const Entry& entry) noexcept { return heaps_[static_cast<size_t>(entry.priority)]; }

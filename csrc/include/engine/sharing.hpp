@@ -73,8 +73,15 @@ public:
     FinishCounts work;
 
     // A request was turned away for want of capacity; for a while then the executors count as overloaded.
-    void refused(int64_t now_ns) noexcept { refused_ns_.store(now_ns, std::memory_order_relaxed); }
+    void refused(int64_t now_ns) noexcept {
+        if (!overloaded(now_ns)) refusing_since_ns_.store(now_ns, std::memory_order_relaxed);
+        refused_ns_.store(now_ns, std::memory_order_relaxed);
+    }
     bool overloaded(int64_t now_ns) const noexcept { return recent(refused_ns_, now_ns); }
+    // … and have been for so long that it is no burst, after which there is time for what was put off.
+    bool overloaded_lastingly(int64_t now_ns) const noexcept {
+        return overloaded(now_ns) && now_ns - refusing_since_ns_.load(std::memory_order_relaxed) >= LASTING_NS;
+    }
     // A request was admitted at the cost of less important ones; for a while then class goes before deadline.
     void press(int64_t now_ns) noexcept { pressed_ns_.store(now_ns, std::memory_order_relaxed); }
     bool pressed(int64_t now_ns) const noexcept { return recent(pressed_ns_, now_ns); }
@@ -100,7 +107,8 @@ private:
     std::array<Executor, EXECUTORS_MAX> executors_;
     std::atomic<uint32_t> models_{0};
     std::atomic<int64_t> latest_start_ns_{0};
-    std::atomic<int64_t> refused_ns_{0}, pressed_ns_{0};
+    static constexpr int64_t LASTING_NS = 50'000'000;
+    std::atomic<int64_t> refused_ns_{0}, refusing_since_ns_{0}, pressed_ns_{0};
     std::atomic<int64_t> virtual_ns_{0};       // what a model of weight 1 has been entitled to so far
     std::atomic<double> active_weight_{0.0};
 };

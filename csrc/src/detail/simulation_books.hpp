@@ -1,10 +1,10 @@
-// The simulator's own books: every outcome counted by request number, apart from the slots that the simulated engine
-// works with, so that a mistake in reusing a slot shows as a missing or a double outcome.
+// The simulator's figures: outcomes by source and reason, by deadline and over time, and the hash that a seed stands for.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <utility>
 #include <vector>
 
 #include "engine/histogram.hpp"
@@ -49,28 +49,52 @@ private:
     std::array<uint64_t, BINS> bins_{};
 };
 
+// What the books need to know of a request to judge its outcome.
+struct Judged {
+    uint64_t number;
+    uint32_t deadline_class, model;
+    Priority priority;
+    int64_t started_ns, deadline_ns;
+};
+
 class SimulationBooks {
 public:
+    static constexpr size_t BINS_MAX = 1 << 16;
+
     SimulationBooks(const SimulationPlan& plan, int64_t start_ns)
-        : start_ns_(start_ns), recovery_(plan.stall_ns, plan.stall_every_ns), answered_(plan.requests, false) {
+        : start_ns_(start_ns), bin_ns_(plan.bin_ns), classes_(plan.deadlines.size()), recovery_(steady_stall(plan)) {
         result.requests = plan.requests;
+        result.by_deadline.resize(classes_);
+        result.by_model.resize(plan.models.size());
     }
 
-    void outcome(uint64_t request, int64_t started_ns, int64_t deadline_ns, int64_t now_ns, Source source,
-                 Reason reason) {
-        if (answered_[request]) ++result.outcomes_double;
-        answered_[request] = true;
-        ++outcomes_;
+    void arrived(const Judged& request, uint64_t queue_depth) {
+        for (SimulatedFate* fate : fates_of(request)) ++fate->arrived;
+        if (SimulatedFate* bin = bin_of(request)) {
+            ++bin->arrived;
+            bin->queue_depth_max = std::max(bin->queue_depth_max, queue_depth);
+        }
+    }
+
+    void answered(const Judged& request, int64_t now_ns, Source source, Reason reason) {
         const auto at = static_cast<size_t>(source);
         ++result.by_source[at];
         ++result.by_reason[static_cast<size_t>(reason)];
-        result.elapsed_ns = std::max(result.elapsed_ns, now_ns - start_ns_);
-        trace(now_ns, request, uint64_t{at} << 8 | static_cast<uint64_t>(reason));
-        if (source == Source::cancelled) return;
-        latency_.record(now_ns - started_ns);
-        if (now_ns > deadline_ns) return;
-        ++result.on_time[at];
+        outcome(request, now_ns, uint64_t{at} << 8 | static_cast<uint64_t>(reason));
+        const bool in_time = now_ns <= request.deadline_ns;
+        latency_.record(now_ns - request.started_ns);
+        for (SimulatedFate* fate : fates_of(request)) add(*fate, request, now_ns, source);
+        if (SimulatedFate* bin = bin_of(request)) add(*bin, request, now_ns, source);
+        if (!in_time) return;
+        ++result.in_time[at];
         if (source == Source::primary) recovery_.answered(now_ns - start_ns_);
+    }
+
+    void cancelled(const Judged& request, int64_t now_ns) {
+        ++result.cancelled;
+        outcome(request, now_ns, 0xFFFF);
+        for (SimulatedFate* fate : fates_of(request)) ++fate->cancelled;
+        if (SimulatedFate* bin = bin_of(request)) ++bin->cancelled;
     }
 
     // Folds one event into the trace hash: order, instant and content all count.
@@ -80,23 +104,57 @@ public:
     }
 
     SimulationResult close() {
-        result.outcomes_missing = result.requests - std::min(result.requests, outcomes_ - result.outcomes_double);
         result.latency_ns_p50 = latency_.quantile(0.5);
         result.latency_ns_p99 = latency_.quantile(0.99);
         result.latency_ns_p999 = latency_.quantile(0.999);
         result.recovery_ns = recovery_.ns();
         result.trace_hash = hash_;
-        return result;
+        return std::move(result);
     }
 
     SimulationResult result;
 
 private:
-    int64_t start_ns_;
+    // Recovery is folded over the period of the one stall that goes on for ever; with others there is no such curve.
+    static Recovery steady_stall(const SimulationPlan& plan) {
+        for (const SimulatedFault& fault : plan.faults)
+            if (fault.kind == FaultKind::stalling && fault.from_ns == 0 && fault.until_ns >= NEVER_NS)
+                return Recovery(fault.length_ns, fault.every_ns);
+        return Recovery(0, 0);
+    }
+
+    static void add(SimulatedFate& fate, const Judged& request, int64_t now_ns, Source source) noexcept {
+        const int64_t latency_ns = now_ns - request.started_ns;
+        fate.in_time += now_ns <= request.deadline_ns;
+        fate.primary_in_time += now_ns <= request.deadline_ns && source == Source::primary;
+        fate.latency_ns_sum += latency_ns;
+        fate.latency_ns_max = std::max(fate.latency_ns_max, latency_ns);
+    }
+
+    void outcome(const Judged& request, int64_t now_ns, uint64_t what) noexcept {
+        result.elapsed_ns = std::max(result.elapsed_ns, now_ns - start_ns_);
+        trace(now_ns, request.number, what);
+    }
+
+    std::array<SimulatedFate*, 3> fates_of(const Judged& request) noexcept {
+        return {&result.by_deadline[request.deadline_class], &result.by_model[request.model],
+                &result.by_priority[static_cast<size_t>(request.priority)]};
+    }
+
+    // Where the request belongs in the timeline; null without one, and past its bound.
+    SimulatedFate* bin_of(const Judged& request) {
+        if (bin_ns_ <= 0) return nullptr;
+        const auto bin = static_cast<size_t>((request.started_ns - start_ns_) / bin_ns_);
+        if (bin >= BINS_MAX) return nullptr;
+        const size_t at = bin * classes_ + request.deadline_class;
+        if (at >= result.timeline.size()) result.timeline.resize((bin + 1) * classes_);
+        return &result.timeline[at];
+    }
+
+    int64_t start_ns_, bin_ns_;
+    size_t classes_;
     Recovery recovery_;
-    std::vector<bool> answered_;
     Histogram latency_;
-    uint64_t outcomes_ = 0;
     uint64_t hash_ = 0;
 };
 

@@ -2,11 +2,11 @@
 
 What it answers: at this load, with this model's batch cost and these deadlines, what share is answered in
 time, by whom, and what happens when the model stalls, slows down, crashes or hangs. It runs the same
-Policy, CostModel and Guard that serve real requests, some million requests a second, and the same seed
+Policy, CostModel, Guard and slots that serve real requests, some million requests a second, and the same seed
 gives the same run to the bit.
 
 What it leaves out: the GIL, the operating system's scheduler, and the time that Python takes to make a
-request. A clock that jumps cannot be simulated because it cannot happen: all instants are CLOCK_MONOTONIC.
+request.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.core import _simulator
 from engine.errors import ConfigError, InputError, InputTypeError
-from engine.planning._checks import MS, NS_MAX, US, deadlines, ns, number, whole
-
-REQUESTS_MAX = 1_000_000_000
-ROWS_MAX = 1 << 20
-EXECUTORS_MAX = 64
+from engine.planning._checks import MS, US
+from engine.planning.fault_plan import parse_fault
+from engine.planning.simulation_plan import PRIORITIES, checked_plan
 
 
 def simulate(
@@ -39,11 +37,15 @@ def simulate(
     executors: int = 1,
     batch_rows_max: int = 64,
     queue_rows_max: int = 4096,
+    handoff_us: float = 8.5,
     fallback_us: float = 10.0,
     fallback_noise: float = 0.05,
     cores: int = 2,
     miss_rate: float = 0.001,
     calibrated: bool = True,
+    replace_hung: bool = True,
+    models: Sequence[Mapping[str, float]] = ({},),
+    priorities: Mapping[str, float] = {"normal": 1.0},
     overshoot_us: float = 4.0,
     overshoot_tail_share: float = 1e-4,
     overshoot_tail_us: float = 1100.0,
@@ -57,6 +59,8 @@ def simulate(
     crash_share: float = 0.0,
     nan_share: float = 0.0,
     cancel_share: float = 0.0,
+    faults: Sequence[Mapping[str, Any]] = (),
+    bin_ms: float = 0.0,
     seed: int = 1,
 ) -> dict[str, Any]:
     """Simulates `requests` requests and says how they fared. Blocks, without the GIL; any thread may call it.
@@ -73,26 +77,37 @@ def simulate(
         batch_noise. A fallback costs fallback_us likewise and runs on one of `cores` cores. Timed waits
         wake overshoot_us late in the mean (exponential), and a share overshoot_tail_share of them
         overshoot_tail_us later.
+        An executor that sleeps looks handoff_us after the submission that wakes it.
         calibrated: whether cost model and guard start from a warm-up or know nothing.
     Limits
         executors (1 to 64), batch_rows_max, queue_rows_max; miss_rate: the share of rescues the guard may
-        let come late.
+        let come late. replace_hung: whether stuck executors are replaced.
+        models: those that share the executors, a list of {"share": of the requests, "weight": of the executors
+        while there is not enough for all, "cost_factor": of its batches over batch_base_us + batch_row_us * b},
+        each 1 unless given. priorities: shares of critical, normal and sheddable requests.
     Faults
+        faults: a list of dicts, `engine.planning.fault_plan` has the vocabulary: stalls, slow-downs, crashes,
+        hangs, NaN, clock jumps, late wake-ups, bursts, overloads, swaps, cancels, each in a window of time.
+        For the commonest there are arguments of their own:
         stall_ms, stall_every_ms: the primary makes no progress in the first stall_ms of every stall_every_ms.
         slow_factor: of every batch from slow_from_ms on (from the start when that is None).
         hang_from_ms: the first batch that executor 0 starts from then on never ends.
         crash_share: of batches, all rows of which fail. nan_share: of rows for which the primary answers NaN.
 
     Returns a dict of plain numbers, the JSON of `python -m engine simulate`:
-        requests, by_source, by_reason: counts. Reasons: late, stalled, full (refused at the door); released
-        (given up while queued); waited, overdue (the rescue came while queued, while running); crashed,
-        nan, expired, no_time.
+        requests, by_source (and cancelled), by_reason: counts. Reasons are those of `Answer.reason`.
         on_time: share of all but cancelled requests answered by their deadline, by whatever source.
         primary_goodput: in-time answers of the primary per second over capacity_per_s.
         latency_us_p50, _p99, _p999: virtual, from arrival (within 6.25 %). batches, batch_rows_mean,
-        late_dropped, held, queue_depth_max, recovery_ms (None without stalls: 90 % of the steady rate
-        again, to half a thousandth of the stall period).
-        violations: the simulator's own count of broken invariants, and violations_total, which must be 0.
+        batches_of_one_avoidable (others were queued, and two would have been in time), late_dropped, overdue
+        (rescued while running), held, probes, replaced, versions, versions_freed, queue_depth_max,
+        recovery_ms (None without stalls: 90 % of the steady rate again, to half a thousandth of the stall
+        period).
+        by_model, by_priority, by_deadline: per model, class and deadline what arrived and what became of it;
+        timeline: the same by instant of arrival, one entry for each bin_ms and deadline (empty unless bin_ms
+        is given).
+        violations: by invariant how often it was broken; violations_total, which must be 0; first_violation:
+        which, when and for whom, or "".
         trace_hash: 64 bits over every event in order. events, events_per_s (of real time; the only figure
         that differs between two runs of one seed).
 
@@ -102,109 +117,35 @@ def simulate(
     >>> simulate(load=0.5, requests=1000)["violations_total"]
     0
     """
-    plan, mix = checked_plan(locals())
-    return _shaped(_simulator.run(plan, mix), plan)
-
-
-def checked_plan(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[int, float]]]:
-    """All arguments of `simulate`, checked: the native plan in nanoseconds and (budget_ns, share) pairs."""
-    load, rate_per_s = given["load"], given["rate_per_s"]
-    if load is not None and rate_per_s is not None:
-        raise ConfigError(f"give load or rate_per_s, not both (got {load!r} and {rate_per_s!r})")
-    plan = {
-        "seed": whole("seed", given["seed"], 0, (1 << 64) - 1),
-        "requests": whole("requests", given["requests"], 0, REQUESTS_MAX),
-        "burst_every_ns": ns("burst_every_ms", given["burst_every_ms"], MS),
-        "burst_requests": whole("burst_requests", given["burst_requests"], 0, ROWS_MAX),
-        "batch_base_ns": ns("batch_base_us", given["batch_base_us"], US),
-        "batch_row_ns": ns("batch_row_us", given["batch_row_us"], US),
-        "batch_noise": number("batch_noise", given["batch_noise"], 0.0, 3.0),
-        "executors": whole("executors", given["executors"], 1, EXECUTORS_MAX),
-        "batch_rows_max": whole("batch_rows_max", given["batch_rows_max"], 1, ROWS_MAX),
-        "queue_rows_max": whole("queue_rows_max", given["queue_rows_max"], 1, ROWS_MAX),
-        "calibrated": bool(given["calibrated"]),
-        "fallback_ns": ns("fallback_us", given["fallback_us"], US),
-        "fallback_noise": number("fallback_noise", given["fallback_noise"], 0.0, 3.0),
-        "cores": whole("cores", given["cores"], 1, 1024),
-        "miss_rate": number("miss_rate", given["miss_rate"], 1e-6, 0.5),
-        "overshoot_ns": ns("overshoot_us", given["overshoot_us"], US),
-        "overshoot_tail_share": number("overshoot_tail_share", given["overshoot_tail_share"], 0.0, 1.0),
-        "overshoot_tail_ns": ns("overshoot_tail_us", given["overshoot_tail_us"], US),
-        "stall_ns": ns("stall_ms", given["stall_ms"], MS),
-        "stall_every_ns": ns("stall_every_ms", given["stall_every_ms"], MS),
-        "slow_factor": number("slow_factor", given["slow_factor"], 0.01, 1e6),
-        "slow_from_ns": 0 if given["slow_from_ms"] is None else ns("slow_from_ms", given["slow_from_ms"], MS),
-        "hang_from_ns": None
-        if given["hang_from_ms"] is None
-        else ns("hang_from_ms", given["hang_from_ms"], MS),
-        "crash_share": number("crash_share", given["crash_share"], 0.0, 1.0),
-        "nan_share": number("nan_share", given["nan_share"], 0.0, 1.0),
-        "cancel_share": number("cancel_share", given["cancel_share"], 0.0, 1.0),
-    }
-    mix = deadlines(given["deadline_ms"])
-    _check_together(plan)
-    plan["rate_per_s"] = _rate_per_s(plan, load, rate_per_s)
-    return plan, mix
-
-
-def _full_batch_ns(plan: dict[str, Any]) -> int:
-    return plan["batch_base_ns"] + plan["batch_row_ns"] * plan["batch_rows_max"]
-
-
-def _rate_per_s(plan: dict[str, Any], load: float | None, rate_per_s: float | None) -> float:
-    if rate_per_s is None:
-        capacity_per_s = 1e9 * plan["batch_rows_max"] * plan["executors"] / _full_batch_ns(plan)
-        rate = number("load", 1.0 if load is None else load, 1e-9, 1e6) * capacity_per_s
-    else:
-        rate = number("rate_per_s", rate_per_s, 1e-6, 1e9)
-    if plan["requests"] / rate > NS_MAX / 1e9:
-        raise ConfigError(
-            f"{plan['requests']} requests at {rate:g} per second take over {NS_MAX / 1e9:g} simulated "
-            f"seconds; give a higher rate or fewer requests"
-        )
-    return rate
-
-
-def _check_together(plan: dict[str, Any]) -> None:
-    if not 0 < _full_batch_ns(plan) * plan["slow_factor"] <= NS_MAX:
-        raise ConfigError(
-            f"a full batch has to cost something and less than {NS_MAX / 1e9:g} s, "
-            f"got batch_base_us + batch_row_us * batch_rows_max = {_full_batch_ns(plan) / US:g} us "
-            f"and slow_factor = {plan['slow_factor']:g}"
-        )
-    if plan["stall_ns"] and plan["stall_every_ns"] <= plan["stall_ns"]:
-        raise ConfigError(
-            f"stall_ms={plan['stall_ns'] / MS:g} needs a longer stall_every_ms, "
-            f"got {plan['stall_every_ns'] / MS:g}; for a primary that never answers use hang_from_ms"
-        )
-    if (plan["burst_requests"] > 0) != (plan["burst_every_ns"] > 0):
-        raise ConfigError(
-            f"burst_requests and burst_every_ms belong together, "
-            f"got {plan['burst_requests']} and {plan['burst_every_ns'] / MS:g}"
-        )
+    plan = checked_plan(locals())
+    return _shaped(_simulator.run(plan), plan)
 
 
 def _shaped(raw: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
-    answered = raw["requests"] - raw["by_source"]["cancelled"]
+    answered = raw["requests"] - raw["cancelled"]
     seconds = raw["elapsed_ns"] / 1e9
-    primary_per_s = raw["on_time"]["primary"] / seconds if seconds else 0.0
+    primary_per_s = raw["in_time"]["primary"] / seconds if seconds else 0.0
+    deadlines_ms = [budget_ns / MS for budget_ns, _ in plan["deadlines"]]
     return {
         "requests": raw["requests"],
         "rate_per_s": plan["rate_per_s"],
         "capacity_per_s": raw["capacity_per_s"],
         "duration_s": seconds,
-        "on_time": sum(raw["on_time"].values()) / answered if answered else 1.0,
+        "on_time": sum(raw["in_time"].values()) / answered if answered else 1.0,
+        "primary_in_time": raw["in_time"]["primary"],
         "primary_goodput": primary_per_s / raw["capacity_per_s"],
-        "by_source": raw["by_source"],
-        "by_reason": {name: n for name, n in raw["by_reason"].items() if n and name != "none"},
+        "by_source": raw["by_source"] | {"cancelled": raw["cancelled"]},
+        "by_reason": {name: n for name, n in raw["by_reason"].items() if n and name != "ok"},
+        "by_deadline": _fates(raw["by_deadline"], deadlines_ms, None),
+        "by_model": [_fate(fate) for fate in raw["by_model"]],
+        "by_priority": dict(zip(PRIORITIES, map(_fate, raw["by_priority"]), strict=True)),
+        "timeline": _fates(raw["timeline"], deadlines_ms, plan["bin_ns"]),
         "latency_us_p50": raw["latency_ns_p50"] / US,
         "latency_us_p99": raw["latency_ns_p99"] / US,
         "latency_us_p999": raw["latency_ns_p999"] / US,
         "batches": raw["batches"],
         "batch_rows_mean": raw["batch_rows"] / raw["batches"] if raw["batches"] else 0.0,
-        "late_dropped": raw["late_dropped"],
-        "held": raw["held"],
-        "queue_depth_max": raw["queue_depth_max"],
+        **{name: raw[name] for name in _COUNTERS},
         "recovery_ms": None if raw["recovery_ns"] is None else raw["recovery_ns"] / MS,
         "learned_us": {
             "prediction_error": raw["prediction_error_ns"] / US,
@@ -213,16 +154,66 @@ def _shaped(raw: dict[str, Any], plan: dict[str, Any]) -> dict[str, Any]:
         },
         "violations": raw["violations"],
         "violations_total": sum(raw["violations"].values()),
+        "first_violation": raw["first_violation"],
         "trace_hash": f"{raw['trace_hash']:016x}",
         "events": raw["events"],
         "events_per_s": raw["events"] / max(raw["wall_ns"], 1) * 1e9,
     }
 
 
+def native_plan(**arguments: Any) -> dict[str, Any]:
+    """The checked plan, in the native simulator's units, that `simulate` runs for these arguments."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(simulate).parameters.items()}
+    return checked_plan(defaults | arguments)
+
+
+_COUNTERS = (
+    "batches_of_one_avoidable",
+    "late_dropped",
+    "overdue",
+    "held",
+    "probes",
+    "replaced",
+    "breaker_openings",
+    "versions",
+    "versions_freed",
+    "queue_depth_max",
+)
+
+
+def _fate(fate: dict[str, int]) -> dict[str, float]:
+    answered = fate["arrived"] - fate["cancelled"]
+    return {
+        **{name: fate[name] for name in ("arrived", "cancelled", "primary_in_time", "in_time")},
+        "latency_us_mean": fate["latency_ns_sum"] / US / answered if answered else 0.0,
+        "latency_us_max": fate["latency_ns_max"] / US,
+    }
+
+
+def _fates(
+    fates: list[dict[str, int]], deadlines_ms: list[float], bin_ns: int | None
+) -> list[dict[str, float]]:
+    """Fates in the order of the plan's deadlines, or of bins and deadlines, each with what it is the fate of."""
+    shaped = []
+    for i, fate in enumerate(fates):
+        bin_, deadline = divmod(i, len(deadlines_ms))
+        one: dict[str, float] = {} if bin_ns is None else {"from_ms": bin_ * bin_ns / MS}
+        one |= _fate(fate) | {"deadline_ms": deadlines_ms[deadline]}
+        if bin_ns is not None:
+            one["queue_depth_max"] = fate["queue_depth_max"]
+        shaped.append(one)
+    return shaped
+
+
 _HELP = {
     "load": "arrivals as a multiple of the capacity on full batches (default 1)",
     "rate_per_s": "arrivals per second, instead of --load",
     "deadline_ms": "from arrival: one number, or a mix such as 2:1,10:2,100:1 (ms:share)",
+    "faults": "NAME:key=value,… or a JSON object, any number of times; engine.planning.fault_plan has the names",
+    "bin_ms": "width of the timeline's bins (default: no timeline)",
+    "replace_hung": "leave executors that are stuck in a batch where they are",
+    "models": 'those that share the executors: [{"share": 1, "weight": 1, "cost_factor": 1}, …]',
+    "priorities": 'shares by class: {"critical": 1, "normal": 1, "sheddable": 1}',
     "uncalibrated": "start with nothing known of costs and wake-ups",
     "json": "write the result to FILE ('-' for standard output) instead of the summary",
 }
@@ -234,6 +225,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         option = "--" + name.replace("_", "-")
         if name == "calibrated":
             parser.add_argument("--uncalibrated", action="store_true", help=_HELP["uncalibrated"])
+        elif name == "replace_hung":
+            parser.add_argument("--keep-hung", action="store_true", help=_HELP[name])
+        elif name in ("models", "priorities"):
+            parser.add_argument(
+                option, type=json.loads, default=parameter.default, metavar="JSON", help=_HELP[name]
+            )
+        elif name == "faults":
+            parser.add_argument(
+                "--fault", dest="faults", action="append", type=_parse_fault, default=[], help=_HELP[name]
+            )
         elif name == "deadline_ms":
             parser.add_argument(option, type=_parse_deadlines, default=parameter.default, help=_HELP[name])
         else:
@@ -248,10 +249,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs what `add_arguments` parsed. Returns 0, 1 when an invariant broke, 2 for bad arguments."""
     values = {
-        name: getattr(args, name) for name in inspect.signature(simulate).parameters if name != "calibrated"
+        name: getattr(args, name)
+        for name in inspect.signature(simulate).parameters
+        if name not in ("calibrated", "replace_hung")
     }
     try:
-        result = simulate(calibrated=not args.uncalibrated, **values)
+        result = simulate(calibrated=not args.uncalibrated, replace_hung=not args.keep_hung, **values)
     except (InputError, InputTypeError, ConfigError) as error:
         print(f"simulate: {error}", file=sys.stderr)
         return 2
@@ -271,6 +274,7 @@ def summary(result: Mapping[str, Any]) -> str:
         "" if result["recovery_ms"] is None else f"\nrecovery    {result['recovery_ms']:.1f} ms after a stall"
     )
     broken = {name: n for name, n in result["violations"].items() if n}
+    verdict = f"BROKEN: {broken}, first {result['first_violation']}" if broken else "all hold"
     return (
         f"requests    {result['requests']:,} in {result['duration_s']:.3f} simulated seconds "
         f"({result['rate_per_s']:,.0f}/s on a capacity of {result['capacity_per_s']:,.0f}/s)\n"
@@ -284,7 +288,7 @@ def summary(result: Mapping[str, Any]) -> str:
         f"p99.9 {result['latency_us_p999']:,.0f} us{recovery}\n"
         f"trace       {result['trace_hash']}, {result['events']:,} events, "
         f"{result['events_per_s'] / 1e6:.1f} million a second\n"
-        f"invariants  {'BROKEN: ' + str(broken) if broken else 'all hold'}"
+        f"invariants  {verdict}"
     )
 
 
@@ -296,3 +300,10 @@ def _parse_deadlines(text: str) -> float | dict[float, float]:
     except ValueError:
         expected = "expected milliseconds or a mix such as 2:1,10:2,100:1 (ms:share)"
         raise argparse.ArgumentTypeError(f"{expected}, got {text!r}") from None
+
+
+def _parse_fault(text: str) -> dict[str, Any]:
+    try:
+        return parse_fault(text)
+    except (ConfigError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -63,16 +63,16 @@ def test_a_mix_of_deadlines_keeps_its_shares():
 
 def test_nan_answers_go_to_the_fallback():
     result = simulate(rate_per_s=10.0, requests=300, nan_share=1.0, **QUIET)
-    assert result["by_reason"] == {"nan": 300}
+    assert set(result["by_reason"]) == {"primary_not_finite", "breaker_open"}
     assert result["by_source"]["fallback"] == 300
 
 
 def test_a_stalled_primary_is_covered():
     result = simulate(rate_per_s=1000.0, requests=4000, stall_ms=200.0, stall_every_ms=1000.0, **QUIET)
-    # A fifth of the time it answers nothing; a deadline of 10 ms cannot wait for it.
-    assert 0.15 < result["by_source"]["fallback"] / 4000 < 0.25
+    # A fifth of the time it answers nothing, and the breaker rests it a little longer than that.
+    assert 0.15 < result["by_source"]["fallback"] / 4000 < 0.4
     assert result["on_time"] == 1.0
-    assert result["recovery_ms"] < 10.0
+    assert result["recovery_ms"] < 200.0
 
 
 def test_a_result_is_plain_json():
