@@ -95,6 +95,20 @@ def test_a_late_row_changes_the_windows_it_lies_in(store):
     assert stored(store, late) == [[5.0, 9.0], None]
 
 
+def test_of_copies_in_one_source_the_later_written_goes_online(store):
+    made = view([("a", 1, 4, 4.0), ("a", 1, 3, 3.0), ("b", 1, 2, 1.0), ("b", 1, 2, 2.0)])
+    assert store.materialize(made, START, DAY).rows == 2
+    assert stored(store, made) == [[4.0], [2.0]]
+
+
+def test_events_read_for_a_window_alone_are_no_rows(store):
+    made = view(
+        [("a", 1, 1, 1.0), ("b", 1, 1, 2.0), ("b", 3, 3, 4.0)], aggregates=[Aggregate("sum", "x", "24h")]
+    )
+    assert store.materialize(made, START + timedelta(hours=2), DAY).rows == 1
+    assert stored(store, made) == [None, [4.0, 6.0]]
+
+
 def test_of_one_instant_the_later_written_wins_whoever_comes_last(store):
     newer, older = view([("a", 1, 4, 4.0)]), view([("a", 1, 3, 3.0)])
     store.materialize(newer, START, DAY)
