@@ -199,7 +199,7 @@ events = st.lists(
     windowed=st.booleans(),
     ranges=st.lists(st.tuples(st.integers(0, HOURS - 1), st.integers(1, HOURS), st.booleans()), max_size=5),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_the_order_of_runs_online_is_what_offline_says_is_newest(
     make_online, first, late, windowed, ranges
 ):

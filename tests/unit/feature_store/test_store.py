@@ -20,6 +20,7 @@ from engine.feature_store import (
     Written,
     online,
 )
+from engine.feature_store import store as store_module
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 DAY = START + timedelta(days=1)
@@ -197,6 +198,7 @@ def test_a_source_that_never_holds_still_is_named(store, tmp_path, monkeypatch):
     path = tmp_path / "rows.parquet"
     pq.write_table(view([("a", 1, 1, 1.0)]).source.data, path)
     made = FeatureView("v", Entity("k"), Source(path, "t"), ["x"])
+    monkeypatch.setattr(store_module, "LOOKS_MAX", 5)
     looks = []
     snapshot = store.offline.snapshot
 
@@ -207,6 +209,6 @@ def test_a_source_that_never_holds_still_is_named(store, tmp_path, monkeypatch):
 
     monkeypatch.setattr(store.offline, "snapshot", restless)
     with pytest.raises(
-        StoreError, match="view 'v': its source changed, or others began to materialise, 100 times"
+        StoreError, match="view 'v': its source changed, or others began to materialise, 5 times"
     ):
         store.materialize(made, START, DAY)
