@@ -2,6 +2,8 @@
 fetch raises, and none waits beyond its deadline."""
 
 import asyncio
+import socket
+import threading
 import time
 
 import pyarrow as pa
@@ -307,9 +309,6 @@ def test_a_full_server_is_named(tmp_path):
 
 
 def test_a_server_that_speaks_something_else_is_a_store_that_is_down(tmp_path):
-    import socket
-    import threading
-
     listener = socket.create_server(("127.0.0.1", 0))
 
     def babble():
@@ -333,6 +332,37 @@ def test_a_server_that_speaks_something_else_is_a_store_that_is_down(tmp_path):
         store.materialize(view(), None, END)
     listener.close()
     features.close()
+
+
+def test_a_name_that_is_not_found_is_looked_up_again_by_nobody_who_waits(server, monkeypatch):
+    filled(server.url)
+    here = socket.getaddrinfo
+    there = threading.Event()
+
+    def looked_up(host, *arguments, **options):
+        if host != "store.invalid":
+            return here(host, *arguments, **options)
+        if not there.is_set():
+            raise socket.gaierror("no such name")
+        return here("127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    named = FeatureStore(
+        DuckDBOffline(threads=1), RedisOnline(server.url.replace("127.0.0.1", "store.invalid"))
+    )
+    features = named.online_features(program(), [view()])
+    assert absent(features.fetch(REQUEST, within(1000)))
+    assert "the name 'store.invalid' was not found" in features.stats()["last_error"]
+    there.set()
+    give_up = time.monotonic() + 20
+    while not found_now(features) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    assert found_now(features)
+    features.close()
+
+
+def found_now(features):
+    return found(features.fetch(REQUEST, within(1000)))
 
 
 @pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", ""])

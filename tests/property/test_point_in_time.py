@@ -33,6 +33,7 @@ AGGREGATES = [
 
 # Few entities and instants, so that copies, equal times and edges of windows come up; odd nanoseconds, for rounding.
 instants = st.one_of(
+    st.sampled_from([START_NS, START_NS + HOUR_NS]),
     st.integers(0, 12).map(lambda half: START_NS + half * HOUR_NS // 2),
     st.integers(-3, 3).map(lambda ns: START_NS + HOUR_NS + ns),
     st.integers(0, 400).map(lambda hours: START_NS + hours * HOUR_NS),
@@ -45,10 +46,10 @@ maybe_names = st.one_of(st.none(), names)
 source_rows = st.lists(
     st.fixed_dictionaries(
         {
-            "k": maybe_names,
+            "k": st.one_of(st.just("a"), maybe_names),
             "n": st.one_of(st.none(), st.integers(0, 1)),
             "t": instants,
-            "made": st.one_of(st.none(), instants),
+            "made": st.one_of(st.none(), st.sampled_from([START_NS, START_NS + 1]), instants),
             "id": st.integers(0, 2),
             "x": numbers,
             "s": maybe_names,
@@ -83,6 +84,8 @@ def expected(rows, labels, keys, created, event_id, columns, aggregates, ttl):
 
 
 def check(data, rows, labels, keys, created, event_id, columns, aggregates, ttl_hours):
+    # Each row's own instant is asked for too, so that no row goes unseen.
+    labels = [*labels, *({name: row[name] for name in ("k", "n", "t")} for row in rows)]
     view = FeatureView(
         "v",
         Entity("e", keys),

@@ -18,11 +18,10 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from engine.feature_store.online import Unavailable
+from engine.feature_store.redis_address import Address
 
 # Less than this is not worth sending for: a look-up on a quiet machine takes about as long.
 WORTH_WAITING_NS = 50_000
@@ -43,49 +42,6 @@ def _hiredis() -> Any:
     import hiredis
 
     return hiredis
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the server is and what it wants to hear first."""
-
-    family: int
-    target: Any
-    host: str
-    tls: bool
-    greeting: tuple[tuple[Any, ...], ...]
-
-    @classmethod
-    def of(cls, url: str) -> Address:
-        parts = urlsplit(url)
-        database = (
-            parts.path.strip("/") if parts.scheme != "unix" else parse_qs(parts.query).get("db", ["0"])[0]
-        )
-        greeting: list[tuple[Any, ...]] = []
-        if parts.password is not None:
-            user = (unquote(parts.username),) if parts.username else ()
-            greeting.append(("AUTH", *user, unquote(parts.password)))
-        if database not in ("", "0"):
-            greeting.append(("SELECT", database))
-        if parts.scheme == "unix":
-            return cls(socket.AF_UNIX, unquote(parts.path), "", False, tuple(greeting))
-        host = parts.hostname or "localhost"
-        return cls(
-            socket.AF_INET, (host, parts.port or 6379), host, parts.scheme == "rediss", tuple(greeting)
-        )
-
-    def opened(self, timeout_s: float) -> socket.socket:
-        if self.family == socket.AF_UNIX:
-            opened = socket.socket(socket.AF_UNIX)
-            opened.settimeout(timeout_s)
-            opened.connect(self.target)
-            return opened
-        opened = socket.create_connection(self.target, timeout=timeout_s)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if self.tls:
-            return ssl.create_default_context().wrap_socket(opened, server_hostname=self.host)
-        return opened
 
 
 class Breaker:
@@ -227,6 +183,7 @@ class RedisWire:
             raise Unavailable("timeout", f"the store did not answer in time: {error}") from None
         except self._broken as error:
             self._drop(connection)
+            self._address.look_again()
             self._breaker.failed(certain=True)
             raise Unavailable("store_down", f"the store cannot be reached: {error}") from None
         self._breaker.succeeded()

@@ -6,6 +6,7 @@ features), so that no name of the user's can meet one of ours.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -32,7 +33,8 @@ def relation(snapshot: Snapshot) -> str:
     """What stands after FROM."""
     if not snapshot.files:
         return TABLE
-    files = ", ".join(text(file) for file in snapshot.files)
+    # DuckDB would expand what is a file's own name to it, brackets and all.
+    files = ", ".join(text(glob.escape(file)) for file in snapshot.files)
     return f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
 
 

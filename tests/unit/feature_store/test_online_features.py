@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import ChainMap
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -12,7 +13,15 @@ import pytest
 
 from engine import transform as t
 from engine.errors import ConfigError, InputError, StoreError
-from engine.feature_store import DuckDBOffline, Entity, FeatureStore, FeatureView, LMDBOnline, Source
+from engine.feature_store import (
+    DuckDBOffline,
+    Entity,
+    FeatureStore,
+    FeatureView,
+    LMDBOnline,
+    RedisOnline,
+    Source,
+)
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(hours=10)
@@ -204,3 +213,33 @@ def test_times_come_back_as_datetimes(store):
     out, _ = features.fetch({"tail": 5}, time.monotonic_ns() + 10**9)
     assert out["plane__built"] == START - timedelta(hours=5)
     assert features.program.row(out).tolist() == [19.0]
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "redis"])
+def test_threads_and_tasks_get_their_own_answers(kind, tmp_path, request):
+    n = 200
+    table = pa.table(
+        {"k": [f"k{i}" for i in range(n)], "t": stamps(*[1] * n), "x": [float(i) for i in range(n)]}
+    )
+    view = FeatureView("v", Entity("k"), Source(table, "t"), ["x"])
+    online = (
+        LMDBOnline(tmp_path / "o") if kind == "lmdb" else RedisOnline(request.getfixturevalue("redis_url"))
+    )
+    store = FeatureStore(DuckDBOffline(threads=1), online)
+    store.materialize(view, None, START + timedelta(days=1))
+    features = store.online_features(t.FeatureProgram.fit([t.number("v__x")], {"v__x": [1.0]}), [view])
+
+    def own(number):
+        return all(features.fetch({"k": f"k{i}"}, FOREVER)[0]["v__x"] == i for i in range(number, n, 8))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(own, range(8)))
+
+    async def together():
+        rows = [features.fetch_async({"k": f"k{i}"}, time.monotonic_ns() + 60 * 10**9) for i in range(n)]
+        found = [out["v__x"] for out, _ in await asyncio.gather(*rows)]
+        features.close()
+        await asyncio.sleep(0)
+        return found
+
+    assert asyncio.run(together()) == [float(i) for i in range(n)]

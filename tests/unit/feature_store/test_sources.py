@@ -1,6 +1,8 @@
 """Snapshots of sources: files, types and digests, and every column that cannot be used, by name."""
 
 import os
+import subprocess
+import sys
 
 import pandas as pd
 import polars as pl
@@ -8,8 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import InputError, InputTypeError, StoreError
-from engine.feature_store import Aggregate, DuckDBOffline, Entity, FeatureView, Source, sources
+from engine.errors import InputError, InputTypeError, MissingDependencyError, StoreError
+from engine.feature_store import (
+    Aggregate,
+    DuckDBOffline,
+    Entity,
+    FeatureView,
+    LMDBOnline,
+    RedisOnline,
+    Source,
+    sources,
+)
 from engine.feature_store.sources import take
 
 UTC_US = pa.timestamp("us", "UTC")
@@ -137,3 +148,44 @@ def test_two_columns_of_one_name_are_refused():
     double = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"])
     with pytest.raises(StoreError, match="two columns named 'x'"):
         take(Source(double, "t"))
+
+
+@pytest.mark.parametrize("name", ["a[1]", "it's", "a*", "a?", 'a"b', "ä b"])
+def test_a_file_is_read_whatever_its_name(tmp_path, name):
+    pq.write_table(table(x=[5.0, 6.0]), tmp_path / f"{name}.parquet")
+    # What the name would match as a pattern is another file.
+    pq.write_table(table(), tmp_path / "a1.parquet")
+    features = DuckDBOffline(threads=1).compute(view(tmp_path / f"{name}.parquet"))
+    assert sorted(features.table["v__x"].to_pylist()) == [5.0, 6.0]
+
+
+def test_a_column_is_read_whatever_its_name():
+    odd = 'x"; DROP TABLE computed; --'
+    data = table().rename_columns({"x": odd, "k": "k'\""})
+    features = DuckDBOffline(threads=1).compute(view(data, columns=[odd], keys="k'\""))
+    assert sorted(features.table[f"v__{odd}"].to_pylist()) == [1.0, 2.0]
+
+
+def test_nothing_optional_is_imported_before_it_is_used():
+    code = (
+        "import sys, engine.feature_store, engine.cli\n"
+        "print(*sorted({'duckdb', 'pyarrow', 'lmdb', 'redis', 'hiredis', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "make", "extra"),
+    [
+        ("duckdb", lambda: DuckDBOffline(), "store"),
+        ("pyarrow.parquet", lambda: take(Source("rows.parquet", "t")), "store"),
+        ("lmdb", lambda: LMDBOnline("online"), "store"),
+        ("redis", lambda: RedisOnline("redis://localhost"), "redis"),
+        ("hiredis", lambda: RedisOnline("redis://localhost"), "redis"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(monkeypatch, module, make, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=rf"deadline-engine\[{extra}\]"):
+        make()

@@ -20,6 +20,7 @@ from engine.feature_store import (
     Written,
     online,
 )
+from engine.feature_store import store as store_module
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 DAY = START + timedelta(days=1)
@@ -93,6 +94,20 @@ def test_a_late_row_changes_the_windows_it_lies_in(store):
     # What lies before the range still counts in the windows that begin in it.
     store.materialize(view([("a", 5, 5, 5.0), ("a", 2, 9, 4.0)], **windows), START + timedelta(hours=5), DAY)
     assert stored(store, late) == [[5.0, 9.0], None]
+
+
+def test_of_copies_in_one_source_the_later_written_goes_online(store):
+    made = view([("a", 1, 4, 4.0), ("a", 1, 3, 3.0), ("b", 1, 2, 1.0), ("b", 1, 2, 2.0)])
+    assert store.materialize(made, START, DAY).rows == 2
+    assert stored(store, made) == [[4.0], [2.0]]
+
+
+def test_events_read_for_a_window_alone_are_no_rows(store):
+    made = view(
+        [("a", 1, 1, 1.0), ("b", 1, 1, 2.0), ("b", 3, 3, 4.0)], aggregates=[Aggregate("sum", "x", "24h")]
+    )
+    assert store.materialize(made, START + timedelta(hours=2), DAY).rows == 1
+    assert stored(store, made) == [None, [4.0, 6.0]]
 
 
 def test_of_one_instant_the_later_written_wins_whoever_comes_last(store):
@@ -183,6 +198,7 @@ def test_a_source_that_never_holds_still_is_named(store, tmp_path, monkeypatch):
     path = tmp_path / "rows.parquet"
     pq.write_table(view([("a", 1, 1, 1.0)]).source.data, path)
     made = FeatureView("v", Entity("k"), Source(path, "t"), ["x"])
+    monkeypatch.setattr(store_module, "LOOKS_MAX", 5)
     looks = []
     snapshot = store.offline.snapshot
 
@@ -193,6 +209,6 @@ def test_a_source_that_never_holds_still_is_named(store, tmp_path, monkeypatch):
 
     monkeypatch.setattr(store.offline, "snapshot", restless)
     with pytest.raises(
-        StoreError, match="view 'v': its source changed, or others began to materialise, 100 times"
+        StoreError, match="view 'v': its source changed, or others began to materialise, 5 times"
     ):
         store.materialize(made, START, DAY)

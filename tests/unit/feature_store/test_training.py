@@ -35,9 +35,9 @@ def weather(**options):
         {
             "origin": ["EWR", "EWR", "EWR", "LGA", "EWR"],
             "time": times(1, 2, 2, 3, 5),
-            "made": times(1, 3, 4, 3, 5),
-            "temp": [10.0, 20.0, 21.0, 30.0, None],
-            "sky": ["clear", "rain", "fog", None, "snow"],
+            "made": times(1, 4, 3, 3, 5),
+            "temp": [10.0, 21.0, 20.0, 30.0, None],
+            "sky": ["clear", "fog", "rain", None, "snow"],
         }
     )
     given = {"columns": ["temp", "sky"], **options}
@@ -120,6 +120,22 @@ def test_an_event_id_keeps_events_of_one_instant_apart():
     # Flight 8 is there twice: the later in the source is the flight, as 4.0 is the row of 1 o'clock.
     assert counted("flight") == [[4.0, 8.0], [2, 3], [5.0, 13.0]]
     assert counted(None) == [[4.0, 8.0], [1, 2], [4.0, 12.0]]
+
+
+def test_of_events_of_one_instant_the_later_written_is_the_row():
+    flights = pa.table(
+        {"carrier": ["UA"] * 2, "t": times(1, 1), "made": times(5, 3), "flight": [7, 8], "delay": [1.0, 2.0]}
+    )
+    view = FeatureView(
+        "c",
+        Entity("carrier"),
+        Source(flights, "t", "made", event_id="flight"),
+        ["delay"],
+        [Aggregate("sum", "delay", "1h")],
+    )
+    config = DatasetConfig(Source(pa.table({"carrier": ["UA"], "t": times(1)}), "t"), view)
+    table = STORE.get_training_features(config)
+    assert [table[name].to_pylist() for name in view.feature_names] == [[1.0], [3.0]]
 
 
 def test_several_views_and_only_the_features_and_labels_asked_for():
