@@ -395,11 +395,12 @@ class ModelMonitor:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        from engine.monitor.report import write
+        from engine.monitor.report import collect, write
 
         self.check()
         with self._lock:
-            return write(self, Path(path))
+            contents = collect(self)
+        return write(contents, Path(path))
 
     def close(self) -> None:
         """Counts what is still on its way, tests it a last time and ends the threads. Always returns; again is nothing.
