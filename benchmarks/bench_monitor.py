@@ -1,8 +1,8 @@
 """What watching costs and what it sees: 30 features, with and without drift, and the real flights of January and July.
 
 Measured are a push into the ring by a native caller (the row of 30 floats copied, the native thread counting beside
-it), counting and testing per row and feature, false alarms in 100,000 rows without drift (5 seeds; each with a reference
-of its own), the rows until a shift of 0.25 standard deviations and a spread of 1.3 times are certain (the median of 30
+it), counting and testing per row and feature, false alarms in 100,000 rows without drift (5 seeds, each with its own
+reference), the rows until a shift of 0.25 standard deviations and a spread of 1.3 times are certain (the median of 30
 features, 5 seeds, from the row where they begin), and the alerts that halves of January raise against each other and
 July against January. Rivals test windows of 1,000 rows with their own defaults, corrected for the number of features
 where they offer it. Not measured: an engine around it, and rivals' other detectors.

@@ -191,7 +191,13 @@ void Sketch::set_layout(std::vector<Column> columns, uint32_t n_features) {
     features_in_layout_ = n_features;
     bins_max_ = 0;
     for (const Column& column : columns_) bins_max_ = std::max(bins_max_, column.n_bins);
+    Block answers;
+    for (size_t i = 0; i < n_closed_; ++i) {
+        answers.add_answers(closed_blocks_[(first_closed_ + i) % closed_blocks_.size()]);
+    }
+    answers.add_answers(open_);
     open_.reset(columns_.size(), bins_max_);
+    open_.add_answers(answers);
     for (Block& block : closed_blocks_) block.reset(columns_.size(), bins_max_);
     first_closed_ = n_closed_ = 0;
     if (n_features) n_features_.store(n_features, std::memory_order_relaxed);

@@ -61,6 +61,21 @@ size_t Block::version(uint64_t deployment) noexcept {
     return n_deployments++;
 }
 
+void Block::add_answers(const Block& other) noexcept {
+    if (other.answers == 0) return;
+    answers += other.answers;
+    if (first_ns == 0) first_ns = other.first_ns;
+    last_ns = other.last_ns;
+    for (size_t i = 0; i < SOURCES; ++i) late[i] += other.late[i];
+    for (uint32_t from = 0; from < other.n_deployments; ++from) {
+        const size_t to = version(other.deployments[from]);
+        for (size_t i = 0; i < SOURCES * REASONS; ++i) {
+            tally[to * SOURCES * REASONS + i] += other.tally[from * SOURCES * REASONS + i];
+        }
+        for (size_t i = 0; i < 3; ++i) output_moments[to * 3 + i] += other.output_moments[from * 3 + i];
+    }
+}
+
 void Sketch::fold(const Record& record) noexcept {
     if (record.flags & ENGINE_ANSWER_SHADOW) {
         fold_shadow(record);

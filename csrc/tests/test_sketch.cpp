@@ -150,6 +150,26 @@ TEST(a_block_carries_what_was_counted) {
     CHECK(totals.share[4] == 3);  // 2 of 10 us
 }
 
+TEST(a_new_layout_keeps_the_answers_that_nobody_has_taken) {
+    Held sketch(small());
+    sketch->set_layout({continuous({0.5f})}, 1);
+    const float row = 1.0f;
+    const double value = 0.5;
+    for (uint64_t i = 0; i < 25; ++i) {
+        engine_answer made = answer(i, &row, 1, &value);
+        made.deployment = 7 + i % 2;
+        sketch->observe(made);
+    }
+    sketch->set_layout({continuous({0.5f, 0.7f})}, 1);
+    sketch->drain(true);
+    Block block;
+    CHECK(sketch->take(block));
+    CHECK(block.answers == 25 && block.rows == 0);
+    CHECK(block.n_deployments == 2 && block.deployments[0] == 7);
+    CHECK(block.tally[0] == 13 && block.tally[SOURCES * REASONS] == 12);
+    CHECK(block.output_moments[0] == 13.0 && block.counts.size() == 3);
+}
+
 TEST(blocks_that_nobody_takes_grow_and_lose_nothing) {
     Held sketch(small());
     sketch->set_layout({continuous({0.5f})}, 1);

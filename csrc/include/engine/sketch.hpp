@@ -63,6 +63,8 @@ struct Block {
     void clear() noexcept;
     void reset(size_t columns, size_t bins_max);
     size_t version(uint64_t deployment) noexcept;
+    // Adds another's answers by version, source and reason; nothing of its columns.
+    void add_answers(const Block& other) noexcept;
 };
 
 // Shadow's answers against the live ones of the same id.
@@ -115,7 +117,8 @@ public:
     void deployed(uint64_t deployment, const char* version);
     std::vector<std::pair<uint64_t, std::string>> versions();
 
-    // n_features may be 0 where it is not known; the first row decides then. What was folded and not taken is dropped.
+    // n_features may be 0 where it is not known; the first row decides then. Of what was folded and not taken the columns
+    // are dropped; answers stay counted.
     void set_layout(std::vector<Column> columns, uint32_t n_features);
     // Counts rows that came past the ring: n rows of n_features floats, or of n_outputs doubles.
     void fold_features(const float* rows, size_t n, size_t stride);

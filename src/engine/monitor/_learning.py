@@ -53,6 +53,8 @@ class Learning:
             return None
         if len(self._inputs) >= self._wanted:
             return self._from_logged()
+        if sketch.totals()["folded"] < self._wanted:
+            return None
         sample = sketch.sample()
         if len(sample) >= self._wanted:
             return self._from_sample(sample, sketch.n_features)

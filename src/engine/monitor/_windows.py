@@ -85,11 +85,13 @@ class Windows:
 
         present = self.counts.sum(axis=1)
         testable = (present >= max(PRESENT_MIN * rows, 8.0)) & (self._freedom > 0)
-        statistic = (
-            two_sample_chi_square(self._in_groups(self.counts), self._grouped_reference) / self._divisor
-        )
+        # A window that grew, because nobody had time to read blocks, proves no more than one of the usual size: with
+        # rows enough every difference is certain, however small.
+        weight = min(1.0, self.rows_window / rows)
+        statistic = two_sample_chi_square(self._in_groups(self.counts), self._grouped_reference)
+        statistic *= weight / self._divisor
         p_values = special.chdtrc(np.maximum(self._freedom, 1.0), statistic)
-        self.distance, ks = self._kolmogorov_smirnov(present)
+        self.distance, ks = self._kolmogorov_smirnov(present, weight)
         # The smaller of two tests, paid for as two.
         p_values = np.where(self._ordered, np.minimum(2.0 * np.minimum(p_values, ks), 1.0), p_values)
         self.p_values = np.where(testable, p_values, 1.0)
@@ -98,7 +100,7 @@ class Windows:
         )
         self.alarmed = discoveries(self.p_values, self._chance)
 
-    def _kolmogorov_smirnov(self, present: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _kolmogorov_smirnov(self, present: FloatArray, weight: float) -> tuple[FloatArray, FloatArray]:
         """Largest distance of the two distribution functions at the cuts, and its p-value (from above: what happens
         between two cuts is not seen)."""
         from scipy import special
@@ -109,7 +111,7 @@ class Windows:
         distance = np.abs(cumulated - np.cumsum(self._reference, axis=1) / safe_total[:, None]).max(
             axis=1, initial=0.0
         )
-        size = safe_present * safe_total / (safe_present + safe_total) / self._effective
+        size = weight * safe_present * safe_total / (safe_present + safe_total) / self._effective
         return distance, special.kolmogorov(np.sqrt(size) * distance)
 
     def _in_groups(self, counts: FloatArray) -> FloatArray:

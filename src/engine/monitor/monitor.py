@@ -29,7 +29,6 @@ from engine.monitor.drift import DriftDetector
 from engine.monitor.outcomes import Outcomes, checked
 from engine.monitor.reference import Reference
 
-OUTPUTS_MAX = 64
 FEATURES_MAX = 256
 
 
@@ -123,6 +122,7 @@ class ModelMonitor:
         self._learning = Learning(learn_rows)
         self._ids = itertools.count(secrets.randbits(62))
         self._deployments: dict[str, int] = {}
+        self._names: dict[int, str] = {}
         self.input_distribution = Distribution("input_drift", "warning", self._update_inputs, self.check)
         self.output_distribution = Distribution("output_drift", "critical", self._update_outputs, self.check)
         if reference is not None:
@@ -221,8 +221,7 @@ class ModelMonitor:
                 return self._not_joined("repeated", answer_id, strict)
             deployment, _, source, _, _, outputs = found
             outputs = outputs[np.isfinite(outputs)] if len(outputs) > 1 else outputs
-            names = self._sketch.versions()
-            version = names.get(deployment, str(deployment) if deployment else "")
+            version = self._names_of([deployment]).get(deployment, str(deployment) if deployment else "")
             self._outcomes.add(version, source, outputs if len(outputs) else np.array([np.nan]), truth, worth)
         return "joined"
 
@@ -344,11 +343,8 @@ class ModelMonitor:
 
     def _take_blocks(self) -> list[Alert]:
         begun: list[Alert] = []
-        names = None
         while (block := self._sketch.take()) is not None:
-            if names is None or any(number not in names for number in block["deployments"].tolist()):
-                names = self._sketch.versions()
-            reasons = self._tallies.observe(block, names)
+            reasons = self._tallies.observe(block, self._names_of(block["deployments"].tolist()))
             for side in (self.input_distribution, self.output_distribution):
                 for episode in side.observe(block):
                     begun += self._lasting.drift(side.kind, side.severity, episode)
@@ -399,11 +395,12 @@ class ModelMonitor:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        from engine.monitor.report import write
+        from engine.monitor.report import collect, write
 
         self.check()
         with self._lock:
-            return write(self, Path(path))
+            contents = collect(self)
+        return write(contents, Path(path))
 
     def close(self) -> None:
         """Counts what is still on its way, tests it a last time and ends the threads. Always returns; again is nothing.
@@ -431,6 +428,12 @@ class ModelMonitor:
         """Before any lock is taken: in a child of fork() the parent's thread may hold it for ever."""
         if not self._sketch.alive:
             raise ClosedError("this monitor belongs to the parent process; make one in the child")
+
+    def _names_of(self, deployments: list[int]) -> dict[int, str]:
+        """The names of deployments, with these in it where they were announced; 0 is none."""
+        if any(number and number not in self._names for number in deployments):
+            self._names = self._sketch.versions()
+        return self._names
 
     def _deployment(self, version: str) -> int:
         if not version:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.monitor._optional import need
 from engine.monitor.pictures import draw_column, draw_deadline, draw_sources
@@ -29,11 +29,23 @@ figure{margin:0}figcaption{font-size:13px}svg{max-width:100%;height:auto}
 """
 
 
-def write(monitor: ModelMonitor, path: Path) -> Path:
-    """Writes the page whole or not at all. Call it under the monitor's lock."""
+class Contents(NamedTuple):
+    """What a page shows, apart from the monitor, so that drawing, which takes seconds, holds up nobody."""
+
+    summary: dict[str, Any]
+    columns: list[tuple[str, str, list[tuple[Any, Any, dict[str, Any]]]]]  # title, severity, histograms
+
+
+def collect(monitor: ModelMonitor) -> Contents:
+    """Call it under the monitor's lock."""
     need("matplotlib", "report")
-    made = summary(monitor)
-    page = "".join(_parts(monitor, made))
+    sides = (("Outputs", monitor.output_distribution), ("Inputs", monitor.input_distribution))
+    return Contents(summary(monitor), [(title, side.severity, side.histograms()) for title, side in sides])
+
+
+def write(contents: Contents, path: Path) -> Path:
+    """Writes the page whole or not at all."""
+    page = "".join(_parts(contents))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(page, encoding="utf-8")
@@ -43,7 +55,8 @@ def write(monitor: ModelMonitor, path: Path) -> Path:
     return path
 
 
-def _parts(monitor: ModelMonitor, made: dict[str, Any]) -> Iterable[str]:
+def _parts(contents: Contents) -> Iterable[str]:
+    made = contents.summary
     now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     yield f"<!doctype html><html lang=en><meta charset=utf-8><title>Model monitor</title><style>{STYLE}</style>"
     yield f"<h1>Model monitor</h1><p class=quiet>{now} UTC · {made['answers']:,} answers · {made['rows']:,} rows tested"
@@ -67,14 +80,14 @@ def _parts(monitor: ModelMonitor, made: dict[str, Any]) -> Iterable[str]:
             for version, value in counter["values"].items()
         ]
         yield "<h2>Counters</h2>" + _table(rows)
-    for title, side in (("Outputs", monitor.output_distribution), ("Inputs", monitor.input_distribution)):
-        columns = sorted(side.histograms(), key=lambda entry: not entry[2]["drifted"])
+    for title, severity, histograms in contents.columns:
+        columns = sorted(histograms, key=lambda entry: not entry[2]["drifted"])
         if columns:
             yield f"<h2>{title}: the reference and the last window</h2><div class=grid>"
             for column, counts, figures in columns[:COLUMNS_SHOWN_MAX]:
                 caption = html.escape(column.name)
                 if figures["drifted"]:
-                    caption = f"<span class={side.severity}>{caption}: changed</span>"
+                    caption = f"<span class={severity}>{caption}: changed</span>"
                 yield f"<figure>{_picture(draw_column, column, counts)}<figcaption>{caption}</figcaption></figure>"
             yield "</div>"
             if len(columns) > COLUMNS_SHOWN_MAX:

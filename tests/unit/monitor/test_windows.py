@@ -74,3 +74,14 @@ def test_a_window_without_values_is_no_discovery():
     windows = Windows([column], column.bins.n_bins, 500, 1e-3)
     assert windows.observe(np.zeros((1, column.bins.n_bins)), 500)
     assert (windows.p_values[0], windows.psi[0], bool(windows.alarmed[0])) == (1.0, 0.0, False)
+
+
+def test_a_window_that_grew_proves_no_more_than_a_usual_one():
+    rng = np.random.default_rng(6)
+    reference, live = rng.normal(size=5000), np.tile(rng.normal(size=500), 40)
+    column = fit_column("x", reference.astype(np.float32), categorical=False)
+    windows = Windows([column], column.bins.n_bins, 500, 1e-3)
+    index = column.bins.index(live.astype(np.float32))
+    windows.observe(np.bincount(index, minlength=column.bins.n_bins)[None, :], len(live))
+    assert windows.p_values[0] > 0.01
+    assert not windows.alarmed[0]
