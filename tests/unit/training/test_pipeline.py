@@ -114,6 +114,8 @@ def test_the_same_dataset_and_settings_give_the_same_version(registry):
     other = TrainingPipeline(Store(flights()), registry, learner=sampled(seed=99)).train(Config)
     assert other.run != first.run
     assert other.version.number == 2
+    hurried = TrainingPipeline(Store(flights()), registry, learner=sampled(), policy={"deadline_ms": 2.0})
+    assert hurried.train(Config).version.number == 3
 
 
 class Dying:
