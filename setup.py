@@ -7,6 +7,7 @@ the same bits in every file.
 
 import glob
 import os
+import re
 import sys
 
 import numpy
@@ -29,10 +30,14 @@ EXTENSIONS = {
     "_callable": [],
     "_values": [],
     "_columns": [],
+    "_row_reader": ["transform_hash", "transform_json"],
     "_program": ["transform*"],
+    "_windows": ["window"],
+    "_online": [],
     "_fault": ["fault*"],
     "_runtime": RUNTIME,
     "_simulator": [*SCHEDULER, "simulator*"],
+    "_sketch": ["sketch*", "histogram"],
 }
 
 DEBUG = os.environ.get("ENGINE_DEBUG_BUILD") == "1"
@@ -54,16 +59,42 @@ def sources(patterns: list[str]) -> list[str]:
     return found
 
 
+MENTIONED = re.compile(
+    r'#include "([^"]+)"|extern from "([^"]+)"|from engine\.core\.(\w+) cimport|^include "([^"]+)"', re.MULTILINE
+)
+
+
+def included(paths: list[str]) -> list[str]:
+    """The headers and Cython declarations that these files rest on, so that an edit compiles what it touches, no more."""
+    found: set[str] = set()
+    unread = list(paths)
+    while unread:
+        with open(unread.pop(), encoding="utf-8") as file:
+            mentioned = MENTIONED.findall(file.read())
+        for header, extern, module, part in mentioned:
+            name = header or extern
+            choices = (
+                [f"csrc/include/{name}", f"csrc/src/{name}", f"csrc/src/detail/{name}"]
+                if name
+                else [f"src/engine/core/{part or module + '.pxd'}"]
+            )
+            new = [path for path in choices if os.path.exists(path) and path not in found]
+            found.update(new)
+            unread += new
+    return sorted(found)
+
+
 def extension(name: str, patterns: list[str]) -> Extension:
-    headers = glob.glob("csrc/include/engine/*") + glob.glob("csrc/src/detail/*")
+    files = [f"src/engine/core/{name}.pyx", *sources(patterns)]
+    own = f"src/engine/core/{name}.pxd"
     return Extension(
         f"engine.core.{name}",
-        [f"src/engine/core/{name}.pyx", *sources(patterns)],
+        files,
         include_dirs=["csrc/include", "csrc/src", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
         extra_compile_args=COMPILE,
         extra_link_args=["-pthread", "-ldl"],
-        depends=headers,
+        depends=included([*files, *([own] if os.path.exists(own) else [])]),
         language="c++",
     )
 

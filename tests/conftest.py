@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests.servers import redis_server, redis_url  # noqa: E402, F401  (fixtures)
+
 
 def _seed() -> int:
     given = os.environ.get("ENGINE_SEED")

@@ -48,7 +48,11 @@ bool all_finite(const double* values, uint32_t n) noexcept {
 }
 
 Reason reason_of(int status) noexcept {
-    return status == ENGINE_SCORE_BAD_SHAPE ? Reason::primary_bad_shape : Reason::primary_error;
+    switch (status) {
+        case ENGINE_SCORE_BAD_SHAPE: return Reason::primary_bad_shape;
+        case ENGINE_SCORE_OUT_OF_TIME: return Reason::out_of_time;
+        default: return Reason::primary_error;
+    }
 }
 
 }  // namespace detail

@@ -97,8 +97,11 @@ uint32_t Runtime::score_run(Buffers& buffers, uint32_t from, uint32_t to, int64_
     Deployment* deployment = slots_[buffers.batch[from].slot].deployment;
     deployment->retain();
     double* out = buffers.out.data() + size_t{from} * limits_.n_outputs;
+    // While anybody still waits the batch is worth finishing.
+    int64_t until = 0;
+    for (uint32_t i = from; i < to; ++i) until = std::max(until, buffers.batch[i].finish_by_ns);
     const int status = deployment->score_primary(buffers.rows.data() + size_t{from} * limits_.row_bytes, to - from,
-                                                 buffers.scratch.data(), out);
+                                                 buffers.scratch.data(), out, until);
     const int64_t now = now_ns();
     uint32_t failed = 0;
     for (uint32_t i = from; i < to; ++i)

@@ -25,7 +25,9 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
     Breaker& breaker = deployment.breaker();
     if (!breaker.allows(asked)) return answer_without_primary(request, Reason::breaker_open, out);
     float* scratch = deployment.float64_rows() ? detail::thread_scratch(limits_.n_features) : nullptr;
-    const int status = deployment.score_primary(request.row, 1, scratch, out);
+    // One that can stop does so while there is still time for the fallback.
+    const int64_t until = request.deadline_ns - sync_guard_.typical_fallback_ns();
+    const int status = deployment.score_primary(request.row, 1, scratch, out, until);
     const int64_t now = now_ns();
     const bool sampled = inline_calls_.fetch_add(1, std::memory_order_relaxed) % OBSERVE_EVERY == 0;
     if (sampled) observe_inline(1, now - asked);
@@ -151,7 +153,7 @@ struct Runtime::ManyInline {
             chunk_rows = gathered.data();
             chunk_out = values.data();
         }
-        const int status = deployment.score_primary(chunk_rows, chunk, scratch, chunk_out);
+        const int status = deployment.score_primary(chunk_rows, chunk, scratch, chunk_out, latest_ns[i]);
         const int64_t ended = now_ns();
         if (ended - now > limits.budget_ns)
             runtime.counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);

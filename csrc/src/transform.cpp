@@ -169,7 +169,16 @@ void Program::finish() {
     fuse();
 }
 
-// Impute, scale and emit in a row become one step where no other step reads what lies between.
+// Whether a look-up gives each key its own place, and anything else none: a one-hot can then take the place itself.
+bool Program::is_place(const Step& lookup, std::uint32_t count) const {
+    const Table& table = *tables_[lookup.table];
+    for (std::size_t i = 0; i < table.size(); ++i) {
+        if (table.value(static_cast<std::int64_t>(i)) != static_cast<double>(i)) return false;
+    }
+    return table.size() <= count && !(lookup.x >= 0.0) && !(lookup.y >= 0.0);
+}
+
+// The commonest runs of steps become one step, where no other step reads what lies between.
 void Program::fuse() {
     std::vector<std::uint32_t> reads(number_written_.size(), 0);
     for (const Step& step : steps_) {
@@ -186,18 +195,23 @@ void Program::fuse() {
                reads[steps_[i].dst] == 1;
     };
     for (std::size_t i = 0; i < steps_.size(); ++i) {
-        const Step& step = steps_[i];
+        Step step = steps_[i];
         if (step.op == Op::kImpute && feeds(i, Op::kScale) && feeds(i + 1, Op::kEmit)) {
-            const Step &scale = steps_[i + 1], &emit = steps_[i + 2];
-            row_steps_.push_back(
-                {.op = Op::kImputeScaleEmit, .dst = emit.dst, .a = step.a, .x = scale.x, .y = scale.y, .z = step.x});
+            const Step& scale = steps_[i + 1];
+            step = {.op = Op::kImputeScaleEmit, .dst = steps_[i + 2].dst, .a = step.a, .x = scale.x, .y = scale.y, .z = step.x};
             i += 2;
         } else if (step.op == Op::kScale && feeds(i, Op::kEmit)) {
-            row_steps_.push_back({.op = Op::kScaleEmit, .dst = steps_[i + 1].dst, .a = step.a, .x = step.x, .y = step.y});
-            i += 1;
-        } else {
-            row_steps_.push_back(step);
+            step.op = Op::kScaleEmit;
+            step.dst = steps_[++i].dst;
+        } else if (step.op == Op::kHash && feeds(i, Op::kEmit)) {
+            step.op = Op::kHashEmit;
+            step.dst = steps_[++i].dst;
+        } else if (step.op == Op::kLookup && feeds(i, Op::kOneHot) && is_place(step, steps_[i + 1].count)) {
+            step.op = Op::kLookupOneHot;
+            step.dst = steps_[++i].dst;
+            step.count = steps_[i].count;
         }
+        fused_.push_back(step);
     }
 }
 

@@ -19,10 +19,11 @@ std::size_t bucket_of(const std::vector<double>& edges, double v, bool open_left
     return static_cast<std::size_t>(end - edges.begin());
 }
 
+// Rounded to the output's type. Which NaN an operation returns depends on the order in which the compiler names its
+// operands, so every NaN leaves as the quiet one; it is chosen among doubles, of which the compiler then takes several.
 template <class Out>
 Out emitted(double v) noexcept {
-    // Which NaN an operation returns depends on the order in which the compiler names its operands.
-    return is_missing(v) ? std::numeric_limits<Out>::quiet_NaN() : static_cast<Out>(v);
+    return static_cast<Out>(is_missing(v) ? kNaN : v);
 }
 
 // One loop for every step of one number: `f` is inlined, so the loop is the step.
@@ -42,6 +43,35 @@ template <std::size_t kCapacity, class F>
 void each(std::size_t n, double* dst, const Text* a, F f) noexcept {
     const std::size_t rows = kCapacity == 1 ? 1 : n;
     for (std::size_t i = 0; i < rows; ++i) dst[i] = f(a[i]);
+}
+
+// Results to an output column, whose values lie a row apart: computed side by side first, which takes vectors of them.
+template <std::size_t kCapacity, class Value, class Out, class F>
+void emit_each(std::size_t n, std::size_t stride, Out* to, const Value* a, F f) noexcept {
+    if constexpr (kCapacity == 1) {
+        to[0] = emitted<Out>(f(a[0]));
+    } else {
+        double made[kCapacity];
+        for (std::size_t i = 0; i < n; ++i) made[i] = f(a[i]);
+        for (std::size_t i = 0; i < n; ++i) to[i * stride] = emitted<Out>(made[i]);
+    }
+}
+
+double hash_of(Text text, const Step& step) noexcept {
+    return text.data == nullptr ? step.y : static_cast<double>(xxh64(text.data, text.size, step.seed) % step.count);
+}
+
+double look_up(Text text, const Table& table, double unknown, double missing) noexcept {
+    if (text.data == nullptr) return missing;
+    const std::int64_t entry = table.find(text);
+    return entry < 0 ? unknown : table.value(entry);
+}
+
+// Where a code of a one-hot is 1, or -1. Compared as a number first: one that is negative, NaN or too large has no place.
+std::int64_t place_of(double code, std::size_t count) noexcept {
+    if (!(code >= 0.0 && code < static_cast<double>(count))) return -1;
+    const auto place = static_cast<std::int64_t>(code);
+    return static_cast<double>(place) == code ? place : -1;
 }
 
 // Tokens are the longest runs of ASCII letters and digits and of bytes above them, so letters beyond ASCII belong to words.
@@ -78,17 +108,11 @@ void Program::text_step(const Step& step, std::size_t n, double* dst, Text* text
         }
         case Op::kLookup: {
             const Table& table = *tables_[step.table];
-            each<kCapacity>(n, dst, text, [&table, x, y](Text t) {
-                if (t.data == nullptr) return y;
-                const std::int64_t entry = table.find(t);
-                return entry < 0 ? x : table.value(entry);
-            });
+            each<kCapacity>(n, dst, text, [&table, x, y](Text t) { return look_up(t, table, x, y); });
             break;
         }
         case Op::kHash:
-            each<kCapacity>(n, dst, text, [&step, y](Text t) {
-                return t.data == nullptr ? y : static_cast<double>(xxh64(t.data, t.size, step.seed) % step.count);
-            });
+            each<kCapacity>(n, dst, text, [&step](Text t) { return hash_of(t, step); });
             break;
         case Op::kHashCross: {
             const Text* const other = texts + step.b * kCapacity;
@@ -129,12 +153,32 @@ void Program::emit_step(const Step& step, std::size_t n, const double* numbers, 
         }
         const std::size_t rows =
             step.op == Op::kOneHot ? step.count : vectors_[step.table].values.size() / step.count;
-        // Compared as a number first: a code that is negative, NaN or too large sets nothing.
-        if (!(a[i] >= 0.0 && a[i] < static_cast<double>(rows))) continue;
-        const std::size_t code = static_cast<std::size_t>(a[i]);
-        if (static_cast<double>(code) != a[i]) continue;
+        const std::int64_t code = place_of(a[i], rows);
+        if (code < 0) continue;
         if (step.op == Op::kOneHot) to[code] = Out{1};
         else std::copy_n(vectors_[step.table].values.data() + code * step.count, step.count, to);
+    }
+}
+
+template <std::size_t kCapacity, class Out>
+inline void Program::fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts,
+                         Out* out) const noexcept {
+    const double* const a = numbers + step.a * kCapacity;
+    const Text* const text = texts + step.a * kCapacity;
+    const double x = step.x, y = step.y, z = step.z;
+    Out* const to = out + step.dst;
+    if (step.op == Op::kImputeScaleEmit) {
+        emit_each<kCapacity>(n, n_outputs_, to, a, [x, y, z](double v) { return scale(impute(v, z), x, y); });
+    } else if (step.op == Op::kScaleEmit) {
+        emit_each<kCapacity>(n, n_outputs_, to, a, [x, y](double v) { return scale(v, x, y); });
+    } else if (step.op == Op::kHashEmit) {
+        emit_each<kCapacity>(n, n_outputs_, to, text, [&step](Text t) { return hash_of(t, step); });
+    } else {
+        const Table& table = *tables_[step.table];
+        for (std::size_t i = 0; i < n; ++i) {
+            const std::int64_t place = text[i].data == nullptr ? -1 : table.find(text[i]);
+            if (place >= 0) to[i * n_outputs_ + static_cast<std::size_t>(place)] = Out{1};
+        }
     }
 }
 
@@ -185,10 +229,9 @@ void Program::call_step(const Step& step, std::size_t n, double* numbers) const 
 }
 
 template <std::size_t kCapacity, class Out>
-void Program::execute(const std::vector<Step>& steps, std::size_t n, double* numbers, Text* texts,
-                      Out* out) const noexcept {
+void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept {
     if (clears_outputs_) std::fill_n(out, n * n_outputs_, Out{0});
-    for (const Step& step : steps) {
+    for (const Step& step : fused_) {
         double* const dst = numbers + step.dst * kCapacity;
         const double* const a = numbers + step.a * kCapacity;
         const double* const b = numbers + step.b * kCapacity;
@@ -259,16 +302,12 @@ void Program::execute(const std::vector<Step>& steps, std::size_t n, double* num
             }
             case Op::kCall: call_step<kCapacity>(step, n, numbers); break;
             case Op::kEmit:
-                for (std::size_t i = 0; i < n; ++i) out[i * n_outputs_ + step.dst] = emitted<Out>(a[i]);
+                emit_each<kCapacity>(n, n_outputs_, out + step.dst, a, [](double v) { return v; });
                 break;
             case Op::kImputeScaleEmit:
-                for (std::size_t i = 0; i < n; ++i) {
-                    out[i * n_outputs_ + step.dst] = emitted<Out>(scale(impute(a[i], step.z), x, y));
-                }
-                break;
             case Op::kScaleEmit:
-                for (std::size_t i = 0; i < n; ++i) out[i * n_outputs_ + step.dst] = emitted<Out>(scale(a[i], x, y));
-                break;
+            case Op::kHashEmit:
+            case Op::kLookupOneHot: fused_step<kCapacity>(step, n, numbers, texts, out); break;
             case Op::kOneHot:
             case Op::kVector:
             case Op::kTokens: emit_step<kCapacity>(step, n, numbers, texts, out); break;
@@ -278,7 +317,7 @@ void Program::execute(const std::vector<Step>& steps, std::size_t n, double* num
 }
 
 void Program::run_row(double* numbers, Text* texts, float* out) const noexcept {
-    execute<1, float>(row_steps_, 1, numbers, texts, out);
+    execute<1, float>(1, numbers, texts, out);
 }
 
 template <class Out>
@@ -291,7 +330,7 @@ void Program::batch(const Column* numbers, const Column* texts, std::size_t n_ro
         const std::size_t n = std::min(kBlockRows, n_rows - start);
         for (std::size_t i = 0; i < n_numbers_; ++i) number_readers[i].read(n, number_file.data() + i * kBlockRows);
         for (std::size_t i = 0; i < n_texts_; ++i) text_readers[i].read(n, text_file.data() + i * kBlockRows);
-        execute<kBlockRows, Out>(steps_, n, number_file.data(), text_file.data(), out + start * n_outputs_);
+        execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
     }
 }
 

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from engine.errors import EngineError
+
+# verb -> what it is for, and the module that has its add_arguments(parser) and main(chosen) -> exit status
+VERBS = {
+    "bench": ("a model against the library that trained it, and under load", "engine.planning.bench"),
+    "demo": (
+        "the whole loop on real flights: features, training, serving under load, drift, rollback",
+        "engine.demo.command",
+    ),
+    "inspect": ("what a model file is, without running anything it brings along", "engine.model.command"),
+    "materialize": ("bring features into the online store", "engine.feature_store.command"),
+    "registry": ("versions of models, and the aliases that point at them", "engine.registry.commands"),
+    "score": ("answers of a registered model to every row of a Parquet file", "engine.batch.commands"),
+    "simulate": (
+        "the scheduler on a virtual clock, under seeded load and faults",
+        "engine.planning.simulate",
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,90 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Every prediction answered before its deadline: model serving in your own process.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    demo = verbs.add_parser(
-        "demo", help="train on real flights, serve them under load, and show what happened"
-    )
-    demo.add_argument("--out", type=Path, default=Path("demo-out"), metavar="DIR", help="default: demo-out")
-    demo.add_argument("--quick", action="store_true", help="small models and short phases; measures nothing")
-    demo.add_argument("--seed", type=int, default=2013, help="of the arrivals, default 2013")
-    inspect = verbs.add_parser(
-        "inspect", help="what a model file is, without running anything it brings along"
-    )
-    inspect.add_argument("path", type=Path, metavar="PATH")
-    bench = verbs.add_parser("bench", help="a model against the library that trained it, and under load")
-    if given[:1] == ["bench"]:
-        from engine.planning.bench import add_arguments as add_bench_arguments
-
-        add_bench_arguments(bench)
-    simulate = verbs.add_parser(
-        "simulate", help="the scheduler on a virtual clock, under seeded load and faults"
-    )
-    if given[:1] == ["simulate"]:
-        # It has an option for each parameter of engine.simulate, which only its own module knows.
-        from engine.planning.simulate import add_arguments
-
-        add_arguments(simulate)
-    registry = verbs.add_parser("registry", help="versions of models, and the aliases that point at them")
-    if given[:1] == ["registry"]:
-        from engine.registry import commands
-
-        commands.add_arguments(registry)
-    score = verbs.add_parser("score", help="answers of a registered model to every row of a Parquet file")
-    if given[:1] == ["score"]:
-        from engine.batch import commands as batch
-
-        batch.add_arguments(score)
+    for verb, (purpose, module) in VERBS.items():
+        verb_parser = verbs.add_parser(verb, help=purpose, description=purpose)
+        if given[:1] == [verb]:  # its options are its module's business, and only it is imported
+            importlib.import_module(module).add_arguments(verb_parser)
     chosen = parser.parse_args(given)
     try:
-        return VERBS[chosen.verb](chosen)
+        return importlib.import_module(VERBS[chosen.verb][1]).main(chosen)
     except (EngineError, FileNotFoundError) as error:
         print(f"engine {chosen.verb}: {error}", file=sys.stderr)
         return 1
-
-
-def _demo(chosen: argparse.Namespace) -> int:
-    from engine import demo
-
-    demo.run(chosen.out, quick=chosen.quick, seed=chosen.seed)
-    return 0
-
-
-def _simulate(chosen: argparse.Namespace) -> int:
-    from engine.planning.simulate import main as simulate
-
-    return simulate(chosen)
-
-
-def _registry(chosen: argparse.Namespace) -> int:
-    from engine.registry import commands
-
-    return commands.main(chosen)
-
-
-def _score(chosen: argparse.Namespace) -> int:
-    from engine.batch import commands
-
-    return commands.main(chosen)
-
-
-def _inspect(chosen: argparse.Namespace) -> int:
-    from engine.model import inspect
-
-    print(inspect(chosen.path))
-    return 0
-
-
-def _bench(chosen: argparse.Namespace) -> int:
-    from engine.planning.bench import main as bench
-
-    return bench(chosen)
-
-
-VERBS = {
-    "bench": _bench,
-    "demo": _demo,
-    "inspect": _inspect,
-    "registry": _registry,
-    "score": _score,
-    "simulate": _simulate,
-}

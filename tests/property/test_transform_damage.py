@@ -7,7 +7,7 @@ import random
 
 from engine import transform as t
 from engine.errors import ProgramError
-from engine.transform.program import _digest
+from engine.transform.frozen import digest_of
 
 SPEC = [
     t.number("x").impute("mean").standardise(),
@@ -92,7 +92,7 @@ def test_a_damaged_program_is_refused_or_works():
     for path in [path for path in places(body) if path]:
         for value in draw.sample(WRONG, 8):
             changed = replaced(body, path, value)
-            changed["digest"] = _digest(changed)
+            changed["digest"] = digest_of(changed)
             try:
                 other = t.FeatureProgram.from_json(json.dumps(changed))
             except ProgramError:

@@ -18,7 +18,8 @@ MAY = {
     # The rooms that stand beside serving know neither it nor each other.
     "feature_store": BESIDE,
     "registry": BESIDE,
-    "monitor": BESIDE,
+    # A monitor watches whatever it is shown: it knows nothing of models or of what made the features.
+    "monitor": {"errors", "core"},
     "service": {*BESIDE, "serving", "feature_store", "registry", "monitor"},
     "engine": {*BESIDE, "serving", "planning", "service", "training"},
 }

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "engine/breaker.hpp"
+#include "engine/clock.hpp"
 #include "engine/scorer.h"
 
 namespace engine {
@@ -21,8 +22,9 @@ public:
     Deployment& operator=(const Deployment&) = delete;
 
     // Each scores rows laid out densely in this deployment's row type; non-zero means failure. `scratch` holds
-    // n_rows x n_features floats and is used only where a scorer takes float32 and rows are float64.
-    int score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out);
+    // n_rows x n_features floats and is used only where a scorer takes float32 and rows are float64. A primary that can
+    // stops itself once until_ns has passed.
+    int score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns = NEVER_NS);
     int score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out);
 
     bool has_fallback() const noexcept { return has_fallback_; }

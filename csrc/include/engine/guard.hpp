@@ -28,6 +28,7 @@ public:
         typical_.record(ns, now_ns);
     }
 
+    int64_t typical_fallback_ns() const noexcept { return typical_.value(); }
     GuardTerms terms() const noexcept { return {timer_.value(), return_.value(), fallback_.value(), typical_.value()}; }
 
     // The instant at which the rescue of a request takes over. `expiring` requests may do so together and share the

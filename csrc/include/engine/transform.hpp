@@ -84,9 +84,12 @@ enum class Op : std::uint16_t {
     // out[dst...] = f(texts[a])
     kTokens,      // count columns: how many of the text's tokens hash (xxh64, seed) into each; all NaN where missing
     kCount_,      // not a step a caller may add
-    // What finish() makes of the commonest runs of steps, for one row, where a step costs more than its arithmetic.
+    // What finish() makes of the commonest runs of steps: a step costs a row more than its arithmetic, and a block a trip
+    // of every value to the registers and back.
     kImputeScaleEmit,  // out[dst] = numbers[a] imputed with z, scaled by x and y
     kScaleEmit,
+    kHashEmit,         // out[dst] = texts[a] hashed
+    kLookupOneHot,     // out[dst...]: the column of the place that texts[a] has in tables[table] is 1
 };
 
 enum class DatePart : std::uint32_t {
@@ -172,7 +175,9 @@ public:
 
 private:
     template <std::size_t kCapacity, class Out>
-    void execute(const std::vector<Step>& steps, std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
+    void execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
+    template <std::size_t kCapacity, class Out>
+    [[gnu::always_inline]] void fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts, Out* out) const noexcept;
     template <std::size_t kCapacity>
     void text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept;
     template <std::size_t kCapacity>
@@ -187,9 +192,10 @@ private:
     std::uint32_t n_texts_;
     std::uint32_t n_outputs_;
     void fuse();
+    bool is_place(const Step& lookup, std::uint32_t count) const;
 
     std::vector<Step> steps_;
-    std::vector<Step> row_steps_;  // the same program with runs of steps fused
+    std::vector<Step> fused_;  // the same program with runs of steps fused: what is run
     bool clears_outputs_ = false;  // some step writes only the outputs that are not 0
     std::vector<std::unique_ptr<Table>> tables_;
     std::vector<std::vector<double>> edges_;

@@ -78,8 +78,8 @@ def arrow_column(chunks, bint is_text) -> Column:
     cdef Column column = Column.__new__(Column)
     cdef Chunk chunk
     column.owner, column.is_text, column.width = kept, is_text, 1
+    kind = str(kept[0].type) if kept else None
     for array in kept:
-        kind = str(array.type)
         buffers = array.buffers()
         chunk.layout = <Layout><int>_ARROW_LAYOUTS[kind]
         chunk.validity = <const uint8_t*><size_t>_address(buffers[0])

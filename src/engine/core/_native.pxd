@@ -4,6 +4,7 @@ from libcpp cimport bool as cbool
 from libcpp.memory cimport shared_ptr
 from libcpp.vector cimport vector
 
+from engine.core._features cimport ENGINE_FEATURES_ABI, ENGINE_FEATURES_CAPSULE, engine_features
 from engine.core._scorer cimport engine_scorer
 
 cdef extern from *:
@@ -40,16 +41,6 @@ cdef extern from "engine/buffer.hpp" namespace "engine" nogil:
     cdef cppclass SmallBuffer:
         SmallBuffer() noexcept
         void* reserve(size_t n_bytes) except +
-
-cdef extern from "engine/features.h":
-    const char* ENGINE_FEATURES_CAPSULE
-    uint32_t ENGINE_FEATURES_ABI
-
-    ctypedef struct engine_features:
-        uint32_t abi
-        uint32_t n_features
-        void* ctx
-        int (*read_row)(void* ctx, void* object, float* out) except -1
 
 cdef extern from "engine/observer.h":
     const char* ENGINE_OBSERVER_CAPSULE

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ class NativeProgram:
         refuse_missing: bool,
     ) -> None: ...
     def row(self, row: Any) -> npt.NDArray[np.float32]: ...
+    def row_json(self, data: Any, parse: Callable[[Any], Any]) -> npt.NDArray[np.float32]: ...
     def rows(self, rows: Sequence[Any], out: Any = None) -> npt.NDArray[np.float32]: ...
     def batch(
         self, columns: Sequence[Any], n_rows: int, as_float64: bool = False, out: Any = None

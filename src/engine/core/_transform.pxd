@@ -1,21 +1,8 @@
-# The native feature program and its socket as Cython sees them; csrc/include/engine/transform.hpp and features.h
-# document every field.
+# The native feature program as Cython sees it; csrc/include/engine/transform.hpp and transform_json.hpp document every
+# field.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
-
-cdef extern from "engine/features.h":
-    const char* ENGINE_FEATURES_CAPSULE
-    uint32_t ENGINE_FEATURES_ABI
-
-    ctypedef struct engine_features:
-        uint32_t abi
-        uint32_t n_features
-        void* ctx
-        int (*read_row)(void* ctx, void* object, float* out) except -1
-        void (*retain)(void* ctx) noexcept
-        void (*release)(void* ctx) noexcept
-
 
 cdef extern from "engine/transform.hpp" namespace "engine::transform" nogil:
     cdef cppclass Text:
@@ -83,3 +70,18 @@ cdef extern from "engine/transform.hpp" namespace "engine::transform" nogil:
         void run_row(double* numbers, Text* texts, float* out) noexcept
         void run_batch(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, float* out) except +
         void run_batch_f64(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, double* out) except +
+
+
+cdef extern from "engine/transform_json.hpp" namespace "engine::transform" nogil:
+    cdef enum class JsonKind "engine::transform::JsonRows::Kind"(uint8_t):
+        kNumber, kText, kVector, kOther
+
+    cdef cppclass JsonInput "engine::transform::JsonRows::Input":
+        string name
+        JsonKind kind
+        uint32_t at
+        uint32_t size
+
+    cdef cppclass JsonRows:
+        JsonRows(const vector[JsonInput]& inputs, bint refuse_missing) except +
+        bint read(const char* data, size_t size, double* numbers, Text* texts) noexcept

@@ -54,6 +54,8 @@ cdef extern from *:
         } else return false;
         return true;
     }
+    /* Brings the value's own memory near, for a look at it soon. */
+    static inline void engine_prefetch(PyObject* value) noexcept { __builtin_prefetch(value); }
     /* The hash that a string keeps once it has been a key; -1 before that. */
     static inline Py_hash_t engine_kept_hash(PyObject* text) noexcept {
         return reinterpret_cast<PyASCIIObject*>(text)->hash;
@@ -88,6 +90,7 @@ cdef extern from *:
     bint engine_is_whole(double value) noexcept nogil
     bint engine_numpy_number(PyObject* value, double* to) noexcept
     bint engine_float_vector(PyObject* value, uint32_t size, double* to) noexcept
+    void engine_prefetch(PyObject* value) noexcept
     Py_hash_t engine_kept_hash(PyObject* text) noexcept
     bint engine_same_text(PyObject* a, PyObject* b) noexcept
 

@@ -21,6 +21,7 @@ from engine.transform.sources import (
     vector,
 )
 from engine.transform.spec import Feature
+from engine.transform.spec_file import load_spec
 
 __all__ = [
     "Feature",
@@ -31,6 +32,7 @@ __all__ = [
     "difference",
     "function",
     "geo_distance",
+    "load_spec",
     "number",
     "product",
     "ratio",

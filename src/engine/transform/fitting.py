@@ -6,16 +6,14 @@ what was seen when fitting is to the bit what is computed later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from engine.errors import ProgramError
 from engine.transform.batches import Batches
 from engine.transform.number_ops import OneHotCodes
-from engine.transform.ops import Op
+from engine.transform.ops import Column, Op
 from engine.transform.plan import TEXT, Plan
 from engine.transform.spec import Feature
 from engine.transform.table import Table
@@ -57,9 +55,8 @@ def _without_fold(feature: Feature, table: Table | Batches, fold: int, folds: in
     done = replace(feature, of=parts, ops=())
     for op in feature.ops:
         if isinstance(op, Target):
-            values, labels = _values(done, table), table.numbers(op.label).tolist()
-            keep = [i for i in range(table.n_rows) if i % folds != fold]
-            op = op.fit_labels([values[i] for i in keep], [labels[i] for i in keep])
+            pairs = _pairs(done, op.label, table)
+            op = op.fit_labels(pair for i, pair in enumerate(pairs) if i % folds != fold)
         done = replace(done, ops=(*done.ops, op))
     return done
 
@@ -80,30 +77,38 @@ def _fit_op(op: Op, before: Feature, table: Table | Batches) -> Op:
     if isinstance(op, OneHotCodes) and op.n is None and codes is not None:
         return replace(op, n=codes)  # buckets that no row fell into have their column too
     if isinstance(op, Target):
-        return op.fit_labels(_values(before, table), table.numbers(op.label).tolist())
-    return op.fit(_values(before, table)) if _learns(op) else op
+        return op.fit_labels(_pairs(before, op.label, table))
+    return op.fit(_column(before, table)) if _learns(op) else op
 
 
 def _learns(op: Op) -> bool:
     return type(op).fit is not Op.fit
 
 
-def _values(feature: Feature, table: Table | Batches) -> Any:
-    """The value of a partly fitted feature for every row: float64 [rows], or a list of str and None."""
+def _pairs(feature: Feature, label: str, table: Table | Batches) -> Iterator[tuple[str | None, float]]:
+    """The category and the label of every row."""
+    for part in table.parts():
+        yield from zip(_texts(feature, part), part.numbers(label).tolist(), strict=True)
+
+
+def _column(feature: Feature, table: Table | Batches) -> Column:
+    """The values of a partly fitted feature."""
     if feature.gives == TEXT:
-        values = table.text_values(feature.input or "")
-        for op in feature.ops:
-            values = op.apply(values)  # type: ignore[attr-defined]
-        return values
+        return lambda: (_texts(feature, part) for part in table.parts())
     inputs = inputs_of([feature])
     plan = Plan(inputs)
     plan.emit(feature.compile(plan), "value")
     native = plan.build()
-    return np.concatenate(
-        [
-            native.batch([part.column(name, kind) for name, kind in inputs], part.n_rows, as_float64=True)[
-                :, 0
-            ]
-            for part in table.parts()
-        ]
-    )
+
+    def values(part: Table) -> Any:
+        columns = [part.column(name, kind) for name, kind in inputs]
+        return native.batch(columns, part.n_rows, as_float64=True)[:, 0]
+
+    return lambda: map(values, table.parts())
+
+
+def _texts(feature: Feature, part: Table) -> list[str | None]:
+    values = part.text_values(feature.input or "")
+    for op in feature.ops:
+        values = op.apply(values)  # type: ignore[attr-defined]
+    return values

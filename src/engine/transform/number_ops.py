@@ -12,31 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.errors import ProgramError
-from engine.transform.ops import Op, fitted, number, optional_number
+from engine.transform.ops import Column, Op, fitted, number, optional_number
 from engine.transform.plan import Plan
-
-Values = npt.NDArray[np.float64]
-
-
-def present(values: Values, op: str) -> Values:
-    """The values to learn from; an empty or infinite column has no statistics."""
-    kept = values[~np.isnan(values)]
-    if not len(kept):
-        raise ProgramError(f"op {op!r} has nothing to learn from: every value is missing")
-    if np.isinf(kept).any():
-        raise ProgramError(f"op {op!r} cannot learn from an infinite value; clip the column first")
-    return kept
-
-
-def mean(values: Values) -> float:
-    """The sum rounded once (so the order of rows does not matter) over the count."""
-    try:
-        return math.fsum(values.tolist()) / len(values)
-    except OverflowError:
-        raise ProgramError("the sum of the column does not fit a float64; clip it first") from None
+from engine.transform.statistics import Numbers
 
 
 @dataclass(frozen=True)
@@ -58,18 +38,12 @@ class Impute(Op):
             raise ProgramError("impute: strategy 'constant' needs a value")
         object.__setattr__(self, "value", optional_number(self.value, "impute value"))
 
-    def fit(self, values: Values) -> Self:
+    def fit(self, column: Column) -> Self:
         if self.strategy == "constant":
             return self
-        kept = present(values, self.op)
-        if self.strategy == "mean":
-            value = mean(kept)
-        elif self.strategy == "median":
-            value = float(np.median(kept))
-        else:
-            distinct, counts = np.unique(kept, return_counts=True)
-            value = float(distinct[np.argmax(counts)])
-        return replace(self, value=value)
+        values = Numbers(column, self.op)
+        learn = {"mean": values.mean, "median": values.median, "most_frequent": values.most_frequent}
+        return replace(self, value=learn[self.strategy]())
 
     def compile(self, plan: Plan, register: int) -> int:
         return plan.step("impute", register, x=fitted(self.value, self.op))
@@ -111,13 +85,12 @@ class Standardise(Scaling):
         object.__setattr__(self, "mean", optional_number(self.mean, "standardise mean"))
         object.__setattr__(self, "std", optional_number(self.std, "standardise std"))
 
-    def fit(self, values: Values) -> Self:
-        kept = present(values, self.op)
-        if kept.min() == kept.max():  # where rounding the mean would make it look as if the column varied
-            return replace(self, mean=float(kept[0]), std=0.0)
-        centre = mean(kept)
-        with np.errstate(over="ignore"):
-            spread = math.sqrt(mean((kept - centre) ** 2))
+    def fit(self, column: Column) -> Self:
+        values = Numbers(column, self.op)
+        if values.low == values.high:  # where rounding the mean would make it look as if the column varied
+            return replace(self, mean=values.low, std=0.0)
+        centre = values.mean()
+        spread = math.sqrt(values.variance(centre))
         return replace(self, mean=centre, std=number(spread, "standardise std"))
 
     def shift_and_divisor(self) -> tuple[float | None, float | None]:
@@ -137,11 +110,10 @@ class MinMax(Scaling):
         object.__setattr__(self, "low", optional_number(self.low, "min_max low"))
         object.__setattr__(self, "high", optional_number(self.high, "min_max high"))
 
-    def fit(self, values: Values) -> Self:
-        kept = present(values, self.op)
-        low, high = float(kept.min()), float(kept.max())
-        number(high - low, "min_max range")
-        return replace(self, low=low, high=high)
+    def fit(self, column: Column) -> Self:
+        values = Numbers(column, self.op)
+        number(values.high - values.low, "min_max range")
+        return replace(self, low=values.low, high=values.high)
 
     def shift_and_divisor(self) -> tuple[float | None, float | None]:
         return self.low, fitted(self.high, self.op) - fitted(self.low, self.op)
@@ -160,8 +132,8 @@ class Robust(Scaling):
         object.__setattr__(self, "median", optional_number(self.median, "robust median"))
         object.__setattr__(self, "range", optional_number(self.range, "robust range"))
 
-    def fit(self, values: Values) -> Self:
-        first, median, third = (float(q) for q in np.quantile(present(values, self.op), [0.25, 0.5, 0.75]))
+    def fit(self, column: Column) -> Self:
+        first, median, third = Numbers(column, self.op).quantiles([0.25, 0.5, 0.75])
         return replace(self, median=median, range=number(third - first, "robust range"))
 
     def shift_and_divisor(self) -> tuple[float | None, float | None]:
@@ -250,12 +222,11 @@ class Bucketize(Op):
     def n_codes(self) -> int | None:
         return None if self.edges is None else len(self.edges) + 1
 
-    def fit(self, values: Values) -> Self:
+    def fit(self, column: Column) -> Self:
         if self.quantiles is None:
             return self
-        inner = np.arange(1, self.quantiles) / self.quantiles
-        edges = np.unique(np.quantile(present(values, self.op), inner))
-        return replace(self, edges=tuple(float(edge) for edge in edges))
+        inner = [i / self.quantiles for i in range(1, self.quantiles)]
+        return replace(self, edges=tuple(sorted(set(Numbers(column, self.op).quantiles(inner)))))
 
     def compile(self, plan: Plan, register: int) -> int:
         edges = plan.edges(fitted(self.edges, self.op))
@@ -277,13 +248,13 @@ class OneHotCodes(Op):
         ):
             raise ProgramError(f"one_hot: expected 1 to 65536 columns, got {self.n!r}")
 
-    def fit(self, values: Values) -> Self:
+    def fit(self, column: Column) -> Self:
         if self.n is not None:
             return self
-        kept = present(values, self.op)
-        if (kept < 0).any() or (kept != np.floor(kept)).any():
+        values = Numbers(column, self.op)
+        if values.low < 0 or any((part != np.floor(part)).any() for part in values.parts()):
             raise ProgramError("one_hot of a number needs codes 0, 1, …: bucketize it first")
-        return replace(self, n=int(kept.max()) + 1)
+        return replace(self, n=int(values.high) + 1)
 
     def compile(self, plan: Plan, register: int) -> int:
         return register

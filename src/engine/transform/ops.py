@@ -9,11 +9,15 @@ at fit time too.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 from engine.errors import ProgramError
 from engine.transform.plan import NUMBER, Plan
+
+#: A column in batches, from the start at each call: float64 [rows] with NaN, or lists of str and None.
+Column = Callable[[], Iterator[Any]]
 
 REGISTRY: dict[tuple[str, str], type[Op]] = {}
 
@@ -38,9 +42,8 @@ class Op:
         super().__init_subclass__()
         REGISTRY[cls.reads, cls.op] = cls
 
-    def fit(self, values: Any) -> Self:
-        """The op with its constants. `values`: float64 [rows] with NaN, or a list of str and None, as the
-        ops before this one leave them."""
+    def fit(self, column: Column) -> Self:
+        """The op with its constants, from what the ops before this one leave of a column."""
         return self
 
     def compile(self, plan: Plan, register: int) -> int:

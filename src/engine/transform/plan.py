@@ -6,6 +6,7 @@ write.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from engine.errors import ProgramError
 NUMBER, TEXT, TIMESTAMP, VECTOR = "number", "category", "timestamp", "vector"
 
 
+@functools.lru_cache(maxsize=1024)  # asked for once a column of every batch
 def kind_and_size(kind: str) -> tuple[str, int]:
     """Of an input kind as the program lists it, "vector[8]" say: its name in `KINDS`, and its values a row."""
     match = re.fullmatch(r"vector\[(\d+)\]", kind)

@@ -3,11 +3,8 @@ outputs."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError, InputTypeError, ProgramError
-from engine.transform.batches import Batches
+from engine.transform.batches import Batches, batches_of
 from engine.transform.drawing import html_of
 from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
+from engine.transform.frozen import canonical, digest_of, parse_row, plain_loads, replace_file
 from engine.transform.functions import UserFunction
+from engine.transform.onnx_export import to_onnx_model
 from engine.transform.plan import Plan
 from engine.transform.sklearn_import import features_of
 from engine.transform.sources import feature_from_json
 from engine.transform.spec import Feature
+from engine.transform.spec_file import load_spec
 from engine.transform.table import Table
+
+Spec = Sequence[Feature | Mapping[str, Any]] | str | os.PathLike[str]
 
 FORMAT = "engine.features"
 VERSION = 1
@@ -84,32 +86,35 @@ class FeatureProgram:
             "features": [feature.to_json() for feature in features],
             "outputs": plan.output_names,
         }
-        self.digest = _digest(self._body)
+        self.digest = digest_of(self._body)
 
     @classmethod
-    def fit(
-        cls, spec: Sequence[Feature | Mapping[str, Any]], table: Any, *, missing: str = "impute"
-    ) -> FeatureProgram:
+    def fit(cls, spec: Spec, table: Any, *, missing: str = "impute") -> FeatureProgram:
         """Learns the constants of a spec from a table and freezes it.
 
         Args:
-            spec: features as `engine.transform` builds them, or their JSON form, in output order.
+            spec: features as `engine.transform` builds them, or their JSON form, in output order; or the path of a
+                .json, .yaml or .yml file of that form.
             table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array,
-                a DuckDB relation or a list of mappings; one row at least. Not kept. For more rows than memory
-                holds: a function without arguments that returns an iterable of such tables, the same at each
-                call; it is called once for each constant.
+                or a list of mappings; one row at least. Not kept. For more rows than memory holds: the path of a
+                Parquet file or folder, a pyarrow dataset, a DuckDB relation, a RecordBatchReader, an iterator of
+                tables, or a function without arguments that returns an iterable of tables, the same at each call.
             missing: what an absent key means later: "impute" (a missing value) or "error".
 
         Raises:
             ProgramError: a spec that makes no sense, or a column there is nothing to learn from.
             InputError, InputTypeError: a column that is absent, ragged or of the wrong type.
         """
-        return cls._fit(spec, table, missing)[0]
+        features = _features_of(spec)
+        names, options = columns_to_fit(features), {"refuse_missing": missing == "error"}
+        batches = batches_of(table, names)
+        source = Table(table, names, **options) if batches is None else Batches(batches, names, **options)
+        return cls._fit(features, source, missing)
 
     @classmethod
     def fit_batch(
         cls,
-        spec: Sequence[Feature | Mapping[str, Any]],
+        spec: Spec,
         table: Any,
         *,
         missing: str = "impute",
@@ -122,7 +127,8 @@ class FeatureProgram:
         the program's.
 
         Args:
-            spec, table, missing: as `fit`.
+            spec, missing: as `fit`.
+            table: in memory, or a DuckDB relation.
             folds: 2 to the number of rows.
 
         Returns:
@@ -131,15 +137,18 @@ class FeatureProgram:
         Raises:
             As `fit`, and ProgramError for another number of folds.
         """
-        program, source = cls._fit(spec, table, missing)
-        rows = program.batch(table)
+        features = _features_of(spec)
+        # Read once: a DuckDB relation may give its rows in another order at the next asking.
+        source = Table(table, columns_to_fit(features), refuse_missing=missing == "error")
+        program = cls._fit(features, source, missing)
+        rows = program._rows_of(source)
         if not any(label for feature in program.features for label in feature.labels()):
             return program, rows
         if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= source.n_rows:
             raise ProgramError(f"folds: expected 2 to {source.n_rows} (the rows), got {folds!r}")
         for fold in range(folds):
-            features = without_fold(program.features, source, fold, folds)
-            rows[fold::folds] = cls(features, missing=missing).batch(table)[fold::folds]
+            other = cls(without_fold(program.features, source, fold, folds), missing=missing)
+            rows[fold::folds] = other._rows_of(source)[fold::folds]
         return program, rows
 
     @classmethod
@@ -172,17 +181,10 @@ class FeatureProgram:
         return program
 
     @classmethod
-    def _fit(cls, spec: Any, table: Any, missing: str) -> tuple[FeatureProgram, Table | Batches]:
-        if isinstance(spec, (Feature, Mapping, str)):
-            raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
-        features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
-        if not features:
-            raise ProgramError("a program needs at least one output, got a spec of no features")
-        kind = Batches if callable(table) and not hasattr(table, "columns") else Table
-        source = kind(table, columns_to_fit(features), refuse_missing=missing == "error")
+    def _fit(cls, features: list[Feature], source: Table | Batches, missing: str) -> FeatureProgram:
         if source.n_rows == 0:
             raise InputError("fitting needs at least one row, got an empty table")
-        return cls(fit_features(features, source), missing=missing), source
+        return cls(fit_features(features, source), missing=missing)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, functions: Iterable[UserFunction] = ()) -> FeatureProgram:
@@ -204,7 +206,7 @@ class FeatureProgram:
         """A program from `to_json`. Raises ProgramError where the digest does not match the content."""
         known = {function.name: function for function in functions}
         try:
-            body = _plain_loads(text)
+            body = plain_loads(text)
         except (ValueError, RecursionError) as error:
             raise ProgramError(f"not a feature program: {error}") from None
         if not isinstance(body, dict) or body.get("format") != FORMAT:
@@ -212,9 +214,9 @@ class FeatureProgram:
         if body.get("version") != VERSION:
             raise ProgramError(f"version {body.get('version')!r} of the format; this build reads {VERSION}")
         digest = body.pop("digest", None)
-        if digest != _digest(body):
+        if digest != digest_of(body):
             raise ProgramError(
-                f"the content is not what was frozen: digest {_digest(body)}, expected {digest}; fit again"
+                f"the content is not what was frozen: digest {digest_of(body)}, expected {digest}; fit again"
             )
         if not isinstance(body.get("features"), list):
             raise ProgramError("expected a list of features")
@@ -231,18 +233,30 @@ class FeatureProgram:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the program as JSON; an existing file is replaced in one step."""
-        target = Path(path)
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        try:
-            part.write_text(self.to_json() + "\n", encoding="utf-8")
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        replace_file(Path(path), (self.to_json() + "\n").encode())
 
     def to_json(self) -> str:
         """The frozen program, canonical: sorted keys, floats that read back to the same bits, and its
         digest."""
-        return _canonical({**self._body, "digest": self.digest})
+        return canonical({**self._body, "digest": self.digest})
+
+    def to_onnx(self, path: str | os.PathLike[str], *, missing_text: str = "<missing>") -> None:
+        """Writes the program as an ONNX graph (opset 17), so that others can run it.
+
+        Its inputs are those of the program: float64 [rows, 1] for a number, [rows, size] for a vector, NaN where
+        missing; text [rows, 1] for a category. Its output `engine/features` is float32 [rows, n_outputs]: the bits of
+        `batch`, but within 1e-6 of the value for log1p, power and cyclic.
+
+        Args:
+            missing_text: what a missing category is written as, for ONNX has no missing text.
+
+        Raises:
+            ProgramError: an op that ONNX has no like of (hashes, tokens, text length, dates, distances, functions of
+                your own), or a category that reads `missing_text`.
+            MissingDependencyError: without onnx.
+        """
+        model = to_onnx_model(self.features, self._inputs, self.output_names, self.digest, missing_text)
+        replace_file(Path(path), model.SerializeToString())
 
     def row(self, row: Mapping[str, Any] | Sequence[Any]) -> npt.NDArray[np.float32]:
         """Features of one row.
@@ -264,17 +278,14 @@ class FeatureProgram:
     def row_json(self, data: bytes | str) -> npt.NDArray[np.float32]:
         """Features of one row as a JSON object (or an array in `input_names` order): what `row` gives for it.
 
-        Read by orjson where it is installed (extra `json`), else by the standard library, to the same bits.
+        Bytes of the common shapes (no escapes, no nesting, no timestamps) are read natively, all others by orjson
+        where it is installed (extra `json`) or by the standard library, to the same bits.
 
         Raises:
             InputError: bytes that are no JSON; NaN and Infinity are none.
             InputError, InputTypeError: as `row`.
         """
-        try:
-            row = _json_reader()(data)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"expected a row as JSON: {error}") from None
-        return self._native.row(row)
+        return self._native.row_json(data, parse_row)
 
     def batch(self, table: Any, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
         """Features of every row of a table; row i has the bits that `row` gives for it.
@@ -294,7 +305,9 @@ class FeatureProgram:
         """
         if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
             return self._native.rows(table, out=out)
-        source = Table(table, self.input_names, refuse_missing=self.missing == "error")
+        return self._rows_of(Table(table, self.input_names, refuse_missing=self.missing == "error"), out=out)
+
+    def _rows_of(self, source: Table, *, out: Any = None) -> npt.NDArray[np.float32]:
         columns = [source.column(name, kind) for name, kind in self._inputs]
         return self._native.batch(columns, source.n_rows, out=out)
 
@@ -341,32 +354,15 @@ class FeatureProgram:
         )
 
 
-def _canonical(body: dict[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _digest(body: dict[str, Any]) -> str:
-    try:
-        return hashlib.sha256(_canonical(body).encode()).hexdigest()
-    except ValueError as error:
-        raise ProgramError(f"the program cannot be frozen: {error}") from None
-
-
-@functools.cache
-def _json_reader() -> Callable[[bytes | str], Any]:
-    try:
-        from orjson import loads
-    except ImportError:
-        return _plain_loads
-    return loads
-
-
-def _plain_loads(data: bytes | str) -> Any:
-    return json.loads(data, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+def _features_of(spec: Any) -> list[Feature]:
+    if isinstance(spec, (str, os.PathLike)):
+        spec = load_spec(spec)
+    if isinstance(spec, (Feature, Mapping)):
+        raise ProgramError(f"a spec is a list of features, got one {type(spec).__name__}")
+    features = [part if isinstance(part, Feature) else feature_from_json(part) for part in spec]
+    if not features:
+        raise ProgramError("a program needs at least one output, got a spec of no features")
+    return features
 
 
 def _require_distinct(names: list[str]) -> None:

@@ -106,8 +106,8 @@ def _columns_of(source: Any, refuse_missing: bool) -> Any:
     """A function from name to column."""
     if isinstance(source, Mapping):
         names = list(source)
-    elif hasattr(source, "column_names") and hasattr(source, "schema"):
-        names = list(source.column_names)  # pyarrow Table; a RecordBatch has it by way of its schema
+    elif hasattr(source, "num_columns") and hasattr(source, "schema"):
+        names = source.schema.names  # pyarrow Table or RecordBatch; `column_names` makes a wrapper a column
     elif getattr(getattr(source, "dtype", None), "names", None):
         names = list(source.dtype.names)
     elif hasattr(source, "columns") and hasattr(source, "__getitem__"):
@@ -194,7 +194,7 @@ def _vectors_of(column: Any, size: int, name: str) -> npt.NDArray[Any]:
     is_fixed = array is not None and str(array.type).startswith("fixed_size_list")
     # `flatten` leaves out the vectors of null rows, so only a column without any is taken whole.
     if is_fixed and array.type.list_size == size and array.null_count == 0:
-        flat = (array.combine_chunks() if hasattr(array, "chunks") else array).flatten()
+        flat = (array.combine_chunks() if hasattr(array, "num_chunks") else array).flatten()
         if str(flat.type) in ARROW_NUMBERS:
             return flat.to_numpy(zero_copy_only=False).reshape(-1, size)
     return vector_values(_objects_of(column, name), size, name)
@@ -232,4 +232,5 @@ def _arrow_texts(column: Any) -> list[Any] | None:
 
 
 def _chunks_of(array: Any) -> list[Any]:
-    return list(array.chunks) if hasattr(array, "chunks") else [array]
+    # Asked for by a cheap name: `chunks` makes the chunks.
+    return array.chunks if hasattr(array, "num_chunks") else [array]

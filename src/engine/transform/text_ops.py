@@ -8,24 +8,18 @@ its decimal digits, so 7, 7.0 and "7" are one category.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from engine.errors import ProgramError
-from engine.transform.ops import Op, fitted, number, optional_number, whole
+from engine.transform.ops import Column, Op, fitted, number, optional_number, whole
 from engine.transform.plan import TEXT, Plan
+from engine.transform.statistics import ExactSum, count_texts, most_frequent_text
 
 Values = list[str | None]
 
 CODES_MAX = 1 << 24  # the whole numbers that a float32 column holds exactly
-
-
-def present(values: Values, op: str) -> list[str]:
-    kept = [value for value in values if value is not None]
-    if not kept:
-        raise ProgramError(f"op {op!r} has nothing to learn from: every value is missing")
-    return kept
 
 
 def texts(values: Any, what: str) -> tuple[str, ...]:
@@ -70,11 +64,10 @@ class ImputeText(Op):
         if self.value is not None:
             texts([self.value], "impute value")
 
-    def fit(self, values: Values) -> Self:
+    def fit(self, column: Column) -> Self:
         if self.strategy == "constant":
             return self
-        counts = Counter(present(values, self.op))
-        return replace(self, value=min(counts, key=lambda text: (-counts[text], text)))
+        return replace(self, value=most_frequent_text(column, self.op))
 
     def apply(self, values: Values) -> Values:
         """What fitting the ops after this one reads."""
@@ -107,10 +100,10 @@ class Ordinal(Op):
         others = (self.unknown, -1.0 if self.missing is None else self.missing)
         return None if self.categories is None or max(others) >= 0.0 else len(self.categories)
 
-    def fit(self, values: Values) -> Self:
+    def fit(self, column: Column) -> Self:
         if self.categories is not None:
             return self
-        return replace(self, categories=tuple(sorted(set(present(values, self.op)))))
+        return replace(self, categories=tuple(count_texts(column, self.op, CODES_MAX)))
 
     def compile(self, plan: Plan, register: int) -> int:
         categories = fitted(self.categories, self.op)
@@ -132,10 +125,10 @@ class OneHot(Op):
         if self.categories is not None:
             object.__setattr__(self, "categories", texts(self.categories, "one_hot categories"))
 
-    def fit(self, values: Values) -> Self:
+    def fit(self, column: Column) -> Self:
         if self.categories is not None:
             return self
-        return replace(self, categories=tuple(sorted(set(present(values, self.op)))))
+        return replace(self, categories=tuple(count_texts(column, self.op, CODES_MAX)))
 
     def compile(self, plan: Plan, register: int) -> int:
         categories = fitted(self.categories, self.op)
@@ -187,9 +180,9 @@ class Count(Op):
             if len(self.counts) != len(self.categories):
                 raise ProgramError("count: expected one count a category")
 
-    def fit(self, values: Values) -> Self:
-        counts = sorted(Counter(present(values, self.op)).items())
-        return replace(self, categories=tuple(c for c, _ in counts), counts=tuple(n for _, n in counts))
+    def fit(self, column: Column) -> Self:
+        counts = count_texts(column, self.op, CODES_MAX)
+        return replace(self, categories=tuple(counts), counts=tuple(counts.values()))
 
     def compile(self, plan: Plan, register: int) -> int:
         table = plan.table(fitted(self.categories, self.op), map(float, fitted(self.counts, self.op)))
@@ -225,19 +218,25 @@ class Target(Op):
                 raise ProgramError("target: expected one mean a category")
             object.__setattr__(self, "means", tuple(number(mean, "target mean") for mean in self.means))
 
-    def fit_labels(self, values: Values, labels: list[float]) -> Self:
-        """The op with the means of these rows; sums are rounded once, so the order of rows does not
-        matter."""
-        if not labels or not all(map(math.isfinite, labels)):
-            raise ProgramError(f"op 'target' needs a finite value of {self.label!r} in every row")
-        found: dict[str, list[float]] = {}
-        for value, label in zip(values, labels, strict=True):
+    def fit_labels(self, pairs: Iterable[tuple[str | None, float]]) -> Self:
+        """The op with the means of these rows of category and label; sums are rounded once, so the order of rows does
+        not matter."""
+        found: dict[str, ExactSum] = {}
+        every = ExactSum()
+        for value, label in pairs:
+            if not math.isfinite(label):
+                raise ProgramError(f"op 'target' needs a finite value of {self.label!r} in every row")
+            every.add(label)
             if value is not None:
-                found.setdefault(value, []).append(label)
-        prior = math.fsum(labels) / len(labels)
+                found.setdefault(value, ExactSum()).add(label)
+                if len(found) > CODES_MAX:
+                    raise ProgramError(f"op 'target': at most {CODES_MAX} categories; hash them instead")
+        if every.count == 0:
+            raise ProgramError(f"op 'target' needs a finite value of {self.label!r} in every row")
+        prior = every.value() / every.count
         categories = tuple(sorted(found))
         means = tuple(
-            (math.fsum(found[c]) + self.smoothing * prior) / (len(found[c]) + self.smoothing)
+            (found[c].value() + self.smoothing * prior) / (found[c].count + self.smoothing)
             for c in categories
         )
         return replace(self, categories=categories, means=means, prior=prior)

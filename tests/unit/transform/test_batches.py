@@ -1,8 +1,17 @@
 """Fitting batch by batch learns to the bit what the whole table teaches; DuckDB's tables are tables."""
 
+import ast
+import os
+import subprocess
+import sys
+import tempfile
+
 import duckdb
 import numpy as np
+import polars
 import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 
 from engine import transform as t
@@ -38,6 +47,127 @@ def test_batches_teach_what_the_table_does(table, rows):
     assert (
         t.FeatureProgram.fit(SPEC, lambda: iter(table.to_batches(max_chunksize=rows))).digest == whole.digest
     )
+
+
+def in_pandas(table, folder):
+    return (batch.to_pandas() for batch in table.to_batches(max_chunksize=130))
+
+
+def in_polars(table, folder):
+    return iter(polars.from_arrow(table).iter_slices(170))
+
+
+def in_rows(table, folder):
+    return iter([table.slice(0, 400).to_pylist(), table.slice(400).to_pylist()])
+
+
+def in_mappings(table, folder):
+    return iter([table.slice(0, 3).to_pydict(), table.slice(3).to_pydict()])
+
+
+def a_reader(table, folder):
+    return table.to_reader(max_chunksize=77)
+
+
+def a_file(table, folder):
+    pyarrow.parquet.write_table(table, folder / "rows.parquet", row_group_size=90)
+    return folder / "rows.parquet"
+
+
+def a_folder(table, folder):
+    for i in range(4):
+        pyarrow.parquet.write_table(table.slice(i * 250, 250), folder / f"{i}.parquet")
+    return str(folder)
+
+
+def a_dataset(table, folder):
+    return pyarrow.dataset.dataset(a_folder(table, folder))
+
+
+def a_relation(table, folder):
+    return duckdb.from_arrow(table)
+
+
+SOURCES = [in_pandas, in_polars, in_rows, in_mappings, a_reader, a_file, a_folder, a_dataset, a_relation]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_of_batches_teaches_what_the_table_does(source, table, tmp_path):
+    whole = t.FeatureProgram.fit(SPEC, table)
+    assert t.FeatureProgram.fit(SPEC, source(table, tmp_path)).digest == whole.digest
+
+
+def test_what_is_kept_on_disk_is_gone_afterwards(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    t.FeatureProgram.fit(SPEC, a_reader(table, None))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputTypeError, match=r"expected batches that are tables .*, got int"):
+        t.FeatureProgram.fit(SPEC, iter([5]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_do_not_fit_are_refused(table, tmp_path):
+    with pytest.raises(InputError, match=r"rows\.csv: expected a Parquet file or a folder of them"):
+        t.FeatureProgram.fit(SPEC, tmp_path / "rows.csv")
+    (tmp_path / "rows.parquet").write_bytes(b"not a file of that kind")
+    with pytest.raises(InputError, match=r"rows\.parquet: expected a Parquet file"):
+        t.FeatureProgram.fit(SPEC, tmp_path / "rows.parquet")
+    path = a_file(table.drop_columns(["c"]), tmp_path)
+    with pytest.raises(InputError, match="the table has no column 'c'; it has: x, y"):
+        t.FeatureProgram.fit(SPEC, path)
+
+
+CHILD = """
+import resource, sys
+import numpy as np
+from engine import transform as t
+
+BATCHES, ROWS = 160, 100_000  # 16 million rows, 128 MB a column
+
+def batches():
+    for i in range(BATCHES):
+        draw = np.random.default_rng(i)
+        # Whole numbers of which each comes once, and eight of which one comes more often than the others.
+        order = (np.arange(i * ROWS, (i + 1) * ROWS) * 7_368_787) % (BATCHES * ROWS)
+        yield {"x": order.astype(np.float64), "few": order % 8 - (order == 0)}
+
+spec = [
+    t.number("x").impute("median").robust(),
+    t.number("x").bucketize(quantiles=4).named("q"),
+    t.number("few").impute("most_frequent").named("few"),
+]
+t.FeatureProgram.fit(spec, {"x": [1.0, 2.0], "few": [1, 1]})
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + 96 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+if sys.argv[1] == "whole":
+    np.concatenate([batch["x"] for batch in batches()])
+print([op.to_json() for feature in t.FeatureProgram.fit(spec, batches).features for op in feature.ops])
+"""
+
+
+def child(how):
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", CHILD, how], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_a_column_larger_than_memory():
+    assert "MemoryError" in child("whole").stderr  # the limit is one that a column does not fit in
+    done = child("batches")
+    assert done.returncode == 0, done.stderr
+    n = 16_000_000
+    assert ast.literal_eval(done.stdout) == [
+        {"op": "impute", "strategy": "median", "value": (n - 1) / 2},
+        {"op": "robust", "median": (n - 1) / 2, "range": (n - 1) * 0.75 - (n - 1) * 0.25},
+        {
+            "op": "bucketize",
+            "edges": [(n - 1) * q for q in (0.25, 0.5, 0.75)],
+            "quantiles": 4,
+            "edge": "left",
+        },
+        {"op": "impute", "strategy": "most_frequent", "value": 1.0},
+    ]
 
 
 def test_a_duckdb_relation_is_a_table(table):

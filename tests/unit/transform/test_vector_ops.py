@@ -8,7 +8,7 @@ import pytest
 from engine import transform as t
 from engine.core._program import xxh64
 from engine.errors import InputError, InputTypeError, ProgramError
-from engine.transform.program import _plain_loads
+from engine.transform.frozen import plain_loads
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_distances_between_places():
 @pytest.mark.parametrize("reader", ["orjson", "json"])
 def test_a_row_as_json(reader, monkeypatch):
     if reader == "json":
-        monkeypatch.setattr("engine.transform.program._json_reader", lambda: _plain_loads)
+        monkeypatch.setattr("engine.transform.frozen._json_reader", lambda: plain_loads)
     program = t.FeatureProgram.fit([t.number("x"), t.category("c").ordinal(["a"])], {"x": [1.0], "c": ["a"]})
     for row in (b'{"x": 0.1, "c": "a", "other": [1]}', '[0.1, "a"]', bytearray(b'[0.1,"a"]')):
         assert program.row_json(row).tobytes() == program.row([0.1, "a"]).tobytes()

@@ -1,0 +1,87 @@
+"""`engine materialize`: a Python file that defines a store and its views, and the range to bring online.
+
+The definitions are code, so the file is imported: run it only where its author may run code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from engine.errors import ConfigError
+from engine.feature_store.definitions import FeatureView
+from engine.feature_store.store import FeatureStore
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "definitions", help="a Python file or module that defines one FeatureStore and its FeatureViews"
+    )
+    parser.add_argument("views", nargs="*", metavar="VIEW", help="names of views; all of them unless given")
+    parser.add_argument(
+        "--start", metavar="TIME", help="ISO 8601 with a zone, the first instant; default: everything"
+    )
+    parser.add_argument(
+        "--end", metavar="TIME", help="ISO 8601 with a zone, the first instant beyond; default: now"
+    )
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """Materialises the views one after the other; what was done before is passed over, what was begun is finished."""
+    module = _imported(chosen.definitions)
+    store = _store(module, chosen.definitions)
+    for view in _views(module, chosen.views, chosen.definitions):
+
+        def show(done: int, total: int, name: str = view.name) -> None:
+            if sys.stderr.isatty():
+                print(f"\r{name}: {done:,} of {total:,} rows", end="", file=sys.stderr, flush=True)
+
+        written = store.materialize(view, chosen.start, chosen.end, progress=show)
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        print(
+            f"{view.name}: {written.rows:,} rows: {written.written:,} written, {written.same:,} there already, "
+            f"{written.older:,} older than what is there, {written.resumed:,} done by an earlier run"
+        )
+    return 0
+
+
+def _imported(name: str) -> ModuleType:
+    path = Path(name)
+    if path.suffix != ".py":
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{name}: no such module, and no Python file: {error}") from None
+    if not path.is_file():
+        raise ConfigError(f"{name}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _store(module: ModuleType, name: str) -> FeatureStore:
+    stores = {id(value): value for value in vars(module).values() if isinstance(value, FeatureStore)}
+    if len(stores) != 1:
+        raise ConfigError(f"{name}: expected one FeatureStore among its names, found {len(stores)}")
+    return next(iter(stores.values()))
+
+
+def _views(module: ModuleType, wanted: list[str], name: str) -> list[FeatureView]:
+    views = {value.name: value for value in vars(module).values() if isinstance(value, FeatureView)}
+    unknown = [view for view in wanted if view not in views]
+    if unknown or not views:
+        there = ", ".join(sorted(views)) or "none"
+        raise ConfigError(
+            f"{name}: defines no view {unknown[0]!r}; there are: {there}"
+            if unknown
+            else f"{name}: defines no FeatureView"
+        )
+    return [views[view] for view in wanted] or list(views.values())

@@ -1,0 +1,274 @@
+"""What the reference says about one column: its bins, their counts, and how its rows hang together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import MonitorError
+from engine.monitor._bins import Bins, Scores, codes, look_like_codes, numeric, scores
+from engine.monitor._dependence import INDEPENDENT, Dependence, allowance, dependence
+
+WINDOWS = 16
+STATISTICS = ("mean", "spread")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a reference. Immutable.
+
+    Attributes:
+        name: as in the table.
+        bins: how values become bins.
+        counts: int64 [n_bins], rows of the reference in each.
+        rows, missing, infinite: int, rows of the reference, those that are NaN, those that are infinite.
+        mean, std, low, high: of the finite values; NaN where there are none.
+        levels: the texts that the codes 0, 1, … stand for; empty for numbers.
+        mean_dependence, spread_dependence, missing_dependence: of the rows in their order.
+        window_factor: how much larger the chi-square of consecutive rows is than that of independent ones.
+        excursions: the highest that the sequential statistics (mean up, down, spread up, down) climb in the reference
+            itself; what a day's own rhythm does to them.
+    """
+
+    name: str
+    bins: Bins
+    counts: npt.NDArray[np.int64]
+    rows: int
+    missing: int
+    infinite: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    levels: tuple[str, ...] = ()
+    mean_dependence: Dependence = INDEPENDENT
+    spread_dependence: Dependence = INDEPENDENT
+    missing_dependence: Dependence = INDEPENDENT
+    window_factor: float = 1.0
+    excursions: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+
+    @property
+    def present(self) -> int:
+        return int(self.counts.sum())
+
+    def scores(self) -> Scores | None:
+        """None for a column that was never there."""
+        return scores(self.bins, self.counts) if self.present else None
+
+    def dependence_of(self, statistic: str) -> Dependence:
+        return self.mean_dependence if statistic == "mean" else self.spread_dependence
+
+    def stretches(self, factor: float) -> float:
+        """How many independent stretches the reference holds of this column, where `factor` rows make one. Values that
+        come and go in stretches are seen in fewer still."""
+        share = self.present / self.rows if self.missing_dependence.factor > 1.0 else 1.0
+        return max(self.present * share, 1.0) / factor
+
+    def to_json(self) -> dict[str, Any]:
+        bin_of = self.bins.bin_of
+        return {
+            "name": self.name,
+            "kind": "text" if self.levels else "code" if self.bins.discrete else "number",
+            "cuts": self.bins.cuts.tolist(),
+            "bin_of": None if bin_of is None else bin_of.tolist(),
+            "n_bins": self.bins.n_bins,
+            "counts": self.counts.tolist(),
+            "rows": self.rows,
+            "missing": self.missing,
+            "infinite": self.infinite,
+            "moments": [_plain(value) for value in (self.mean, self.std, self.low, self.high)],
+            "levels": list(self.levels),
+            "dependence": [
+                [d.factor, _plain(d.freedom)]
+                for d in (self.mean_dependence, self.spread_dependence, self.missing_dependence)
+            ],
+            "window_factor": self.window_factor,
+            "excursions": list(self.excursions),
+        }
+
+    @classmethod
+    def from_json(cls, made: dict[str, Any]) -> Column:
+        """Raises MonitorError naming the column and what is wrong with it."""
+        try:
+            column = cls._read(made)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            name = made.get("name", "?") if isinstance(made, dict) else "?"
+            raise MonitorError(f"reference column {name!r}: {type(error).__name__}: {error}") from error
+        cuts, bins = column.bins.cuts, column.bins
+        if not (np.isfinite(cuts).all() and (np.diff(cuts) > 0).all()):
+            raise MonitorError(f"reference column {column.name!r}: expected cuts that are finite and ascend")
+        expected = bins.n_bins if bins.discrete else len(cuts) + 1
+        wrong_codes = bins.bin_of is not None and (
+            len(bins.bin_of) != len(cuts) or (bins.bin_of >= max(bins.n_bins, 1)).any()
+        )
+        if len(column.counts) != bins.n_bins or bins.n_bins != expected or wrong_codes or bins.n_bins > 4096:
+            raise MonitorError(
+                f"reference column {column.name!r}: {len(cuts)} cuts, {bins.n_bins} bins and {len(column.counts)} "
+                f"counts do not belong together; fit it again"
+            )
+        if (column.counts < 0).any() or not 0 <= column.missing <= column.rows:
+            raise MonitorError(f"reference column {column.name!r}: expected counts of at least 0")
+        return column
+
+    @classmethod
+    def _read(cls, made: dict[str, Any]) -> Column:
+        bin_of = made["bin_of"]
+        bins = Bins(
+            np.array(made["cuts"], dtype=np.float32),
+            int(made["n_bins"]),
+            None if bin_of is None else np.array(bin_of, dtype=np.uint16),
+        )
+        depends = [
+            Dependence(float(factor), float("inf") if freedom is None else float(freedom))
+            for factor, freedom in made["dependence"]
+        ]
+        if len(depends) != 3 or not all(1.0 <= d.factor < np.inf and d.freedom > 0 for d in depends):
+            raise ValueError("expected three factors of dependence of at least 1")
+        mean, std, low, high = (float("nan") if value is None else float(value) for value in made["moments"])
+        return cls(
+            name=str(made["name"]),
+            bins=bins,
+            counts=np.array(made["counts"], dtype=np.int64),
+            rows=int(made["rows"]),
+            missing=int(made["missing"]),
+            infinite=int(made["infinite"]),
+            mean=mean,
+            std=std,
+            low=low,
+            high=high,
+            levels=tuple(map(str, made["levels"])),
+            mean_dependence=depends[0],
+            spread_dependence=depends[1],
+            missing_dependence=depends[2],
+            window_factor=float(made["window_factor"]),
+            excursions=tuple(map(float, made["excursions"])),
+        )
+
+
+def fit_column(
+    name: str,
+    values: npt.NDArray[np.float32],
+    *,
+    categorical: bool,
+    levels: tuple[str, ...] = (),
+    ordered: bool = True,
+) -> Column:
+    """A column from float32 [n] in the order the rows came, NaN where missing; `ordered` False: in any order."""
+    missing, infinite = np.isnan(values), np.isinf(values)
+    finite = values[~missing & ~infinite]
+    if len(finite) == 0:
+        bins = Bins(np.zeros(0, dtype=np.float32), 1)
+    elif categorical or look_like_codes(finite):
+        bins = codes(finite)
+    else:
+        bins = numeric(finite)
+    index = bins.index(values)
+    # An infinite value of the reference stands beyond its range, where the native counter puts it too.
+    counts = np.bincount(index[index >= 0], minlength=bins.n_bins).astype(np.int64)
+    wide = finite.astype(np.float64)
+    there = len(finite) > 0
+    column = Column(
+        name=name,
+        bins=bins,
+        counts=counts,
+        rows=len(values),
+        missing=int(missing.sum()),
+        infinite=int(infinite.sum()),
+        mean=float(wide.mean()) if there else float("nan"),
+        std=float(wide.std()) if there else float("nan"),
+        low=float(wide.min()) if there else float("nan"),
+        high=float(wide.max()) if there else float("nan"),
+        levels=levels,
+    )
+    return _with_dependence(column, index) if ordered else column
+
+
+def _with_dependence(column: Column, index: npt.NDArray[np.int64]) -> Column:
+    made = column.scores()
+    share_missing = column.missing / column.rows
+    absent = dependence(
+        (index == -1) - share_missing if 0 < share_missing < 1 else np.zeros(len(index)),
+        np.ones(len(index), dtype=bool),
+    )
+    if made is None:
+        return replace(column, missing_dependence=absent)
+    present = index >= 0
+    found, excursions = [], []
+    for statistic in STATISTICS:
+        by_row = np.where(present, made.names[statistic][np.maximum(index, 0)], 0.0)
+        by_row[present] -= by_row[present].mean()
+        depends = dependence(by_row, present)
+        found.append(depends)
+        slack = allowance(statistic, depends, column.present)
+        excursions += [_highest(sign * by_row[present] - slack) for sign in (1.0, -1.0)]
+    return replace(
+        column,
+        mean_dependence=found[0],
+        spread_dependence=found[1],
+        missing_dependence=absent,
+        window_factor=_window_factor(index[present], column.bins.n_bins),
+        excursions=tuple(excursions),
+    )
+
+
+def _highest(steps: npt.NDArray[np.float64]) -> float:
+    """How far above its lowest point so far a walk with these steps ever stands."""
+    walk = np.cumsum(steps)
+    return float((walk - np.minimum.accumulate(np.minimum(walk, 0.0))).max(initial=0.0))
+
+
+def _window_factor(index: npt.NDArray[np.int64], n_bins: int) -> float:
+    """Largest, over consecutive windows of a 16th of the reference, of chi-square / degrees of freedom against all the
+    others; 1 where chance explains what they are together. The largest and not the mean: days differ in how much they
+    differ, and the worst one of a month comes again."""
+    from scipy import stats
+
+    rows = len(index) // WINDOWS
+    if rows < 4 * 8:
+        return 1.0
+    total = np.bincount(index, minlength=n_bins)
+    groups = groups_of(total, rows)
+    if groups.max() == 0:
+        return 1.0
+    coarse = groups[index[: rows * WINDOWS]].reshape(WINDOWS, rows)
+    n_groups = int(groups.max()) + 1
+    windows = np.stack([np.bincount(window, minlength=n_groups) for window in coarse]).astype(np.float64)
+    rest = windows.sum(axis=0) - windows
+    statistic = two_sample_chi_square(windows, rest)
+    freedom = n_groups - 1
+    if statistic.sum() <= stats.chi2.isf(1e-4, freedom * WINDOWS):
+        return 1.0
+    return max(1.0, float(statistic.max()) / freedom)
+
+
+def groups_of(counts: npt.NDArray[np.int64], rows: float, expected_min: float = 8.0) -> npt.NDArray[np.int64]:
+    """int64 [bins]: neighbouring bins put together until `rows` rows have `expected_min` expected in every group."""
+    expected = counts * (rows / max(counts.sum(), 1))
+    groups = np.zeros(len(counts), dtype=np.int64)
+    group, held = 0, 0.0
+    for i, here in enumerate(expected):
+        if held >= expected_min:
+            group, held = group + 1, 0.0
+        groups[i] = group
+        held += here
+    if held < expected_min and group > 0:
+        groups[groups == group] = group - 1
+    return groups
+
+
+def two_sample_chi_square(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Chi-square of counts [..., groups] against counts of the same shape, whatever their totals (Numerical Recipes,
+    3rd ed., eq. 14.3.3); degrees of freedom: groups - 1."""
+    n_left, n_right = left.sum(axis=-1, keepdims=True), right.sum(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.sqrt(n_right / n_left)
+        terms = np.square(ratio * left - right / ratio) / (left + right)
+    return np.nan_to_num(terms, nan=0.0, posinf=0.0).sum(axis=-1)
+
+
+def _plain(value: float) -> float | None:
+    """JSON knows neither NaN nor infinity."""
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,96 @@
+"""Episodes of drift and of overspending in words: one alert each, from its beginning to its end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from engine.monitor._budgets import Overspending
+from engine.monitor.alerts import Alert, Alerts
+from engine.monitor.drift import Episode
+
+
+class Lasting:
+    """The alerts that have not ended, by kind and column. Not thread-safe."""
+
+    def __init__(self, alerts: Alerts) -> None:
+        self._alerts = alerts
+        self._open: dict[tuple[str, str], Alert] = {}
+
+    def alerts(self) -> tuple[Alert, ...]:
+        return tuple(self._open.values())
+
+    def drift(self, kind: str, severity: str, episode: Episode) -> list[Alert]:
+        """The alert that began with an episode, if it did; where it ended its alert ends too."""
+        if episode.ended_row is not None:
+            self._end((kind, episode.column), episode.ended_row)
+            return []
+        message = told(kind, episode)
+        return [self._begin((kind, episode.column), message, severity, episode, episode.evidence)]
+
+    def budget(self, spent: Overspending) -> list[Alert]:
+        """The same of a budget."""
+        if spent.ended_row is not None:
+            self._end((spent.kind, ""), spent.ended_row)
+            return []
+        what = spent.kind.replace("_", " ")
+        message = (
+            f"{what} is {spent.share:.2%} of the last answers, budget {spent.budget:.2%}; "
+            f"since about answer {spent.started_row:,}, certain at answer {spent.detected_row:,}"
+        )
+        severity = "warning" if spent.kind == "fallback_share" else "critical"
+        evidence = {"share": spent.share, "budget": spent.budget}
+        return [self._begin((spent.kind, ""), message, severity, spent, evidence)]
+
+    def end_drift(self) -> None:
+        """Ends what lasted against a reference that is no longer used."""
+        for key, alert in list(self._open.items()):
+            if key[0] in ("input_drift", "output_drift"):
+                self._end(key, alert.detected_row or 0)
+
+    def _begin(
+        self,
+        key: tuple[str, str],
+        message: str,
+        severity: str,
+        span: Episode | Overspending,
+        evidence: dict[str, Any],
+    ) -> Alert:
+        alert = self._alerts.add(
+            message,
+            severity,
+            kind=key[0],
+            column=key[1],
+            started_row=span.started_row,
+            detected_row=span.detected_row,
+            evidence=evidence,
+        )
+        self._open[key] = alert
+        return alert
+
+    def _end(self, key: tuple[str, str], row: int) -> None:
+        alert = self._open.pop(key, None)
+        if alert is not None:
+            alert.ended_row, alert.ended_at = row, time.time()
+
+
+def told(kind: str, episode: Episode) -> str:
+    """An episode in words: what changed, from what to what, since when."""
+    evidence = episode.evidence
+    what, seen = kind.replace("_", " "), ", ".join(evidence["seen_by"])
+    parts = [f"{what}: {episode.column} is no longer as in the reference ({seen})"]
+    if evidence["mean"] is not None and evidence["mean_reference"] is not None and not evidence["codes"]:
+        parts.append(
+            f"mean {evidence['mean']:.4g}, was {evidence['mean_reference']:.4g}; "
+            f"std {evidence['std']:.4g}, was {evidence['std_reference']:.4g}"
+        )
+    if evidence["missing_share"] or evidence["missing_share_reference"]:
+        parts.append(
+            f"missing {evidence['missing_share']:.2%}, was {evidence['missing_share_reference']:.2%}"
+        )
+    if evidence["unseen_share"]:
+        parts.append(
+            f"{'new categories' if evidence['codes'] else 'infinite'} {evidence['unseen_share']:.2%}"
+        )
+    parts.append(f"since about row {episode.started_row:,}, certain at row {episode.detected_row:,}")
+    return "; ".join(parts)

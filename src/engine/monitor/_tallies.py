@@ -1,0 +1,112 @@
+"""Answers by version, source and reason, in all and over time, from the blocks of the native counter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from engine.core._answer import REASONS, SOURCES
+from engine.monitor._bins import FloatArray
+
+VERSIONS_MAX = 64
+SLICES_MAX = 240
+OLDER = "(older versions)"
+
+
+class Tallies:
+    """Bounded in memory: the latest 64 versions apart, and a history of at most 240 slices that join up as they age.
+
+    Attributes:
+        by_version: dict of version -> float64 [sources, reasons].
+        outputs: dict of version -> float64 [3]: answers, sum and sum of squares of the first output.
+        late: float64 [sources].
+        slices: list of [first_s, last_s, answers by source (3), late], seconds since the epoch.
+    """
+
+    def __init__(self) -> None:
+        self.by_version: dict[str, FloatArray] = {}
+        self.outputs: dict[str, FloatArray] = {}
+        self.late = np.zeros(len(SOURCES))
+        self.slices: list[list[float]] = []
+        self._to_wall_s = time.time() - time.monotonic()
+        self._per_slice = 1  # blocks
+        self._in_slice = 0
+
+    def observe(self, block: Mapping[str, Any], names: Mapping[int, str]) -> FloatArray:
+        """Adds a block; returns its answers [sources, reasons] over all versions."""
+        reasons = np.zeros((len(SOURCES), block["tally"].shape[2] if block["tally"].size else len(REASONS)))
+        for place, deployment in enumerate(block["deployments"].tolist()):
+            version = names.get(deployment, str(deployment) if deployment else "")
+            tally = block["tally"][place].astype(np.float64)
+            reasons += tally
+            self._version(version)
+            self.by_version[version] += tally[:, : len(REASONS)]
+            self.outputs[version] += block["output_moments"][place]
+        self.late += block["late"]
+        if block["answers"]:
+            self._slice(block, reasons)
+        return reasons[:, : len(REASONS)]
+
+    def _version(self, version: str) -> None:
+        if version in self.by_version:
+            return
+        if len(self.by_version) >= VERSIONS_MAX:
+            oldest = next(name for name in self.by_version if name != OLDER)
+            for table in (self.by_version, self.outputs):
+                gone = table.pop(oldest)
+                table[OLDER] = table.get(OLDER, 0.0) + gone
+        self.by_version[version] = np.zeros((len(SOURCES), len(REASONS)))
+        self.outputs[version] = np.zeros(3)
+
+    def _slice(self, block: Mapping[str, Any], reasons: FloatArray) -> None:
+        first, last = (block[key] * 1e-9 + self._to_wall_s for key in ("first_ns", "last_ns"))
+        if self._in_slice % self._per_slice == 0:
+            self.slices.append([first, last, 0.0, 0.0, 0.0, 0.0])
+        self._in_slice += 1
+        current = self.slices[-1]
+        current[1] = last
+        for place, count in enumerate(reasons.sum(axis=1)):
+            current[2 + place] += float(count)
+        current[5] += float(block["late"].sum())
+        if len(self.slices) > SLICES_MAX:
+            last = self.slices[len(self.slices) // 2 * 2 :]
+            pairs = zip(self.slices[::2], self.slices[1::2], strict=False)
+            self.slices = [
+                [a[0], b[1], *(x + y for x, y in zip(a[2:], b[2:], strict=True))] for a, b in pairs
+            ] + last
+            self._per_slice *= 2
+            self._in_slice = 0
+
+    def shares(self) -> dict[str, float]:
+        """Share of each source in all answers; empty before the first."""
+        totals = sum((table.sum(axis=1) for table in self.by_version.values()), np.zeros(len(SOURCES)))
+        return (
+            {name: float(count / totals.sum()) for name, count in zip(SOURCES, totals, strict=True)}
+            if totals.sum()
+            else {}
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shares": self.shares(),
+            "late": dict(zip(SOURCES, self.late.tolist(), strict=True)),
+            "versions": {
+                version: {
+                    "answers": {
+                        source: {
+                            reason: int(count) for reason, count in zip(REASONS, row, strict=True) if count
+                        }
+                        for source, row in zip(SOURCES, table, strict=True)
+                        if row.any()
+                    },
+                    "output_mean": float(self.outputs[version][1] / self.outputs[version][0])
+                    if self.outputs[version][0]
+                    else None,
+                }
+                for version, table in self.by_version.items()
+            },
+            "slices": self.slices,
+        }

@@ -1,0 +1,177 @@
+"""Whether the columns of one group, the features or the outputs, are still what the reference says: one episode for
+each lasting change of a column, whatever tests see it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.monitor._charts import Charts, LocationCharts, RateCharts
+from engine.monitor._column import Column
+from engine.monitor._windows import Windows
+
+# A change is over when nothing has seen it for so many windows, and so many independent stretches of its column (at
+# most as many rows as the reference has): a cool day in July does not end the summer.
+CLEAR_WINDOWS = 5
+CLEAR_STRETCHES = 200
+# Of the false alarms that are acceptable, the part that goes to windows; the rest is the charts'.
+WINDOWS_PART = 0.1
+CHARTS_A_COLUMN = 6
+# Blocks whose figures are kept, for the evidence.
+BLOCKS_KEPT = 64
+
+
+@dataclass(slots=True)
+class Episode:
+    """A column that left its reference. Rows count from the detector's first one.
+
+    Attributes:
+        column: str.
+        started_row: when the change began, estimated: the first test to see it stood at 0 before.
+        detected_row: when it was certain.
+        ended_row: when it was last seen, once it is over; None while it lasts.
+        evidence: dict, plain values: the tests that saw it, then shares and moments before and after.
+    """
+
+    column: str
+    started_row: int
+    detected_row: int
+    ended_row: int | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+class DriftDetector:
+    """Sequential and windowed tests of all columns of a group. Not thread-safe.
+
+    Attributes:
+        columns: tuple of Column.
+        rows: int, rows seen.
+        open: dict of column name -> Episode that has not ended.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        bins_max: int,
+        *,
+        rows_window: int = 1000,
+        false_alarms_per_100k: float = 1.0,
+    ) -> None:
+        self.columns = tuple(columns)
+        self.rows = 0
+        self.open: dict[str, Episode] = {}
+        chance = false_alarms_per_100k / 100_000
+        n_charts = max(CHARTS_A_COLUMN * len(self.columns), 1)
+        self.windows = Windows(self.columns, bins_max, rows_window, chance * WINDOWS_PART * rows_window)
+        self._location = LocationCharts(self.columns, bins_max, chance * (1 - WINDOWS_PART) / n_charts)
+        self._rates = RateCharts(self.columns, chance * (1 - WINDOWS_PART) / n_charts)
+        stretches = [
+            min(CLEAR_STRETCHES * column.mean_dependence.factor, column.rows) for column in self.columns
+        ]
+        self._clear_rows = np.maximum(CLEAR_WINDOWS * rows_window, stretches)
+        self._seen_row = np.zeros(len(self.columns), dtype=np.int64)
+        self._is_open = np.zeros(len(self.columns), dtype=bool)
+        # The latest blocks: rows at their end, and per column rows, missing, strange, sum, sum of squares.
+        self._recent: deque[tuple[int, npt.NDArray[np.float64]]] = deque(maxlen=BLOCKS_KEPT)
+
+    def observe(
+        self,
+        rows: int,
+        counts: npt.NDArray[Any],
+        missing: npt.NDArray[Any],
+        infinite: npt.NDArray[Any],
+        unseen: npt.NDArray[Any],
+        sums: npt.NDArray[np.float64],
+    ) -> list[Episode]:
+        """Adds a block of this group's columns; returns the episodes that began or ended with it."""
+        if rows == 0 or not self.columns:
+            return []
+        # An infinite code is both.
+        strange = np.maximum(unseen, infinite)
+        self._location.observe(counts, self.rows)
+        self._rates.observe(missing, strange, rows, self.rows)
+        self.windows.observe(counts, rows)
+        self.rows += rows
+        by_column = np.column_stack([np.full(len(missing), rows), missing, strange, sums])
+        self._recent.append((self.rows, by_column.astype(np.float64)))
+        alarmed = self.windows.alarmed.copy()
+        for charts in self._charts():
+            alarmed |= charts.alarmed.any(axis=0)
+        self._seen_row[alarmed] = self.rows
+        changed = [self._begin(place) for place in np.flatnonzero(alarmed & ~self._is_open).tolist()]
+        over = self._is_open & (self.rows - self._seen_row >= self._clear_rows)
+        return changed + [self._end(place) for place in np.flatnonzero(over).tolist()]
+
+    @property
+    def recent_counts(self) -> npt.NDArray[np.float64]:
+        """[columns, bins_max] of the last whole window and what came after it."""
+        return self.windows.counts + self.windows.gathered
+
+    def _charts(self) -> tuple[Charts, Charts]:
+        return self._location.charts, self._rates.charts
+
+    def _begin(self, place: int) -> Episode:
+        column = self.columns[place]
+        seen, since = [], self.rows
+        for charts in self._charts():
+            for chart in np.flatnonzero(charts.alarmed[:, place]):
+                seen.append(charts.names[chart])
+                since = min(since, int(charts.since[chart, place]))
+        if self.windows.alarmed[place]:
+            seen.append("shape")
+            since = min(since, max(self.rows - self.windows.rows_window, 0))
+        episode = Episode(
+            column.name, since, self.rows, evidence={"seen_by": seen, **self.evidence(place, since)}
+        )
+        self.open[column.name] = episode
+        self._is_open[place] = True
+        return episode
+
+    def _end(self, place: int) -> Episode:
+        episode = self.open.pop(self.columns[place].name)
+        episode.ended_row = int(self._seen_row[place])
+        self._is_open[place] = False
+        return episode
+
+    def evidence(self, place: int, since: int = 0) -> dict[str, Any]:
+        """Plain figures of one column: the reference's, and those of the rows after `since` as far as they are kept."""
+        column = self.columns[place]
+        kept = [block[place] for end, block in self._recent if end > since] or [self._recent[-1][1][place]]
+        rows, missing, strange, total, squares = np.sum(kept, axis=0).tolist()
+        finite = rows - missing - (0.0 if column.bins.discrete else strange)
+        mean = total / finite if finite > 0 else None
+        variance = max(squares / finite - mean * mean, 0.0) if mean is not None else None
+        return {
+            "rows": int(rows),
+            "codes": column.bins.discrete,
+            "mean": mean,
+            "mean_reference": _plain(column.mean),
+            "std": None if variance is None else variance**0.5,
+            "std_reference": _plain(column.std),
+            "missing_share": missing / rows,
+            "missing_share_reference": column.missing / column.rows,
+            "unseen_share": strange / rows,
+            "psi": float(self.windows.psi[place]),
+            "ks_distance": float(self.windows.distance[place]),
+            "p_value": float(self.windows.p_values[place]),
+            "rows_dependent": column.mean_dependence.factor,
+        }
+
+    def state(self) -> Iterator[tuple[Column, dict[str, Any]]]:
+        """Every column with its evidence and how near its nearest chart is to an alarm, as a share."""
+        near = np.maximum(*(charts.level.max(axis=0) for charts in self._charts()))
+        for place, column in enumerate(self.columns):
+            figures = self.evidence(place) if self.rows else {}
+            yield (
+                column,
+                {"drifted": bool(self._is_open[place]), "nearest_alarm": float(near[place]), **figures},
+            )
+
+
+def _plain(value: float) -> float | None:
+    return value if np.isfinite(value) else None

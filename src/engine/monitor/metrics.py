@@ -1,0 +1,113 @@
+"""A monitor's summary as Prometheus text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from engine.monitor._optional import need
+
+
+def text(summary: dict[str, Any]) -> str:
+    """The exposition format of prometheus-client, from `ModelMonitor.to_json()`."""
+    prometheus = need("prometheus_client", "metrics_text")
+    registry = prometheus.CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(summary))
+    return prometheus.generate_latest(registry).decode()
+
+
+class _Collector:
+    def __init__(self, summary: dict[str, Any]) -> None:
+        self._summary = summary
+
+    def collect(self) -> Iterator[Any]:
+        core = need("prometheus_client.core", "metrics_text")
+        yield from _answers(core, self._summary)
+        yield from _columns(core, self._summary)
+        yield from _outcomes(core, self._summary)
+        for name, counter in self._summary["counters"].items():
+            family = core.CounterMetricFamily(
+                f"engine_business_{name}", counter["description"], labels=["version"]
+            )
+            for version, value in counter["values"].items():
+                family.add_metric([version], value)
+            yield family
+
+
+def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
+    answers = core.CounterMetricFamily(
+        "engine_monitor_answers", "Answers seen", labels=["version", "source", "reason"]
+    )
+    for version, found in made["sources"]["versions"].items():
+        for source, reasons in found["answers"].items():
+            for reason, count in reasons.items():
+                answers.add_metric([version, source, reason], count)
+    yield answers
+    late = core.CounterMetricFamily("engine_monitor_late", "Answers after their deadline", labels=["source"])
+    for source, count in made["sources"]["late"].items():
+        late.add_metric([source], count)
+    yield late
+    for name, what in (
+        ("dropped", "Answers that were not counted: the ring was full"),
+        ("wrong_width", "Answers whose row or outputs had another width"),
+        ("handler_errors", "Alert handlers that raised"),
+        ("unpaired_shadows", "Shadow answers whose live one did not come in time"),
+    ):
+        yield core.CounterMetricFamily(f"engine_monitor_{name}", what, value=made[name])
+    latency = core.GaugeMetricFamily(
+        "engine_monitor_latency_us", "Latency since the start, microseconds", labels=["source", "quantile"]
+    )
+    for source, found in made["latency_us"].items():
+        for key, value in found.items():
+            if key != "count":
+                latency.add_metric([source, f"{float(key[1:]) / 100:g}"], value)
+    yield latency
+    alerts = core.CounterMetricFamily("engine_monitor_alerts", "Alerts begun", labels=["kind", "severity"])
+    for found in made["alert_counts"]:
+        alerts.add_metric([found["kind"], found["severity"]], found["count"])
+    yield alerts
+    lasting = core.GaugeMetricFamily(
+        "engine_monitor_alert_lasts", "1 while it lasts", labels=["kind", "column"]
+    )
+    for kind, column in made["lasting"]:
+        lasting.add_metric([kind, column], 1)
+    yield lasting
+
+
+def _columns(core: Any, made: dict[str, Any]) -> Iterator[Any]:
+    for name, key, what in (
+        ("drifted", "drifted", "1 while a change lasts"),
+        ("nearest_alarm", "nearest_alarm", "Nearest sequential test, as a share of its threshold"),
+        ("psi", "psi", "Population stability index of the last window"),
+        ("missing_share", "missing_share", "Share of missing values in recent rows"),
+        ("unseen_share", "unseen_share", "Share of new categories or infinite values in recent rows"),
+    ):
+        family = core.GaugeMetricFamily(f"engine_monitor_column_{name}", what, labels=["side", "column"])
+        for side in ("inputs", "outputs"):
+            for column, figures in made[side].items():
+                if figures.get(key) is not None:
+                    family.add_metric([side, column], float(figures[key]))
+        yield family
+
+
+def _outcomes(core: Any, made: dict[str, Any]) -> Iterator[Any]:
+    outcomes = made["outcomes"]
+    labels = core.CounterMetricFamily("engine_monitor_labels", "Labels given", labels=["status"])
+    for status, count in outcomes["counts"].items():
+        labels.add_metric([status], count)
+    yield labels
+    for key in ("auc", "brier", "calibration_error", "error_mean", "value_mean"):
+        family = core.GaugeMetricFamily(
+            f"engine_monitor_outcome_{key}", f"{key} of recent outcomes", labels=["version", "source"]
+        )
+        for group in outcomes["groups"]:
+            if group.get(key) is not None:
+                family.add_metric([group["version"], group["source"]], group[key])
+        yield family
+    for key in ("agreement", "same_decision", "difference_mean"):
+        family = core.GaugeMetricFamily(
+            f"engine_monitor_shadow_{key}", f"Shadow against live: {key}", labels=["version"]
+        )
+        for shadow in made["shadows"]:
+            family.add_metric([shadow["version"]], shadow[key])
+        yield family

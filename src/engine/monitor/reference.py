@@ -1,0 +1,177 @@
+"""What live rows are compared with: histograms of the rows a model was trained on, as a small JSON artifact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import MonitorError
+from engine.monitor._column import Column, fit_column
+from engine.monitor._table import as_columns, encode, named_outputs
+
+FORMAT = "engine.monitor.reference/1"
+ROWS_MIN = 100
+
+
+class Reference:
+    """Histograms of every feature and output, and how consecutive rows depend on each other. Immutable.
+
+    Attributes:
+        features, outputs: tuple of columns, in the order of a row.
+        rows: int, rows it was fitted on.
+    """
+
+    __slots__ = ("_levels", "_names", "features", "outputs", "rows")
+
+    def __init__(self, features: Sequence[Column], outputs: Sequence[Column] = ()) -> None:
+        self.features = tuple(features)
+        self.outputs = tuple(outputs)
+        self.rows = max((column.rows for column in (*self.features, *self.outputs)), default=0)
+        self._names = tuple(column.name for column in self.features)
+        if len(set(self._names)) != len(self._names):
+            raise MonitorError(f"feature names must differ, got {list(self._names)}")
+        self._levels = [
+            {text: float(code) for code, text in enumerate(column.levels)} for column in self.features
+        ]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._names
+
+    @classmethod
+    def fit(
+        cls,
+        table: Any,
+        names: Sequence[str] | None = None,
+        *,
+        outputs: Any = None,
+        categorical: Sequence[str] = (),
+        ordered: bool = True,
+    ) -> Reference:
+        """A reference from rows **in the order they came**: the order tells how much neighbouring rows have in common.
+
+        Args:
+            table: a matrix [n, n_features], a mapping of columns, a data frame (pandas, Polars), a pyarrow Table, or a
+                sequence of mappings. At least 100 rows. None and NaN are missing; columns of text are kept as codes.
+            names: names of a matrix's columns ("f0", "f1", … without), or which columns of a table, in what order.
+            outputs: what the model answered to these rows: [n], [n, n_outputs], or a mapping of name to [n].
+            categorical: names of columns whose numbers are codes: a value that is not in the reference is then a new
+                category. Whole numbers 0, 1, 2, … without a gap (at most 40) count as codes by themselves.
+            ordered: False to take rows for independent whatever their order says: every lasting difference is then
+                alerted within hundreds of rows, what hours and days always do to a column too.
+
+        Raises:
+            MonitorError: fewer rows than 100, columns of different lengths, a name that is not there.
+        """
+        columns = as_columns(table, names)
+        answered = named_outputs(outputs)
+        for name in categorical:
+            if name not in columns and name not in answered:
+                raise MonitorError(f"categorical: no column {name!r}; there are {', '.join(columns)}")
+        lengths = {name: len(values) for name, (values, _) in {**columns, **answered}.items()}
+        if len(set(lengths.values())) > 1:
+            raise MonitorError(f"columns of different lengths: {lengths}")
+        if not lengths or next(iter(lengths.values())) < ROWS_MIN:
+            raise MonitorError(
+                f"a reference needs at least {ROWS_MIN} rows and a column, got {lengths or 'none'}; give it the rows "
+                f"that the model was trained on"
+            )
+        made = [
+            [
+                fit_column(
+                    name,
+                    values,
+                    categorical=name in categorical or bool(levels),
+                    levels=levels,
+                    ordered=ordered,
+                )
+                for name, (values, levels) in part.items()
+            ]
+            for part in (columns, answered)
+        ]
+        return cls(*made)
+
+    def row(self, features: Mapping[str, Any] | Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """float32 [n_features] of one row: a mapping by name (absent keys are missing, others ignored) or values in
+        order. A text that the reference has not is a new category."""
+        return encode(features, self._names, self._levels)
+
+    def matrix(self, rows: Any) -> npt.NDArray[np.float32]:
+        """float32 [n, n_features] of many rows, in any form that `fit` takes, or of a single row."""
+        if isinstance(rows, np.ndarray) and rows.dtype.kind in "fiub":
+            found = np.atleast_2d(rows)
+            self._check_width(found.shape[-1] if found.ndim == 2 else rows.shape)
+            with np.errstate(over="ignore"):
+                return np.ascontiguousarray(found, dtype=np.float32)
+        if isinstance(rows, Mapping) and not any(_is_column(value) for value in rows.values()):
+            return self.row(rows)[None, :]
+        if isinstance(rows, Sequence) and not isinstance(rows, str):
+            if rows and not isinstance(rows[0], (Mapping, Sequence, np.ndarray)):
+                return self.row(rows)[None, :]
+            return (
+                np.stack([self.row(row) for row in rows])
+                if rows
+                else np.empty((0, len(self._names)), np.float32)
+            )
+        columns = as_columns(rows, [name for name in self._names if _has(rows, name)], text=True)
+        n = max((len(values) for values, _ in columns.values()), default=0)
+        missing = np.full(n, np.nan, dtype=np.float32)
+        out = []
+        for name, levels in zip(self._names, self._levels, strict=True):
+            values, own = columns.get(name, (missing, ()))
+            if own:
+                # Codes of that table's own texts become the reference's.
+                codes = np.array([levels.get(text, -2.0) for text in own] + [np.nan], dtype=np.float32)
+                values = codes[np.where(np.isnan(values), len(own), values).astype(np.int64)]
+            out.append(values)
+        return np.ascontiguousarray(np.stack(out, axis=1)) if out else np.empty((n, 0), np.float32)
+
+    def _check_width(self, width: Any) -> None:
+        if width != len(self._names):
+            raise MonitorError(
+                f"expected rows of {len(self._names)} features ({', '.join(self._names[:6])}"
+                f"{', …' if len(self._names) > 6 else ''}), got {width}"
+            )
+
+    def to_json(self) -> str:
+        """Everything, as JSON text that `from_json` reads back to the same tests."""
+        body = {
+            "format": FORMAT,
+            "features": [column.to_json() for column in self.features],
+            "outputs": [column.to_json() for column in self.outputs],
+        }
+        return json.dumps(body, allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, made: str | bytes | Mapping[str, Any]) -> Reference:
+        """A reference from `to_json`'s text, or from what a JSON parser made of it. Raises MonitorError."""
+        if isinstance(made, (str, bytes)):
+            try:
+                made = json.loads(made)
+            except (ValueError, RecursionError) as error:
+                raise MonitorError(f"not a reference: {error}") from None
+        if not isinstance(made, Mapping) or made.get("format") != FORMAT:
+            found = made.get("format") if isinstance(made, Mapping) else type(made).__name__
+            raise MonitorError(f"expected a reference of format {FORMAT!r}, got {found!r}; fit it again")
+        parts = [made.get("features"), made.get("outputs", [])]
+        if not all(isinstance(part, list) for part in parts):
+            raise MonitorError(
+                "a reference holds two lists of columns, 'features' and 'outputs'; fit it again"
+            )
+        return cls(*([Column.from_json(column) for column in part] for part in parts if part is not None))
+
+    def __repr__(self) -> str:
+        return f"Reference({len(self.features)} features, {len(self.outputs)} outputs, {self.rows} rows)"
+
+
+def _is_column(value: Any) -> bool:
+    return not isinstance(value, (str, bytes)) and hasattr(value, "__len__")
+
+
+def _has(table: Any, name: str) -> bool:
+    columns = getattr(table, "column_names", None) or getattr(table, "columns", None)
+    return name in (table if columns is None else list(columns))

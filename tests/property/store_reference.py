@@ -1,0 +1,87 @@
+"""The slow, obvious twin of the feature store: plain loops over lists of dicts, written from the documentation alone.
+
+A source is a list of dicts in source order, times are whole nanoseconds. `row_at` is the whole of the semantics.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+
+def view_rows(rows, keys, event, created, event_id, columns, aggregates):
+    """One dict an entity and instant: its key, time and values."""
+    rows = [row for row in rows if all(row[key] is not None for key in keys)]
+    instants = {(key_of(row, keys), row[event]) for row in rows}
+    found = []
+    for entity, instant in sorted(instants, key=repr):
+        here = [row for row in rows if key_of(row, keys) == entity and row[event] == instant]
+        winner = newest(here, created)
+        values = [winner[column] for column in columns]
+        for function, column, window in aggregates:
+            events = distinct(
+                [
+                    row
+                    for row in rows
+                    if key_of(row, keys) == entity and instant - window < row[event] <= instant
+                ],
+                event,
+                created,
+                event_id,
+            )
+            values.append(aggregate(function, [row[column] for row in events]))
+        found.append({"entity": entity, "time": instant, "values": values})
+    return found
+
+
+def key_of(row, keys):
+    return tuple(row[key] for key in keys)
+
+
+def newest(copies, created):
+    """The copy written last; where that is the same or not known, the later in the source."""
+    winner = copies[0]
+    for row in copies[1:]:
+        if created is None or written(row, created) >= written(winner, created):
+            winner = row
+    return winner
+
+
+def written(row, created):
+    return -math.inf if row[created] is None else row[created]
+
+
+def distinct(rows, event, created, event_id):
+    """The events among one entity's rows: one of each set of copies."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row[event], None if event_id is None else row[event_id]), []).append(row)
+    return [newest(copies, created) for copies in groups.values()]
+
+
+def aggregate(function, values):
+    there = [float(value) for value in values if value is not None and not math.isnan(value)]
+    if function == "count":
+        return len(there)
+    if not there:
+        return None
+    if function in ("min", "max"):
+        return {"min": min, "max": max}[function](there)
+    total = float(sum(map(Fraction, there), Fraction(0)))
+    return total if function == "sum" else total / len(there)
+
+
+def row_at(rows, entity, instant, ttl):
+    """(values or None, reason) of an entity at an instant, out of `view_rows`."""
+    if any(part is None for part in entity):
+        return None, "null_key"
+    own = [row for row in rows if row["entity"] == entity]
+    if not own:
+        return None, "unknown_entity"
+    past = [row for row in own if row["time"] <= instant]
+    if not past:
+        return None, "not_yet"
+    last = max(past, key=lambda row: row["time"])
+    if ttl is not None and instant - last["time"] > ttl:
+        return None, "expired"
+    return last["values"], "found"

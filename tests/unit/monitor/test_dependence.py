@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from engine.monitor._dependence import INDEPENDENT, allowance, caution, dependence, tail_ratio
+
+
+def everywhere(n):
+    return np.ones(n, dtype=bool)
+
+
+def test_independent_rows_are_found_independent():
+    for seed in range(20):
+        scores = np.random.default_rng(seed).normal(size=4000)
+        assert dependence(scores - scores.mean(), everywhere(4000)) == INDEPENDENT
+
+
+def test_values_that_stay_for_fifty_rows_count_once_in_fifty():
+    scores = np.repeat(np.random.default_rng(3).normal(size=400), 50)
+    found = dependence(scores - scores.mean(), everywhere(20_000))
+    assert 25 < found.factor < 90
+    assert found.freedom in (31, 15, 7)
+
+
+def test_a_lasting_trend_is_not_taken_for_fluctuation():
+    rng = np.random.default_rng(4)
+    scores = np.linspace(-1.7, 1.7, 20_000) + np.repeat(rng.normal(size=400), 50) * 0.3
+    with_trend = dependence(scores - scores.mean(), everywhere(20_000))
+    without = dependence(scores - np.linspace(-1.7, 1.7, 20_000), everywhere(20_000))
+    assert with_trend.factor < without.factor
+
+
+@pytest.mark.parametrize("n", [0, 5, 31])
+def test_too_few_rows_tell_nothing(n):
+    assert dependence(np.zeros(n), everywhere(n)) == INDEPENDENT
+
+
+def test_a_constant_tells_nothing():
+    assert dependence(np.zeros(1000), everywhere(1000)) == INDEPENDENT
+
+
+def test_the_allowance_covers_three_standard_errors_of_the_reference():
+    assert allowance("mean", INDEPENDENT, 10_000) == 0.125
+    assert allowance("mean", INDEPENDENT, 100) == pytest.approx(0.3)
+
+
+def test_caution_is_for_dependent_rows_alone_and_grows_as_the_reference_shrinks():
+    assert caution(1.0, 10) == 1.0
+    assert caution(50.0, 100) == pytest.approx(3.5)
+    assert caution(50.0, 20) > caution(50.0, 200)
+
+
+def test_an_estimated_variance_widens_the_tail():
+    # Student with 7 degrees of freedom at 1e-4: 7.063; normal: 3.719.
+    assert tail_ratio(1e-4, 7) == pytest.approx((7.063 / 3.719) ** 2, rel=1e-3)
+    assert tail_ratio(1e-4, float("inf")) == 1.0

@@ -1,0 +1,113 @@
+import numpy as np
+
+from engine.core._sketch import Sketch
+from engine.monitor import Reference
+from engine.monitor.drift import DriftDetector
+
+
+class Stream:
+    """A detector fed by the native counter."""
+
+    def __init__(self, reference, **options):
+        columns = reference.features
+        self.sketch = Sketch(features_max=len(columns), outputs_max=1)
+        self.sketch.set_layout([(c.bins.cuts, c.bins.bin_of, c.bins.n_bins) for c in columns], len(columns))
+        bins_max = max(column.bins.n_bins for column in columns)
+        self.detector = DriftDetector(columns, bins_max, **options)
+        self.events = []
+
+    def feed(self, rows):
+        for start in range(0, len(rows), 1000):
+            self.sketch.fold_features(np.ascontiguousarray(rows[start : start + 1000], dtype=np.float32))
+            while (block := self.sketch.take()) is not None:
+                names = ("counts", "missing", "infinite", "unseen", "sums")
+                self.events += self.detector.observe(block["rows"], *(block[name] for name in names))
+        return self
+
+
+def reference(n_features=3, seed=0):
+    return Reference.fit(np.random.default_rng(seed).normal(size=(5000, n_features)))
+
+
+def normal(n, n_features=3, seed=1):
+    return np.random.default_rng(seed).normal(size=(n, n_features))
+
+
+def test_no_drift_no_episode():
+    assert Stream(reference()).feed(normal(20_000, seed=4)).events == []
+
+
+def test_one_lasting_drift_is_one_episode_with_start_evidence_and_end():
+    stream = Stream(reference())
+    stream.feed(normal(3000))
+    shifted = normal(20_000, seed=2)
+    shifted[:, 1] += 0.6
+    stream.feed(shifted)
+    (episode,) = stream.events
+    assert (episode.column, episode.ended_row) == ("f1", None)
+    assert abs(episode.started_row - 3000) <= 200
+    assert 3000 < episode.detected_row <= 3600
+    assert "mean up" in episode.evidence["seen_by"]
+    assert abs(episode.evidence["mean"] - 0.6) < 0.25
+    stream.feed(normal(10_000, seed=3))
+    assert stream.events == [episode, episode]
+    assert 23_000 <= episode.ended_row <= 24_000
+    assert stream.detector.open == {}
+
+
+def test_a_drift_that_pauses_is_the_same_episode():
+    stream = Stream(reference())
+    for seed in range(6):
+        shifted = normal(2000, seed=10 + seed)
+        shifted[:, 0] += 0.8 if seed % 2 == 0 else 0.0
+        stream.feed(shifted)
+    assert len(stream.events) == 1
+
+
+def test_missing_values_and_new_categories_are_seen_at_once():
+    codes = np.random.default_rng(5).integers(0, 4, size=5000).astype(np.float32)
+    made = Reference.fit(
+        {"code": codes, "x": np.random.default_rng(6).normal(size=5000)}, categorical=["code"]
+    )
+    stream = Stream(made)
+    rows = np.column_stack([np.full(100, 9.0), np.full(100, np.nan)])
+    stream.feed(rows)
+    found = {episode.column: episode for episode in stream.events}
+    assert found["code"].evidence["seen_by"] == ["unseen values"]
+    assert found["code"].evidence["unseen_share"] == 1.0
+    assert found["x"].evidence["seen_by"] == ["missing values"]
+    assert found["x"].evidence["mean"] is None
+    assert max(episode.detected_row for episode in stream.events) <= 100
+
+
+def test_a_constant_that_changes_and_infinities_are_seen():
+    made = Reference.fit({"constant": np.full(1000, 3.0), "x": np.random.default_rng(6).normal(size=1000)})
+    stream = Stream(made).feed(np.column_stack([np.full(2000, 3.0), normal(2000, 1)[:, 0]]))
+    assert stream.events == []
+    stream.feed(np.column_stack([np.full(200, 3.5), np.full(200, np.inf)]))
+    found = {episode.column: episode.evidence["seen_by"] for episode in stream.events}
+    assert set(found) == {"constant", "x"}
+    assert "unseen values" in found["x"]
+
+
+def test_a_column_that_the_reference_never_had_is_watched_for_nothing_but_missing_values():
+    made = Reference.fit({"empty": np.full(1000, np.nan), "x": np.arange(1000.0)})
+    rows = np.column_stack([np.full(500, np.nan), np.random.default_rng(0).integers(0, 1000, 500)])
+    assert [episode.column for episode in Stream(made).feed(rows).events] == []
+
+
+def test_the_state_tells_how_near_the_nearest_alarm_is():
+    stream = Stream(reference()).feed(normal(1000))
+    state = {column.name: figures for column, figures in stream.detector.state()}
+    assert set(state) == {"f0", "f1", "f2"}
+    assert all(0.0 <= figures["nearest_alarm"] < 1.0 and not figures["drifted"] for figures in state.values())
+
+
+def test_rows_that_hang_together_need_more_evidence():
+    def stays(n, seed):
+        return np.repeat(np.random.default_rng(seed).normal(size=(n // 100, 1)), 100, axis=0)
+
+    made = Reference.fit(stays(20_000, 0))
+    assert made.features[0].mean_dependence.factor > 20
+    assert Stream(made).feed(stays(20_000, 1)).events == []
+    assert len(Stream(made).feed(stays(20_000, 2) + 3.0).events) == 1
