@@ -303,6 +303,14 @@ def test_checkpoints_of_another_run_or_damaged_ones_are_not_taken_up(tmp_path):
     assert not tmp_path.joinpath("a" * 16).exists()
 
 
+def test_a_checkpoint_that_cannot_be_written_is_said(registry, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    pipeline = TrainingPipeline(Store(flights()), registry, learner=sampled(), checkpoints=tmp_path / "file")
+    with pytest.raises(TrainingError, match="cannot be written: Not a directory"):
+        pipeline.train(Config)
+    assert registry.names() == []
+
+
 def test_the_digest_of_a_table_does_not_depend_on_its_chunks():
     table = flights()
     cut = pa.concat_tables([table.slice(0, 7), table.slice(7)])
