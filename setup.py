@@ -60,7 +60,8 @@ def sources(patterns: list[str]) -> list[str]:
 
 
 MENTIONED = re.compile(
-    r'#include "([^"]+)"|extern from "([^"]+)"|from engine\.core\.(\w+) cimport|^include "([^"]+)"', re.MULTILINE
+    r'#include "([^"]+)"|extern from "([^"]+)"|from engine\.core\.(\w+) cimport|^include "([^"]+)"',
+    re.MULTILINE,
 )
 
 

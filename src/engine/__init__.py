@@ -9,7 +9,12 @@ from engine.model import Model, inspect, load_model
 from engine.serving import Engine, Executors, remaining_ms
 
 if TYPE_CHECKING:
+    from engine.feature_store import FeatureStore
+    from engine.monitor import ModelMonitor
     from engine.planning.simulate import simulate
+    from engine.registry import ModelRegistry
+    from engine.service import open
+    from engine.training import TrainingPipeline
     from engine.transform import FeatureProgram
 
 __all__ = [
@@ -19,15 +24,28 @@ __all__ = [
     "EngineError",
     "Executors",
     "FeatureProgram",
+    "FeatureStore",
     "Model",
+    "ModelMonitor",
+    "ModelRegistry",
+    "TrainingPipeline",
     "inspect",
     "load_model",
+    "open",
     "remaining_ms",
     "simulate",
 ]
 
 # Brought in when first asked for: a service that only serves does not wait 30 ms for them at its start.
-_LATER = {"FeatureProgram": "engine.transform", "simulate": "engine.planning.simulate"}
+_LATER = {
+    "FeatureProgram": "engine.transform",
+    "FeatureStore": "engine.feature_store",
+    "ModelMonitor": "engine.monitor",
+    "ModelRegistry": "engine.registry",
+    "TrainingPipeline": "engine.training",
+    "open": "engine.service",
+    "simulate": "engine.planning.simulate",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,9 +13,14 @@ PUBLIC = [
     "EngineError",
     "Executors",
     "FeatureProgram",
+    "FeatureStore",
     "Model",
+    "ModelMonitor",
+    "ModelRegistry",
+    "TrainingPipeline",
     "inspect",
     "load_model",
+    "open",
     "remaining_ms",
     "simulate",
 ]
@@ -48,6 +53,11 @@ OPTIONAL = [
     "typing_extensions",
     "engine.demo",
     "engine.cli",
+    "engine.feature_store",
+    "engine.monitor",
+    "engine.registry",
+    "engine.service",
+    "engine.training",
 ]
 
 
