@@ -21,7 +21,16 @@ MAY = {
     # A monitor watches whatever it is shown: it knows nothing of models or of what made the features.
     "monitor": {"errors", "core"},
     "service": {*BESIDE, "serving", "feature_store", "registry", "monitor"},
-    "engine": {*BESIDE, "serving", "planning", "service", "training"},
+    "engine": {
+        *BESIDE,
+        "serving",
+        "feature_store",
+        "registry",
+        "monitor",
+        "planning",
+        "service",
+        "training",
+    },
 }
 # What stands on top may use anything below it; below each other they go in this order.
 TOP = ("planning", "training", "batch", "server", "integrations", "demo", "cli", "__main__")

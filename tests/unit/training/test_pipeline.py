@@ -303,10 +303,11 @@ def test_checkpoints_of_another_run_or_damaged_ones_are_not_taken_up(tmp_path):
     assert not tmp_path.joinpath("a" * 16).exists()
 
 
-def test_a_checkpoint_that_cannot_be_written_is_said(registry, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    pipeline = TrainingPipeline(Store(flights()), registry, learner=sampled(), checkpoints=tmp_path / "file")
-    with pytest.raises(TrainingError, match="cannot be written: Not a directory"):
+@pytest.mark.parametrize("folder", ["a file", "/proc/engine"])
+def test_a_checkpoint_that_cannot_be_read_or_written_is_said(registry, tmp_path, folder):
+    (tmp_path / "a file").write_text("in the way")
+    pipeline = TrainingPipeline(Store(flights()), registry, learner=sampled(), checkpoints=tmp_path / folder)
+    with pytest.raises(TrainingError, match=r"primary.checkpoint cannot be (read|written): "):
         pipeline.train(Config)
     assert registry.names() == []
 
