@@ -2,6 +2,7 @@
 tests that say otherwise, so that nothing here depends on time."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -17,6 +18,7 @@ from tests.unit.registry.bundles import constant, overflowing, step
 import engine
 from engine import transform as t
 from engine.errors import ConfigError, RegistryError
+from engine.monitor import ModelMonitor
 from engine.registry import ModelRegistry
 from engine.service import Probation
 from engine.service import open as open_service
@@ -36,14 +38,15 @@ def registry(tmp_path):
     return made
 
 
-class Monitor:
-    """Writes down what it is told, as a monitor of one's own would."""
+@pytest.fixture
+def monitor():
+    with contextlib.closing(ModelMonitor()) as made:
+        yield made
 
-    def __init__(self):
-        self.alerts = []
 
-    def alert(self, message, *, severity):
-        self.alerts.append((severity, message))
+def told(monitor):
+    """What the service had to say to the monitor, besides what that found itself."""
+    return [(alert.severity, alert.message) for alert in monitor.alerts if alert.kind == "message"]
 
 
 @pytest.fixture
@@ -127,7 +130,7 @@ def test_rollback_serves_the_version_before_even_where_the_registry_cannot_be_wr
 
 
 @pytest.mark.parametrize("fault", ["edited", "missing", "golden"])
-def test_a_bad_version_never_takes_traffic_and_says_why(registry, tmp_path, fault):
+def test_a_bad_version_never_takes_traffic_and_says_why(registry, monitor, fault):
     bad = registry.resolve("model@2").manifest["artifacts"]
     primary, golden = (registry.path / "blobs" / bad[role]["digest"] for role in ("primary", "golden"))
     expected = {
@@ -140,17 +143,16 @@ def test_a_bad_version_never_takes_traffic_and_says_why(registry, tmp_path, faul
     target.unlink()
     if fault != "missing":
         target.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    monitor, seen = Monitor(), []
-    parts = {"registry": registry, "poll_ms": None, "on_event": seen.append}
+    seen = []
+    parts = {"registry": registry, "monitor": monitor, "poll_ms": None, "on_event": seen.append}
     with open_service("model@production", **parts) as service:
-        service._events._alert = monitor.alert
         registry.promote("model", 2)
         service.follow()
         assert service.predict(ROW).version == "model@1"
         assert kinds(service)[-1] == ("refused", "model@2")
         assert "model@1 serves on" in service.events[-1].message
         assert expected[fault] in service.status()["refused"]["model@2"]
-        assert monitor.alerts == [("critical", service.events[-1].message)]
+        assert told(monitor) == [("critical", service.events[-1].message)]
         assert [event.kind for event in seen] == ["serving", "refused"]
         registry.promote("model", 3)
         service.follow()
@@ -229,7 +231,7 @@ async def service_async(service, row):
 def test_the_monitor_gets_the_versions_reference_and_cannot_stop_a_flip(registry, tmp_path):
     given = []
 
-    class Listening(Monitor):
+    class Listening:
         def set_reference(self, reference):
             given.append(reference)
             if reference == {"columns": "bad"}:
@@ -322,10 +324,8 @@ def bad_on_live_rows(registry, tmp_path, name="overflowing"):
     )
 
 
-def test_a_version_that_fails_on_live_traffic_is_rolled_back_by_itself(registry, tmp_path):
-    monitor = Monitor()
-    with open_service("model@production", registry=registry, poll_ms=None) as service:
-        service._events._alert = monitor.alert
+def test_a_version_that_fails_on_live_traffic_is_rolled_back_by_itself(registry, monitor, tmp_path):
+    with open_service("model@production", registry=registry, monitor=monitor, poll_ms=None) as service:
         registry.promote("model", bad_on_live_rows(registry, tmp_path))
         service.follow()
         assert service.version == "model@4"
@@ -338,7 +338,7 @@ def test_a_version_that_fails_on_live_traffic_is_rolled_back_by_itself(registry,
         assert (state.number, state.generation) == (1, 3)
         assert "20 of 2000 answers" in registry.history("model")[-1].note
         assert ("rolled_back", "model@4") in kinds(service)
-        assert [severity for severity, _ in monitor.alerts] == ["critical"]
+        assert [severity for severity, _ in told(monitor)] == ["critical"]
         assert "20 of 2000" in service.status()["refused"]["model@4"]
         assert not service.status()["on_probation"]
 

@@ -17,8 +17,9 @@ from engine.errors import RegistryError
 from engine.registry import manifest as manifests
 from engine.registry.building import Parts, built
 from engine.registry.bundle import Bundle
+from engine.registry.connection import is_missing
 from engine.registry.files import PART, Blobs, explained
-from engine.registry.index import Index, is_missing
+from engine.registry.index import Index
 from engine.registry.versions import (
     DIGEST,
     PRODUCTION,

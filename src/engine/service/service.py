@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from engine.core._answer import Answer, Answers
 from engine.errors import EngineError, RegistryError
 from engine.registry import AliasState, ModelRegistry, Watch
 from engine.registry.deployment import Deployment
@@ -84,10 +85,10 @@ class Service:
     one that was kept goes on serving the version before, and is closed half a minute after nobody needs that.
     """
 
-    predict: Any
-    predict_many: Any
-    predict_async: Any
-    predict_many_async: Any
+    predict: Callable[..., Answer]
+    predict_many: Callable[..., Answers]
+    predict_async: Callable[..., Awaitable[Answer]]
+    predict_many_async: Callable[..., Awaitable[Answers]]
 
     def __init__(
         self,

@@ -63,6 +63,20 @@ class TrainingRun:
     fallback: dict[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """A dataset made ready: its split and fitted program, feature rows, and what the lineage says of them."""
+
+    split: dataset.Split
+    program: FeatureProgram
+    learn: npt.NDArray[np.float32]
+    judge: npt.NDArray[np.float32]
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    views: dict[str, str]
+    run: str
+
+
 class TrainingPipeline:
     """Trains from dataset configs and registers what comes out, with all that serving needs.
 
@@ -134,19 +148,36 @@ class TrainingPipeline:
             return self._train(dataset_config, note, stop)
 
     def _train(self, config: Any, note: str, stop: Stop) -> TrainingRun:
+        made = self._prepared(config, stop)
+        saved = Checkpoints(self._folder(), made.run)
+        if (registered := self._registered(made.run)) is not None:
+            saved.clear()
+            return registered
+        content, resumed = self._learned(made, saved, stop)
+        trust = getattr(self.model_registry, "trust", False)
+        model = artifacts.from_bytes("the trained model", content, trust=trust)
+        outcome, fallback = self._judged(made, model, saved, stop)
+        parts = self._parts(made, model, outcome)
+        version = self.model_registry.register(
+            content, outcome["metrics"], fallback=fallback, note=note, **parts
+        )
+        saved.clear()
+        return TrainingRun(version, outcome["metrics"], made.run, resumed, outcome["fallback"])
+
+    def _prepared(self, config: Any, stop: Stop) -> _Prepared:
+        """The rows to learn from and to judge by, and the digest of all that decides what comes of them."""
         table = self.feature_store.get_training_features(config)
         facts = dataset.about(table, config)
         label, time = self._columns(config)
         split = dataset.by_time(table, label, time, self.holdout)
         stop()
-        spec = (
-            self.spec
-            if self.spec is not None
-            else dataset.features_of(table, _not_features(config, label, time))
-        )
+        spec = self.spec
+        if spec is None:
+            spec = dataset.features_of(table, _not_features(config, label, time))
         program, learn = FeatureProgram.fit_batch(spec, split.learn)
         judge = program.batch(split.judge)
         settings: dict[str, Any] = {
+            "dataset": facts["digest"],
             "learner": self.learner.settings(),
             "program": program.digest,
             "label": label,
@@ -155,47 +186,32 @@ class TrainingPipeline:
             "split_at": split.at,
             "fallback_budget_us": self.fallback_budget_us,
             "golden_rows": self.golden_rows,
+            "policy": dict(self.policy or {}),
         }
         run = _digest_of(settings, learn, split.learn_labels, judge, split.judge_labels)
-        saved = Checkpoints(self._folder(), run)
-        if (registered := self._registered(run)) is not None:
-            saved.clear()
-            return registered
-        data = Rows(learn, split.learn_labels, program.output_names)
-        content, resumed = self._learned(data, saved, stop)
-        model = artifacts.from_bytes(
-            "the trained model", content, trust=getattr(self.model_registry, "trust", False)
-        )
-        outcome, fallback = self._judged(model, learn, judge, split, program, saved, stop)
-        picked = _evenly(judge, self.golden_rows)
-        reference, without_reference = _reference(judge, program, model)
-        parts = {
-            "fallback": fallback,
-            "default": float(split.learn_labels.mean()) if model.n_outputs == 1 else None,
-            "program": program,
-            "golden": (picked, model.predict(picked)),
+        facts |= {"without_label": split.dropped, "learned_from": len(learn), "judged_by": len(judge)}
+        return _Prepared(split, program, learn, judge, settings, facts, _views(facts, config), run)
+
+    def _parts(self, made: _Prepared, model: Model, outcome: dict[str, Any]) -> dict[str, Any]:
+        """What is registered besides the model and its fallback."""
+        golden = _evenly(made.judge, self.golden_rows)
+        reference, without_reference = _reference(made.judge, made.program, model)
+        parts: dict[str, Any] = {
+            "default": float(made.split.learn_labels.mean()) if model.n_outputs == 1 else None,
+            "program": made.program,
+            "golden": (golden, model.predict(golden)),
             "reference": reference,
             "policy": self.policy,
             "lineage": {
-                "dataset": {
-                    **facts,
-                    "without_label": split.dropped,
-                    "learned_from": len(learn),
-                    "judged_by": len(judge),
-                },
-                "views": _views(facts, config),
-                "config": settings,
-                "run": run,
+                "dataset": made.facts,
+                "views": made.views,
+                "config": made.settings,
+                "run": made.run,
                 "fallback": outcome["fallback"],
                 "without_reference": without_reference,
             },
-            "note": note,
         }
-        if self.name is not None:
-            parts["name"] = self.name
-        version = self.model_registry.register(content, outcome["metrics"], **parts)
-        saved.clear()
-        return TrainingRun(version, outcome["metrics"], run, resumed, outcome["fallback"])
+        return parts if self.name is None else {**parts, "name": self.name}
 
     def _registered(self, run: str) -> TrainingRun | None:
         """The version that this run was registered as, by a process that may have died before it could say so.
@@ -216,8 +232,9 @@ class TrainingPipeline:
                 )
         return None
 
-    def _learned(self, data: Rows, saved: Checkpoints, stop: Stop) -> tuple[bytes, int]:
+    def _learned(self, made: _Prepared, saved: Checkpoints, stop: Stop) -> tuple[bytes, int]:
         """The model's bytes after the last step, and the step that it began after."""
+        data = Rows(made.learn, made.split.learn_labels, made.program.output_names)
         before = saved.load("primary")
         content, done = (before.payload, before.step) if before else (None, 0)
         for index in range(done, self.learner.steps):
@@ -229,35 +246,34 @@ class TrainingPipeline:
         return content, done
 
     def _judged(
-        self,
-        model: Model,
-        learn: npt.NDArray[np.float32],
-        judge: npt.NDArray[np.float32],
-        split: dataset.Split,
-        program: FeatureProgram,
-        saved: Checkpoints,
-        stop: Stop,
+        self, made: _Prepared, model: Model, saved: Checkpoints, stop: Stop
     ) -> tuple[dict[str, Any], bytes | None]:
         """Metrics and the fallback. Saved too: what was measured in microseconds would differ the next time, and the
         version with it."""
         before = saved.load("outcome")
         if before is not None:
             return before.about, before.payload or None
+        judge, labels = made.judge, made.split.judge_labels
         answers = model.predict(judge)
         if not np.isfinite(answers).all():
             raise TrainingError(
                 f"the trained model gives no number for {int((~np.isfinite(answers)).sum())} of {len(judge)} rows "
                 f"after the split; look at its labels and features"
             )
-        outcome: dict[str, Any] = {"metrics": measured(split.judge_labels, answers), "fallback": None}
+        outcome: dict[str, Any] = {"metrics": measured(labels, answers), "fallback": None}
         content = b""
         if self.fallback_budget_us is not None:
             found = distill(
-                model, learn, judge, program.output_names, budget_us=self.fallback_budget_us, stop=stop
+                model,
+                made.learn,
+                judge,
+                made.program.output_names,
+                budget_us=self.fallback_budget_us,
+                stop=stop,
             )
             if found is not None:
                 content, outcome["fallback"] = found.content, found.about
-                own = measured(split.judge_labels, found.model.predict(judge))
+                own = measured(labels, found.model.predict(judge))
                 outcome["metrics"] |= {f"fallback_{name}": value for name, value in own.items()}
                 outcome["metrics"]["fallback_correlation"] = found.about["agreement"]["correlation"]
         saved.save("outcome", 1, content, outcome)

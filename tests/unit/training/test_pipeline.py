@@ -114,6 +114,8 @@ def test_the_same_dataset_and_settings_give_the_same_version(registry):
     other = TrainingPipeline(Store(flights()), registry, learner=sampled(seed=99)).train(Config)
     assert other.run != first.run
     assert other.version.number == 2
+    hurried = TrainingPipeline(Store(flights()), registry, learner=sampled(), policy={"deadline_ms": 2.0})
+    assert hurried.train(Config).version.number == 3
 
 
 class Dying:
@@ -299,6 +301,15 @@ def test_checkpoints_of_another_run_or_damaged_ones_are_not_taken_up(tmp_path):
             saved.load("primary")
     saved.clear()
     assert not tmp_path.joinpath("a" * 16).exists()
+
+
+@pytest.mark.parametrize("folder", ["a file", "/proc/engine"])
+def test_a_checkpoint_that_cannot_be_read_or_written_is_said(registry, tmp_path, folder):
+    (tmp_path / "a file").write_text("in the way")
+    pipeline = TrainingPipeline(Store(flights()), registry, learner=sampled(), checkpoints=tmp_path / folder)
+    with pytest.raises(TrainingError, match=r"primary.checkpoint cannot be (read|written): "):
+        pipeline.train(Config)
+    assert registry.names() == []
 
 
 def test_the_digest_of_a_table_does_not_depend_on_its_chunks():
