@@ -160,7 +160,7 @@ def test_what_is_no_chain_is_refused_with_its_first_node():
 
 def test_damage_gives_named_errors():
     content = network(3, [4, 3, 2], ["gemm", "norm"], "Relu", "Softmax")
-    rng = np.random.default_rng(int(20260402))
+    rng = np.random.default_rng(20260402)
     for length in range(len(content)):
         with pytest.raises(EngineError):
             load_onnx(content[:length], runtime="native")
