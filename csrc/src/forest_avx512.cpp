@@ -36,45 +36,7 @@ inline unsigned below16(const double* cuts, __m512d x) noexcept {
 inline __m512 spread(float x) noexcept { return _mm512_set1_ps(x); }
 inline __m512d spread(double x) noexcept { return _mm512_set1_pd(x); }
 
-// A category or a missing value: seldom, and kept out of the loop.
-template <class T>
-__attribute__((noinline)) std::uint8_t rare_code(const CodedView& forest, const Column& column, T x) noexcept {
-    if (column.split < 0 || x != x) return column.missing;
-    return category_goes_left(*forest.trees, forest.trees->splits[column.split], static_cast<double>(x)) ? 0 : 1;
-}
-
-template <class T>
-inline bool is_rare(const Column& column, T x) noexcept {
-    const unsigned missing = column.rule & rule::missing_mask;
-    if (column.split >= 0) return true;
-    if (x != x) return missing != rule::missing_none;
-    return missing == rule::missing_zero && static_cast<double>(x) <= zero_band && static_cast<double>(x) >= -zero_band;
-}
-
-template <class T>
-inline void code_row(const CodedView& forest, const T* cuts, const T* tops, const T* row,
-                     std::uint8_t* codes) noexcept {
-    for (std::size_t c = 0; c < forest.n_columns; ++c) {
-        const Column& column = forest.columns[c];
-        T x = row[column.feature];
-        if (is_rare(column, x)) {
-            codes[c] = rare_code(forest, column, x);
-            continue;
-        }
-        x = x != x ? T(0) : x;
-        const auto wide = spread(x);
-        // The last of 256 places is +inf, so at most fifteen tops are below x.
-        const unsigned block = below16(tops + c * 16, wide);
-        codes[c] = static_cast<std::uint8_t>(16 * block + below16(cuts + c * cuts_padded + 16 * block, wide));
-    }
-}
-
-void code_row_f32(const CodedView& forest, const float* row, std::uint8_t* codes) noexcept {
-    code_row(forest, forest.cuts_f32, forest.tops_f32, row, codes);
-}
-void code_row_f64(const CodedView& forest, const double* row, std::uint8_t* codes) noexcept {
-    code_row(forest, forest.cuts_f64, forest.tops_f64, row, codes);
-}
+#include "detail/forest_code_row.inc"
 
 // Trees in lanes.
 
