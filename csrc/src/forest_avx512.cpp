@@ -2,7 +2,8 @@
 //
 // lanes: sixteen trees in the lanes of a register, four groups of them in flight, because a gather takes some twenty
 // cycles and a walk is a chain of gathers. All codes of a row lie in one or two registers, so asking a feature is one
-// byte permute; beyond 128 columns it is a gather.
+// byte permute; beyond 128 columns it is a gather. Giving a register the next group as soon as its own trees have ended
+// saves 15 % of the gathers but, for its branches, no more than 2 % of the time; it was not kept.
 // rows: sixty-four rows in the bytes of a register. Each split is compared once for all of them; which rows reach a
 // place is one 64-bit mask.
 #include <cmath>
