@@ -1,8 +1,13 @@
-"""Writes the tables of README.md and docs/benchmarks.md from benchmarks/results; nobody types a number there."""
+"""Writes the tables of README.md and docs/ from benchmarks/results; nobody types a number there.
+
+docs/benchmarks.md holds every case. Any other page of docs gets the figures of a case between the lines
+`<!-- benchmark NAME: begin -->` and `<!-- benchmark NAME: end -->`.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +99,12 @@ def write_all() -> list[Path]:
     """Writes both files; returns those that changed."""
     found = results()
     changed = []
-    for path, text in ((README, _readme(found)), (DOCUMENT, document(found))):
+    pages = [path for path in sorted(DOCUMENT.parent.glob("*.md")) if path != DOCUMENT]
+    for path, text in (
+        (README, _readme(found)),
+        (DOCUMENT, document(found)),
+        *((page, with_tables(page.read_text(), found)) for page in pages),
+    ):
         if not path.exists() or path.read_text() != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -133,6 +143,37 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "",
         f"{where['cpu']}, {where['cores']} cores, {where['date'][:10]}. {FURTHER}",
     ]
+    return "\n".join(lines)
+
+
+def with_tables(page: str, found: dict[str, dict[str, Any]]) -> str:
+    """A page of docs with the figures of each case that it marks; a case without a result keeps what is there."""
+
+    def table_of(match: re.Match[str]) -> str:
+        result = found.get(match["name"])
+        return match[0] if result is None else f"{match['begin']}\n{sizes_table(result)}\n{match['end']}"
+
+    return _MARKED.sub(table_of, page)
+
+
+_MARKED = re.compile(
+    r"(?P<begin><!-- benchmark (?P<name>\w+): begin -->)\n.*?(?P<end><!-- benchmark (?P=name): end -->)",
+    re.DOTALL,
+)
+
+
+def sizes_table(result: dict[str, Any]) -> str:
+    """The metrics of a case, those of several sizes of model (`small_…`, `medium_…`, `large_…`) side by side."""
+    sizes = ("small", "medium", "large")
+    metrics = result["metrics"]
+    split = {key: key.partition("_") for key in metrics}
+    lines = [f"| | {' | '.join(sizes)} |", f"|---|{'---:|' * len(sizes)}"]
+    for key in dict.fromkeys(rest for size, _, rest in split.values() if size in sizes):
+        cells = [runner.figure(metrics.get(f"{size}_{key}")) for size in sizes]
+        lines.append(f"| {key} | {' | '.join(cells)} |")
+    single = [f"{key} {runner.figure(metrics[key])}" for key, parts in split.items() if parts[0] not in sizes]
+    where = result["conditions"]
+    lines += ["", f"{'; '.join([*single, where['cpu']])}, {where['date'][:10]}."]
     return "\n".join(lines)
 
 

@@ -58,6 +58,9 @@ std::vector<float> calibration_input(const Trees& trees, std::size_t n_rows) {
         state = state * 6364136223846793005u + 1442695040888963407u;
         const auto& split = trees.splits[(state >> 20) % splits];
         float value = split.threshold_f32;
+        if (split.set >= 0)
+            value = static_cast<float>((state >> 33) % (32u * static_cast<std::uint32_t>(
+                trees.set_begin[split.set + 1] - trees.set_begin[split.set]) + 1));
         if (state >> 63) value = std::nextafter(value, HUGE_VALF);
         rows[(draw % n_rows) * trees.n_features + static_cast<std::uint32_t>(split.feature)] = value;
     }

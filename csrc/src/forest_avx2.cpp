@@ -33,42 +33,11 @@ inline unsigned below16(const double* cuts, double x) noexcept {
     return static_cast<unsigned>(__builtin_popcount(static_cast<unsigned>(below)));
 }
 
-template <class T>
-inline bool is_rare(const Column& column, T x) noexcept {
-    const unsigned missing = column.rule & rule::missing_mask;
-    if (column.split >= 0) return true;
-    if (x != x) return missing != rule::missing_none;
-    return missing == rule::missing_zero && static_cast<double>(x) <= zero_band && static_cast<double>(x) >= -zero_band;
-}
+// below16() spreads x itself.
+inline float spread(float x) noexcept { return x; }
+inline double spread(double x) noexcept { return x; }
 
-template <class T>
-__attribute__((noinline)) std::uint8_t rare_code(const CodedView& forest, const Column& column, T x) noexcept {
-    if (column.split < 0 || x != x) return column.missing;
-    return category_goes_left(*forest.trees, forest.trees->splits[column.split], static_cast<double>(x)) ? 0 : 1;
-}
-
-template <class T>
-inline void code_row(const CodedView& forest, const T* cuts, const T* tops, const T* row,
-                     std::uint8_t* codes) noexcept {
-    for (std::size_t c = 0; c < forest.n_columns; ++c) {
-        const Column& column = forest.columns[c];
-        T x = row[column.feature];
-        if (is_rare(column, x)) {
-            codes[c] = rare_code(forest, column, x);
-            continue;
-        }
-        x = x != x ? T(0) : x;
-        const unsigned block = below16(tops + c * 16, x);
-        codes[c] = static_cast<std::uint8_t>(16 * block + below16(cuts + c * cuts_padded + 16 * block, x));
-    }
-}
-
-void code_row_f32(const CodedView& forest, const float* row, std::uint8_t* codes) noexcept {
-    code_row(forest, forest.cuts_f32, forest.tops_f32, row, codes);
-}
-void code_row_f64(const CodedView& forest, const double* row, std::uint8_t* codes) noexcept {
-    code_row(forest, forest.cuts_f64, forest.tops_f64, row, codes);
-}
+#include "detail/forest_code_row.inc"
 
 template <int halves>
 inline __attribute__((always_inline)) void walk(const CodedView& forest, const std::uint8_t* codes, std::size_t group,

@@ -58,16 +58,27 @@ void score(const WideView& forest, const std::uint16_t* codes, std::size_t first
     for (int i = 0; i < 4; ++i) _mm256_store_pd(sums + 4 * i, accumulators[i]);
 }
 
+void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes) noexcept {
+    const __m256i bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
+    std::size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const auto half = static_cast<short>(words[i / 32] >> i % 32);
+        const __m256i set = _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16(half), bit), bit);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), _mm256_srli_epi16(set, 15));
+    }
+    for (; i < count; ++i) codes[i] = words[i / 32] >> (i % 32) & 1;
+}
+
 }  // namespace
 
-extern const WideWalk wide_avx2 = score;
+const WideKernels wide_avx2{score, unpack};
 
 }  // namespace engine::forest_detail
 
 #else
 
 namespace engine::forest_detail {
-extern const WideWalk wide_avx2 = nullptr;
+const WideKernels wide_avx2{nullptr, nullptr};
 }
 
 #endif

@@ -11,7 +11,7 @@
 #include <immintrin.h>
 
 // After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
-#pragma GCC target("avx512f")
+#pragma GCC target("avx512f,avx512bw")
 
 namespace engine::forest_detail {
 namespace {
@@ -57,16 +57,23 @@ void score(const WideView& forest, const std::uint16_t* codes, std::size_t first
     _mm512_store_pd(sums + 8, high);
 }
 
+void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes) noexcept {
+    for (std::size_t i = 0; i < count; i += 32) {
+        const __mmask32 there = count - i < 32 ? (1u << (count - i)) - 1 : ~0u;
+        _mm512_mask_storeu_epi16(codes + i, there, _mm512_maskz_set1_epi16(words[i / 32], 1));
+    }
+}
+
 }  // namespace
 
-extern const WideWalk wide_avx512 = score;
+const WideKernels wide_avx512{score, unpack};
 
 }  // namespace engine::forest_detail
 
 #else
 
 namespace engine::forest_detail {
-extern const WideWalk wide_avx512 = nullptr;
+const WideKernels wide_avx512{nullptr, nullptr};
 }
 
 #endif

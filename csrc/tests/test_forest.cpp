@@ -1,6 +1,7 @@
 // Forests built by hand in memory, run under the sanitizers: what load refuses, what every layout answers.
 #include "engine/forest.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -175,6 +176,72 @@ TEST(layouts_agree_bit_for_bit) {
             }
         }
     }
+}
+
+// Every layout against the reference, on rows of exactly their own length at the end of the allocation.
+void check_layouts(const Forest& forest, std::uint32_t features, const std::vector<float>& values) {
+    std::vector<float> rows(70 * features);
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = values[i * 37 % values.size()];
+    std::vector<double> expected(70), got(70);
+    forest.score_by("reference", rows.data(), 70, features, expected.data());
+    for (const std::string& layout : forest.layouts()) {
+        for (std::size_t n : {1, 63, 64, 65, 70}) {
+            CHECK(forest.score_by(layout, rows.data() + (70 - n) * features, n, features, got.data()) == ENGINE_SCORE_OK);
+            CHECK(std::memcmp(got.data(), expected.data() + (70 - n), n * sizeof(double)) == 0);
+        }
+    }
+}
+
+bool has_layout(const Forest& forest, const std::string& name) {
+    const auto layouts = forest.layouts();
+    return std::find(layouts.begin(), layouts.end(), name) != layouts.end();
+}
+
+TEST(symmetric_trees_are_found_and_agree) {
+    Arrays a;
+    a.n_features = 5;
+    for (auto* list : {&a.root, &a.output, &a.feature, &a.left, &a.right}) list->clear();
+    a.threshold.clear();
+    a.leaf.clear();
+    a.rules.clear();
+    for (std::int32_t tree = 0; tree < 75; ++tree) {
+        const std::int32_t depth = tree % 7;  // depth 0 is a leaf alone
+        const std::int32_t splits = (1 << depth) - 1;
+        const auto first = static_cast<std::int32_t>(a.feature.size());
+        const auto first_leaf = static_cast<std::int32_t>(a.leaf.size());
+        const auto child = [&](std::int32_t c) { return c < splits ? first + c : ~(first_leaf + c - splits); };
+        a.root.push_back(child(0));
+        a.output.push_back(0);
+        for (std::int32_t s = 0; s < splits; ++s) {
+            std::int32_t level = 0;
+            while ((2 << level) - 1 <= s) ++level;
+            a.feature.push_back((tree + level) % 5);
+            a.threshold.push_back((tree + 3 * level) % 9 - 4);
+            a.rules.push_back(level % 2 ? rule::missing_nan : rule::missing_nan | rule::missing_left);
+            a.left.push_back(child(2 * s + 1));
+            a.right.push_back(child(2 * s + 2));
+        }
+        for (std::int32_t leaf = 0; leaf <= splits; ++leaf) a.leaf.push_back(0.37 * leaf - tree);
+    }
+    auto forest = Forest::load(a.spec());
+    CHECK(has_layout(*forest, "symmetric-scalar"));
+    check_layouts(*forest, 5, {-5, -4, -3.5, 0, 1, 2, 3, 4, 5, NAN, INFINITY});
+}
+
+TEST(category_sets_beyond_bytes_are_looked_up_in_a_table) {
+    Arrays a = random_arrays(3, 40, 20, 4);
+    for (std::size_t s = 0; s < a.feature.size(); s += 2) {
+        a.rules[s] = static_cast<std::uint8_t>(rule::categorical | (s % 3 ? rule::members_left : 0) |
+                                               (s % 5 ? rule::truncates : 0) | (s % 4 ? rule::missing_left : 0));
+        a.threshold[s] = static_cast<double>(a.set_begin.size());
+        a.set_begin.push_back(static_cast<std::int32_t>(a.set_words.size()));
+        for (std::size_t word = 0; word <= s % 3; ++word)
+            a.set_words.push_back(static_cast<std::uint32_t>((s + word + 1) * 2654435761u));
+    }
+    a.set_begin.push_back(static_cast<std::int32_t>(a.set_words.size()));
+    auto forest = Forest::load(a.spec());
+    CHECK(has_layout(*forest, "wide-scalar") && !has_layout(*forest, "lanes-scalar"));
+    check_layouts(*forest, 4, {-1, -0.5, 0, 1, 2, 31, 32, 33.5, 63, 64, 95, 96, 1e9, NAN, INFINITY, -INFINITY, 16777216});
 }
 
 // A clock that moves on by one each time it is read.

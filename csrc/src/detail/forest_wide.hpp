@@ -53,12 +53,16 @@ struct WideView {
     const double* values;
 };
 
-// Leaves of groups [first, end) are added to `sums`, lane by lane; they are aligned to 64 bytes.
-using WideWalk = void (*)(const WideView&, const std::uint16_t* codes, std::size_t first, std::size_t end,
-                          double* sums) noexcept;
-void wide_scalar(const WideView&, const std::uint16_t*, std::size_t, std::size_t, double*) noexcept;
-extern const WideWalk wide_avx2;    // null where it was not compiled
-extern const WideWalk wide_avx512;
+struct WideKernels {
+    // Leaves of groups [first, end) are added to `sums`, lane by lane; they are aligned to 64 bytes.
+    void (*walk)(const WideView&, const std::uint16_t* codes, std::size_t first, std::size_t end,
+                 double* sums) noexcept;
+    // Bit i of `words` becomes code i, for `count` of them and no more.
+    void (*unpack)(const std::uint32_t* words, std::size_t count, std::uint16_t* codes) noexcept;
+};
+extern const WideKernels wide_scalar;
+extern const WideKernels wide_avx2;  // null where they were not compiled
+extern const WideKernels wide_avx512;
 
 // The layouts that this CPU runs; none where the forest has over wide_columns_max columns or 2^30 nodes.
 void add_wide_layouts(std::shared_ptr<const Trees> trees, std::vector<std::unique_ptr<Layout>>& layouts);

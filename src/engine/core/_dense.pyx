@@ -10,22 +10,12 @@ import numpy as np
 
 cimport numpy as cnp
 
+from engine.core._arrays cimport Isa, span_f64
 from engine.core._scorer cimport engine_scorer, scorer_to_capsule
 
 from engine.errors import ConfigError, ModelFormatError
 
 cnp.import_array()
-
-cdef extern from "<span>" namespace "std" nogil:
-    cdef cppclass span_f64 "std::span<const double>":
-        span_f64()
-        span_f64(const double*, size_t)
-
-cdef extern from "engine/cpu.hpp" namespace "engine" nogil:
-    cdef enum class Isa(int):
-        scalar
-        avx2
-        avx512
 
 cdef extern from "engine/dense.hpp" namespace "engine" nogil:
     cdef enum class Activation(uint8_t):

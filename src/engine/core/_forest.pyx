@@ -11,32 +11,12 @@ import numpy as np
 
 cimport numpy as cnp
 
+from engine.core._arrays cimport active_isa, detected_isa, isa_name, span_f64, span_i32, span_u8, span_u32
 from engine.core._scorer cimport engine_scorer, scorer_to_capsule
 
 from engine.errors import ConfigError, InputError, ModelFormatError
 
 cnp.import_array()
-
-cdef extern from "<span>" namespace "std" nogil:
-    cdef cppclass span_i32 "std::span<const std::int32_t>":
-        span_i32()
-        span_i32(const int32_t*, size_t)
-    cdef cppclass span_u32 "std::span<const std::uint32_t>":
-        span_u32()
-        span_u32(const uint32_t*, size_t)
-    cdef cppclass span_u8 "std::span<const std::uint8_t>":
-        span_u8()
-        span_u8(const uint8_t*, size_t)
-    cdef cppclass span_f64 "std::span<const double>":
-        span_f64()
-        span_f64(const double*, size_t)
-
-cdef extern from "engine/cpu.hpp" namespace "engine" nogil:
-    cdef enum class Isa(int):
-        pass
-    Isa active_isa()
-    Isa detected_isa()
-    const char* isa_name(Isa isa)
 
 cdef extern from "engine/forest.hpp" namespace "engine" nogil:
     cdef enum class Link(uint8_t):

@@ -37,7 +37,8 @@ def load_model(
         n_features: values a row. Required for a callable; checked for everything else.
         n_outputs: values an answer. 1 for a callable unless said; checked for everything else.
         trust: read pickles (and joblib's), and skops files that name types skops does not know. Either runs whatever
-            code the file asks for: only for files that you would run as a program.
+            code the file asks for: only for files that you would run as a program. They are read by a child
+            process first, so that a damaged one ends that and not this.
 
     Returns:
         An immutable `Model`; `predict` gives what the training library's `predict` gives.
@@ -68,7 +69,7 @@ def _load(source: Any, n_features: int | None, n_outputs: int | None, trust: boo
     if isinstance(source, Model):
         return source
     if isinstance(source, str | os.PathLike):
-        return _load_path(Path(source), trust)
+        return load_path(source, trust=trust)
     from engine.model import fitted
 
     library = fitted.library_of(source)
@@ -85,12 +86,17 @@ def _load(source: Any, n_features: int | None, n_outputs: int | None, trust: boo
     )
 
 
-def _load_path(path: Path, trust: bool) -> Model:
+def load_path(path: str | os.PathLike[str], *, trust: bool, probed: bool = False) -> Model:
+    """Loads a file. What runs foreign code (pickles, skops files that are trusted) is read by a child process first,
+    unless `probed` says that it was."""
+    path = Path(path)
     content = read_file(path)
     kind = formats.sniff(content, path.name, trust=trust)
     if kind in (formats.PICKLE, formats.SKOPS):
-        from engine.model import objects
+        from engine.model import isolation, objects
 
+        if trust and not probed:
+            isolation.probe(path, trust=trust)
         read = objects.read_pickle if kind == formats.PICKLE else objects.read_skops
         return read(content, path.name, trust=trust)
     if kind == formats.ONNX:

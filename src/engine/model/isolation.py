@@ -1,0 +1,102 @@
+"""Reads a model file in a child process first: a parser that crashes, hangs or eats memory is not ours to die of.
+
+Our own readers check every length and need none of this. It is for what others parse: scikit-learn's objects in skops
+files and pickles (their trees believe the sizes that a file gives them), ONNX Runtime. It protects the process from
+damage, not from a program: a pickle that is trusted runs in the child as it would here, and then here.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing.spawn
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from engine import errors
+from engine.errors import EngineError, ModelFormatError
+
+SECONDS_MAX = 120
+MEMORY_BYTES_MAX = 8 << 30
+
+# Reads as load_model does, scores a few rows through what was made, and says on the last line how it went.
+_CHILD = """
+import json, resource, sys
+path, trust, seconds, memory = sys.argv[1], sys.argv[2] == "1", int(sys.argv[3]), int(sys.argv[4])
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+from engine.errors import EngineError
+from engine.model import load
+try:
+    model = load.load_path(path, trust=trust, probed=True)
+    if model.n_features <= 1 << 20:
+        import numpy as np
+        model.predict(np.zeros((2, model.n_features), np.float32))
+    outcome = {}
+except EngineError as error:
+    outcome = {"error": type(error).__name__, "text": str(error)}
+except MemoryError:
+    outcome = {"error": "ModelFormatError", "text": f"{path}: reading it needs over {memory:,} bytes of memory"}
+print("\\n" + json.dumps(outcome))
+"""
+
+
+def probe(
+    path: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    seconds: int = SECONDS_MAX,
+    memory_bytes: int = MEMORY_BYTES_MAX,
+) -> None:
+    """Loads a model file in a child process of limited time and memory, and scores two rows there.
+
+    Args:
+        path: as `load_model` takes it.
+        trust: as `load_model`.
+        seconds, memory_bytes: what the child may take: processor time (and twice that of the clock), address space.
+
+    Raises:
+        What `load_model` raises for the file.
+        ModelFormatError: the child was ended by a signal, took too long or too much memory.
+    """
+    path = Path(path).absolute()
+    # The child finds what this process finds, and starts no pool of threads, whose stacks count as memory.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    executable = multiprocessing.spawn.get_executable() or sys.executable
+    command = [
+        os.fsdecode(executable),
+        "-c",
+        _CHILD,
+        str(path),
+        str(int(trust)),
+        str(seconds),
+        str(memory_bytes),
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            timeout=2 * seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelFormatError(f"{path.name}: reading it took over {2 * seconds} s") from None
+    if done.returncode:
+        raise ModelFormatError(f"{path.name}: reading it ended the process that tried: {_how(done)}")
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    if outcome:
+        kind = getattr(errors, outcome["error"], ModelFormatError)
+        raise (kind if issubclass(kind, EngineError) else ModelFormatError)(outcome["text"])
+
+
+def _how(done: subprocess.CompletedProcess[bytes]) -> str:
+    if done.returncode < 0:
+        return f"signal {signal.Signals(-done.returncode).name}"
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return f"exit status {done.returncode}, {said[-1][:200] if said else 'nothing was said'}"
