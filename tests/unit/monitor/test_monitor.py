@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
+from engine.core._answer import REASONS
 from engine.errors import MonitorError
 from engine.monitor import ModelMonitor, Reference
 
@@ -27,6 +28,13 @@ def told():
 def monitor(reference, told):
     with ModelMonitor(reference, handlers=[told.append], background=False) as made:
         yield made
+
+
+def test_every_reason_that_an_answer_can_have_is_counted_under_its_name(monitor):
+    for reason in REASONS:
+        monitor.log_prediction([0.1, 0.2, 0.3], 0.2, 1.0, source="default", reason=reason)
+    counted = monitor.to_json()["sources"]["versions"][""]["answers"]
+    assert counted == {"default": dict.fromkeys(REASONS, 1)}
 
 
 def test_a_logged_prediction_is_counted_and_can_be_labelled(monitor):

@@ -5,7 +5,7 @@ from engine.monitor._tallies import OLDER, Tallies
 
 
 def block(deployments=(1,), at_s=100, ok=10, fallback=0):
-    tally = np.zeros((len(deployments), 3, 16), dtype=np.uint32)
+    tally = np.zeros((len(deployments), len(SOURCES), len(REASONS)), dtype=np.uint32)
     tally[:, 0, 0] = ok
     tally[:, 1, REASONS.index("late")] = fallback
     return {
