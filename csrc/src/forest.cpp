@@ -46,7 +46,7 @@ namespace {
 
 constexpr std::size_t calibration_rows = 64;
 constexpr std::size_t calibration_values_max = 1u << 22;  // a small file may claim millions of features
-constexpr double calibration_us_max = 1500;  // a measurement: with five layouts, a load spends some 15 ms here
+constexpr double calibration_us_max = 3000;  // a measurement, of which a layout has three
 
 // Rows that take both sides of the forest's own splits: each value is a threshold that its feature is asked, or just
 // beyond one. Zeros would walk one path and flatter every layout.
@@ -74,7 +74,7 @@ double fastest_us(Call call) {
     const auto begin = Clock::now();
     double best = 1e30;
     double spent = 0;
-    for (int round = 0; round < 3 || (round < 50 && spent < calibration_us_max); ++round) {
+    for (int round = 0; round < 2 || (round < 50 && spent < calibration_us_max); ++round) {
         const auto start = Clock::now();
         call();
         const auto end = Clock::now();
@@ -89,17 +89,21 @@ double fastest_us(Call call) {
 // Times every layout on synthetic rows and keeps the fastest for single rows and for blocks.
 void Forest::calibrate(const Trees& trees) {
     const std::size_t n_rows = std::clamp(calibration_values_max / n_features_, std::size_t{1}, calibration_rows);
-    const std::size_t singles = std::min<std::size_t>(n_rows, 16);
     const std::vector<float> rows = calibration_input(trees, n_rows);
     std::vector<double> sums(n_rows * n_outputs_);
     double best_1 = 1e30;
     double best_64 = 1e30;
     forest_detail::Pace unhurried{Stop{}};
     for (const auto& layout : layouts_) {
-        // Sixteen different rows, one a call: the same row again and again would be learned by the branch predictor.
+        const auto one_row = [&](std::size_t r) {
+            layout->raw(rows.data() + r * n_features_, 1, n_features_, sums.data(), unhurried);
+        };
+        // Different rows, one a call: the same row again and again would be learned by the branch predictor, as sixteen
+        // were. Fewer of them for layouts that are slow at it anyway.
+        const double first_us = fastest_us([&] { one_row(0); });
+        const auto singles = std::min(n_rows, static_cast<std::size_t>(std::max(calibration_us_max / first_us, 4.0)));
         const double row_1 = fastest_us([&] {
-            for (std::size_t r = 0; r < singles; ++r)
-                layout->raw(rows.data() + r * n_features_, 1, n_features_, sums.data(), unhurried);
+            for (std::size_t r = 0; r < singles; ++r) one_row(r);
         }) / static_cast<double>(singles);
         const double row_64 = fastest_us([&] {
             layout->raw(rows.data(), n_rows, n_features_, sums.data(), unhurried);
