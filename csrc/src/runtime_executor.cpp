@@ -112,9 +112,12 @@ uint32_t Runtime::score_run(Buffers& buffers, uint32_t from, uint32_t to, int64_
     const int64_t now = now_ns();
     uint32_t failed = 0;
     for (uint32_t i = from; i < to; ++i)
-        failed += !deliver(buffers, buffers.batch[i], buffers.out.data() + size_t{i} * limits_.n_outputs, status, now);
-    signal_loops(buffers);
+        failed += status != ENGINE_SCORE_OK || !usable(buffers.out.data() + size_t{i} * limits_.n_outputs);
+    // Before the answers go out: whoever asks again at once finds the breaker as this batch has left it.
     deployment->breaker().called(to - from, failed, now);
+    for (uint32_t i = from; i < to; ++i)
+        deliver(buffers, buffers.batch[i], buffers.out.data() + size_t{i} * limits_.n_outputs, status, now);
+    signal_loops(buffers);
     deployment->release();
     *ended_ns = now;
     return failed;
@@ -161,13 +164,11 @@ void Runtime::signal_loops(Buffers& buffers) noexcept {
     buffers.owed.clear();
 }
 
-// False where the primary gave no usable answer.
-bool Runtime::deliver(Buffers& buffers, const Entry& entry, const double* values, int status, int64_t now) {
+void Runtime::deliver(Buffers& buffers, const Entry& entry, const double* values, int status, int64_t now) {
     Slot& slot = slots_[entry.slot];
     uint32_t running = state_word(entry.generation, State::running);
     if (status != ENGINE_SCORE_OK || !usable(values)) {
-        let_go(entry, status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status));
-        return false;
+        return let_go(entry, status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status));
     }
     std::copy_n(values, limits_.n_outputs, slots_.primary_out(entry.slot));
     slot.by_executor = {now, Source::primary, Reason::ok};
@@ -178,7 +179,6 @@ bool Runtime::deliver(Buffers& buffers, const Entry& entry, const double* values
         counters_.late_dropped.fetch_add(1, std::memory_order_relaxed);
     }
     slots_.drop_reference(entry.slot);
-    return true;
 }
 
 void Runtime::let_go(const Entry& entry, Reason reason) {

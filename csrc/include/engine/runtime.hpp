@@ -224,7 +224,7 @@ private:
     // runtime_executor.cpp
     uint32_t score_run(Buffers& buffers, uint32_t from, uint32_t to, int64_t* ended_ns);
     void learn(Executors::Thread& executor, Buffers& buffers, uint32_t rows, int64_t now, bool all_ok) noexcept;
-    bool deliver(Buffers& buffers, const Entry& entry, const double* values, int status, int64_t now);
+    void deliver(Buffers& buffers, const Entry& entry, const double* values, int status, int64_t now);
     void fail(const Entry& entry, Reason reason);
     void signal_loops(Buffers& buffers) noexcept;
     void let_go_of_queue() noexcept;

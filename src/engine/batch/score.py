@@ -108,9 +108,14 @@ def _run(job: _Job, left: list[int], n_threads: int) -> None:
             job.stopped.set()
             for future in futures:
                 future.cancel()
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+    failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    for error in failures:
+        if not isinstance(error, _Stopped):  # those only say that another part had failed
+            raise error
+
+
+class _Stopped(Exception):
+    """A part was given up because another one failed, or because of Ctrl-C."""
 
 
 class _Job:
@@ -149,7 +154,7 @@ class _Job:
             )
             for scored in _gathered(self._scored(batch) for batch in batches):
                 if self.stopped.is_set():
-                    raise InputError("scoring was stopped")
+                    raise _Stopped
                 writer.write_table(scored)
 
     def _scored(self, batch: pa.RecordBatch) -> pa.Table:

@@ -24,7 +24,7 @@ def test_rows_are_counted_by_bin(sketch):
     assert block["counts"].tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 1]]
     assert block["missing"].tolist() == [0, 1, 0]
     assert block["deployments"].tolist() == [4]
-    assert block["tally"].shape == (1, 3, 16)
+    assert block["tally"].shape == (1, 3, 32)
     assert sketch.take() is None
 
 
