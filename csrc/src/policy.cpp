@@ -43,18 +43,20 @@ size_t Policy::depth() const noexcept {
     return sum;
 }
 
-// Requests that go before one of this class and finish_by. `displacing` leaves out those of lower classes that are due
-// earlier: it can take their place.
-int64_t Policy::rows_ahead(int64_t now_ns, int64_t finish_by_ns, Priority priority, bool displacing) const noexcept {
-    if (live_.load(std::memory_order_relaxed) <= 0) return 0;
+// Requests that go before one of this class and finish_by, and how many of them are of lower classes: it can take their
+// place. Both from one look, for executors take requests meanwhile.
+Policy::Ahead Policy::ahead_of(int64_t now_ns, int64_t finish_by_ns, Priority priority) const noexcept {
+    Ahead ahead;
+    if (live_.load(std::memory_order_relaxed) <= 0) return ahead;
     const bool pressed = shared_->pressed(now_ns);
-    int64_t rows = 0;
     for (size_t c = 0; c < counts_.size(); ++c) {
         const auto its = static_cast<Priority>(c);
-        if (counts_[c].total() <= 0 || (its > priority && (displacing || pressed))) continue;
-        rows += its < priority && pressed ? counts_[c].total() : counts_[c].before(now_ns, finish_by_ns);
+        if (counts_[c].total() <= 0 || (its > priority && pressed)) continue;
+        const int64_t rows = its < priority && pressed ? counts_[c].total() : counts_[c].before(now_ns, finish_by_ns);
+        ahead.rows += rows;
+        if (its > priority) ahead.lower += rows;
     }
-    return rows;
+    return ahead;
 }
 
 int64_t Policy::finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows_ahead) const noexcept {
@@ -77,7 +79,7 @@ int64_t Policy::finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows
 }
 
 int64_t Policy::predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns, Priority priority) const noexcept {
-    return finish_behind(now_ns, finish_by_ns, rows_ahead(now_ns, finish_by_ns, priority, false));
+    return finish_behind(now_ns, finish_by_ns, ahead_of(now_ns, finish_by_ns, priority).rows);
 }
 
 // The margin learned from past errors may not shut the door altogether: with nothing ahead, an idle executor and time
@@ -93,11 +95,10 @@ Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns, Priority priority) n
     if (live >= limits_.queue_rows_max) return Verdict::full;
     const int64_t slack = finish_by_ns - now_ns;
     const int64_t latest = finish_by_ns - margin_ns(now_ns, slack);
-    const int64_t ahead = rows_ahead(now_ns, finish_by_ns, priority, false);
-    if (finish_behind(now_ns, finish_by_ns, ahead) <= latest) return Verdict::admit;
+    const Ahead ahead = ahead_of(now_ns, finish_by_ns, priority);
+    if (finish_behind(now_ns, finish_by_ns, ahead.rows) <= latest) return Verdict::admit;
     if (slack > 0 && live == 0 && shared_->work.total() <= 0 && probe_due(now_ns)) return Verdict::admit;
-    const int64_t in_place = rows_ahead(now_ns, finish_by_ns, priority, true);
-    if (in_place < ahead && finish_behind(now_ns, finish_by_ns, in_place) <= latest) {
+    if (ahead.lower > 0 && finish_behind(now_ns, finish_by_ns, ahead.rows - ahead.lower) <= latest) {
         shared_->press(now_ns);
         return Verdict::admit;
     }

@@ -134,7 +134,11 @@ private:
     using Heap = std::vector<Entry>;
 
     bool probe_due(int64_t now_ns) const noexcept;
-    int64_t rows_ahead(int64_t now_ns, int64_t finish_by_ns, Priority priority, bool displacing) const noexcept;
+    struct Ahead {
+        int64_t rows = 0;
+        int64_t lower = 0;  // of these
+    };
+    Ahead ahead_of(int64_t now_ns, int64_t finish_by_ns, Priority priority) const noexcept;
     int64_t finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows_ahead) const noexcept;
     int64_t margin_ns(int64_t now_ns, int64_t slack_ns) const noexcept;
     // Small batches leave room for whoever is urgent next; under a lasting overload the last few per cent count more.

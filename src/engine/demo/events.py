@@ -76,11 +76,12 @@ def write(folder: Path) -> Events:
     )
     asked = flights[[*_KEYS, *_TIMETABLE, "departs", "late"]].astype(dict.fromkeys(_TIMETABLE, float))
     asked.to_parquet(folder / "flights.parquet", index=False)
-    views = _views(folder)
+    views = views_on(folder)
     return Events(views, Source(folder / "flights.parquet", event_time="departs"), asked, _spec(views))
 
 
-def _views(folder: Path) -> list[FeatureView]:
+def views_on(folder: Path) -> list[FeatureView]:
+    """The views on what `write` wrote there."""
     origin, carrier = Entity("origin"), Entity("carrier")
     return [
         FeatureView(

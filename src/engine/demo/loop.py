@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,20 +35,21 @@ NAME = "flight-delay"
 DEADLINE_MS = 10.0
 RATE_PER_S = 800.0
 GRACE_S = 5.0
-# The replay's hours are minutes of nothing but a few dozen flights: the store is brought up to date once in so many.
-REFRESH = timedelta(hours=1)
 
 Say = Callable[[str], None]
 
 
-@dataclass
 class Clock:
-    """The replay's own time: the instant of the flight that is being asked about."""
+    """The replay's own time: the instant of the flight that is being asked about. Two processes read it."""
 
-    at: datetime = LEARNED
+    def __init__(self) -> None:
+        self.shared = multiprocessing.get_context("spawn").Value("d", LEARNED.timestamp())
+
+    def set(self, at: datetime) -> None:
+        self.shared.value = at.timestamp()
 
     def now_ns(self) -> int:
-        return int(self.at.timestamp()) * 1_000_000_000
+        return int(self.shared.value * 1e9)
 
 
 class ReplayedStore:
@@ -61,28 +62,34 @@ class ReplayedStore:
         return self._store.online_features(program, views, now_ns=self._clock.now_ns)
 
 
-class Materializer(threading.Thread):
-    """Brings what has come to pass by the replay's clock into the online store, hour by hour, until told to stop."""
+class Materializer:
+    """Brings what has come to pass by the replay's clock into the online store, in a process of its own: the work is
+    Python's too, and would keep the interpreter from the answers."""
 
-    def __init__(self, store: FeatureStore, views: list[Any], clock: Clock) -> None:
-        super().__init__(name="demo-materialize", daemon=True)
-        self._store, self._views, self._clock = store, views, clock
-        self._done = LEARNED
-        self._stopping = threading.Event()
-        self.rows = 0
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._stop, self._rows = context.Event(), context.Value("q", 0)
+        self._process = context.Process(
+            target=_follow, args=(folder, clock.shared, self._stop, self._rows), daemon=True
+        )
+        self._process.start()
 
-    def run(self) -> None:
-        while not self._stopping.wait(0.002):
-            until = self._clock.at.replace(minute=0, second=0)
-            if until - self._done < REFRESH:
-                continue
-            for view in self._views:
-                self.rows += self._store.materialize(view, self._done, until).written
-            self._done = until
+    def stop(self) -> int:
+        """Ends it; how many rows it has written."""
+        self._stop.set()
+        self._process.join()
+        return self._rows.value
 
-    def stop(self) -> None:
-        self._stopping.set()
-        self.join()
+
+def _follow(folder: Path, clock: Any, stop: Any, rows: Any) -> None:
+    store = FeatureStore(DuckDBOffline(), LMDBOnline(folder / "online"))
+    views = flight_events.views_on(folder / "data")
+    done = LEARNED
+    while not stop.wait(0.01):
+        until = datetime.fromtimestamp(clock.value, UTC).replace(minute=0, second=0, microsecond=0)
+        if until > done:
+            rows.value += sum(store.materialize(view, done, until).written for view in views)
+            done = until
 
 
 @dataclass
@@ -261,11 +268,9 @@ def _replay(
         monitor.set_reference(january)
         seconds = len(july) / RATE_PER_S
         say(f"replaying {len(july):,} flights of July at {RATE_PER_S:,.0f} a second, {seconds:.0f} s")
-        materializer = Materializer(store, made.views, clock)
-        materializer.start()
+        materializer = Materializer(folder, clock)
         replay = asyncio.run(_serve(service, registry, monitor, july, clock, bad, quick, seed, say))
-        materializer.stop()
-        replay.materialised = materializer.rows
+        replay.materialised = materializer.stop()
         monitor.check()
         monitor.report(folder / "report.html")
         replay.alerts = monitor.alerts
@@ -298,7 +303,7 @@ async def _serve(
 
     async def submit(start: int, stop: int, deadlines_ns: Any) -> Any:
         nonlocal promoted, missing
-        clock.at = departs[start]
+        clock.set(departs[start])
         if promoted is None and start >= count * 2 // 3:
             say(f"promoting {bad}, which gives no number for the shortest flights")
             promoted = asyncio.create_task(

@@ -31,8 +31,15 @@ def test_the_quick_demo_serves_every_phase_and_writes_its_report(tmp_path, capsy
             assert sum(phase["sources"].values()) == pytest.approx(1)
             assert sum(phase["reasons"].values()) == pytest.approx(1)
     assert (tmp_path / "report.svg").read_text().startswith("<?xml")
-    for name in ("features.json", "primary.txt", "primary.onnx", "fallback.txt"):
+    for name in ("features.json", "primary.txt", "primary.onnx", "fallback.txt", "report.html"):
         assert (tmp_path / name).stat().st_size > 0
+    loop = json.loads((tmp_path / "loop.json").read_text())
+    assert loop["metrics"]["auc"] > 0.7
+    assert set(loop["versions"]) == {loop["version"], loop["bad_version"]}
+    kinds = [event["kind"] for event in loop["events"]]
+    assert kinds[0] == "serving"
+    assert "rolled_back" in kinds
+    assert loop["outcomes"]
 
 
 def a_phase(lag_us):
