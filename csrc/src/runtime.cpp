@@ -467,11 +467,11 @@ void Runtime::abandon_row(uint32_t index) noexcept {
 
 void Runtime::account(const Outcome& outcome, int64_t returned_ns, bool queued, bool synchronous) noexcept {
     const auto source = static_cast<size_t>(outcome.source);
-    counters_.answers[source][static_cast<size_t>(outcome.reason)].fetch_add(1, std::memory_order_relaxed);
-    counters_.classes[static_cast<size_t>(outcome.priority)][source].fetch_add(1, std::memory_order_relaxed);
+    const auto priority = static_cast<size_t>(outcome.priority);
+    counters_.answers[priority][source][static_cast<size_t>(outcome.reason)].fetch_add(1, std::memory_order_relaxed);
     counters_.latency_ns[source].record(outcome.ready_ns - outcome.started_ns);
-    if (outcome.ready_ns <= outcome.deadline_ns) counters_.on_time_ready.fetch_add(1, std::memory_order_relaxed);
-    if (returned_ns <= outcome.deadline_ns) counters_.on_time_returned.fetch_add(1, std::memory_order_relaxed);
+    if (outcome.ready_ns > outcome.deadline_ns) counters_.late_ready.fetch_add(1, std::memory_order_relaxed);
+    if (returned_ns > outcome.deadline_ns) counters_.late_returned.fetch_add(1, std::memory_order_relaxed);
     if (!queued) return;
     counters_.returned_ns.record(returned_ns - outcome.started_ns);
     (synchronous ? sync_guard_ : async_guard_).returned_after(returned_ns - outcome.ready_ns, returned_ns);

@@ -203,7 +203,8 @@ TEST(threads_each_get_their_own_answer) {
     CHECK(wrong.load() == 0);
     uint64_t answered = 0;
     for (int s = 0; s < SOURCES; ++s)
-        for (int r = 0; r < REASONS; ++r) answered += house.runtime->answered(s, r);
+        for (int r = 0; r < REASONS; ++r)
+            for (int p = 0; p < PRIORITIES; ++p) answered += house.runtime->answered(p, s, r);
     CHECK(answered == 8 * 300);
     house.runtime->close(NEVER_NS);
     CHECK(house.runtime->slots().in_use() == 0);

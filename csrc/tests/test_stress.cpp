@@ -156,7 +156,8 @@ struct Shop {
         if (runtime->slots().in_use() != 0) findings.leaked.fetch_add(1);
         uint64_t counted = 0;
         for (int s = 0; s < SOURCES; ++s)
-            for (int r = 0; r < REASONS; ++r) counted += runtime->answered(s, r);
+            for (int r = 0; r < REASONS; ++r)
+                for (int p = 0; p < PRIORITIES; ++p) counted += runtime->answered(p, s, r);
         if (counted != accounted.load()) findings.miscounted.fetch_add(1);
         runtime.reset();
         current->release();

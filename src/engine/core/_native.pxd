@@ -265,8 +265,8 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         cbool failed
 
     cdef cppclass Counters:
-        atomic_u64 on_time_ready
-        atomic_u64 on_time_returned
+        atomic_u64 late_ready
+        atomic_u64 late_returned
         atomic_u64 late_dropped
         atomic_u64 batches
         atomic_u64 batch_rows
@@ -274,7 +274,6 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         atomic_u64 queue_depth_max
         atomic_u64 cancelled
         atomic_u64 inline_overruns
-        atomic_u64 classes[3][3]
         const Histogram& latency(int source) noexcept
         Histogram returned_ns
         Histogram queued_ns
@@ -312,6 +311,6 @@ cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
         const Guard& guard(cbool synchronous) noexcept
         Policy& policy() noexcept
         Executors& executors() noexcept
-        uint64_t answered(int source, int reason) noexcept
+        uint64_t answered(int priority, int source, int reason) noexcept
         @staticmethod
         int64_t working_until_ns() noexcept

@@ -15,12 +15,16 @@ cdef dict statistics_of(Runtime* runtime, bint inline):
     cdef Counters* counters = &runtime.counters()
     cdef uint64_t batches = counters.batches.load()
     cdef int s, c
+    # What was late before what was answered, so that no answer can be late that is not yet counted.
+    cdef uint64_t late_ready = counters.late_ready.load(), late_returned = counters.late_returned.load()
     reasons = {SOURCE_NAMES[s]: _reason_counts(runtime, s) for s in range(SOURCES)}
+    answers = {source: sum(counts.values()) for source, counts in reasons.items()}
+    answered = sum(answers.values())
     return {
-        "answers": {source: sum(counts.values()) for source, counts in reasons.items()},
+        "answers": answers,
         "reasons": reasons,
-        "on_time_ready": counters.on_time_ready.load(),
-        "on_time_returned": counters.on_time_returned.load(),
+        "on_time_ready": answered - late_ready,
+        "on_time_returned": answered - late_returned,
         "late_dropped": counters.late_dropped.load(),
         "batches": batches,
         "batch_rows_mean": <double>counters.batch_rows.load() / batches if batches else 0.0,
@@ -29,7 +33,7 @@ cdef dict statistics_of(Runtime* runtime, bint inline):
         "queue_depth_max": counters.queue_depth_max.load(),
         "in_flight": runtime.slots().in_use(),
         "cancelled": counters.cancelled.load(),
-        "classes": {PRIORITY_NAMES[c]: {SOURCE_NAMES[s]: counters.classes[c][s].load() for s in range(SOURCES)}
+        "classes": {PRIORITY_NAMES[c]: {SOURCE_NAMES[s]: _class_count(runtime, c, s) for s in range(SOURCES)}
                     for c in range(PRIORITIES)},
         "executors": {"threads": runtime.executors().count(), "replaced": runtime.executors().replaced(),
                       "engines": runtime.executors().shared().models()},
@@ -48,8 +52,14 @@ cdef dict statistics_of(Runtime* runtime, bint inline):
 
 
 cdef dict _reason_counts(Runtime* runtime, int source):
+    cdef int c, r
+    counts = [sum([runtime.answered(c, source, r) for c in range(PRIORITIES)]) for r in range(REASONS)]
+    return {REASON_NAMES[r]: count for r, count in enumerate(counts) if count}
+
+
+cdef object _class_count(Runtime* runtime, int priority, int source):
     cdef int r
-    return {REASON_NAMES[r]: runtime.answered(source, r) for r in range(REASONS) if runtime.answered(source, r)}
+    return sum([runtime.answered(priority, source, r) for r in range(REASONS)])
 
 
 cdef dict _cost(const CostModel& cost):
