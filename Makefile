@@ -19,7 +19,7 @@ demo: $(STAMP)-demo
 
 test: $(STAMP)-all servers
 	$(BIN)/python -m pytest
-	$(MAKE) -C csrc test
+	$(MAKE) -j$(shell nproc) -C csrc test
 
 bench: $(STAMP)-all
 	$(BIN)/python -m benchmarks run all
@@ -30,7 +30,7 @@ lint: $(STAMP)-all
 	$(BIN)/mypy
 
 debug:
-	$(MAKE) -C csrc asan tsan
+	$(MAKE) -j$(shell nproc) -C csrc asan tsan
 
 clean:
 	rm -rf build src/*.egg-info src/engine/core/*.so src/engine/core/*.cpp

@@ -5,7 +5,14 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How fast examples are made is the machine's business: the first text of a process builds tables for seconds.
+hypothesis.settings.register_profile(
+    "engine", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None
+)
+hypothesis.settings.load_profile("engine")
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
