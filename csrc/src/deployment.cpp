@@ -29,6 +29,7 @@ Deployment::Deployment(const engine_scorer& primary, const engine_scorer* fallba
       fallback_(fallback ? engine_scorer_read(fallback) : engine_scorer{}),
       has_fallback_(fallback != nullptr),
       float64_rows_(float64_rows),
+      plain_(!float64_rows && primary_.score_until == nullptr && (primary.flags & ENGINE_SCORER_REENTRANT)),
       number_(number),
       breaker_(breaker) {
     primary_.retain(primary_.ctx);
@@ -40,7 +41,7 @@ Deployment::~Deployment() {
     if (has_fallback_) fallback_.release(fallback_.ctx);
 }
 
-int Deployment::score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns) {
+int Deployment::score_primary_with_care(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns) {
     if (overlaps()) return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
     if (calls_lost_.load(std::memory_order_relaxed) > 0) return ENGINE_SCORE_FAILED;  // it has the lock, for ever perhaps
     const std::lock_guard<std::mutex> one_at_a_time(primary_lock_);

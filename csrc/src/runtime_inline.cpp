@@ -29,18 +29,19 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
     const int64_t until = request.deadline_ns - sync_guard_.typical_fallback_ns();
     const int status = deployment.score_primary(request.row, 1, scratch, out, until);
     const int64_t now = now_ns();
-    const bool sampled = inline_calls_.fetch_add(1, std::memory_order_relaxed) % OBSERVE_EVERY == 0;
+    const uint64_t id = next_id();
+    const bool sampled = id % OBSERVE_EVERY == 0;
     if (sampled) observe_inline(1, now - asked);
     if (now - asked > limits_.budget_ns) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
     if (status == ENGINE_SCORE_OK && usable(out)) {
         if (sampled || !breaker.untroubled()) breaker.called(sampled ? OBSERVE_EVERY : 1, 0, now);
-        return {next_id(), deployment.number(), request.started_ns, request.deadline_ns,
-                now,       Source::primary,     Reason::ok,         request.priority};
+        return {id,  deployment.number(), request.started_ns, request.deadline_ns,
+                now, Source::primary,     Reason::ok,         request.priority};
     }
     breaker.called(1, 1, now);
     const Reason reason = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status);
     const Side side = fallback_or_default(deployment, request.row, request.deadline_ns, reason, out);
-    return {next_id(),     deployment.number(), request.started_ns, request.deadline_ns,
+    return {id,            deployment.number(), request.started_ns, request.deadline_ns,
             side.ready_ns, side.source,         side.reason,        request.priority};
 }
 

@@ -24,7 +24,10 @@ public:
     // Each scores rows laid out densely in this deployment's row type; non-zero means failure. `scratch` holds
     // n_rows x n_features floats and is used only where a scorer takes float32 and rows are float64. A primary that can
     // stops itself once until_ns has passed.
-    int score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns = NEVER_NS);
+    int score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns = NEVER_NS) {
+        if (plain_) return primary_.score(primary_.ctx, static_cast<const float*>(rows), n_rows, primary_.n_features, out);
+        return score_primary_with_care(rows, n_rows, scratch, out, until_ns);
+    }
     int score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out);
 
     bool has_fallback() const noexcept { return has_fallback_; }
@@ -47,8 +50,11 @@ public:
     uint32_t references() const noexcept { return references_.load(std::memory_order_acquire); }
 
 private:
+    int score_primary_with_care(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns);
+
     engine_scorer primary_, fallback_;
     bool has_fallback_, float64_rows_;
+    bool plain_;  // float rows, calls that may overlap and nothing that could stop: most models of an inline lane
     uint64_t number_;
     Breaker breaker_;
     std::atomic<uint32_t> references_{1};

@@ -29,7 +29,6 @@ public:
     }
 
     int64_t typical_fallback_ns() const noexcept { return typical_.value(); }
-    int64_t return_ns() const noexcept { return return_.value(); }
     GuardTerms terms() const noexcept { return {timer_.value(), return_.value(), fallback_.value(), typical_.value()}; }
 
     // The instant at which the rescue of a request takes over. `expiring` requests may do so together and share the

@@ -244,7 +244,6 @@ private:
     std::atomic<bool> warm_{false};
     std::atomic<bool> overlaps_{true};
     std::atomic_flag inline_observing_;
-    std::atomic<uint32_t> inline_calls_{0};
     std::atomic<uint32_t> fallbacks_{0};
     std::atomic<uint32_t> sync_waiting_{0}, async_waiting_{0};
 

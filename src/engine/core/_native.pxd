@@ -209,7 +209,6 @@ cdef extern from "engine/guard.hpp" namespace "engine" nogil:
 
     cdef cppclass Guard:
         GuardTerms terms() noexcept
-        int64_t return_ns() noexcept
 
 cdef extern from "engine/sharing.hpp" namespace "engine" nogil:
     cdef cppclass SharedExecutors:

@@ -44,8 +44,6 @@ cdef int64_t BACK_TO_BACK_NS = 200_000
 # What an inline predict_many then leaves of the engine's deadline, as a divisor: without it each call would ride on the
 # deadline, and any hiccup of the machine would make a queue of answers late.
 cdef int64_t QUEUE_RESERVE_DIVISOR = 4
-# Where answers are held up this long on their way back into Python, so may be the end of a turn of the loop.
-cdef int64_t GIL_KEPT_LONG_NS = 1_000_000
 # Looking up features may take this part of the time that a request has, as a divisor.
 cdef int64_t LOOKUP_DIVISOR = 2
 
@@ -577,9 +575,8 @@ cdef class CoreEngine(_Deployments):
         Py_INCREF(future)
         asker.completions = bridge.native
         asker.user = <void*><PyObject*>future
-        # With others of this loop under way, wake the executor once for all that this turn of the loop submits; unless
-        # somebody keeps the GIL for long at times: then the end of the turn may be far off.
-        asker.wake = bridge.native.pending == 0 or self.runtime.guard(False).return_ns() > GIL_KEPT_LONG_NS
+        # With others of this loop under way, wake the executor once for all that this turn of the loop submits.
+        asker.wake = bridge.native.pending == 0
         cdef uint32_t index = self.runtime.submit(request, asker, &outcome, out)
         if not asker.wake and not bridge.kicking:
             bridge.kicking = True
