@@ -96,13 +96,11 @@ void Executors::spawn(uint32_t number) {
 }
 
 void Executors::announce(Runtime& runtime) noexcept {
-    if (!runtime.announced.exchange(true, std::memory_order_acq_rel)) {
-        Runtime* head = announced_.load(std::memory_order_relaxed);
-        do {
-            runtime.next_announced = head;
-        } while (!announced_.compare_exchange_weak(head, &runtime, std::memory_order_seq_cst, std::memory_order_relaxed));
-    }
-    wake();
+    if (runtime.announced.exchange(true, std::memory_order_acq_rel)) return;
+    Runtime* head = announced_.load(std::memory_order_relaxed);
+    do {
+        runtime.next_announced = head;
+    } while (!announced_.compare_exchange_weak(head, &runtime, std::memory_order_seq_cst, std::memory_order_relaxed));
 }
 
 void Executors::wake() noexcept {
@@ -284,7 +282,6 @@ void Executors::replace(const std::shared_ptr<Thread>& thread, Reason reason, bo
 
 uint32_t Executors::detach(Runtime& runtime, int64_t patience_ns) noexcept {
     const int64_t until = patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns;
-    uint32_t given_up = 0;
     for (;;) {
         const uint32_t seen = work_.load(std::memory_order_seq_cst);
         {
@@ -297,12 +294,13 @@ uint32_t Executors::detach(Runtime& runtime, int64_t patience_ns) noexcept {
         if (now_ns() >= until) break;
         detail::futex_wait_until(work_, seen, std::min(until, now_ns() + 1'000'000));
     }
-    give_up_on(runtime, &given_up);
+    const uint32_t given_up = give_up_on(runtime);
     // Those lost earlier have not come back either, or there would be no visitors.
     return std::max(given_up, runtime.visitors());
 }
 
-void Executors::give_up_on(Runtime& runtime, uint32_t* given_up) noexcept {
+// Returns how many executors were in the runtime.
+uint32_t Executors::give_up_on(Runtime& runtime) noexcept {
     std::vector<std::shared_ptr<Thread>> hung;
     {
         const std::lock_guard<std::mutex> lock(lock_);
@@ -310,7 +308,7 @@ void Executors::give_up_on(Runtime& runtime, uint32_t* given_up) noexcept {
             if (thread->running.load(std::memory_order_relaxed) == &runtime) hung.push_back(thread);
     }
     for (const auto& thread : hung) replace(thread, Reason::closing, true);
-    *given_up = static_cast<uint32_t>(hung.size());
+    return static_cast<uint32_t>(hung.size());
 }
 
 void Executors::stop(int64_t patience_ns) noexcept {

@@ -90,16 +90,19 @@ int64_t Policy::margin_ns(int64_t now_ns, int64_t slack_ns) const noexcept {
     return std::min(std::max(error_.value(), spread), slack_ns / 4);
 }
 
-Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns, Priority priority) noexcept {
+Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns, Priority priority, int64_t* predicted_ns) noexcept {
     const int64_t live = live_.load(std::memory_order_relaxed);
     if (live >= limits_.queue_rows_max) return Verdict::full;
     const int64_t slack = finish_by_ns - now_ns;
     const int64_t latest = finish_by_ns - margin_ns(now_ns, slack);
     const Ahead ahead = ahead_of(now_ns, finish_by_ns, priority);
-    if (finish_behind(now_ns, finish_by_ns, ahead.rows) <= latest) return Verdict::admit;
+    const int64_t predicted = finish_behind(now_ns, finish_by_ns, ahead.rows);
+    if (predicted_ns != nullptr) *predicted_ns = predicted;
+    if (predicted <= latest) return Verdict::admit;
     if (slack > 0 && live == 0 && shared_->work.total() <= 0 && probe_due(now_ns)) return Verdict::admit;
     if (ahead.lower > 0 && finish_behind(now_ns, finish_by_ns, ahead.rows - ahead.lower) <= latest) {
         shared_->press(now_ns);
+        if (predicted_ns != nullptr) *predicted_ns = predicted_finish_ns(now_ns, finish_by_ns, priority);
         return Verdict::admit;
     }
     if (shared_->all_stalled(now_ns)) return Verdict::stalled;

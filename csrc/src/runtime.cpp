@@ -208,19 +208,14 @@ Outcome Runtime::answer_without_primary(const Request& request, Reason reason, d
             side.ready_ns, side.source,                  side.reason,        request.priority};
 }
 
-// Why the batch lane does not take the request, or Reason::ok where it does.
-Reason Runtime::refusal(const Request& request, int64_t finish_by_ns) noexcept {
+// Why the batch lane does not take the request, or Reason::ok where it does; then *predicted_ns is its expected finish.
+Reason Runtime::refusal(const Request& request, int64_t finish_by_ns, int64_t* predicted_ns) noexcept {
     if (closing_.load(std::memory_order_seq_cst)) return Reason::closing;
     if (request.deadline_ns <= request.asked_ns) return Reason::late;
     if (!warm_.load(std::memory_order_acquire)) return Reason::stalled;
-    const Verdict verdict = policy_.admit(request.asked_ns, finish_by_ns, request.priority);
-    switch (verdict) {
-        case Verdict::admit: break;
-        case Verdict::full: return Reason::full;
-        case Verdict::stalled: return Reason::stalled;
-        case Verdict::shed: return Reason::shed;
-        case Verdict::late: return Reason::late;
-    }
+    const Reason reason =
+        detail::reason_of(policy_.admit(request.asked_ns, finish_by_ns, request.priority, predicted_ns));
+    if (reason != Reason::ok) return reason;
     // Last, because its yes may be the one probe of a rest, and must not be thrown away.
     return request.deployment->breaker().allows(request.asked_ns) ? Reason::ok : Reason::breaker_open;
 }
@@ -234,7 +229,8 @@ uint32_t Runtime::submit(const Request& request, const Asker& asker, Outcome* re
             ? NEVER_NS
             : guard.rescue_at(request.asked_ns, request.deadline_ns, waiting.load(std::memory_order_relaxed),
                               request.hedge);
-    Reason reason = refusal(request, finish_by);
+    int64_t predicted = 0;
+    Reason reason = refusal(request, finish_by, &predicted);
     uint32_t index = NO_SLOT;
     if (reason == Reason::ok && (index = slots_.acquire()) == NO_SLOT) reason = Reason::full;
     if (index == NO_SLOT) {
@@ -242,27 +238,29 @@ uint32_t Runtime::submit(const Request& request, const Asker& asker, Outcome* re
         *refused = answer_without_primary(request, reason, out);
         return NO_SLOT;
     }
-    fill(index, request, asker, finish_by);
+    fill(index, request, asker, finish_by, predicted);
     waiting.fetch_add(1, std::memory_order_relaxed);
     Slot& slot = slots_[index];
     const uint32_t generation = generation_of(slot.word.load(std::memory_order_relaxed));
     slot.word.store(state_word(generation, State::queued), std::memory_order_release);
     // The executor first: it starts while this thread still sees to the rescue, which has time until finish_by.
     submitted_.push(slots_, index, &Slot::next);
-    if (asker.wake && !announced.load(std::memory_order_seq_cst)) executors_->announce(*this);
+    if (!announced.load(std::memory_order_seq_cst)) executors_->announce(*this);
+    if (asker.wake) executors_->wake();
     if (loop && finish_by < NEVER_NS) executors_->rescuer().watch({finish_by, this, index, generation});
     // A close() that missed this request in its last look has set closing_ before it looked.
     if (closing_.load(std::memory_order_seq_cst)) rescue(index, generation, Reason::closing);
     return index;
 }
 
-void Runtime::fill(uint32_t index, const Request& request, const Asker& asker, int64_t finish_by_ns) noexcept {
+void Runtime::fill(uint32_t index, const Request& request, const Asker& asker, int64_t finish_by_ns,
+                   int64_t predicted_ns) noexcept {
     Slot& slot = slots_[index];
     slot.started_ns = request.started_ns;
     slot.deadline_ns = request.deadline_ns;
     slot.finish_by_ns = finish_by_ns;
     slot.queued_ns = request.asked_ns;
-    slot.predicted_ns = policy_.predicted_finish_ns(request.asked_ns, finish_by_ns, request.priority);
+    slot.predicted_ns = predicted_ns;
     request.deployment->retain();
     slot.deployment = request.deployment;
     slot.completions = asker.completions;
@@ -302,7 +300,7 @@ bool Runtime::submit_many(const Request& request, const void* rows, uint32_t n, 
 }
 
 void Runtime::kick() noexcept {
-    if (!submitted_.empty()) executors_->announce(*this);
+    if (!submitted_.empty()) executors_->wake();
 }
 
 bool Runtime::is_live(uint32_t index, uint32_t generation) noexcept {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "detail/runtime.hpp"
 #include "detail/simulator.hpp"
 
 namespace engine {
@@ -207,7 +208,8 @@ void Simulator::arrive() {
 void Simulator::enqueue(uint32_t index) {
     Request& request = requests_[index];
     Model& model = model_of(request);
-    Reason reason = knock(request);
+    int64_t predicted = 0;
+    Reason reason = knock(request, &predicted);
     if (reason == Reason::ok && (request.slot = model.slots.acquire()) == NO_SLOT) reason = Reason::full;
     if (request.slot == NO_SLOT) {
         if (reason != Reason::breaker_open) model.policy.refused(now_ns_);
@@ -220,7 +222,7 @@ void Simulator::enqueue(uint32_t index) {
     slot.started_ns = slot.queued_ns = now_ns_;
     slot.deadline_ns = request.deadline_ns;
     slot.finish_by_ns = request.finish_by_ns;
-    slot.predicted_ns = model.policy.predicted_finish_ns(now_ns_, request.finish_by_ns, request.priority);
+    slot.predicted_ns = predicted;
     slot.deployment = request.deployment;
     slot.user = reinterpret_cast<void*>(uintptr_t{index});
     slot.ticket = model.policy.enter(now_ns_, request.finish_by_ns, request.priority);
@@ -240,15 +242,11 @@ void Simulator::enqueue(uint32_t index) {
 }
 
 // As Runtime::refusal: ok for a request that is let in.
-Reason Simulator::knock(const Request& request) {
+Reason Simulator::knock(const Request& request, int64_t* predicted_ns) {
     if (request.deadline_ns <= now_ns_) return Reason::late;
-    switch (model_of(request).policy.admit(now_ns_, request.finish_by_ns, request.priority)) {
-        case Verdict::admit: break;
-        case Verdict::stalled: return Reason::stalled;
-        case Verdict::full: return Reason::full;
-        case Verdict::shed: return Reason::shed;
-        default: return Reason::late;
-    }
+    const Reason reason = detail::reason_of(
+        model_of(request).policy.admit(now_ns_, request.finish_by_ns, request.priority, predicted_ns));
+    if (reason != Reason::ok) return reason;
     return request.deployment->breaker().allows(now_ns_) ? Reason::ok : Reason::breaker_open;
 }
 

@@ -42,8 +42,10 @@ public:
     // Ends the threads. Those that do not come back within `patience_ns` are left behind. Every runtime is detached.
     void stop(int64_t patience_ns) noexcept;
 
-    // Any thread: the runtime has submissions. Wakes an executor if one sleeps.
+    // Any thread: the runtime has submissions. Executors that look find them; one that sleeps must be woken.
     void announce(Runtime& runtime) noexcept;
+    // Any thread: wakes an executor if one sleeps.
+    void wake() noexcept;
     // Takes the runtime off all lists and waits for executors that are in it. One that does not come back within
     // `patience_ns` is given up: its askers get their fallback, and the return value counts it.
     uint32_t detach(Runtime& runtime, int64_t patience_ns) noexcept;
@@ -99,10 +101,9 @@ private:
     Runtime* first_untried(int64_t now) noexcept;
     bool park(const Turn& turn, uint32_t seen) noexcept;
     bool work_comes(uint32_t seen) noexcept;
-    void wake() noexcept;
     int64_t look_after(int64_t now) noexcept;
     void replace(const std::shared_ptr<Thread>& thread, Reason reason, bool respawn) noexcept;
-    void give_up_on(Runtime& runtime, uint32_t* given_up) noexcept;
+    uint32_t give_up_on(Runtime& runtime) noexcept;
 
     ExecutorOptions options_;
     SharedExecutors shared_;

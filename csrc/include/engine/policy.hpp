@@ -80,9 +80,11 @@ public:
     Policy(const Policy&) = delete;
     Policy& operator=(const Policy&) = delete;
 
-    // May start the rule that class goes before deadline, hence not const.
-    Verdict admit(int64_t now_ns, int64_t finish_by_ns, Priority priority = Priority::normal) noexcept;
-    // The finish that admit() expects of a request that came now; NEVER_NS while stalled.
+    // May start the rule that class goes before deadline, hence not const. *predicted_ns, where asked for, is the finish
+    // that an admitted request is expected to have.
+    Verdict admit(int64_t now_ns, int64_t finish_by_ns, Priority priority = Priority::normal,
+                  int64_t* predicted_ns = nullptr) noexcept;
+    // That finish, for a request that came now; NEVER_NS while stalled.
     int64_t predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns,
                                 Priority priority = Priority::normal) const noexcept;
     // Counts a live request in, when it is queued, and out, when an executor claims it or its rescue takes it.

@@ -112,7 +112,7 @@ public:
 
     // Queues one row (copied). Returns its slot, or NO_SLOT with *refused answered at once into `out`.
     uint32_t submit(const Request& request, const Asker& asker, Outcome* refused, double* out);
-    // Lets executors know of what was submitted without waking them.
+    // Wakes an executor for what was submitted without `wake`.
     void kick() noexcept;
     // Queues n dense rows as one group. slots[i] is row i's slot, or NO_SLOT where outcomes[i] and its values in `out`
     // were settled at once. True when the whole group is: then nobody announces it.
@@ -214,8 +214,9 @@ private:
     Completions* settle(uint32_t index) noexcept;
     void settle_and_signal(uint32_t index) noexcept;
     bool answer_comes(const Slot& slot) const noexcept;
-    Reason refusal(const Request& request, int64_t finish_by_ns) noexcept;
-    void fill(uint32_t index, const Request& request, const Asker& asker, int64_t finish_by_ns) noexcept;
+    Reason refusal(const Request& request, int64_t finish_by_ns, int64_t* predicted_ns) noexcept;
+    void fill(uint32_t index, const Request& request, const Asker& asker, int64_t finish_by_ns,
+              int64_t predicted_ns) noexcept;
     bool usable(const double* values) const noexcept;
 
     // runtime_inline.cpp

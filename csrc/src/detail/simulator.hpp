@@ -117,7 +117,7 @@ private:
     SimulationResult finish();
     void arrive();
     void enqueue(uint32_t index);
-    Reason knock(const Request& request);
+    Reason knock(const Request& request, int64_t* predicted_ns);
     Model& model_of(const Request& request) noexcept { return models_[request.model]; }
     uint32_t take_request();
     bool sabotaged(Invariant which) noexcept;
