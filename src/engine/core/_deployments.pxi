@@ -2,6 +2,8 @@
 
 # Counts the deployments of every engine of the process: engines that share a monitor are told apart by the number.
 cdef uint64_t _last_deployment = 0
+# So that a canary's side of the keys is not the side of somebody else's experiment by the same hash.
+cdef uint64_t CANARY_SALT = key_hash(b"canary", 6, 0)
 
 
 @cython.final
@@ -29,7 +31,7 @@ cdef class _Deployments:
     cdef Runtime* runtime
     cdef dict _served           # number -> _Served, of all that requests may be under way in
     cdef _Served _current, _previous, _canary
-    cdef uint64_t _canary_below, _canary_salt, _draws
+    cdef uint64_t _canary_below, _draws
     cdef const engine_observer* _observer
     cdef object _observer_owner
     cdef Shadow* _shadow
@@ -64,11 +66,7 @@ cdef class _Deployments:
         cdef const engine_scorer* second = NULL
         if fallback is not None:
             second = scorer_from_capsule(fallback)
-        if self.n_features == 0:
-            self.n_features, self.n_outputs = scorer.n_features, scorer.n_outputs
-            self._wide = features is None and scorer.score_f64 is not NULL
-            self._row_bytes = self.n_features * (8 if self._wide else 4)
-        elif scorer.n_features != self.n_features or scorer.n_outputs != self.n_outputs:
+        if scorer.n_features != self.n_features or scorer.n_outputs != self.n_outputs:
             raise ConfigError(f"the new primary takes {scorer.n_features} features and gives {scorer.n_outputs} "
                               f"outputs; this engine serves {self.n_features} and {self.n_outputs}")
         cdef _Served served = _Served.__new__(_Served)
@@ -76,7 +74,7 @@ cdef class _Deployments:
         global _last_deployment
         _last_deployment += 1
         served.number = _last_deployment
-        served.version, served.default, served.parts = version, default, (parts, primary, fallback)
+        served.version, served.default, served.parts = version, default, parts
         served.native = new Deployment(scorer[0], second, self._wide, served.number, self._breaker)
         if self._observer is not NULL:
             self._observer.deployed(self._observer.ctx, served.number, version.encode())
@@ -148,7 +146,6 @@ cdef class _Deployments:
         if served is not None:
             self._served[served.number] = served
             self._canary_below = <uint64_t>min(share * 2.0**64, 2.0**64 - 2048)
-            self._canary_salt = key_hash(b"canary", 6, 0)
         self._canary = served
         self._forget_unused()
 
@@ -188,7 +185,7 @@ cdef class _Deployments:
             point = draw(self._draws)
         else:
             name = key if isinstance(key, bytes) else str(key).encode()
-            point = key_hash(name, len(name), self._canary_salt)
+            point = key_hash(name, len(name), CANARY_SALT)
         if point >= self._canary_below or self._canary.native.breaker().resting(now):
             return self._current
         return self._canary

@@ -5,6 +5,14 @@ from libcpp.memory cimport shared_ptr
 from libcpp.vector cimport vector
 
 from engine.core._features cimport ENGINE_FEATURES_ABI, ENGINE_FEATURES_CAPSULE, engine_features
+from engine.core._observer cimport (
+    ENGINE_ANSWER_CANARY,
+    ENGINE_ANSWER_ROW_FLOAT64,
+    ENGINE_OBSERVER_ABI,
+    ENGINE_OBSERVER_CAPSULE,
+    engine_answer,
+    engine_observer,
+)
 from engine.core._scorer cimport engine_scorer
 
 cdef extern from *:
@@ -41,35 +49,6 @@ cdef extern from "engine/buffer.hpp" namespace "engine" nogil:
     cdef cppclass SmallBuffer:
         SmallBuffer() noexcept
         void* reserve(size_t n_bytes) except +
-
-cdef extern from "engine/observer.h":
-    const char* ENGINE_OBSERVER_CAPSULE
-    uint32_t ENGINE_OBSERVER_ABI
-    uint32_t ENGINE_ANSWER_ROW_FLOAT64
-    uint32_t ENGINE_ANSWER_CANARY
-
-    ctypedef struct engine_answer:
-        uint64_t id
-        uint64_t deployment
-        int64_t started_ns
-        int64_t deadline_ns
-        int64_t ready_ns
-        const void* row
-        const double* values
-        uint32_t n_features
-        uint32_t n_outputs
-        uint32_t flags
-        uint8_t source
-        uint8_t reason
-
-    ctypedef struct engine_observer:
-        uint32_t abi
-        uint32_t n_features
-        void* ctx
-        void (*observe)(void* ctx, const engine_answer* answer) noexcept
-        void (*deployed)(void* ctx, uint64_t deployment, const char* version) noexcept
-        void (*retain)(void* ctx) noexcept
-        void (*release)(void* ctx) noexcept
 
 cdef extern from "engine/breaker.hpp" namespace "engine" nogil:
     cdef cppclass BreakerLimits:

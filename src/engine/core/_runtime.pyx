@@ -84,9 +84,33 @@ cdef Priority priority_of(object name) except *:
     return <Priority><uint8_t>code
 
 
+cdef BreakerLimits _breaker_limits(dict given) except *:
+    cdef BreakerLimits limits
+    limits.enabled = given["enabled"]
+    limits.calls_in_a_row = given["calls_in_a_row"]
+    limits.rows_share = given["rows_share"]
+    limits.rows_min = given["rows_min"]
+    limits.window_ns = given["window_ns"]
+    limits.rest_ns = given["rest_ns"]
+    limits.rest_ns_max = given["rest_ns_max"]
+    return limits
+
+
 include "_executors.pxi"
 include "_deployments.pxi"
 include "_loops.pxi"
+
+
+# A request whose row is still to be read: under what, asked when, due when and how much it matters.
+cdef inline Request _request_of(_Served served, int64_t started, int64_t deadline, Priority priority, bint hedge) noexcept:
+    cdef Request request
+    request.deployment = served.native
+    request.row = NULL
+    request.started_ns = request.asked_ns = started
+    request.deadline_ns = deadline
+    request.priority = priority
+    request.hedge = hedge
+    return request
 
 
 cdef class CoreEngine(_Deployments):
@@ -112,23 +136,14 @@ cdef class CoreEngine(_Deployments):
         self._forked_at = _forks
         self.closed = True
 
-    def _configure(self, observer, dict breaker):
-        """Before the first deployment is prepared: the monitor's capsule or None, and the breaker's limits."""
-        self._breaker.enabled = breaker["enabled"]
-        self._breaker.calls_in_a_row = breaker["calls_in_a_row"]
-        self._breaker.rows_share = breaker["rows_share"]
-        self._breaker.rows_min = breaker["rows_min"]
-        self._breaker.window_ns = breaker["window_ns"]
-        self._breaker.rest_ns = breaker["rest_ns"]
-        self._breaker.rest_ns_max = breaker["rest_ns_max"]
-        self._observer_owner = observer
-
     def _open(self, primary, fallback, default, str version, features, parts, warm_rows, int64_t budget_ns, dict limits):
-        """Makes the native runtime and its first deployment."""
+        """Makes the native runtime and its first deployment, of the shape that all others must have."""
         cdef const engine_scorer* scorer = scorer_from_capsule(primary)
-        self.n_features = scorer.n_features
-        self._take_observer(self._observer_owner)
-        self.n_features = 0
+        self.n_features, self.n_outputs = scorer.n_features, scorer.n_outputs
+        self._wide = features is None and scorer.score_f64 is not NULL
+        self._row_bytes = self.n_features * (8 if self._wide else 4)
+        self._breaker = _breaker_limits(limits["breaker"])
+        self._take_observer(limits["observer"])
         cdef _Served served = self._prepare(primary, fallback, default, version, features, parts)
         self._budget_ns = budget_ns
         self._warm_rows = read_matrix(warm_rows, self.n_features, self._wide)
@@ -152,11 +167,12 @@ cdef class CoreEngine(_Deployments):
             if self._pool.closed or self._pool._forked_at != _forks:
                 raise ClosedError("these executors are closed, or belong to the process that this one was forked from")
             executors = self._pool.native
-            self._pool._engines.add(id(self))
         else:
             executors = _make_executors(limits["executors"], limits["spin"], limits["realtime_priority"],
                                         limits["cpus"])
         self.runtime = new Runtime(native, executors, self._pool is None)
+        if self._pool is not None:
+            self._pool._engines.add(id(self))
         self.closed = False
         self._install(served)
 
@@ -219,12 +235,9 @@ cdef class CoreEngine(_Deployments):
         cdef int64_t started = now_ns()
         self._check_open()
         cdef _Served served = self._current if self._canary is None else self._route(key, started)
-        cdef Request request
-        request.started_ns = request.asked_ns = started
-        request.deadline_ns = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
-        request.priority = self._priority if priority is None else priority_of(priority)
-        request.hedge = hedge
-        request.deployment = served.native
+        cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
+        cdef Priority asked = self._priority if priority is None else priority_of(priority)
+        cdef Request request = _request_of(served, started, deadline, asked, hedge)
         cdef SmallBuffer buffer
         cdef void* row = buffer.reserve(self._row_bytes)
         request.row = row
@@ -322,7 +335,8 @@ cdef class CoreEngine(_Deployments):
         cdef int64_t started = now_ns()
         self._check_open()
         cdef _Served served = self._current if self._canary is None else self._route(key, started)
-        cdef Request request = self._many_request(served, priority, started)
+        cdef Priority asked = self._priority if priority is None else priority_of(priority)
+        cdef Request request = _request_of(served, started, 0, asked, False)
         cdef uint32_t n = count_rows(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
         missing = None
@@ -337,14 +351,6 @@ cdef class CoreEngine(_Deployments):
         return Answers.joined([self._many_queued(served, request, matrix[i:i + window], deadlines[i:i + window],
                                                  missing and missing[i:i + window])
                                for i in range(0, max(n, 1), window)])
-
-    cdef Request _many_request(self, _Served served, object priority, int64_t started):
-        cdef Request request
-        request.started_ns = request.asked_ns = started
-        request.priority = self._priority if priority is None else priority_of(priority)
-        request.hedge = False
-        request.deployment = served.native
-        return request
 
     # A call takes at most half of the slots at a time, so that it never shuts out everybody else.
     cdef uint32_t _window(self):
@@ -518,12 +524,9 @@ cdef class CoreEngine(_Deployments):
         cdef int64_t started = now_ns()
         self._check_open()
         cdef _Served served = self._current if self._canary is None else self._route(key, started)
-        cdef Request request
-        request.started_ns = request.asked_ns = started
-        request.deadline_ns = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
-        request.priority = self._priority if priority is None else priority_of(priority)
-        request.hedge = hedge
-        request.deployment = served.native
+        cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
+        cdef Priority asked = self._priority if priority is None else priority_of(priority)
+        cdef Request request = _request_of(served, started, deadline, asked, hedge)
         loop = _get_running_loop()
         cdef tuple missing = None
         if served.lookup is not None and request.deadline_ns > started:
@@ -541,11 +544,8 @@ cdef class CoreEngine(_Deployments):
 
     def _ask_later(self, _Served served, x, int64_t started, int64_t deadline, int priority, bint hedge, missing):
         self._check_open()
-        cdef Request request
-        request.started_ns, request.asked_ns, request.deadline_ns = started, now_ns(), deadline
-        request.priority = <Priority><uint8_t>priority
-        request.hedge = hedge
-        request.deployment = served.native
+        cdef Request request = _request_of(served, started, deadline, <Priority><uint8_t>priority, hedge)
+        request.asked_ns = now_ns()
         return self._ask(served, x, &request, _get_running_loop(), missing)
 
     cdef object _ask(self, _Served served, object x, Request* request, object loop, tuple missing):
@@ -613,7 +613,8 @@ cdef class CoreEngine(_Deployments):
             self._check_open()
         cdef cnp.ndarray matrix = self._matrix(served, rows, deadlines, started)
         cdef _ManyRequest many = _ManyRequest.__new__(_ManyRequest)
-        many.native = self._many_request(served, priority, started)
+        cdef Priority asked = self._priority if priority is None else priority_of(priority)
+        many.native = _request_of(served, started, 0, asked, False)
         many.native.asked_ns = now_ns() if missing is not None else started
         if self._inline:
             return [lambda: self._many_inline(served, many.native, matrix, n, deadlines, deadline_ns is not None,

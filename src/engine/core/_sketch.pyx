@@ -12,30 +12,15 @@ import numpy as np
 
 cimport numpy as cnp
 
+from engine.core._observer cimport (
+    ENGINE_ANSWER_CANARY,
+    ENGINE_ANSWER_SHADOW,
+    ENGINE_OBSERVER_CAPSULE,
+    engine_answer,
+    engine_observer,
+)
+
 from engine.errors import ClosedError, MonitorError
-
-cdef extern from "engine/observer.h" nogil:
-    const char* ENGINE_OBSERVER_CAPSULE
-    uint32_t ENGINE_ANSWER_SHADOW
-    uint32_t ENGINE_ANSWER_CANARY
-
-    ctypedef struct engine_answer:
-        uint64_t id
-        uint64_t deployment
-        int64_t started_ns
-        int64_t deadline_ns
-        int64_t ready_ns
-        const void* row
-        const double* values
-        uint32_t n_features
-        uint32_t n_outputs
-        uint32_t flags
-        uint8_t source
-        uint8_t reason
-
-    ctypedef struct engine_observer:
-        void* ctx
-        void (*release)(void* ctx) noexcept
 
 cdef extern from "engine/sketch.hpp" namespace "engine::sketch" nogil:
     size_t VERSIONS

@@ -135,6 +135,8 @@ class Engine(CoreEngine):
             "allow_nonfinite": bool(allow_nonfinite),
             "realtime_priority": realtime,
             "cpus": chosen_cpus,
+            "observer": parts.observer(monitor),
+            "breaker": parts.breaker(breaker),
         }
         parts.one_of("lane", lane, LANES)
         model, spare = parts.models(primary, fallback)
@@ -148,7 +150,6 @@ class Engine(CoreEngine):
             min(parts.between("deadline_ms", deadline_ms, 0.0, float("inf")) * 1e6, NO_DEADLINE_NS)
         )
         self._batch_rows_max = rows_max
-        self._configure(parts.observer(monitor), parts.breaker(breaker))
         self._open(
             model.scorer,
             spare.scorer if spare else None,
@@ -165,12 +166,12 @@ class Engine(CoreEngine):
     @property
     def primary(self) -> Model:
         """The model that new requests go to first."""
-        return self._serving()[0].parts[0][0]
+        return self._serving()[0].parts[0]
 
     @property
     def fallback(self) -> Model | None:
         """The model that answers where the primary cannot in time, or None."""
-        return self._serving()[0].parts[0][1]
+        return self._serving()[0].parts[1]
 
     def _start(self, lane: str, model: Model) -> None:
         # Only what is native is measured on this thread: anything else might not come back.
@@ -298,7 +299,7 @@ class Engine(CoreEngine):
                 "a shadow must not be a Python callable: its turns with the GIL would delay live requests"
             )
         name = version if version is not None else model.digest[:12]
-        current = self._serving()[0].parts[0]
+        current = self._serving()[0].parts
         served = self._prepare(model.scorer, None, float("nan"), name, current[3], (model, None, None, None))
         self._set_shadow(served, SHADOW_ROWS_MAX)
 
@@ -314,7 +315,7 @@ class Engine(CoreEngine):
     ) -> Any:
         """A deployment that is checked, measured and ready to take traffic."""
         self._require_open()
-        now_primary, now_fallback, now_default, now_features = self._serving()[0].parts[0]
+        now_primary, now_fallback, now_default, now_features = self._serving()[0].parts
         model, spare = parts.models(
             primary if primary is not None else now_primary,
             fallback if fallback is not None else now_fallback,
