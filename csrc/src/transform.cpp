@@ -178,6 +178,13 @@ bool Program::is_place(const Step& lookup, std::uint32_t count) const {
     return table.size() <= count && !(lookup.x >= 0.0) && !(lookup.y >= 0.0);
 }
 
+// Whether a column is emitted beside the last one, from the register beside its own.
+bool Program::continues_run(const Step& emit) const {
+    if (fused_.empty() || fused_.back().op != Op::kEmitRun) return false;
+    const Step& run = fused_.back();
+    return emit.a == run.a + run.count && emit.dst == run.dst + run.count;
+}
+
 // The commonest runs of steps become one step, where no other step reads what lies between.
 void Program::fuse() {
     std::vector<std::uint32_t> reads(number_written_.size(), 0);
@@ -210,6 +217,13 @@ void Program::fuse() {
             step.op = Op::kLookupOneHot;
             step.dst = steps_[++i].dst;
             step.count = steps_[i].count;
+        } else if (step.op == Op::kEmit) {
+            if (continues_run(step)) {
+                ++fused_.back().count;
+                continue;
+            }
+            step.op = Op::kEmitRun;
+            step.count = 1;
         }
         fused_.push_back(step);
     }

@@ -301,8 +301,10 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
                 break;
             }
             case Op::kCall: call_step<kCapacity>(step, n, numbers); break;
-            case Op::kEmit:
-                emit_each<kCapacity>(n, n_outputs_, out + step.dst, a, [](double v) { return v; });
+            case Op::kEmitRun:
+                for (std::size_t j = 0; j < step.count; ++j) {
+                    emit_each<kCapacity>(n, n_outputs_, out + step.dst + j, a + j * kCapacity, [](double v) { return v; });
+                }
                 break;
             case Op::kImputeScaleEmit:
             case Op::kScaleEmit:

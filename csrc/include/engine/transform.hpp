@@ -86,6 +86,7 @@ enum class Op : std::uint16_t {
     kCount_,      // not a step a caller may add
     // What finish() makes of the commonest runs of steps: a step costs a row more than its arithmetic, and a block a trip
     // of every value to the registers and back.
+    kEmitRun,          // out[dst, dst + 1, …] = numbers[a, a + 1, …], count of them
     kImputeScaleEmit,  // out[dst] = numbers[a] imputed with z, scaled by x and y
     kScaleEmit,
     kHashEmit,         // out[dst] = texts[a] hashed
@@ -192,6 +193,7 @@ private:
     std::uint32_t n_texts_;
     std::uint32_t n_outputs_;
     void fuse();
+    bool continues_run(const Step& emit) const;
     bool is_place(const Step& lookup, std::uint32_t count) const;
 
     std::vector<Step> steps_;
