@@ -22,6 +22,7 @@ RUNTIME = [*SCHEDULER, "breaker", "deployment", "executors", "rescuer", "shadow"
 EXTENSIONS = {
     "_scorer": ["score_threads"],
     "_answer": [],
+    "_futures": [],
     "_rows": [],
     "_statistics": RUNTIME,
     "_forest": ["forest*", "cpu"],

@@ -10,7 +10,8 @@ cdef class _ManyCall:
     cdef vector[uint32_t] slots
     cdef vector[Outcome] outcomes
     cdef cnp.ndarray values, matrix
-    cdef object future, missing
+    cdef AnswerFuture future
+    cdef object missing
     cdef uint32_t n
 
     cdef object collect(self, bint synchronous):
@@ -51,51 +52,15 @@ cdef class _ManyRequest:
     cdef Request native
 
 
-@cython.final
-@cython.freelist(64)
-cdef class ReadyAnswer:
-    """An answer that was there at once. Awaitable, and a finished future in all that asyncio asks of one."""
+# The loop whose completions a thread is draining, and that thread. asyncio.get_running_loop makes a system call before
+# Python 3.12; a task that is stepped by a drain and asks again need not. With several such threads the last one counts,
+# and the others ask asyncio.
+cdef object _draining_loop = None
+cdef PyThreadState* _draining_thread = NULL
 
-    cdef Answer answer
-    cdef object loop
 
-    # What asyncio.isfuture looks for; a finished future is never waited for.
-    _asyncio_future_blocking = False
-
-    def __await__(self):
-        return self
-
-    __iter__ = __await__
-
-    def __next__(self):
-        raise StopIteration(self.answer)
-
-    def done(self):
-        return True
-
-    def result(self):
-        return self.answer
-
-    def exception(self):
-        return None
-
-    def cancelled(self):
-        return False
-
-    def cancel(self, msg=None):
-        return False
-
-    def get_loop(self):
-        return self.loop
-
-    def add_done_callback(self, fn, *, context=None):
-        self.loop.call_soon(fn, self, context=context)
-
-    def remove_done_callback(self, fn):
-        return 0
-
-    def __repr__(self):
-        return f"ReadyAnswer({self.answer!r})"
+cdef inline object _running_loop():
+    return _draining_loop if PyThreadState_Get() == _draining_thread else _get_running_loop()
 
 
 @cython.final
@@ -140,7 +105,7 @@ cdef class _LoopBridge:
 
     def cancelled(self, uint32_t index):
         """The future of slot `index` was cancelled. If nobody has answered it, nobody needs to."""
-        cdef object future = <object>self.engine.runtime.slots()[index].user
+        cdef AnswerFuture future = <AnswerFuture>self.engine.runtime.slots()[index].user
         if self.engine.runtime.abandon(index):
             self.native.pending -= 1
             self.engine.runtime.counters().cancelled.fetch_add(1)
@@ -148,10 +113,14 @@ cdef class _LoopBridge:
 
     def drain(self, bint direct=True):
         """Answers what is done. The loop calls it when the eventfd is readable; tasks may then be stepped directly."""
+        global _draining_loop, _draining_thread
         cdef SlotTable* slots = &self.engine.runtime.slots()
         cdef uint32_t index = self.native.take_all(slots[0])
         cdef uint32_t following
         interrupted = None
+        if direct:
+            _draining_loop = self.loop
+            _draining_thread = PyThreadState_Get()
         while index != NO_SLOT:
             following = slots[0][index].next_done_value()
             self.native.pending -= 1
@@ -163,6 +132,8 @@ cdef class _LoopBridge:
             except BaseException as error:  # a task that was stepped raised KeyboardInterrupt or SystemExit
                 interrupted = error
             index = following
+        _draining_loop = None
+        _draining_thread = NULL
         if interrupted is not None:
             raise interrupted
         if self.engine.closed and self.native.pending == 0:
@@ -171,9 +142,9 @@ cdef class _LoopBridge:
     cdef int _finish_one(self, uint32_t index, bint direct) except -1:
         cdef CoreEngine engine = self.engine
         cdef Runtime* runtime = engine.runtime
-        cdef object future = <object>runtime.slots()[index].user
+        cdef AnswerFuture future = <AnswerFuture>runtime.slots()[index].user
         Py_DECREF(future)
-        if future.done():  # cancelled when the answer was on its way already
+        if future.state != PENDING:  # cancelled when the answer was on its way already
             runtime.give_back(index)
             runtime.counters().cancelled.fetch_add(1)
             return 0
@@ -186,19 +157,14 @@ cdef class _LoopBridge:
             engine._show_one(outcome, answer, runtime.row(index), runtime.values(index))
         runtime.give_back(index)
         answer.missing = future.missing
-        if direct:
-            future.answer(answer)
-        else:
-            future.set_result(answer)
-        return 0
+        return future.finish(answer, direct)
 
     cdef int _finish_many(self, uint32_t index) except -1:
         cdef _ManyCall call = <_ManyCall>self.engine.runtime.slots()[index].user
         Py_DECREF(call)
-        if call.future.done():
+        if call.future.state != PENDING:
             return call.drop()
-        call.future.set_result(call.collect(False))
-        return 0
+        return call.future.finish(call.collect(False), False)
 
     cdef int start_reading(self) except -1:
         if not self.reading:

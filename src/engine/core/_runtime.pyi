@@ -22,13 +22,6 @@ class _Served:
     parts: Any
     lookup: Any
 
-class ReadyAnswer:
-    """An answer that was there at once: awaitable, and a finished future."""
-
-    def __await__(self) -> Any: ...
-    def done(self) -> bool: ...
-    def result(self) -> Answer: ...
-
 class CoreExecutors:
     threads: int
     closed: bool

@@ -3,6 +3,7 @@
 cimport cython
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
+from cpython.pystate cimport PyThreadState, PyThreadState_Get
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -20,6 +21,7 @@ import numpy as np
 cimport numpy as cnp
 
 from engine.core._answer cimport Answer
+from engine.core._futures cimport PENDING, AnswerFuture, pending_answer, ready_answer
 from engine.core._native cimport *
 from engine.core._rows cimport column, count_rows, read_deadline, read_deadlines, read_matrix, read_row, table, vector_of
 from engine.core._scorer cimport engine_scorer, scorer_from_capsule
@@ -28,7 +30,6 @@ from engine.core._statistics cimport statistics_of
 from engine.core._answer import REASONS as _reasons
 from engine.core._answer import SOURCES as _sources
 from engine.core._answer import Answers
-from engine.core._futures import AnswerFuture
 from engine.core._rows import checked_default
 from engine.errors import ClosedError, ConfigError, InputError
 
@@ -527,7 +528,7 @@ cdef class CoreEngine(_Deployments):
         cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
         cdef Priority asked = self._priority if priority is None else priority_of(priority)
         cdef Request request = _request_of(served, started, deadline, asked, hedge)
-        loop = _get_running_loop()
+        loop = _running_loop()
         cdef tuple missing = None
         if served.lookup is not None and request.deadline_ns > started:
             if served.lookup_blocks:
@@ -546,7 +547,7 @@ cdef class CoreEngine(_Deployments):
         self._check_open()
         cdef Request request = _request_of(served, started, deadline, <Priority><uint8_t>priority, hedge)
         request.asked_ns = now_ns()
-        return self._ask(served, x, &request, _get_running_loop(), missing)
+        return self._ask(served, x, &request, _running_loop(), missing)
 
     cdef object _ask(self, _Served served, object x, Request* request, object loop, tuple missing):
         cdef SmallBuffer buffer
@@ -558,11 +559,9 @@ cdef class CoreEngine(_Deployments):
         self._reconsider_lane(request.asked_ns)
         return self._submit_one(served, request[0], loop, missing)
 
-    cdef ReadyAnswer _ready(self, Answer answer, object loop, tuple missing):
-        cdef ReadyAnswer ready = ReadyAnswer.__new__(ReadyAnswer)
+    cdef AnswerFuture _ready(self, Answer answer, object loop, tuple missing):
         answer.missing = missing
-        ready.answer, ready.loop = answer, loop
-        return ready
+        return ready_answer(answer, loop)
 
     cdef object _submit_one(self, _Served served, const Request& request, object loop, tuple missing):
         cdef _LoopBridge bridge = self._bridge(loop)
@@ -571,7 +570,7 @@ cdef class CoreEngine(_Deployments):
         cdef Outcome outcome
         cdef Answer answer
         cdef Asker asker
-        future = AnswerFuture(loop=loop)
+        cdef AnswerFuture future = pending_answer(loop)
         Py_INCREF(future)
         asker.completions = bridge.native
         asker.user = <void*><PyObject*>future
@@ -588,9 +587,7 @@ cdef class CoreEngine(_Deployments):
             if self._observer is not NULL or self._shadow is not NULL:
                 self._show_one(outcome, answer, request.row, out)
             return self._ready(answer, loop, missing)
-        future.under_way = (bridge, index)
-        if missing is not None:
-            future.missing = missing
+        future.asked_of, future.request, future.missing = bridge, index, missing
         bridge.native.pending += 1
         if self.runtime.answers_soon():
             bridge.start_polling()
@@ -620,7 +617,7 @@ cdef class CoreEngine(_Deployments):
             return [lambda: self._many_inline(served, many.native, matrix, n, deadlines, deadline_ns is not None,
                                               missing)]
         cdef uint32_t window = self._window()
-        loop = _get_running_loop()
+        loop = _running_loop()
         return [lambda i=i: self._many_async(served, many, matrix[i:i + window], deadlines[i:i + window],
                                              missing and missing[i:i + window], loop)
                 for i in range(0, max(n, 1), window)]
@@ -633,8 +630,8 @@ cdef class CoreEngine(_Deployments):
         cdef _ManyCall call = self._submit_many(served, many.native, matrix, deadlines, bridge, missing, &complete)
         if complete:
             return call.collect(False)
-        call.future = AnswerFuture(loop=loop)
-        call.future.under_way = (call, 0)
+        call.future = pending_answer(loop)
+        call.future.asked_of = call
         Py_INCREF(call)  # the slots' reference, given back by the drain
         bridge.native.pending += 1
         return call.future
