@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import hashlib
@@ -20,6 +21,7 @@ from engine.registry.bundle import Bundle
 from engine.registry.connection import is_missing
 from engine.registry.files import PART, Blobs, explained
 from engine.registry.index import Index
+from engine.registry.notice import put_up
 from engine.registry.versions import (
     DIGEST,
     PRODUCTION,
@@ -172,7 +174,9 @@ class ModelRegistry:
         found = self._version(parse(version if isinstance(version, Version) else f"{name}@{version}"))[0]
         if found.name != name:
             raise RegistryError(f"{found} is not a version of {name!r}")
-        return self._index.point(name, checked_alias(alias), found.number, _who(), _note(note), generation)
+        return self._told(
+            self._index.point(name, checked_alias(alias), found.number, _who(), _note(note), generation)
+        )
 
     def rollback(
         self, name: str, alias: str = PRODUCTION, *, note: str = "", generation: int | None = None
@@ -185,8 +189,8 @@ class ModelRegistry:
         Raises:
             RegistryError: no such alias, no version before, or the generation is another.
         """
-        return self._index.point_back(
-            checked_name(name), checked_alias(alias), _who(), _note(note), generation
+        return self._told(
+            self._index.point_back(checked_name(name), checked_alias(alias), _who(), _note(note), generation)
         )
 
     def resolve(self, reference: str | Version) -> Bundle:
@@ -282,6 +286,12 @@ class ModelRegistry:
 
     def __repr__(self) -> str:
         return f"ModelRegistry({str(self.path)!r})"
+
+    def _told(self, state: AliasState) -> AliasState:
+        """Tells followers of a flip. Where that fails they find it in the index, a little later."""
+        with contextlib.suppress(OSError, RegistryError):
+            put_up(self.path, state.name, state.alias, lambda: self._index.alias(state.name, state.alias))
+        return state
 
     def _version(self, asked: Reference) -> tuple[Version, AliasState | None]:
         if asked.alias is not None:

@@ -177,7 +177,7 @@ class Service:
         if self._watch is None:
             return
         with self._lock:
-            self._look()
+            self._look(ask=True)
             self._check_probation()
 
     def close(self) -> None:
@@ -244,10 +244,10 @@ class Service:
                         "error", "", f"following {self.reference}: {type(error).__name__}: {error}"
                     )
 
-    def _look(self) -> None:
+    def _look(self, *, ask: bool = False) -> None:
         """Serves what the alias points at now, unless it is refused; then what served before serves on."""
         assert self._watch is not None, "only an alias is followed"
-        state = self._watch.poll()
+        state = self._watch.poll(ask=ask)
         if state is None:
             return
         self._state = state
