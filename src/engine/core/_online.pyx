@@ -13,12 +13,13 @@
 #
 # Bytes 12 to 36 are what two rows of one key are compared by. Redis compares the same bytes in its own script.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_Copy, PyDict_SetItem
+from cpython.dict cimport PyDict_Copy, PyDict_SetItem, PyDict_Update
 from cpython.float cimport PyFloat_FromDouble
 from cpython.long cimport PyLong_CheckExact, PyLong_FromLongLong
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
+from libcpp.vector cimport vector
 
 import hashlib
 from datetime import datetime, timedelta, timezone
@@ -275,7 +276,8 @@ cdef class Reader:
     cdef list key_is_int
     cdef Layout layout
     cdef readonly tuple names
-    cdef list columns
+    cdef vector[Py_ssize_t] columns
+    cdef dict blank  # of the features' first reader: see _blank
     cdef int64_t ttl_ns
     cdef str one_key
     cdef bint one_text
@@ -328,8 +330,9 @@ cdef class Reader:
         return _key(self.prefix, tuple(texts))
 
     # Hot: once per view and request.
-    cdef int read(self, object blob, dict out, dict request, int64_t now_ns) except -1:
-        """Puts the wanted features into `out` where the request does not bring them; returns a reason."""
+    cdef int read(self, object blob, dict out, dict request, bint overlaps, int64_t now_ns) except -1:
+        """Puts the wanted features into `out` where the request does not bring them, which it may where it `overlaps`;
+        returns a reason."""
         cdef const char* data
         cdef Py_ssize_t size, i
         cdef uint64_t word
@@ -349,9 +352,9 @@ cdef class Reader:
             if now_ns - <int64_t>(engine_be64(word) ^ SIGN) > self.ttl_ns:
                 return EXPIRED
         try:
-            for i in range(len(self.names)):
+            for i in range(<Py_ssize_t>self.columns.size()):
                 name = self.names[i]
-                if PyDict_GetItem(request, name) is NULL:
+                if not overlaps or PyDict_GetItem(request, name) is NULL:
                     PyDict_SetItem(out, name, self.layout.value(self.columns[i], data, size))
         except ValueError:
             return FOREIGN
@@ -416,6 +419,20 @@ def request_keys(tuple readers, requests):
     return keys
 
 
+# Every wanted feature, None, in a dict with room for a request's own inputs: copying one costs less than growing one.
+cdef dict _blank(tuple readers):
+    cdef Reader first = <Reader>readers[0]
+    if first.blank is None:
+        blank = {name: None for reader in readers for name in (<Reader>reader).names}
+        # A copy keeps the room of a dict that is two thirds full or more.
+        extra = [f"\0{number}" for number in range(len(blank) // 2)]
+        blank.update(dict.fromkeys(extra))
+        for name in extra:
+            del blank[name]
+        first.blank = blank
+    return first.blank
+
+
 def merge(tuple readers, requests, list keys, blobs, int64_t now_ns, list counts):
     """Pairs of the request with its online features and the names of the missing ones.
 
@@ -428,14 +445,17 @@ def merge(tuple readers, requests, list keys, blobs, int64_t now_ns, list counts
     cdef int reason
     cdef tuple missing
     cdef dict plain, out
-    cdef bint down = blobs is None
+    cdef bint overlaps, down = blobs is None
+    cdef dict blank = _blank(readers)
     for request in requests:
         plain = _plain(request)
-        out = PyDict_Copy(plain)
+        out = PyDict_Copy(blank)
+        PyDict_Update(out, plain)
+        overlaps = len(out) != len(blank) + len(plain)
         missing = ()
         for reader in readers:
             if not down:
-                reason = NULL_KEY if keys[at] is _NO_KEY else reader.read(blobs[at], out, plain, now_ns)
+                reason = NULL_KEY if keys[at] is _NO_KEY else reader.read(blobs[at], out, plain, overlaps, now_ns)
                 counts[reason] += 1
             if down or reason != FOUND:
                 missing += reader.missing(out, plain)
