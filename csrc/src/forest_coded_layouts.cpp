@@ -7,79 +7,79 @@
 namespace engine::forest_detail {
 namespace {
 
-// One row after the other through byte codes. View and its kernel say how trees are walked: CodedView in lanes, or
+// What both ways to walk share. How says which it is, View and its kernel how trees are walked: CodedView in lanes, or
 // SymmetricView.
-template <class View>
-class Lanes final : public Layout {
+template <class How, class View, class Walk_>
+class CodedLayout : public Layout {
 public:
-    using Walk = void (*)(const View&, const std::uint8_t*, std::size_t, std::size_t, double*) noexcept;
+    using Walk = Walk_;
 
-    Lanes(std::string name, std::shared_ptr<const Coded> coded, std::shared_ptr<const void> owner, const View& view,
-          const std::vector<Part>& parts, const CodedKernels& kernels, Walk walk)
+    CodedLayout(std::string name, std::shared_ptr<const Coded> coded, std::shared_ptr<const void> owner, const View& view,
+                const std::vector<Part>& parts, const CodedKernels& kernels, Walk walk)
         : Layout(std::move(name)), coded_(std::move(coded)), owner_(std::move(owner)), view_(view), parts_(parts),
           kernels_(kernels), walk_(walk) {}
 
     bool raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums,
              Pace& pace) const noexcept override {
-        return score(kernels_.code_row_f32, rows, n_rows, stride, sums, pace);
+        return how().score(kernels_.code_row_f32, rows, n_rows, stride, sums, pace);
     }
     bool raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums,
              Pace& pace) const noexcept override {
-        return score(kernels_.code_row_f64, rows, n_rows, stride, sums, pace);
+        return how().score(kernels_.code_row_f64, rows, n_rows, stride, sums, pace);
     }
 
-private:
-    template <class Code, class T>
-    bool score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums,
-               Pace& pace) const noexcept {
-        const CodedView& forest = coded_->view;
-        alignas(64) std::uint8_t codes[block_rows][codes_bytes];
-        alignas(64) double lane_sums[block_rows][lanes];
-        for (std::size_t r = 0; r < n_rows; ++r) code_row(forest, rows + r * stride, codes[r]);
-        for (const Part& part : parts_) {
-            if (pace.over()) return false;
-            if (part.opens) std::fill_n(lane_sums[0], n_rows * lanes, 0.0);
-            for (std::size_t r = 0; r < n_rows; ++r) walk_(view_, codes[r], part.first, part.end, lane_sums[r]);
-            pace.did(n_rows * (part.end - part.first));
-            if (!part.closes) continue;
-            for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + part.output] = fold(lane_sums[r]);
-        }
-        return true;
-    }
-
+protected:
     std::shared_ptr<const Coded> coded_;
     std::shared_ptr<const void> owner_;  // of view and parts
     View view_;
     const std::vector<Part>& parts_;
     CodedKernels kernels_;
     Walk walk_;
+
+private:
+    const How& how() const noexcept { return static_cast<const How&>(*this); }
+};
+
+template <class View>
+using LanesWalk = void (*)(const View&, const std::uint8_t*, std::size_t, std::size_t, double*) noexcept;
+template <class View>
+using RowsWalk = void (*)(const View&, const std::uint8_t*, std::size_t, std::size_t, double (*)[block_rows]) noexcept;
+
+// One row after the other through byte codes.
+template <class View>
+class Lanes final : public CodedLayout<Lanes<View>, View, LanesWalk<View>> {
+public:
+    using CodedLayout<Lanes<View>, View, LanesWalk<View>>::CodedLayout;
+
+    template <class Code, class T>
+    bool score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums,
+               Pace& pace) const noexcept {
+        const CodedView& forest = this->coded_->view;
+        alignas(64) std::uint8_t codes[block_rows][codes_bytes];
+        alignas(64) double lane_sums[block_rows][lanes];
+        for (std::size_t r = 0; r < n_rows; ++r) code_row(forest, rows + r * stride, codes[r]);
+        for (const Part& part : this->parts_) {
+            if (pace.over()) return false;
+            if (part.opens) std::fill_n(lane_sums[0], n_rows * lanes, 0.0);
+            for (std::size_t r = 0; r < n_rows; ++r) this->walk_(this->view_, codes[r], part.first, part.end, lane_sums[r]);
+            pace.did(n_rows * (part.end - part.first));
+            if (!part.closes) continue;
+            for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + part.output] = fold(lane_sums[r]);
+        }
+        return true;
+    }
 };
 
 // A block of rows at a time: every tree's splits once, each over all the rows.
 template <class View>
-class Rows final : public Layout {
+class Rows final : public CodedLayout<Rows<View>, View, RowsWalk<View>> {
 public:
-    using Walk = void (*)(const View&, const std::uint8_t*, std::size_t, std::size_t, double (*)[block_rows]) noexcept;
+    using CodedLayout<Rows<View>, View, RowsWalk<View>>::CodedLayout;
 
-    Rows(std::string name, std::shared_ptr<const Coded> coded, std::shared_ptr<const void> owner, const View& view,
-         const std::vector<Part>& parts, const CodedKernels& kernels, Walk walk)
-        : Layout(std::move(name)), coded_(std::move(coded)), owner_(std::move(owner)), view_(view), parts_(parts),
-          kernels_(kernels), walk_(walk) {}
-
-    bool raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums,
-             Pace& pace) const noexcept override {
-        return score(kernels_.code_row_f32, rows, n_rows, stride, sums, pace);
-    }
-    bool raw(const double* rows, std::size_t n_rows, std::size_t stride, double* sums,
-             Pace& pace) const noexcept override {
-        return score(kernels_.code_row_f64, rows, n_rows, stride, sums, pace);
-    }
-
-private:
     template <class Code, class T>
     bool score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums,
                Pace& pace) const noexcept {
-        const CodedView& forest = coded_->view;
+        const CodedView& forest = this->coded_->view;
         alignas(64) std::uint8_t by_row[codes_bytes];
         alignas(64) std::uint8_t block[columns_max * block_rows];
         alignas(64) double lane_sums[lanes][block_rows];
@@ -92,24 +92,17 @@ private:
         // Rows beyond the last are walked too; any code will do.
         for (std::size_t c = 0; c < n_columns; ++c)
             std::fill(block + c * block_rows + n_rows, block + (c + 1) * block_rows, std::uint8_t{0});
-        for (const Part& part : parts_) {
+        for (const Part& part : this->parts_) {
             if (pace.over()) return false;
             if (part.opens) std::fill_n(lane_sums[0], lanes * block_rows, 0.0);
-            walk_(view_, block, part.first, part.end, lane_sums);
+            this->walk_(this->view_, block, part.first, part.end, lane_sums);
             pace.did(block_rows * (part.end - part.first));
             if (!part.closes) continue;
-            kernels_.fold_rows(lane_sums, folded);
+            this->kernels_.fold_rows(lane_sums, folded);
             for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + part.output] = folded[r];
         }
         return true;
     }
-
-    std::shared_ptr<const Coded> coded_;
-    std::shared_ptr<const void> owner_;
-    View view_;
-    const std::vector<Part>& parts_;
-    CodedKernels kernels_;
-    Walk walk_;
 };
 
 }  // namespace

@@ -27,22 +27,13 @@ double threshold_of<double>(const Split& split) noexcept { return split.threshol
 
 template <class T>
 bool goes_left(const Trees& trees, const Split& split, const T* row) noexcept {
-    const T x = row[split.feature];
+    T x = row[split.feature];
     const bool missing_left = split.rule & rule::missing_left;
     if (split.rule & rule::categorical) {
         if (std::isnan(x)) return missing_left;
         return category_goes_left(trees, split, x);
     }
-    switch (split.rule & rule::missing_mask) {
-        case rule::missing_nan:
-            if (std::isnan(x)) return missing_left;
-            break;
-        case rule::missing_zero:
-            if (std::isnan(x) || std::fabs(static_cast<double>(x)) <= zero_band) return missing_left;
-            break;
-        default:
-            if (std::isnan(x)) return T(0) <= threshold_of<T>(split);
-    }
+    if (takes_for_missing(split.rule, x)) return missing_left;
     return x <= threshold_of<T>(split);
 }
 

@@ -22,16 +22,7 @@ std::uint8_t code_of(const CodedView& forest, std::size_t c, const T* cuts, T x)
         if (std::isnan(x)) return column.missing;
         return category_goes_left(*forest.trees, forest.trees->splits[column.split], x) ? 0 : 1;
     }
-    switch (column.rule & rule::missing_mask) {
-        case rule::missing_nan:
-            if (std::isnan(x)) return column.missing;
-            break;
-        case rule::missing_zero:
-            if (std::isnan(x) || std::fabs(static_cast<double>(x)) <= zero_band) return column.missing;
-            break;
-        default:
-            if (std::isnan(x)) x = 0;
-    }
+    if (takes_for_missing(column.rule, x)) return column.missing;
     return count_below(cuts + c * cuts_padded, x);
 }
 

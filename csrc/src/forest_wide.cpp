@@ -192,16 +192,7 @@ std::uint16_t count_below(const T* cuts, std::size_t count, T x) noexcept {
 
 template <class T>
 std::uint16_t code_of(const WideColumn& column, const T* cuts, T x) noexcept {
-    switch (column.rule & rule::missing_mask) {
-        case rule::missing_nan:
-            if (std::isnan(x)) return column.missing;
-            break;
-        case rule::missing_zero:
-            if (std::isnan(x) || std::fabs(static_cast<double>(x)) <= zero_band) return column.missing;
-            break;
-        default:
-            if (std::isnan(x)) x = 0;
-    }
+    if (takes_for_missing(column.rule, x)) return column.missing;
     return count_below(cuts + column.first_cut, column.cuts, x);
 }
 

@@ -204,28 +204,25 @@ void Sketch::set_layout(std::vector<Column> columns, uint32_t n_features) {
     sample_.clear();
 }
 
-void Sketch::fold_features(const float* rows, size_t n, size_t stride) {
+template <class T>
+void Sketch::fold_many(const T* rows, size_t n, size_t stride, void (Sketch::*fold)(const T*), uint64_t Block::*folded) {
     if (!alive()) return;
     const std::lock_guard lock(mutex_);
     const int64_t now = now_ns();
     for (size_t i = 0; i < n; ++i) {
         if (open_.first_ns == 0) open_.first_ns = now;
         open_.last_ns = now;
-        fold_row(rows + i * stride);
-        if (open_.rows >= limits_.block_rows) close_block(false);
+        (this->*fold)(rows + i * stride);
+        if (open_.*folded >= limits_.block_rows) close_block(false);
     }
 }
 
+void Sketch::fold_features(const float* rows, size_t n, size_t stride) {
+    fold_many(rows, n, stride, &Sketch::fold_row, &Block::rows);
+}
+
 void Sketch::fold_outputs(const double* rows, size_t n, size_t stride) {
-    if (!alive()) return;
-    const std::lock_guard lock(mutex_);
-    const int64_t now = now_ns();
-    for (size_t i = 0; i < n; ++i) {
-        if (open_.first_ns == 0) open_.first_ns = now;
-        open_.last_ns = now;
-        fold_output(rows + i * stride);
-        if (open_.output_rows >= limits_.block_rows) close_block(false);
-    }
+    fold_many(rows, n, stride, &Sketch::fold_output, &Block::output_rows);
 }
 
 Totals Sketch::totals() {

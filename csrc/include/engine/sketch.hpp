@@ -159,6 +159,8 @@ private:
     void fold_shadow(const Record& record) noexcept;
     void fold_row(const float* row) noexcept;
     void fold_output(const double* values) noexcept;
+    template <class T>
+    void fold_many(const T* rows, size_t n, size_t stride, void (Sketch::*fold)(const T*), uint64_t Block::*folded);
     void keep_sample(const Record& record) noexcept;
     void count_value(size_t column, float value) noexcept;
     void compare(const Remembered& live, double live_value, uint64_t shadow, double shadow_value) noexcept;

@@ -1,6 +1,7 @@
 // A checked forest in scoring order, and what a layout of it must offer. Nobody outside csrc/src/forest*.cpp looks here.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -54,6 +55,19 @@ Trees make_trees(const ForestSpec& spec);
 
 // The largest float32 that is not above x; -inf below the range.
 float round_down(double x) noexcept;
+
+// Whether a numerical split or column of this rule takes x for missing. A NaN that it knows nothing of becomes 0.
+template <class T>
+bool takes_for_missing(std::uint8_t rule_of, T& x) noexcept {
+    const bool nan = std::isnan(x);
+    switch (rule_of & rule::missing_mask) {
+        case rule::missing_nan: return nan;
+        case rule::missing_zero: return nan || std::fabs(static_cast<double>(x)) <= zero_band;
+        default:
+            if (nan) x = 0;
+            return false;
+    }
+}
 
 // Adds the sixteen accumulators by halves: the one order in which every layout ends.
 inline double fold(const double* accumulators) noexcept {

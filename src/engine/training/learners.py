@@ -58,13 +58,36 @@ def guessed_objective(labels: npt.NDArray[np.float64]) -> str:
     return "binary" if np.isin(labels, (0.0, 1.0)).all() else "regression"
 
 
-def _rounds(rounds: int, rounds_per_step: int) -> None:
-    for name, value in (("rounds", rounds), ("rounds_per_step", rounds_per_step)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+class _Boosting:
+    """What the boosting libraries share: rounds, cut into steps, and how they are written down."""
+
+    name: str
+    packages: tuple[str, ...]  # distributions that bring the library
+
+    def __init__(self, rounds: int = 200, rounds_per_step: int = 50, **parameters: Any) -> None:
+        for name, value in (("rounds", rounds), ("rounds_per_step", rounds_per_step)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+        self.rounds, self.rounds_per_step, self.parameters = rounds, rounds_per_step, parameters
+
+    @property
+    def steps(self) -> int:
+        return -(-self.rounds // self.rounds_per_step)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "learner": self.name,
+            "library": _version(*self.packages),
+            "rounds": self.rounds,
+            "rounds_per_step": self.rounds_per_step,
+            "parameters": self.parameters,
+        }
+
+    def _rounds_of(self, step: int) -> int:
+        return min(self.rounds_per_step, self.rounds - step * self.rounds_per_step)
 
 
-class LightGBM:
+class LightGBM(_Boosting):
     """Gradient boosting by LightGBM.
 
     Args:
@@ -76,22 +99,7 @@ class LightGBM:
             than it brings.
     """
 
-    def __init__(self, rounds: int = 200, rounds_per_step: int = 50, **parameters: Any) -> None:
-        _rounds(rounds, rounds_per_step)
-        self.rounds, self.rounds_per_step, self.parameters = rounds, rounds_per_step, parameters
-
-    @property
-    def steps(self) -> int:
-        return -(-self.rounds // self.rounds_per_step)
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            "learner": "lightgbm",
-            "library": _version("lightgbm"),
-            "rounds": self.rounds,
-            "rounds_per_step": self.rounds_per_step,
-            "parameters": self.parameters,
-        }
+    name, packages = "lightgbm", ("lightgbm",)
 
     def step(self, data: Rows, index: int, so_far: bytes | None, stop: Stop) -> bytes:
         lightgbm = _library("lightgbm")
@@ -115,7 +123,7 @@ class LightGBM:
             booster = lightgbm.train(
                 given,
                 data.prepared,
-                min(self.rounds_per_step, self.rounds - index * self.rounds_per_step),
+                self._rounds_of(index),
                 init_model=lightgbm.Booster(model_str=so_far.decode()) if so_far else None,
                 callbacks=[lambda environment: stop()],
             )
@@ -124,25 +132,10 @@ class LightGBM:
         return str(booster.model_to_string()).encode()
 
 
-class XGBoost:
+class XGBoost(_Boosting):
     """Gradient boosting by XGBoost. Arguments as `LightGBM`; objective: "binary:logistic" or "reg:squarederror"."""
 
-    def __init__(self, rounds: int = 200, rounds_per_step: int = 50, **parameters: Any) -> None:
-        _rounds(rounds, rounds_per_step)
-        self.rounds, self.rounds_per_step, self.parameters = rounds, rounds_per_step, parameters
-
-    @property
-    def steps(self) -> int:
-        return -(-self.rounds // self.rounds_per_step)
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            "learner": "xgboost",
-            "library": _version("xgboost", "xgboost-cpu"),
-            "rounds": self.rounds,
-            "rounds_per_step": self.rounds_per_step,
-            "parameters": self.parameters,
-        }
+    name, packages = "xgboost", ("xgboost", "xgboost-cpu")
 
     def step(self, data: Rows, index: int, so_far: bytes | None, stop: Stop) -> bytes:
         xgboost = _library("xgboost")
@@ -161,7 +154,7 @@ class XGBoost:
         if so_far:
             before = xgboost.Booster({"nthread": given["nthread"]})
             before.load_model(bytearray(so_far))
-        rounds = min(self.rounds_per_step, self.rounds - index * self.rounds_per_step)
+        rounds = self._rounds_of(index)
         try:
             booster = xgboost.train(
                 given, data.prepared, rounds, xgb_model=before, callbacks=[_stops(xgboost, stop)]
