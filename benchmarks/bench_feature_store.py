@@ -36,7 +36,7 @@ import numpy as np
 from benchmarks.own_environment import RivalMissing, measured_in
 from benchmarks.timing import latencies_us
 from engine import transform as t
-from engine.demo.flights import _data_folder
+from engine.demo.flights import data_folder
 from engine.feature_store import (
     Aggregate,
     DatasetConfig,
@@ -91,8 +91,8 @@ def write_flights(folder: Path, n_labels: int) -> None:
     """The flights as three sources and a table of labels. Times are naive in the data, and taken as UTC."""
     import pandas as pd
 
-    flights = pd.read_csv(_data_folder() / "flights.csv.zip")
-    weather = pd.read_csv(_data_folder() / "weather.csv")
+    flights = pd.read_csv(data_folder() / "flights.csv.zip")
+    weather = pd.read_csv(data_folder() / "weather.csv")
     for table, parts in ((flights, ["hour", "minute"]), (weather, ["hour"])):
         table["time"] = pd.to_datetime(table[["year", "month", "day", *parts]]).dt.tz_localize("UTC")
     flights["flight_id"] = np.arange(len(flights))

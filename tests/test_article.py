@@ -266,11 +266,11 @@ def test_listing_5_a_monitor_logs_sees_drift_and_alerts():
 def flights():
     """Flights of January and July, due out at `at`, late or not, and every hour's weather at the three airports."""
     pandas = pytest.importorskip("pandas")
-    from engine.demo.flights import LATE_MINUTES, _data_folder
+    from engine.demo.flights import LATE_MINUTES, data_folder
     from engine.errors import MissingDependencyError
 
     try:
-        folder = _data_folder()
+        folder = data_folder()
     except MissingDependencyError as error:
         pytest.skip(str(error))
     asked = ["origin", "carrier", "distance", "hour"]

@@ -14,6 +14,7 @@ from engine.errors import StoreError
 from engine.feature_store import DuckDBOffline, FeatureStore, LMDBOnline
 
 FORK = multiprocessing.get_context("fork")
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def program():
@@ -25,9 +26,8 @@ def within(ms):
     return time.monotonic_ns() + ms * 1_000_000
 
 
-def in_child(function, *arguments):
+def in_child(function, *arguments, context=SPAWN):
     """What a function sends from a process of its own, started anew, for limits cannot be taken back."""
-    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=function, args=(*arguments, theirs))
     process.start()
@@ -96,20 +96,9 @@ def test_a_store_opened_read_only_serves_and_refuses_to_be_written(tmp_path):
         except StoreError as error:
             pipe.send((fetched, str(error)))
 
-    (out, missing), text = in_fork(child)
+    (out, missing), text = in_child(child, context=FORK)
     assert (out["plane__x"], missing) == (3.0, ())
     assert "was opened with read_only=True" in text
-
-
-def in_fork(function):
-    ours, theirs = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=function, args=(theirs,))
-    process.start()
-    theirs.close()
-    try:
-        return ours.recv()
-    finally:
-        process.join()
 
 
 def test_children_forked_before_the_first_fetch_read_and_write(tmp_path):
@@ -118,7 +107,9 @@ def test_children_forked_before_the_first_fetch_read_and_write(tmp_path):
     store.materialize(worker.view(worker.source(10)), worker.START, worker.END)
     features = store.online_features(program(), [worker.view(worker.source(10))])
     for _ in range(3):
-        out, missing = in_fork(lambda pipe: pipe.send(features.fetch({"plane": "N00002"}, within(1000))))
+        out, missing = in_child(
+            lambda pipe: pipe.send(features.fetch({"plane": "N00002"}, within(1000))), context=FORK
+        )
         assert (out["plane__x"], missing) == (2.0, ())
     assert features.fetch({"plane": "N00001"}, within(1000))[1] == ()
     assert store.materialize(worker.view(worker.source(20)), worker.START, worker.END).written == 10
@@ -136,7 +127,7 @@ def test_a_child_forked_later_misses_features_and_harms_nobody(tmp_path):
         pipe.send((features.fetch({"plane": "N00002"}, within(1000)), features.stats()))
 
     for _ in range(3):
-        (_, missing), stats = in_fork(child)
+        (_, missing), stats = in_child(child, context=FORK)
         assert missing == ("plane__x", "plane__s")
         assert "forked from one that has fetched" in stats["last_error"]
         assert features.fetch({"plane": "N00001"}, within(1000))[1] == ()

@@ -11,6 +11,11 @@ from engine.planning.replay import command
 from engine.planning.simulate import simulate
 
 
+def check_seed(seed, requests):
+    plan = random_plan(seed, requests)
+    check(simulate(**plan), plan)
+
+
 # 100 plans of 2,000 requests: the 200 thousand of `make test`.
 @hypothesis_seed(SEED)
 @settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -52,21 +57,18 @@ def test_a_seed_is_a_trace(plan):
     ],
 )
 def test_a_seed_that_once_failed(seed):
-    plan = random_plan(seed, 10_000)
-    check(simulate(**plan), plan)
+    check_seed(seed, 10_000)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1200)
 def test_ten_million_requests(simulation_seed):
     for seed in range(simulation_seed, simulation_seed + 1_000):
-        plan = random_plan(seed, 10_000)
-        check(simulate(**plan), plan)
+        check_seed(seed, 10_000)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1200)
 def test_long_runs(simulation_seed):
     for seed in range(simulation_seed, simulation_seed + 20):
-        plan = random_plan(seed, 500_000)
-        check(simulate(**plan), plan)
+        check_seed(seed, 500_000)

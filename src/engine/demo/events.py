@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from engine import transform as t
-from engine.demo.flights import _WEATHER, LATE_MINUTES, _data_folder
+from engine.demo.flights import CATEGORIES, LATE_MINUTES, TIMETABLE, WEATHER, data_folder
 from engine.errors import MissingDependencyError
 from engine.feature_store import Aggregate, Entity, FeatureView, Source
 
 BEGIN = datetime(2013, 1, 1, 5, tzinfo=UTC)  # midnight in New York
 LEARNED = datetime(2013, 7, 1, 4, tzinfo=UTC)
 TAXI = timedelta(minutes=20)  # off the block and to the gate, what `air_time` leaves out
-
-_TIMETABLE = ("weekday", "hour", "minute", "sched_arr_time", "distance")
-_KEYS = ("origin", "carrier", "dest", "tailnum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ def write(folder: Path) -> Events:
     except ImportError as error:
         raise MissingDependencyError("the demo needs pandas: pip install 'deadline-engine[demo]'") from error
     folder.mkdir(parents=True, exist_ok=True)
-    data = _data_folder()
+    data = data_folder()
     flights = pandas.read_csv(data / "flights.csv.zip")
     flights = flights[flights["arr_delay"].notna() & flights["tailnum"].notna()]
     departs = pandas.to_datetime(flights["time_hour"], utc=True) + pandas.to_timedelta(
@@ -64,9 +61,9 @@ def write(folder: Path) -> Events:
         late=(flights["arr_delay"] > LATE_MINUTES).astype("int64"),
         flight_id=range(len(flights)),
     ).sort_values("departs", kind="stable", ignore_index=True)
-    weather = pandas.read_csv(data / "weather.csv", usecols=["origin", "time_hour", *_WEATHER])
+    weather = pandas.read_csv(data / "weather.csv", usecols=["origin", "time_hour", *WEATHER])
     weather["time"] = pandas.to_datetime(weather.pop("time_hour"), utc=True)
-    weather = weather.drop_duplicates(["origin", "time"]).astype(dict.fromkeys(_WEATHER, float))
+    weather = weather.drop_duplicates(["origin", "time"]).astype(dict.fromkeys(WEATHER, float))
     weather.to_parquet(folder / "weather.parquet", index=False)
     flights[["origin", "left", "dep_delay", "flight_id"]].to_parquet(
         folder / "departures.parquet", index=False
@@ -74,7 +71,7 @@ def write(folder: Path) -> Events:
     flights[["carrier", "arrived", "arr_delay", "flight_id"]].to_parquet(
         folder / "arrivals.parquet", index=False
     )
-    asked = flights[[*_KEYS, *_TIMETABLE, "departs", "late"]].astype(dict.fromkeys(_TIMETABLE, float))
+    asked = flights[[*CATEGORIES, *TIMETABLE, "departs", "late"]].astype(dict.fromkeys(TIMETABLE, float))
     asked.to_parquet(folder / "flights.parquet", index=False)
     views = views_on(folder)
     return Events(views, Source(folder / "flights.parquet", event_time="departs"), asked, _spec(views))
@@ -85,7 +82,7 @@ def views_on(folder: Path) -> list[FeatureView]:
     origin, carrier = Entity("origin"), Entity("carrier")
     return [
         FeatureView(
-            "weather", origin, Source(folder / "weather.parquet", event_time="time"), columns=list(_WEATHER)
+            "weather", origin, Source(folder / "weather.parquet", event_time="time"), columns=list(WEATHER)
         ),
         FeatureView(
             "airport",
@@ -109,7 +106,7 @@ def views_on(folder: Path) -> list[FeatureView]:
 def _spec(views: list[FeatureView]) -> list[Any]:
     looked_up = [name for view in views for name in view.feature_names]
     return [
-        *(t.number(name) for name in _TIMETABLE),
+        *(t.number(name) for name in TIMETABLE),
         *(t.number(name).impute("median") for name in looked_up),
         t.category("origin").ordinal(),
         t.category("carrier").ordinal(),

