@@ -13,6 +13,8 @@ constexpr double SURPRISE_RATIO = 0.25;   // one this far below is the truth at 
 constexpr double BELIEVED_RATE = 0.5;     // such a change moves all knots, and at once
 constexpr double LEARNING_RATE = 0.1;
 constexpr double SCALE_RATE = 0.02;
+constexpr double SCALE_MIN = 1e-3;
+constexpr double SHAPE_SHARE_MIN = 0.1;
 constexpr double RETURN_RATE = 0.01;      // of knots far from the observed size, to the scaled shape
 constexpr double SPREAD_QUANTILE = 0.98;
 constexpr double SPREAD_STEP = 0.05;
@@ -54,7 +56,8 @@ void CostModel::prime(uint32_t rows, int64_t ns) noexcept {
 // proportion to the rows above the last, and linear in between.
 void CostModel::know(size_t knot, double ns) noexcept {
     raw_[knot] = ns;
-    shape_[knot] = ns / scale_;
+    // What costs less than the shift alone is taken to have a shape all the same.
+    shape_[knot] = std::max(ns - shift_, SHAPE_SHARE_MIN * ns) / scale_;
     known_[knot] = true;
     size_t previous = KNOTS;
     for (size_t k = 0; k < knots_; ++k) {
@@ -69,7 +72,22 @@ void CostModel::know(size_t knot, double ns) noexcept {
     }
     for (size_t j = previous + 1; j < knots_; ++j) shape_[j] = shape_[previous] * knot_rows(j) / knot_rows(previous);
     for (size_t k = 0; k < knots_; ++k)
-        if (!known_[k]) raw_[k] = shape_[k] * scale_;
+        if (!known_[k]) raw_[k] = shape_[k] * scale_ + shift_;
+}
+
+// One step of normalised least mean squares (Widrow and Hoff, 1960) of scale_ and shift_ towards an observation, in units
+// of the shape of one row: a change seen at small batches alone is taken half for a scale and half for a shift.
+void CostModel::fit(uint32_t rows, double ns, double rate) noexcept {
+    const double unit = shape_[0], known = shape(rows);
+    const double size = known / unit;
+    const double step = rate * (ns - scale_ * known - shift_) / (size * size + 1.0);
+    scale_ += step * size / unit;
+    shift_ += step;
+    if (shift_ < 0.0) {
+        scale_ += shift_ / known;
+        shift_ = 0.0;
+    }
+    scale_ = std::max(scale_, SCALE_MIN);
 }
 
 double CostModel::shape(uint32_t rows) const noexcept {
@@ -144,12 +162,13 @@ void CostModel::observe(uint32_t rows, int64_t ns) noexcept {
         // Outside of what was measured so far there is no shape to return to: this is where it begins.
         know(at, raw_[at] * ratio);
     } else {
-        scale_ += (believed ? BELIEVED_RATE : SCALE_RATE) * (static_cast<double>(ns) / shape(rows) - scale_);
+        const double scale_before = scale_, shift_before = shift_;
+        fit(rows, static_cast<double>(ns), believed ? BELIEVED_RATE : SCALE_RATE);
         for (size_t k = 0; k < knots_; ++k) {
             const bool near = k == at || (k == at + 1 && knot_rows(at) != rows);
-            if (believed) raw_[k] *= 1.0 + BELIEVED_RATE * (ratio - 1.0);
-            else if (near) raw_[k] *= 1.0 + LEARNING_RATE * (ratio - 1.0);
-            else raw_[k] += RETURN_RATE * (shape_[k] * scale_ - raw_[k]);
+            if (near) raw_[k] *= 1.0 + (believed ? BELIEVED_RATE : LEARNING_RATE) * (ratio - 1.0);
+            else if (believed) raw_[k] += (scale_ - scale_before) * shape_[k] + shift_ - shift_before;
+            else raw_[k] += RETURN_RATE * (shape_[k] * scale_ + shift_ - raw_[k]);
         }
     }
     publish();

@@ -2,7 +2,8 @@
 //
 // Means are kept at knots 1, 2, 3, 4, 6, 8, 12, 16, … and interpolated between them. One thread at a time observes;
 // any thread reads. An observation moves the knots beside it; all others return to the shape known from calibration
-// times a common scale, so that sizes which never run neither drift with the noise nor miss a change of speed. An
+// times a common scale plus a common shift, so that sizes which never run neither drift with the noise nor miss a change
+// of speed, and a cost that every batch has come to carry makes larger ones worth a try. An
 // observation far above expectation is a stall, not a cost: it widens the spread and leaves the mean alone, until
 // several in a row say that the model really has become slow.
 #pragma once
@@ -44,6 +45,7 @@ public:
 private:
     void know(size_t knot, double ns) noexcept;
     double shape(uint32_t rows) const noexcept;
+    void fit(uint32_t rows, double ns, double rate) noexcept;
     void publish() noexcept;
     void refresh_efficient() noexcept;
     uint32_t smallest_within(double rows_per_ns) const noexcept;
@@ -55,7 +57,7 @@ private:
     std::array<double, KNOTS> raw_{};                    // the same before larger batches are made to cost no less
     std::array<double, KNOTS> shape_{};                  // calibrated ns, or the first ones observed, for scale_ 1
     std::array<bool, KNOTS> known_{};                    // primed or observed itself, not filled in from a neighbour
-    double scale_ = 1.0;                                 // of what is observed over shape_
+    double scale_ = 1.0, shift_ = 0.0;                   // what is observed is about scale_ * shape_ + shift_
     std::atomic<double> spread_{1.25};
     std::atomic<uint32_t> efficient_rows_{1}, peak_rows_{1};
     std::atomic<uint64_t> stalls_{0};
