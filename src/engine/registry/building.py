@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,28 @@ class Parts:
     lineage: Mapping[str, Any] | None
 
 
-def built(name: str, parts: Parts, *, trust: bool, code: Path | None) -> tuple[bytes, dict[str, bytes]]:
-    """The manifest of a version, and its blobs by digest. `code`: the folder whose commit is recorded, None for none.
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """A manifest but for the digests of its artifacts, and their contents."""
+
+    body: dict[str, Any]
+    stored: Stored
+
+    @property
+    def contents(self) -> list[bytes]:
+        return [content for content, _ in self.stored.values()]
+
+    def manifest(self, digests: Sequence[str]) -> bytes:
+        """The manifest, with a digest for each of `contents`."""
+        artifacts = {
+            role: {"digest": digest, "size": len(content), "format": kind}
+            for (role, (content, kind)), digest in zip(self.stored.items(), digests, strict=True)
+        }
+        return manifest.canonical({**self.body, "artifacts": artifacts})
+
+
+def built(name: str, parts: Parts, *, trust: bool, code: Path | None) -> Draft:
+    """A version, complete but for being stored. `code`: the folder whose commit is recorded, None for none.
 
     Raises:
         RegistryError: a part that cannot be stored, or does not fit the others.
@@ -57,12 +76,7 @@ def built(name: str, parts: Parts, *, trust: bool, code: Path | None) -> tuple[b
     if not (parts.fallback is None and parts.program is None and parts.golden is None):
         body["shape"] = _tried(stored, parts.golden, body["default"], trust)
     body["lineage"] = _lineage(parts.lineage, stored, code)
-    blobs, body["artifacts"] = {}, {}
-    for role, (content, kind) in stored.items():
-        digest = hashlib.sha256(content).hexdigest()
-        blobs[digest] = content
-        body["artifacts"][role] = {"digest": digest, "size": len(content), "format": kind}
-    return manifest.canonical(body), blobs
+    return Draft(body, stored)
 
 
 def _tried(stored: Stored, golden: Any, default: Any, trust: bool) -> dict[str, int]:

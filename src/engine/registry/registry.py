@@ -146,11 +146,12 @@ class ModelRegistry:
         """
         name = checked_name(name if name is not None else self.default_name)
         parts = Parts(model, fallback, default, program, golden, reference, policy, metrics, lineage)
-        manifest, blobs = built(name, parts, trust=self.trust, code=self._code)
+        draft = built(name, parts, trust=self.trust, code=self._code)
         with self._blobs.shared():
-            self._blobs.put(blobs)
+            blobs = self._blobs.put(draft.contents)
+            manifest = draft.manifest(blobs)
             digest = hashlib.sha256(manifest).hexdigest()
-            return self._index.add_version(name, digest, manifest, list(blobs), _who(), _note(note))
+            return self._index.add_version(name, digest, manifest, blobs, _who(), _note(note))
 
     def promote(
         self,
