@@ -164,13 +164,13 @@ class Blobs:
 def _put(folder: int, content: bytes) -> str:
     """Stores one blob; the folder is still to be synced."""
     digest = _digest_beside(content)
+    # A large one that is there already seldom comes again; it is replaced by its like before that is known.
+    if len(content) < HASHED_BESIDE_BYTES and _is_whole(folder, digest(), len(content)):
+        return digest()
     part = f"{os.getpid()}.{secrets.token_hex(8)}{PART}"
     try:
         _write(folder, part, content)
-        if _is_whole(folder, digest(), len(content)):
-            os.unlink(part, dir_fd=folder)
-        else:
-            os.rename(part, digest(), src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(part, digest(), src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(part, dir_fd=folder)
