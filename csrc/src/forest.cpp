@@ -46,7 +46,8 @@ namespace {
 
 constexpr std::size_t calibration_rows = 64;
 constexpr std::size_t calibration_values_max = 1u << 22;  // a small file may claim millions of features
-constexpr double calibration_us_max = 3000;  // a measurement, of which a layout has three
+constexpr double calibration_us_max = 3000;  // for a layout's single rows in one turn
+constexpr double calibration_behind = 3;     // times the fastest: no noise makes up for it
 
 // Rows that take both sides of the forest's own splits: each value is a threshold that its feature is asked, or just
 // beyond one. Zeros would walk one path and flatter every layout.
@@ -67,51 +68,61 @@ std::vector<float> calibration_input(const Trees& trees, std::size_t n_rows) {
     return rows;
 }
 
-// Microseconds a call: the fastest of several, in the time allowed.
 template <class Call>
-double fastest_us(Call call) {
-    using Clock = std::chrono::steady_clock;
-    const auto begin = Clock::now();
-    double best = 1e30;
-    double spent = 0;
-    for (int round = 0; round < 2 || (round < 50 && spent < calibration_us_max); ++round) {
-        const auto start = Clock::now();
-        call();
-        const auto end = Clock::now();
-        best = std::min(best, std::chrono::duration<double, std::micro>(end - start).count());
-        spent = std::chrono::duration<double, std::micro>(end - begin).count();
-    }
-    return best;
+double taken_us(Call call) {
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
+
+// A layout under calibration. Microseconds a row, the fastest of several: one row a call, and a block of rows.
+struct Timed {
+    const forest_detail::Layout* layout;
+    std::size_t singles = 0;  // rows that it is timed on one by one
+    double row_1 = 1e30, row_64 = 1e30;
+};
 
 }  // namespace
 
-// Times every layout on synthetic rows and keeps the fastest for single rows and for blocks.
+// Times every layout on synthetic rows and keeps the fastest for single rows and for blocks. Layouts take turns, because
+// a shared machine may be half as fast for the milliseconds in which one of them is timed; what is far behind drops out.
 void Forest::calibrate(const Trees& trees) {
     const std::size_t n_rows = std::clamp(calibration_values_max / n_features_, std::size_t{1}, calibration_rows);
     const std::vector<float> rows = calibration_input(trees, n_rows);
     std::vector<double> sums(n_rows * n_outputs_);
-    double best_1 = 1e30;
-    double best_64 = 1e30;
     forest_detail::Pace unhurried{Stop{}};
+    const auto score = [&](const Timed& timed, std::size_t first, std::size_t count) {
+        timed.layout->raw(rows.data() + first * n_features_, count, n_features_, sums.data(), unhurried);
+    };
+    std::vector<Timed> all;
     for (const auto& layout : layouts_) {
-        const auto one_row = [&](std::size_t r) {
-            layout->raw(rows.data() + r * n_features_, 1, n_features_, sums.data(), unhurried);
-        };
+        Timed timed{.layout = layout.get()};
         // Different rows, one a call: the same row again and again would be learned by the branch predictor, as sixteen
         // were. Fewer of them for layouts that are slow at it anyway.
-        const double first_us = fastest_us([&] { one_row(0); });
-        const auto singles = std::min(n_rows, static_cast<std::size_t>(std::max(calibration_us_max / first_us, 4.0)));
-        const double row_1 = fastest_us([&] {
-            for (std::size_t r = 0; r < singles; ++r) one_row(r);
-        }) / static_cast<double>(singles);
-        const double row_64 = fastest_us([&] {
-            layout->raw(rows.data(), n_rows, n_features_, sums.data(), unhurried);
-        }) / static_cast<double>(n_rows);
-        times_.push_back({layout->name(), row_1, row_64});
-        if (row_1 < best_1) best_1 = row_1, single_ = layout.get();
-        if (row_64 < best_64) best_64 = row_64, batch_ = layout.get();
+        const double first_us = taken_us([&] { score(timed, 0, 1); });
+        timed.singles = std::min(n_rows, static_cast<std::size_t>(std::max(calibration_us_max / first_us, 4.0)));
+        all.push_back(timed);
     }
+    double best_1 = 1e30, best_64 = 1e30, spent_us = 0.0;
+    for (int round = 0; round < 2 || (round < 5 && spent_us < 100'000) || (round < 50 && spent_us < 20'000); ++round) {
+        spent_us += taken_us([&] {
+            for (Timed& timed : all) {
+                if (timed.row_1 <= calibration_behind * best_1 || round == 0) {
+                    const double us = taken_us([&] { for (std::size_t r = 0; r < timed.singles; ++r) score(timed, r, 1); });
+                    timed.row_1 = std::min(timed.row_1, us / static_cast<double>(timed.singles));
+                }
+                if (timed.row_64 <= calibration_behind * best_64 || round == 0) {
+                    const double us = taken_us([&] { score(timed, 0, n_rows); });
+                    timed.row_64 = std::min(timed.row_64, us / static_cast<double>(n_rows));
+                }
+            }
+        });
+        for (const Timed& timed : all) {
+            if (timed.row_1 < best_1) best_1 = timed.row_1, single_ = timed.layout;
+            if (timed.row_64 < best_64) best_64 = timed.row_64, batch_ = timed.layout;
+        }
+    }
+    for (const Timed& timed : all) times_.push_back({timed.layout->name(), timed.row_1, timed.row_64});
     // A block costs nearly the same however few rows fill it: it pays from where that many single rows cost more.
     const double break_even = best_64 * calibration_rows / best_1;
     batch_rows_min_ = static_cast<std::size_t>(std::clamp(break_even + 1.0, 2.0, 64.0));
