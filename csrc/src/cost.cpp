@@ -13,9 +13,9 @@ constexpr double SURPRISE_RATIO = 0.25;   // one this far below is the truth at 
 constexpr double BELIEVED_RATE = 0.5;     // such a change moves all knots, and at once
 constexpr double LEARNING_RATE = 0.1;
 constexpr double SCALE_RATE = 0.02;
-constexpr double SCALE_MIN = 1e-3;
-constexpr double SHAPE_SHARE_MIN = 0.1;
-constexpr double RETURN_RATE = 0.01;      // of knots far from the observed size, to the scaled shape
+constexpr double SCALE_MIN = 1e-3;        // costs stay above zero, whatever is observed
+constexpr double SHAPE_SHARE_MIN = 0.1;   // of a new knot's cost that is taken for its shape, however large the shift
+constexpr double RETURN_RATE = 0.01;      // of knots far from the observed size, to what is fitted
 constexpr double SPREAD_QUANTILE = 0.98;
 constexpr double SPREAD_STEP = 0.05;
 constexpr double SPREAD_MIN = 1.02, SPREAD_MAX = 3.0;
@@ -56,7 +56,6 @@ void CostModel::prime(uint32_t rows, int64_t ns) noexcept {
 // proportion to the rows above the last, and linear in between.
 void CostModel::know(size_t knot, double ns) noexcept {
     raw_[knot] = ns;
-    // What costs less than the shift alone is taken to have a shape all the same.
     shape_[knot] = std::max(ns - shift_, SHAPE_SHARE_MIN * ns) / scale_;
     known_[knot] = true;
     size_t previous = KNOTS;
@@ -72,7 +71,7 @@ void CostModel::know(size_t knot, double ns) noexcept {
     }
     for (size_t j = previous + 1; j < knots_; ++j) shape_[j] = shape_[previous] * knot_rows(j) / knot_rows(previous);
     for (size_t k = 0; k < knots_; ++k)
-        if (!known_[k]) raw_[k] = shape_[k] * scale_ + shift_;
+        if (!known_[k]) raw_[k] = fitted(k);
 }
 
 // One step of normalised least mean squares (Widrow and Hoff, 1960) of scale_ and shift_ towards an observation, in units
@@ -167,8 +166,8 @@ void CostModel::observe(uint32_t rows, int64_t ns) noexcept {
         for (size_t k = 0; k < knots_; ++k) {
             const bool near = k == at || (k == at + 1 && knot_rows(at) != rows);
             if (near) raw_[k] *= 1.0 + (believed ? BELIEVED_RATE : LEARNING_RATE) * (ratio - 1.0);
-            else if (believed) raw_[k] += (scale_ - scale_before) * shape_[k] + shift_ - shift_before;
-            else raw_[k] += RETURN_RATE * (shape_[k] * scale_ + shift_ - raw_[k]);
+            else if (believed) raw_[k] *= fitted(k) / (scale_before * shape_[k] + shift_before);
+            else raw_[k] += RETURN_RATE * (fitted(k) - raw_[k]);
         }
     }
     publish();

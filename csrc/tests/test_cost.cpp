@@ -1,5 +1,7 @@
 #include "engine/cost.hpp"
 
+#include <cmath>
+
 #include "check.hpp"
 
 using namespace engine;
@@ -111,6 +113,27 @@ TEST(a_change_of_speed_that_looks_like_such_a_cost_is_told_from_it_by_the_next_s
     CHECK(cost.expected_ns(16) > 18'900'000);
     CHECK(cost.expected_ns(64) > 0.8 * 10 * (5'000 + 120'000 * 64));
     CHECK(cost.efficient_rows() < 16);
+}
+
+TEST(no_size_is_ever_free_whatever_is_observed) {
+    for (uint64_t seed = 1; seed <= 500; ++seed) {
+        uint64_t random = seed;
+        const auto below = [&random](uint64_t limit) {
+            random = random * 6364136223846793005u + 1442695040888963407u;
+            return (random >> 33) % limit;
+        };
+        CostModel cost(64);
+        for (uint32_t rows = 1; rows <= 64; rows *= 2)
+            cost.prime(rows, static_cast<int64_t>(1'000 + below(2'000'000) + below(200'000) * rows));
+        for (int i = 0; i < 60; ++i) {
+            const auto rows = static_cast<uint32_t>(1 + below(64));
+            // From a hundredth of what is expected to thirty times as much, several in a row.
+            const double factor = 0.01 * std::exp2(static_cast<double>(below(1'160)) / 100.0);
+            const auto ns = static_cast<int64_t>(static_cast<double>(cost.expected_ns(rows)) * factor) + 1;
+            for (uint64_t turns = 1 + below(12); turns > 0; --turns) cost.observe(rows, ns);
+            for (uint32_t each = 1; each <= 64; ++each) CHECK(cost.expected_ns(each) > 0);
+        }
+    }
 }
 
 TEST(sizes_that_never_run_do_not_drift_with_the_noise) {

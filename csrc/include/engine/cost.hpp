@@ -3,9 +3,9 @@
 // Means are kept at knots 1, 2, 3, 4, 6, 8, 12, 16, … and interpolated between them. One thread at a time observes;
 // any thread reads. An observation moves the knots beside it; all others return to the shape known from calibration
 // times a common scale plus a common shift, so that sizes which never run neither drift with the noise nor miss a change
-// of speed, and a cost that every batch has come to carry makes larger ones worth a try. An
-// observation far above expectation is a stall, not a cost: it widens the spread and leaves the mean alone, until
-// several in a row say that the model really has become slow.
+// of speed, and a cost that every batch has come to carry makes larger ones worth a try. An observation far above
+// expectation is a stall, not a cost: it widens the spread and leaves the mean alone, until several in a row say that the
+// model really has become slow.
 #pragma once
 
 #include <array>
@@ -46,6 +46,7 @@ private:
     void know(size_t knot, double ns) noexcept;
     double shape(uint32_t rows) const noexcept;
     void fit(uint32_t rows, double ns, double rate) noexcept;
+    double fitted(size_t knot) const noexcept { return scale_ * shape_[knot] + shift_; }
     void publish() noexcept;
     void refresh_efficient() noexcept;
     uint32_t smallest_within(double rows_per_ns) const noexcept;
