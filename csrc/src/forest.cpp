@@ -103,20 +103,21 @@ void Forest::calibrate(const Trees& trees) {
         timed.singles = std::min(n_rows, static_cast<std::size_t>(std::max(calibration_us_max / first_us, 4.0)));
         all.push_back(timed);
     }
+    const auto take_turns = [&](double best_1, double best_64) {
+        for (Timed& timed : all) {
+            if (timed.row_1 <= calibration_behind * best_1) {
+                const double us = taken_us([&] { for (std::size_t r = 0; r < timed.singles; ++r) score(timed, r, 1); });
+                timed.row_1 = std::min(timed.row_1, us / static_cast<double>(timed.singles));
+            }
+            if (timed.row_64 <= calibration_behind * best_64) {
+                const double us = taken_us([&] { score(timed, 0, n_rows); });
+                timed.row_64 = std::min(timed.row_64, us / static_cast<double>(n_rows));
+            }
+        }
+    };
     double best_1 = 1e30, best_64 = 1e30, spent_us = 0.0;
     for (int round = 0; round < 2 || (round < 5 && spent_us < 100'000) || (round < 50 && spent_us < 20'000); ++round) {
-        spent_us += taken_us([&] {
-            for (Timed& timed : all) {
-                if (timed.row_1 <= calibration_behind * best_1 || round == 0) {
-                    const double us = taken_us([&] { for (std::size_t r = 0; r < timed.singles; ++r) score(timed, r, 1); });
-                    timed.row_1 = std::min(timed.row_1, us / static_cast<double>(timed.singles));
-                }
-                if (timed.row_64 <= calibration_behind * best_64 || round == 0) {
-                    const double us = taken_us([&] { score(timed, 0, n_rows); });
-                    timed.row_64 = std::min(timed.row_64, us / static_cast<double>(n_rows));
-                }
-            }
-        });
+        spent_us += taken_us([&] { take_turns(best_1, best_64); });
         for (const Timed& timed : all) {
             if (timed.row_1 < best_1) best_1 = timed.row_1, single_ = timed.layout;
             if (timed.row_64 < best_64) best_64 = timed.row_64, batch_ = timed.layout;
