@@ -35,6 +35,7 @@ EXTENSIONS = {
     "_program": ["transform*"],
     "_windows": ["window"],
     "_online": [],
+    "_descriptor": [],
     "_fault": ["fault*"],
     "_runtime": RUNTIME,
     "_simulator": [*SCHEDULER, "breaker", "deployment", "slot", "simulator*"],

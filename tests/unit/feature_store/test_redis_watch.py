@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from engine.core._online import readable_by
+from engine.core._descriptor import readable_by
 from engine.feature_store import redis_wire
 
 SECOND = 1_000_000_000
