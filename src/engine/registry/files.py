@@ -61,7 +61,7 @@ class Blobs:
     def put(self, contents: Sequence[bytes]) -> list[str]:
         """Stores blobs; durable on return, which is their digests. Hold `shared()` until the index knows them.
 
-        One that is there already is read back first, and replaced where it has been damaged.
+        One that is there already is read back first and replaced where it has been damaged; a large one is replaced.
 
         Raises:
             RegistryError: too large, a full disk, a read-only folder.
@@ -134,17 +134,12 @@ class Blobs:
         except OSError as error:
             raise explained(f"locking the registry {self.root}", error) from None
         try:
-            give_up = time.monotonic() + LOCK_S_MAX
-            while True:
-                try:
-                    fcntl.flock(lock, kind | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > give_up:
-                        raise RegistryError(
-                            f"registry {self.root}: another process has held its lock for {LOCK_S_MAX:g} s"
-                        ) from None
-                    time.sleep(0.005)
+            try:
+                lock_within(LOCK_S_MAX, lock, kind)
+            except BlockingIOError:
+                raise RegistryError(
+                    f"registry {self.root}: another process has held its lock for {LOCK_S_MAX:g} s"
+                ) from None
             yield
         finally:
             os.close(lock)
@@ -159,6 +154,18 @@ class Blobs:
             yield folder
         finally:
             os.close(folder)
+
+
+def lock_within(patience_s: float, file: int, kind: int) -> None:
+    """Locks a file by flock. Raises BlockingIOError where others have held it for so long."""
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            return fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.005)
 
 
 def _put(folder: int, content: bytes) -> str:

@@ -18,8 +18,10 @@ from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 
+from engine.registry.files import lock_within
 from engine.registry.versions import AliasState
 
+LOCK_S_MAX = 0.5  # to wait for other writers: followers find the flip in the index about as soon
 _FOLDER = "notices"
 _PAGE_BYTES = 4096
 _HEADER_BYTES = 8  # crc32 and length of the JSON that follows
@@ -66,12 +68,12 @@ class Notice:
 def put_up(registry: Path, name: str, alias: str, ask: Callable[[], AliasState]) -> None:
     """Puts up what `ask` says of an alias, which is asked while no other writer can: the last one is right.
 
-    Raises OSError where the folder cannot be written.
+    Raises OSError where the folder cannot be written, or another writer hangs.
     """
     path = _path(registry, name, alias)
     path.parent.mkdir(exist_ok=True)
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock_within(LOCK_S_MAX, file.fileno(), fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_size < _PAGE_BYTES:  # new: readers do not map it before it has its size
             os.ftruncate(file.fileno(), _PAGE_BYTES)
         page = _encoded(ask())

@@ -1,5 +1,6 @@
 """Notices of flips: seen at once, never believed where they are damaged or overtaken, and never needed."""
 
+import fcntl
 import os
 import shutil
 from dataclasses import replace
@@ -114,3 +115,11 @@ def test_a_state_too_long_for_the_page_counts_as_none(registry, rarely):
     registry._index.point("model", "production", 3, "somebody", "", None)
     notice.put_up(registry.path, "model", "production", lambda: replace(long, generation=3))
     assert watch.poll().number == 3
+
+
+def test_a_writer_that_hangs_holds_up_no_flip_for_long(registry, monkeypatch):
+    monkeypatch.setattr(notice, "LOCK_S_MAX", 0.05)
+    with page_of(registry).open("rb") as hung:
+        fcntl.flock(hung, fcntl.LOCK_EX)
+        assert registry.promote("model", 2).number == 2
+    assert registry.watch("model@production").poll().number == 2
