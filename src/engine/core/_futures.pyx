@@ -133,7 +133,8 @@ cdef class AnswerFuture:
         return 0
 
     def __repr__(self):
-        return f"AnswerFuture({'pending' if self.state == PENDING else self.answer!r})"
+        known = "pending" if self.state == PENDING else "cancelled" if self.state == CANCELLED else repr(self.answer)
+        return f"AnswerFuture({known})"
 
 
 # Without the arguments that a call of the class would have to pack.
