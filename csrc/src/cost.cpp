@@ -47,6 +47,11 @@ CostModel::CostModel(uint32_t rows_max) noexcept : rows_max_(std::clamp(rows_max
 void CostModel::prime(uint32_t rows, int64_t ns) noexcept {
     rows = std::clamp(rows, 1u, rows_max_);
     const size_t at = knot_below(rows);
+    // A calibration is a new shape: what was learned beside the old one goes into it. Else the difference between every
+    // calibration and what follows it would add up in scale_, until it stands at its bound and learns no more.
+    for (size_t k = 0; k < knots_; ++k) shape_[k] = fitted(k);
+    scale_ = 1.0;
+    shift_ = 0.0;
     know(at, static_cast<double>(std::max<int64_t>(ns, 1)) * knot_rows(at) / rows);
     publish();
     refresh_efficient();

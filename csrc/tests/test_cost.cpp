@@ -115,6 +115,19 @@ TEST(a_change_of_speed_that_looks_like_such_a_cost_is_told_from_it_by_the_next_s
     CHECK(cost.efficient_rows() < 16);
 }
 
+TEST(sizes_that_never_run_are_told_from_one_calibration_after_the_other_that_was_too_high) {
+    CostModel cost(8);
+    for (int calibrations = 0; calibrations < 500; ++calibrations) {
+        for (uint32_t rows = 1; rows <= 8; rows *= 2) cost.prime(rows, 120'000 + 480'000 * rows);
+        for (int i = 0; i < 200; ++i) {
+            cost.observe(1, 500'000);
+            cost.observe(2, 900'000);
+        }
+        CHECK(cost.expected_ns(4) > 1'650'000 && cost.expected_ns(4) < 1'750'000);
+        CHECK(cost.expected_ns(8) > 3'200'000 && cost.expected_ns(8) < 3'400'000);
+    }
+}
+
 TEST(no_size_is_ever_free_whatever_is_observed) {
     for (uint64_t seed = 1; seed <= 500; ++seed) {
         uint64_t random = seed;
