@@ -34,7 +34,7 @@ Simulator::Simulator(const SimulationPlan& plan)
     for (const SimulatedModel& its : plan.models) {
         Model& model = models_.emplace_back(plan, its, shared_);
         model.current = deploy(1.0);
-        if (plan.calibrated) calibrate(model);
+        if (plan.calibrated) calibrate(model, 1.0);
     }
     for (int i = 0; plan.calibrated && i < CALIBRATION_RUNS; ++i) {
         guard_.timer_overshot(world_.overshoot_ns(0), now_ns_);
@@ -47,10 +47,10 @@ Simulator::~Simulator() {
     for (Model& model : models_) model.current->release();
 }
 
-// What a warm-up before serving learns: the cost at powers of two.
-void Simulator::calibrate(Model& model) {
+// What a warm-up before serving learns: the cost at powers of two, `factor` times what the model's batches cost.
+void Simulator::calibrate(Model& model, double factor) {
     for (uint32_t rows = 1;; rows = std::min(rows * 2, plan_.batch_rows_max)) {
-        const double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor;
+        const double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor * factor;
         model.cost.prime(rows, static_cast<int64_t>(ns));
         if (rows == plan_.batch_rows_max) break;
     }
@@ -172,8 +172,10 @@ void Simulator::swap(uint32_t index) {
     if (since >= fault.until_ns) return;
     const uint64_t turn = fault.every_ns > 0 ? static_cast<uint64_t>((since - fault.from_ns) / fault.every_ns) : 0;
     Deployment* before = models_[0].current;
-    models_[0].current = deploy(turn % 2 == 0 ? fault.factor : 1.0);
+    const double factor = turn % 2 == 0 ? fault.factor : 1.0;
+    models_[0].current = deploy(factor);
     before->release();
+    if (plan_.calibrated) calibrate(models_[0], factor * fault.measured);
     if (fault.every_ns > 0 && arrived_ < plan_.requests) schedule(now_ns_ + fault.every_ns, Kind::swap, index, 0);
 }
 

@@ -81,6 +81,24 @@ def test_what_is_learned_decides():
     assert learned["on_time"] == known["on_time"] == 1.0
 
 
+def test_what_a_swap_measured_wrongly_is_unlearned_after_every_swap():
+    # A calibration beside the traffic comes out too dear, time and again: sizes that then do not run must follow those
+    # that do, after the hundredth swap as after the first.
+    plan = {
+        "deadline_ms": 10.0,
+        "batch_base_us": 100.0,
+        "batch_row_us": 400.0,
+        "batch_rows_max": 8,
+        "load": 1.0,
+    }
+    swaps = {"fault": "swapping", "every_ms": 1_000.0}
+    rightly = simulate(**plan, requests=400_000, faults=[swaps])
+    wrongly = simulate(**plan, requests=400_000, faults=[swaps | {"measured": 1.3}])
+    assert wrongly["violations_total"] == 0, wrongly["first_violation"]
+    assert wrongly["primary_in_time"] > 0.99 * rightly["primary_in_time"]
+    assert wrongly["batch_rows_mean"] > 0.87 * rightly["batch_rows_mean"]
+
+
 def test_a_burst_that_ends_leaves_its_tail_waiting_no_longer_than_a_batch():
     # Nobody comes after it, so the last of a burst would wait in vain for a fuller batch.
     result = simulate(

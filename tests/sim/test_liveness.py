@@ -26,6 +26,8 @@ FAULTS = {
     "burst": [{"fault": "bursting", "requests": 3_000, "from_ms": START}],
     "overload": [{"fault": "overloading", "factor": 6.0, **WINDOW}],
     "swaps": [{"fault": "swapping", "every_ms": 1.0, **WINDOW}],
+    "swaps measured too dear": [{"fault": "swapping", "measured": 1.3, "every_ms": 10.0, **WINDOW}],
+    "swaps measured too cheap": [{"fault": "swapping", "measured": 0.7, "every_ms": 10.0, **WINDOW}],
     "cancels": [{"fault": "cancelling", "share": 1.0, **WINDOW}],
     "all at once": [
         {"fault": "overloading", "factor": 3.0, **WINDOW},

@@ -23,7 +23,8 @@ enum class FaultKind : uint8_t {
     oversleeping, // a share of the timed waits due in the window wakes length_ns late
     bursting,     // `count` requests come in one instant, again every every_ns
     overloading,  // the rate of arrivals is `factor` times the plan's
-    swapping,     // a new version takes over, costing `factor` times the plan's; every_ns later the next, at 1, and so on
+    swapping,     // a new version takes over, costing `factor` times the plan's, and `measured` times that by its
+                  // calibration; every_ns later the next, at factor 1, and so on
     cancelling,   // a share of the askers gives up at a uniform instant of the budget
     sabotaging,   // the simulated runtime itself breaks one invariant once, to prove that it is watched
 };
@@ -67,6 +68,7 @@ struct SimulatedFault {
     int64_t every_ns = 0;        // 0 for once
     int64_t extra_ns = 0, extra_row_ns = 0;
     double factor = 1.0;
+    double measured = 1.0;
     double share = 1.0;
     uint32_t count = 0;
     uint32_t executor = EVERY_EXECUTOR;

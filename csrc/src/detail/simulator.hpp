@@ -106,7 +106,7 @@ private:
     };
 
     // simulator.cpp
-    void calibrate(Model& model);
+    void calibrate(Model& model, double factor);
     void schedule_faults();
     void schedule(int64_t at_ns, Kind kind, uint32_t index, uint32_t serial);
     bool jumped(int64_t next_ns);

@@ -38,6 +38,7 @@ cdef extern from "engine/simulator.hpp" namespace "engine" nogil:
         int64_t extra_ns
         int64_t extra_row_ns
         double factor
+        double measured
         double share
         uint32_t count
         uint32_t executor
@@ -155,6 +156,7 @@ cdef SimulatedFault _fault(dict fault) except *:
     f.extra_ns = fault.get("extra_ns", 0)
     f.extra_row_ns = fault.get("extra_row_ns", 0)
     f.factor = fault.get("factor", 1.0)
+    f.measured = fault.get("measured", 1.0)
     f.share = fault.get("share", 1.0)
     f.count = fault.get("count", 0)
     f.executor = EVERY_EXECUTOR if fault.get("executor") is None else fault["executor"]

@@ -16,8 +16,9 @@ too. Where `engine.planning.faults` can do the same to a real model, names and p
     oversleeping  late_ms, share=1 of the timed waits due in the window wakes late_ms late
     bursting      requests, every_ms=None   so many arrive in one instant
     overloading   factor           on the rate of arrivals: a step of load
-    swapping      factor=1, every_ms=None   a new version, costing factor times the plan's; each second one costs the
-                                   plan's again
+    swapping      factor=1, measured=1, every_ms=None   a new version, costing factor times the plan's, and measured
+                                   times that by its calibration, which runs beside the traffic; each second one
+                                   costs the plan's again
     cancelling    share            of the askers gives up at a uniform instant of its budget
     sabotaging    broken           breaks one of `INVARIANTS` once: proof that the simulator's checks can fail
 """
@@ -87,7 +88,11 @@ _PARAMETERS: dict[str, dict[str, tuple[str, _Check, Any]]] = {
     "oversleeping": {"late_ms": ("length_ns", _length(MS), _REQUIRED), "share": ("share", _SHARE, 1.0)},
     "bursting": {"requests": ("count", _COUNT, _REQUIRED), "every_ms": ("every_ns", _period, None)},
     "overloading": {"factor": ("factor", _FACTOR, _REQUIRED)},
-    "swapping": {"factor": ("factor", _FACTOR, 1.0), "every_ms": ("every_ns", _period, None)},
+    "swapping": {
+        "factor": ("factor", _FACTOR, 1.0),
+        "measured": ("measured", _FACTOR, 1.0),
+        "every_ms": ("every_ns", _period, None),
+    },
     "cancelling": {"share": ("share", _SHARE, _REQUIRED)},
     "sabotaging": {"broken": ("broken", _invariant, _REQUIRED)},
 }

@@ -116,6 +116,7 @@ _DRAWN: dict[str, Callable[[Choice, float], dict[str, Any]]] = {
     "overloading": lambda choice, _: {"factor": choice([0.2, 3.0, 6.0])},
     "swapping": lambda choice, lasts: {
         "factor": choice([0.5, 1.0, 3.0]),
+        "measured": choice([0.7, 1.0, 1.5]),
         "every_ms": choice([None, 0.005 * lasts, 0.1 * lasts]),
     },
     "cancelling": lambda choice, _: {"share": choice([0.05, 0.5, 1.0])},
