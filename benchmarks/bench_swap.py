@@ -18,6 +18,7 @@ import asyncio
 import statistics
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class Case:
         self.swap_ms: list[float] = []
         self.p99_ms: dict[bool, list[float]] = {True: [], False: []}
         self.figures = dict.fromkeys(("failed", "mixed", "fallbacks", "late", "requests"), 0)
+        self.defaults: Counter[str] = Counter()  # why only the default came, and in which windows
         self.versions_seen: set[str] = set()
 
     async def window(self, swapping: bool, seed: int) -> None:
@@ -88,7 +90,7 @@ class Case:
         run = await drive.drive_async(submit, schedule, deadline_ms=DEADLINE_MS)
         if swapping:
             swapper.join()
-        self._judge(futures, run)
+        self._judge(futures, run, swapping)
         self.p99_ms[swapping].append(load.percentile(run.latency_us, 99) * 1e-3)
 
     def _swap(self, models: list[tuple[engine.Model, engine.Model]]) -> None:
@@ -108,7 +110,7 @@ class Case:
             self.swap_ms.append((time.monotonic() - before) * 1e3)
             self.version = number
 
-    def _judge(self, futures: list[Any], run: load.Run) -> None:
+    def _judge(self, futures: list[Any], run: load.Run, swapping: bool) -> None:
         figures = self.figures
         figures["requests"] += len(run.schedule)
         figures["failed"] += len(run.schedule) - len(futures)
@@ -120,6 +122,7 @@ class Case:
             answer = future.result()
             if answer.source == "default":
                 figures["failed"] += 1
+                self.defaults[f"{answer.reason}, {'with' if swapping else 'without'} swaps"] += 1
                 continue
             self.versions_seen.add(answer.version)
             fallback = answer.source == "fallback"
@@ -155,6 +158,7 @@ class Case:
                 "swaps_per_window": self.swaps_per_window,
                 "versions_that_answered": len(self.versions_seen),
                 "p99_rise_ms_spread": [min(rises), max(rises)],
+                "defaults": dict(self.defaults),
                 "checksum": conditions.checksum(np.array([float(self.version)])),
             },
         }
