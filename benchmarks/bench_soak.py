@@ -8,9 +8,10 @@ against its row and the version it names.
 `rss_drift_share` is how far the median resident memory of the last tenth is from that of the first,
 `latency_drift_share` the same of the median latency of the primary's answers, from the scheduled arrival (a median over
 all answers would fall between two humps: the fallback's come at once). What the process needs to warm up, three loops,
-comes before the first tenth. `wrong` counts answers of another value than their version gives for their row, requests
-that got no answer, and requests that the engine's own counters miss or count twice. It says nothing of other lanes, of
-several processes, or of days.
+comes before the first tenth. At 1x the queue feels whatever the host takes from the machine; `stolen_ms_a_loop` among
+the conditions tells how much that was in each tenth. `wrong` counts answers of another value than their version gives
+for their row, requests that got no answer, and requests that the engine's own counters miss or count twice. It says
+nothing of other lanes, of several processes, or of days.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ LEFT_BEHIND = 20
 SWAP_EVERY_S = 1.0
 PER_VERSION, BY_FALLBACK = 1_000.0, 0.5
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
+TICK_MS = 1e3 / os.sysconf("SC_CLK_TCK")
 
 
 def run(smoke: bool) -> dict[str, Any]:
@@ -85,6 +87,7 @@ class Case:
         self.latency_us: list[float] = []
         self.latency_us_p99: list[float] = []
         self.rss_mb: list[float] = []
+        self.stolen_ms: list[float] = []
         self.stop = threading.Event()
         self.swapper = threading.Thread(target=self._swap)
         self.swapper.start()
@@ -131,7 +134,9 @@ class Case:
             return future
 
         schedule = load.poisson(CAPACITY_PER_S, self.seconds, seed)
+        stolen_before = stolen_ms()
         run = await drive.drive_async(submit, schedule, deadline_ms=DEADLINE_MS)
+        self.stolen_ms.append(stolen_ms() - stolen_before)
         answered = run.latency_us[run.source != load.UNANSWERED]
         self.latency_us.append(load.percentile(run.latency_us[run.source == load.PRIMARY], 50))
         self.latency_us_p99.append(load.percentile(answered, 99))
@@ -162,7 +167,7 @@ class Case:
         gc.collect()
         self.rss_mb.append(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_MB)
         if number < 0:  # warming up
-            for noted in (self.rss_mb, self.latency_us, self.latency_us_p99):
+            for noted in (self.rss_mb, self.latency_us, self.latency_us_p99, self.stolen_ms):
                 noted.clear()
         elif number % 10 == 9:
             print(
@@ -214,6 +219,9 @@ class Case:
                 "executors_replaced": self.facts["executors"]["replaced"],
                 "rss_mb": [round(value, 1) for value in self.rss_mb[:: max(1, loops // 20)]],
                 "latency_us_p50": [round(value) for value in self.latency_us[:: max(1, loops // 20)]],
+                "stolen_ms_a_loop": [
+                    round(float(np.mean(self.stolen_ms[at : at + tenth]))) for at in range(0, loops, tenth)
+                ],
                 "checksum": conditions.checksum(np.array(self.sums)),
             },
         }
@@ -223,3 +231,9 @@ def drift(values: list[float], tenth: int) -> float:
     """How far the last tenth's median is from the first's, as a share of that; NaN stands for a loop without one."""
     first = float(np.nanmedian(values[:tenth]))
     return (float(np.nanmedian(values[-tenth:])) - first) / first
+
+
+def stolen_ms() -> float:
+    """Processor time that the host gave to others while this machine wanted it, since the start; of all cores."""
+    with open("/proc/stat", encoding="ascii") as stat:
+        return int(stat.readline().split()[8]) * TICK_MS
