@@ -63,20 +63,30 @@ void check(std::span<const DenseLayerSpec> layers) {
     }
 }
 
+constexpr std::size_t near_bytes = 40960;  // what a layer's weights may take and still stay near by and large
+
 template <class T>
 Layer<T> pack(const DenseLayerSpec& spec) {
     constexpr std::size_t width = panel_width<T>;
     const std::size_t n_in = spec.n_in;
     const std::size_t n_out = spec.n_out;
-    Layer<T> layer{n_in, n_out, n_out <= 2 ? 0 : (n_out + width - 1) / width, {}, {}, spec.activation};
-    const std::size_t padded_in = (n_in + width - 1) / width * width;
-    layer.weights.assign(layer.panels ? layer.panels * n_in * width : n_out * padded_in, T(0));
+    const std::size_t panels = n_out <= 2 ? 0 : (n_out + width - 1) / width;
+    // Rows jump about in weights that stay in the nearest cache, and find those of four panels together; weights from
+    // farther off are better streamed panel by panel.
+    const std::size_t group = panels * n_in * sizeof(Panel<T>) <= near_bytes ? 4 : 1;
+    Layer<T> layer{n_in, n_out, group, panels, {}, {}, spec.activation};
+    const std::size_t parts = (n_in + width - 1) / width;  // of a dot product
+    layer.weights.resize(layer.panels ? layer.panels * n_in : n_out * parts);
     layer.bias.assign(layer.panels ? layer.panels * width : n_out, T(0));
     for (std::size_t o = 0; o < n_out; ++o) {
         layer.bias[o] = static_cast<T>(spec.bias[o]) + T(0);  // never -0, which a product of 0 would turn to 0
+        const std::size_t panel = o / width;
         for (std::size_t i = 0; i < n_in; ++i) {
-            const std::size_t at = layer.panels ? (o / width * n_in + i) * width + o % width : o * padded_in + i;
-            layer.weights[at] = static_cast<T>(spec.weights[i * n_out + o]);
+            const T weight = static_cast<T>(spec.weights[i * n_out + o]);
+            if (layer.panels)
+                layer.weights[layer.begin(panel) + i * layer.step(panel)].values[o % width] = weight;
+            else
+                layer.weights[o * parts + i / width].values[i % width] = weight;
         }
     }
     return layer;
@@ -85,7 +95,11 @@ Layer<T> pack(const DenseLayerSpec& spec) {
 template <class T>
 std::unique_ptr<const Net<T>> pack_all(std::span<const DenseLayerSpec> layers) {
     auto net = std::make_unique<Net<T>>();
-    for (const DenseLayerSpec& layer : layers) net->layers.push_back(pack<T>(layer));
+    net->narrow = layers.front().n_in <= narrow_max;
+    for (const DenseLayerSpec& layer : layers) {
+        net->layers.push_back(pack<T>(layer));
+        net->narrow = net->narrow && layer.n_out <= narrow_max;
+    }
     return net;
 }
 

@@ -74,6 +74,61 @@ TEST(instruction_sets_agree_bit_for_bit) {
     }
 }
 
+// One layer as dense.hpp defines it, in float: inputs in order, products rounded before they are added.
+std::vector<float> by_definition(const std::vector<float>& in, const DenseLayerSpec& layer) {
+    std::vector<float> out(layer.n_out);
+    for (std::size_t o = 0; o < layer.n_out; ++o) {
+        float sum = static_cast<float>(layer.bias[o]);
+        for (std::size_t i = 0; i < layer.n_in; ++i) {
+            const float product = in[i] * static_cast<float>(layer.weights[i * layer.n_out + o]);
+            sum += product;
+        }
+        out[o] = layer.activation == Activation::relu && sum < 0 ? 0.0f : sum;
+    }
+    return out;
+}
+
+// Whether inputs of 0 are skipped, how rows are tiled and how weights lie must not be seen: behind a ReLU that leaves
+// few, half or all of its outputs, in layers that stay near and that do not, narrow and wide, for every number of rows.
+TEST(skipping_and_tiling_change_no_bit) {
+    constexpr std::size_t most_rows = 37, inputs = 9;
+    for (const std::uint32_t width : {3u, 64u, 100u, 129u, 200u, 256u, 300u}) {
+        std::vector<double> first(inputs * width), second(width * 70), third(70 * 5), bias(width), rest(70);
+        for (std::size_t i = 0; i < first.size(); ++i) first[i] = 0.3 * static_cast<double>(i * 7 % 11) - 1.4;
+        for (std::size_t i = 0; i < second.size(); ++i) second[i] = 0.07 * static_cast<double>(i * 5 % 23) - 0.7;
+        for (std::size_t i = 0; i < third.size(); ++i) third[i] = 0.1 * static_cast<double>(i % 17) - 0.7;
+        for (std::size_t i = 0; i < rest.size(); ++i) rest[i] = i % 3 ? 0.01 * static_cast<double>(i) : -0.0;
+        std::vector<float> rows(most_rows * inputs);
+        for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i * 13 % 19) / 9.0f - 1.0f;
+        rows[4 * inputs] = __builtin_nanf("");
+        rows[5 * inputs] = __builtin_inff();
+        for (double level : {-6.0, 0.0, 30.0}) {
+            bias.assign(width, level);
+            const DenseLayerSpec layers[] = {{inputs, width, first, bias, Activation::relu},
+                                             {width, 70, second, rest, Activation::relu},
+                                             {70, 5, third, std::span(rest).first(5), Activation::identity}};
+            std::vector<double> expected;
+            for (std::size_t r = 0; r < most_rows; ++r) {
+                std::vector<float> values(rows.begin() + r * inputs, rows.begin() + (r + 1) * inputs);
+                for (const DenseLayerSpec& layer : layers) values = by_definition(values, layer);
+                expected.insert(expected.end(), values.begin(), values.end());
+            }
+            auto net = Dense::load(layers, true);
+            for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+                if (isa > engine::detected_isa()) continue;
+                for (std::size_t n = 1; n <= most_rows; ++n) {
+                    std::vector<double> got(n * 5);
+                    net->score_by(isa, rows.data(), n, inputs, got.data());
+                    bool same = true;
+                    for (std::size_t i = 0; i < got.size(); ++i)
+                        same = same && (got[i] == expected[i] || (got[i] != got[i] && expected[i] != expected[i]));
+                    CHECK(same);
+                }
+            }
+        }
+    }
+}
+
 TEST(what_makes_no_net_is_refused) {
     const double one[] = {1};
     const DenseLayerSpec narrow[] = {{1, 1, one, one, Activation::relu}, {2, 1, one, one, Activation::relu}};

@@ -12,20 +12,41 @@ namespace engine::dense_detail {
 template <class T>
 inline constexpr std::size_t panel_width = 64 / sizeof(T);  // outputs a panel: one AVX-512 register
 
+// One register of weights. On the lines of the cache: a load across two of them takes twice the time.
+template <class T>
+struct alignas(64) Panel {
+    T values[panel_width<T>];
+};
+
 template <class T>
 struct Layer {
     std::size_t n_in;
     std::size_t n_out;
+    std::size_t group;   // panels whose weights for one input lie side by side
     std::size_t panels;  // 0 for a layer of one or two outputs, which is kept as dot products
-    // Panels: [panel][n_in][panel_width], zeros beyond n_out. Dots: [output][n_in rounded up to a panel], zeros beyond.
-    std::vector<T> weights;
+    // Panels: [group][n_in][panels of the group][panel_width], the last group maybe smaller, zeros beyond n_out.
+    // Dots: [output][n_in rounded up to a panel], zeros beyond.
+    std::vector<Panel<T>> weights;
     std::vector<T> bias;  // [panels * panel_width], or [n_out] for dots
     Activation activation;
+
+    // Where a panel's weights for the first input lie, and how far it is from there to those for the next. Never a
+    // function of its own, which the linker might take from the file that was compiled for the newest CPU.
+    [[gnu::always_inline]] std::size_t begin(std::size_t panel) const noexcept {
+        return panel / group * group * n_in + panel % group;
+    }
+    [[gnu::always_inline]] std::size_t step(std::size_t panel) const noexcept {
+        const std::size_t left = panels - panel / group * group;
+        return left < group ? left : group;
+    }
 };
+
+inline constexpr std::size_t narrow_max = 256;  // inputs and outputs of a layer of a narrow net
 
 template <class T>
 struct Net {
     std::vector<Layer<T>> layers;
+    bool narrow;
 };
 
 // A value of a row, read as 0 where it is missing.
