@@ -14,32 +14,23 @@
 namespace engine::dense_detail {
 namespace {
 #if defined(__x86_64__)
-inline void list_some(__m512 values, __mmask16 of, __m512i numbers, std::uint32_t* to, std::size_t& count) noexcept {
-    const __mmask16 found = _mm512_mask_cmp_ps_mask(of, values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    _mm512_storeu_si512(to + count, _mm512_maskz_compress_epi32(found, numbers));
-    count += static_cast<std::size_t>(__builtin_popcount(found));
+inline unsigned nonzero16(const float* values) noexcept {
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_setzero_ps(), _CMP_NEQ_UQ);
 }
-inline std::size_t list_active(const float* values, std::size_t n, std::uint32_t* to) noexcept {
-    __m512i numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    std::size_t count = 0, from = 0;
-    for (; from + 16 <= n; from += 16, numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(16)))
-        list_some(_mm512_loadu_ps(values + from), 0xffff, numbers, to, count);
-    if (from < n)
-        list_some(_mm512_loadu_ps(values + from), static_cast<__mmask16>((1u << (n - from)) - 1), numbers, to, count);
-    return count;
+inline unsigned nonzero16(const double* values) noexcept {
+    const unsigned high = _mm512_cmp_pd_mask(_mm512_loadu_pd(values + 8), _mm512_setzero_pd(), _CMP_NEQ_UQ);
+    return high << 8 | _mm512_cmp_pd_mask(_mm512_loadu_pd(values), _mm512_setzero_pd(), _CMP_NEQ_UQ);
 }
-inline void list_some(__m512d values, __mmask8 of, __m256i numbers, std::uint32_t* to, std::size_t& count) noexcept {
-    const __mmask8 found = _mm512_mask_cmp_pd_mask(of, values, _mm512_setzero_pd(), _CMP_NEQ_UQ);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + count), _mm256_maskz_compress_epi32(found, numbers));
-    count += static_cast<std::size_t>(__builtin_popcount(found));
-}
-inline std::size_t list_active(const double* values, std::size_t n, std::uint32_t* to) noexcept {
-    __m256i numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    std::size_t count = 0, from = 0;
-    for (; from + 8 <= n; from += 8, numbers = _mm256_add_epi32(numbers, _mm256_set1_epi32(8)))
-        list_some(_mm512_loadu_pd(values + from), 0xff, numbers, to, count);
-    if (from < n)
-        list_some(_mm512_loadu_pd(values + from), static_cast<__mmask8>((1u << (n - from)) - 1), numbers, to, count);
+template <class T>
+inline std::size_t list_active(const T* values, std::size_t n, std::uint32_t* numbers) noexcept {
+    __m512i sixteen = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    std::size_t count = 0;
+    for (std::size_t from = 0; from < n; from += 16, sixteen = _mm512_add_epi32(sixteen, _mm512_set1_epi32(16))) {
+        unsigned found = nonzero16(values + from);
+        if (n - from < 16) found &= (1u << (n - from)) - 1;
+        _mm512_storeu_si512(numbers + count, _mm512_maskz_compress_epi32(static_cast<__mmask16>(found), sixteen));
+        count += static_cast<std::size_t>(__builtin_popcount(found));
+    }
     return count;
 }
 #else
