@@ -30,13 +30,6 @@ inline std::uint64_t nonzero64(const double* values) noexcept {
     }
     return word;
 }
-#else
-template <class T>
-inline std::uint64_t nonzero64(const T* values) noexcept {
-    std::uint64_t word = 0;
-    for (int i = 0; i < 64; ++i) word |= std::uint64_t{values[i] != T(0)} << i;
-    return word;
-}
 #endif
 #include "detail/dense_active.inc"
 constexpr int vector_bytes = 32, panels_alone = 4, rows_some = 4, panels_some = 1, rows_many = 4;

@@ -34,12 +34,6 @@ inline std::size_t list_active(const T* values, std::size_t n, std::uint32_t* nu
     return count;
 }
 #else
-template <class T>
-inline std::uint64_t nonzero64(const T* values) noexcept {
-    std::uint64_t word = 0;
-    for (int i = 0; i < 64; ++i) word |= std::uint64_t{values[i] != T(0)} << i;
-    return word;
-}
 #include "detail/dense_active.inc"
 #endif
 constexpr int vector_bytes = 64, panels_alone = 4, rows_some = 4, panels_some = 4, rows_many = 16;

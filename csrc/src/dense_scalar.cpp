@@ -7,12 +7,6 @@
 
 namespace engine::dense_detail {
 namespace {
-template <class T>
-inline std::uint64_t nonzero64(const T* values) noexcept {
-    std::uint64_t word = 0;
-    for (int i = 0; i < 64; ++i) word |= std::uint64_t{values[i] != T(0)} << i;
-    return word;
-}
 #include "detail/dense_active.inc"
 constexpr int vector_bytes = 16, panels_alone = 2, rows_some = 2, panels_some = 1, rows_many = 0;
 constexpr bool sparse_together = true;

@@ -25,7 +25,7 @@ enum class Activation : std::uint8_t {
     softmax = 5,      // last layer only
 };
 inline constexpr int activation_count = 6;
-inline constexpr std::uint32_t dense_width_max = 1024;  // outputs a layer: two of four rows lie on the stack
+inline constexpr std::uint32_t dense_width_max = 1024;  // outputs a layer: twice four such rows lie on the stack
 
 struct DenseLayerSpec {
     std::uint32_t n_in = 0;
