@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
-NATIVE := setup.py pyproject.toml $(wildcard csrc/include/engine/* csrc/src/*.cpp csrc/src/detail/* src/engine/core/*.pyx src/engine/core/*.pxd)
+# Every file that is compiled: an edit of any of them makes `make` install again.
+NATIVE := setup.py pyproject.toml csrc/Makefile $(shell find csrc src kernels \( -name '*.cpp' -o -name '*.hpp' -o -name '*.h' \
+          -o -name '*.inc' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.cu' -o -name '*.cuh' \) -not -path 'csrc/tests/*' 2>/dev/null)
 
 # The tests talk to a real Redis, started by themselves on a free port; where there is none, Debian's is installed.
 servers:
@@ -33,7 +35,8 @@ debug:
 	$(MAKE) -j$(shell nproc) -C csrc asan tsan
 
 clean:
-	rm -rf build src/*.egg-info src/engine/core/*.so src/engine/core/*.cpp
+	rm -rf build src/*.egg-info
+	find src -name '*.so' -delete
 	$(MAKE) -C csrc clean
 
 $(BIN)/python:

@@ -1,126 +1,110 @@
-"""Builds the compiled bindings in src/engine/core.
+"""Builds the native core and the compiled bindings.
 
-Each extension is one thin .pyx and the C++ files it stands on. Nothing here asks for an instruction set: files that
-use one name it per function, and the choice is made at run time. Contraction is off so that the same arithmetic gives
-the same bits in every file.
+`csrc` is compiled once, into a static archive, by its own Makefile. Each binding is one thin .pyx beside the Python of
+its room, linked with that archive. No file is compiled for an instruction set as a whole: files that use one name it per
+function, and the choice is made at run time. Contraction is off, so the same arithmetic gives the same bits in every
+file.
 """
 
-import glob
 import os
-import re
+import shutil
+import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SCHEDULER = ["cost", "guard", "histogram", "policy", "sharing"]
-RUNTIME = [*SCHEDULER, "breaker", "deployment", "executors", "rescuer", "shadow", "slot", "runtime*"]
-
-# extension -> the C++ files of csrc/src (without suffix, globs allowed) that are compiled into it
-EXTENSIONS = {
-    "_scorer": ["score_threads"],
-    "_answer": [],
-    "_futures": [],
-    "_rows": [],
-    "_statistics": RUNTIME,
-    "_forest": ["forest*", "cpu"],
-    "_dense": ["dense*", "cpu"],
-    "_onnx": ["onnx*"],
-    "_callable": [],
-    "_values": [],
-    "_columns": [],
-    "_row_reader": ["transform_hash", "transform_json"],
-    "_program": ["transform*"],
-    "_windows": ["window"],
-    "_online": [],
-    "_descriptor": [],
-    "_fault": ["fault*"],
-    "_runtime": RUNTIME,
-    "_simulator": [*SCHEDULER, "breaker", "deployment", "slot", "simulator*"],
-    "_sketch": ["sketch*", "histogram"],
-}
+if not sys.platform.startswith("linux"):
+    raise SystemExit("deadline-engine needs Linux: its waits are futexes and its wake-ups eventfds")
 
 DEBUG = os.environ.get("ENGINE_DEBUG_BUILD") == "1"
-COMPILE = [
-    "-std=c++20",
-    "-ffp-contract=off",
-    "-fvisibility=hidden",
-    "-Wall",
-    "-Wextra",
-    "-Wno-unused-function",
-]
+COMPILE = ["-std=c++20", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"]
 COMPILE += ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", "-DNDEBUG"]
 
-
-def sources(patterns: list[str]) -> list[str]:
-    found: list[str] = []
-    for pattern in patterns:
-        found += sorted(glob.glob(f"csrc/src/{pattern}.cpp"))
-    return found
-
-
-MENTIONED = re.compile(
-    r'#include "([^"]+)"|extern from "([^"]+)"|from engine\.core\.(\w+) cimport|^include "([^"]+)"',
-    re.MULTILINE,
-)
+NATIVE = Path(os.environ.get("ENGINE_NATIVE_BUILD", "build/csrc")).resolve()
+ARCHIVE = NATIVE / ("lib_debug" if DEBUG else "lib") / "libengine.a"
+PACKAGE = Path("src/engine")
+# Not setuptools' build_temp, which is a new folder at every editable install.
+OBJECTS = Path("build", "bindings", sysconfig.get_config_var("SOABI") + ("-debug" if DEBUG else ""))
 
 
-def included(paths: list[str]) -> list[str]:
-    """The headers and declarations that these files rest on, so that an edit compiles what it touches, no more."""
-    found: set[str] = set()
-    unread = list(paths)
-    while unread:
-        with open(unread.pop(), encoding="utf-8") as file:
-            mentioned = MENTIONED.findall(file.read())
-        for header, extern, module, part in mentioned:
-            name = header or extern
-            choices = (
-                [f"csrc/include/{name}", f"csrc/src/{name}", f"csrc/src/detail/{name}"]
-                if name
-                else [f"src/engine/core/{part or module + '.pxd'}"]
-            )
-            new = [path for path in choices if os.path.exists(path) and path not in found]
-            found.update(new)
-            unread += new
-    return sorted(found)
-
-
-def extension(name: str, patterns: list[str]) -> Extension:
-    files = [f"src/engine/core/{name}.pyx", *sources(patterns)]
-    own = f"src/engine/core/{name}.pxd"
+def extension(path: Path) -> Extension:
     return Extension(
-        f"engine.core.{name}",
-        files,
-        include_dirs=["csrc/include", "csrc/src", numpy.get_include()],
+        ".".join(["engine", *path.relative_to(PACKAGE).with_suffix("").parts]),
+        [str(path)],
+        include_dirs=["csrc/include", "csrc", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
         extra_compile_args=COMPILE,
         extra_link_args=["-pthread", "-ldl"],
-        depends=included([*files, *([own] if os.path.exists(own) else [])]),
+        extra_objects=[str(ARCHIVE)],
         language="c++",
     )
 
 
-class ParallelBuild(build_ext):
-    """build_ext that compiles the extensions side by side unless told how many at a time."""
+class Build(build_ext):
+    """Makes the archive, then compiles and links the bindings side by side, each only where it is out of date.
+
+    The compiler writes down which headers a binding includes (-MMD). setuptools would have to be told, and compiles a
+    binding again whenever the archive is newer.
+    """
 
     def finalize_options(self) -> None:
         super().finalize_options()
         if self.parallel is None:
             self.parallel = os.cpu_count() or 1
 
+    def build_extensions(self) -> None:
+        if shutil.which("make") is None:
+            raise SystemExit("compiling deadline-engine needs make and g++ 12 or newer; make is not on the PATH")
+        goal = ARCHIVE.parent.name
+        subprocess.run(["make", "-s", f"-j{self.parallel}", "-C", "csrc", goal, f"BUILD={NATIVE}"], check=True)
+        # Bindings that are up to date in place are linked again only where something under them changed.
+        self.force = True
+        super().build_extensions()
 
-if not sys.platform.startswith("linux"):
-    raise SystemExit("deadline-engine needs Linux: its waits are futexes and its wake-ups eventfds")
+    def build_extension(self, ext: Extension) -> None:
+        source = Path(ext.sources[0])
+        target = Path(self.get_ext_fullpath(ext.name))
+        made = (OBJECTS / source).with_suffix(".o")
+        if out_of_date(made, written_down(made.with_suffix(".d")) or [source]):
+            flags = [*ext.extra_compile_args, "-MMD", "-MF", str(made.with_suffix(".d"))]
+            made.parent.mkdir(parents=True, exist_ok=True)
+            self.compiler.compile(
+                [str(source)],
+                output_dir=str(OBJECTS),
+                macros=ext.define_macros,
+                include_dirs=ext.include_dirs,
+                extra_postargs=flags,
+            )
+        if out_of_date(target, [made, ARCHIVE]):
+            objects = [str(made), *ext.extra_objects]
+            self.compiler.link_shared_object(
+                objects, str(target), extra_postargs=ext.extra_link_args, target_lang="c++"
+            )
+
+
+def written_down(path: Path) -> list[Path]:
+    """The files that the compiler read for an object, from its make rule; empty where there is none."""
+    if not path.exists():
+        return []
+    return [Path(word) for word in path.read_text().replace("\\\n", " ").split()[1:]]
+
+
+def out_of_date(made: Path, sources: list[Path]) -> bool:
+    if not made.exists():
+        return True
+    built = made.stat().st_mtime_ns
+    return any(not source.exists() or source.stat().st_mtime_ns > built for source in sources)
+
 
 setup(
     ext_modules=cythonize(
-        [
-            extension(name, patterns)
-            for name, patterns in EXTENSIONS.items()
-            if os.path.exists(f"src/engine/core/{name}.pyx")
-        ],
+        [extension(path) for path in sorted(PACKAGE.rglob("_*.pyx"))],
+        build_dir="build/cython",
         include_path=["src"],
         nthreads=0,
         compiler_directives={
@@ -132,5 +116,5 @@ setup(
             "embedsignature": False,
         },
     ),
-    cmdclass={"build_ext": ParallelBuild},
+    cmdclass={"build_ext": Build},
 )

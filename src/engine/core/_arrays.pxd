@@ -16,7 +16,7 @@ cdef extern from "<span>" namespace "std" nogil:
         span_f64()
         span_f64(const double*, size_t)
 
-cdef extern from "engine/cpu.hpp" namespace "engine" nogil:
+cdef extern from "base/cpu.hpp" namespace "engine" nogil:
     cdef enum class Isa(int):
         scalar
         avx2

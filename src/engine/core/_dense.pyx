@@ -17,7 +17,7 @@ from engine.errors import ConfigError, ModelFormatError
 
 cnp.import_array()
 
-cdef extern from "engine/dense.hpp" namespace "engine" nogil:
+cdef extern from "model/dense/dense.hpp" namespace "engine" nogil:
     cdef enum class Activation(uint8_t):
         pass
     cdef cppclass LayerSpec "engine::DenseLayerSpec":

@@ -1,7 +1,7 @@
 # Waiting for a file descriptor without sleeping.
 from libc.stdint cimport int64_t
 
-cdef extern from "engine/clock.hpp" namespace "engine" nogil:
+cdef extern from "base/clock.hpp" namespace "engine" nogil:
     int64_t now_ns() noexcept
 cdef extern from "poll.h" nogil:
     ctypedef struct pollfd:

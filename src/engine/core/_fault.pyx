@@ -3,7 +3,7 @@ from libc.stdint cimport INT64_MIN, int64_t, uint64_t
 
 from engine.core._scorer cimport engine_scorer, scorer_from_capsule, scorer_to_capsule
 
-cdef extern from "engine/fault.hpp" namespace "engine::fault" nogil:
+cdef extern from "fault/fault.hpp" namespace "engine::fault" nogil:
     cdef cppclass Handle:
         pass
     cdef cppclass Clock:

@@ -18,7 +18,7 @@ from engine.errors import ConfigError, InputError, ModelFormatError
 
 cnp.import_array()
 
-cdef extern from "engine/forest.hpp" namespace "engine" nogil:
+cdef extern from "model/forest/forest.hpp" namespace "engine" nogil:
     cdef enum class Link(uint8_t):
         pass
     cdef struct LayoutTime:

@@ -41,16 +41,16 @@ cdef extern from "<atomic>" nogil:
         uint64_t load()
         uint64_t fetch_add(uint64_t amount)
 
-cdef extern from "engine/clock.hpp" namespace "engine" nogil:
+cdef extern from "base/clock.hpp" namespace "engine" nogil:
     int64_t now_ns() noexcept
     int64_t NEVER_NS
 
-cdef extern from "engine/buffer.hpp" namespace "engine" nogil:
+cdef extern from "base/buffer.hpp" namespace "engine" nogil:
     cdef cppclass SmallBuffer:
         SmallBuffer() noexcept
         void* reserve(size_t n_bytes) except +
 
-cdef extern from "engine/breaker.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/breaker.hpp" namespace "engine" nogil:
     cdef cppclass BreakerLimits:
         BreakerLimits()
         cbool enabled
@@ -66,7 +66,7 @@ cdef extern from "engine/breaker.hpp" namespace "engine" nogil:
         cbool resting(int64_t now_ns) noexcept
         uint64_t openings() noexcept
 
-cdef extern from "engine/deployment.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/deployment.hpp" namespace "engine" nogil:
     cdef cppclass Deployment:
         Deployment(const engine_scorer& primary, const engine_scorer* fallback, cbool float64_rows, uint64_t number,
                    const BreakerLimits& breaker)
@@ -77,11 +77,11 @@ cdef extern from "engine/deployment.hpp" namespace "engine" nogil:
         cbool overlaps() noexcept
         Breaker& breaker() noexcept
 
-cdef extern from "engine/key_hash.hpp" namespace "engine" nogil:
+cdef extern from "base/key_hash.hpp" namespace "engine" nogil:
     uint64_t draw(uint64_t n) noexcept
     uint64_t key_hash(const char* bytes, size_t length, uint64_t salt) noexcept
 
-cdef extern from "engine/shadow.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/shadow.hpp" namespace "engine" nogil:
     ctypedef struct ShadowCounts:
         uint64_t rows
         uint64_t dropped
@@ -96,7 +96,7 @@ cdef extern from "engine/shadow.hpp" namespace "engine" nogil:
         ShadowCounts counts() noexcept
         cbool close(int64_t patience_ns) noexcept
 
-cdef extern from "engine/priority.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/priority.hpp" namespace "engine" nogil:
     int PRIORITIES
 
     cdef enum class Priority(uint8_t):
@@ -104,7 +104,7 @@ cdef extern from "engine/priority.hpp" namespace "engine" nogil:
         normal
         sheddable
 
-cdef extern from "engine/request.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/request.hpp" namespace "engine" nogil:
     int REASONS
     int SOURCES
 
@@ -139,7 +139,7 @@ cdef extern from "engine/request.hpp" namespace "engine" nogil:
         Reason reason
         Priority priority
 
-cdef extern from "engine/slot.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/slot.hpp" namespace "engine" nogil:
     uint32_t NO_SLOT
 
     cdef cppclass Slot:
@@ -152,7 +152,7 @@ cdef extern from "engine/slot.hpp" namespace "engine" nogil:
         uint32_t in_use() noexcept
         uint32_t count() noexcept
 
-cdef extern from "engine/completions.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/completions.hpp" namespace "engine" nogil:
     cdef cppclass Completions:
         Completions() except +
         int fd() noexcept
@@ -166,12 +166,12 @@ cdef extern from "engine/completions.hpp" namespace "engine" nogil:
     cdef cppclass Group:
         Group()
 
-cdef extern from "engine/histogram.hpp" namespace "engine" nogil:
+cdef extern from "base/histogram.hpp" namespace "engine" nogil:
     cdef cppclass Histogram:
         uint64_t count() noexcept
         int64_t quantile(double quantile) noexcept
 
-cdef extern from "engine/cost.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/cost.hpp" namespace "engine" nogil:
     cdef cppclass CostModel:
         int64_t expected_ns(uint32_t rows) noexcept
         int64_t high_ns(uint32_t rows) noexcept
@@ -179,7 +179,7 @@ cdef extern from "engine/cost.hpp" namespace "engine" nogil:
         double spread() noexcept
         uint64_t stalls() noexcept
 
-cdef extern from "engine/guard.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/margin.hpp" namespace "engine" nogil:
     ctypedef struct GuardTerms:
         int64_t timer_ns
         int64_t return_ns
@@ -189,16 +189,16 @@ cdef extern from "engine/guard.hpp" namespace "engine" nogil:
     cdef cppclass Guard:
         GuardTerms terms() noexcept
 
-cdef extern from "engine/sharing.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/fair_share.hpp" namespace "engine" nogil:
     cdef cppclass SharedExecutors:
         uint32_t models() noexcept
 
-cdef extern from "engine/policy.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/policy.hpp" namespace "engine" nogil:
     cdef cppclass Policy:
         uint32_t live() noexcept
         int64_t prediction_error_ns() noexcept
 
-cdef extern from "engine/executors.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/executors.hpp" namespace "engine" nogil:
     cdef cppclass ExecutorOptions:
         ExecutorOptions()
         uint32_t threads
@@ -216,7 +216,7 @@ cdef extern from "engine/executors.hpp" namespace "engine" nogil:
         uint32_t count() noexcept
         SharedExecutors& shared() noexcept
 
-cdef extern from "engine/runtime.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/runtime.hpp" namespace "engine" nogil:
     cdef cppclass RuntimeLimits:
         RuntimeLimits()
         uint32_t slots

@@ -23,7 +23,7 @@ cdef extern from *:
         pass
     byte_span engine_bytes(const char* data, size_t size) nogil
 
-cdef extern from "engine/onnx.hpp" namespace "engine::onnx" nogil:
+cdef extern from "model/onnx/onnx.hpp" namespace "engine::onnx" nogil:
     cdef enum class Fault:
         none
         library

@@ -7,7 +7,7 @@ from libcpp.vector cimport vector
 from time import monotonic_ns
 
 
-cdef extern from "engine/simulator.hpp" namespace "engine" nogil:
+cdef extern from "simulator/simulator.hpp" namespace "engine" nogil:
     cdef enum class FaultKind(unsigned char):
         pass
 

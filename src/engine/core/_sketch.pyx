@@ -22,7 +22,7 @@ from engine.core._observer cimport (
 
 from engine.errors import ClosedError, MonitorError
 
-cdef extern from "engine/sketch.hpp" namespace "engine::sketch" nogil:
+cdef extern from "monitor/sketch.hpp" namespace "engine::sketch" nogil:
     size_t VERSIONS
     size_t SOURCES
     size_t REASONS
@@ -117,7 +117,7 @@ cdef extern from "engine/sketch.hpp" namespace "engine::sketch" nogil:
         void release() noexcept
         engine_observer observer() noexcept
 
-cdef extern from "engine/histogram.hpp" namespace "engine" nogil:
+cdef extern from "base/histogram.hpp" namespace "engine" nogil:
     cdef cppclass LogBuckets:
         @staticmethod
         int64_t upper(size_t index) noexcept

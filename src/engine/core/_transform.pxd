@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
-cdef extern from "engine/transform.hpp" namespace "engine::transform" nogil:
+cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
     cdef cppclass Text:
         const char* data
         size_t size
@@ -72,7 +72,7 @@ cdef extern from "engine/transform.hpp" namespace "engine::transform" nogil:
         void run_batch_f64(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, double* out) except +
 
 
-cdef extern from "engine/transform_json.hpp" namespace "engine::transform" nogil:
+cdef extern from "transform/json.hpp" namespace "engine::transform" nogil:
     cdef enum class JsonKind "engine::transform::JsonRows::Kind"(uint8_t):
         kNumber, kText, kVector, kOther
 

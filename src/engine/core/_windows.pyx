@@ -13,7 +13,7 @@ cdef extern from "<span>" nogil:
     cdef cppclass double_span "std::span<const double>":
         double_span(const double* data, size_t size) noexcept
 
-cdef extern from "engine/window.hpp" namespace "engine" nogil:
+cdef extern from "feature_store/window.hpp" namespace "engine" nogil:
     cdef struct WindowResult:
         int64_t* count
         double* sum

@@ -1,0 +1,176 @@
+// Loads a dense net, packs it for the kernels and chooses among them.
+#include "model/dense/dense.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "model/dense/net.hpp"
+#include "model/shared_scorer.hpp"
+
+namespace engine {
+namespace dense_detail {
+namespace {
+
+template <class T>
+void activate_in(Activation activation, T* values, std::size_t count) noexcept {
+    switch (activation) {
+        case Activation::identity:
+        case Activation::relu:  // the kernels' own business
+            return;
+        case Activation::tanh:
+            for (std::size_t i = 0; i < count; ++i) values[i] = std::tanh(values[i]);
+            return;
+        case Activation::logistic:
+            for (std::size_t i = 0; i < count; ++i) values[i] = T(1) / (T(1) + std::exp(-values[i]));
+            return;
+        case Activation::exponential:
+            for (std::size_t i = 0; i < count; ++i) values[i] = std::exp(values[i]);
+            return;
+        case Activation::softmax: {
+            const T largest = *std::max_element(values, values + count);
+            T total = 0;
+            for (std::size_t i = 0; i < count; ++i) total += values[i] = std::exp(values[i] - largest);
+            for (std::size_t i = 0; i < count; ++i) values[i] /= total;
+            return;
+        }
+    }
+}
+
+[[noreturn]] void refuse(std::size_t layer, const std::string& what) {
+    throw std::invalid_argument("layer " + std::to_string(layer) + ": " + what);
+}
+
+void check(std::span<const DenseLayerSpec> layers) {
+    if (layers.empty()) throw std::invalid_argument("a dense net needs at least one layer");
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+        const DenseLayerSpec& layer = layers[l];
+        if (layer.n_in < 1 || layer.n_out < 1) refuse(l, "needs at least one input and one output");
+        if (layer.n_out > dense_width_max)
+            refuse(l, "expected at most " + std::to_string(dense_width_max) + " outputs, got " +
+                          std::to_string(layer.n_out));
+        if (l && layer.n_in != layers[l - 1].n_out)
+            refuse(l, "expected " + std::to_string(layers[l - 1].n_out) + " inputs, got " + std::to_string(layer.n_in));
+        if (layer.weights.size() != std::size_t(layer.n_in) * layer.n_out || layer.bias.size() != layer.n_out)
+            refuse(l, "weights or bias have the wrong length");
+        if (static_cast<int>(layer.activation) >= activation_count) refuse(l, "unknown activation");
+        if (layer.activation == Activation::softmax && l + 1 != layers.size()) refuse(l, "softmax before the last layer");
+        for (double weight : layer.weights)
+            if (!std::isfinite(weight)) refuse(l, "a weight is not finite");
+        for (double bias : layer.bias)
+            if (!std::isfinite(bias)) refuse(l, "a bias is not finite");
+    }
+}
+
+constexpr std::size_t near_bytes = 40960;  // what a layer's weights may take and still stay near by and large
+
+template <class T>
+Layer<T> pack(const DenseLayerSpec& spec) {
+    constexpr std::size_t width = panel_width<T>;
+    const std::size_t n_in = spec.n_in;
+    const std::size_t n_out = spec.n_out;
+    const std::size_t panels = n_out <= 2 ? 0 : (n_out + width - 1) / width;
+    // Rows jump about in weights that stay in the nearest cache, and find those of four panels together; weights from
+    // farther off are better streamed panel by panel.
+    const std::size_t group = panels * n_in * sizeof(Panel<T>) <= near_bytes ? 4 : 1;
+    Layer<T> layer{n_in, n_out, group, panels, {}, {}, spec.activation};
+    const std::size_t parts = (n_in + width - 1) / width;  // of a dot product
+    layer.weights.resize(layer.panels ? layer.panels * n_in : n_out * parts);
+    layer.bias.assign(layer.panels ? layer.panels * width : n_out, T(0));
+    for (std::size_t o = 0; o < n_out; ++o) {
+        layer.bias[o] = static_cast<T>(spec.bias[o]) + T(0);  // never -0, which a product of 0 would turn to 0
+        const std::size_t panel = o / width;
+        for (std::size_t i = 0; i < n_in; ++i) {
+            const T weight = static_cast<T>(spec.weights[i * n_out + o]);
+            if (layer.panels)
+                layer.weights[layer.begin(panel) + i * layer.step(panel)].values[o % width] = weight;
+            else
+                layer.weights[o * parts + i / width].values[i % width] = weight;
+        }
+    }
+    return layer;
+}
+
+template <class T>
+std::unique_ptr<const Net<T>> pack_all(std::span<const DenseLayerSpec> layers) {
+    auto net = std::make_unique<Net<T>>();
+    net->narrow = layers.front().n_in <= narrow_max;
+    for (const DenseLayerSpec& layer : layers) {
+        net->layers.push_back(pack<T>(layer));
+        net->narrow = net->narrow && layer.n_out <= narrow_max;
+    }
+    return net;
+}
+
+const Kernels& kernels_of(Isa isa) noexcept {
+    switch (isa) {
+        case Isa::avx512: return kernels_avx512;
+        case Isa::avx2: return kernels_avx2;
+        case Isa::scalar: break;
+    }
+    return kernels_scalar;
+}
+
+}  // namespace
+
+void activate(Activation activation, float* values, std::size_t count) noexcept {
+    activate_in(activation, values, count);
+}
+void activate(Activation activation, double* values, std::size_t count) noexcept {
+    activate_in(activation, values, count);
+}
+
+}  // namespace dense_detail
+
+using namespace dense_detail;
+
+Dense::~Dense() = default;
+
+std::unique_ptr<Dense> Dense::load(std::span<const DenseLayerSpec> layers, bool float32, bool missing_zero) {
+    check(layers);
+    if (float32 && missing_zero) throw std::invalid_argument("a net that reads NaN as 0 computes in double");
+    std::unique_ptr<Dense> net(new Dense());
+    net->n_features_ = layers.front().n_in;
+    net->n_outputs_ = layers.back().n_out;
+    net->n_layers_ = layers.size();
+    net->missing_zero_ = missing_zero;
+    if (float32)
+        net->single_ = pack_all<float>(layers);
+    else
+        net->double_ = pack_all<double>(layers);
+    return net;
+}
+
+int Dense::score_by(Isa isa, const float* rows, std::size_t n_rows, std::size_t row_stride,
+                    double* out) const noexcept {
+    if (isa > detected_isa()) return ENGINE_SCORE_FAILED;
+    const Kernels& kernels = kernels_of(isa);
+    if (single_)
+        kernels.f32(*single_, rows, n_rows, row_stride, out);
+    else if (missing_zero_)
+        kernels.f64_present(*double_, reinterpret_cast<const OrZero*>(rows), n_rows, row_stride, out);
+    else
+        kernels.f64_f32(*double_, rows, n_rows, row_stride, out);
+    return ENGINE_SCORE_OK;
+}
+
+int Dense::score(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
+    return score_by(active_isa(), rows, n_rows, row_stride, out);
+}
+
+int Dense::score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
+    // A net in float32 offers no double entry to the socket: whoever holds the rows rounds them.
+    if (float32_rows()) return ENGINE_SCORE_FAILED;
+    kernels_of(active_isa()).f64(*double_, rows, n_rows, row_stride, out);
+    return ENGINE_SCORE_OK;
+}
+
+engine_scorer Dense::scorer(std::unique_ptr<Dense> net) {
+    const std::uint32_t n_features = net->n_features();
+    const std::uint32_t n_outputs = net->n_outputs();
+    const bool float32_rows = net->float32_rows();
+    return detail::shared_scorer(std::move(net), n_features, n_outputs, float32_rows);
+}
+
+}  // namespace engine

@@ -1,0 +1,170 @@
+// Coded forest kernels for AVX2. There is no byte permute over 64 columns, so the codes are widened to 32 bits and
+// gathered: two gathers a step, eight trees a register, four registers in flight.
+// rows: sixty-four rows in the bytes of two registers, as the AVX-512 kernel does it; its mask registers are spelled out.
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "model/forest/coded.hpp"
+
+#if defined(__x86_64__)
+// GCC 12's own headers pass undefined vectors where a mask covers them.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+
+// After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
+#pragma GCC target("avx2,popcnt")
+
+namespace engine::forest_detail {
+namespace {
+
+inline unsigned below16(const float* cuts, float x) noexcept {
+    const __m256 wide = _mm256_set1_ps(x);
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(cuts), wide, _CMP_LT_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(cuts + 8), wide, _CMP_LT_OQ));
+    return static_cast<unsigned>(__builtin_popcount(static_cast<unsigned>(low | high << 8)));
+}
+inline unsigned below16(const double* cuts, double x) noexcept {
+    const __m256d wide = _mm256_set1_pd(x);
+    int below = 0;
+    for (int i = 0; i < 16; i += 4)
+        below |= _mm256_movemask_pd(_mm256_cmp_pd(_mm256_loadu_pd(cuts + i), wide, _CMP_LT_OQ)) << i;
+    return static_cast<unsigned>(__builtin_popcount(static_cast<unsigned>(below)));
+}
+
+// below16() spreads x itself.
+inline float spread(float x) noexcept { return x; }
+inline double spread(double x) noexcept { return x; }
+
+#include "model/forest/code_row.inc"
+
+template <int halves>
+inline __attribute__((always_inline)) void walk(const CodedView& forest, const std::uint8_t* codes, std::size_t group,
+                                                __m256d* sums) noexcept {
+    const __m256i byte = _mm256_set1_epi32(255);
+    const auto* nodes = reinterpret_cast<const int*>(forest.words);
+    const auto* memory = reinterpret_cast<const int*>(codes);
+    __m256i at[halves];
+    __m256i words[halves];
+    for (int h = 0; h < halves; ++h)
+        at[h] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(forest.roots + group * lanes + 8 * h));
+    for (;;) {
+        __m256i ahead = _mm256_setzero_si256();
+        for (int h = 0; h < halves; ++h) {
+            words[h] = _mm256_i32gather_epi32(nodes, at[h], 4);
+            ahead = _mm256_or_si256(ahead, words[h]);
+        }
+        if (_mm256_testz_si256(ahead, _mm256_set1_epi32(-65536))) break;  // all stand on leaves
+        for (int h = 0; h < halves; ++h) {
+            const __m256i cut = _mm256_and_si256(_mm256_srli_epi32(words[h], 8), byte);
+            const __m256i asked = _mm256_i32gather_epi32(memory, _mm256_and_si256(words[h], byte), 1);
+            const __m256i right = _mm256_cmpgt_epi32(_mm256_and_si256(asked, byte), cut);
+            at[h] = _mm256_sub_epi32(_mm256_add_epi32(at[h], _mm256_srli_epi32(words[h], 16)), right);
+        }
+    }
+    for (int h = 0; h < halves; ++h) {
+        __m256i leaf = forest.values_by_node ? at[h] : _mm256_and_si256(words[h], byte);
+        leaf = _mm256_add_epi32(
+            leaf, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(forest.value_base + group * lanes + 8 * h)));
+        __m256d* mine = sums + h % 2 * 2;
+        mine[0] = _mm256_add_pd(mine[0], _mm256_i32gather_pd(forest.values, _mm256_castsi256_si128(leaf), 8));
+        mine[1] = _mm256_add_pd(mine[1], _mm256_i32gather_pd(forest.values, _mm256_extracti128_si256(leaf, 1), 8));
+    }
+}
+
+void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                 double* sums) noexcept {
+    __m256d accumulators[4];
+    for (int i = 0; i < 4; ++i) accumulators[i] = _mm256_load_pd(sums + 4 * i);
+    std::size_t g = first;
+    for (; g + 2 <= end; g += 2) walk<4>(forest, codes, g, accumulators);
+    for (; g < end; ++g) walk<2>(forest, codes, g, accumulators);
+    for (int i = 0; i < 4; ++i) _mm256_store_pd(sums + 4 * i, accumulators[i]);
+}
+
+// Rows in bytes.
+
+inline __m256i load32(const std::uint8_t* bytes) noexcept {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
+}
+
+// Bit r of `bits` into all bits of byte r.
+inline __m256i spread_bits(std::uint32_t bits) noexcept {
+    const __m256i byte_of_row = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i bit_of_row = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), byte_of_row);
+    return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit_of_row), bit_of_row);
+}
+
+// Which leaf each of the 64 rows reaches in one tree.
+inline void leaves_of(const CodedView& forest, const RowTree& tree, const std::uint8_t* codes, std::uint64_t* reach,
+                      std::uint8_t* number) noexcept {
+    const RowSplit* splits = forest.row_splits + tree.first_split;
+    reach[0] = ~std::uint64_t{0};
+    // Breadth first: the rows that reach a split are known before it is asked.
+    for (std::uint32_t s = 0; s < tree.splits; ++s) {
+        const std::uint8_t* asked = codes + splits[s].column * block_rows;
+        const __m256i cut = _mm256_set1_epi8(static_cast<char>(splits[s].cut));
+        // There is no unsigned comparison of bytes: code <= cut where the smaller of the two is the code.
+        const __m256i low = load32(asked);
+        const __m256i high = load32(asked + 32);
+        const auto left_low =
+            static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(low, cut), low)));
+        const auto left_high =
+            static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(high, cut), high)));
+        const std::uint64_t left = left_low | static_cast<std::uint64_t>(left_high) << 32;
+        const std::uint64_t here = reach[s];
+        reach[splits[s].left] = here & left;
+        reach[splits[s].right] = here & ~left;
+    }
+    const __m256i one = _mm256_set1_epi8(1);
+    __m256i low = _mm256_setzero_si256();
+    __m256i high = _mm256_setzero_si256();
+    __m256i leaf_number = one;
+    for (std::uint32_t leaf = 1; leaf <= tree.splits; ++leaf) {
+        const std::uint64_t here = reach[tree.splits + leaf];
+        low = _mm256_or_si256(low, _mm256_and_si256(spread_bits(static_cast<std::uint32_t>(here)), leaf_number));
+        high = _mm256_or_si256(high, _mm256_and_si256(spread_bits(static_cast<std::uint32_t>(here >> 32)), leaf_number));
+        leaf_number = _mm256_add_epi8(leaf_number, one);
+    }
+    _mm256_store_si256(reinterpret_cast<__m256i*>(number), low);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(number + 32), high);
+}
+
+void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                double (*sums)[block_rows]) noexcept {
+    alignas(64) std::uint8_t number[block_rows];
+    std::uint64_t reach[2 * leaves_by_byte];
+    for (std::size_t tree_at = first * lanes; tree_at < end * lanes; ++tree_at) {
+        const RowTree& tree = forest.row_trees[tree_at];
+        leaves_of(forest, tree, codes, reach, number);
+        const double* values = forest.values + tree.first_value;
+        double* mine = sums[tree_at % lanes];
+        for (std::size_t r = 0; r < block_rows; ++r) mine[r] += values[number[r]];
+    }
+}
+
+void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
+    for (std::size_t r = 0; r < block_rows; r += 4) {
+        __m256d half[8];
+        for (int i = 0; i < 8; ++i)
+            half[i] = _mm256_add_pd(_mm256_load_pd(sums[i] + r), _mm256_load_pd(sums[i + 8] + r));
+        for (int i = 0; i < 4; ++i) half[i] = _mm256_add_pd(half[i], half[i + 4]);
+        _mm256_store_pd(folded + r, _mm256_add_pd(_mm256_add_pd(half[0], half[2]), _mm256_add_pd(half[1], half[3])));
+    }
+}
+
+}  // namespace
+
+const CodedKernels coded_avx2{code_row_f32, code_row_f64, score_lanes, score_rows, fold_rows};
+
+}  // namespace engine::forest_detail
+
+#else
+
+namespace engine::forest_detail {
+const CodedKernels coded_avx2{nullptr, nullptr, nullptr, nullptr, nullptr};
+}
+
+#endif

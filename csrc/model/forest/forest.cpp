@@ -1,0 +1,247 @@
+// The forest itself: load, choose a layout, score, apply the link. How trees are walked is the layouts' business.
+#include "model/forest/forest.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <stdexcept>
+
+#include "model/forest/coded.hpp"
+#include "model/forest/wide.hpp"
+#include "model/shared_scorer.hpp"
+
+namespace engine {
+
+// Byte codes ask each category set by itself for every row; beyond this many of them the table of wide codes is tried.
+static constexpr std::size_t few_sets = 8;
+
+using forest_detail::Layout;
+using forest_detail::Trees;
+using forest_detail::block_rows;
+
+Forest::~Forest() = default;
+
+std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
+    auto trees = std::make_shared<const Trees>(forest_detail::make_trees(spec));
+    std::unique_ptr<Forest> forest(new Forest());
+    forest->n_features_ = spec.n_features;
+    forest->n_outputs_ = spec.n_outputs;
+    forest->n_trees_ = trees->trees.size();
+    forest->n_leaves_ = trees->leaves.size();
+    for (const auto& tree : trees->trees) forest->depth_ = std::max(forest->depth_, tree.depth);
+    forest->float32_rows_ = spec.float32_rows;
+    forest->scale_ = spec.scale;
+    forest->link_ = spec.link;
+    forest->link_parameter_ = spec.link_parameter;
+    forest->base_.assign(spec.base.begin(), spec.base.end());
+    forest->layouts_.push_back(forest_detail::make_reference(trees));
+    const auto coded = forest_detail::make_coded(trees);
+    if (coded) forest_detail::add_coded_layouts(coded, forest->layouts_);
+    if (!coded || coded->n_sets > few_sets) forest_detail::add_wide_layouts(trees, forest->layouts_);
+    forest->calibrate(*trees);
+    return forest;
+}
+
+namespace {
+
+constexpr std::size_t calibration_rows = 64;
+constexpr std::size_t calibration_values_max = 1u << 22;  // a small file may claim millions of features
+constexpr double calibration_us_max = 3000;  // for a layout's single rows in one turn
+constexpr double calibration_behind = 3;     // times the fastest: no noise makes up for it
+
+// Rows that take both sides of the forest's own splits: each value is a threshold that its feature is asked, or just
+// beyond one. Zeros would walk one path and flatter every layout.
+std::vector<float> calibration_input(const Trees& trees, std::size_t n_rows) {
+    std::vector<float> rows(n_rows * trees.n_features, 0.0f);
+    std::uint64_t state = 0x9e3779b97f4a7c15u;
+    const std::size_t splits = trees.splits.size();
+    for (std::size_t draw = 0; splits && draw < 4 * rows.size(); ++draw) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        const auto& split = trees.splits[(state >> 20) % splits];
+        float value = split.threshold_f32;
+        if (split.set >= 0)
+            value = static_cast<float>((state >> 33) % (32u * static_cast<std::uint32_t>(
+                trees.set_begin[split.set + 1] - trees.set_begin[split.set]) + 1));
+        if (state >> 63) value = std::nextafter(value, HUGE_VALF);
+        rows[(draw % n_rows) * trees.n_features + static_cast<std::uint32_t>(split.feature)] = value;
+    }
+    return rows;
+}
+
+template <class Call>
+double taken_us(Call call) {
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+}
+
+// A layout under calibration. Microseconds a row, the fastest of several: one row a call, and a block of rows.
+struct Timed {
+    const forest_detail::Layout* layout;
+    std::size_t singles = 0;  // rows that it is timed on one by one
+    double row_1 = 1e30, row_64 = 1e30;
+};
+
+}  // namespace
+
+// Times every layout on synthetic rows and keeps the fastest for single rows and for blocks. Layouts take turns, because
+// a shared machine may be half as fast for the milliseconds in which one of them is timed; what is far behind drops out.
+void Forest::calibrate(const Trees& trees) {
+    const std::size_t n_rows = std::clamp(calibration_values_max / n_features_, std::size_t{1}, calibration_rows);
+    const std::vector<float> rows = calibration_input(trees, n_rows);
+    std::vector<double> sums(n_rows * n_outputs_);
+    forest_detail::Pace unhurried{Stop{}};
+    const auto score = [&](const Timed& timed, std::size_t first, std::size_t count) {
+        timed.layout->raw(rows.data() + first * n_features_, count, n_features_, sums.data(), unhurried);
+    };
+    std::vector<Timed> all;
+    for (const auto& layout : layouts_) {
+        Timed timed{.layout = layout.get()};
+        // Different rows, one a call: the same row again and again would be learned by the branch predictor, as sixteen
+        // were. Fewer of them for layouts that are slow at it anyway.
+        const double first_us = taken_us([&] { score(timed, 0, 1); });
+        timed.singles = std::min(n_rows, static_cast<std::size_t>(std::max(calibration_us_max / first_us, 4.0)));
+        all.push_back(timed);
+    }
+    const auto take_turns = [&](double best_1, double best_64) {
+        for (Timed& timed : all) {
+            if (timed.row_1 <= calibration_behind * best_1) {
+                const double us = taken_us([&] { for (std::size_t r = 0; r < timed.singles; ++r) score(timed, r, 1); });
+                timed.row_1 = std::min(timed.row_1, us / static_cast<double>(timed.singles));
+            }
+            if (timed.row_64 <= calibration_behind * best_64) {
+                const double us = taken_us([&] { score(timed, 0, n_rows); });
+                timed.row_64 = std::min(timed.row_64, us / static_cast<double>(n_rows));
+            }
+        }
+    };
+    double best_1 = 1e30, best_64 = 1e30, spent_us = 0.0;
+    for (int round = 0; round < 2 || (round < 5 && spent_us < 100'000) || (round < 50 && spent_us < 20'000); ++round) {
+        spent_us += taken_us([&] { take_turns(best_1, best_64); });
+        for (const Timed& timed : all) {
+            if (timed.row_1 < best_1) best_1 = timed.row_1, single_ = timed.layout;
+            if (timed.row_64 < best_64) best_64 = timed.row_64, batch_ = timed.layout;
+        }
+    }
+    for (const Timed& timed : all) times_.push_back({timed.layout->name(), timed.row_1, timed.row_64});
+    // A block costs nearly the same however few rows fill it: it pays from where that many single rows cost more.
+    const double break_even = best_64 * calibration_rows / best_1;
+    batch_rows_min_ = static_cast<std::size_t>(std::clamp(break_even + 1.0, 2.0, 64.0));
+}
+
+// Hot: once per row, in place of the raw sums.
+void Forest::finish(const double* raw, double* out) const noexcept {
+    double sums[forest_detail::outputs_max];
+    for (std::uint32_t k = 0; k < n_outputs_; ++k) sums[k] = raw[k] * scale_ + base_[k];
+    switch (link_) {
+        case Link::identity:
+            std::copy_n(sums, n_outputs_, out);
+            return;
+        case Link::sigmoid:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = 1.0 / (1.0 + std::exp(-link_parameter_ * sums[k]));
+            return;
+        case Link::exponential:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = std::exp(sums[k]);
+            return;
+        case Link::softmax: {
+            const double largest = *std::max_element(sums, sums + n_outputs_);
+            double total = 0;
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) total += out[k] = std::exp(sums[k] - largest);
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] /= total;
+            return;
+        }
+        case Link::signed_square:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = std::copysign(sums[k] * sums[k], sums[k]);
+            return;
+        case Link::log1p_exp:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = std::log1p(std::exp(sums[k]));
+            return;
+        case Link::positive:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = sums[k] > 0 ? 1.0 : 0.0;
+            return;
+        case Link::anomaly:
+            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = link_parameter_ - std::exp(sums[k]);
+            return;
+        case Link::argmax:
+            *out = static_cast<double>(std::max_element(sums, sums + n_outputs_) - sums);
+            return;
+    }
+}
+
+template <class T>
+int Forest::score_with(const Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                       const Stop& stop) const noexcept {
+    // Blocks keep the raw sums on the stack; with many outputs a block is fewer rows.
+    constexpr std::size_t sums_max = 4096;
+    double sums[sums_max];
+    const std::size_t block = std::min(block_rows, sums_max / n_outputs_);
+    const std::uint32_t answers = n_answers();
+    forest_detail::Pace pace(stop);
+    for (std::size_t first = 0; first < n_rows; first += block) {
+        const std::size_t count = std::min(block, n_rows - first);
+        if (!layout.raw(rows + first * row_stride, count, row_stride, sums, pace)) return ENGINE_SCORE_OUT_OF_TIME;
+        for (std::size_t r = 0; r < count; ++r) finish(sums + r * n_outputs_, out + (first + r) * answers);
+    }
+    return ENGINE_SCORE_OK;
+}
+
+template <class T>
+int Forest::score_any(const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                      const Stop& stop) const noexcept {
+    return score_with(n_rows < batch_rows_min_ ? *single_ : *batch_, rows, n_rows, row_stride, out, stop);
+}
+
+int Forest::score(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
+    return score_any(rows, n_rows, row_stride, out, Stop{});
+}
+
+int Forest::score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
+    return score_any(rows, n_rows, row_stride, out, Stop{});
+}
+
+int Forest::score_until(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                        const Stop& stop) const noexcept {
+    return score_any(rows, n_rows, row_stride, out, stop);
+}
+
+int Forest::score_until(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                        const Stop& stop) const noexcept {
+    return score_any(rows, n_rows, row_stride, out, stop);
+}
+
+const Layout* Forest::find(const std::string& name) const noexcept {
+    for (const auto& layout : layouts_)
+        if (layout->name() == name) return layout.get();
+    return nullptr;
+}
+
+int Forest::score_by(const std::string& name, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                     const Stop& stop) const noexcept {
+    const Layout* layout = find(name);
+    return layout ? score_with(*layout, rows, n_rows, row_stride, out, stop) : ENGINE_SCORE_FAILED;
+}
+
+int Forest::score_by(const std::string& name, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                     const Stop& stop) const noexcept {
+    const Layout* layout = find(name);
+    return layout ? score_with(*layout, rows, n_rows, row_stride, out, stop) : ENGINE_SCORE_FAILED;
+}
+
+std::vector<std::string> Forest::layouts() const {
+    std::vector<std::string> names;
+    for (const auto& layout : layouts_) names.push_back(layout->name());
+    return names;
+}
+
+const std::string& Forest::single_layout() const noexcept { return single_->name(); }
+const std::string& Forest::batch_layout() const noexcept { return batch_->name(); }
+std::size_t Forest::batch_rows_min() const noexcept { return batch_rows_min_; }
+
+engine_scorer Forest::scorer(std::unique_ptr<Forest> forest) {
+    const std::uint32_t n_features = forest->n_features();
+    const std::uint32_t n_answers = forest->n_answers();
+    const bool float32_rows = forest->float32_rows_;
+    return detail::shared_scorer(std::move(forest), n_features, n_answers, float32_rows);
+}
+
+}  // namespace engine

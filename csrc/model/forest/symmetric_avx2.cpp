@@ -1,0 +1,63 @@
+// Symmetric trees for AVX2: 64 rows in the bytes of two registers for one tree. One row is plain C++'s business, for
+// there is no byte permute over 64 columns.
+#include <cstddef>
+#include <cstdint>
+
+#include "model/forest/symmetric.hpp"
+
+#if defined(__x86_64__)
+// GCC 12's own headers pass undefined vectors where a mask covers them.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+
+// After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
+#pragma GCC target("avx2")
+
+namespace engine::forest_detail {
+namespace {
+
+// leaf = 2 * leaf + (code > cut). There is no unsigned comparison of bytes: code <= cut where the smaller is the code.
+inline __m256i answered(__m256i leaf, const std::uint8_t* codes, __m256i cut) noexcept {
+    const __m256i code = _mm256_load_si256(reinterpret_cast<const __m256i*>(codes));
+    const __m256i left = _mm256_cmpeq_epi8(_mm256_min_epu8(code, cut), code);
+    return _mm256_add_epi8(_mm256_add_epi8(leaf, leaf), _mm256_add_epi8(left, _mm256_set1_epi8(1)));
+}
+
+void score_rows(const SymmetricView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
+                double (*sums)[block_rows]) noexcept {
+    alignas(64) std::uint8_t number[block_rows];
+    for (std::size_t c = first; c < end; ++c) {
+        const Chunk& chunk = forest.chunks[c];
+        for (std::size_t t = 0; t < chunk.groups * lanes; ++t) {
+            __m256i low = _mm256_setzero_si256();
+            __m256i high = _mm256_setzero_si256();
+            for (std::uint32_t l = 0; l < chunk.levels; ++l) {
+                const std::size_t at = (chunk.first_level + l) * chunk_trees + t;
+                const std::uint8_t* asked = codes + forest.columns[at] * block_rows;
+                const __m256i cut = _mm256_set1_epi8(static_cast<char>(forest.cuts[at]));
+                low = answered(low, asked, cut);
+                high = answered(high, asked + 32, cut);
+            }
+            _mm256_store_si256(reinterpret_cast<__m256i*>(number), low);
+            _mm256_store_si256(reinterpret_cast<__m256i*>(number + 32), high);
+            const double* values = forest.values + forest.value_base[c * chunk_trees + t];
+            double* mine = sums[t % lanes];
+            for (std::size_t r = 0; r < block_rows; ++r) mine[r] += values[number[r]];
+        }
+    }
+}
+
+}  // namespace
+
+const SymmetricKernels symmetric_avx2{nullptr, score_rows};
+
+}  // namespace engine::forest_detail
+
+#else
+
+namespace engine::forest_detail {
+const SymmetricKernels symmetric_avx2{nullptr, nullptr};
+}
+
+#endif

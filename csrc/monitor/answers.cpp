@@ -1,0 +1,75 @@
+#include "monitor/answers.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+namespace engine::sketch {
+
+AnswerMemory::AnswerMemory(uint32_t capacity, uint32_t n_outputs)
+    : entries_(std::max(capacity, 1u)),
+      outputs_(size_t{std::max(capacity, 1u)} * n_outputs),
+      // At most half full, so that probes stay short.
+      index_(std::bit_ceil(size_t{std::max(capacity, 1u)} * 2), EMPTY),
+      n_outputs_(n_outputs) {}
+
+size_t AnswerMemory::home(uint64_t id) const noexcept {
+    // Ids are counted up, so they are spread first (the multiplier of Fibonacci hashing, Knuth 6.4).
+    return static_cast<size_t>((id * 0x9E3779B97F4A7C15u) >> 20) & (index_.size() - 1);
+}
+
+size_t AnswerMemory::place_of(uint64_t id) const noexcept {
+    size_t at = home(id);
+    while (index_[at] != EMPTY && entries_[index_[at]].id != id) at = (at + 1) & (index_.size() - 1);
+    return at;
+}
+
+void AnswerMemory::unindex(uint64_t id) noexcept {
+    const size_t mask = index_.size() - 1;
+    size_t hole = place_of(id);
+    if (index_[hole] == EMPTY) return;
+    // Whoever was pushed past the hole by a collision moves back into it, or probing would stop there (Knuth 6.4, R).
+    for (size_t at = (hole + 1) & mask; index_[at] != EMPTY; at = (at + 1) & mask) {
+        const size_t wanted = home(entries_[index_[at]].id);
+        if (((at - wanted) & mask) >= ((at - hole) & mask)) {
+            index_[hole] = index_[at];
+            hole = at;
+        }
+    }
+    index_[hole] = EMPTY;
+}
+
+Remembered* AnswerMemory::insert(uint64_t id, const double* outputs) noexcept {
+    size_t place = place_of(id);
+    if (index_[place] == EMPTY) {
+        Remembered& oldest = entries_[next_];
+        if (oldest.used) {
+            unindex(oldest.id);
+            --size_;
+            place = place_of(id);  // the index may have moved
+        }
+        index_[place] = next_;
+        next_ = next_ + 1 == entries_.size() ? 0 : next_ + 1;
+        ++size_;
+    }
+    Remembered& entry = entries_[index_[place]];
+    entry = Remembered{};
+    entry.id = id;
+    entry.used = 1;
+    double* to = outputs_.data() + size_t{index_[place]} * n_outputs_;
+    for (uint32_t i = 0; i < n_outputs_; ++i) to[i] = outputs ? outputs[i] : std::numeric_limits<double>::quiet_NaN();
+    return &entry;
+}
+
+Remembered* AnswerMemory::find(uint64_t id) noexcept {
+    const uint32_t at = index_[place_of(id)];
+    return at == EMPTY ? nullptr : &entries_[at];
+}
+
+void AnswerMemory::erase(Remembered* entry) noexcept {
+    unindex(entry->id);
+    entry->used = 0;
+    --size_;
+}
+
+}  // namespace engine::sketch

@@ -1,0 +1,307 @@
+#include "monitor/sketch.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "base/clock.hpp"
+#include "base/futex.hpp"
+
+namespace engine::sketch {
+
+namespace {
+
+// How many times this process's ancestors have forked since the library was loaded: a sketch of another count belongs
+// to a parent. Read by every push, where getpid() would cost a system call.
+std::atomic<uint32_t> forks{0};
+const int at_fork = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+
+// Long enough to cost an idle process nothing, short enough for a page that shows what happened.
+constexpr int64_t IDLE_NS = 50'000'000;
+// Records folded before others get the lock.
+constexpr size_t CHUNK = 256;
+constexpr size_t VERSION_NAMES_MAX = 1024;
+
+void observe(void* ctx, const engine_answer* answer) { static_cast<Sketch*>(ctx)->observe(*answer); }
+void deployed(void* ctx, uint64_t deployment, const char* version) {
+    static_cast<Sketch*>(ctx)->deployed(deployment, version);
+}
+void retain(void* ctx) { static_cast<Sketch*>(ctx)->retain(); }
+void release(void* ctx) { static_cast<Sketch*>(ctx)->release(); }
+
+}  // namespace
+
+Sketch::Sketch(const Limits& limits)
+    : limits_(limits),
+      ring_(limits.ring_rows, limits.features_max, limits.outputs_max),
+      forked_at_(forks.load(std::memory_order_relaxed)),
+      closed_blocks_(std::max(limits.blocks_max, 1u)),
+      answers_(limits.answers_max, limits.outputs_max),
+      shadows_(std::max(limits.answers_max / 16, 16u), limits.outputs_max) {
+    (void)at_fork;
+    open_.reset(0, 0);
+    for (Block& block : closed_blocks_) block.reset(0, 0);
+    sample_.reserve(size_t{limits.sample_rows} * (limits.features_max + limits.outputs_max));
+    folder_ = new std::thread([this] { run(); });
+}
+
+Sketch::~Sketch() {
+    close();
+    if (alive()) delete folder_;
+}
+
+bool Sketch::alive() const noexcept { return forked_at_ == forks.load(std::memory_order_relaxed); }
+
+bool Sketch::observe(const engine_answer& answer) noexcept {
+    if (!alive() || closed_.load(std::memory_order_relaxed)) return false;
+    uint32_t expected = n_features_.load(std::memory_order_relaxed);
+    if (expected == 0 && answer.row && answer.n_features <= limits_.features_max) {
+        n_features_.compare_exchange_strong(expected, answer.n_features, std::memory_order_relaxed);
+        expected = n_features_.load(std::memory_order_relaxed);
+    }
+    uint64_t position;
+    Record* record = ring_.claim(position);
+    if (!record) {
+        dropped_.fetch_add(1, std::memory_order_relaxed);
+        return false;
+    }
+    record->id = answer.id;
+    record->deployment = answer.deployment;
+    record->started_ns = answer.started_ns;
+    record->deadline_ns = answer.deadline_ns;
+    record->ready_ns = answer.ready_ns;
+    record->source = answer.source;
+    record->reason = answer.reason;
+    uint32_t flags = answer.flags & 0xFFFF;
+    const bool fits = answer.n_features == expected && answer.n_outputs <= limits_.outputs_max;
+    if (answer.row && answer.n_features == expected) {
+        flags |= RECORD_HAS_ROW;
+        float* to = ring_.features(record);
+        if (answer.flags & ENGINE_ANSWER_ROW_FLOAT64) {
+            const double* from = static_cast<const double*>(answer.row);
+            for (uint32_t i = 0; i < expected; ++i) to[i] = static_cast<float>(from[i]);
+        } else {
+            std::memcpy(to, answer.row, expected * sizeof(float));
+        }
+    }
+    if (answer.values && answer.n_outputs <= limits_.outputs_max) {
+        flags |= RECORD_HAS_OUTPUTS;
+        double* to = ring_.outputs(record);
+        std::memcpy(to, answer.values, answer.n_outputs * sizeof(double));
+        for (uint32_t i = answer.n_outputs; i < limits_.outputs_max; ++i) {
+            to[i] = std::numeric_limits<double>::quiet_NaN();
+        }
+    }
+    if (answer.deadline_ns > answer.started_ns && answer.deadline_ns < NEVER_NS) flags |= RECORD_TIMED;
+    record->flags = flags;
+    ring_.publish(position);
+    if (!fits && answer.row) wrong_width_.fetch_add(1, std::memory_order_relaxed);
+    if ((position & (ring_.capacity() / 4 - 1)) == 0) {
+        // Once a quarter of the ring, so that the folder's sleep never costs records and no answer pays for a wake-up.
+        bell_.fetch_add(1, std::memory_order_release);
+        detail::futex_wake(bell_, 1);
+    }
+    return true;
+}
+
+void Sketch::run() noexcept {
+    while (!closed_.load(std::memory_order_acquire)) {
+        const uint32_t heard = bell_.load(std::memory_order_acquire);
+        size_t folded;
+        do {
+            const std::lock_guard lock(mutex_);
+            folded = fold_some(CHUNK);
+        } while (folded == CHUNK && !closed_.load(std::memory_order_relaxed));
+        if (bell_.load(std::memory_order_acquire) == heard && !closed_.load(std::memory_order_acquire)) {
+            detail::futex_wait_until(bell_, heard, now_ns() + IDLE_NS);
+        }
+    }
+}
+
+size_t Sketch::fold_some(size_t records_max) noexcept {
+    size_t folded = 0;
+    for (; folded < records_max; ++folded) {
+        const Record* record = ring_.front();
+        if (!record) break;
+        fold(*record);
+        ring_.pop();
+    }
+    totals_.folded += folded;
+    return folded;
+}
+
+void Sketch::drain(bool flush) {
+    if (!alive()) return;
+    // At most one ring full, so that producers that never stop cannot keep the caller here.
+    const size_t chunks = ring_.capacity() / CHUNK + 1;
+    for (size_t i = 0; i < chunks; ++i) {
+        const std::lock_guard lock(mutex_);
+        if (fold_some(CHUNK) < CHUNK) break;
+    }
+    if (!flush) return;
+    const std::lock_guard lock(mutex_);
+    close_block(true);
+}
+
+bool Sketch::take(Block& into) {
+    if (!alive()) return false;
+    const std::lock_guard lock(mutex_);
+    if (n_closed_ == 0) return false;
+    std::swap(into, closed_blocks_[first_closed_]);
+    if (closed_blocks_[first_closed_].counts.size() != open_.counts.size()) {
+        closed_blocks_[first_closed_].reset(columns_.size(), bins_max_);
+    }
+    first_closed_ = (first_closed_ + 1) % closed_blocks_.size();
+    --n_closed_;
+    return true;
+}
+
+void Sketch::close_block(bool forced) noexcept {
+    if (open_.rows == 0 && open_.output_rows == 0 && open_.answers == 0) return;
+    // With nowhere to put it the block stays open and grows.
+    if (n_closed_ == closed_blocks_.size()) return;
+    Block& to = closed_blocks_[(first_closed_ + n_closed_) % closed_blocks_.size()];
+    std::swap(to, open_);
+    open_.clear();
+    ++n_closed_;
+    if (!forced) changed_.notify_all();
+}
+
+void Sketch::wait(int64_t timeout_ns) {
+    if (!alive()) return;
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns), [this] { return n_closed_ > 0 || closed_; });
+}
+
+bool Sketch::wait_closed(int64_t timeout_ns) {
+    if (!alive()) return true;
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns), [this] { return closed_.load(); });
+}
+
+void Sketch::set_layout(std::vector<Column> columns, uint32_t n_features) {
+    if (!alive()) return;
+    const std::lock_guard lock(mutex_);
+    while (fold_some(CHUNK) == CHUNK) {
+    }
+    columns_ = std::move(columns);
+    features_in_layout_ = n_features;
+    bins_max_ = 0;
+    for (const Column& column : columns_) bins_max_ = std::max(bins_max_, column.n_bins);
+    Block answers;
+    for (size_t i = 0; i < n_closed_; ++i) {
+        answers.add_answers(closed_blocks_[(first_closed_ + i) % closed_blocks_.size()]);
+    }
+    answers.add_answers(open_);
+    open_.reset(columns_.size(), bins_max_);
+    open_.add_answers(answers);
+    for (Block& block : closed_blocks_) block.reset(columns_.size(), bins_max_);
+    first_closed_ = n_closed_ = 0;
+    if (n_features) n_features_.store(n_features, std::memory_order_relaxed);
+    sample_.clear();
+}
+
+template <class T>
+void Sketch::fold_many(const T* rows, size_t n, size_t stride, void (Sketch::*fold)(const T*), uint64_t Block::*folded) {
+    if (!alive()) return;
+    const std::lock_guard lock(mutex_);
+    const int64_t now = now_ns();
+    for (size_t i = 0; i < n; ++i) {
+        if (open_.first_ns == 0) open_.first_ns = now;
+        open_.last_ns = now;
+        (this->*fold)(rows + i * stride);
+        if (open_.*folded >= limits_.block_rows) close_block(false);
+    }
+}
+
+void Sketch::fold_features(const float* rows, size_t n, size_t stride) {
+    fold_many(rows, n, stride, &Sketch::fold_row, &Block::rows);
+}
+
+void Sketch::fold_outputs(const double* rows, size_t n, size_t stride) {
+    fold_many(rows, n, stride, &Sketch::fold_output, &Block::output_rows);
+}
+
+Totals Sketch::totals() {
+    if (!alive()) return {};
+    const std::lock_guard lock(mutex_);
+    Totals copy = totals_;
+    copy.pushed = ring_.pushed();
+    copy.dropped = dropped_.load(std::memory_order_relaxed);
+    copy.wrong_width = wrong_width_.load(std::memory_order_relaxed);
+    copy.remembered = answers_.size();
+    return copy;
+}
+
+bool Sketch::find(uint64_t id, Remembered& found, double* outputs) {
+    if (!alive()) return false;
+    for (int attempt = 0; attempt < 2; ++attempt) {
+        {
+            const std::lock_guard lock(mutex_);
+            if (Remembered* entry = answers_.find(id)) {
+                found = *entry;
+                std::copy_n(answers_.outputs(entry), limits_.outputs_max, outputs);
+                return true;
+            }
+        }
+        if (attempt == 0) drain(false);  // it may still be in the ring
+    }
+    return false;
+}
+
+bool Sketch::label(uint64_t id) {
+    if (!alive()) return false;
+    const std::lock_guard lock(mutex_);
+    Remembered* entry = answers_.find(id);
+    if (!entry || entry->labelled) return false;
+    entry->labelled = 1;
+    return true;
+}
+
+std::vector<float> Sketch::sample(uint32_t& width) {
+    if (!alive()) return {};
+    const std::lock_guard lock(mutex_);
+    width = sample_width_;
+    return sample_;
+}
+
+void Sketch::deployed(uint64_t deployment, const char* version) {
+    if (!alive()) return;
+    const std::lock_guard lock(mutex_);
+    std::erase_if(versions_, [=](const auto& known) { return known.first == deployment; });
+    versions_.emplace_back(deployment, version ? version : "");
+    if (versions_.size() > VERSION_NAMES_MAX) versions_.pop_front();
+}
+
+std::vector<std::pair<uint64_t, std::string>> Sketch::versions() {
+    if (!alive()) return {};
+    const std::lock_guard lock(mutex_);
+    return {versions_.begin(), versions_.end()};
+}
+
+void Sketch::close() noexcept {
+    if (closed_.exchange(true, std::memory_order_acq_rel) || !alive()) return;
+    bell_.fetch_add(1, std::memory_order_release);
+    detail::futex_wake(bell_, INT32_MAX);
+    folder_->join();
+    const std::lock_guard lock(mutex_);
+    while (fold_some(CHUNK) == CHUNK) {
+    }
+    close_block(true);
+    changed_.notify_all();
+}
+
+void Sketch::release() noexcept {
+    if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    // In a child its thread and perhaps its lock are the parent's; memory that is leaked there does no harm.
+    if (alive()) delete this;
+}
+
+engine_observer Sketch::observer() noexcept {
+    return {ENGINE_OBSERVER_ABI, n_features(), this, sketch::observe, sketch::deployed, sketch::retain, sketch::release};
+}
+
+}  // namespace engine::sketch

@@ -1,0 +1,55 @@
+#include "scheduler/deployment.hpp"
+
+#include <cstddef>
+
+namespace engine {
+
+namespace {
+
+// Not noexcept: a Python model's thread may be ended inside score() while the interpreter shuts down, and that unwinds.
+int score(const engine_scorer& scorer, bool float64_rows, const void* rows, uint32_t n_rows, float* scratch,
+          double* out, int64_t until_ns) {
+    const size_t width = scorer.n_features;
+    if (float64_rows && scorer.score_f64 != nullptr)
+        return engine_score_by_f64(&scorer, static_cast<const double*>(rows), n_rows, width, out, until_ns);
+    const auto* narrow = static_cast<const float*>(rows);
+    if (float64_rows) {
+        const auto* wide = static_cast<const double*>(rows);
+        for (size_t i = 0; i < width * n_rows; ++i) scratch[i] = static_cast<float>(wide[i]);
+        narrow = scratch;
+    }
+    return engine_score_by(&scorer, narrow, n_rows, width, out, until_ns);
+}
+
+}  // namespace
+
+Deployment::Deployment(const engine_scorer& primary, const engine_scorer* fallback, bool float64_rows,
+                       uint64_t number, const BreakerLimits& breaker) noexcept
+    : primary_(engine_scorer_read(&primary)),
+      fallback_(fallback ? engine_scorer_read(fallback) : engine_scorer{}),
+      has_fallback_(fallback != nullptr),
+      float64_rows_(float64_rows),
+      plain_(!float64_rows && primary_.score_until == nullptr && (primary.flags & ENGINE_SCORER_REENTRANT)),
+      number_(number),
+      breaker_(breaker) {
+    primary_.retain(primary_.ctx);
+    if (has_fallback_) fallback_.retain(fallback_.ctx);
+}
+
+Deployment::~Deployment() {
+    primary_.release(primary_.ctx);
+    if (has_fallback_) fallback_.release(fallback_.ctx);
+}
+
+int Deployment::score_primary_with_care(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns) {
+    if (overlaps()) return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
+    if (calls_lost_.load(std::memory_order_relaxed) > 0) return ENGINE_SCORE_FAILED;  // it has the lock, for ever perhaps
+    const std::lock_guard<std::mutex> one_at_a_time(primary_lock_);
+    return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
+}
+
+int Deployment::score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out) {
+    return score(fallback_, float64_rows_, rows, n_rows, scratch, out, NEVER_NS);
+}
+
+}  // namespace engine

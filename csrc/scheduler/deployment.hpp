@@ -1,0 +1,65 @@
+// What answers requests at one time: a primary, perhaps a fallback, and a version. Immutable but for its reference
+// count and what it learns of the primary's failures, so a request keeps the deployment that it came in under and an answer never mixes two.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+
+#include "base/clock.hpp"
+#include "engine/scorer.h"
+#include "scheduler/breaker.hpp"
+
+namespace engine {
+
+class Deployment {
+public:
+    // Takes a reference to each scorer. float64_rows: rows are doubles, because the primary compares in double.
+    Deployment(const engine_scorer& primary, const engine_scorer* fallback, bool float64_rows, uint64_t number,
+               const BreakerLimits& breaker = {}) noexcept;
+    ~Deployment();
+    Deployment(const Deployment&) = delete;
+    Deployment& operator=(const Deployment&) = delete;
+
+    // Each scores rows laid out densely in this deployment's row type; non-zero means failure. `scratch` holds
+    // n_rows x n_features floats and is used only where a scorer takes float32 and rows are float64. A primary that can
+    // stops itself once until_ns has passed.
+    int score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns = NEVER_NS) {
+        if (plain_) return primary_.score(primary_.ctx, static_cast<const float*>(rows), n_rows, primary_.n_features, out);
+        return score_primary_with_care(rows, n_rows, scratch, out, until_ns);
+    }
+    int score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out);
+
+    bool has_fallback() const noexcept { return has_fallback_; }
+    bool float64_rows() const noexcept { return float64_rows_; }
+    uint32_t n_features() const noexcept { return primary_.n_features; }
+    uint32_t n_outputs() const noexcept { return primary_.n_outputs; }
+    uint32_t row_bytes() const noexcept { return primary_.n_features * (float64_rows_ ? 8 : 4); }
+    uint64_t number() const noexcept { return number_; }
+    // Whether several calls of the primary may run at once.
+    bool overlaps() const noexcept { return primary_.flags & ENGINE_SCORER_REENTRANT; }
+    Breaker& breaker() noexcept { return breaker_; }
+    // A call of the primary is taken not to come back; while it has not, one that may not overlap is not called again.
+    void call_lost() noexcept { calls_lost_.fetch_add(1, std::memory_order_relaxed); }
+    void lost_call_returned() noexcept { calls_lost_.fetch_sub(1, std::memory_order_relaxed); }
+
+    void retain() noexcept { references_.fetch_add(1, std::memory_order_relaxed); }
+    void release() noexcept {
+        if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+    }
+    uint32_t references() const noexcept { return references_.load(std::memory_order_acquire); }
+
+private:
+    int score_primary_with_care(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns);
+
+    engine_scorer primary_, fallback_;
+    bool has_fallback_, float64_rows_;
+    bool plain_;  // float rows, calls that may overlap and nothing that could stop: most models of an inline lane
+    uint64_t number_;
+    Breaker breaker_;
+    std::atomic<uint32_t> references_{1};
+    std::atomic<uint32_t> calls_lost_{0};
+    std::mutex primary_lock_;  // held around a primary that is not reentrant
+};
+
+}  // namespace engine

@@ -1,0 +1,199 @@
+// The inline lane: the primary on the caller's own thread. No queue, no wake-up; two clock reads a request.
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "scheduler/runtime.hpp"
+#include "scheduler/runtime_detail.hpp"
+
+namespace engine {
+
+namespace {
+
+constexpr uint32_t OBSERVE_EVERY = 16;       // learning costs 40 ns, a sixth of a trivial request
+constexpr uint32_t FALLBACK_ROWS = 16;
+constexpr int64_t CHUNK_TARGET_NS = 500'000;  // how long predict_many goes without looking at the clock
+
+}  // namespace
+
+// Hot: once per request.
+Outcome Runtime::predict_inline(const Request& request, double* out) {
+    Deployment& deployment = *request.deployment;
+    const int64_t asked = request.asked_ns;
+    if (asked + inline_cost_.high_ns(1) > request.deadline_ns || request.deadline_ns <= asked)
+        return answer_without_primary(request, Reason::late, out);
+    Breaker& breaker = deployment.breaker();
+    if (!breaker.allows(asked)) return answer_without_primary(request, Reason::breaker_open, out);
+    float* scratch = deployment.float64_rows() ? detail::thread_scratch(limits_.n_features) : nullptr;
+    // One that can stop does so while there is still time for the fallback.
+    const int64_t until = request.deadline_ns - sync_guard_.typical_fallback_ns();
+    const int status = deployment.score_primary(request.row, 1, scratch, out, until);
+    const int64_t now = now_ns();
+    const uint64_t id = next_id();
+    const bool sampled = id % OBSERVE_EVERY == 0;
+    if (sampled) observe_inline(1, now - asked);
+    if (now - asked > limits_.budget_ns) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
+    if (status == ENGINE_SCORE_OK && usable(out)) {
+        if (sampled || !breaker.untroubled()) breaker.called(sampled ? OBSERVE_EVERY : 1, 0, now);
+        return {id,  deployment.number(), request.started_ns, request.deadline_ns,
+                now, Source::primary,     Reason::ok,         request.priority};
+    }
+    breaker.called(1, 1, now);
+    const Reason reason = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status);
+    const Side side = fallback_or_default(deployment, request.row, request.deadline_ns, reason, out);
+    return {id,            deployment.number(), request.started_ns, request.deadline_ns,
+            side.ready_ns, side.source,         side.reason,        request.priority};
+}
+
+// One observer at a time; whoever comes second has nothing to add.
+void Runtime::observe_inline(uint32_t rows, int64_t ns) noexcept {
+    if (inline_observing_.test_and_set(std::memory_order_acquire)) return;
+    inline_cost_.observe(rows, ns);
+    inline_observing_.clear(std::memory_order_release);
+}
+
+// One predict_many call: rows in deadline order, the primary in chunks for as long as everything behind a chunk can
+// still be rescued in time, the fallback for what is left.
+struct Runtime::ManyInline {
+    Runtime& runtime;
+    Deployment& deployment;
+    const std::byte* rows;
+    const int64_t* deadlines_ns;
+    int64_t started_ns;
+    int64_t asked_ns;
+    Priority priority;
+    bool open;                        // the primary's breaker was open when the call came
+    Outcome* outcomes;
+    double* out;
+    std::vector<uint32_t> order;      // row numbers, earliest deadline first; empty where they come in that order
+    std::vector<int64_t> latest_ns;   // latest_ns[i]: when the fallback must begin on the i-th row and all behind it
+    std::vector<std::byte> gathered;  // a chunk's rows side by side, where `order` scatters them
+    std::vector<double> values;       // … and its answers
+    float* scratch;
+
+    uint32_t row(uint32_t i) const noexcept { return order.empty() ? i : order[i]; }
+
+    void plan(uint32_t n, int64_t reserve_ns) {
+        if (!std::is_sorted(deadlines_ns, deadlines_ns + n)) {
+            order.resize(n);
+            std::iota(order.begin(), order.end(), 0u);
+            std::stable_sort(order.begin(), order.end(),
+                             [&](uint32_t a, uint32_t b) { return deadlines_ns[a] < deadlines_ns[b]; });
+            gathered.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.row_bytes);
+            values.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.n_outputs);
+        }
+        const int64_t fallback_ns = runtime.sync_guard_.terms().typical_ns;
+        latest_ns.resize(n + 1, NEVER_NS);
+        for (uint32_t i = n; i-- > 0;) {
+            const int64_t deadline = deadlines_ns[row(i)];
+            const int64_t finish_by = std::min(runtime.sync_guard_.rescue_at(asked_ns, deadline, 0, false), deadline - reserve_ns);
+            latest_ns[i] = std::min(finish_by, latest_ns[i + 1] - fallback_ns);
+        }
+    }
+
+    // How many rows from the i-th on the primary may take now; 0 when it must leave the i-th to the fallback.
+    uint32_t chunk_at(uint32_t i, uint32_t n, int64_t now) const noexcept {
+        if (open) return 0;
+        const CostModel& cost = runtime.inline_cost_;
+        uint32_t chunk = order.empty() ? n - i : std::min(n - i, runtime.limits_.batch_rows_max);
+        while (chunk > 1 && cost.high_ns(chunk) > CHUNK_TARGET_NS) chunk /= 2;
+        while (chunk > 0 && !allows(i, chunk, now)) chunk /= 2;
+        return chunk;
+    }
+
+    bool allows(uint32_t i, uint32_t chunk, int64_t now) const noexcept {
+        const int64_t done = now + runtime.inline_cost_.high_ns(chunk);
+        return done <= latest_ns[i + chunk] && done <= latest_ns[i];
+    }
+
+    void settle(uint32_t at, const Side& side) noexcept {
+        outcomes[at] = {runtime.next_id(), deployment.number(), started_ns,  deadlines_ns[at],
+                        side.ready_ns,     side.source,         side.reason, priority};
+    }
+
+    void rescue(uint32_t at, Reason reason) {
+        const RuntimeLimits& limits = runtime.limits_;
+        settle(at, runtime.fallback_or_default(deployment, rows + size_t{at} * limits.row_bytes, deadlines_ns[at],
+                                               reason, out + size_t{at} * limits.n_outputs));
+    }
+
+    // Rescues rows i … that the primary may not take, as many as share a call of the fallback; returns how many. At
+    // overload most rows end here, and a forest scores sixteen rows in the time of a few.
+    uint32_t rescue_run(uint32_t i, uint32_t n, int64_t now) {
+        const RuntimeLimits& limits = runtime.limits_;
+        const auto waits = [&](uint32_t k) { return deadlines_ns[row(k)] > now && (open || !allows(k, 1, now)); };
+        const Reason reason = open ? Reason::breaker_open : Reason::late;
+        uint32_t run = 0;
+        if (order.empty() && deployment.has_fallback() && !(open && runtime.limits_.errors_to_default))
+            while (run < FALLBACK_ROWS && i + run < n && waits(i + run)) ++run;
+        if (run < 2 || !runtime.sync_guard_.time_for_fallback(now, deadlines_ns[i], run)) {
+            rescue(row(i), deadlines_ns[row(i)] <= now ? Reason::expired : reason);
+            return 1;
+        }
+        double* values_out = out + size_t{i} * limits.n_outputs;
+        const int status = deployment.score_fallback(rows + size_t{i} * limits.row_bytes, run, scratch, values_out);
+        const int64_t ended = now_ns();
+        for (uint32_t k = 0; k < run; ++k) {
+            if (status == ENGINE_SCORE_OK && runtime.usable(values_out + size_t{k} * limits.n_outputs))
+                settle(i + k, {ended, Source::fallback, reason});
+            else rescue(i + k, reason);  // alone, to learn which of them it is
+        }
+        return run;
+    }
+
+    // Scores rows i … i + chunk by the primary. Returns when it was done.
+    int64_t score(uint32_t i, uint32_t chunk, int64_t now) {
+        const RuntimeLimits& limits = runtime.limits_;
+        const size_t width = limits.n_outputs;
+        const std::byte* chunk_rows = rows + size_t{i} * limits.row_bytes;
+        double* chunk_out = out + i * width;
+        if (!order.empty()) {
+            for (uint32_t k = 0; k < chunk; ++k)
+                std::memcpy(gathered.data() + size_t{k} * limits.row_bytes, rows + size_t{row(i + k)} * limits.row_bytes,
+                            limits.row_bytes);
+            chunk_rows = gathered.data();
+            chunk_out = values.data();
+        }
+        const int status = deployment.score_primary(chunk_rows, chunk, scratch, chunk_out, latest_ns[i]);
+        const int64_t ended = now_ns();
+        if (ended - now > limits.budget_ns)
+            runtime.counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
+        runtime.observe_inline(chunk, ended - now);
+        uint32_t failed = 0;
+        for (uint32_t k = 0; k < chunk; ++k) {
+            const uint32_t at = row(i + k);
+            const double* value = chunk_out + k * width;
+            if (status != ENGINE_SCORE_OK || !runtime.usable(value)) {
+                ++failed;
+                rescue(at, status ? detail::reason_of(status) : Reason::primary_not_finite);
+                continue;
+            }
+            if (!order.empty()) std::copy_n(value, width, out + at * width);
+            settle(at, {ended, Source::primary, Reason::ok});
+        }
+        deployment.breaker().called(chunk, failed, ended);
+        return ended;
+    }
+};
+
+void Runtime::predict_many_inline(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
+                                  int64_t reserve_ns, Outcome* outcomes, double* out) {
+    Deployment& deployment = *request.deployment;
+    const bool open = n > 0 && !deployment.breaker().allows(request.asked_ns);
+    float* scratch = detail::thread_scratch(size_t{n} * limits_.n_features);
+    ManyInline call{*this, deployment, static_cast<const std::byte*>(rows), deadlines_ns, request.started_ns,
+                    request.asked_ns, request.priority, open, outcomes, out, {}, {}, {}, {}, scratch};
+    call.plan(n, reserve_ns);
+    int64_t now = request.asked_ns;
+    for (uint32_t i = 0; i < n;) {
+        if (const uint32_t chunk = call.chunk_at(i, n, now); chunk > 0) {
+            now = call.score(i, chunk, now);
+            i += chunk;
+            continue;
+        }
+        i += call.rescue_run(i, n, now);
+        now = now_ns();
+    }
+}
+
+}  // namespace engine

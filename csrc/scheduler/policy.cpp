@@ -1,0 +1,229 @@
+#include "scheduler/policy.hpp"
+
+namespace engine {
+
+namespace {
+
+// A head is let go when the batch it forces is this much less efficient than the batch without it.
+constexpr double HEAD_DROP_GAIN = 1.05;
+// In what may be but a burst it takes more: those behind the head can wait for the end of it, and the head cannot.
+constexpr double HEAD_DROP_GAIN_SOON = 1.25;
+// Holding starts where the batches at hand would keep the executors this busy, and pays only where a row costs this
+// many times what it costs in an efficient batch.
+constexpr double HOLD_UTILISATION = 0.7;
+constexpr double HOLD_GAIN = 2.0;
+constexpr double GAP_RATE = 0.02;
+// A primary that seems too slow for every deadline is tried again this often, or every second time of its own: a model
+// that has become fast again is found out, and one that has not would have stood idle anyway.
+constexpr int64_t PROBE_EVERY_NS = 50'000'000;
+constexpr int64_t PROBE_COSTS = 2;
+
+}  // namespace
+
+Policy::Policy(const PolicyLimits& limits, CostModel& cost)
+    : limits_(limits), cost_(cost), own_(std::make_unique<SharedExecutors>(limits.executors)), shared_(own_.get()) {
+    limits_.executors = shared_->count();
+    for (Heap& heap : heaps_) heap.reserve(limits_.queue_rows_max);
+    shared_->joined();
+}
+
+Policy::Policy(const PolicyLimits& limits, CostModel& cost, SharedExecutors& shared, double weight)
+    : limits_(limits), cost_(cost), shared_(&shared) {
+    limits_.executors = shared_->count();
+    share_.weight = weight;
+    for (Heap& heap : heaps_) heap.reserve(limits_.queue_rows_max);
+    shared_->joined();
+}
+
+Policy::~Policy() { shared_->left(); }
+
+size_t Policy::depth() const noexcept {
+    size_t sum = 0;
+    for (const Heap& heap : heaps_) sum += heap.size();
+    return sum;
+}
+
+// Requests that go before one of this class and finish_by, and how many of them are of lower classes: it can take their
+// place. Both from one look, for executors take requests meanwhile.
+Policy::Ahead Policy::ahead_of(int64_t now_ns, int64_t finish_by_ns, Priority priority) const noexcept {
+    Ahead ahead;
+    if (live_.load(std::memory_order_relaxed) <= 0) return ahead;
+    const bool pressed = shared_->pressed(now_ns);
+    for (size_t c = 0; c < counts_.size(); ++c) {
+        const auto its = static_cast<Priority>(c);
+        if (counts_[c].total() <= 0 || (its > priority && pressed)) continue;
+        const int64_t rows = its < priority && pressed ? counts_[c].total() : counts_[c].before(now_ns, finish_by_ns);
+        ahead.rows += rows;
+        if (its > priority) ahead.lower += rows;
+    }
+    return ahead;
+}
+
+int64_t Policy::finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows_ahead) const noexcept {
+    uint32_t working = 0;
+    const int64_t free_ns = shared_->first_free_ns(now_ns, &working);
+    const int64_t rows = rows_ahead + 1;
+    const uint32_t batch = efficient_batch(now_ns);
+    const int64_t full = rows / batch * cost_.expected_ns(batch);
+    // Behind a full batch the last one will have filled up by the time it starts; alone, it starts as it is.
+    const int64_t last = rows % batch ? cost_.expected_ns(rows > batch ? batch : static_cast<uint32_t>(rows)) : 0;
+    if (shared_->models() < 2) return free_ns + full / std::max(working, 1u) + last;
+    const int64_t others = std::max<int64_t>(
+        shared_->work.before(now_ns, finish_by_ns) - work_.before(now_ns, finish_by_ns), 0);
+    const int64_t by_deadline = free_ns + (full + others) / std::max(working, 1u) + last;
+    if (!shared_->overloaded(now_ns) || !shared_->eligible(share_)) return by_deadline;
+    // While there is not enough for all, a model within its share goes before those beyond theirs.
+    const double entitled = shared_->entitled(share_);
+    const auto by_share = free_ns + static_cast<int64_t>(static_cast<double>(full) / (working * entitled + 1e-9)) + last;
+    return std::min(by_deadline, by_share);
+}
+
+int64_t Policy::predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns, Priority priority) const noexcept {
+    return finish_behind(now_ns, finish_by_ns, ahead_of(now_ns, finish_by_ns, priority).rows);
+}
+
+// The margin learned from past errors may not shut the door altogether: with nothing ahead, an idle executor and time
+// for one row, a request is always worth trying.
+int64_t Policy::margin_ns(int64_t now_ns, int64_t slack_ns) const noexcept {
+    const uint32_t batch = efficient_batch(now_ns);
+    const int64_t spread = live() < batch ? 0 : cost_.high_ns(batch) - cost_.expected_ns(batch);
+    return std::min(std::max(error_.value(), spread), slack_ns / 4);
+}
+
+Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns, Priority priority, int64_t* predicted_ns) noexcept {
+    const int64_t live = live_.load(std::memory_order_relaxed);
+    if (live >= limits_.queue_rows_max) return Verdict::full;
+    const int64_t slack = finish_by_ns - now_ns;
+    const int64_t latest = finish_by_ns - margin_ns(now_ns, slack);
+    const Ahead ahead = ahead_of(now_ns, finish_by_ns, priority);
+    const int64_t predicted = finish_behind(now_ns, finish_by_ns, ahead.rows);
+    if (predicted_ns != nullptr) *predicted_ns = predicted;
+    if (predicted <= latest) return Verdict::admit;
+    if (slack > 0 && live == 0 && shared_->work.total() <= 0 && probe_due(now_ns)) return Verdict::admit;
+    if (ahead.lower > 0 && finish_behind(now_ns, finish_by_ns, ahead.rows - ahead.lower) <= latest) {
+        shared_->press(now_ns);
+        if (predicted_ns != nullptr) *predicted_ns = predicted_finish_ns(now_ns, finish_by_ns, priority);
+        return Verdict::admit;
+    }
+    if (shared_->all_stalled(now_ns)) return Verdict::stalled;
+    return priority != Priority::critical && shared_->pressed(now_ns) ? Verdict::shed : Verdict::late;
+}
+
+bool Policy::probe_due(int64_t now_ns) const noexcept {
+    return shared_->idle_for(now_ns, std::max(PROBE_EVERY_NS, PROBE_COSTS * cost_.expected_ns(1)));
+}
+
+Ticket Policy::enter(int64_t now_ns, int64_t finish_by_ns, Priority priority) noexcept {
+    Ticket ticket{FinishCounts::bucket(now_ns, finish_by_ns), priority, 0};
+    live_.fetch_add(1, std::memory_order_relaxed);
+    counts_[static_cast<size_t>(priority)].add(ticket.bucket, 1);
+    if (shared_->models() > 1) {
+        const uint32_t batch = efficient_batch(now_ns);
+        ticket.work_ns = cost_.expected_ns(batch) / batch;
+        shared_->work.add(ticket.bucket, ticket.work_ns);
+        work_.add(ticket.bucket, ticket.work_ns);
+    }
+    return ticket;
+}
+
+void Policy::leave(const Ticket& ticket) noexcept {
+    live_.fetch_sub(1, std::memory_order_relaxed);
+    counts_[static_cast<size_t>(ticket.priority)].remove(ticket.bucket, 1);
+    if (ticket.work_ns == 0) return;
+    shared_->work.remove(ticket.bucket, ticket.work_ns);
+    work_.remove(ticket.bucket, ticket.work_ns);
+}
+
+void Policy::push(const Entry& entry, int64_t now_ns) noexcept {
+    if (pushed_ns_ != 0) gap_ns_ += GAP_RATE * (static_cast<double>(now_ns - pushed_ns_) - gap_ns_);
+    pushed_ns_ = now_ns;
+    shared_->activate(share_);
+    Heap& heap = heap_of(entry);
+    heap.push_back(entry);
+    std::push_heap(heap.begin(), heap.end(), FinishesLater{});
+}
+
+void Policy::pop(const Entry& head) noexcept {
+    Heap& heap = heap_of(head);
+    std::pop_heap(heap.begin(), heap.end(), FinishesLater{});
+    heap.pop_back();
+}
+
+// Whose head goes first: the most important class while class goes before deadline, the earliest otherwise.
+const Policy::Heap* Policy::first_heap(int64_t now_ns) const noexcept {
+    const bool pressed = shared_->pressed(now_ns);
+    const Heap* first = nullptr;
+    for (const Heap& heap : heaps_) {
+        if (heap.empty()) continue;
+        if (first == nullptr || heap.front().finish_by_ns < first->front().finish_by_ns) first = &heap;
+        if (pressed) break;
+    }
+    return first;
+}
+
+Policy::Standing Policy::standing(int64_t now_ns) const noexcept {
+    const Entry& head = first_heap(now_ns)->front();
+    const bool overdrawn = shared_->overloaded(now_ns) && !shared_->eligible(share_);
+    return {overdrawn, shared_->pressed(now_ns) ? head.priority : Priority::critical, head.finish_by_ns};
+}
+
+// The largest batch that its most urgent member can wait for, and no larger than efficiency asks: a batch beyond that
+// adds latency and no throughput.
+uint32_t Policy::batch_for(const Entry& head, int64_t now_ns) noexcept {
+    const uint32_t wanted = std::min(static_cast<uint32_t>(depth()), efficient_batch(now_ns));
+    const uint32_t fits = cost_.rows_within(head.finish_by_ns - now_ns);
+    return std::max(1u, std::min(wanted, fits));
+}
+
+bool Policy::worth_dropping(const Entry& head, int64_t now_ns) const noexcept {
+    if (!shared_->overloaded(now_ns)) return false;  // what the head costs nobody else wants
+    const auto behind = static_cast<uint32_t>(depth()) - 1;
+    const uint32_t wanted = std::min(behind, efficient_batch(now_ns));
+    const uint32_t fits = cost_.rows_within(head.finish_by_ns - now_ns);
+    if (wanted <= fits || fits == 0) return false;
+    const double with_head = static_cast<double>(fits) / static_cast<double>(cost_.expected_ns(fits));
+    const double without = static_cast<double>(wanted) / static_cast<double>(cost_.expected_ns(wanted));
+    return without > (shared_->overloaded_lastingly(now_ns) ? HEAD_DROP_GAIN : HEAD_DROP_GAIN_SOON) * with_head;
+}
+
+// Starting at once is best while the executors keep up with batches this small. Where they would not, wait for the
+// batch to fill, but never past the instant at which its most urgent member must start.
+bool Policy::should_hold(const Entry& head, int64_t now_ns, uint32_t rows, int64_t* until_ns) const noexcept {
+    const uint32_t wanted = std::min(cost_.efficient_rows(), limits_.batch_rows_max);
+    if (rows >= wanted || depth() >= wanted) return false;
+    // A single executor fills its next batch while it runs this one; idling in between gains nothing.
+    if (limits_.executors == 1) return false;
+    const double per_row = static_cast<double>(cost_.expected_ns(rows)) / rows;
+    const double per_row_filled = static_cast<double>(cost_.expected_ns(wanted)) / wanted;
+    if (per_row < HOLD_GAIN * per_row_filled) return false;
+    if (per_row / limits_.executors < HOLD_UTILISATION * gap_ns_) return false;
+    const int64_t latest_start = head.finish_by_ns - cost_.high_ns(wanted) - error_.value();
+    const auto filled = now_ns + static_cast<int64_t>(gap_ns_ * (wanted - rows));
+    // Bounded by one batch's own time since the last arrival, so a burst that ends does not leave its tail waiting.
+    const int64_t patience = pushed_ns_ + cost_.expected_ns(wanted) / 2;
+    *until_ns = std::min({latest_start, filled, patience});
+    return *until_ns > now_ns;
+}
+
+void Policy::started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept {
+    shared_->started(executor, now_ns, cost_.expected_ns(rows), cost_.high_ns(rows));
+}
+
+void Policy::finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept {
+    const int64_t started = shared_->started_ns(executor);
+    shared_->finished(executor);
+    shared_->charge(share_, now_ns - started);
+    if (!cost_counts) return;
+    if (cost_.is_stall(rows, now_ns - started)) {
+        // One stall holds up every executor at once. The cost model, which believes several in a row, hears of it once.
+        if (started < stall_ended_ns_) return;
+        stall_ended_ns_ = now_ns;
+    }
+    cost_.observe(rows, now_ns - started);
+}
+
+void Policy::missed_prediction_by(int64_t ns, int64_t now_ns) noexcept {
+    error_.record(std::clamp<int64_t>(ns, 0, cost_.expected_ns(efficient_batch(now_ns))), now_ns);
+}
+
+}  // namespace engine

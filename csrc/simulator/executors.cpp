@@ -1,0 +1,330 @@
+// The simulated executors: they form batches by the policy, score and deliver, as runtime_executor.cpp does.
+#include <algorithm>
+
+#include "simulator/run.hpp"
+
+namespace engine::detail {
+
+namespace {
+
+// The policy probes a primary that has been idle for so long (PROBE_EVERY_NS in policy.cpp, or more).
+constexpr int64_t PROBE_IDLE_NS = 50'000'000;
+// As in executors.cpp: past this many lost threads the models are left to their breakers.
+constexpr uint32_t LOST_MAX = 16;
+
+bool is_finite(const double* values) noexcept {
+    for (uint32_t i = 0; i < SimulatedVersion::OUTPUTS; ++i)
+        if (!std::isfinite(values[i])) return false;
+    return true;
+}
+
+}  // namespace
+
+void Simulator::wake_executor() {
+    if (plan_.handoff_ns <= 0) return form_batches();
+    if (waking_) return;
+    for (const Executor& executor : executors_) {
+        if (executor.batch != NO_SLOT || executor.deaths > 0) continue;
+        waking_ = true;
+        return schedule(now_ns_ + plan_.handoff_ns, Kind::woken, 0, 0);
+    }
+}
+
+void Simulator::form_batches() {
+    for (uint32_t e = 0; e < executors_.size(); ++e)
+        if (executors_[e].batch == NO_SLOT && executors_[e].deaths == 0 && !form_batch(e)) return;
+}
+
+// As Executors::next: the batch that stands first among the models with work. False when there is none to run.
+bool Simulator::form_batch(uint32_t executor) {
+    for (const uint32_t m : active_) take_submissions(models_[m]);
+    bool found = false;
+    int64_t again_ns = NEVER_NS;
+    while (!found) {
+        const uint32_t m = first_untried();
+        if (m == NO_SLOT) break;
+        models_[m].tried = true;
+        const Forming forming = form_batch_of(m, executor);
+        found = forming.rows > 0;
+        if (forming.holding) {
+            ++result_.held;
+            again_ns = std::min(again_ns, forming.wait_until_ns);
+        }
+    }
+    // One wake-up is enough: an arrival looks again by itself.
+    if (again_ns < look_again_ns_) {
+        look_again_ns_ = again_ns;
+        schedule(look_again_ns_, Kind::look_again, 0, 0);
+    }
+    std::erase_if(active_, [this](uint32_t m) {
+        Model& model = models_[m];
+        model.tried = false;
+        model.active = model.policy.depth() > 0;
+        return !model.active;
+    });
+    return found;
+}
+
+void Simulator::take_submissions(Model& model) {
+    for (uint32_t i = model.submitted.take_all(model.slots, &Slot::next); i != NO_SLOT;) {
+        const Slot& slot = model.slots[i];
+        const uint32_t next = slot.next.load(std::memory_order_relaxed);
+        const uint32_t generation = generation_of(slot.word.load(std::memory_order_relaxed));
+        model.policy.push({slot.finish_by_ns, i, generation, slot.ticket.priority}, slot.queued_ns);
+        i = next;
+    }
+}
+
+// The model whose next batch stands first, of those not tried at this look; NO_SLOT for none.
+uint32_t Simulator::first_untried() {
+    uint32_t first = NO_SLOT;
+    Policy::Standing standing{};
+    for (const uint32_t m : active_) {
+        Model& model = models_[m];
+        if (model.tried || model.policy.depth() == 0) continue;
+        const Policy::Standing its = model.policy.standing(now_ns_);
+        if (first != NO_SLOT && !(its < standing)) continue;
+        first = m;
+        standing = its;
+    }
+    return first;
+}
+
+Forming Simulator::form_batch_of(uint32_t m, uint32_t executor) {
+    Model& model = models_[m];
+    const uint32_t index = take_batch();
+    Batch& batch = batches_[index];
+    batch.executor = executor;
+    batch.model = m;
+    std::vector<Entry> released;
+    const Forming forming = model.policy.form(
+        now_ns_, batch.entries.data(), [&](const Entry& entry) { return claim(entry, batch); },
+        [&](const Entry& entry) { released.push_back(entry); });
+    if (forming.rows > 0) start_batch(index, forming, model.queued - released.size());
+    else free_batches_.push_back(index);
+    for (const Entry& entry : released) {
+        fail(model, entry, entry.shed ? Reason::shed : Reason::released);
+        model.slots.drop_reference(entry.slot);
+    }
+    touched_ = m;
+    return forming;
+}
+
+Claim Simulator::claim(const Entry& entry, Batch& batch) {
+    Model& model = models_[batch.model];
+    Slot& slot = model.slots[entry.slot];
+    uint32_t queued = state_word(entry.generation, State::queued);
+    if (!slot.word.compare_exchange_strong(queued, state_word(entry.generation, State::running),
+                                           std::memory_order_acq_rel)) {
+        model.slots.drop_reference(entry.slot);
+        return Claim::gone;
+    }
+    const uint64_t number = requests_[asker_of(model, entry.slot)].number;
+    audit_.claimed(number);
+    if (sabotaged(Invariant::claimed_once)) audit_.claimed(number);
+    const bool too_late = sabotaged(Invariant::in_time_to_start) || now_ns_ > slot.finish_by_ns;
+    audit_.expect(!too_late, Invariant::in_time_to_start, number);
+    if (!sabotaged(Invariant::counts_agree)) model.policy.leave(slot.ticket);
+    --queued_;
+    --model.queued;
+    ++running_;
+    if (batch.rows < plan_.batch_rows_max) batch.predicted_ns[batch.rows] = slot.predicted_ns;
+    ++batch.rows;
+    return Claim::taken;
+}
+
+void Simulator::start_batch(uint32_t index, const Forming& forming, uint64_t left_queued) {
+    Batch& batch = batches_[index];
+    Model& model = models_[batch.model];
+    const bool over = sabotaged(Invariant::bounded_batch) || batch.rows > plan_.batch_rows_max;
+    audit_.expect(!over && batch.rows == forming.rows, Invariant::bounded_batch, arrived_);
+    int64_t first_ns = NEVER_NS;
+    for (uint32_t i = 0; i < batch.rows; ++i) first_ns = std::min(first_ns, batch.entries[i].finish_by_ns);
+    const bool able = now_ns_ + model.cost.high_ns(batch.rows) <= first_ns;
+    const bool probe = !able && batch.rows == 1 && probing();
+    result_.probes += probe;
+    audit_.expect((able || probe) && !sabotaged(Invariant::able_to_finish), Invariant::able_to_finish,
+                  requests_[asker_of(model, batch.entries[0].slot)].number);
+    const bool pays = std::min(model.cost.efficient_rows(), plan_.batch_rows_max) > 1;
+    if (batch.rows == 1 && able && pays && left_queued > 0 && now_ns_ + model.cost.high_ns(2) <= first_ns)
+        ++result_.batches_of_one_avoidable;
+    executors_[batch.executor].batch = index;
+    ++result_.batches;
+    result_.batch_rows += batch.rows;
+    started_ns_ = batch.began_ns = now_ns_;
+    model.policy.started(batch.executor, batch.rows, now_ns_);
+    books_.trace(now_ns_, uint64_t{batch.model} << 32 | batch.executor, batch.rows);
+    batch.from = batch.to = 0;
+    start_scoring(index);
+}
+
+// Requests of one deployment are scored together; around a swap a batch falls into runs.
+void Simulator::start_scoring(uint32_t index) {
+    Batch& batch = batches_[index];
+    SlotTable& slots = models_[batch.model].slots;
+    batch.from = batch.to;
+    const Deployment* deployment = slots[batch.entries[batch.from].slot].deployment;
+    while (batch.to < batch.rows && slots[batch.entries[batch.to].slot].deployment == deployment) ++batch.to;
+    const double factor = models_[batch.model].cost_factor * version_factors_[deployment->number() - 1];
+    const bool replaced = executors_[batch.executor].replaced;
+    const int64_t end_ns = world_.score_end(now_ns_, batch.to - batch.from, factor, batch.executor, replaced);
+    if (end_ns < NEVER_NS) schedule(end_ns, Kind::score_done, index, batch.serial);
+}
+
+void Simulator::score_done(uint32_t index) {
+    Batch& batch = batches_[index];
+    Model& model = models_[batch.model];
+    touched_ = batch.model;
+    const uint32_t n = batch.to - batch.from;
+    for (uint32_t i = 0; i < n; ++i)
+        rows_[i] = *static_cast<double*>(model.slots.row(batch.entries[batch.from + i].slot));
+    Deployment* deployment = model.slots[batch.entries[batch.from].slot].deployment;
+    const int status = deployment->score_primary(rows_.data(), n, nullptr, out_.data());
+    if (sabotaged(Invariant::own_answer)) out_[0] += 1.0;
+    if (sabotaged(Invariant::own_version)) out_[1] += 1.0;
+    uint32_t failed = 0;
+    for (uint32_t i = 0; i < n; ++i) {
+        const double* values = out_.data() + size_t{i} * SimulatedVersion::OUTPUTS;
+        failed += !deliver(model, batch.entries[batch.from + i], values, status);
+    }
+    deployment->breaker().called(n, failed, now_ns_);
+    batch.all_ok &= failed == 0;
+    if (batch.to < batch.rows) return start_scoring(index);
+    batch_done(index);
+}
+
+// False where the primary gave no usable answer.
+bool Simulator::deliver(Model& model, const Entry& entry, const double* values, int status) {
+    Slot& slot = model.slots[entry.slot];
+    if (status != ENGINE_SCORE_OK || !is_finite(values)) {
+        fail(model, entry, status == ENGINE_SCORE_OK ? Reason::primary_not_finite : Reason::primary_error);
+        return false;
+    }
+    std::copy_n(values, SimulatedVersion::OUTPUTS, model.slots.primary_out(entry.slot));
+    slot.by_executor = {now_ns_, Source::primary, Reason::ok};
+    uint32_t running = state_word(entry.generation, State::running);
+    if (!slot.word.compare_exchange_strong(running, state_word(entry.generation, State::primary),
+                                           std::memory_order_acq_rel)) {
+        ++result_.late_dropped;
+        return true;
+    }
+    --running_;
+    answer(asker_of(model, entry.slot), Source::primary, Reason::ok, model.slots.answer(entry.slot));
+    return true;
+}
+
+void Simulator::batch_done(uint32_t index) {
+    Batch& batch = batches_[index];
+    Model& model = models_[batch.model];
+    if (batch.orphan) {
+        --lost_;
+        model.slots[batch.entries[0].slot].deployment->breaker().came_back(now_ns_);
+    } else {
+        executors_[batch.executor].batch = NO_SLOT;
+        model.policy.finished(batch.executor, batch.rows, now_ns_, batch.all_ok);
+        for (uint32_t i = 0; i < batch.rows; ++i)
+            model.policy.missed_prediction_by(now_ns_ - batch.predicted_ns[i], now_ns_);
+    }
+    for (uint32_t i = 0; i < batch.rows; ++i) model.slots.drop_reference(batch.entries[i].slot);
+    batch.rows = 0;
+    ++batch.serial;
+    free_batches_.push_back(index);
+    form_batches();
+}
+
+// When the executor counts as stuck in its batch; NEVER_NS for one that is idle or dead. As Runtime::hung_after_ns.
+int64_t Simulator::hung_at_ns(uint32_t e) noexcept {
+    const Executor& executor = executors_[e];
+    if (executor.batch == NO_SLOT || executor.deaths > 0) return NEVER_NS;
+    const Batch& batch = batches_[executor.batch];
+    return batch.began_ns + std::max(plan_.budget_ns / 2 * 3, 4 * models_[batch.model].cost.high_ns(batch.rows));
+}
+
+// A request was rescued from a batch of this model: look after its executors when they have been at it for too long.
+void Simulator::suspect(uint32_t m) {
+    if (!plan_.replace_hung) return;
+    int64_t at_ns = NEVER_NS;
+    for (uint32_t e = 0; e < executors_.size(); ++e)
+        if (executors_[e].batch != NO_SLOT && batches_[executors_[e].batch].model == m)
+            at_ns = std::min(at_ns, hung_at_ns(e));
+    if (at_ns >= look_after_ns_) return;
+    look_after_ns_ = at_ns = std::max(at_ns, now_ns_);
+    schedule(at_ns, Kind::look_after, 0, 0);
+}
+
+void Simulator::look_after() {
+    if (now_ns_ < look_after_ns_) return;  // an earlier one has been scheduled since, and was it
+    int64_t again_ns = NEVER_NS;
+    for (uint32_t e = 0; e < executors_.size(); ++e) {
+        const int64_t at_ns = hung_at_ns(e);
+        if (at_ns > now_ns_) again_ns = std::min(again_ns, at_ns);
+        else if (lost_ < LOST_MAX) replace(e);
+    }
+    look_after_ns_ = again_ns;
+    if (again_ns < NEVER_NS) schedule(again_ns, Kind::look_after, 0, 0);
+    form_batches();
+}
+
+// The executor is taken never to come back: its batch is answered without it, and another takes its place.
+void Simulator::replace(uint32_t e) {
+    Batch& batch = batches_[executors_[e].batch];
+    Model& model = models_[batch.model];
+    ++result_.replaced;
+    ++lost_;
+    batch.orphan = true;
+    executors_[e].batch = NO_SLOT;
+    executors_[e].replaced = true;
+    model.slots[batch.entries[0].slot].deployment->breaker().trip(now_ns_);
+    model.policy.gave_up(e);
+    for (uint32_t i = 0; i < batch.rows; ++i) fail(model, batch.entries[i], Reason::stalled);
+}
+
+void Simulator::set_alive(uint32_t index, bool alive) {
+    const SimulatedFault& fault = plan_.faults[index];
+    for (uint32_t e = 0; e < executors_.size(); ++e) {
+        if (!fault.concerns(e)) continue;
+        Executor& executor = executors_[e];
+        if (!alive && executor.deaths++ == 0 && executor.batch != NO_SLOT)
+            ++batches_[executor.batch].serial;  // its end will not come
+        if (alive && --executor.deaths == 0 && executor.batch != NO_SLOT) let_go_of_executor(e);
+    }
+    if (alive) form_batches();
+}
+
+// The batch that died with its executor: nothing was learned from it, and whoever still waits for it is rescued.
+void Simulator::let_go_of_executor(uint32_t e) {
+    Batch& batch = batches_[executors_[e].batch];
+    Model& model = models_[batch.model];
+    model.policy.gave_up(e);
+    for (uint32_t i = 0; i < batch.rows; ++i) {
+        fail(model, batch.entries[i], Reason::primary_error);
+        model.slots.drop_reference(batch.entries[i].slot);
+    }
+    batch.rows = 0;
+    free_batches_.push_back(executors_[e].batch);
+    executors_[e].batch = NO_SLOT;
+}
+
+uint32_t Simulator::take_batch() {
+    if (free_batches_.empty()) {
+        batches_.emplace_back();
+        batches_.back().entries.resize(plan_.batch_rows_max);
+        batches_.back().predicted_ns.resize(plan_.batch_rows_max);
+        free_batches_.push_back(static_cast<uint32_t>(batches_.size() - 1));
+    }
+    const uint32_t index = free_batches_.back();
+    free_batches_.pop_back();
+    Batch& batch = batches_[index];
+    batch.rows = 0;
+    batch.all_ok = true;
+    batch.orphan = false;
+    return index;
+}
+
+bool Simulator::probing() const noexcept {
+    for (const Executor& executor : executors_)
+        if (executor.batch != NO_SLOT) return false;
+    return now_ns_ - started_ns_ > PROBE_IDLE_NS;
+}
+
+}  // namespace engine::detail

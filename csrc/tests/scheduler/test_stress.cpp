@@ -1,0 +1,501 @@
+// Everything at once, for as long as ENGINE_STRESS_S says (two seconds unless it does): several runtimes on shared
+// executors, priorities, hedges, swaps, cancelled requests, models that fail, answer NaN, stall and come back late,
+// event loops and groups, runtimes that open and close while others are busy. What must hold is checked on every
+// answer; what must not happen between threads is for ASan and TSan to see. ENGINE_SEED replays the draws, though not
+// the interleaving.
+#include <poll.h>
+
+#include <atomic>
+#include <cinttypes>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "scheduler/runtime.hpp"
+#include "tests/check.hpp"
+
+using namespace engine;
+
+namespace {
+
+constexpr int64_t US = 1'000, MS = 1'000'000;
+constexpr int64_t BUDGET_NS = 2 * MS;
+constexpr double PER_VERSION = 1e6, BY_FALLBACK = 0.5;
+
+uint64_t seed_of_run() {
+    const char* given = std::getenv("ENGINE_SEED");
+    static const uint64_t seed = given ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+    return seed;
+}
+
+double seconds_of_run() {
+    const char* given = std::getenv("ENGINE_STRESS_S");
+    return given ? std::atof(given) : 2.0;
+}
+
+// Small and good enough: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), one a thread.
+struct Random {
+    uint64_t state;
+    explicit Random(uint64_t stream) : state(seed_of_run() * 0x9E3779B97F4A7C15 + stream) {}
+    uint64_t next() {
+        uint64_t z = state += 0x9E3779B97F4A7C15;
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+        return z ^ (z >> 31);
+    }
+    uint64_t below(uint64_t n) { return next() % n; }
+    bool one_in(uint64_t n) { return below(n) == 0; }
+};
+
+struct Findings {
+    std::atomic<uint64_t> answers{0}, wrong_values{0}, wrong_versions{0}, wrong_reasons{0}, twice{0},
+        missing{0}, miscounted{0}, leaked{0}, stuck{0}, swaps{0}, cancels{0}, runtimes{0}, replaced{0};
+};
+
+void busy(int64_t ns) {
+    for (const int64_t until = now_ns() + ns; now_ns() < until;) {
+    }
+}
+
+// A model whose answers tell its version and its row, and whose calls go wrong by chance. Counts those alive.
+struct Model {
+    static inline std::atomic<int> alive{0};
+    std::atomic<uint32_t> references{1};
+    std::atomic<uint64_t> draws;
+    double added;
+    bool faulty;
+
+    Model(uint64_t version, double more, bool may_fail)
+        : draws(seed_of_run() ^ (version << 32)), added(PER_VERSION * static_cast<double>(version) + more), faulty(may_fail) {
+        alive.fetch_add(1);
+    }
+    ~Model() { alive.fetch_sub(1); }
+
+    static int score(void* ctx, const float* rows, size_t n, size_t stride, double* out) {
+        auto* self = static_cast<Model*>(ctx);
+        Random random(self->draws.fetch_add(1, std::memory_order_relaxed));
+        bool nan = false;
+        if (self->faulty) {
+            const uint64_t draw = random.below(400);
+            if (draw < 2) return ENGINE_SCORE_FAILED;
+            if (draw < 4) return ENGINE_SCORE_BAD_SHAPE;
+            nan = draw < 6;
+            // About as long as an executor may be stuck before it is replaced, so that it often comes back just then.
+            if (draw == 6) std::this_thread::sleep_for(std::chrono::nanoseconds(BUDGET_NS + static_cast<int64_t>(random.below(2 * BUDGET_NS))));
+            busy(10 * US + static_cast<int64_t>(n) * 5 * US);
+        } else if (random.one_in(300)) {
+            busy(MS);  // a fallback that was preempted
+        }
+        for (size_t r = 0; r < n; ++r) {
+            out[r] = self->added + static_cast<double>(rows[r * stride]) + 1000.0 * static_cast<double>(rows[r * stride + 1]);
+            if (nan) out[r] = std::nan("");
+        }
+        return ENGINE_SCORE_OK;
+    }
+    static void retain(void* ctx) { static_cast<Model*>(ctx)->references.fetch_add(1, std::memory_order_relaxed); }
+    static void release(void* ctx) {
+        auto* self = static_cast<Model*>(ctx);
+        if (self->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete self;
+    }
+    engine_scorer scorer(bool reentrant) {
+        const uint32_t flags = ENGINE_SCORER_NATIVE | (reentrant ? uint32_t{ENGINE_SCORER_REENTRANT} : 0u);
+        return {ENGINE_SCORER_ABI, flags, 2, 1, this, score,
+                nullptr, retain, release};
+    }
+};
+
+Deployment* deploy(uint64_t version, bool reentrant) {
+    auto* primary = new Model(version, 0.0, true);
+    auto* fallback = new Model(version, BY_FALLBACK, false);
+    const engine_scorer first = primary->scorer(reentrant), second = fallback->scorer(true);
+    BreakerLimits breaker;
+    breaker.rest_ns = MS;
+    breaker.rest_ns_max = 5 * MS;
+    auto* deployment = new Deployment(first, &second, false, version, breaker);
+    Model::release(primary);
+    Model::release(fallback);
+    return deployment;
+}
+
+struct Row {
+    float values[2];
+    explicit Row(Random& random) : values{static_cast<float>(random.below(1000)), static_cast<float>(random.below(100))} {}
+    double sum() const { return static_cast<double>(values[0]) + 1000.0 * static_cast<double>(values[1]); }
+};
+
+// One runtime and the deployment that its new requests come under.
+struct Shop {
+    Findings& findings;
+    bool reentrant;
+    std::unique_ptr<Runtime> runtime;
+    std::mutex swapping;
+    Deployment* current;
+    std::atomic<uint64_t> accounted{0};
+
+    Shop(Findings& found, const std::shared_ptr<Executors>& executors, double weight, bool overlapping)
+        : findings(found), reentrant(overlapping), current(deploy(1, overlapping)) {
+        RuntimeLimits limits;
+        limits.slots = 96;
+        limits.batch_rows_max = 8;
+        limits.row_bytes = 8;
+        limits.n_features = 2;
+        limits.budget_ns = BUDGET_NS;
+        limits.weight = weight;
+        runtime = std::make_unique<Runtime>(limits, executors, false);
+        runtime->set_overlaps(overlapping);
+        runtime->start_threads(current, nullptr, 0);
+        findings.runtimes.fetch_add(1);
+    }
+    ~Shop() {
+        if (runtime->close(NEVER_NS) != 0) findings.stuck.fetch_add(1);
+        if (runtime->slots().in_use() != 0) findings.leaked.fetch_add(1);
+        uint64_t counted = 0;
+        for (int s = 0; s < SOURCES; ++s)
+            for (int r = 0; r < REASONS; ++r)
+                for (int p = 0; p < PRIORITIES; ++p) counted += runtime->answered(p, s, r);
+        if (counted != accounted.load()) findings.miscounted.fetch_add(1);
+        runtime.reset();
+        current->release();
+    }
+
+    void swap() {
+        Deployment* next;
+        {
+            const std::lock_guard<std::mutex> lock(swapping);
+            next = deploy(current->number() + 1, reentrant);
+            std::swap(current, next);
+        }
+        next->release();
+        findings.swaps.fetch_add(1, std::memory_order_relaxed);
+    }
+    Deployment* held() {
+        const std::lock_guard<std::mutex> lock(swapping);
+        current->retain();
+        return current;
+    }
+    static Request request(Random& random, Deployment* deployment, const void* row) {
+        constexpr int64_t BUDGETS[] = {0, 100 * US, 500 * US, BUDGET_NS, BUDGET_NS, BUDGET_NS, 5 * BUDGET_NS, 500 * MS};
+        const int64_t now = now_ns();
+        return {deployment, row, now, now, now + BUDGETS[random.below(std::size(BUDGETS))],
+                static_cast<Priority>(random.below(PRIORITIES)), random.one_in(8)};
+    }
+    // Every answer passes here.
+    void check(const Outcome& outcome, uint64_t version, double sum, double value, bool queued, bool synchronous) {
+        findings.answers.fetch_add(1, std::memory_order_relaxed);
+        accounted.fetch_add(1, std::memory_order_relaxed);
+        runtime->account(outcome, now_ns(), queued, synchronous);
+        const double due = PER_VERSION * static_cast<double>(version) + sum;
+        const bool primary = outcome.source == Source::primary, fallback = outcome.source == Source::fallback;
+        const bool right = primary ? value == due : fallback ? value == due + BY_FALLBACK : std::isnan(value);
+        if (!right) findings.wrong_values.fetch_add(1);
+        if (outcome.deployment != version) findings.wrong_versions.fetch_add(1);
+        if (primary != (outcome.reason == Reason::ok)) findings.wrong_reasons.fetch_add(1);
+    }
+
+    void ask_inline(Random& random) {
+        const Row row(random);
+        Deployment* deployment = held();
+        double out = 0.0;
+        const Outcome outcome = runtime->predict_inline(request(random, deployment, row.values), &out);
+        check(outcome, deployment->number(), row.sum(), out, false, true);
+        deployment->release();
+    }
+
+    void ask_and_wait(Random& random) {
+        const Row row(random);
+        Deployment* deployment = held();
+        const uint64_t version = deployment->number();
+        double out = 0.0;
+        Outcome outcome;
+        const uint32_t slot = runtime->submit(request(random, deployment, row.values), {}, &outcome, &out);
+        deployment->release();
+        if (slot == NO_SLOT) return check(outcome, version, row.sum(), out, false, true);
+        if (random.one_in(20)) {  // an asker that was interrupted and will not come back
+            runtime->abandon(slot);
+            findings.cancels.fetch_add(1, std::memory_order_relaxed);
+            return;
+        }
+        while (!runtime->wait(slot)) {
+        }
+        check(runtime->outcome(slot), version, row.sum(), *runtime->values(slot), true, true);
+        runtime->give_back(slot);
+    }
+
+    void ask_many_and_wait(Random& random) {
+        const auto n = static_cast<uint32_t>(1 + random.below(24));
+        std::vector<Row> rows;
+        std::vector<int64_t> deadlines;
+        Deployment* deployment = held();
+        const Request all = request(random, deployment, nullptr);
+        for (uint32_t i = 0; i < n; ++i) {
+            rows.emplace_back(random);
+            deadlines.push_back(all.deadline_ns + static_cast<int64_t>(random.below(static_cast<uint64_t>(MS))));
+        }
+        std::vector<uint32_t> slots(n), queued;
+        std::vector<Outcome> outcomes(n);
+        std::vector<double> out(n);
+        Group group;
+        Asker asker;
+        asker.group = &group;
+        bool done = runtime->submit_many(all, rows.data(), n, deadlines.data(), asker, slots.data(), outcomes.data(), out.data());
+        for (const uint32_t slot : slots)
+            if (slot != NO_SLOT) queued.push_back(slot);
+        while (!done) done = runtime->wait_group(group, queued);
+        for (uint32_t i = 0; i < n; ++i) {
+            const bool was_queued = slots[i] != NO_SLOT;
+            if (was_queued) {
+                outcomes[i] = runtime->outcome(slots[i]);
+                out[i] = *runtime->values(slots[i]);
+                runtime->give_back(slots[i]);
+            }
+            check(outcomes[i], deployment->number(), rows[i].sum(), out[i], was_queued, true);
+        }
+        deployment->release();
+    }
+};
+
+// One event loop's dealings with one shop: many requests under way, answers through an eventfd, some cancelled.
+class Loop {
+public:
+    Loop(Shop& its, uint64_t stream) : shop_(its), random_(stream) {}
+
+    void turn() {
+        for (uint64_t burst = 1 + random_.below(12); burst > 0 && asked_.size() < 40; --burst) {
+            if (random_.one_in(12)) ask_many();
+            else ask();
+        }
+        shop_.runtime->kick();
+        if (random_.one_in(3)) cancel_one();
+        pollfd ready{completions_.fd(), POLLIN, 0};
+        poll(&ready, 1, 1);
+        drain();
+    }
+
+    // Everything asked is answered, whatever became of the runtime.
+    void finish() {
+        for (const int64_t until = now_ns() + 20'000 * MS; completions_.pending > 0 && now_ns() < until;) {
+            pollfd ready{completions_.fd(), POLLIN, 0};
+            poll(&ready, 1, 10);
+            drain();
+        }
+        shop_.findings.missing.fetch_add(completions_.pending);
+        shop_.findings.missing.fetch_add(asked_.size());
+    }
+
+private:
+    struct Asked {
+        uint64_t version = 0;
+        std::vector<Row> rows;
+        std::vector<uint32_t> slots;
+        std::vector<Outcome> outcomes;
+        std::vector<double> out;
+        std::unique_ptr<Group> group;
+        bool cancelled = false;
+    };
+
+    Asker asker(uint64_t ticket, Group* group) {
+        return {&completions_, group, reinterpret_cast<void*>(static_cast<uintptr_t>(ticket)), random_.one_in(4)};
+    }
+
+    void ask() {
+        const uint64_t ticket = ++tickets_;
+        Asked asked;
+        asked.rows.emplace_back(random_);
+        Deployment* deployment = shop_.held();
+        asked.version = deployment->number();
+        Outcome outcome;
+        double out = 0.0;
+        const uint32_t slot = shop_.runtime->submit(Shop::request(random_, deployment, asked.rows[0].values),
+                                                    asker(ticket, nullptr), &outcome, &out);
+        deployment->release();
+        if (slot == NO_SLOT) return shop_.check(outcome, asked.version, asked.rows[0].sum(), out, false, false);
+        asked.slots = {slot};
+        completions_.pending += 1;
+        asked_.emplace(ticket, std::move(asked));
+    }
+
+    void ask_many() {
+        const uint64_t ticket = ++tickets_;
+        const auto n = static_cast<uint32_t>(1 + random_.below(16));
+        Asked asked;
+        for (uint32_t i = 0; i < n; ++i) asked.rows.emplace_back(random_);
+        asked.slots.resize(n);
+        asked.outcomes.resize(n);
+        asked.out.resize(n);
+        asked.group = std::make_unique<Group>();
+        Deployment* deployment = shop_.held();
+        asked.version = deployment->number();
+        const Request all = Shop::request(random_, deployment, nullptr);
+        const std::vector<int64_t> deadlines(n, all.deadline_ns);
+        const bool done = shop_.runtime->submit_many(all, asked.rows.data(), n, deadlines.data(),
+                                                     asker(ticket, asked.group.get()), asked.slots.data(),
+                                                     asked.outcomes.data(), asked.out.data());
+        deployment->release();
+        if (done) return read_many(asked);
+        completions_.pending += 1;
+        asked_.emplace(ticket, std::move(asked));
+    }
+
+    void cancel_one() {
+        if (asked_.empty()) return;
+        auto it = asked_.begin();
+        std::advance(it, static_cast<ptrdiff_t>(random_.below(asked_.size())));
+        Asked& asked = it->second;
+        if (asked.cancelled) return;
+        asked.cancelled = true;
+        shop_.findings.cancels.fetch_add(1, std::memory_order_relaxed);
+        if (asked.group != nullptr) {
+            for (const uint32_t slot : asked.slots)
+                if (slot != NO_SLOT) shop_.runtime->abandon_row(slot);
+        } else if (shop_.runtime->abandon(asked.slots[0])) {
+            completions_.pending -= 1;
+            asked_.erase(it);
+        }
+    }
+
+    void drain() {
+        SlotTable& slots = shop_.runtime->slots();
+        for (uint32_t slot = completions_.take_all(slots); slot != NO_SLOT;) {
+            const uint32_t following = slots[slot].next_done.load(std::memory_order_relaxed);
+            finish_one(slot, reinterpret_cast<uintptr_t>(slots[slot].user));
+            slot = following;
+        }
+    }
+
+    void finish_one(uint32_t slot, uint64_t ticket) {
+        const auto it = asked_.find(ticket);
+        if (it == asked_.end()) {
+            shop_.findings.twice.fetch_add(1);
+            return;
+        }
+        completions_.pending -= 1;
+        Asked& asked = it->second;
+        if (asked.group != nullptr) {
+            read_many(asked);
+        } else {
+            if (!asked.cancelled)
+                shop_.check(shop_.runtime->outcome(slot), asked.version, asked.rows[0].sum(),
+                            *shop_.runtime->values(slot), true, false);
+            shop_.runtime->give_back(slot);
+        }
+        asked_.erase(it);
+    }
+
+    void read_many(Asked& asked) {
+        for (size_t i = 0; i < asked.rows.size(); ++i) {
+            const bool queued = asked.slots[i] != NO_SLOT;
+            if (queued && !asked.cancelled) {
+                asked.outcomes[i] = shop_.runtime->outcome(asked.slots[i]);
+                asked.out[i] = *shop_.runtime->values(asked.slots[i]);
+            }
+            if (queued) shop_.runtime->give_back(asked.slots[i]);
+            if (!asked.cancelled)
+                shop_.check(asked.outcomes[i], asked.version, asked.rows[i].sum(), asked.out[i], queued, false);
+        }
+    }
+
+    Shop& shop_;
+    Random random_;
+    Completions completions_;
+    std::unordered_map<uint64_t, Asked> asked_;
+    uint64_t tickets_ = 0;
+};
+
+void ask_in_turn(const std::vector<std::unique_ptr<Shop>>& shops, uint64_t stream, const std::atomic<bool>& stop) {
+    Random random(stream);
+    while (!stop.load(std::memory_order_relaxed)) {
+        Shop& shop = *shops[random.below(shops.size())];
+        const uint64_t draw = random.below(10);
+        if (draw < 2) shop.ask_inline(random);
+        else if (draw < 8) shop.ask_and_wait(random);
+        else shop.ask_many_and_wait(random);
+    }
+}
+
+// A runtime of its own on the shared executors, closed while it is being asked and asked a little longer.
+void open_and_close(Findings& findings, const std::shared_ptr<Executors>& executors, uint64_t stream) {
+    Random random(stream);
+    std::vector<std::unique_ptr<Shop>> shops;
+    shops.push_back(std::make_unique<Shop>(findings, executors, 1.0, random.one_in(2)));
+    Shop& shop = *shops[0];
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> askers;
+    askers.emplace_back([&] { ask_in_turn(shops, stream + 1, stop); });
+    askers.emplace_back([&] {
+        Loop loop(shop, stream + 2);
+        while (!stop.load(std::memory_order_relaxed)) loop.turn();
+        loop.finish();
+    });
+    std::this_thread::sleep_for(std::chrono::microseconds(5'000 + random.below(20'000)));
+    if (shop.runtime->close(NEVER_NS) != 0) findings.stuck.fetch_add(1);
+    std::this_thread::sleep_for(std::chrono::microseconds(random.below(2'000)));
+    stop.store(true);
+    for (std::thread& asker : askers) asker.join();
+}
+
+void stress(Findings& findings, double seconds) {
+    ExecutorOptions options;
+    options.threads = 2;
+    const auto executors = Executors::make(options);
+    {
+        std::vector<std::unique_ptr<Shop>> shops;
+        shops.push_back(std::make_unique<Shop>(findings, executors, 1.0, true));
+        shops.push_back(std::make_unique<Shop>(findings, executors, 4.0, true));
+        shops.push_back(std::make_unique<Shop>(findings, executors, 2.0, false));
+        std::atomic<bool> stop{false};
+        std::vector<std::thread> threads;
+        for (uint64_t t = 0; t < 3; ++t) threads.emplace_back([&, t] { ask_in_turn(shops, 1'000 + t, stop); });
+        for (uint64_t t = 0; t < 2; ++t)
+            threads.emplace_back([&, t] {
+                std::vector<std::unique_ptr<Loop>> loops;
+                for (size_t i = 0; i < shops.size(); ++i) loops.push_back(std::make_unique<Loop>(*shops[i], 2'000 + 10 * t + i));
+                while (!stop.load(std::memory_order_relaxed))
+                    for (const auto& loop : loops) loop->turn();
+                for (const auto& loop : loops) loop->finish();
+            });
+        threads.emplace_back([&] {
+            Random random(3'000);
+            while (!stop.load(std::memory_order_relaxed)) {
+                shops[random.below(shops.size())]->swap();
+                std::this_thread::sleep_for(std::chrono::microseconds(random.below(2'000)));
+            }
+        });
+        threads.emplace_back([&] {
+            for (uint64_t round = 0; !stop.load(std::memory_order_relaxed); ++round)
+                open_and_close(findings, executors, 10'000 + 10 * round);
+        });
+        std::this_thread::sleep_for(std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9)));
+        stop.store(true);
+        for (std::thread& thread : threads) thread.join();
+    }
+    findings.replaced = executors->replaced();
+    executors->stop(NEVER_NS);
+}
+
+}  // namespace
+
+TEST(every_request_gets_its_one_answer_whatever_happens) {
+    Findings found;
+    std::printf("seed %" PRIu64 ": replay with ENGINE_SEED=%" PRIu64 "\n", seed_of_run(), seed_of_run());
+    std::fflush(stdout);
+    stress(found, seconds_of_run());
+    std::printf("%" PRIu64 " answers, %" PRIu64 " swaps, %" PRIu64 " cancels, %" PRIu64 " runtimes, %" PRIu64 " executors replaced\n",
+                found.answers.load(), found.swaps.load(), found.cancels.load(), found.runtimes.load(), found.replaced.load());
+    CHECK(found.answers.load() > 0);
+    CHECK(found.wrong_values.load() == 0);
+    CHECK(found.wrong_versions.load() == 0);
+    CHECK(found.wrong_reasons.load() == 0);
+    CHECK(found.twice.load() == 0);
+    CHECK(found.missing.load() == 0);
+    CHECK(found.miscounted.load() == 0);
+    CHECK(found.leaked.load() == 0);
+    CHECK(found.stuck.load() == 0);
+    CHECK(Model::alive.load() == 0);
+}
+
+CHECK_MAIN()

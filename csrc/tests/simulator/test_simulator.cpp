@@ -1,0 +1,273 @@
+#include "simulator/simulator.hpp"
+
+#include "tests/check.hpp"
+
+using namespace engine;
+
+namespace {
+
+uint64_t violations(const SimulationResult& r) {
+    uint64_t all = 0;
+    for (const uint64_t n : r.violations) all += n;
+    if (all > 0) std::fprintf(stderr, "first: %s\n", r.first_violation.c_str());
+    return all;
+}
+
+constexpr int64_t MS = 1'000'000;
+
+SimulatedFault fault(FaultKind kind, int64_t from_ns = 0, int64_t until_ns = NEVER_NS) {
+    SimulatedFault made;
+    made.kind = kind;
+    made.from_ns = from_ns;
+    made.until_ns = until_ns;
+    return made;
+}
+
+SimulatedFault sharing(FaultKind kind, double share) {
+    SimulatedFault made = fault(kind);
+    made.share = share;
+    return made;
+}
+
+SimulatedFault stall(int64_t length_ns, int64_t every_ns) {
+    SimulatedFault made = fault(FaultKind::stalling);
+    made.length_ns = length_ns;
+    made.every_ns = every_ns;
+    return made;
+}
+
+SimulatedFault hang_of_first(int64_t from_ns) {
+    SimulatedFault made = fault(FaultKind::hanging, from_ns);
+    made.executor = 0;
+    return made;
+}
+
+uint64_t count(const std::array<uint64_t, SOURCES>& counts, Source source) {
+    return counts[static_cast<size_t>(source)];
+}
+
+uint64_t count(const SimulationResult& r, Reason reason) { return r.by_reason[static_cast<size_t>(reason)]; }
+
+// Nothing random but the arrivals: one executor, a batch costs 1 ms whatever its rows, a fallback 10 us.
+SimulationPlan quiet() {
+    SimulationPlan plan;
+    plan.requests = 2'000;
+    plan.rate_per_s = 100.0;
+    plan.batch_base_ns = 1'000'000;
+    plan.batch_row_ns = 0;
+    plan.batch_noise = plan.fallback_noise = 0.0;
+    plan.overshoot_ns = 0;
+    plan.overshoot_tail_share = 0.0;
+    return plan;
+}
+
+}  // namespace
+
+TEST(an_idle_primary_answers_everything_in_its_own_time) {
+    const SimulationResult r = simulate(quiet());
+    CHECK(violations(r) == 0);
+    CHECK(count(r.by_source, Source::primary) == 2'000);
+    CHECK(count(r.in_time, Source::primary) == 2'000);
+    // 1 ms, to the 6.25 % of a histogram bucket.
+    CHECK(r.latency_ns_p50 >= 1'000'000 && r.latency_ns_p50 <= 1'062'500);
+}
+
+TEST(a_request_that_has_expired_at_the_door_gets_the_default) {
+    SimulationPlan plan = quiet();
+    plan.deadlines = {{0, 1.0}};
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.batches == 0);
+    CHECK(count(r, Reason::expired) == 2'000);
+    CHECK(count(r.in_time, Source::default_value) == 2'000);
+}
+
+TEST(a_deadline_shorter_than_the_fallback_gets_the_default) {
+    SimulationPlan plan = quiet();
+    plan.deadlines = {{5'000, 1.0}};
+    const SimulationResult r = simulate(plan);
+    CHECK(count(r, Reason::no_time) == 2'000);
+    CHECK(count(r.in_time, Source::default_value) == 2'000);
+}
+
+TEST(a_primary_slower_than_the_deadline_is_only_probed) {
+    SimulationPlan plan = quiet();
+    plan.batch_base_ns = 20'000'000;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.batches == r.batch_rows && r.batches == r.late_dropped);
+    // 50 ms lie between two probes, and at 100 requests a second one comes soon after that.
+    const auto probes_max = static_cast<uint64_t>(r.elapsed_ns / 50'000'000 + 1);
+    CHECK(r.batches > probes_max / 2 && r.batches <= probes_max);
+    CHECK(count(r.in_time, Source::fallback) == 2'000);
+}
+
+TEST(a_stall_before_anything_is_known_is_unlearned) {
+    SimulationPlan plan = quiet();
+    plan.calibrated = false;
+    plan.requests = 20'000;
+    plan.rate_per_s = 1'000.0;
+    plan.faults.push_back(stall(200'000'000, 2'000'000'000));
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    // Nine tenths of the time, but for the first seconds; and what expires before a fallback has ever run is late.
+    CHECK(count(r.in_time, Source::primary) > 15'000);
+}
+
+TEST(a_primary_that_was_slow_for_a_while_comes_back) {
+    // Five stalls of 3 s each hold up all four executors; one second later the primary is as fast as before.
+    SimulationPlan plan = quiet();
+    plan.executors = 4;
+    plan.requests = 20'000;
+    plan.rate_per_s = 1'000.0;
+    plan.faults.push_back(stall(3'000'000'000, 4'000'000'000));
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(count(r.in_time, Source::primary) > 20'000 / 5);  // a quarter of the time it can
+    CHECK(count(r.in_time, Source::primary) + count(r.in_time, Source::fallback) == 20'000);
+}
+
+TEST(a_single_executor_that_hangs_leaves_everything_to_the_fallback) {
+    SimulationPlan plan = quiet();
+    plan.replace_hung = false;
+    plan.faults.push_back(hang_of_first(0));
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.batches == 1);
+    CHECK(count(r.by_source, Source::primary) == 0);
+    CHECK(count(r.in_time, Source::fallback) == 2'000);
+}
+
+TEST(a_batch_that_crashes_is_answered_by_the_fallback) {
+    SimulationPlan plan = quiet();
+    plan.faults.push_back(sharing(FaultKind::failing, 1.0));
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(count(r, Reason::primary_error) + count(r, Reason::breaker_open) == 2'000);
+    CHECK(r.breaker_openings == 1);
+    CHECK(count(r.in_time, Source::fallback) == 2'000);
+}
+
+TEST(cancelled_requests_have_one_outcome_and_no_work) {
+    SimulationPlan plan = quiet();
+    plan.faults.push_back(sharing(FaultKind::cancelling, 1.0));
+    plan.faults.push_back(hang_of_first(0));
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.cancelled > 0);
+    CHECK(r.cancelled + count(r.by_source, Source::fallback) == 2'000);
+}
+
+TEST(a_seed_is_a_trace) {
+    SimulationPlan plan = quiet();
+    plan.batch_noise = 0.3;
+    plan.rate_per_s = 2'000.0;
+    const uint64_t first = simulate(plan).trace_hash;
+    CHECK(simulate(plan).trace_hash == first);
+    plan.seed = 2;
+    CHECK(simulate(plan).trace_hash != first);
+}
+
+TEST(every_fault_at_once_keeps_the_invariants) {
+    SimulationPlan plan;
+    plan.requests = 20'000;
+    plan.rate_per_s = 20'000.0;
+    plan.deadlines = {{2'000'000, 1.0}, {10'000'000, 2.0}, {100'000'000, 1.0}, {0, 0.1}};
+    plan.executors = 3;
+    plan.faults.push_back(fault(FaultKind::bursting));
+    plan.faults.back().every_ns = 50 * MS;
+    plan.faults.back().count = 300;
+    plan.queue_rows_max = 128;
+    plan.batch_noise = 0.5;
+    plan.overshoot_tail_share = 0.01;
+    plan.faults.push_back(stall(60'000'000, 300'000'000));
+    plan.faults.push_back(fault(FaultKind::slow, 500 * MS));
+    plan.faults.back().factor = 3.0;
+    plan.faults.push_back(hang_of_first(400'000'000));
+    plan.faults.push_back(sharing(FaultKind::failing, 0.02));
+    plan.faults.push_back(sharing(FaultKind::corrupting, 0.01));
+    plan.faults.push_back(sharing(FaultKind::cancelling, 0.05));
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.late_dropped > 0);
+    CHECK(count(r, Reason::primary_not_finite) > 0);
+    CHECK(r.queue_depth_max <= 128);
+}
+
+TEST(each_fault_keeps_the_invariants_and_ends) {
+    for (size_t kind = 0; kind + 1 < FAULT_KINDS; ++kind) {  // all but sabotage, the last
+        SimulationPlan plan;
+        plan.requests = 5'000;
+        plan.rate_per_s = 8'000.0;
+        plan.executors = 2;
+        SimulatedFault made = fault(static_cast<FaultKind>(kind), 100 * MS, 300 * MS);
+        made.length_ns = 20 * MS;
+        made.every_ns = 50 * MS;
+        made.factor = 3.0;
+        made.count = 200;
+        made.share = 0.5;
+        plan.faults.push_back(made);
+        const SimulationResult r = simulate(plan);
+        if (violations(r) > 0) std::fprintf(stderr, "under %s\n", FAULT_NAMES[kind]);
+        CHECK(violations(r) == 0);
+        CHECK(count(r.by_source, Source::primary) > 0);
+    }
+}
+
+TEST(every_invariant_is_watched) {
+    for (size_t broken = 0; broken < INVARIANTS; ++broken) {
+        SimulationPlan plan = quiet();
+        plan.faults.push_back(fault(FaultKind::sabotaging, 10 * MS));
+        plan.faults.back().broken = static_cast<Invariant>(broken);
+        const SimulationResult r = simulate(plan);
+        if (r.violations[broken] == 0) std::fprintf(stderr, "unseen: %s\n", INVARIANT_NAMES[broken]);
+        CHECK(r.violations[broken] > 0);
+        CHECK(!r.first_violation.empty());
+    }
+}
+
+TEST(a_swap_mixes_no_versions_and_frees_the_old_ones) {
+    SimulationPlan plan = quiet();
+    plan.rate_per_s = 300.0;  // a batch around a swap takes two calls
+    plan.faults.push_back(fault(FaultKind::swapping));
+    plan.faults.back().every_ns = 1 * MS;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.versions > 500 && r.versions_freed == r.versions - 1);
+    CHECK(count(r.by_source, Source::primary) > 1'900);
+}
+
+TEST(a_jump_of_the_clock_delays_what_was_under_way) {
+    SimulationPlan plan = quiet();
+    plan.requests = 1;
+    plan.deadlines = {{100 * MS, 1.0}};
+    plan.rate_per_s = 1'000'000.0;
+    const SimulationResult before = simulate(plan);
+    plan.faults.push_back(fault(FaultKind::jumping, before.elapsed_ns - 500'000));
+    plan.faults.back().length_ns = 20 * MS;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.elapsed_ns == before.elapsed_ns + 20 * MS);
+}
+
+TEST(a_stuck_executor_is_replaced_and_its_batch_answered) {
+    SimulationPlan plan = quiet();
+    plan.executors = 2;
+    plan.faults.push_back(hang_of_first(0));
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.replaced == 1);
+    CHECK(count(r.by_source, Source::primary) > 1'900);
+}
+
+TEST(models_on_shared_executors_are_told_apart) {
+    SimulationPlan plan = quiet();
+    plan.rate_per_s = 5'000.0;
+    plan.models = {{1.0, 1.0, 1.0}, {2.0, 3.0, 0.5}, {0.0, 1.0, 1.0}};
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.by_model[0].arrived + r.by_model[1].arrived == 2'000 && r.by_model[2].arrived == 0);
+    CHECK(r.by_model[0].primary_in_time > 500 && r.by_model[1].primary_in_time > 1'000);
+}
+
+CHECK_MAIN()

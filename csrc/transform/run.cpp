@@ -1,0 +1,347 @@
+// Running a feature program; what each step computes is in detail/transform_math.hpp and detail/transform_date.hpp.
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "transform/columns.hpp"
+#include "transform/date.hpp"
+#include "transform/math.hpp"
+#include "transform/program.hpp"
+#include "transform/table.hpp"
+
+namespace engine::transform {
+
+namespace {
+
+std::size_t bucket_of(const std::vector<double>& edges, double v, bool open_left) noexcept {
+    const auto end = open_left ? std::lower_bound(edges.begin(), edges.end(), v)
+                               : std::upper_bound(edges.begin(), edges.end(), v);
+    return static_cast<std::size_t>(end - edges.begin());
+}
+
+// Rounded to the output's type. Which NaN an operation returns depends on the order in which the compiler names its
+// operands, so every NaN leaves as the quiet one; it is chosen among doubles, of which the compiler then takes several.
+template <class Out>
+Out emitted(double v) noexcept {
+    return static_cast<Out>(is_missing(v) ? kNaN : v);
+}
+
+// One loop for every step of one number: `f` is inlined, so the loop is the step.
+template <std::size_t kCapacity, class F>
+void each(std::size_t n, double* dst, const double* a, F f) noexcept {
+    const std::size_t rows = kCapacity == 1 ? 1 : n;
+    for (std::size_t i = 0; i < rows; ++i) dst[i] = f(a[i]);
+}
+
+template <std::size_t kCapacity, class F>
+void each(std::size_t n, double* dst, const double* a, const double* b, F f) noexcept {
+    const std::size_t rows = kCapacity == 1 ? 1 : n;
+    for (std::size_t i = 0; i < rows; ++i) dst[i] = f(a[i], b[i]);
+}
+
+template <std::size_t kCapacity, class F>
+void each(std::size_t n, double* dst, const Text* a, F f) noexcept {
+    const std::size_t rows = kCapacity == 1 ? 1 : n;
+    for (std::size_t i = 0; i < rows; ++i) dst[i] = f(a[i]);
+}
+
+// Results to an output column, whose values lie a row apart: computed side by side first, which takes vectors of them.
+template <std::size_t kCapacity, class Value, class Out, class F>
+void emit_each(std::size_t n, std::size_t stride, Out* to, const Value* a, F f) noexcept {
+    if constexpr (kCapacity == 1) {
+        to[0] = emitted<Out>(f(a[0]));
+    } else {
+        double made[kCapacity];
+        for (std::size_t i = 0; i < n; ++i) made[i] = f(a[i]);
+        for (std::size_t i = 0; i < n; ++i) to[i * stride] = emitted<Out>(made[i]);
+    }
+}
+
+double hash_of(Text text, const Step& step) noexcept {
+    return text.data == nullptr ? step.y : static_cast<double>(xxh64(text.data, text.size, step.seed) % step.count);
+}
+
+double look_up(Text text, const Table& table, double unknown, double missing) noexcept {
+    if (text.data == nullptr) return missing;
+    const std::int64_t entry = table.find(text);
+    return entry < 0 ? unknown : table.value(entry);
+}
+
+// Where a code of a one-hot is 1, or -1. Compared as a number first: one that is negative, NaN or too large has no place.
+std::int64_t place_of(double code, std::size_t count) noexcept {
+    if (!(code >= 0.0 && code < static_cast<double>(count))) return -1;
+    const auto place = static_cast<std::int64_t>(code);
+    return static_cast<double>(place) == code ? place : -1;
+}
+
+// Tokens are the longest runs of ASCII letters and digits and of bytes above them, so letters beyond ASCII belong to words.
+template <class F>
+void each_token(Text text, F f) noexcept {
+    const auto in_token = [](unsigned char c) {
+        return c >= 0x80 || (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
+    };
+    for (std::size_t i = 0; i < text.size;) {
+        if (!in_token(static_cast<unsigned char>(text.data[i]))) {
+            ++i;
+            continue;
+        }
+        const std::size_t start = i;
+        while (i < text.size && in_token(static_cast<unsigned char>(text.data[i]))) ++i;
+        f(Text{text.data + start, i - start});
+    }
+}
+
+}  // namespace
+
+// kCapacity is the distance between registers, in rows; with 1 every loop below is a single statement.
+// First the steps that read texts; `dst` is the number register that all but one of them write.
+template <std::size_t kCapacity>
+void Program::text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept {
+    const Text* const text = texts + step.a * kCapacity;
+    const double x = step.x, y = step.y;
+    switch (step.op) {
+        case Op::kTextImpute: {
+            Text* const to = texts + step.dst * kCapacity;
+            const Text with = tables_[step.table]->key(0);
+            for (std::size_t i = 0; i < n; ++i) to[i] = text[i].data == nullptr ? with : text[i];
+            break;
+        }
+        case Op::kLookup: {
+            const Table& table = *tables_[step.table];
+            each<kCapacity>(n, dst, text, [&table, x, y](Text t) { return look_up(t, table, x, y); });
+            break;
+        }
+        case Op::kHash:
+            each<kCapacity>(n, dst, text, [&step](Text t) { return hash_of(t, step); });
+            break;
+        case Op::kHashCross: {
+            const Text* const other = texts + step.b * kCapacity;
+            for (std::size_t i = 0; i < n; ++i) {
+                if (text[i].data == nullptr || other[i].data == nullptr) {
+                    dst[i] = y;
+                    continue;
+                }
+                const std::uint64_t first = xxh64(text[i].data, text[i].size, step.seed);
+                dst[i] = static_cast<double>(xxh64(other[i].data, other[i].size, first) % step.count);
+            }
+            break;
+        }
+        case Op::kLength:
+            each<kCapacity>(n, dst, text, [y](Text t) {
+                return t.data == nullptr ? y : static_cast<double>(t.size);
+            });
+            break;
+        case Op::kTextMissing:
+            each<kCapacity>(n, dst, text, [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
+            break;
+        default: break;
+    }
+}
+
+// A result of several columns. They are 0 already.
+template <std::size_t kCapacity, class Out>
+void Program::emit_step(const Step& step, std::size_t n, const double* numbers, const Text* texts,
+                        Out* out) const noexcept {
+    const double* const a = numbers + step.a * kCapacity;
+    for (std::size_t i = 0; i < n; ++i) {
+        Out* const to = out + i * n_outputs_ + step.dst;
+        if (step.op == Op::kTokens) {
+            const Text text = texts[step.a * kCapacity + i];
+            if (text.data == nullptr) std::fill_n(to, step.count, std::numeric_limits<Out>::quiet_NaN());
+            else each_token(text, [&](Text token) { to[xxh64(token.data, token.size, step.seed) % step.count] += 1; });
+            continue;
+        }
+        const std::size_t rows =
+            step.op == Op::kOneHot ? step.count : vectors_[step.table].values.size() / step.count;
+        const std::int64_t code = place_of(a[i], rows);
+        if (code < 0) continue;
+        if (step.op == Op::kOneHot) to[code] = Out{1};
+        else std::copy_n(vectors_[step.table].values.data() + code * step.count, step.count, to);
+    }
+}
+
+template <std::size_t kCapacity, class Out>
+inline void Program::fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts,
+                         Out* out) const noexcept {
+    const double* const a = numbers + step.a * kCapacity;
+    const Text* const text = texts + step.a * kCapacity;
+    const double x = step.x, y = step.y, z = step.z;
+    Out* const to = out + step.dst;
+    if (step.op == Op::kImputeScaleEmit) {
+        emit_each<kCapacity>(n, n_outputs_, to, a, [x, y, z](double v) { return scale(impute(v, z), x, y); });
+    } else if (step.op == Op::kScaleEmit) {
+        emit_each<kCapacity>(n, n_outputs_, to, a, [x, y](double v) { return scale(v, x, y); });
+    } else if (step.op == Op::kHashEmit) {
+        emit_each<kCapacity>(n, n_outputs_, to, text, [&step](Text t) { return hash_of(t, step); });
+    } else {
+        const Table& table = *tables_[step.table];
+        for (std::size_t i = 0; i < n; ++i) {
+            const std::int64_t place = text[i].data == nullptr ? -1 : table.find(text[i]);
+            if (place >= 0) to[i * n_outputs_ + static_cast<std::size_t>(place)] = Out{1};
+        }
+    }
+}
+
+namespace {
+
+template <std::size_t>
+using Single = float;
+
+template <std::size_t... kIndex>
+void call(const void* address, const float* arguments, std::uint32_t n_results, float* results,
+          std::index_sequence<kIndex...>) noexcept {
+    if (n_results == 1) {
+        results[0] = reinterpret_cast<float (*)(Single<kIndex>...)>(address)(arguments[kIndex]...);
+    } else {
+        reinterpret_cast<void (*)(Single<kIndex>..., float*)>(address)(arguments[kIndex]..., results);
+    }
+}
+
+using Call = void (*)(const void*, const float*, std::uint32_t, float*);
+
+template <std::size_t kArguments>
+void call_with(const void* address, const float* arguments, std::uint32_t n_results, float* results) noexcept {
+    call(address, arguments, n_results, results, std::make_index_sequence<kArguments>{});
+}
+
+constexpr Call kCalls[] = {call_with<1>, call_with<2>, call_with<3>, call_with<4>,
+                           call_with<5>, call_with<6>, call_with<7>, call_with<8>};
+static_assert(std::size(kCalls) == Program::kArgumentsMax);
+
+}  // namespace
+
+template <std::size_t kCapacity>
+void Program::call_step(const Step& step, std::size_t n, double* numbers) const noexcept {
+    const Function& function = functions_[step.table];
+    const std::size_t n_arguments = function.arguments.size();
+    const Call call = kCalls[n_arguments - 1];
+    float arguments[kArgumentsMax];
+    float results[kResultsMax];
+    for (std::size_t i = 0; i < n; ++i) {
+        for (std::size_t j = 0; j < n_arguments; ++j) {
+            arguments[j] = emitted<float>(numbers[function.arguments[j] * kCapacity + i]);
+        }
+        call(function.address, arguments, function.n_results, results);
+        for (std::size_t j = 0; j < function.n_results; ++j) {
+            numbers[(step.dst + j) * kCapacity + i] = results[j];
+        }
+    }
+}
+
+template <std::size_t kCapacity, class Out>
+void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept {
+    if (clears_outputs_) std::fill_n(out, n * n_outputs_, Out{0});
+    for (const Step& step : fused_) {
+        double* const dst = numbers + step.dst * kCapacity;
+        const double* const a = numbers + step.a * kCapacity;
+        const double* const b = numbers + step.b * kCapacity;
+        const double x = step.x, y = step.y;
+        switch (step.op) {
+            case Op::kImpute:
+                each<kCapacity>(n, dst, a, [x](double v) { return impute(v, x); });
+                break;
+            case Op::kMissing:
+                each<kCapacity>(n, dst, a, [](double v) { return is_missing(v) ? 1.0 : 0.0; });
+                break;
+            case Op::kScale:
+                each<kCapacity>(n, dst, a, [x, y](double v) { return scale(v, x, y); });
+                break;
+            case Op::kClip:
+                each<kCapacity>(n, dst, a, [x, y](double v) { return clip(v, x, y); });
+                break;
+            case Op::kLog1p:
+                each<kCapacity>(n, dst, a, [](double v) { return log1p(v); });
+                break;
+            case Op::kSqrt:
+                each<kCapacity>(n, dst, a, [](double v) { return square_root(v); });
+                break;
+            case Op::kBucket: {
+                const std::vector<double>& edges = edges_[step.table];
+                const bool open_left = step.count != 0;
+                each<kCapacity>(n, dst, a, [&edges, open_left](double v) {
+                    return is_missing(v) ? v : static_cast<double>(bucket_of(edges, v, open_left));
+                });
+                break;
+            }
+            case Op::kSine:
+                each<kCapacity>(n, dst, a, [x](double v) { return sine_of_cycle(v, x, 0); });
+                break;
+            case Op::kCosine:
+                each<kCapacity>(n, dst, a, [x](double v) { return sine_of_cycle(v, x, 1); });
+                break;
+            case Op::kDifference:
+                each<kCapacity>(n, dst, a, b, [](double v, double w) { return v - w; });
+                break;
+            case Op::kRatio:
+                each<kCapacity>(n, dst, a, b, [x](double v, double w) { return ratio(v, w, x); });
+                break;
+            case Op::kProduct:
+                each<kCapacity>(n, dst, a, b, [](double v, double w) { return v * w; });
+                break;
+            case Op::kCrossCodes:
+                each<kCapacity>(n, dst, a, b, [&step](double v, double w) { return cross_codes(v, w, step.count); });
+                break;
+            case Op::kPower:
+                each<kCapacity>(n, dst, a, [x](double v) { return power(v, x); });
+                break;
+            case Op::kHaversine: {
+                const double* const c = numbers + step.c * kCapacity;
+                const double* const d = numbers + step.d * kCapacity;
+                for (std::size_t i = 0; i < n; ++i) dst[i] = x * central_angle(a[i], b[i], c[i], d[i]);
+                break;
+            }
+            case Op::kDatePart: {
+                const Zone& zone = zones_[step.table];
+                const auto part = static_cast<DatePart>(step.count);
+                each<kCapacity>(n, dst, a, [&zone, part](double v) {
+                    if (is_missing(v)) return v;
+                    // Instants are whole microseconds and edges whole seconds, so this is exact.
+                    return date_part(v, zone.offsets_s[bucket_of(zone.edges_s, v / 1e6, false)], part);
+                });
+                break;
+            }
+            case Op::kCall: call_step<kCapacity>(step, n, numbers); break;
+            case Op::kEmitRun:
+                for (std::size_t j = 0; j < step.count; ++j) {
+                    emit_each<kCapacity>(n, n_outputs_, out + step.dst + j, a + j * kCapacity, [](double v) { return v; });
+                }
+                break;
+            case Op::kImputeScaleEmit:
+            case Op::kScaleEmit:
+            case Op::kHashEmit:
+            case Op::kLookupOneHot: fused_step<kCapacity>(step, n, numbers, texts, out); break;
+            case Op::kOneHot:
+            case Op::kVector:
+            case Op::kTokens: emit_step<kCapacity>(step, n, numbers, texts, out); break;
+            default: text_step<kCapacity>(step, n, dst, texts);
+        }
+    }
+}
+
+void Program::run_row(double* numbers, Text* texts, float* out) const noexcept {
+    execute<1, float>(1, numbers, texts, out);
+}
+
+template <class Out>
+void Program::batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const {
+    std::vector<double> number_file(number_written_.size() * kBlockRows);
+    std::vector<Text> text_file(text_written_.size() * kBlockRows);
+    std::vector<ColumnReader> number_readers(numbers, numbers + n_numbers_);
+    std::vector<ColumnReader> text_readers(texts, texts + n_texts_);
+    for (std::size_t start = 0; start < n_rows; start += kBlockRows) {
+        const std::size_t n = std::min(kBlockRows, n_rows - start);
+        for (std::size_t i = 0; i < n_numbers_; ++i) number_readers[i].read(n, number_file.data() + i * kBlockRows);
+        for (std::size_t i = 0; i < n_texts_; ++i) text_readers[i].read(n, text_file.data() + i * kBlockRows);
+        execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
+    }
+}
+
+void Program::run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const {
+    batch<float>(numbers, texts, n_rows, out);
+}
+
+void Program::run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const {
+    batch<double>(numbers, texts, n_rows, out);
+}
+
+}  // namespace engine::transform
