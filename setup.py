@@ -1,9 +1,8 @@
 """Builds the native core and the compiled bindings.
 
 `csrc` is compiled once, into a static archive, by its own Makefile. Each binding is one thin .pyx beside the Python of
-its room, linked with that archive. No file is compiled for an instruction set as a whole: files that use one name it per
-function, and the choice is made at run time. Contraction is off, so the same arithmetic gives the same bits in every
-file.
+its room, linked with that archive. No whole file is compiled for an instruction set: files that use one name it per
+function, and the choice is made at run time. Contraction is off, so the same arithmetic gives the same bits everywhere.
 """
 
 import os
@@ -22,7 +21,14 @@ if not sys.platform.startswith("linux"):
     raise SystemExit("deadline-engine needs Linux: its waits are futexes and its wake-ups eventfds")
 
 DEBUG = os.environ.get("ENGINE_DEBUG_BUILD") == "1"
-COMPILE = ["-std=c++20", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function"]
+COMPILE = [
+    "-std=c++20",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-function",
+]
 COMPILE += ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", "-DNDEBUG"]
 
 NATIVE = Path(os.environ.get("ENGINE_NATIVE_BUILD", "build/csrc")).resolve()
@@ -59,9 +65,13 @@ class Build(build_ext):
 
     def build_extensions(self) -> None:
         if shutil.which("make") is None:
-            raise SystemExit("compiling deadline-engine needs make and g++ 12 or newer; make is not on the PATH")
+            raise SystemExit(
+                "compiling deadline-engine needs make and g++ 12 or newer; make is not on the PATH"
+            )
         goal = ARCHIVE.parent.name
-        subprocess.run(["make", "-s", f"-j{self.parallel}", "-C", "csrc", goal, f"BUILD={NATIVE}"], check=True)
+        subprocess.run(
+            ["make", "-s", f"-j{self.parallel}", "-C", "csrc", goal, f"BUILD={NATIVE}"], check=True
+        )
         # Bindings that are up to date in place are linked again only where something under them changed.
         self.force = True
         super().build_extensions()

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import conditions
-from engine.batch import score
 from engine.registry import Bundle, ModelRegistry
+from engine.scoring import score
 
 HERE = Path(__file__).parent
 N_FEATURES, TREES, LEAVES, THREADS, SEED = 30, 300, 31, 2, 5

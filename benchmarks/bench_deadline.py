@@ -36,7 +36,8 @@ import numpy as np
 
 import engine
 from benchmarks import conditions, models, rivals, timing
-from engine.planning import drive, faults, load
+from engine.loadgen import drive, load
+from engine.testing import faults
 
 DEADLINE_MS = 10.0
 # The middle layer is applied 96 times with the same weights. Wide layers of their own would be bound by memory: a batch

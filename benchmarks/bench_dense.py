@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _forest
-from engine.model import dense
+from engine.model import _forest, dense
 
 SEED = 7
 WIDTHS = (32, 128, 64, 1)

@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _forest
 from engine.demo.flights import data_folder
-from engine.model import load_model
+from engine.model import _forest, load_model
 
 CACHE = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "bench_forest"
 SIZES = {"small": (100, 31), "medium": (500, 63), "large": (1000, 255)}

@@ -34,7 +34,7 @@ import numpy as np
 
 import engine
 from benchmarks import conditions, models, rivals, timing
-from engine.planning import faults
+from engine.testing import faults
 
 FEATURES = 30
 DEADLINE_MS = 10.0

@@ -2,17 +2,17 @@
 
 `goodput_vs_oracle` is the smallest ratio over the loads and executors below: requests that the primary answers by their
 deadline, over an upper bound on what any scheduler could reach that knows every arrival beforehand, needs no margin and
-may interrupt batches at will (engine.planning.oracle.most_at_most). Time is virtual, so the figures are exact for their
-seed: they say how good the decisions are, and nothing about a real machine's speed. `vs_exact` is the same against the
-true optimum, on many cases small enough to find it. There is no rival: the bound is beyond any.
+may interrupt batches at will (engine.simulation.oracle.most_at_most). Time is virtual, so the figures are exact for
+their seed: they say how good the decisions are, and nothing about a real machine's speed. `vs_exact` is the same
+against the true optimum, on many cases small enough to find it. There is no rival: the bound is beyond any.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from engine.planning.oracle import goodput_vs_oracle
-from engine.planning.random_plans import EXACT
+from engine.simulation.oracle import goodput_vs_oracle
+from engine.simulation.random_plans import EXACT
 
 SEED = 1
 DEADLINES_MS = {2.0: 1.0, 10.0: 1.0, 100.0: 1.0}

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from benchmarks import conditions
 from benchmarks.own_environment import RivalMissing, measured_in
-from engine.core._sketch import Sketch
 from engine.demo.flights import data_folder
 from engine.monitor import Alert, ModelMonitor, Reference
+from engine.monitor._sketch import Sketch
 
 SEED = 100
 FEATURES = 30

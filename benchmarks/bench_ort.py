@@ -27,8 +27,8 @@ import numpy as np
 
 import engine
 from benchmarks import conditions, models, timing
+from engine.loadgen import drive, load
 from engine.model.onnx import load_onnx
-from engine.planning import drive, load
 
 DEADLINE_MS = 10.0
 LAYERS = (32, 256, 1)

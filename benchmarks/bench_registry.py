@@ -29,8 +29,8 @@ import numpy as np
 
 from benchmarks import own_environment
 from engine.registry import ModelRegistry
-from engine.service import Event
-from engine.service import open as open_service
+from engine.rollout import Event
+from engine.rollout import open as open_service
 
 HERE = Path(__file__).parent
 MLFLOW = ["mlflow==3.17.0", "lightgbm==4.7.0"]

@@ -22,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import bench_forest, conditions
-from engine.core import _forest
-from engine.model import load_model
+from engine.model import _forest, load_model
 from engine.model.forest import ForestBuilder, ForestModel, Rule
 
 TOGETHER = 64  # trees that are walked until the deepest has ended

@@ -15,9 +15,9 @@ import statistics
 import time
 from typing import Any
 
-from engine.planning.liveness import recovery
-from engine.planning.random_plans import random_plan, recovering_plan
-from engine.planning.simulate import simulate
+from engine.simulation.liveness import recovery
+from engine.simulation.random_plans import random_plan, recovering_plan
+from engine.simulation.simulate import simulate
 
 SEED = 1
 LOADS = (0.5, 1.0, 2.0, 10.0)

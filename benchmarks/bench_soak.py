@@ -31,8 +31,9 @@ import numpy as np
 import engine
 from benchmarks import conditions
 from engine.errors import ModelError
+from engine.loadgen import drive, load
 from engine.model import dense
-from engine.planning import drive, faults, load
+from engine.testing import faults
 
 FEATURES = 8
 DEADLINE_MS = 10.0

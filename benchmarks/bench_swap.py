@@ -25,8 +25,8 @@ import numpy as np
 
 import engine
 from benchmarks import conditions
+from engine.loadgen import drive, load
 from engine.model import dense
-from engine.planning import drive, load
 
 FEATURES = 8
 RATE_PER_S = 2_000.0

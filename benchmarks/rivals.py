@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.planning.load import Reply
+from engine.loadgen.load import Reply
 
 Score = Callable[[np.ndarray], np.ndarray]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.planning._clock import no_collections
+from engine.loadgen._clock import no_collections
 
 
 def latencies_us(call: Callable[[], Any], calls: int, warmup: int = 200) -> np.ndarray:

@@ -99,7 +99,7 @@ def test_recovery_is_counted_from_the_end_of_each_stall_but_the_first():
     import numpy as np
     from benchmarks.bench_deadline import recoveries_ms
 
-    from engine.planning.load import Run, Schedule
+    from engine.loadgen.load import Run, Schedule
 
     # One arrival a millisecond for six seconds; stalls of 200 ms open every 2 s, and the primary needs 30 ms more.
     due_ms = np.arange(6_000)

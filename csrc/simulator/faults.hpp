@@ -1,5 +1,5 @@
 // What may go wrong in a simulation, as data: a plan holds any number of these, and they add up. The names are those of
-// engine.planning.faults where a real model can be made to fail the same way.
+// engine.testing.faults where a real model can be made to fail the same way.
 #pragma once
 
 #include <array>

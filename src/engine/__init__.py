@@ -3,7 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from engine.core._answer import Answer, Answers
+# First, because a binding refuses a second interpreter in words; NumPy fails in one for reasons of its own.
+from engine.serving._answers import Answer, Answers  # isort: split
+
 from engine.errors import EngineError
 from engine.model import Model, inspect, load_model
 from engine.serving import Engine, Executors, remaining_ms
@@ -11,9 +13,9 @@ from engine.serving import Engine, Executors, remaining_ms
 if TYPE_CHECKING:
     from engine.feature_store import FeatureStore
     from engine.monitor import ModelMonitor
-    from engine.planning.simulate import simulate
     from engine.registry import ModelRegistry
-    from engine.service import open
+    from engine.rollout import open
+    from engine.simulation.simulate import simulate
     from engine.training import TrainingPipeline
     from engine.transform import FeatureProgram
 
@@ -43,8 +45,8 @@ _LATER = {
     "ModelMonitor": "engine.monitor",
     "ModelRegistry": "engine.registry",
     "TrainingPipeline": "engine.training",
-    "open": "engine.service",
-    "simulate": "engine.planning.simulate",
+    "open": "engine.rollout",
+    "simulate": "engine.simulation.simulate",
 }
 
 

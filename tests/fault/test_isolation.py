@@ -13,7 +13,7 @@ import pytest
 
 import engine
 from engine.model import dense
-from engine.planning import faults
+from engine.testing import faults
 
 FAR_MS = 60_000.0
 

@@ -21,7 +21,7 @@ import pytest
 import engine
 from engine.errors import ClosedError
 from engine.model import dense
-from engine.planning import faults
+from engine.testing import faults
 
 RESCUE_MS = 150.0
 FAR_MS = 60_000.0

@@ -6,9 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.core import _dense
 from engine.errors import ConfigError
-from engine.model import load_model
+from engine.model import _dense, load_model
 
 BATCHES = [1, 2, 3, 4, 5, 8, 12, 13, 16, 17, 33]
 

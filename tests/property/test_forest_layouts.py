@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.core import _forest
 from engine.errors import ConfigError
-from engine.model import load_model
+from engine.model import _forest, load_model
 from engine.model.forest import ForestBuilder, Link
 
 BATCHES = [1, 2, 15, 16, 17, 63, 64, 65, 130]

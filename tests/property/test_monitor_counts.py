@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from engine.core._sketch import Sketch
 from engine.monitor import Reference
 from engine.monitor._bins import codes, numeric, scores
 from engine.monitor._charts import tilt
+from engine.monitor._sketch import Sketch
 from engine.monitor.drift import DriftDetector
 
 ANY = st.floats(width=32, allow_nan=True, allow_infinity=True)

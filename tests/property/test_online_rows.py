@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.core._online import REASONS, Layout, Reader, keys_of, merge, request_keys, supersedes
 from engine.feature_store import (
     Aggregate,
     DatasetConfig,
@@ -23,6 +22,7 @@ from engine.feature_store import (
     RedisOnline,
     Source,
 )
+from engine.feature_store._codec import REASONS, Layout, Reader, keys_of, merge, request_keys, supersedes
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 whole = st.integers(-(2**63), 2**63 - 1)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tests.sim.oracle import most_in_time
 from tests.sim.seed import SEED
 
-from engine.core import _simulator
-from engine.planning.simulate import native_plan, simulate
+from engine.simulation import _simulator
+from engine.simulation.simulate import native_plan, simulate
 
 EXACT = {"batch_noise": 0.0, "fallback_noise": 0.0, "overshoot_us": 0.0, "overshoot_tail_share": 0.0}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from engine.planning import replay
-from engine.planning.random_plans import drawn_plan
+from engine.simulation import replay
+from engine.simulation.random_plans import drawn_plan
 
 
 @st.composite

@@ -8,7 +8,7 @@ learned L(b) that says which size is worth waiting for, as in Clockwork (OSDI 20
 
 import pytest
 
-from engine.planning.simulate import simulate
+from engine.simulation.simulate import simulate
 
 # us for a batch of b rows: base + row * b
 LAUNCH_BOUND = {"batch_base_us": 2000.0, "batch_row_us": 20.0}

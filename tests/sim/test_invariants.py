@@ -6,9 +6,9 @@ from hypothesis import seed as hypothesis_seed
 from tests.sim.plans import check, plans
 from tests.sim.seed import SEED
 
-from engine.planning.random_plans import EXACT, random_plan
-from engine.planning.replay import command
-from engine.planning.simulate import simulate
+from engine.simulation.random_plans import EXACT, random_plan
+from engine.simulation.replay import command
+from engine.simulation.simulate import simulate
 
 
 def check_seed(seed, requests):

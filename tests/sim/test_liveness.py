@@ -3,9 +3,9 @@
 import pytest
 from tests.sim.seed import SEED
 
-from engine.planning import replay
-from engine.planning.liveness import recovery
-from engine.planning.random_plans import recovering_plan
+from engine.simulation import replay
+from engine.simulation.liveness import recovery
+from engine.simulation.random_plans import recovering_plan
 
 START, END = 500.0, 900.0
 WINDOW = {"from_ms": START, "until_ms": END}

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.sim.oracle import most_in_time
 from tests.sim.seed import SEED
 
-from engine.core import _simulator
 from engine.errors import ConfigError
-from engine.planning.oracle import goodput_vs_oracle, most_at_most, most_exactly
-from engine.planning.random_plans import EXACT
-from engine.planning.simulate import native_plan, simulate
+from engine.simulation import _simulator
+from engine.simulation.oracle import goodput_vs_oracle, most_at_most, most_exactly
+from engine.simulation.random_plans import EXACT
+from engine.simulation.simulate import native_plan, simulate
 
 COSTS = {"base_ns": 5, "row_ns": 5}
 

@@ -9,10 +9,10 @@ import pytest
 from tests.sim.plans import check
 
 from engine.errors import ConfigError
-from engine.planning import replay
-from engine.planning.fault_plan import INVARIANTS
-from engine.planning.random_plans import EXACT, random_plan
-from engine.planning.simulate import simulate
+from engine.simulation import replay
+from engine.simulation.fault_plan import INVARIANTS
+from engine.simulation.random_plans import EXACT, random_plan
+from engine.simulation.simulate import simulate
 
 PLAN = EXACT | {"requests": 500, "load": 0.5, "deadline_ms": 10.0}
 
@@ -23,7 +23,7 @@ def test_a_broken_invariant_is_seen(invariant):
     result = simulate(**PLAN, faults=[{"fault": "sabotaging", "broken": invariant, "from_ms": 10.0}])
     assert result["violations"][invariant] > 0
     assert result["first_violation"]
-    with pytest.raises(AssertionError, match=r"replay: python -m engine\.planning\.replay"):
+    with pytest.raises(AssertionError, match=r"replay: python -m engine\.simulation\.replay"):
         check(result, PLAN)
 
 
@@ -35,7 +35,7 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_failing_seed_is_repeated_by_the_command_it_prints(monkeypatch, root):
     monkeypatch.setenv("PYTHONPATH", str(root / "src"))
-    first = run("python -m engine.planning.replay 7 --requests 2000 --sabotage answered_once")
+    first = run("python -m engine.simulation.replay 7 --requests 2000 --sabotage answered_once")
     assert first.returncode == 1, first.stderr
     broken, command, fewest = first.stdout.splitlines()
     assert broken.startswith("broken: answered_once at event ")

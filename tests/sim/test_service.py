@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.planning.simulate import simulate
+from engine.simulation.simulate import simulate
 
 CURVES = {
     "row-bound": {"batch_base_us": 50.0, "batch_row_us": 120.0},

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.planning.simulate import simulate
+from engine.simulation.simulate import simulate
 
 
 def shares(result):

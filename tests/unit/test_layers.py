@@ -8,26 +8,40 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "engine"
 
 # A room and the rooms it may import from, besides itself. `engine` is the package's own face.
-BESIDE = {"errors", "core", "transform", "model"}
+BESIDE = {"errors", "_common", "transform", "model"}
 MAY = {
     "errors": set(),
-    "core": {"errors"},
-    "transform": {"errors", "core"},
-    "model": {"errors", "core"},
+    "_common": {"errors"},
+    "transform": {"errors", "_common"},
+    "model": {"errors", "_common"},
     "serving": BESIDE,
     # The rooms that stand beside serving know neither it nor each other.
     "feature_store": BESIDE,
     "registry": BESIDE,
     # A monitor watches whatever it is shown: it knows nothing of models or of what made the features.
-    "monitor": {"errors", "core"},
-    "service": {*BESIDE, "serving", "feature_store", "registry", "monitor"},
-    "engine": {*BESIDE, "serving", "planning", "service", "training", "feature_store", "registry", "monitor"},
+    "monitor": {"errors", "_common"},
+    "rollout": {*BESIDE, "serving", "feature_store", "registry", "monitor"},
+    # The simulator is the scheduler's own code on a virtual clock, and needs nothing of what serves.
+    "simulation": {"errors", "_common"},
+    "engine": {
+        *BESIDE,
+        "serving",
+        "simulation",
+        "rollout",
+        "training",
+        "feature_store",
+        "registry",
+        "monitor",
+    },
 }
 # What stands on top may use anything below it; below each other they go in this order.
-TOP = ("planning", "training", "batch", "server", "integrations", "demo", "cli", "__main__")
-BELOW_TOP = {*BESIDE, "serving", "feature_store", "registry", "monitor", "service", "engine"}
+TOP = ("testing", "loadgen", "training", "scoring", "server", "integrations", "demo", "cli", "__main__")
+BELOW_TOP = {*BESIDE, "serving", "feature_store", "registry", "monitor", "rollout", "simulation", "engine"}
 for position, room in enumerate(TOP):
     MAY[room] = BELOW_TOP | set(TOP[:position])
+# Former names of rooms, for one release.
+for room in ("batch", "planning", "service"):
+    MAY[room] = {"_common", "rollout", "scoring", "simulation"}
 
 
 def room_of(parts):
@@ -87,12 +101,12 @@ def test_a_module_imports_only_from_the_rooms_below_it(path, room):
 def test_the_walk_finds_imports_of_every_form(tmp_path):
     found = tmp_path / "module.py"
     found.write_text(
-        "def f():\n    from engine.serving import Engine\nimport engine.core._forest\nimport engine\n"
+        "def f():\n    from engine.serving import Engine\nimport engine.model._forest\nimport engine\n"
     )
-    assert imported_rooms(found) == {"serving", "core", "engine"}
+    assert imported_rooms(found) == {"serving", "model", "engine"}
     found = tmp_path / "module.pyx"
-    found.write_text("from engine.core._scorer cimport score\nfrom engine.errors import ConfigError\n")
-    assert imported_rooms(found) == {"core", "errors"}
+    found.write_text("from engine.model._scorer cimport score\nfrom engine.errors import ConfigError\n")
+    assert imported_rooms(found) == {"model", "errors"}
 
 
 def test_the_native_core_knows_neither_python_nor_numpy():

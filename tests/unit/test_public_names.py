@@ -56,7 +56,7 @@ OPTIONAL = [
     "engine.feature_store",
     "engine.monitor",
     "engine.registry",
-    "engine.service",
+    "engine.rollout",
     "engine.training",
 ]
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-CORE = Path(__file__).parents[2] / "src" / "engine" / "core"
-MODULES = sorted(path.stem for path in CORE.glob("*.pyx"))
+SOURCE = Path(__file__).parents[2] / "src"
+MODULES = sorted(".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in SOURCE.rglob("*.pyx"))
+
+
+def stub_path(name):
+    return SOURCE.joinpath(*name.split(".")).with_suffix(".pyi")
 
 
 def stub(name):
-    return ast.parse((CORE / f"{name}.pyi").read_text())
+    return ast.parse(stub_path(name).read_text())
 
 
 def typing_only(node):
@@ -36,16 +40,16 @@ def stub_names(body):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_compiled_module_has_a_stub(name):
-    assert (CORE / f"{name}.pyi").exists()
+    assert stub_path(name).exists()
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_stub_names_only_what_is_there(name):
-    module = importlib.import_module(f"engine.core.{name}")
+    module = importlib.import_module(name)
     for item, node in stub_names(stub(name).body).items():
         if typing_only(node):
             continue
-        assert hasattr(module, item), f"_core.{name}.pyi names {item}, which the module does not have"
+        assert hasattr(module, item), f"{name}.pyi names {item}, which the module does not have"
         if isinstance(node, ast.ClassDef):
             kind = getattr(module, item)
             missing = [member for member in stub_names(node.body) if not hasattr(kind, member)]
@@ -58,7 +62,7 @@ def test_a_stub_names_only_what_is_there(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_stub_names_everything_public(name):
-    module = importlib.import_module(f"engine.core.{name}")
+    module = importlib.import_module(name)
     named = stub_names(stub(name).body)
     for item, value in vars(module).items():
         if item.startswith("_") or inspect.ismodule(value):

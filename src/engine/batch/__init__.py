@@ -1,5 +1,15 @@
-"""Scoring whole files: Parquet in, Parquet out, as fast as the machine decodes it."""
+"""Former name of `engine.scoring`."""
 
-from engine.batch.score import Scored, score
+from engine._common.renamed import keep
 
-__all__ = ["Scored", "score"]
+keep(
+    "engine.batch",
+    {
+        "": "engine.scoring",
+        "commands": "engine.scoring.commands",
+        "parts": "engine.scoring.parts",
+        "score": "engine.scoring.score",
+    },
+)
+
+from engine.scoring import *  # noqa: E402, F403

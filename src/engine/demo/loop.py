@@ -26,10 +26,10 @@ import engine
 from engine.demo import events as flight_events
 from engine.demo.events import BEGIN, LEARNED, Events
 from engine.feature_store import DatasetConfig, DuckDBOffline, FeatureStore, LMDBOnline
+from engine.loadgen import drive, load
 from engine.monitor import Alert, ModelMonitor, Reference
-from engine.planning import drive, load
 from engine.registry import Bundle, ModelRegistry, Version
-from engine.service import Probation, Service
+from engine.rollout import Probation, Service
 from engine.training import LightGBM, TrainingPipeline, TrainingRun
 
 NAME = "flight-delay"

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from engine.demo.flights import Flights
 from engine.demo.training import Served, auc
+from engine.loadgen import drive, load
 from engine.model import Model
-from engine.planning import drive, faults, load
 from engine.serving import Engine
+from engine.testing import faults
 
 DEADLINE_MS = 10.0
 ROWS_MAX = 64

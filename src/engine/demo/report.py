@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.demo.phases import DEADLINE_MS, Phase
 from engine.demo.training import Served
-from engine.planning import load
+from engine.loadgen import load
 
 HEAD = (
     f"{'primary':<8}{'load':<15}{'offered/s':>10}{'in time':>9}{'primary':>9}{'fallback':>9}{'default':>9}"

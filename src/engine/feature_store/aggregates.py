@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core._windows import window_aggregate_of
 from engine.feature_store import view_rows
+from engine.feature_store._windows import window_aggregate_of
 from engine.feature_store.definitions import FeatureView
 from engine.feature_store.sources import Snapshot
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.core._online import supersedes
 from engine.errors import MissingDependencyError, StoreError
+from engine.feature_store._codec import supersedes
 from engine.feature_store.online import OnlineStore, Unavailable
 
 _NOTE = b"\x00note\x00"

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine.core._online import keys_of
 from engine.errors import StoreError
+from engine.feature_store._codec import keys_of
 from engine.feature_store.offline import Features, View
 
 BATCH_ROWS = 5_000

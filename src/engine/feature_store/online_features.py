@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from engine.core._online import REASONS, Reader, merge, request_keys
 from engine.errors import ConfigError
+from engine.feature_store._codec import REASONS, Reader, merge, request_keys
 from engine.feature_store.definitions import SEPARATOR, FeatureView
 from engine.feature_store.online import OnlineStore, Unavailable
 from engine.feature_store.schema import Schema

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from engine.core._descriptor import readable_by
+from engine.feature_store._descriptor import readable_by
 from engine.feature_store.online import Unavailable
 from engine.feature_store.redis_address import Address
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from engine.core._online import KINDS, Layout
+from engine.feature_store._codec import KINDS, Layout
 from engine.feature_store.definitions import FeatureView
 
 Pairs = tuple[tuple[str, str], ...]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _dense
 from engine.errors import ConfigError
+from engine.model import _dense
 from engine.model.model import Model
 
 ACTIVATIONS = {"identity": 0, "relu": 1, "tanh": 2, "logistic": 3, "exponential": 4, "softmax": 5}

@@ -115,7 +115,7 @@ def _of_model(path: Path, size_bytes: int, model: Model) -> Facts:
 
 
 def _inspect_onnx(path: Path, content: bytes) -> Facts:
-    from engine.core import _onnx
+    from engine.model import _onnx
 
     external, properties = _onnx.scan(content)
     notes = [f"tensors in {name}" for name in sorted(set(external))]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _forest
 from engine.errors import ModelFormatError
+from engine.model import _forest
 from engine.model.model import Model
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _scorer
+from engine.model import _scorer
 
 if TYPE_CHECKING:  # `types` has it from Python 3.13 on only, and nothing needs it at run time
     from typing_extensions import CapsuleType

@@ -1,7 +1,7 @@
 """Reads ONNX models and runs them through ONNX Runtime: by its C API without the GIL, or by its Python API.
 
 What is decided here: which input takes the rows, which output holds the scores, which files a model may bring. The
-bindings in `engine.core._onnx` do the running. The C API needs the shared library that onnxruntime's wheels carry
+bindings in `engine.model._onnx` do the running. The C API needs the shared library that onnxruntime's wheels carry
 (1.20, 1.23 and 1.32 were tried, 1.17 has none); the Python API serves where there is none.
 """
 
@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _callable, _onnx
 from engine.errors import (
     ConfigError,
     InputTypeError,
@@ -28,6 +27,7 @@ from engine.errors import (
     ModelFormatError,
     UnsupportedModelError,
 )
+from engine.model import _callable, _onnx
 from engine.model.model import Model
 from engine.model.python import CallableModel
 

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _dense
 from engine.errors import ModelFormatError, UnsupportedModelError
-from engine.model import protobuf
+from engine.model import _dense, protobuf
 from engine.model.dense import ACTIVATIONS
 from engine.model.model import Model
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _callable
 from engine.errors import ConfigError, InputTypeError, ModelError
+from engine.model import _callable
 from engine.model.model import Model
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _dense
 from engine.errors import ModelFormatError, UnsupportedModelError
-from engine.model import ubjson
+from engine.model import _dense, ubjson
 from engine.model.dense import ACTIVATIONS
 from engine.model.forest import ForestBuilder, Link, Rule
 from engine.model.model import Model

@@ -7,8 +7,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from engine.core._sketch import Sketch
 from engine.errors import ClosedError
+from engine.monitor._sketch import Sketch
 
 if TYPE_CHECKING:
     from engine.monitor.monitor import ModelMonitor

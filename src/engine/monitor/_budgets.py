@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.core._answer import REASONS, SOURCES
+from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import MonitorError
 from engine.monitor._bins import FloatArray
 from engine.monitor._charts import Charts

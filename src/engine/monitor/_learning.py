@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core._sketch import Sketch
 from engine.errors import MonitorError
+from engine.monitor._sketch import Sketch
 from engine.monitor.reference import ROWS_MIN, Reference
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.core._answer import REASONS, SOURCES
+from engine._common.vocabulary import REASONS, SOURCES
 from engine.monitor._bins import FloatArray
 
 VERSIONS_MAX = 64

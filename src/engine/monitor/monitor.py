@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from engine.core._answer import REASONS, SOURCES
-from engine.core._sketch import Sketch
+from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import ClosedError, MonitorError
 from engine.monitor._background import watch
 from engine.monitor._budgets import Budgets
 from engine.monitor._lasting import Lasting
 from engine.monitor._learning import Learning
 from engine.monitor._optional import need
+from engine.monitor._sketch import Sketch
 from engine.monitor._tallies import Tallies
 from engine.monitor.alerts import Alert, Alerts, Handler
 from engine.monitor.counters import BusinessCounter

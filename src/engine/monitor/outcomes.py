@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.core._answer import SOURCES
+from engine._common.vocabulary import SOURCES
 from engine.errors import MonitorError
 from engine.monitor._bins import FloatArray
 

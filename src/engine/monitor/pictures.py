@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core._answer import SOURCES
+from engine._common.vocabulary import SOURCES
 from engine.monitor._column import Column
 
 COLOURS = {"primary": "#2b6cb0", "fallback": "#dd8f2d", "default": "#8a8f98", "late": "#c0392b"}

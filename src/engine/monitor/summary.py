@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core._answer import SOURCES
-from engine.core._sketch import LATENCY_UPPER_NS
+from engine._common.vocabulary import SOURCES
+from engine.monitor._sketch import LATENCY_UPPER_NS
 
 if TYPE_CHECKING:
     from engine.monitor.monitor import ModelMonitor

@@ -112,7 +112,7 @@ def read_file(role: str, path: Path) -> bytes:
 def _require_readable(kind: str, content: bytes, trust: bool) -> None:
     """Refuses now what could not be loaded later, where that can be told without building the model."""
     if kind == ONNX:
-        from engine.core import _onnx
+        from engine.model import _onnx
 
         files, _ = _onnx.scan(content)
         if files:

@@ -1,12 +1,17 @@
-"""A running service: an engine that follows an alias of the registry, and goes back by itself where a version is bad.
+"""Former name of `engine.rollout`."""
 
-Composes the registry, the store, the monitor and serving, which do not know one another. What runs once per request is
-the engine's own; here is what runs once per version.
-"""
+from engine._common.renamed import keep
 
-from engine.service.events import Event
-from engine.service.opening import open
-from engine.service.probation import Probation
-from engine.service.service import Service
+keep(
+    "engine.service",
+    {
+        "": "engine.rollout",
+        "events": "engine.rollout.events",
+        "opening": "engine.rollout.opening",
+        "probation": "engine.rollout.probation",
+        "residents": "engine.rollout.residents",
+        "service": "engine.rollout.service",
+    },
+)
 
-__all__ = ["Event", "Probation", "Service", "open"]
+from engine.rollout import *  # noqa: E402, F403

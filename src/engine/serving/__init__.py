@@ -1,8 +1,8 @@
 """Serving: the Engine and its answers. Knows models as scorers and features and monitors as small protocols, nothing
 more."""
 
-from engine.core._answer import Answer, Answers
-from engine.core._runtime import remaining_ms
+from engine.serving._answers import Answer, Answers
+from engine.serving._engine import remaining_ms
 from engine.serving.engine import Engine
 from engine.serving.executors import Executors
 

@@ -1,6 +1,6 @@
 """The Engine: checks that its parts fit, chooses a lane, and answers every request before its deadline.
 
-What runs once per request is compiled (engine.core._runtime); here is what runs once per engine or version.
+What runs once per request is compiled (engine.serving._engine); here is what runs once per engine or version.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from engine.core._answer import Answers
-from engine.core._runtime import CoreEngine
 from engine.errors import ConfigError, ModelError
 from engine.model import Model
 from engine.serving import golden as golden_rows
 from engine.serving import parts
+from engine.serving._answers import Answers
+from engine.serving._engine import CoreEngine
 from engine.serving.executors import Executors, placement
 from engine.serving.parts import Default, Features, Monitor
 
 if TYPE_CHECKING:
-    from engine.core._runtime import Deadlines, Instants, Rows
+    from engine.serving._engine import Deadlines, Instants, Rows
 
 LANES = ("auto", "inline", "batch")
 PRIORITIES = ("critical", "normal", "sheddable")

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from engine.core._runtime import CoreExecutors
 from engine.errors import ConfigError
+from engine.serving._engine import CoreExecutors
 from engine.serving.parts import whole
 
 

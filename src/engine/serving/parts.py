@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from engine.core import _scorer
-from engine.core._rows import checked_default
 from engine.errors import ConfigError
-from engine.model import Model, load_model
+from engine.model import Model, _scorer, load_model
+from engine.serving._rows import checked_default
 
 if TYPE_CHECKING:
     from typing_extensions import CapsuleType

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from engine.core._program import NativeProgram
 from engine.errors import ProgramError
+from engine.transform._program import NativeProgram
 
 NUMBER, TEXT, TIMESTAMP, VECTOR = "number", "category", "timestamp", "vector"
 

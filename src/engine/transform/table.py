@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core._columns import (
+from engine.errors import InputError, InputTypeError
+from engine.transform._columns import (
     ARROW_NUMBERS,
     Column,
     array_column,
@@ -22,8 +23,7 @@ from engine.core._columns import (
     text_column,
     text_values,
 )
-from engine.core._values import vector_values
-from engine.errors import InputError, InputTypeError
+from engine.transform._values import vector_values
 from engine.transform.plan import TEXT, TIMESTAMP, VECTOR, kind_and_size
 from engine.transform.timestamps import timestamps_of
 

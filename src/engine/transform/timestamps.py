@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.core._values import timestamp_values
 from engine.errors import InputError, InputTypeError
+from engine.transform._values import timestamp_values
 
 
 def timestamps_of(column: Any, name: str, *, naive_utc: bool) -> npt.NDArray[np.float64]:

@@ -8,7 +8,7 @@ import pytest
 
 from engine import cli
 from engine.demo import phases, report
-from engine.planning import load
+from engine.loadgen import load
 
 for library in ("pandas", "lightgbm", "onnxmltools", "matplotlib"):
     pytest.importorskip(library)

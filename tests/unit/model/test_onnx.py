@@ -11,7 +11,6 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.core import _onnx, _scorer
 from engine.errors import (
     ConfigError,
     InputError,
@@ -21,6 +20,7 @@ from engine.errors import (
     ModelFormatError,
     UnsupportedModelError,
 )
+from engine.model import _onnx, _scorer
 from engine.model import onnx as reader
 from engine.model.onnx import load_onnx
 

@@ -8,8 +8,8 @@ import weakref
 import numpy as np
 import pytest
 
-from engine.core import _scorer
 from engine.errors import ConfigError, InputError, InputTypeError, ModelError
+from engine.model import _scorer
 from engine.model.python import from_callable
 
 ROWS = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)

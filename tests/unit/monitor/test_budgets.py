@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.core._answer import REASONS, SOURCES
+from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import MonitorError
 from engine.monitor._budgets import Budgets
 

@@ -1,7 +1,7 @@
 import numpy as np
 
-from engine.core._sketch import Sketch
 from engine.monitor import Reference
+from engine.monitor._sketch import Sketch
 from engine.monitor.drift import DriftDetector
 
 

@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from engine.core._answer import REASONS
+from engine._common.vocabulary import REASONS
 from engine.errors import MonitorError
 from engine.monitor import ModelMonitor, Reference
 
@@ -234,7 +234,7 @@ def test_options_out_of_range_are_named(options):
 
 
 def test_shadows_and_canaries_are_compared(monitor):
-    from engine.core._sketch import CANARY, SHADOW
+    from engine.monitor._sketch import CANARY, SHADOW
 
     sketch = monitor._sketch
     sketch.deployed(1, "7")

@@ -2,8 +2,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from engine.core._sketch import SHADOW
 from engine.monitor import ModelMonitor, Reference
+from engine.monitor._sketch import SHADOW
 
 
 class Page(HTMLParser):

@@ -1,6 +1,6 @@
 import numpy as np
 
-from engine.core._answer import REASONS, SOURCES
+from engine._common.vocabulary import REASONS, SOURCES
 from engine.monitor._tallies import OLDER, Tallies
 
 

@@ -10,7 +10,7 @@ import pytest
 import engine
 from engine.errors import ConfigError, InputError
 from engine.model import dense
-from engine.planning import faults
+from engine.testing import faults
 
 FAR_MS = 60_000.0
 

@@ -14,7 +14,7 @@ import engine
 from engine import transform as t
 from engine.errors import ClosedError, ConfigError, ModelError
 from engine.model import dense
-from engine.planning import faults
+from engine.testing import faults
 
 ROWS = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.25]])
 

@@ -17,7 +17,7 @@ from engine.feature_store import (
 )
 from engine.monitor import ModelMonitor
 from engine.registry import ModelRegistry
-from engine.service import open as open_service
+from engine.rollout import open as open_service
 from engine.training import LightGBM, TrainingPipeline
 
 HOURS = 24 * 40

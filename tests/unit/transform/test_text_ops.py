@@ -5,8 +5,8 @@ import math
 import pytest
 
 from engine import transform as t
-from engine.core._program import xxh64
 from engine.errors import InputError, ProgramError
+from engine.transform._program import xxh64
 
 # Of the xxHash project's published checks, seed 0.
 XXH64_ABC = 0x44BC2CF5AD770999

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from engine import transform as t
-from engine.core._program import xxh64
 from engine.errors import InputError, InputTypeError, ProgramError
+from engine.transform._program import xxh64
 from engine.transform.frozen import plain_loads
 
 

@@ -1,4 +1,0 @@
-from engine.core._native cimport Runtime
-
-# Counters and quantiles of a runtime as a plain dict; times in microseconds.
-cdef dict statistics_of(Runtime* runtime, bint inline)

@@ -1,0 +1,1 @@
+"""Load: arrivals drawn beforehand, sent open-loop, and what came back."""

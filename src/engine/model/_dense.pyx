@@ -1,0 +1,94 @@
+# A native dense net from arrays, as a scorer capsule. Checking of values is csrc/src/dense.cpp's.
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t
+from libcpp cimport bool as cbool
+from libcpp.memory cimport unique_ptr
+from libcpp.utility cimport move
+from libcpp.vector cimport vector
+
+import numpy as np
+
+cimport numpy as cnp
+
+from engine.model._arrays cimport Isa, span_f64
+from engine.model._scorer cimport engine_scorer, scorer_to_capsule
+
+from engine.errors import ConfigError, ModelFormatError
+
+cnp.import_array()
+
+cdef extern from "model/dense/dense.hpp" namespace "engine" nogil:
+    cdef enum class Activation(uint8_t):
+        pass
+    cdef cppclass LayerSpec "engine::DenseLayerSpec":
+        LayerSpec()
+        uint32_t n_in, n_out
+        span_f64 weights, bias
+        Activation activation
+    cdef cppclass layer_span "std::span<const engine::DenseLayerSpec>":
+        layer_span(const LayerSpec*, size_t)
+    cdef cppclass CDense "engine::Dense":
+        @staticmethod
+        unique_ptr[CDense] load(layer_span layers, cbool float32, cbool missing_zero) except +
+        @staticmethod
+        engine_scorer scorer(unique_ptr[CDense] net) except +
+        int score_by(Isa isa, const float* rows, size_t n, size_t stride, double* out)
+        uint32_t n_features()
+        uint32_t n_outputs()
+
+_ISAS = {"scalar": 0, "avx2": 1, "avx512": 2}
+
+
+cdef class Dense:
+    """A dense net in native memory: layers are (weights float64 [n_in, n_out], bias [n_out], activation number).
+
+    Raises ModelFormatError naming the layer whose shape or values make no net.
+    """
+
+    cdef object _capsule
+    cdef CDense* _net  # owned by the capsule's scorer
+
+    def __cinit__(self, layers, *, bint float32, bint missing_zero=False):
+        cdef vector[LayerSpec] specs
+        cdef LayerSpec spec
+        cdef cnp.ndarray weights, bias
+        kept = []
+        for layer_weights, layer_bias, activation in layers:
+            weights = np.ascontiguousarray(layer_weights, np.float64)
+            bias = np.ascontiguousarray(layer_bias, np.float64)
+            if weights.ndim != 2 or bias.ndim != 1:
+                raise ModelFormatError(f"layer {len(kept) // 2}: expected weights [n_in, n_out] and bias [n_out], got "
+                                       f"shapes {np.shape(layer_weights)} and {np.shape(layer_bias)}")
+            kept += [weights, bias]
+            spec.n_in = weights.shape[0]
+            spec.n_out = weights.shape[1]
+            spec.weights = span_f64(<const double*>cnp.PyArray_DATA(weights), weights.size)
+            spec.bias = span_f64(<const double*>cnp.PyArray_DATA(bias), bias.size)
+            spec.activation = <Activation><int>activation
+            specs.push_back(spec)
+        cdef unique_ptr[CDense] net
+        cdef engine_scorer scorer
+        try:
+            net = CDense.load(layer_span(specs.data(), specs.size()), float32, missing_zero)
+        except ValueError as error:  # std::invalid_argument
+            raise ModelFormatError(str(error)) from None
+        self._net = net.get()
+        scorer = CDense.scorer(move(net))
+        self._capsule = scorer_to_capsule(&scorer)
+
+    @property
+    def scorer(self):
+        """The capsule `engine.scorer.v1`; it keeps the net alive by itself."""
+        return self._capsule
+
+    def score_by(self, str instruction_set, rows):
+        """Scores float32 rows with the kernels of one instruction set; raises ConfigError where the CPU lacks it."""
+        cdef cnp.ndarray array = np.ascontiguousarray(rows, np.float32)
+        if array.ndim != 2 or <uint32_t>array.shape[1] != self._net.n_features():
+            raise ConfigError(f"expected rows of shape [n, {self._net.n_features()}], got {np.shape(rows)}")
+        cdef cnp.ndarray out = np.empty((array.shape[0], self._net.n_outputs()), np.float64)
+        cdef int number = _ISAS.get(instruction_set, 99)
+        if self._net.score_by(<Isa>number, <const float*>cnp.PyArray_DATA(array), array.shape[0], array.shape[1],
+                              <double*>cnp.PyArray_DATA(out)):
+            raise ConfigError(f"this CPU does not run {instruction_set!r}; one of {', '.join(_ISAS)} is")
+        return out

@@ -1,0 +1,160 @@
+# A native forest from flat arrays, as a scorer capsule. Checking is csrc/src/forest_trees.cpp's; this copies nothing.
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libcpp cimport bool as cbool
+from libcpp.memory cimport unique_ptr
+from libcpp.string cimport string
+from libcpp.utility cimport move
+from libcpp.vector cimport vector
+
+import numpy as np
+
+cimport numpy as cnp
+
+from engine.model._arrays cimport active_isa, detected_isa, isa_name, span_f64, span_i32, span_u8, span_u32
+from engine.model._scorer cimport engine_scorer, scorer_to_capsule
+
+from engine.errors import ConfigError, InputError, ModelFormatError
+
+cnp.import_array()
+
+cdef extern from "model/forest/forest.hpp" namespace "engine" nogil:
+    cdef enum class Link(uint8_t):
+        pass
+    cdef struct LayoutTime:
+        string name
+        double us_row_1
+        double us_row_64
+    cdef cppclass ForestSpec:
+        ForestSpec()
+        uint32_t n_features, n_outputs
+        cbool float32_rows
+        span_i32 root, output, feature, left, right, set_begin
+        span_f64 threshold, leaf, base
+        span_u8 rule
+        span_u32 set_words
+        double scale, link_parameter
+        Link link
+    cdef cppclass CForest "engine::Forest":
+        @staticmethod
+        unique_ptr[CForest] load(const ForestSpec& spec) except +
+        @staticmethod
+        engine_scorer scorer(unique_ptr[CForest] forest) except +
+        int score_by(const string& layout, const float* rows, size_t n, size_t stride, double* out)
+        int score_by(const string& layout, const double* rows, size_t n, size_t stride, double* out)
+        vector[string] layouts() except +
+        const string& single_layout()
+        const string& batch_layout()
+        size_t batch_rows_min()
+        vector[LayoutTime] calibration() except +
+        uint32_t n_features()
+        uint32_t n_answers()
+        size_t n_trees()
+        size_t n_leaves()
+        uint32_t depth()
+
+
+cdef const int32_t* _i32(cnp.ndarray array): return <const int32_t*>cnp.PyArray_DATA(array)
+cdef const double* _f64(cnp.ndarray array): return <const double*>cnp.PyArray_DATA(array)
+
+
+cdef class Forest:
+    """A forest in native memory. Arrays are those of csrc/include/engine/forest.hpp, ForestSpec; copied.
+
+    Raises ModelFormatError naming the tree where they do not make a forest.
+    """
+
+    cdef object _capsule
+    cdef CForest* _forest  # owned by the capsule's scorer
+
+    def __cinit__(self, *, uint32_t n_features, uint32_t n_outputs, bint float32_rows, root, output, feature,
+                  threshold, left, right, rule, leaf, set_begin, set_words, base, double scale, int link,
+                  double link_parameter):
+        cdef ForestSpec spec
+        cdef cnp.ndarray a_root = np.ascontiguousarray(root, np.int32)
+        cdef cnp.ndarray a_output = np.ascontiguousarray(output, np.int32)
+        cdef cnp.ndarray a_feature = np.ascontiguousarray(feature, np.int32)
+        cdef cnp.ndarray a_threshold = np.ascontiguousarray(threshold, np.float64)
+        cdef cnp.ndarray a_left = np.ascontiguousarray(left, np.int32)
+        cdef cnp.ndarray a_right = np.ascontiguousarray(right, np.int32)
+        cdef cnp.ndarray a_rule = np.ascontiguousarray(rule, np.uint8)
+        cdef cnp.ndarray a_leaf = np.ascontiguousarray(leaf, np.float64)
+        cdef cnp.ndarray a_set_begin = np.ascontiguousarray(set_begin, np.int32)
+        cdef cnp.ndarray a_set_words = np.ascontiguousarray(set_words, np.uint32)
+        cdef cnp.ndarray a_base = np.ascontiguousarray(base, np.float64)
+        spec.n_features = n_features
+        spec.n_outputs = n_outputs
+        spec.float32_rows = float32_rows
+        spec.root = span_i32(_i32(a_root), a_root.size)
+        spec.output = span_i32(_i32(a_output), a_output.size)
+        spec.feature = span_i32(_i32(a_feature), a_feature.size)
+        spec.threshold = span_f64(_f64(a_threshold), a_threshold.size)
+        spec.left = span_i32(_i32(a_left), a_left.size)
+        spec.right = span_i32(_i32(a_right), a_right.size)
+        spec.rule = span_u8(<const uint8_t*>cnp.PyArray_DATA(a_rule), a_rule.size)
+        spec.leaf = span_f64(_f64(a_leaf), a_leaf.size)
+        spec.set_begin = span_i32(_i32(a_set_begin), a_set_begin.size)
+        spec.set_words = span_u32(<const uint32_t*>cnp.PyArray_DATA(a_set_words), a_set_words.size)
+        spec.base = span_f64(_f64(a_base), a_base.size)
+        spec.scale = scale
+        spec.link = <Link>link
+        spec.link_parameter = link_parameter
+        cdef unique_ptr[CForest] forest
+        cdef engine_scorer scorer
+        try:
+            forest = CForest.load(spec)
+        except ValueError as error:  # std::invalid_argument
+            raise ModelFormatError(str(error)) from None
+        self._forest = forest.get()
+        scorer = CForest.scorer(move(forest))
+        self._capsule = scorer_to_capsule(&scorer)
+
+    @property
+    def scorer(self):
+        """The capsule `engine.scorer.v1`; it keeps the forest alive by itself."""
+        return self._capsule
+
+    @property
+    def layouts(self):
+        """Names of the layouts that hold this forest on this CPU; "reference" first."""
+        return [name.decode() for name in self._forest.layouts()]
+
+    def describe(self):
+        """Trees, leaves, depth, the layouts chosen and what the calibration at load measured."""
+        cdef LayoutTime time
+        return {
+            "trees": self._forest.n_trees(),
+            "leaves": self._forest.n_leaves(),
+            "depth": self._forest.depth(),
+            "layout_single": self._forest.single_layout().decode(),
+            "layout_batch": self._forest.batch_layout().decode(),
+            "batch_rows_min": self._forest.batch_rows_min(),
+            "instruction_set": isa_name(active_isa()).decode(),
+            "calibration_us_row": {time.name.decode(): (time.us_row_1, time.us_row_64)
+                                   for time in self._forest.calibration()},
+        }
+
+    def score_by(self, str layout, rows):
+        """Scores rows through one layout by name, float32 or float64 [n, n_features] -> float64 [n, n_outputs]."""
+        if layout not in self.layouts:
+            raise ConfigError(f"no layout {layout!r}; this forest has {', '.join(self.layouts)}")
+        wanted = np.float64 if np.asarray(rows).dtype == np.float64 else np.float32
+        cdef cnp.ndarray array = np.ascontiguousarray(rows, dtype=wanted)
+        if array.ndim != 2 or <uint32_t>array.shape[1] != self._forest.n_features():
+            raise InputError(f"expected rows of shape [n, {self._forest.n_features()}], got {np.shape(rows)}")
+        cdef size_t n = array.shape[0]
+        cdef size_t stride = array.shape[1]
+        cdef cnp.ndarray out = np.empty((n, self._forest.n_answers()), np.float64)
+        cdef string name = layout.encode()
+        if wanted is np.float64:
+            self._forest.score_by(name, <const double*>cnp.PyArray_DATA(array), n, stride,
+                                  <double*>cnp.PyArray_DATA(out))
+        else:
+            self._forest.score_by(name, <const float*>cnp.PyArray_DATA(array), n, stride,
+                                  <double*>cnp.PyArray_DATA(out))
+        return out
+
+
+def instruction_sets() -> tuple:
+    """(what this CPU runs, what is used after ENGINE_CPU): "scalar", "avx2" or "avx512"."""
+    return isa_name(detected_isa()).decode(), isa_name(active_isa()).decode()

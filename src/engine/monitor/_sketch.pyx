@@ -1,0 +1,439 @@
+# The monitor's native half: csrc/include/engine/sketch.hpp, and the capsule that an Engine shows its answers to.
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+from libcpp cimport bool as cbool
+from libcpp.pair cimport pair
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+import numpy as np
+
+cimport numpy as cnp
+
+from engine._common._observer cimport (
+    ENGINE_ANSWER_CANARY,
+    ENGINE_ANSWER_SHADOW,
+    ENGINE_OBSERVER_CAPSULE,
+    engine_answer,
+    engine_observer,
+)
+
+from engine.errors import ClosedError, MonitorError
+
+cdef extern from "monitor/sketch.hpp" namespace "engine::sketch" nogil:
+    size_t VERSIONS
+    size_t SOURCES
+    size_t REASONS
+    size_t SHARE_BINS
+    size_t DIFFERENCE_BINS
+
+    cdef cppclass Column:
+        vector[float] cuts
+        vector[uint16_t] bin_of
+        uint32_t n_bins
+        cbool discrete
+
+    cdef cppclass Block:
+        uint64_t rows
+        uint64_t output_rows
+        uint64_t answers
+        int64_t first_ns
+        int64_t last_ns
+        vector[uint32_t] counts
+        vector[uint32_t] missing
+        vector[uint32_t] infinite
+        vector[uint32_t] unseen
+        vector[double] sums
+        uint32_t n_deployments
+        uint64_t* deployments_data "deployments.data"()
+        uint32_t* tally_data "tally.data"()
+        uint32_t* late_data "late.data"()
+        double* moments_data "output_moments.data"()
+
+    cdef cppclass Comparison:
+        uint64_t deployment
+        uint64_t count
+        uint64_t within
+        uint64_t same_decision
+        double sum
+        double sum_squares
+        double largest
+        uint64_t* histogram_data "histogram.data"()
+
+    cdef cppclass Totals:
+        uint64_t pushed
+        uint64_t dropped
+        uint64_t wrong_width
+        uint64_t folded
+        uint64_t remembered
+        uint64_t unpaired_shadows
+        uint64_t* latency_data "latency.front().data"()
+        uint64_t* share_data "share.data"()
+        Comparison* shadows_begin "shadows.begin"()
+        Comparison* shadows_end "shadows.end"()
+
+    cdef cppclass Remembered:
+        uint64_t deployment
+        int64_t ready_ns
+        uint8_t source
+        uint8_t labelled
+        uint8_t canary
+
+    cdef cppclass Limits:
+        Limits()
+        uint32_t ring_rows
+        uint32_t features_max
+        uint32_t outputs_max
+        uint32_t block_rows
+        uint32_t blocks_max
+        uint32_t answers_max
+        uint32_t sample_rows
+        double shadow_tolerance
+        double decision_threshold
+
+    cdef cppclass CSketch "engine::sketch::Sketch":
+        CSketch(const Limits& limits) except +
+        cbool observe(const engine_answer& answer) noexcept
+        void deployed(uint64_t deployment, const char* version) except +
+        vector[pair[uint64_t, string]] versions() except +
+        void set_layout(vector[Column] columns, uint32_t n_features) except +
+        void fold_features(const float* rows, size_t n, size_t stride) except +
+        void fold_outputs(const double* rows, size_t n, size_t stride) except +
+        void drain(cbool flush) except +
+        cbool take(Block& into) except +
+        void wait(int64_t timeout_ns) except +
+        cbool wait_closed(int64_t timeout_ns) except +
+        Totals totals() except +
+        cbool find(uint64_t id, Remembered& found, double* outputs) except +
+        cbool label(uint64_t id) except +
+        vector[float] sample(uint32_t& width) except +
+        void close() noexcept
+        cbool alive() noexcept
+        uint32_t n_features() noexcept
+        size_t ring_bytes() noexcept
+        void retain() noexcept
+        void release() noexcept
+        engine_observer observer() noexcept
+
+cdef extern from "base/histogram.hpp" namespace "engine" nogil:
+    cdef cppclass LogBuckets:
+        @staticmethod
+        int64_t upper(size_t index) noexcept
+    size_t LOG_BUCKETS "engine::LogBuckets::COUNT"
+
+cnp.import_array()
+
+SHADOW = ENGINE_ANSWER_SHADOW
+CANARY = ENGINE_ANSWER_CANARY
+LATENCY_UPPER_NS = np.array([LogBuckets.upper(i) for i in range(LOG_BUCKETS)], dtype=np.int64)
+
+
+cdef void _free_capsule(object capsule) noexcept:
+    cdef engine_observer* observer = <engine_observer*>PyCapsule_GetPointer(capsule, ENGINE_OBSERVER_CAPSULE)
+    observer.release(observer.ctx)
+    free(observer)
+
+
+cdef cnp.ndarray _copied(int kind, const void* data, size_t item_bytes, tuple shape):
+    cdef cnp.ndarray made = cnp.PyArray_ZEROS(len(shape), [shape[0], shape[1] if len(shape) > 1 else 0,
+                                                           shape[2] if len(shape) > 2 else 0], kind, 0)
+    if cnp.PyArray_SIZE(made):
+        memcpy(cnp.PyArray_DATA(made), data, cnp.PyArray_SIZE(made) * item_bytes)
+    return made
+
+
+cdef class Sketch:
+    """Counts what it is shown, on a thread of its own. Any thread; in a child of fork() every method raises ClosedError,
+    but for close(), which returns, and observers, which do nothing.
+
+    All memory but the bins' is taken here: `ring_rows` answers in flight, `answers_max` remembered for labels, and
+    `blocks_max` blocks of `block_rows` rows that nobody has taken yet.
+    """
+
+    cdef CSketch* _sketch
+    cdef Block _taken
+    cdef readonly uint32_t outputs_max
+    cdef readonly uint32_t features_max
+
+    def __cinit__(self, *, uint32_t features_max, uint32_t outputs_max, uint32_t ring_rows=16384,
+                  uint32_t block_rows=50, uint32_t blocks_max=64, uint32_t answers_max=131072,
+                  uint32_t sample_rows=0, double shadow_tolerance=0.01, double decision_threshold=0.5):
+        cdef Limits limits
+        limits.features_max = features_max
+        limits.outputs_max = outputs_max
+        limits.ring_rows = ring_rows
+        limits.block_rows = block_rows
+        limits.blocks_max = blocks_max
+        limits.answers_max = answers_max
+        limits.sample_rows = sample_rows
+        limits.shadow_tolerance = shadow_tolerance
+        limits.decision_threshold = decision_threshold
+        self.features_max = features_max
+        self.outputs_max = outputs_max
+        self._sketch = new CSketch(limits)
+
+    def __dealloc__(self):
+        if self._sketch is not NULL:
+            with nogil:
+                self._sketch.close()
+                self._sketch.release()
+
+    cdef int check(self) except -1:
+        if not self._sketch.alive():
+            raise ClosedError("this monitor belongs to the parent process: its thread did not survive fork(); make one "
+                              "in the child")
+        return 0
+
+    @property
+    def alive(self) -> bool:
+        """False in a child of fork()."""
+        return self._sketch.alive()
+
+    @property
+    def n_features(self) -> int:
+        """Width of the rows, 0 until the first one or a layout decides it."""
+        return self._sketch.n_features()
+
+    @property
+    def ring_bytes(self) -> int:
+        return self._sketch.ring_bytes()
+
+    @property
+    def observer(self):
+        """A new capsule of csrc/include/engine/observer.h; it keeps the native part alive, not this object."""
+        cdef engine_observer* made = <engine_observer*>malloc(sizeof(engine_observer))
+        if made is NULL:
+            raise MemoryError()
+        made[0] = self._sketch.observer()
+        self._sketch.retain()
+        return PyCapsule_New(made, ENGINE_OBSERVER_CAPSULE, _free_capsule)
+
+    def set_layout(self, columns, uint32_t n_features) -> None:
+        """`columns`: (cuts float32 [m], bin_of uint16 [m] or None, n_bins) of each feature, then of each output."""
+        self.check()
+        cdef vector[Column] made
+        cdef Column column
+        for cuts, bin_of, n_bins in columns:
+            column.cuts = cuts.tolist()
+            column.discrete = bin_of is not None
+            column.bin_of.clear()
+            if bin_of is not None:
+                column.bin_of = bin_of.tolist()
+            column.n_bins = n_bins
+            made.push_back(column)
+        with nogil:
+            self._sketch.set_layout(made, n_features)
+
+    def push(self, uint64_t id, *, uint64_t deployment=0, int64_t started_ns=0, int64_t deadline_ns=0,
+             int64_t ready_ns=0, cnp.ndarray row=None, cnp.ndarray values=None, uint8_t source=0, uint8_t reason=0,
+             uint32_t flags=0) -> bool:
+        """One answer by way of the ring: row float32 [n_features], values float64 [n_outputs], contiguous, or None.
+        False where the ring was full."""
+        self.check()
+        cdef engine_answer answer
+        memset(&answer, 0, sizeof(answer))
+        answer.id = id
+        answer.deployment = deployment
+        answer.started_ns = started_ns
+        answer.deadline_ns = deadline_ns
+        answer.ready_ns = ready_ns
+        answer.source = source
+        answer.reason = reason
+        answer.flags = flags
+        if row is not None:
+            answer.row = cnp.PyArray_DATA(_flat(row, cnp.NPY_FLOAT32))
+            answer.n_features = cnp.PyArray_SIZE(row)
+        if values is not None:
+            answer.values = <const double*>cnp.PyArray_DATA(_flat(values, cnp.NPY_FLOAT64))
+            answer.n_outputs = cnp.PyArray_SIZE(values)
+        return self._sketch.observe(answer)
+
+    def push_rows(self, cnp.ndarray rows, cnp.ndarray values, uint64_t first_id=0, int64_t started_ns=0,
+                  int64_t ready_ns=0, int64_t deadline_ns=0) -> int:
+        """One answer a row, with ids that count up: rows float32 [n, n_features], values float64 [n]. The GIL is
+        released. Returns how many the ring took."""
+        self.check()
+        _flat(rows, cnp.NPY_FLOAT32)
+        _flat(values, cnp.NPY_FLOAT64)
+        if rows.ndim != 2 or values.ndim != 1 or rows.shape[0] != values.shape[0]:
+            raise MonitorError(f"expected rows [n, n_features] and values [n], got {list((<object>rows).shape)} and "
+                               f"{list((<object>values).shape)}")
+        cdef engine_answer answer
+        memset(&answer, 0, sizeof(answer))
+        answer.started_ns = started_ns
+        answer.ready_ns = ready_ns
+        answer.deadline_ns = deadline_ns
+        answer.n_features = rows.shape[1]
+        answer.n_outputs = 1
+        cdef const float* row = <const float*>cnp.PyArray_DATA(rows)
+        cdef const double* value = <const double*>cnp.PyArray_DATA(values)
+        cdef size_t n = rows.shape[0]
+        cdef size_t i, taken = 0
+        with nogil:
+            for i in range(n):
+                answer.id = first_id + i
+                answer.row = row + i * answer.n_features
+                answer.values = value + i
+                taken += self._sketch.observe(answer)
+        return taken
+
+    def fold_features(self, cnp.ndarray rows) -> None:
+        """Counts float32 [n, n_features] past the ring, on this thread, without the GIL."""
+        self.check()
+        _flat(rows, cnp.NPY_FLOAT32)
+        cdef const float* data = <const float*>cnp.PyArray_DATA(rows)
+        cdef size_t n = rows.shape[0]
+        cdef size_t stride = rows.shape[1]
+        with nogil:
+            self._sketch.fold_features(data, n, stride)
+
+    def fold_outputs(self, cnp.ndarray rows) -> None:
+        """Counts float64 [n, n_outputs] past the ring, on this thread, without the GIL."""
+        self.check()
+        _flat(rows, cnp.NPY_FLOAT64)
+        cdef const double* data = <const double*>cnp.PyArray_DATA(rows)
+        cdef size_t n = rows.shape[0]
+        cdef size_t stride = rows.shape[1]
+        with nogil:
+            self._sketch.fold_outputs(data, n, stride)
+
+    def drain(self, cbool flush) -> None:
+        """Folds what the ring holds, and with `flush` closes the open block."""
+        self.check()
+        with nogil:
+            self._sketch.drain(flush)
+
+    def take(self):
+        """The oldest closed block as a dict, or None: rows, output_rows, answers, first_ns, last_ns; counts uint32
+        [columns, bins_max]; missing, infinite, unseen uint32 [columns]; sums float64 [columns, 2]; deployments uint64
+        [v]; tally uint32 [v, sources, reasons]; late uint32 [sources]; output_moments float64 [v, 3]."""
+        self.check()
+        cdef cbool found
+        with nogil:
+            found = self._sketch.take(self._taken)
+        if not found:
+            return None
+        cdef Block* block = &self._taken
+        columns = block.missing.size()
+        bins_max = block.counts.size() // columns if columns else 0
+        versions = block.n_deployments
+        return {
+            "rows": block.rows,
+            "output_rows": block.output_rows,
+            "answers": block.answers,
+            "first_ns": block.first_ns,
+            "last_ns": block.last_ns,
+            "counts": _copied(cnp.NPY_UINT32, block.counts.data(), 4, (columns, bins_max)),
+            "missing": _copied(cnp.NPY_UINT32, block.missing.data(), 4, (columns,)),
+            "infinite": _copied(cnp.NPY_UINT32, block.infinite.data(), 4, (columns,)),
+            "unseen": _copied(cnp.NPY_UINT32, block.unseen.data(), 4, (columns,)),
+            "sums": _copied(cnp.NPY_FLOAT64, block.sums.data(), 8, (columns, 2)),
+            "deployments": _copied(cnp.NPY_UINT64, block.deployments_data(), 8, (versions,)),
+            "tally": _copied(cnp.NPY_UINT32, block.tally_data(), 4, (versions, SOURCES, REASONS)),
+            "late": _copied(cnp.NPY_UINT32, block.late_data(), 4, (SOURCES,)),
+            "output_moments": _copied(cnp.NPY_FLOAT64, block.moments_data(), 8, (versions, 3)),
+        }
+
+    def wait(self, double timeout_s) -> None:
+        """Blocks, without the GIL, until a block is closed, the sketch is closed or the time is over."""
+        self.check()
+        cdef int64_t timeout_ns = <int64_t>(timeout_s * 1e9)
+        with nogil:
+            self._sketch.wait(timeout_ns)
+
+    def wait_closed(self, double timeout_s) -> bool:
+        """Blocks, without the GIL, until the sketch is closed (True) or the time is over."""
+        self.check()
+        cdef int64_t timeout_ns = <int64_t>(timeout_s * 1e9)
+        cdef cbool closed
+        with nogil:
+            closed = self._sketch.wait_closed(timeout_ns)
+        return closed
+
+    def totals(self) -> dict:
+        """Since the start: pushed, dropped, wrong_width, folded, remembered, unpaired_shadows; latency uint64
+        [sources, len(LATENCY_UPPER_NS)]; share uint64 [bins of 0.05 of the budget]; shadows, one dict each."""
+        self.check()
+        cdef Totals totals
+        with nogil:
+            totals = self._sketch.totals()
+        cdef Comparison* shadow = totals.shadows_begin()
+        shadows = []
+        while shadow != totals.shadows_end():
+            if shadow.count:
+                shadows.append({
+                    "deployment": shadow.deployment,
+                    "count": shadow.count,
+                    "within": shadow.within,
+                    "same_decision": shadow.same_decision,
+                    "sum": shadow.sum,
+                    "sum_squares": shadow.sum_squares,
+                    "largest": shadow.largest,
+                    "histogram": _copied(cnp.NPY_UINT64, shadow.histogram_data(), 8, (DIFFERENCE_BINS,)),
+                })
+            shadow += 1
+        return {
+            "pushed": totals.pushed,
+            "dropped": totals.dropped,
+            "wrong_width": totals.wrong_width,
+            "folded": totals.folded,
+            "remembered": totals.remembered,
+            "unpaired_shadows": totals.unpaired_shadows,
+            "latency": _copied(cnp.NPY_UINT64, totals.latency_data(), 8, (SOURCES, LOG_BUCKETS)),
+            "share": _copied(cnp.NPY_UINT64, totals.share_data(), 8, (SHARE_BINS,)),
+            "shadows": shadows,
+        }
+
+    def deployed(self, uint64_t deployment, str version) -> None:
+        self.check()
+        cdef bytes name = version.encode()
+        self._sketch.deployed(deployment, name)
+
+    def versions(self) -> dict:
+        """The names of the deployments that were announced, the latest 1,024 of them."""
+        self.check()
+        return {number: name.decode("utf-8", "replace") for number, name in self._sketch.versions()}
+
+    def find(self, uint64_t id):
+        """(deployment, ready_ns, source, labelled, canary, outputs float64 [outputs_max]) of a remembered answer, or
+        None."""
+        self.check()
+        cdef Remembered found
+        cdef cnp.ndarray outputs = np.empty(self.outputs_max, dtype=np.float64)
+        cdef double* data = <double*>cnp.PyArray_DATA(outputs)
+        cdef cbool known
+        with nogil:
+            known = self._sketch.find(id, found, data)
+        if not known:
+            return None
+        return found.deployment, found.ready_ns, found.source, bool(found.labelled), bool(found.canary), outputs
+
+    def label(self, uint64_t id) -> bool:
+        """Marks an answer as labelled; False where it was already, or is not remembered."""
+        self.check()
+        cdef cbool fresh
+        with nogil:
+            fresh = self._sketch.label(id)
+        return fresh
+
+    def sample(self):
+        """float32 [rows, n_features + outputs_max]: raw answers of the primary gathered while there was no layout."""
+        self.check()
+        cdef uint32_t width = 0
+        cdef vector[float] rows = self._sketch.sample(width)
+        return _copied(cnp.NPY_FLOAT32, rows.data(), 4, (rows.size() // max(width, 1), width))
+
+    def close(self) -> None:
+        """Ends the thread after folding what the ring holds; again, or in a child of fork(), it does nothing."""
+        with nogil:
+            self._sketch.close()
+
+
+cdef cnp.ndarray _flat(cnp.ndarray array, int kind):
+    if cnp.PyArray_TYPE(array) != kind or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        wanted = "float32" if kind == cnp.NPY_FLOAT32 else "float64"
+        raise MonitorError(f"expected a C-contiguous {wanted} array, got {(<object>array).dtype} of strides "
+                           f"{(<object>array).strides}")
+    return array

@@ -1,0 +1,44 @@
+"""`engine score`: a Parquet file scored from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `engine score`."""
+    parser.add_argument("source", type=Path, metavar="IN.parquet")
+    parser.add_argument("target", type=Path, metavar="OUT.parquet")
+    parser.add_argument("--model", required=True, metavar="NAME@ALIAS", help="also name@7 or name@sha256:…")
+    parser.add_argument(
+        "--registry",
+        default=os.environ.get("ENGINE_REGISTRY", "registry"),
+        metavar="DIR",
+        help="its folder; $ENGINE_REGISTRY, else 'registry'",
+    )
+    parser.add_argument("--keep", default="", metavar="A,B", help="columns of the input to copy")
+    parser.add_argument("--column", default="prediction", help="name of the answers, default: prediction")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: one for each core")
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """Scores; returns the exit status. Raises EngineError."""
+    from engine.errors import RegistryError
+    from engine.registry import ModelRegistry
+    from engine.scoring.score import score
+
+    if not Path(chosen.registry, "registry.db").exists():
+        raise RegistryError(f"no registry at {chosen.registry!r}; say --registry DIR")
+    with ModelRegistry(chosen.registry, code=False) as registry:
+        bundle = registry.resolve(chosen.model)
+        keep = [name for name in chosen.keep.split(",") if name]
+        found = score(
+            bundle, chosen.source, chosen.target, keep=keep, column=chosen.column, threads=chosen.threads
+        )
+    resumed = f", {found.resumed} of {found.parts} parts from an earlier run" if found.resumed else ""
+    print(f"{bundle.version}: {found.rows:,} rows in {found.seconds:.2f} s{resumed}")
+    if found.not_finite:
+        print(f"{found.not_finite:,} answers are no finite numbers")
+    return 0

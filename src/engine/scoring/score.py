@@ -1,0 +1,281 @@
+"""Scores a Parquet file with a registered version: streamed, on every core, and resumed where it was killed.
+
+The file is cut into parts of whole row groups. Threads take one part each: Arrow decodes, the feature program and the
+model run without the GIL, and the part is written, synced and renamed before it counts. Joining the parts is the last
+step, so the output is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InputError, MissingDependencyError
+from engine.model import Model
+from engine.registry import Bundle
+from engine.scoring.parts import Parts
+from engine.transform import FeatureProgram
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PART_ROWS = (
+    100_000  # a part is closed once it has as many: what a kill costs, and what a thread is given at a time
+)
+BATCH_ROWS = 8_192  # 30 float64 columns of them are 2 MB: they stay in the cache from decoding to scoring
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What was done.
+
+    Attributes:
+        rows: in the output, in the input's order.
+        parts, resumed: how many parts there were, and how many of them an earlier run had finished.
+        not_finite: rows scored now whose answer is no finite number.
+        seconds: from the call to the durable output.
+    """
+
+    rows: int
+    parts: int
+    resumed: int
+    not_finite: int
+    seconds: float
+
+
+def score(
+    bundle: Bundle,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    keep: Sequence[str] = (),
+    column: str = "prediction",
+    threads: int | None = None,
+) -> Scored:
+    """Writes the primary's answers to every row of `source` into `target`.
+
+    Args:
+        bundle: what `registry.resolve` gave. Its program reads its inputs from the file's columns by name; without a
+            program the columns are those that the model names, or else all of the file's in order.
+        source: a Parquet file, read a few thousand rows at a time by each thread.
+        target: the Parquet file to make; an existing one is replaced in one step at the end. While scoring there is a
+            folder `TARGET.parts` beside it; after a kill the same call goes on from it.
+        keep: columns of the source to copy.
+        column: name of the answers: float64, or a fixed-size list of them where the model has several outputs.
+        threads: one for each core that this process may use, unless given.
+
+    Raises:
+        InputError: no Parquet file, a column that is missing or holds no numbers, an output that cannot be written.
+        RegistryError: a damaged version.
+        MissingDependencyError: pyarrow is not installed.
+
+    Example:
+        >>> score(registry.resolve("flight-delay@production"), "in.parquet", "out.parquet")   # doctest: +SKIP
+    """
+    started = time.monotonic()
+    job = _Job(bundle, Path(source), Path(target), tuple(keep), column)
+    n_threads = threads if threads is not None else len(os.sched_getaffinity(0))
+    if n_threads < 1:
+        raise InputError(f"expected at least one thread, got {n_threads}")
+    with job.parts.held():
+        left = [index for index in range(len(job.cuts)) if not job.parts.finished(index, job.rows_of(index))]
+        _run(job, left, n_threads)
+        job.parts.join(len(job.cuts), job.schema)
+    return Scored(
+        job.n_rows, len(job.cuts), len(job.cuts) - len(left), job.not_finite, time.monotonic() - started
+    )
+
+
+def _run(job: _Job, left: list[int], n_threads: int) -> None:
+    """Does the parts that are left. The first error stops the rest at their next batch, and is raised."""
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="engine-score") as pool:
+        futures = [pool.submit(job.score_part, index) for index in left]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            # Also where Ctrl-C ends the wait.
+            job.stopped.set()
+            for future in futures:
+                future.cancel()
+    failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    for error in failures:
+        if not isinstance(error, _Stopped):  # those only say that another part had failed
+            raise error
+
+
+class _Stopped(Exception):
+    """A part was given up because another one failed, or because of Ctrl-C."""
+
+
+class _Job:
+    """One file, one version: what every thread shares, and the work on a part."""
+
+    def __init__(
+        self, bundle: Bundle, source: Path, target: Path, keep: tuple[str, ...], column: str
+    ) -> None:
+        self.source, self.keep = source, keep
+        opened = self._open()
+        self.program: FeatureProgram | None = bundle.program()
+        self.model: Model = bundle.primary()
+        self.inputs = self._inputs(opened.schema_arrow)
+        self.schema = self._schema(opened.schema_arrow, column, bundle)
+        self.n_rows = opened.metadata.num_rows
+        self.group_rows = [
+            opened.metadata.row_group(i).num_rows for i in range(opened.metadata.num_row_groups)
+        ]
+        self.cuts = list(_cuts(self.group_rows))
+        self.not_finite = 0
+        self.stopped = threading.Event()
+        self._lock = threading.Lock()
+        self.parts = Parts(target, self._digest(bundle))
+
+    def rows_of(self, index: int) -> int:
+        first, end = self.cuts[index]
+        return sum(self.group_rows[first:end])
+
+    def score_part(self, index: int) -> None:
+        """Reads, scores and writes one part; on a thread of its own, with a file handle of its own."""
+        first, end = self.cuts[index]
+        wanted = list(dict.fromkeys([*self.inputs, *self.keep]))
+        with self.parts.writing(index, self.schema) as writer:
+            batches = self._open().iter_batches(
+                BATCH_ROWS, row_groups=range(first, end), columns=wanted, use_threads=False
+            )
+            for scored in _gathered(self._scored(batch) for batch in batches):
+                if self.stopped.is_set():
+                    raise _Stopped
+                writer.write_table(scored)
+
+    def _scored(self, batch: pa.RecordBatch) -> pa.Table:
+        import pyarrow as pa
+
+        answers = self.model.predict(self._features(batch))
+        bad = int((~np.isfinite(answers)).reshape(len(answers), -1).any(axis=1).sum())
+        if bad:
+            with self._lock:
+                self.not_finite += bad
+        flat = pa.array(answers.reshape(-1))
+        values = flat if answers.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, answers.shape[1])
+        return pa.Table.from_arrays([*(batch.column(name) for name in self.keep), values], schema=self.schema)
+
+    def _features(self, batch: pa.RecordBatch) -> npt.NDArray[Any]:
+        import pyarrow as pa
+
+        if self.program is not None:
+            return self.program.batch(pa.Table.from_batches([batch]))
+        columns = [batch.column(name) for name in self.inputs]
+        single = all(pa.types.is_float32(column.type) for column in columns)
+        rows = np.empty((len(batch), len(columns)), dtype=np.float32 if single else np.float64)
+        for place, column in enumerate(columns):
+            # Nulls become NaN, which is what a model takes for missing.
+            rows[:, place] = column.to_numpy(zero_copy_only=False)
+        return rows
+
+    def _inputs(self, schema: pa.Schema) -> list[str]:
+        names = schema.names
+        for name in self.keep:
+            if name not in names:
+                raise InputError(
+                    f"{self.source} has no column {name!r} to keep; it has: {', '.join(names[:30])}"
+                )
+        if self.program is not None:
+            wanted = list(self.program.input_names)
+        elif self.model.feature_names and set(self.model.feature_names) <= set(names):
+            wanted = list(self.model.feature_names)
+        else:
+            wanted = [name for name in names if name not in self.keep]
+            if len(wanted) != self.model.n_features:
+                raise InputError(
+                    f"{self.source}: the model takes {self.model.n_features} features, got {len(wanted)} columns "
+                    f"besides those to keep: {', '.join(wanted[:8])}"
+                )
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise InputError(f"{self.source} has no column {missing[0]!r}; it has: {', '.join(names[:30])}")
+        if self.program is None:
+            _require_numbers(self.source, schema, wanted)
+        return wanted
+
+    def _schema(self, schema: pa.Schema, column: str, bundle: Bundle) -> pa.Schema:
+        import pyarrow as pa
+
+        if column in self.keep:
+            raise InputError(f"the answers cannot be called {column!r}, which is a column to keep")
+        n_outputs = self.model.n_outputs
+        kind = pa.float64() if n_outputs == 1 else pa.list_(pa.float64(), n_outputs)
+        about = {"engine.version": str(bundle.version), "engine.digest": bundle.version.digest}
+        return pa.schema([*(schema.field(name) for name in self.keep), pa.field(column, kind)], about)
+
+    def _digest(self, bundle: Bundle) -> str:
+        found = self.source.stat()
+        parts = [
+            bundle.version.digest,
+            str(self.source.absolute()),
+            found.st_size,
+            found.st_mtime_ns,
+            self.group_rows,
+            self.schema.to_string(),
+            self.inputs,
+            PART_ROWS,
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _open(self) -> Any:
+        try:
+            import pyarrow.parquet
+        except ImportError:
+            raise MissingDependencyError(
+                "scoring files needs pyarrow: pip install 'deadline-engine[store]'"
+            ) from None
+        try:
+            return pyarrow.parquet.ParquetFile(self.source, memory_map=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.source}: cannot be read as Parquet: {error}") from None
+
+
+def _cuts(group_rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Parts as (first row group, the one after the last), each of PART_ROWS or more but the last; at least one."""
+    first, rows = 0, 0
+    for index, count in enumerate(group_rows):
+        rows += count
+        if rows >= PART_ROWS:
+            yield first, index + 1
+            first, rows = index + 1, 0
+    if first < len(group_rows) or not group_rows:
+        yield first, len(group_rows)
+
+
+def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of about PART_ROWS rows, so that the output has no row groups of a few thousand."""
+    import pyarrow as pa
+
+    held: list[Any] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= PART_ROWS:
+            yield pa.concat_tables(held).combine_chunks()
+            held = []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _require_numbers(source: Path, schema: pa.Schema, names: Sequence[str]) -> None:
+    import pyarrow as pa
+
+    for name in names:
+        kind = schema.field(name).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+            raise InputError(
+                f"{source}: column {name!r} has type {kind}; without a feature program only numbers do"
+            )

@@ -1,0 +1,258 @@
+# Reading what callers hand over: rows, matrices, deadlines and defaults. Every refusal says what was expected and what
+# was got. Beside it, the arrays that answers are written to.
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.list cimport PyList_CheckExact
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_CheckExact
+from libc.math cimport isnan
+from libc.string cimport memcpy
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from engine.errors import ConfigError, InputError, InputTypeError
+
+from engine.serving._scheduler cimport NEVER_NS
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    # Borrowed items of a list or tuple; unchecked, so the length is looked at first.
+    PyObject** PySequence_Fast_ITEMS(object)
+    Py_ssize_t PySequence_Fast_GET_SIZE(object)
+
+
+cdef int read_row(object x, uint32_t n, bint wide, void* out) except -1:
+    if PyList_CheckExact(x) or PyTuple_CheckExact(x):
+        return _read_sequence(x, n, wide, out)
+    if not cnp.PyArray_Check(x) and isinstance(x, Mapping):
+        raise InputTypeError("a mapping needs a feature program to become a row: pass Engine(features=program), "
+                             "or give the values as a sequence in model.feature_names order")
+    return _read_array(x, n, wide, out)
+
+
+cdef int _read_sequence(object x, uint32_t n, bint wide, void* out) except -1:
+    if <uint32_t>PySequence_Fast_GET_SIZE(x) != n:
+        raise InputError(f"expected a row of {n} features, got {len(x)}")
+    cdef double value
+    cdef uint32_t i
+    cdef object item
+    for i in range(n):
+        # A float() below can run foreign code that shortens a list under our hands.
+        if <uint32_t>PySequence_Fast_GET_SIZE(x) != n:
+            raise InputError(f"the row changed its length while it was read, from {n} to {len(x)}")
+        item = <object>PySequence_Fast_ITEMS(x)[i]
+        if PyFloat_CheckExact(item):
+            value = PyFloat_AS_DOUBLE(item)
+        elif item is None:
+            value = float("nan")
+        else:
+            value = _number(item, i)
+        if wide:
+            (<double*>out)[i] = value
+        else:
+            (<float*>out)[i] = <float>value
+    return 0
+
+
+cdef double _number(object item, uint32_t position) except? -1.0:
+    if isinstance(item, (str, bytes)):
+        raise InputTypeError(f"feature {position}: expected a number, got {type(item).__name__} {item!r:.40}; "
+                             f"text needs a feature program (Engine(features=…))")
+    try:
+        return PyFloat_AsDouble(item)
+    except TypeError:
+        raise InputTypeError(f"feature {position}: expected a number, got {type(item).__name__}") from None
+    except OverflowError:
+        raise InputError(f"feature {position}: {item!r:.40} is too large for a float64") from None
+
+
+# A row that is an array of floats already is read in place; NumPy's own conversions cost a microsecond and more.
+cdef int _read_array(object x, uint32_t n, bint wide, void* out) except -1:
+    if cnp.PyArray_Check(x) and _read_floats(<cnp.ndarray>x, n, wide, out):
+        return 0
+    array = np.asarray(x)
+    if array.ndim != 1 or array.shape[0] != n:
+        hint = "; for several rows call predict_many" if array.ndim == 2 else ""
+        raise InputError(f"expected a row of {n} features (1-D), got shape {list(array.shape)}{hint}")
+    _check_kind(array)
+    _read_floats(_rounded(array, wide), n, wide, out)
+    return 0
+
+
+# False where `array` is not a native 1-D array of n float32 or float64 values.
+cdef bint _read_floats(cnp.ndarray array, uint32_t n, bint wide, void* out) noexcept:
+    if cnp.PyArray_NDIM(array) != 1 or <uint32_t>cnp.PyArray_DIM(array, 0) != n or not cnp.PyArray_ISBEHAVED_RO(array):
+        return False
+    cdef int kind = cnp.PyArray_TYPE(array)
+    cdef const char* at = <const char*>cnp.PyArray_DATA(array)
+    cdef cnp.npy_intp stride = cnp.PyArray_STRIDE(array, 0)
+    cdef uint32_t i
+    if kind == cnp.NPY_FLOAT32 and wide:
+        for i in range(n):
+            (<double*>out)[i] = (<const float*>(at + i * stride))[0]
+    elif kind == cnp.NPY_FLOAT32:
+        for i in range(n):
+            (<float*>out)[i] = (<const float*>(at + i * stride))[0]
+    elif kind == cnp.NPY_FLOAT64 and wide:
+        for i in range(n):
+            (<double*>out)[i] = (<const double*>(at + i * stride))[0]
+    elif kind == cnp.NPY_FLOAT64:
+        for i in range(n):
+            (<float*>out)[i] = <float>(<const double*>(at + i * stride))[0]
+    else:
+        return False
+    return True
+
+
+cdef int _check_kind(object array) except -1:
+    if array.dtype.kind not in "fiub":
+        raise InputTypeError(f"expected float32, float64, integer or bool values, got dtype {array.dtype}; "
+                             f"columns of text need a feature program (Engine(features=…))")
+    return 0
+
+
+cdef cnp.ndarray read_matrix(object rows, uint32_t n, bint wide):
+    array = np.asarray(rows)
+    if array.ndim != 2 or array.shape[1] != n:
+        raise InputError(f"expected rows of shape [rows, {n}], got {list(array.shape)}")
+    _check_kind(array)
+    return _rounded(array, wide)
+
+
+cdef cnp.ndarray _rounded(object array, bint wide):
+    wanted = np.float64 if wide else np.float32
+    if array.dtype == wanted:
+        return np.ascontiguousarray(array)
+    # Rounding to a narrower type is what was asked for: beyond float32's range is infinity, below it zero. A list of
+    # floats is read the same way, and neither warns.
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ascontiguousarray(array, dtype=wanted)
+
+
+cdef int64_t _instant(double ms, int64_t started_ns) except -1:
+    if isnan(ms) or ms < 0:
+        raise InputError(f"deadline_ms must be zero or more milliseconds from the call, got {ms!r}")
+    if ms >= 1e12:  # thirty years: no deadline
+        return NEVER_NS
+    return started_ns + <int64_t>(ms * 1e6)
+
+
+cdef int64_t read_deadline(object deadline_ms, object deadline_ns, int64_t started_ns, int64_t budget_ns) except -1:
+    if deadline_ns is None:
+        if deadline_ms is None:
+            return started_ns + budget_ns if budget_ns < NEVER_NS else NEVER_NS
+        if PyFloat_CheckExact(deadline_ms):
+            return _instant(PyFloat_AS_DOUBLE(deadline_ms), started_ns)
+        return _instant(_milliseconds(deadline_ms), started_ns)
+    if deadline_ms is not None:
+        raise InputError("give deadline_ms (from the call) or deadline_ns (a point on time.monotonic_ns()), not both")
+    return _point(deadline_ns)
+
+
+cdef double _milliseconds(object value) except? -1.0:
+    if isinstance(value, (str, bytes)):
+        raise InputTypeError(f"deadline_ms must be a number of milliseconds, got {type(value).__name__} {value!r:.40}")
+    try:
+        return PyFloat_AsDouble(value)
+    except TypeError:
+        raise InputTypeError(f"deadline_ms must be a number of milliseconds, got {type(value).__name__}") from None
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+cdef int64_t _point(object value) except -1:
+    try:
+        point = value.__index__()
+    except AttributeError:
+        raise InputTypeError(f"deadline_ns must be an integer, a point on time.monotonic_ns(), got "
+                             f"{type(value).__name__} {value!r:.40}") from None
+    if point < 0:
+        raise InputError(f"deadline_ns must be a point on time.monotonic_ns(), got {point}")
+    return NEVER_NS if point > NEVER_NS else point
+
+
+# Whether an int64 array is n plain points in time, to be taken as they are: the usual case, without NumPy's calls.
+cdef bint _all_points(cnp.ndarray array, uint32_t n) noexcept:
+    cdef const char* at = <const char*>cnp.PyArray_DATA(array)
+    cdef int64_t point
+    cdef uint32_t i
+    if <uint32_t>array.shape[0] != n:
+        return False
+    for i in range(n):
+        point = (<const int64_t*>(at + i * array.strides[0]))[0]
+        if point < 0 or point > NEVER_NS:
+            return False
+    return True
+
+
+cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t n, int64_t started_ns,
+                                int64_t budget_ns):
+    if deadline_ns is not None and deadline_ms is not None:
+        raise InputError("give deadline_ms (from the call) or deadline_ns (a point on time.monotonic_ns()), not both")
+    given = deadline_ns if deadline_ns is not None else deadline_ms
+    if given is None or np.ndim(given) == 0:
+        if isinstance(given, np.ndarray):
+            given = given[()]
+        one = read_deadline(None if deadline_ns is not None else given, given if deadline_ns is not None else None,
+                            started_ns, budget_ns)
+        return np.full(n, one, dtype=np.int64)
+    array = np.asarray(given)
+    if deadline_ns is not None and array.ndim == 1 and array.dtype == np.int64 and _all_points(array, n):
+        return np.ascontiguousarray(array)
+    if array.ndim != 1 or <uint32_t>array.shape[0] != n:
+        raise InputError(f"expected one deadline, or one for each of {n} rows, got shape {list(array.shape)}")
+    if deadline_ns is not None:
+        if array.dtype.kind not in "iu":
+            raise InputTypeError(f"deadline_ns must be integers on time.monotonic_ns(), got dtype {array.dtype}")
+        if n and array.min() < 0:
+            raise InputError(f"deadline_ns must be points on time.monotonic_ns(), got {array.min()} for row "
+                             f"{int(array.argmin())}")
+        return np.ascontiguousarray(np.minimum(array, NEVER_NS), dtype=np.int64)
+    _check_kind(array)
+    ms = array.astype(np.float64)
+    bad = ~(ms >= 0)
+    if bad.any():
+        row = int(bad.argmax())
+        raise InputError(f"deadline_ms must be zero or more milliseconds from the call, got {ms[row]} for row {row}")
+    far = ms >= 1e12
+    return np.where(far, NEVER_NS, started_ns + (np.where(far, 0.0, ms) * 1e6).astype(np.int64))
+
+
+cdef uint32_t count_rows(object rows) except? 0:
+    try:
+        n = len(rows)
+    except TypeError:
+        raise InputError(f"expected rows as a 2-D array or a sequence of rows, got {type(rows).__name__}") from None
+    if n > 0xFFFFFFF0:
+        raise InputError(f"expected fewer than 2^32 rows in one call, got {n}")
+    return n
+
+
+cdef cnp.ndarray column(cnp.npy_intp n, int kind):
+    return cnp.PyArray_SimpleNew(1, &n, kind)
+
+
+cdef cnp.ndarray table(cnp.npy_intp n, cnp.npy_intp width, int kind):
+    cdef cnp.npy_intp[2] shape
+    shape[0], shape[1] = n, width
+    return cnp.PyArray_SimpleNew(2, shape, kind)
+
+
+cdef object vector_of(const double* values, uint32_t n):
+    cdef cnp.ndarray array = column(n, cnp.NPY_FLOAT64)
+    memcpy(cnp.PyArray_DATA(array), values, n * sizeof(double))
+    return array
+
+
+def checked_default(value, n_outputs):
+    """The default as a float, or as a float64 array [n_outputs]."""
+    array = np.asarray(value, dtype=np.float64)
+    if n_outputs == 1 and array.size == 1:
+        return float(array.reshape(()))
+    if array.ndim == 0 and n_outputs > 1:
+        return np.full(n_outputs, float(array))
+    if array.shape != (n_outputs,):
+        raise ConfigError(f"the default must be one number or {n_outputs} of them, got shape {list(array.shape)}")
+    return array
