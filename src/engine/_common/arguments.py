@@ -1,0 +1,57 @@
+"""Checks of arguments that come from a caller: type, range, choice. Each error names the argument and its value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from engine.errors import EngineError, InputError
+
+
+def number(
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    above: bool = False,
+    error: type[EngineError] = InputError,
+    type_error: type[EngineError] | None = None,
+) -> float:
+    """A number from `low` to `high`, as a float; with `above`, one that is greater than `low`.
+
+    Args:
+        error: raised for a number outside the range, and for NaN.
+        type_error: raised for anything but an int or a float, bool included; `error` unless given.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise (type_error or error)(f"{name} must be a number, got {type(value).__name__} {value!r:.80}")
+    if math.isnan(value) or not low <= value <= high or (above and value == low):
+        bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+        raise error(f"{name} must be a number {bounds}, got {value!r}")
+    return float(value)
+
+
+def whole(
+    name: str,
+    value: Any,
+    low: int,
+    high: int,
+    *,
+    error: type[EngineError] = InputError,
+    type_error: type[EngineError] | None = None,
+) -> int:
+    """An int from `low` to `high`. Errors as in `number`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise (type_error or error)(f"{name} must be an int, got {type(value).__name__} {value!r:.80}")
+    if not low <= value <= high:
+        raise error(f"{name} must be an int from {low:,} to {high:,}, got {value:,}")
+    return value
+
+
+def one_of(name: str, value: Any, choices: Sequence[str], *, error: type[EngineError] = InputError) -> str:
+    """One of `choices`. Raises `error`, which lists them, for anything else."""
+    if not isinstance(value, str) or value not in choices:
+        raise error(f"{name} must be one of {', '.join(choices)}, got {value!r:.80}")
+    return value

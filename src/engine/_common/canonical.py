@@ -1,0 +1,26 @@
+"""Canonical JSON, and the digest of it: equal contents give equal bytes, on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+
+def to_bytes(body: Any, *, default: Callable[[Any], Any] | None = None) -> bytes:
+    """UTF-8 of `body` as JSON with sorted keys and no spaces. Floats read back to the same bits.
+
+    Args:
+        default: makes JSON of a value that is none, as for `json.dumps`.
+
+    Raises:
+        ValueError, TypeError, RecursionError: NaN, infinity, or a value that is no JSON.
+    """
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False, default=default)
+    return text.encode()
+
+
+def digest(body: Any, *, default: Callable[[Any], Any] | None = None) -> str:
+    """sha256 of `to_bytes(body)` as 64 hex digits. Raises as `to_bytes` does."""
+    return hashlib.sha256(to_bytes(body, default=default)).hexdigest()

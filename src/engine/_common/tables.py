@@ -1,0 +1,88 @@
+"""The columns of whatever a caller calls a table, recognised by what it can do: nothing is imported for it.
+
+A table is a mapping of columns, a pandas or Polars data frame, a pyarrow Table or RecordBatch, a NumPy structured
+array, a DuckDB relation, or a list of mappings (one a row). A column is a NumPy array, a Series, an Arrow array or any
+sequence; turning it into numbers is up to the room that asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from engine.errors import InputError, InputTypeError
+
+KINDS = "a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array or a list of mappings"
+NAMES_SHOWN = 20
+
+
+class Columns:
+    """The columns of one table by name.
+
+    Attributes:
+        names: of all columns, in the table's order. For a list of mappings: of all keys, in order of first appearance.
+
+    Args:
+        source: the table.
+        wanted: names that will be taken. A DuckDB relation is read in one query, because two might come in different
+            orders; other tables do not need them.
+
+    Raises:
+        InputTypeError: `source` is no table.
+        InputError: two columns have one name, or a relation lacks a wanted one.
+    """
+
+    def __init__(self, source: Any, wanted: Sequence[str] | None = None) -> None:
+        if _is_relation(source):
+            source = _relation_as_arrow(source, wanted)
+        self._take: Callable[[str], Any] = lambda name: source[name]
+        if isinstance(source, Mapping):
+            self.names = list(source)
+        elif hasattr(source, "num_columns") and hasattr(source, "schema"):
+            self.names = source.schema.names  # pyarrow; `column_names` makes a wrapper a column
+        elif getattr(getattr(source, "dtype", None), "names", None):
+            self.names = list(source.dtype.names)
+        elif hasattr(source, "columns") and hasattr(source, "__getitem__"):
+            self.names = list(source.columns)
+        elif is_rows(source):
+            self.names = list(dict.fromkeys(key for row in source for key in row))
+            self._take = lambda name: [row.get(name) for row in source]
+        else:
+            raise InputTypeError(f"expected a table ({KINDS}), got {type(source).__name__}")
+        self._known = set(self.names)
+        if len(self._known) != len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise InputError(f"the table has two columns named {twice!r}")
+
+    def __getitem__(self, name: str) -> Any:
+        """The column named `name`. Raises InputError, which lists the others, where there is none."""
+        if name not in self._known:
+            raise absent(name, self.names)
+        return self._take(name)
+
+
+def is_rows(source: Any) -> bool:
+    """Whether `source` is a sequence of mappings, one a row; an empty sequence is."""
+    return (
+        isinstance(source, Sequence)
+        and not isinstance(source, str | bytes)
+        and all(isinstance(row, Mapping) for row in source)
+    )
+
+
+def absent(name: str, names: Sequence[Any]) -> InputError:
+    """The error for a column that is not there."""
+    return InputError(f"the table has no column {name!r}; it has: {', '.join(map(str, names[:NAMES_SHOWN]))}")
+
+
+def _is_relation(source: Any) -> bool:
+    return hasattr(source, "project") and hasattr(source, "fetchnumpy")
+
+
+def _relation_as_arrow(source: Any, wanted: Sequence[str] | None) -> Any:
+    names = list(source.columns) if wanted is None else wanted
+    for name in names:
+        if name not in source.columns:
+            raise absent(name, source.columns)
+    quoted = (name.replace('"', '""') for name in names)
+    return source.project(", ".join(f'"{name}"' for name in quoted)).to_arrow_table()

@@ -1,0 +1,117 @@
+"""What rooms share: checks of arguments, canonical JSON, durable files, optional imports, reading of tables."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+
+from engine._common import arguments, canonical, durable, optional
+from engine._common.tables import Columns
+from engine.errors import ConfigError, InputError, InputTypeError, MissingDependencyError
+
+
+def test_a_number_in_range_is_a_float():
+    assert arguments.number("share", 1, 0.0, 1.0) == 1.0
+    assert isinstance(arguments.number("share", 1, 0.0, 1.0), float)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.5, "from 0 to 1, got 1.5"), (math.nan, "got nan"), (True, "got bool True"), ("1", "got str '1'")],
+)
+def test_a_number_out_of_range_names_the_argument(value, text):
+    with pytest.raises(ConfigError, match=f"share must be a number.*{text}"):
+        arguments.number("share", value, 0.0, 1.0, error=ConfigError)
+
+
+def test_above_leaves_out_the_lower_end():
+    with pytest.raises(InputError, match="above 0 and at most 1"):
+        arguments.number("share", 0.0, 0.0, 1.0, above=True)
+
+
+def test_a_type_may_have_an_error_of_its_own():
+    with pytest.raises(InputTypeError, match=r"rows must be an int, got float 2\.0"):
+        arguments.whole("rows", 2.0, 1, 9, type_error=InputTypeError)
+    with pytest.raises(InputError, match="rows must be an int from 1 to 9, got 10"):
+        arguments.whole("rows", 10, 1, 9, type_error=InputTypeError)
+
+
+def test_a_choice_lists_the_others():
+    assert arguments.one_of("lane", "auto", ("auto", "batch")) == "auto"
+    with pytest.raises(InputError, match="lane must be one of auto, batch, got 'inlin'"):
+        arguments.one_of("lane", "inlin", ("auto", "batch"))
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_keys():
+    assert canonical.to_bytes({"b": 1, "a": [0.1]}) == b'{"a":[0.1],"b":1}'
+    assert canonical.digest({"a": 1, "b": 2}) == canonical.digest({"b": 2, "a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical.to_bytes({"a": math.nan})
+
+
+def test_a_durable_file_is_whole_or_as_it_was(tmp_path):
+    target = tmp_path / "file"
+    durable.write(target, b"first")
+    with pytest.raises(KeyError), durable.replacing(target) as out:
+        out.write(b"half of the sec")
+        raise KeyError
+    assert target.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_optional_library_that_is_missing_names_its_extra():
+    assert optional.need("json", "nothing") is not None
+    with pytest.raises(
+        MissingDependencyError, match=r"the store needs nowhere: pip install 'deadline-engine\[store\]'"
+    ):
+        optional.need("nowhere.at.all", "the store", "store")
+    with pytest.raises(MissingDependencyError, match="reading a file needs no-such: pip install no-such"):
+        optional.need("no_such", "reading a file")
+
+
+def tables():
+    pandas = pytest.importorskip("pandas")
+    polars = pytest.importorskip("polars")
+    arrow = pytest.importorskip("pyarrow")
+    duckdb = pytest.importorskip("duckdb")
+    columns = {"a": [1.0, 2.0], "b": [3.0, 4.0]}
+    frame = pandas.DataFrame(columns)
+    return {
+        "mapping": columns,
+        "pandas": frame,
+        "polars": polars.DataFrame(columns),
+        "arrow": arrow.table(columns),
+        "batch": arrow.RecordBatch.from_pydict(columns),
+        "structured": np.array([(1.0, 3.0), (2.0, 4.0)], dtype=[("a", "f8"), ("b", "f8")]),
+        "duckdb": duckdb.sql("select * from (values (1.0::double, 3.0::double), (2.0, 4.0)) t(a, b)"),
+        "rows": [{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 4.0}],
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["mapping", "pandas", "polars", "arrow", "batch", "structured", "duckdb", "rows"]
+)
+def test_every_kind_of_table_gives_its_columns(kind):
+    found = Columns(tables()[kind])
+    assert list(found.names) == ["a", "b"]
+    column = found["b"]
+    assert list(column.to_pylist() if hasattr(column, "to_pylist") else column) == [3.0, 4.0]
+    with pytest.raises(InputError, match="the table has no column 'c'; it has: a, b"):
+        found["c"]
+
+
+def test_a_row_without_a_key_has_none_there():
+    assert Columns([{"a": 1}, {"b": 2}])["a"] == [1, None]
+
+
+@pytest.mark.parametrize("source", [3, "text", b"bytes", [1, 2], None])
+def test_what_is_no_table_is_refused(source):
+    with pytest.raises(InputTypeError, match="expected a table"):
+        Columns(source)
+
+
+def test_two_columns_of_one_name_are_refused():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(InputError, match="two columns named 'a'"):
+        Columns(pandas.DataFrame([[1, 2]], columns=["a", "a"]))
