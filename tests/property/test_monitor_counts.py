@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from engine.monitor import Reference
-from engine.monitor._bins import codes, numeric, scores
-from engine.monitor._charts import tilt
 from engine.monitor._sketch import Sketch
 from engine.monitor.drift import DriftDetector
+from engine.monitor.drift.bins import codes, numeric, scores
+from engine.monitor.drift.charts import tilt
 
 ANY = st.floats(width=32, allow_nan=True, allow_infinity=True)
 SOME = st.one_of(ANY, st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0, float("nan"), float("inf"), float("-inf")]))

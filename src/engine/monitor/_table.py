@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import MonitorError
-from engine.monitor._bins import UNKNOWN_CODE
+from engine.monitor.drift.bins import UNKNOWN_CODE
 
 # A column's values, and the texts that its codes stand for (none for numbers).
 Values = tuple[npt.NDArray[np.float32], tuple[str, ...]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine._common.vocabulary import REASONS, SOURCES
-from engine.monitor._bins import FloatArray
+from engine.monitor.drift.bins import FloatArray
 
 VERSIONS_MAX = 64
 SLICES_MAX = 240

@@ -16,16 +16,16 @@ import numpy as np
 from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import ClosedError, MonitorError
 from engine.monitor._background import watch
-from engine.monitor._budgets import Budgets
-from engine.monitor._lasting import Lasting
 from engine.monitor._learning import Learning
 from engine.monitor._optional import need
 from engine.monitor._sketch import Sketch
 from engine.monitor._tallies import Tallies
 from engine.monitor.alerts import Alert, Alerts, Handler
 from engine.monitor.counters import BusinessCounter
-from engine.monitor.distribution import Distribution, as_outputs
-from engine.monitor.drift import DriftDetector
+from engine.monitor.drift.budgets import Budgets
+from engine.monitor.drift.detector import DriftDetector
+from engine.monitor.drift.distribution import Distribution, as_outputs
+from engine.monitor.drift.open_alerts import Lasting
 from engine.monitor.outcomes import Outcomes, checked
 from engine.monitor.reference import Reference
 
@@ -377,7 +377,7 @@ class ModelMonitor:
 
     def to_json(self) -> dict[str, Any]:
         """Everything in plain values: alerts, columns, answers by version, outcomes, shadows, latency, counters."""
-        from engine.monitor.summary import summary
+        from engine.monitor.report.summary import summary
 
         self.check()
         with self._lock:
@@ -395,7 +395,7 @@ class ModelMonitor:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        from engine.monitor.report import collect, write
+        from engine.monitor.report.page import collect, write
 
         self.check()
         with self._lock:

@@ -10,7 +10,7 @@ import numpy as np
 
 from engine._common.vocabulary import SOURCES
 from engine.errors import MonitorError
-from engine.monitor._bins import FloatArray
+from engine.monitor.drift.bins import FloatArray
 
 GROUPS_MAX = 64
 CALIBRATION_BINS = 10

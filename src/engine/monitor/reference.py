@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import MonitorError
-from engine.monitor._column import Column, fit_column
 from engine.monitor._table import as_columns, encode, named_outputs
+from engine.monitor.drift.column import Column, fit_column
 
 FORMAT = "engine.monitor.reference/1"
 ROWS_MIN = 100

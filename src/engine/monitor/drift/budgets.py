@@ -10,8 +10,8 @@ import numpy as np
 
 from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import MonitorError
-from engine.monitor._bins import FloatArray
-from engine.monitor._charts import Charts
+from engine.monitor.drift.bins import FloatArray
+from engine.monitor.drift.charts import Charts
 
 ERROR_REASONS = tuple(
     place

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.monitor._bins import FloatArray
-from engine.monitor._column import STATISTICS, Column
-from engine.monitor._dependence import Dependence, allowance, caution, tail_ratio
+from engine.monitor.drift.bins import FloatArray
+from engine.monitor.drift.column import STATISTICS, Column
+from engine.monitor.drift.dependence import Dependence, allowance, caution, tail_ratio
 
 # An alarm goes on until its chart has fallen to this part of the threshold.
 CLEARED = 0.25

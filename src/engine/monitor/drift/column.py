@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import MonitorError
-from engine.monitor._bins import Bins, Scores, codes, look_like_codes, numeric, scores
-from engine.monitor._dependence import INDEPENDENT, Dependence, allowance, dependence
+from engine.monitor.drift.bins import Bins, Scores, codes, look_like_codes, numeric, scores
+from engine.monitor.drift.dependence import INDEPENDENT, Dependence, allowance, dependence
 
 WINDOWS = 16
 STATISTICS = ("mean", "spread")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.monitor._charts import Charts, LocationCharts, RateCharts
-from engine.monitor._column import Column
-from engine.monitor._windows import Windows
+from engine.monitor.drift.charts import Charts, LocationCharts, RateCharts
+from engine.monitor.drift.column import Column
+from engine.monitor.drift.windows import Windows
 
 # A change is over when nothing has seen it for so many windows, and so many independent stretches of its column (at
 # most as many rows as the reference has): a cool day in July does not end the summer.

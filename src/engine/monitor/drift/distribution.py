@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import MonitorError
-from engine.monitor.drift import DriftDetector, Episode
+from engine.monitor.drift.detector import DriftDetector, Episode
 
 
 class Distribution:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from engine.monitor._budgets import Overspending
 from engine.monitor.alerts import Alert, Alerts
-from engine.monitor.drift import Episode
+from engine.monitor.drift.budgets import Overspending
+from engine.monitor.drift.detector import Episode
 
 
 class Lasting:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.monitor._bins import FloatArray
-from engine.monitor._column import WINDOWS, Column, groups_of, two_sample_chi_square
-from engine.monitor._dependence import caution
+from engine.monitor.drift.bins import FloatArray
+from engine.monitor.drift.column import WINDOWS, Column, groups_of, two_sample_chi_square
+from engine.monitor.drift.dependence import caution
 
 # Of the columns present in a window, this part or less is too little to judge a shape by.
 PRESENT_MIN = 0.05

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.monitor._optional import need
-from engine.monitor.pictures import draw_column, draw_deadline, draw_sources
-from engine.monitor.summary import summary
+from engine.monitor.report.pictures import draw_column, draw_deadline, draw_sources
+from engine.monitor.report.summary import summary
 
 if TYPE_CHECKING:
     from engine.monitor.monitor import ModelMonitor

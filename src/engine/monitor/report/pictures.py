@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine._common.vocabulary import SOURCES
-from engine.monitor._column import Column
+from engine.monitor.drift.column import Column
 
 COLOURS = {"primary": "#2b6cb0", "fallback": "#dd8f2d", "default": "#8a8f98", "late": "#c0392b"}
 REFERENCE = "#9aa5b1"

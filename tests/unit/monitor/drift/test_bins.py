@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.monitor._bins import codes, look_like_codes, numeric, scores
+from engine.monitor.drift.bins import codes, look_like_codes, numeric, scores
 
 
 def float32(*values):

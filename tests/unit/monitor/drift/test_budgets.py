@@ -3,7 +3,7 @@ import pytest
 
 from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import MonitorError
-from engine.monitor._budgets import Budgets
+from engine.monitor.drift.budgets import Budgets
 
 
 def block(ok=0, fallback=0, errors=0):

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from engine.monitor._charts import NAMES, Charts, LocationCharts, RateCharts, tilt, usual_share
-from engine.monitor._column import fit_column
+from engine.monitor.drift.charts import NAMES, Charts, LocationCharts, RateCharts, tilt, usual_share
+from engine.monitor.drift.column import fit_column
 
 
 def test_a_chart_forgets_good_news_keeps_bad_and_stays_alarmed_until_a_quarter():

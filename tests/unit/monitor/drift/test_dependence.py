@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.monitor._dependence import INDEPENDENT, allowance, caution, dependence, tail_ratio
+from engine.monitor.drift.dependence import INDEPENDENT, allowance, caution, dependence, tail_ratio
 
 
 def everywhere(n):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from engine.monitor._column import fit_column, groups_of, two_sample_chi_square
-from engine.monitor._windows import Windows, discoveries, population_stability
+from engine.monitor.drift.column import fit_column, groups_of, two_sample_chi_square
+from engine.monitor.drift.windows import Windows, discoveries, population_stability
 
 
 def test_chi_square_of_two_samples_by_hand():
