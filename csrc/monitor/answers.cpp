@@ -4,7 +4,7 @@
 #include <bit>
 #include <limits>
 
-namespace engine::sketch {
+namespace engine::monitor {
 
 AnswerMemory::AnswerMemory(uint32_t capacity, uint32_t n_outputs)
     : entries_(std::max(capacity, 1u)),
@@ -72,4 +72,4 @@ void AnswerMemory::erase(Remembered* entry) noexcept {
     --size_;
 }
 
-}  // namespace engine::sketch
+}  // namespace engine::monitor

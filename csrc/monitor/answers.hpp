@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace engine::sketch {
+namespace engine::monitor {
 
 struct Remembered {
     uint64_t id = 0;
@@ -51,4 +51,4 @@ private:
     size_t size_ = 0;
 };
 
-}  // namespace engine::sketch
+}  // namespace engine::monitor

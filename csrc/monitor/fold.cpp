@@ -4,7 +4,7 @@
 
 #include "monitor/sketch.hpp"
 
-namespace engine::sketch {
+namespace engine::monitor {
 
 namespace {
 
@@ -220,4 +220,4 @@ void Sketch::keep_sample(const Record& record) noexcept {
     for (uint32_t i = 0; i < limits_.outputs_max; ++i) sample_.push_back(static_cast<float>(outputs[i]));
 }
 
-}  // namespace engine::sketch
+}  // namespace engine::monitor

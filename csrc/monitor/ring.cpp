@@ -2,7 +2,7 @@
 
 #include <bit>
 
-namespace engine::sketch {
+namespace engine::monitor {
 
 Ring::Ring(uint32_t capacity, uint32_t features_max, uint32_t outputs_max)
     : mask_(std::bit_ceil(uint64_t{capacity < 2 ? 2 : capacity}) - 1),
@@ -20,4 +20,4 @@ Ring::Ring(uint32_t capacity, uint32_t features_max, uint32_t outputs_max)
     }
 }
 
-}  // namespace engine::sketch
+}  // namespace engine::monitor

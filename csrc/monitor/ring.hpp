@@ -9,7 +9,7 @@
 
 #include "engine/observer.h"
 
-namespace engine::sketch {
+namespace engine::monitor {
 
 enum RecordFlags : uint32_t {
     RECORD_HAS_ROW = 1u << 16,      // features() is filled in
@@ -105,4 +105,4 @@ private:
     alignas(LINE) uint64_t head_ = 0;
 };
 
-}  // namespace engine::sketch
+}  // namespace engine::monitor

@@ -10,7 +10,7 @@
 #include "base/clock.hpp"
 #include "base/futex.hpp"
 
-namespace engine::sketch {
+namespace engine::monitor {
 
 namespace {
 
@@ -301,7 +301,7 @@ void Sketch::release() noexcept {
 }
 
 engine_observer Sketch::observer() noexcept {
-    return {ENGINE_OBSERVER_ABI, n_features(), this, sketch::observe, sketch::deployed, sketch::retain, sketch::release};
+    return {ENGINE_OBSERVER_ABI, n_features(), this, monitor::observe, monitor::deployed, monitor::retain, monitor::release};
 }
 
-}  // namespace engine::sketch
+}  // namespace engine::monitor

@@ -22,7 +22,7 @@
 #include "monitor/answers.hpp"
 #include "monitor/ring.hpp"
 
-namespace engine::sketch {
+namespace engine::monitor {
 
 inline constexpr size_t VERSIONS = 16;  // told apart within one block; further ones are counted under the last
 inline constexpr size_t SOURCES = 3;
@@ -195,4 +195,4 @@ private:
     std::thread* folder_ = nullptr;  // leaked in a child of fork(), where it cannot be joined
 };
 
-}  // namespace engine::sketch
+}  // namespace engine::monitor

@@ -12,7 +12,7 @@
 #include "base/random.hpp"
 #include "tests/check.hpp"
 
-using namespace engine::sketch;
+using namespace engine::monitor;
 
 namespace {
 

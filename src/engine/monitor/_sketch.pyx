@@ -22,7 +22,7 @@ from engine._common._observer cimport (
 
 from engine.errors import ClosedError, MonitorError
 
-cdef extern from "monitor/sketch.hpp" namespace "engine::sketch" nogil:
+cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
     size_t VERSIONS
     size_t SOURCES
     size_t REASONS
@@ -93,7 +93,7 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::sketch" nogil:
         double shadow_tolerance
         double decision_threshold
 
-    cdef cppclass CSketch "engine::sketch::Sketch":
+    cdef cppclass CSketch "engine::monitor::Sketch":
         CSketch(const Limits& limits) except +
         cbool observe(const engine_answer& answer) noexcept
         void deployed(uint64_t deployment, const char* version) except +
