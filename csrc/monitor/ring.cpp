@@ -1,7 +1,5 @@
 #include "monitor/ring.hpp"
 
-#include <bit>
-
 namespace engine::monitor {
 
 Ring::Ring(uint32_t capacity, uint32_t features_max, uint32_t outputs_max)
@@ -13,7 +11,10 @@ Ring::Ring(uint32_t capacity, uint32_t features_max, uint32_t outputs_max)
     stride_ = (bytes + LINE - 1) / LINE * LINE;
     const size_t total = stride_ * (mask_ + 1);
     memory_.reset(new (std::align_val_t{LINE}) std::byte[total]);
-    // Touched now, so that no producer ever pays for a page.
+    ENGINE_ASSERT(std::has_single_bit(mask_ + 1), "a ring's capacity is a power of two");
+    ENGINE_ASSERT(stride_ % LINE == 0 && stride_ >= bytes, "a cell fills whole cache lines and holds its record");
+    ENGINE_ASSERT(reinterpret_cast<uintptr_t>(memory_.get()) % LINE == 0, "the first cell starts a cache line");
+    // Touched now, so that no producer pays for a page fault.
     std::memset(memory_.get(), 0, total);
     for (uint64_t position = 0; position <= mask_; ++position) {
         new (&cell(position)) std::atomic<uint64_t>(position);
