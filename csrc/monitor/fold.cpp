@@ -1,6 +1,7 @@
-// One record's way into the counts: see sketch.hpp.
+// Counts one record: see sketch.hpp.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "monitor/sketch.hpp"
 
@@ -8,7 +9,8 @@ namespace engine::monitor {
 
 namespace {
 
-// Of a sorted list, how many are below `value`. Branch-free: mispredictions would cost more than the few extra steps.
+// How many of a sorted list are below `value`. Branch-free, because mispredicted branches cost more than the few extra
+// steps: `base` moves up by half of what is left, or stays, by a multiplication with 0 or 1.
 size_t below(std::span<const float> sorted, float value) noexcept {
     const float* base = sorted.data();
     size_t n = sorted.size();
@@ -25,8 +27,16 @@ size_t below(std::span<const float> sorted, float value) noexcept {
 
 uint16_t Column::bin(float value) const noexcept {
     const size_t at = below(cuts, value);
+    ENGINE_ASSERT(at <= cuts.size(), "a value lies between two cuts or at an end");
     if (!discrete) return static_cast<uint16_t>(at);
     return at < cuts.size() && cuts[at] == value ? bin_of[at] : UNSEEN;
+}
+
+bool Column::consistent() const noexcept {
+    if (n_bins == 0 || n_bins >= UNSEEN || !std::is_sorted(cuts.begin(), cuts.end())) return false;
+    if (!discrete) return bin_of.empty() && n_bins == cuts.size() + 1;
+    return bin_of.size() == cuts.size() &&
+           std::all_of(bin_of.begin(), bin_of.end(), [this](uint16_t place) { return place < n_bins; });
 }
 
 void Block::reset(size_t columns, size_t bins_max) {
@@ -57,6 +67,7 @@ size_t Block::version(uint64_t deployment) noexcept {
         if (deployments[i] == deployment) return i;
     }
     if (n_deployments == VERSIONS) return VERSIONS - 1;
+    ENGINE_ASSERT(n_deployments < VERSIONS, "a block tells a fixed number of versions apart");
     deployments[n_deployments] = deployment;
     return n_deployments++;
 }
@@ -76,7 +87,28 @@ void Block::add_answers(const Block& other) noexcept {
     }
 }
 
+bool Block::consistent(size_t n_features, size_t bins_max) const noexcept {
+    const size_t columns = missing.size();
+    if (counts.size() != columns * bins_max || infinite.size() != columns || unseen.size() != columns ||
+        sums.size() != columns * 2 || n_deployments > VERSIONS) {
+        return false;
+    }
+    if (std::accumulate(tally.begin(), tally.end(), uint64_t{0}) != answers) return false;
+    if (std::accumulate(late.begin(), late.end(), uint64_t{0}) > answers) return false;
+    for (size_t column = 0; column < columns; ++column) {
+        // Every value is in a bin, missing or unseen, and infinite ones are in one of the first and the last as well.
+        const auto* first = counts.data() + column * bins_max;
+        const uint64_t seen = std::accumulate(first, first + bins_max, uint64_t{0});
+        const uint64_t expected = column < n_features ? rows : output_rows;
+        if (seen + missing[column] + unseen[column] != expected) return false;
+        if (infinite[column] > seen + unseen[column]) return false;
+    }
+    return true;
+}
+
 void Sketch::fold(const Record& record) noexcept {
+    constexpr uint32_t KNOWN = 0xFFFF | RECORD_HAS_ROW | RECORD_HAS_OUTPUTS | RECORD_TIMED;
+    ENGINE_ASSERT((record.flags & ~KNOWN) == 0, "a published record is written whole");
     if (record.flags & ENGINE_ANSWER_SHADOW) {
         fold_shadow(record);
     } else {
@@ -96,6 +128,7 @@ void Sketch::fold_live(const Record& record) noexcept {
     ++totals_.latency[source][LogBuckets::index(latency)];
     if (record.flags & RECORD_TIMED) {
         if (record.ready_ns > record.deadline_ns) ++open_.late[source];
+        ENGINE_ASSERT(record.deadline_ns > record.started_ns, "a timed answer had some time");
         const double share =
             static_cast<double>(latency) / static_cast<double>(record.deadline_ns - record.started_ns);
         const double bin = std::clamp(share / 0.05, 0.0, static_cast<double>(SHARE_BINS - 1));
@@ -110,7 +143,7 @@ void Sketch::fold_live(const Record& record) noexcept {
         entry->canary = canary;
         if (any_shadow_ && outputs) {
             if (Remembered* shadow = shadows_.find(record.id)) {
-                compare(*entry, outputs[0], shadow->deployment, shadows_.outputs(shadow)[0]);
+                compare(outputs[0], shadow->deployment, shadows_.outputs(shadow)[0]);
                 shadows_.erase(shadow);
             }
         }
@@ -125,10 +158,10 @@ void Sketch::fold_live(const Record& record) noexcept {
         keep_sample(record);
     } else {
         if (record.flags & RECORD_HAS_ROW) fold_row(ring_.features(&record));
-        // The reference is the primary's; a fallback's or a canary's answers are told apart by source and version.
+        // The reference holds the primary's outputs. A fallback's and a canary's are counted by source and version alone.
         if (outputs && source == 0 && !canary) fold_output(outputs);
     }
-    // Rows and answers advance together but for rows that were never read.
+    // By answers and not by rows: they differ only by rows that were never read.
     if (open_.answers >= limits_.block_rows) close_block(false);
 }
 
@@ -137,14 +170,16 @@ void Sketch::fold_shadow(const Record& record) noexcept {
     if (!(record.flags & RECORD_HAS_OUTPUTS)) return;
     const double value = ring_.outputs(&record)[0];
     if (Remembered* live = answers_.find(record.id)) {
-        compare(*live, answers_.outputs(live)[0], record.deployment, value);
+        compare(answers_.outputs(live)[0], record.deployment, value);
         return;
     }
-    if (shadows_.size() == shadows_.capacity()) ++totals_.unpaired_shadows;
+    const size_t before = shadows_.size();
     shadows_.insert(record.id, ring_.outputs(&record))->deployment = record.deployment;
+    // One that took another's place: that other one is never compared.
+    if (shadows_.size() == before) ++totals_.unpaired_shadows;
 }
 
-void Sketch::compare(const Remembered&, double live_value, uint64_t shadow, double shadow_value) noexcept {
+void Sketch::compare(double live_value, uint64_t shadow, double shadow_value) noexcept {
     Comparison* to = nullptr;
     for (Comparison& known : totals_.shadows) {
         if (known.count == 0 || known.deployment == shadow) {
@@ -153,7 +188,7 @@ void Sketch::compare(const Remembered&, double live_value, uint64_t shadow, doub
         }
     }
     if (!to) {
-        // More shadows than are told apart: the oldest makes room.
+        // More shadow versions than are told apart: the oldest makes room.
         std::rotate(totals_.shadows.begin(), totals_.shadows.begin() + 1, totals_.shadows.end());
         to = &totals_.shadows.back();
         *to = Comparison{};
@@ -161,7 +196,7 @@ void Sketch::compare(const Remembered&, double live_value, uint64_t shadow, doub
     to->deployment = shadow;
     ++to->count;
     const double difference = shadow_value - live_value;
-    // Two that are both missing agree; a difference that is not a number is as far apart as can be.
+    // Two missing values agree. Any other difference that is no finite number counts as infinitely far.
     const bool both_missing = std::isnan(shadow_value) && std::isnan(live_value);
     const double distance = both_missing ? 0.0 : std::isfinite(difference) ? std::fabs(difference) : INFINITY;
     to->within += distance <= limits_.shadow_tolerance;
@@ -172,11 +207,14 @@ void Sketch::compare(const Remembered&, double live_value, uint64_t shadow, doub
         to->sum_squares += difference * difference;
     }
     to->largest = std::max(to->largest, distance);
+    ENGINE_ASSERT(to->within <= to->count && to->same_decision <= to->count, "agreement is a share of the pairs");
+    // Bin 0 is below 2^-24, and each further bin twice as wide as the one before.
     const double octave = distance > 0.0 ? std::floor(std::log2(std::min(distance, 1e30))) + 25.0 : 0.0;
     ++to->histogram[static_cast<size_t>(std::clamp(octave, 0.0, static_cast<double>(DIFFERENCE_BINS - 1)))];
 }
 
 void Sketch::fold_row(const float* row) noexcept {
+    ENGINE_ASSERT(features_in_layout_ <= columns_.size(), "the features lead the columns");
     ++open_.rows;
     for (uint32_t i = 0; i < features_in_layout_; ++i) count_value(i, row[i]);
 }
@@ -195,6 +233,7 @@ void Sketch::count_value(size_t column, float value) noexcept {
         return;
     }
     const uint16_t bin = columns_[column].bin(value);
+    ENGINE_ASSERT(bin == UNSEEN || bin < columns_[column].n_bins, "a bin belongs to its column");
     if (std::isinf(value)) {
         ++open_.infinite[column];
     } else {
@@ -213,8 +252,8 @@ void Sketch::keep_sample(const Record& record) noexcept {
     if ((record.flags & BOTH) != BOTH || record.source != 0 || (record.flags & ENGINE_ANSWER_CANARY)) return;
     const uint32_t n_features = n_features_.load(std::memory_order_relaxed);
     sample_width_ = n_features + limits_.outputs_max;
-    // Within what was reserved at the start, so that nothing is allocated here.
     if (sample_.size() + sample_width_ > size_t{limits_.sample_rows} * sample_width_) return;
+    ENGINE_ASSERT(sample_.size() + sample_width_ <= sample_.capacity(), "the sample grows within what was reserved");
     sample_.insert(sample_.end(), ring_.features(&record), ring_.features(&record) + n_features);
     const double* outputs = ring_.outputs(&record);
     for (uint32_t i = 0; i < limits_.outputs_max; ++i) sample_.push_back(static_cast<float>(outputs[i]));

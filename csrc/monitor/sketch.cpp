@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -14,14 +15,15 @@ namespace engine::monitor {
 
 namespace {
 
-// How many times this process's ancestors have forked since the library was loaded: a sketch of another count belongs
-// to a parent. Read by every push, where getpid() would cost a system call.
+// How often this process and its parents forked since the library was loaded. A sketch that was made at another count
+// belongs to a parent. Every push reads this, because getpid() would cost a system call.
 std::atomic<uint32_t> forks{0};
 const int at_fork = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
 
-// Long enough to cost an idle process nothing, short enough for a page that shows what happened.
+// How long the counting thread sleeps without a signal: long enough to cost an idle process nothing, short enough for
+// a page that shows what happened.
 constexpr int64_t IDLE_NS = 50'000'000;
-// Records folded before others get the lock.
+// Records counted before others get the lock.
 constexpr size_t CHUNK = 256;
 constexpr size_t VERSION_NAMES_MAX = 1024;
 
@@ -37,11 +39,14 @@ void release(void* ctx) { static_cast<Sketch*>(ctx)->release(); }
 Sketch::Sketch(const Limits& limits)
     : limits_(limits),
       ring_(limits.ring_rows, limits.features_max, limits.outputs_max),
+      wake_mask_(std::max(ring_.capacity() / 4, 1u) - 1),
       forked_at_(forks.load(std::memory_order_relaxed)),
       closed_blocks_(std::max(limits.blocks_max, 1u)),
       answers_(limits.answers_max, limits.outputs_max),
       shadows_(std::max(limits.answers_max / 16, 16u), limits.outputs_max) {
     (void)at_fork;
+    ENGINE_ASSERT(std::has_single_bit(wake_mask_ + 1) && wake_mask_ < ring_.capacity(),
+                  "the counting thread is woken at least once a lap");
     open_.reset(0, 0);
     for (Block& block : closed_blocks_) block.reset(0, 0);
     sample_.reserve(size_t{limits.sample_rows} * (limits.features_max + limits.outputs_max));
@@ -78,6 +83,7 @@ bool Sketch::observe(const engine_answer& answer) noexcept {
     uint32_t flags = answer.flags & 0xFFFF;
     const bool fits = answer.n_features == expected && answer.n_outputs <= limits_.outputs_max;
     if (answer.row && answer.n_features == expected) {
+        ENGINE_ASSERT(expected <= limits_.features_max, "a row fits its record");
         flags |= RECORD_HAS_ROW;
         float* to = ring_.features(record);
         if (answer.flags & ENGINE_ANSWER_ROW_FLOAT64) {
@@ -99,24 +105,26 @@ bool Sketch::observe(const engine_answer& answer) noexcept {
     record->flags = flags;
     ring_.publish(position);
     if (!fits && answer.row) wrong_width_.fetch_add(1, std::memory_order_relaxed);
-    if ((position & (ring_.capacity() / 4 - 1)) == 0) {
-        // Once a quarter of the ring, so that the folder's sleep never costs records and no answer pays for a wake-up.
-        bell_.fetch_add(1, std::memory_order_release);
-        detail::futex_wake(bell_, 1);
+    if ((position & wake_mask_) == 0) {
+        // Once a quarter of the ring, so that the counting thread wakes before the ring is full and few answers pay for
+        // a wake-up. The release orders publish() before the signal: a thread that sees the new signal sees the record.
+        wake_signal_.fetch_add(1, std::memory_order_release);
+        detail::futex_wake(wake_signal_, 1);
     }
     return true;
 }
 
 void Sketch::run() noexcept {
     while (!closed_.load(std::memory_order_acquire)) {
-        const uint32_t heard = bell_.load(std::memory_order_acquire);
+        // Read before the ring is emptied: a signal that comes in between differs from it, and the thread does not sleep.
+        const uint32_t seen = wake_signal_.load(std::memory_order_acquire);
         size_t folded;
         do {
             const std::lock_guard lock(mutex_);
             folded = fold_some(CHUNK);
         } while (folded == CHUNK && !closed_.load(std::memory_order_relaxed));
-        if (bell_.load(std::memory_order_acquire) == heard && !closed_.load(std::memory_order_acquire)) {
-            detail::futex_wait_until(bell_, heard, now_ns() + IDLE_NS);
+        if (wake_signal_.load(std::memory_order_acquire) == seen && !closed_.load(std::memory_order_acquire)) {
+            detail::futex_wait_until(wake_signal_, seen, now_ns() + IDLE_NS);
         }
     }
 }
@@ -130,12 +138,13 @@ size_t Sketch::fold_some(size_t records_max) noexcept {
         ring_.pop();
     }
     totals_.folded += folded;
+    ENGINE_ASSERT(totals_.folded <= ring_.pushed(), "no record is counted twice");
     return folded;
 }
 
 void Sketch::drain(bool flush) {
     if (!alive()) return;
-    // At most one ring full, so that producers that never stop cannot keep the caller here.
+    // At most one ring full, because producers that never stop would keep the caller here.
     const size_t chunks = ring_.capacity() / CHUNK + 1;
     for (size_t i = 0; i < chunks; ++i) {
         const std::lock_guard lock(mutex_);
@@ -150,24 +159,38 @@ bool Sketch::take(Block& into) {
     if (!alive()) return false;
     const std::lock_guard lock(mutex_);
     if (n_closed_ == 0) return false;
+    ENGINE_ASSERT(n_closed_ <= closed_blocks_.size(), "no more blocks are closed than there is room for");
+    ENGINE_ASSERT(first_closed_ < closed_blocks_.size(), "the oldest closed block lies in the circle");
     std::swap(into, closed_blocks_[first_closed_]);
-    if (closed_blocks_[first_closed_].counts.size() != open_.counts.size()) {
-        closed_blocks_[first_closed_].reset(columns_.size(), bins_max_);
+    ENGINE_ASSERT(into.missing.size() == columns_.size(), "a closed block has the layout's columns");
+    // What the caller handed in may have the shape of an older layout.
+    Block& returned = closed_blocks_[first_closed_];
+    if (returned.counts.size() != open_.counts.size() || returned.missing.size() != open_.missing.size()) {
+        returned.reset(columns_.size(), bins_max_);
     }
     first_closed_ = (first_closed_ + 1) % closed_blocks_.size();
     --n_closed_;
+    if (flush_pending_) close_block(true);
     return true;
 }
 
-void Sketch::close_block(bool forced) noexcept {
+void Sketch::close_block(bool flush) noexcept {
     if (open_.rows == 0 && open_.output_rows == 0 && open_.answers == 0) return;
-    // With nowhere to put it the block stays open and grows.
-    if (n_closed_ == closed_blocks_.size()) return;
+    if (n_closed_ == closed_blocks_.size()) {
+        // With no room for it the block stays open and grows.
+        flush_pending_ |= flush;
+        return;
+    }
+    flush_pending_ = false;
+    ENGINE_ASSERT(open_.consistent(features_in_layout_, bins_max_), "a block's sums agree with each other");
     Block& to = closed_blocks_[(first_closed_ + n_closed_) % closed_blocks_.size()];
+    ENGINE_ASSERT(to.counts.size() == open_.counts.size() && to.missing.size() == open_.missing.size(),
+                  "the blocks of one layout have one shape");
     std::swap(to, open_);
     open_.clear();
     ++n_closed_;
-    if (!forced) changed_.notify_all();
+    // A caller that flushes takes the block itself.
+    if (!flush) changed_.notify_all();
 }
 
 void Sketch::wait(int64_t timeout_ns) {
@@ -187,9 +210,15 @@ void Sketch::set_layout(std::vector<Column> columns, uint32_t n_features) {
     const std::lock_guard lock(mutex_);
     while (fold_some(CHUNK) == CHUNK) {
     }
+    ENGINE_ASSERT(n_features <= limits_.features_max && n_features <= columns.size(), "the features lead the columns");
+    ENGINE_ASSERT(columns.size() - n_features <= limits_.outputs_max, "the outputs of a layout fit a record");
     columns_ = std::move(columns);
     features_in_layout_ = n_features;
+    flush_pending_ = false;
     bins_max_ = 0;
+    for ([[maybe_unused]] const Column& column : columns_) {
+        ENGINE_ASSERT(column.consistent(), "a column's cuts ascend and its bins belong to them");
+    }
     for (const Column& column : columns_) bins_max_ = std::max(bins_max_, column.n_bins);
     Block answers;
     for (size_t i = 0; i < n_closed_; ++i) {
@@ -198,6 +227,7 @@ void Sketch::set_layout(std::vector<Column> columns, uint32_t n_features) {
     answers.add_answers(open_);
     open_.reset(columns_.size(), bins_max_);
     open_.add_answers(answers);
+    ENGINE_ASSERT(open_.consistent(n_features, bins_max_), "answers survive a change of layout");
     for (Block& block : closed_blocks_) block.reset(columns_.size(), bins_max_);
     first_closed_ = n_closed_ = 0;
     if (n_features) n_features_.store(n_features, std::memory_order_relaxed);
@@ -247,7 +277,7 @@ bool Sketch::find(uint64_t id, Remembered& found, double* outputs) {
                 return true;
             }
         }
-        if (attempt == 0) drain(false);  // it may still be in the ring
+        if (attempt == 0) drain(false);  // the answer may still be in the ring
     }
     return false;
 }
@@ -284,8 +314,8 @@ std::vector<std::pair<uint64_t, std::string>> Sketch::versions() {
 
 void Sketch::close() noexcept {
     if (closed_.exchange(true, std::memory_order_acq_rel) || !alive()) return;
-    bell_.fetch_add(1, std::memory_order_release);
-    detail::futex_wake(bell_, INT32_MAX);
+    wake_signal_.fetch_add(1, std::memory_order_release);
+    detail::futex_wake(wake_signal_, INT32_MAX);
     folder_->join();
     const std::lock_guard lock(mutex_);
     while (fold_some(CHUNK) == CHUNK) {
@@ -294,9 +324,18 @@ void Sketch::close() noexcept {
     changed_.notify_all();
 }
 
+void Sketch::retain() noexcept {
+    // Relaxed: the caller holds a reference already, and a new one orders nothing.
+    [[maybe_unused]] const uint32_t before = references_.fetch_add(1, std::memory_order_relaxed);
+    ENGINE_ASSERT(before > 0, "a sketch that nobody holds is gone");
+}
+
 void Sketch::release() noexcept {
-    if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-    // In a child its thread and perhaps its lock are the parent's; memory that is leaked there does no harm.
+    // Release, so that this holder's use comes before the deletion; acquire, so that the deletion comes after all others'.
+    const uint32_t before = references_.fetch_sub(1, std::memory_order_acq_rel);
+    ENGINE_ASSERT(before > 0, "a reference is given back once");
+    if (before != 1) return;
+    // In a child of fork() the thread, and perhaps the lock, belong to the parent. Leaking the memory there does no harm.
     if (alive()) delete this;
 }
 

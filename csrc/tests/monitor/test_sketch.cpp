@@ -186,6 +186,30 @@ TEST(blocks_that_nobody_takes_grow_and_lose_nothing) {
     CHECK(low == 750 && high == 250);
 }
 
+TEST(a_flush_that_finds_no_room_is_done_when_a_block_is_taken) {
+    Held sketch(small());  // room for 4 closed blocks of 10
+    sketch->set_layout({continuous({0.5f})}, 1);
+    const std::vector<float> rows(57, 0.0f);
+    sketch->fold_features(rows.data(), rows.size(), 1);
+    sketch->drain(true);
+    Block block;
+    uint64_t counted = 0;
+    while (sketch->take(block)) counted += block.rows;
+    CHECK(counted == 57);
+}
+
+TEST(closing_flushes_though_there_is_no_room) {
+    Held sketch(small());
+    sketch->set_layout({continuous({0.5f})}, 1);
+    const std::vector<float> rows(57, 0.0f);
+    sketch->fold_features(rows.data(), rows.size(), 1);
+    sketch->close();
+    Block block;
+    uint64_t counted = 0;
+    while (sketch->take(block)) counted += block.rows;
+    CHECK(counted == 57);
+}
+
 TEST(rows_of_another_width_are_counted_and_left_out) {
     Held sketch(small());
     sketch->set_layout({continuous({0.5f}), continuous({0.5f})}, 2);
@@ -196,7 +220,7 @@ TEST(rows_of_another_width_are_counted_and_left_out) {
     engine_answer wide = answer(2, row, 2, many);
     wide.n_outputs = 2;
     CHECK(sketch->observe(wide));
-    CHECK(sketch->observe(answer(3, nullptr, 2, &value)));  // never read: no fault of anybody
+    CHECK(sketch->observe(answer(3, nullptr, 2, &value)));  // never read: its width is not wrong
     sketch->drain(true);
     Block block;
     CHECK(sketch->take(block));
@@ -329,7 +353,27 @@ TEST(a_shadow_is_compared_with_the_live_answer_whichever_comes_first) {
     CHECK(found.within == 1 && found.same_decision == 1);
     CHECK(std::fabs(found.sum + 0.195) < 1e-12);
     Block block;
-    CHECK(sketch->take(block) && block.answers == 2);  // nobody got the shadow's
+    CHECK(sketch->take(block) && block.answers == 2);  // no caller got the shadow's
+}
+
+TEST(a_shadow_s_answer_that_is_replaced_or_forgotten_is_unpaired) {
+    Held sketch(small());  // room for 16 that wait
+    const double value = 0.5;
+    const auto shadow = [&](uint64_t id) {
+        engine_answer made = answer(id, nullptr, 0, &value);
+        made.flags = ENGINE_ANSWER_SHADOW;
+        sketch->observe(made);
+        sketch->drain(false);
+    };
+    for (uint64_t id = 0; id < 16; ++id) shadow(id);
+    CHECK(sketch->totals().unpaired_shadows == 0);
+    shadow(3);  // again
+    CHECK(sketch->totals().unpaired_shadows == 1);
+    sketch->observe(answer(5, nullptr, 0, &value));  // leaves a place that is not the oldest's
+    sketch->drain(false);
+    CHECK(sketch->totals().shadows[0].count == 1);
+    shadow(16);  // takes the place of 0
+    CHECK(sketch->totals().unpaired_shadows == 2);
 }
 
 TEST(versions_beyond_the_table_share_its_last_place) {
