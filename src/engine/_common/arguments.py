@@ -33,6 +33,17 @@ def number(
     return float(value)
 
 
+def finite(name: str, value: Any, *, error: type[EngineError] = InputError) -> float:
+    """A finite number of anything that `float` takes: bool, a NumPy scalar, text. Raises `error` otherwise."""
+    try:
+        converted = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise error(f"{name} must be a number, got {value!r:.80}") from None
+    if not math.isfinite(converted):
+        raise error(f"{name} must be finite, got {converted}")
+    return converted
+
+
 def whole(
     name: str,
     value: Any,

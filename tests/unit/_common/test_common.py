@@ -30,6 +30,13 @@ def test_above_leaves_out_the_lower_end():
         arguments.number("share", 0.0, 0.0, 1.0, above=True)
 
 
+@pytest.mark.parametrize("value", ["late", None, math.nan, math.inf, [1], 10**400])
+def test_a_finite_number_is_of_anything_that_float_takes(value):
+    assert [arguments.finite("label", each) for each in (True, np.float32(0.5), "2")] == [1.0, 0.5, 2.0]
+    with pytest.raises(ConfigError, match="label must be"):
+        arguments.finite("label", value, error=ConfigError)
+
+
 def test_a_type_may_have_an_error_of_its_own():
     with pytest.raises(InputTypeError, match=r"rows must be an int, got float 2\.0"):
         arguments.whole("rows", 2.0, 1, 9, type_error=InputTypeError)
