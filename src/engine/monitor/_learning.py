@@ -1,4 +1,4 @@
-"""The first rows become the reference where none was given."""
+"""Makes a reference of the first rows, where none was given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.monitor.reference import ROWS_MIN, Reference
 
 
 class Learning:
-    """Keeps at most `rows` rows, then gives a Reference once. Not thread-safe."""
+    """Keeps the first `rows` rows, at least 100, and makes one Reference of them. Not thread-safe."""
 
     def __init__(self, rows: int) -> None:
         self._wanted = max(rows, ROWS_MIN)
@@ -24,10 +24,12 @@ class Learning:
         self._stopped = False
 
     def add(self, features: Any, outputs: npt.NDArray[np.float64]) -> None:
+        """Add one logged row and its outputs, float64 [n_outputs]."""
         self._inputs.append(features)
         self._outputs.append(outputs)
 
     def add_inputs(self, rows: Any) -> None:
+        """Add rows without outputs: a mapping, a sequence, several of them, or a matrix."""
         if isinstance(rows, np.ndarray) and rows.ndim == 2:
             self._inputs += list(rows)
         elif isinstance(rows, Sequence) and rows and isinstance(rows[0], (Mapping, Sequence, np.ndarray)):
@@ -41,14 +43,20 @@ class Learning:
             )
 
     def add_outputs(self, rows: npt.NDArray[np.float64]) -> None:
+        """Add outputs, float64 [n, n_outputs]."""
         self._outputs += list(rows)
 
     def stop(self) -> None:
+        """Forget all rows and keep no more."""
         self._stopped = True
         self._inputs, self._outputs = [], []
 
     def reference(self, sketch: Sketch) -> Reference | None:
-        """Once there are rows enough, from what was logged or from what an engine has shown."""
+        """Return the reference once there are enough rows, logged or shown by an engine; None before.
+
+        Raises:
+            MonitorError: no reference can be made of the logged rows. They are forgotten, and later rows kept instead.
+        """
         if self._stopped:
             return None
         if len(self._inputs) >= self._wanted:
@@ -67,7 +75,7 @@ class Learning:
         try:
             return Reference.fit(table, outputs=np.array(outputs) if whole else None)
         except (MonitorError, ValueError):
-            # Starting afresh keeps memory bounded and the monitor of use.
+            # With other rows it may work, and memory stays bounded.
             self._inputs, self._outputs = [], []
             raise
 

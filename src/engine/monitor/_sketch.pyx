@@ -1,4 +1,4 @@
-# The monitor's native half: csrc/include/engine/sketch.hpp, and the capsule that an Engine shows its answers to.
+"""The monitor's native half (csrc/monitor/sketch.hpp), and the capsule through which an engine shows its answers."""
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -20,6 +20,7 @@ from engine._common._observer cimport (
     engine_observer,
 )
 
+from engine._common import vocabulary
 from engine.errors import ClosedError, MonitorError
 
 cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
@@ -127,6 +128,11 @@ cnp.import_array()
 
 SHADOW = ENGINE_ANSWER_SHADOW
 CANARY = ENGINE_ANSWER_CANARY
+# The native tables have a place for every source and reason of the vocabulary.
+if SOURCES != len(vocabulary.SOURCES) or REASONS < len(vocabulary.REASONS):
+    raise ImportError("csrc/monitor/sketch.hpp has other sources or fewer reasons than engine._common.vocabulary; "
+                      "compile again")
+
 LATENCY_UPPER_NS = np.array([LogBuckets.upper(i) for i in range(LOG_BUCKETS)], dtype=np.int64)
 
 
@@ -145,11 +151,25 @@ cdef cnp.ndarray _copied(int kind, const void* data, size_t item_bytes, tuple sh
 
 
 cdef class Sketch:
-    """Counts what it is shown, on a thread of its own. Any thread; in a child of fork() every method raises ClosedError,
-    but for close(), which returns, and observers, which do nothing.
+    """Counts answers and rows, by bin, source, reason and version, on a native thread of its own. Thread-safe.
 
-    All memory but the bins' is taken here: `ring_rows` answers in flight, `answers_max` remembered for labels, and
-    `blocks_max` blocks of `block_rows` rows that nobody has taken yet.
+    In a child of fork() every method raises ClosedError, except close(), which returns. Observers do nothing there.
+    All memory except the bins' is taken here.
+
+    Args:
+        features_max: widest row, in features.
+        outputs_max: most outputs of an answer.
+        ring_rows: answers that wait to be counted, rounded up to a power of two. Further ones are dropped and counted.
+        block_rows: rows after which a block is closed.
+        blocks_max: closed blocks that wait to be taken. While there are that many, the open block grows.
+        answers_max: answers remembered for labels; the oldest is forgotten first.
+        sample_rows: raw rows kept while there is no layout.
+        shadow_tolerance: largest difference at which a shadow's first output agrees with the live one.
+        decision_threshold: outputs on the same side of it are the same decision.
+
+    Attributes:
+        outputs_max: int, as given.
+        features_max: int, as given.
     """
 
     cdef CSketch* _sketch
@@ -193,16 +213,17 @@ cdef class Sketch:
 
     @property
     def n_features(self) -> int:
-        """Width of the rows, 0 until the first one or a layout decides it."""
+        """Width of the rows; 0 until the first row or a layout decides it."""
         return self._sketch.n_features()
 
     @property
     def ring_bytes(self) -> int:
+        """Memory of the ring, in bytes."""
         return self._sketch.ring_bytes()
 
     @property
     def observer(self):
-        """A new capsule of csrc/include/engine/observer.h; it keeps the native part alive, not this object."""
+        """A new capsule of csrc/include/engine/observer.h. It keeps the native part alive, not this object."""
         cdef engine_observer* made = <engine_observer*>malloc(sizeof(engine_observer))
         if made is NULL:
             raise MemoryError()
@@ -211,7 +232,13 @@ cdef class Sketch:
         return PyCapsule_New(made, ENGINE_OBSERVER_CAPSULE, _free_capsule)
 
     def set_layout(self, columns, uint32_t n_features) -> None:
-        """`columns`: (cuts float32 [m], bin_of uint16 [m] or None, n_bins) of each feature, then of each output."""
+        """Set how values become bins. Drops the columns of all blocks that were not taken; answers stay counted.
+
+        Args:
+            columns: (cuts, bin_of, n_bins) of each feature, then of each output. cuts: float32 [m], ascending. bin_of:
+                uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins.
+            n_features: how many of the columns are features; 0 where the first row shall decide the width.
+        """
         self.check()
         cdef vector[Column] made
         cdef Column column
@@ -229,8 +256,20 @@ cdef class Sketch:
     def push(self, uint64_t id, *, uint64_t deployment=0, int64_t started_ns=0, int64_t deadline_ns=0,
              int64_t ready_ns=0, cnp.ndarray row=None, cnp.ndarray values=None, uint8_t source=0, uint8_t reason=0,
              uint32_t flags=0) -> bool:
-        """One answer by way of the ring: row float32 [n_features], values float64 [n_outputs], contiguous, or None.
-        False where the ring was full."""
+        """Push one answer through the ring. Return False where the ring was full, or after close().
+
+        Args:
+            id: of the answer; a shadow's answer has the id of the live one.
+            deployment: number of the version, as given to `deployed`.
+            started_ns, deadline_ns, ready_ns: CLOCK_MONOTONIC; a deadline at or before the start is none.
+            row: float32 [n_features], C-contiguous, or None.
+            values: float64 [n_outputs], C-contiguous, or None.
+            source, reason: places in `engine._common.vocabulary`.
+            flags: SHADOW, CANARY or 0.
+
+        Raises:
+            MonitorError: an array of another dtype or layout.
+        """
         self.check()
         cdef engine_answer answer
         memset(&answer, 0, sizeof(answer))
@@ -252,8 +291,17 @@ cdef class Sketch:
 
     def push_rows(self, cnp.ndarray rows, cnp.ndarray values, uint64_t first_id=0, int64_t started_ns=0,
                   int64_t ready_ns=0, int64_t deadline_ns=0) -> int:
-        """One answer a row, with ids that count up: rows float32 [n, n_features], values float64 [n]. The GIL is
-        released. Returns how many the ring took."""
+        """Push one answer a row, with ids that count up, and return how many the ring took. Releases the GIL.
+
+        Args:
+            rows: float32 [n, n_features], C-contiguous.
+            values: float64 [n], C-contiguous: one output a row.
+            first_id: id of the first row.
+            started_ns, ready_ns, deadline_ns: as in `push`, the same for all rows.
+
+        Raises:
+            MonitorError: arrays of another dtype, layout or shape.
+        """
         self.check()
         _flat(rows, cnp.NPY_FLOAT32)
         _flat(values, cnp.NPY_FLOAT64)
@@ -280,7 +328,7 @@ cdef class Sketch:
         return taken
 
     def fold_features(self, cnp.ndarray rows) -> None:
-        """Counts float32 [n, n_features] past the ring, on this thread, without the GIL."""
+        """Count rows, float32 [n, n_features], past the ring: on this thread, without the GIL."""
         self.check()
         _flat(rows, cnp.NPY_FLOAT32)
         cdef const float* data = <const float*>cnp.PyArray_DATA(rows)
@@ -290,7 +338,7 @@ cdef class Sketch:
             self._sketch.fold_features(data, n, stride)
 
     def fold_outputs(self, cnp.ndarray rows) -> None:
-        """Counts float64 [n, n_outputs] past the ring, on this thread, without the GIL."""
+        """Count outputs, float64 [n, n_outputs], past the ring: on this thread, without the GIL."""
         self.check()
         _flat(rows, cnp.NPY_FLOAT64)
         cdef const double* data = <const double*>cnp.PyArray_DATA(rows)
@@ -300,15 +348,22 @@ cdef class Sketch:
             self._sketch.fold_outputs(data, n, stride)
 
     def drain(self, cbool flush) -> None:
-        """Folds what the ring holds, and with `flush` closes the open block."""
+        """Count what the ring holds, and with `flush` close the open block.
+
+        Where `blocks_max` blocks are closed already, the open one is closed as soon as one of them is taken.
+        """
         self.check()
         with nogil:
             self._sketch.drain(flush)
 
     def take(self):
-        """The oldest closed block as a dict, or None: rows, output_rows, answers, first_ns, last_ns; counts uint32
-        [columns, bins_max]; missing, infinite, unseen uint32 [columns]; sums float64 [columns, 2]; deployments uint64
-        [v]; tally uint32 [v, sources, reasons]; late uint32 [sources]; output_moments float64 [v, 3]."""
+        """Return the oldest closed block as a dict, or None where there is none.
+
+        Keys: rows, output_rows and answers; first_ns and last_ns on CLOCK_MONOTONIC; counts, uint32 [columns,
+        bins_max]; missing, infinite and unseen, uint32 [columns]; sums, float64 [columns, 2], of values and of their
+        squares; deployments, uint64 [v]; tally, uint32 [v, sources, reasons]; late, uint32 [sources]; output_moments,
+        float64 [v, 3], the count, sum and sum of squares of the first output.
+        """
         self.check()
         cdef cbool found
         with nogil:
@@ -337,14 +392,14 @@ cdef class Sketch:
         }
 
     def wait(self, double timeout_s) -> None:
-        """Blocks, without the GIL, until a block is closed, the sketch is closed or the time is over."""
+        """Wait, without the GIL, until a block is closed, the sketch is closed or the time is over."""
         self.check()
         cdef int64_t timeout_ns = <int64_t>(timeout_s * 1e9)
         with nogil:
             self._sketch.wait(timeout_ns)
 
     def wait_closed(self, double timeout_s) -> bool:
-        """Blocks, without the GIL, until the sketch is closed (True) or the time is over."""
+        """Wait, without the GIL, until the sketch is closed (True) or the time is over (False)."""
         self.check()
         cdef int64_t timeout_ns = <int64_t>(timeout_s * 1e9)
         cdef cbool closed
@@ -353,8 +408,12 @@ cdef class Sketch:
         return closed
 
     def totals(self) -> dict:
-        """Since the start: pushed, dropped, wrong_width, folded, remembered, unpaired_shadows; latency uint64
-        [sources, len(LATENCY_UPPER_NS)]; share uint64 [bins of 0.05 of the budget]; shadows, one dict each."""
+        """Return counts since the start as a dict.
+
+        Keys: pushed, dropped (the ring was full), wrong_width, folded (counted), remembered, unpaired_shadows; latency,
+        uint64 [sources, len(LATENCY_UPPER_NS)]; share, uint64 [40], of latency / budget in bins of 0.05; shadows, one
+        dict for each shadow version.
+        """
         self.check()
         cdef Totals totals
         with nogil:
@@ -387,18 +446,21 @@ cdef class Sketch:
         }
 
     def deployed(self, uint64_t deployment, str version) -> None:
+        """Announce that answers may carry this deployment number from now on."""
         self.check()
         cdef bytes name = version.encode()
         self._sketch.deployed(deployment, name)
 
     def versions(self) -> dict:
-        """The names of the deployments that were announced, the latest 1,024 of them."""
+        """Return the latest 1,024 announced versions, by deployment number."""
         self.check()
         return {number: name.decode("utf-8", "replace") for number, name in self._sketch.versions()}
 
     def find(self, uint64_t id):
-        """(deployment, ready_ns, source, labelled, canary, outputs float64 [outputs_max]) of a remembered answer, or
-        None."""
+        """Return (deployment, ready_ns, source, labelled, canary, outputs) of a remembered answer, or None.
+
+        outputs: float64 [outputs_max]; NaN where the answer had fewer.
+        """
         self.check()
         cdef Remembered found
         cdef cnp.ndarray outputs = np.empty(self.outputs_max, dtype=np.float64)
@@ -411,7 +473,7 @@ cdef class Sketch:
         return found.deployment, found.ready_ns, found.source, bool(found.labelled), bool(found.canary), outputs
 
     def label(self, uint64_t id) -> bool:
-        """Marks an answer as labelled; False where it was already, or is not remembered."""
+        """Mark an answer as labelled. Return False where it was already, or is not remembered."""
         self.check()
         cdef cbool fresh
         with nogil:
@@ -419,14 +481,14 @@ cdef class Sketch:
         return fresh
 
     def sample(self):
-        """float32 [rows, n_features + outputs_max]: raw answers of the primary gathered while there was no layout."""
+        """Return the primary's raw answers of before the first layout, float32 [rows, n_features + outputs_max]."""
         self.check()
         cdef uint32_t width = 0
         cdef vector[float] rows = self._sketch.sample(width)
         return _copied(cnp.NPY_FLOAT32, rows.data(), 4, (rows.size() // max(width, 1), width))
 
     def close(self) -> None:
-        """Ends the thread after folding what the ring holds; again, or in a child of fork(), it does nothing."""
+        """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""
         with nogil:
             self._sketch.close()
 

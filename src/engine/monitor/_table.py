@@ -10,42 +10,67 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import MonitorError
+from engine._common.tables import KINDS, Columns
+from engine.errors import InputError, InputTypeError, MonitorError
 from engine.monitor.drift.bins import UNKNOWN_CODE
 
 # A column's values, and the texts that its codes stand for (none for numbers).
 Values = tuple[npt.NDArray[np.float32], tuple[str, ...]]
 
 
-def as_columns(table: Any, names: Sequence[str] | None = None, *, text: bool = True) -> dict[str, Values]:
-    """The columns of a matrix, a mapping, a data frame, an Arrow table or a sequence of mappings, by name."""
-    raw = _raw_columns(table, names)
-    if names is not None:
-        absent = [name for name in names if name not in raw]
-        if absent:
-            raise MonitorError(
-                f"no column {', '.join(map(repr, absent))}; there are {', '.join(map(str, raw))}"
-            )
-        raw = {name: raw[name] for name in names}
+def as_columns(table: Any, names: Sequence[str] | None = None) -> dict[str, Values]:
+    """Return the columns of a table or of a matrix by name.
+
+    Args:
+        table: any table that `engine._common.tables` reads, or a matrix [n, columns].
+        names: of a matrix's columns ("f0", "f1", … where None); or which columns of a table, in that order.
+
+    Raises:
+        MonitorError: no table, a name that is not there, two columns of one name, or values that are no numbers.
+    """
+    raw = _matrix_columns(table, names) if _is_matrix(table) else _table_columns(table, names)
     return {str(name): as_values(str(name), column) for name, column in raw.items()}
 
 
-def _raw_columns(table: Any, names: Sequence[str] | None) -> dict[str, Any]:
-    if isinstance(table, Mapping):
-        return dict(table)
-    if hasattr(table, "column_names") and hasattr(table, "column"):  # pyarrow
-        return {name: table.column(name).to_numpy() for name in table.column_names}
-    if hasattr(table, "columns") and hasattr(table, "__getitem__"):  # pandas, Polars
-        return {name: table[name] for name in table.columns}
-    if isinstance(table, Sequence) and table and isinstance(table[0], Mapping):
-        found = names if names is not None else list(dict.fromkeys(key for row in table for key in row))
-        return {name: [row.get(name) for row in table] for name in found}
+def known_columns(table: Any, names: Sequence[str]) -> dict[str, Values]:
+    """Return those of the named columns that a table has. Raises MonitorError where it is no table."""
+    columns = _columns(table, None)
+    there = set(columns.names)
+    return {name: as_values(name, columns[name]) for name in names if name in there}
+
+
+def _columns(table: Any, names: Sequence[str] | None) -> Columns:
+    try:
+        return Columns(table, names)
+    except (InputError, InputTypeError) as error:
+        raise MonitorError(str(error)) from None
+
+
+def _table_columns(table: Any, names: Sequence[str] | None) -> dict[str, Any]:
+    columns = _columns(table, names)
+    try:
+        return {name: columns[name] for name in (columns.names if names is None else names)}
+    except InputError as error:
+        raise MonitorError(str(error)) from None
+
+
+def _is_matrix(table: Any) -> bool:
+    """Whether `table` is an array without names, or a sequence of other things than mappings."""
+    if isinstance(table, Sequence) and not isinstance(table, str | bytes):
+        return len(table) > 0 and not isinstance(table[0], Mapping)
+    named = ("columns", "schema", "keys")
+    return (
+        hasattr(table, "__array__")
+        and not any(hasattr(table, name) for name in named)
+        and getattr(getattr(table, "dtype", None), "names", None) is None
+    )
+
+
+def _matrix_columns(table: Any, names: Sequence[str] | None) -> dict[str, Any]:
     matrix = np.asarray(table)
-    if matrix.dtype.names:
-        return {name: matrix[name] for name in matrix.dtype.names}
     if matrix.ndim != 2:
         raise MonitorError(
-            f"expected a table or a matrix of shape [n, n_features], got {type(table).__name__} of shape "
+            f"expected a table ({KINDS}) or a matrix of shape [n, n_features], got {type(table).__name__} of shape "
             f"{list(matrix.shape)}"
         )
     if names is None:
@@ -58,8 +83,8 @@ def _raw_columns(table: Any, names: Sequence[str] | None) -> dict[str, Any]:
 
 
 def as_values(name: str, column: Any) -> Values:
-    """One column as float32 [n]; text as codes, the most frequent first."""
-    array = column.to_numpy() if hasattr(column, "to_numpy") else np.asarray(column)
+    """Return one column as float32 [n]; text as codes, the most frequent text first. Raises MonitorError."""
+    array = _as_array(column)
     if array.ndim != 1:
         raise MonitorError(f"column {name!r}: expected one value a row, got shape {list(array.shape)}")
     if array.dtype.kind in "fiub":
@@ -70,6 +95,15 @@ def as_values(name: str, column: Any) -> Values:
     raise MonitorError(
         f"column {name!r}: expected numbers or text, got dtype {array.dtype}; turn times into numbers first"
     )
+
+
+def _as_array(column: Any) -> npt.NDArray[Any]:
+    if not hasattr(column, "to_numpy"):
+        return np.asarray(column)
+    if hasattr(column, "null_count") and hasattr(column, "type"):
+        # A pyarrow array refuses to copy unless it is told to, and text and nulls need a copy.
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    return np.asarray(column.to_numpy())
 
 
 def _from_objects(name: str, array: npt.NDArray[Any]) -> Values:
@@ -88,12 +122,12 @@ def _is_missing(value: Any) -> bool:
     try:
         return bool(value != value)
     except (TypeError, ValueError):
-        # pandas.NA does not even say whether it is itself; an array is no value at all.
+        # pandas.NA has no answer to whether it differs from itself. An array has several, and is no missing value.
         return type(value).__name__ == "NAType"
 
 
 def _number(name: str, value: Any, codes: Mapping[str, float]) -> float:
-    """A column with codes is one of texts: whatever stands there is looked up as text."""
+    """Return a value as a float; in a column that has codes, the code of its text."""
     if _is_missing(value):
         return math.nan
     if codes:
@@ -109,7 +143,7 @@ def encode(
     names: tuple[str, ...],
     levels: Sequence[Mapping[str, float]],
 ) -> npt.NDArray[np.float32]:
-    """One row as float32 [len(names)]; see Reference.row."""
+    """Return one row as float32 [len(names)]; `levels` has the code of each text, by column. See Reference.row."""
     if isinstance(features, Mapping):
         values: Any = [features.get(name) for name in names]
     elif isinstance(features, np.ndarray) and features.dtype.kind in "fiub":
@@ -129,12 +163,15 @@ def encode(
 
 
 def named_outputs(outputs: Any) -> dict[str, Values]:
-    """Outputs [n], [n, n_outputs] or a mapping, by name: "prediction" for one, "prediction:0", … for several."""
+    """Return outputs [n], [n, n_outputs] or a mapping, by name.
+
+    Without names one output is "prediction", and several are "prediction:0", "prediction:1", ….
+    """
     if outputs is None:
         return {}
     if isinstance(outputs, Mapping):
         return {str(name): as_values(str(name), column) for name, column in outputs.items()}
-    matrix = outputs.to_numpy() if hasattr(outputs, "to_numpy") else np.asarray(outputs)
+    matrix = _as_array(outputs)
     if matrix.ndim == 1:
         return {"prediction": as_values("prediction", matrix)}
     if matrix.ndim != 2:

@@ -1,4 +1,4 @@
-"""Answers by version, source and reason, in all and over time, from the blocks of the native counter."""
+"""Answers by version, source and reason, in total and over time, from the blocks of the native counter."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ OLDER = "(older versions)"
 
 
 class Tallies:
-    """Bounded in memory: the latest 64 versions apart, and a history of at most 240 slices that join up as they age.
+    """Counts of answers, bounded in memory. Not thread-safe.
+
+    The latest 64 versions are told apart, and older ones are counted together. The history has about 240 slices of
+    time; when there are more, each pair of neighbours becomes one.
 
     Attributes:
-        by_version: dict of version -> float64 [sources, reasons].
-        outputs: dict of version -> float64 [3]: answers, sum and sum of squares of the first output.
-        late: float64 [sources].
-        slices: list of [first_s, last_s, answers by source (3), late], seconds since the epoch.
+        by_version: dict of version -> answers, float64 [sources, reasons].
+        outputs: dict of version -> float64 [3]: count, sum and sum of squares of the first output.
+        late: float64 [sources], answers after their deadline.
+        slices: list of [first_s, last_s, primary, fallback, default, late]; times in seconds since the epoch.
     """
 
     def __init__(self) -> None:
@@ -36,7 +39,12 @@ class Tallies:
         self._in_slice = 0
 
     def observe(self, block: Mapping[str, Any], names: Mapping[int, str]) -> FloatArray:
-        """Adds a block; returns its answers [sources, reasons] over all versions."""
+        """Add a block, and return its answers, float64 [sources, reasons], over all versions.
+
+        Args:
+            block: of `Sketch.take`.
+            names: deployment number -> version.
+        """
         reasons = np.zeros((len(SOURCES), block["tally"].shape[2] if block["tally"].size else len(REASONS)))
         for place, deployment in enumerate(block["deployments"].tolist()):
             version = names.get(deployment, str(deployment) if deployment else "")
@@ -56,8 +64,7 @@ class Tallies:
         if len(self.by_version) >= VERSIONS_MAX:
             oldest = next(name for name in self.by_version if name != OLDER)
             for table in (self.by_version, self.outputs):
-                gone = table.pop(oldest)
-                table[OLDER] = table.get(OLDER, 0.0) + gone
+                table[OLDER] = table.get(OLDER, 0.0) + table.pop(oldest)
         self.by_version[version] = np.zeros((len(SOURCES), len(REASONS)))
         self.outputs[version] = np.zeros(3)
 
@@ -81,7 +88,7 @@ class Tallies:
             self._in_slice = 0
 
     def shares(self) -> dict[str, float]:
-        """Share of each source in all answers; empty before the first."""
+        """Return the share of each source in all answers; empty before the first answer."""
         totals = sum((table.sum(axis=1) for table in self.by_version.values()), np.zeros(len(SOURCES)))
         return (
             {name: float(count / totals.sum()) for name, count in zip(SOURCES, totals, strict=True)}
@@ -90,6 +97,7 @@ class Tallies:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Return plain values: shares, late, versions (answers by source and reason, and output_mean), slices."""
         return {
             "shares": self.shares(),
             "late": dict(zip(SOURCES, self.late.tolist(), strict=True)),

@@ -1,4 +1,4 @@
-"""Alerts, who is told of them, and the log of the latest."""
+"""Alerts, their handlers, and the log of the latest ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from engine._common.arguments import one_of
 from engine.errors import MonitorError
 
 SEVERITIES = ("info", "warning", "critical")
@@ -20,19 +21,22 @@ LOGGER = logging.getLogger("engine.monitor")
 
 @dataclass(slots=True)
 class Alert:
-    """One lasting condition, or a message of the user's.
+    """One lasting condition, or one message of the user's own.
+
+    The monitor fills in `ended_row` and `ended_at` when the condition is over.
 
     Attributes:
-        number: int, counts up within a monitor.
-        message: str, what was seen, in words.
-        severity: "info", "warning" or "critical".
-        kind: "input_drift", "output_drift", "fallback_share", "late_share", "error_share" or "message".
-        column: str, the feature or output; empty where it is about neither.
-        started_row, detected_row: int, rows (or answers) the monitor had seen when the change began, by estimate, and
-            when it was certain; None for a message.
-        ended_row: int, when it was last seen, once it is over; None while it lasts.
-        detected_at, ended_at: float, seconds since the epoch.
-        evidence: dict of plain figures.
+        number: int, counts up from 1 within a monitor.
+        message: str, the condition in words.
+        severity: str, "info", "warning" or "critical".
+        kind: str, "input_drift", "output_drift", "fallback_share", "late_share", "error_share" or "message".
+        column: str, the feature or output; empty where the alert is about neither.
+        started_row: int, the row (for budgets, the answer) at which the condition began, estimated; None for a message.
+        detected_row: int, the row or answer at which the condition was certain; None for a message.
+        ended_row: int, the row or answer at which the condition was last seen; None while it lasts.
+        detected_at: float, seconds since the epoch.
+        ended_at: float, seconds since the epoch; None while it lasts.
+        evidence: dict of plain figures; for drift also "seen_by", the tests that saw it.
     """
 
     number: int
@@ -49,10 +53,11 @@ class Alert:
 
     @property
     def lasts(self) -> bool:
-        """Still so; a message lasts for no time."""
+        """Whether the condition still lasts; False for a message."""
         return self.kind != "message" and self.ended_at is None
 
     def to_json(self) -> dict[str, Any]:
+        """Return all attributes and `lasts` as a dict of plain values."""
         return {**asdict(self), "lasts": self.lasts}
 
 
@@ -60,33 +65,42 @@ Handler = Callable[[Alert], Any]
 
 
 def log_alert(alert: Alert) -> None:
-    """The handler there is by default: the logger "engine.monitor"."""
+    """Log an alert to the logger "engine.monitor"; the handler by default."""
     LOGGER.log(LEVELS[alert.severity], "%s: %s", alert.kind, alert.message)
 
 
 class Alerts:
-    """The latest alerts, and the handlers that are called once for each, when it begins. Thread-safe.
+    """The latest 1,000 alerts, and the handlers, which are called once for each alert. Thread-safe.
 
-    A handler that raises is logged and counted; the others are called all the same.
+    A handler that raises is logged and counted, and the others are called all the same.
+
+    Attributes:
+        handlers: list of callables that take an Alert.
+        handler_errors: int, how often one raised.
     """
 
     KEPT = 1000
 
     def __init__(self, handlers: Iterable[Handler] | None) -> None:
-        self.handlers: list[Handler] = list(handlers) if handlers is not None else [log_alert]
-        for handler in self.handlers:
-            if not callable(handler):
-                raise MonitorError(f"an alert handler must be callable, got {type(handler).__name__}")
+        """`handlers`: None for `log_alert`. Raises MonitorError for one that cannot be called."""
+        self.handlers: list[Handler] = []
+        for handler in handlers if handlers is not None else [log_alert]:
+            self.add_handler(handler)
         self.handler_errors = 0
         self._kept: deque[Alert] = deque(maxlen=self.KEPT)
         self._numbers = itertools.count(1)
         self._counts: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
 
+    def add_handler(self, handler: Handler) -> None:
+        """Add a handler. Raises MonitorError where it cannot be called."""
+        if not callable(handler):
+            raise MonitorError(f"an alert handler must be callable, got {type(handler).__name__}")
+        self.handlers.append(handler)
+
     def add(self, message: str, severity: str, **details: Any) -> Alert:
-        """Keeps an alert, without telling anybody yet. Raises MonitorError for a severity that is none."""
-        if severity not in SEVERITIES:
-            raise MonitorError(f"severity must be one of {', '.join(SEVERITIES)}, got {severity!r}")
+        """Keep an alert without calling the handlers, and return it. Raises MonitorError for an unknown severity."""
+        one_of("severity", severity, SEVERITIES, error=MonitorError)
         alert = Alert(next(self._numbers), str(message), severity, detected_at=time.time(), **details)
         with self._lock:
             self._kept.append(alert)
@@ -94,8 +108,8 @@ class Alerts:
             self._counts[key] = self._counts.get(key, 0) + 1
         return alert
 
-    def tell(self, alert: Alert) -> None:
-        """Calls the handlers. Never raises."""
+    def notify(self, alert: Alert) -> None:
+        """Call the handlers with an alert. Never raises."""
         for handler in list(self.handlers):
             try:
                 handler(alert)
@@ -104,11 +118,11 @@ class Alerts:
                 LOGGER.exception("an alert handler failed on: %s", alert.message)
 
     def all(self) -> list[Alert]:
-        """The latest 1,000, oldest first."""
+        """Return the latest 1,000 alerts, oldest first."""
         with self._lock:
             return list(self._kept)
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """How many there ever were, by kind and severity."""
+        """Return how many alerts there were since the start, by (kind, severity)."""
         with self._lock:
             return dict(self._counts)

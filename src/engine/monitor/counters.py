@@ -1,30 +1,45 @@
-"""Counters of the user's own, for what the business counts."""
+"""Counters of the user's own, for what a business counts."""
 
 from __future__ import annotations
 
 import re
 import threading
 
+from engine._common.arguments import finite
 from engine.errors import MonitorError
-from engine.monitor.outcomes import checked
 
 VERSIONS_MAX = 64
 
 
 class BusinessCounter:
-    """Only ever grows. Thread-safe; made by `ModelMonitor.counter`."""
+    """A total by version that only grows, made by `ModelMonitor.counter`. Thread-safe.
+
+    Attributes:
+        name: str, a-z, 0-9 and _.
+        description: str, shown beside the metric.
+    """
 
     def __init__(self, name: str, description: str) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", str(name)):
-            raise MonitorError(f"a counter's name is of a-z, 0-9 and _, starting with a letter; got {name!r}")
+            raise MonitorError(
+                f"a counter's name must be a letter a-z, then up to 62 of a-z, 0-9 and _; got {name!r}"
+            )
         self.name = name
         self.description = description or name
         self._values: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def inc(self, amount: float = 1.0, version: str = "") -> None:
-        """Adds `amount`, at least 0, under a version (64 of them at most, then under the first)."""
-        added = checked("amount", amount)
+        """Add to the total of a version.
+
+        Args:
+            amount: at least 0, finite.
+            version: any text. After 64 versions, further ones are counted under the first.
+
+        Raises:
+            MonitorError: an amount that is negative or no finite number.
+        """
+        added = finite("amount", amount, error=MonitorError)
         if added < 0.0:
             raise MonitorError(f"counter {self.name!r} only grows, got {added}")
         with self._lock:
@@ -34,6 +49,6 @@ class BusinessCounter:
 
     @property
     def values(self) -> dict[str, float]:
-        """Totals by version."""
+        """The totals by version, a copy."""
         with self._lock:
             return dict(self._values)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from engine.monitor._optional import need
+from engine._common.optional import need
 
 
 def text(summary: dict[str, Any]) -> str:
-    """The exposition format of prometheus-client, from `ModelMonitor.to_json()`."""
-    prometheus = need("prometheus_client", "metrics_text")
+    """Return `ModelMonitor.to_json()` in Prometheus' exposition format. Raises MissingDependencyError."""
+    prometheus = need("prometheus_client", "metrics_text", "monitor")
     registry = prometheus.CollectorRegistry(auto_describe=False)
     registry.register(_Collector(summary))
     return prometheus.generate_latest(registry).decode()
@@ -21,7 +21,7 @@ class _Collector:
         self._summary = summary
 
     def collect(self) -> Iterator[Any]:
-        core = need("prometheus_client.core", "metrics_text")
+        core = need("prometheus_client.core", "metrics_text", "monitor")
         yield from _answers(core, self._summary)
         yield from _columns(core, self._summary)
         yield from _outcomes(core, self._summary)
@@ -48,10 +48,10 @@ def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
         late.add_metric([source], count)
     yield late
     for name, what in (
-        ("dropped", "Answers that were not counted: the ring was full"),
-        ("wrong_width", "Answers whose row or outputs had another width"),
+        ("dropped", "Answers that were not counted because the ring was full"),
+        ("wrong_width", "Answers whose row or outputs were of another width"),
         ("handler_errors", "Alert handlers that raised"),
-        ("unpaired_shadows", "Shadow answers whose live one did not come in time"),
+        ("unpaired_shadows", "Shadow answers whose live answer did not come in time"),
     ):
         yield core.CounterMetricFamily(f"engine_monitor_{name}", what, value=made[name])
     latency = core.GaugeMetricFamily(
@@ -67,7 +67,7 @@ def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
         alerts.add_metric([found["kind"], found["severity"]], found["count"])
     yield alerts
     lasting = core.GaugeMetricFamily(
-        "engine_monitor_alert_lasts", "1 while it lasts", labels=["kind", "column"]
+        "engine_monitor_alert_lasts", "1 while the alert lasts", labels=["kind", "column"]
     )
     for kind, column in made["lasting"]:
         lasting.add_metric([kind, column], 1)
@@ -76,8 +76,8 @@ def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
 
 def _columns(core: Any, made: dict[str, Any]) -> Iterator[Any]:
     for name, key, what in (
-        ("drifted", "drifted", "1 while a change lasts"),
-        ("nearest_alarm", "nearest_alarm", "Nearest sequential test, as a share of its threshold"),
+        ("drifted", "drifted", "1 while a change of the column lasts"),
+        ("nearest_alarm", "nearest_alarm", "Nearest sequential test as a share of its threshold"),
         ("psi", "psi", "Population stability index of the last window"),
         ("missing_share", "missing_share", "Share of missing values in recent rows"),
         ("unseen_share", "unseen_share", "Share of new categories or infinite values in recent rows"),

@@ -1,4 +1,4 @@
-"""The monitor of one model: it is shown every answer, or logged to, and says when something is no longer as it was."""
+"""The monitor of one model: it sees every answer, and raises an alert when the model's work changes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from engine._common.arguments import finite, number, one_of, whole
+from engine._common.optional import need
 from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import ClosedError, MonitorError
+from engine.monitor import metrics
 from engine.monitor._background import watch
 from engine.monitor._learning import Learning
-from engine.monitor._optional import need
 from engine.monitor._sketch import Sketch
 from engine.monitor._tallies import Tallies
 from engine.monitor.alerts import Alert, Alerts, Handler
@@ -25,23 +27,29 @@ from engine.monitor.counters import BusinessCounter
 from engine.monitor.drift.budgets import Budgets
 from engine.monitor.drift.detector import DriftDetector
 from engine.monitor.drift.distribution import Distribution, as_outputs
-from engine.monitor.drift.open_alerts import Lasting
-from engine.monitor.outcomes import Outcomes, checked
+from engine.monitor.drift.open_alerts import OpenAlerts
+from engine.monitor.outcomes import Outcomes
 from engine.monitor.reference import Reference
+from engine.monitor.report import page
+from engine.monitor.report.summary import Facts, summary
 
+# Widest row where neither a reference nor `n_features` tells.
 FEATURES_MAX = 256
+COUNT_MAX = 1 << 30
 
 
 class ModelMonitor:
     """Watches a model's inputs, outputs, latency, fallbacks and outcomes. Thread-safe.
 
-    Handed to an engine (`Engine(…, monitor=m)`) it is shown every answer; on its own it takes `log_prediction`. Answers
-    are counted by a native thread; a daemon thread tests the counts a few times a second and calls the handlers.
-    After a fork the child's calls raise ClosedError, but for `close`; make another monitor there.
+    Hand it to an engine (`Engine(…, monitor=monitor)`) and it sees every answer, or call `log_prediction` yourself. A
+    native thread counts the answers. A daemon thread tests the counts a few times a second and calls the handlers.
+
+    In a child of fork() every call raises ClosedError, except `close`, which returns. Make another monitor there.
 
     Attributes:
-        input_distribution, output_distribution: `update(rows)`, `drift_detected()`, `drifted`, `columns()`.
-        reference: Reference or None, while it is being learned.
+        input_distribution: Distribution of the rows. Its alerts are warnings.
+        output_distribution: Distribution of the primary's outputs. Its alerts are critical.
+        reference: Reference that rows are compared with; None while it is being learned.
     """
 
     def __init__(
@@ -66,36 +74,46 @@ class ModelMonitor:
         background: bool = True,
     ) -> None:
         """Args:
-        reference: what to compare with, or its JSON. Without one the first `learn_rows` rows become it.
-        handlers: called once with each Alert when it begins; default: the logger "engine.monitor".
-        n_features, n_outputs: widths, where there is no reference to tell; at most 256 features and 1 output without.
-        window_rows: rows of a window that is tested as a whole.
-        false_alarms_per_100k: false drift alerts in 100,000 rows that are acceptable, over all columns together.
-        fallback_share_max, late_share_max, error_share_max: budgets as shares of the answers; 1 for none.
-        ring_rows: answers that may wait to be counted; more are dropped and counted as dropped.
-        answers_max: answers remembered for `outcome`.
+        reference: what rows are compared with: a Reference, or its JSON. Where None, the first `learn_rows` rows become
+            the reference.
+        handlers: callables, called once with each Alert when it begins. None for the logger "engine.monitor".
+        learn_rows: rows that become the reference, at least 100 of them.
+        n_features, n_outputs: widths where there is no reference. Where None, at most 256 features and 1 output.
+        window_rows: rows of a window, which is tested as a whole.
+        block_rows: rows that are counted before they are handed to the tests.
+        false_alarms_per_100k: acceptable false drift alerts in 100,000 rows, over all columns together: above 0, at
+            most 1,000.
+        fallback_share_max, late_share_max, error_share_max: budgets as shares of the answers: above 0, at most 1; 1 is
+            no budget.
+        ring_rows: answers that may wait to be counted, rounded up to a power of two. Further ones are dropped and
+            counted.
+        answers_max: answers remembered for `outcome`; the oldest is forgotten first.
         outcomes_rolling: labels in the rolling figures of each version and source.
-        shadow_tolerance, decision_threshold: when a shadow's output agrees with the live one.
-        background: False for no thread of Python's: tests are made by `check` and `drift_detected` alone.
+        shadow_tolerance: largest difference at which a shadow's first output agrees with the live one.
+        decision_threshold: outputs on the same side of it are the same decision.
+        background: False for no thread of Python's. Tests are then made by `check`, `drift_detected` and `update`
+            alone.
 
         Raises:
-            MonitorError: a reference that cannot be used, a number out of range.
+            MonitorError: a reference that cannot be used, or a number out of range.
             MissingDependencyError: SciPy is not installed.
         """
-        need("scipy", "a monitor")
+        need("scipy", "a monitor", "monitor")
         if reference is not None and not isinstance(reference, Reference):
             reference = Reference.from_json(reference)
         for name, given in (
             ("learn_rows", learn_rows), ("window_rows", window_rows), ("block_rows", block_rows),
             ("ring_rows", ring_rows), ("answers_max", answers_max), ("outcomes_rolling", outcomes_rolling),
         ):  # fmt: skip
-            _check_count(name, given)
-        if not 0.0 < false_alarms_per_100k < 1000.0:
-            raise MonitorError(
-                f"false_alarms_per_100k must be over 0 and under 1,000, got {false_alarms_per_100k}"
-            )
+            whole(name, given, 1, COUNT_MAX, error=MonitorError)
+        self._false_alarms = number(
+            "false_alarms_per_100k", false_alarms_per_100k, 0.0, 1000.0, above=True, error=MonitorError
+        )
         self.reference: Reference | None = None
-        self._window_rows, self._false_alarms = window_rows, false_alarms_per_100k
+        self._window_rows = window_rows
+        for name, width in (("n_features", n_features), ("n_outputs", n_outputs)):
+            if width is not None:
+                whole(name, width, 0, COUNT_MAX, error=MonitorError)
         widths = (n_features or FEATURES_MAX, n_outputs or 1)
         if reference is not None:
             widths = (len(reference.features), max(len(reference.outputs), n_outputs or 1))
@@ -112,7 +130,7 @@ class ModelMonitor:
         self._finalizer = weakref.finalize(self, self._sketch.close)
         self._lock = threading.RLock()
         self._alerts = Alerts(handlers)
-        self._lasting = Lasting(self._alerts)
+        self._open_alerts = OpenAlerts(self._alerts)
         self._tallies = Tallies()
         self._budgets = Budgets(
             fallback_share_max, late_share_max, error_share_max, false_alarms_per_100k / 100_000
@@ -127,13 +145,13 @@ class ModelMonitor:
         self.output_distribution = Distribution("output_drift", "critical", self._update_outputs, self.check)
         if reference is not None:
             self.set_reference(reference)
-        self._thread = watch(self, self._sketch) if background else None
+        self._thread = watch(self.check, self._sketch) if background else None
 
-    # Answers in.
+    # Answers and labels.
 
     @property
     def observer(self) -> Any:
-        """The capsule of csrc/include/engine/observer.h through which an engine shows its answers."""
+        """A capsule of csrc/include/engine/observer.h, through which an engine shows its answers."""
         return self._sketch.observer
 
     def log_prediction(
@@ -147,16 +165,23 @@ class ModelMonitor:
         reason: str = "ok",
         deadline_ms: float | None = None,
     ) -> int:
-        """Logs one prediction that no engine made; returns the id that `outcome` takes.
+        """Log one prediction that no engine made, and return the id that `outcome` takes.
+
+        Copies its arguments. Blocks only where the ring is full, while it is counted.
 
         Args:
-            input_features: a mapping by name, or values in the reference's order; None is missing.
-            prediction: a number, or n_outputs of them.
-            latency_ms: how long it took, at least 0; `deadline_ms` how long it had.
-            version, source, reason: as in `engine.Answer`.
+            input_features: a mapping by name, or values in the reference's order. None and NaN are missing.
+            prediction: a number, or n_outputs numbers.
+            latency_ms: how long the prediction took, at least 0.
+            version: of the model; any text.
+            source: "primary", "fallback" or "default", as `Answer.source`.
+            reason: as `Answer.reason`.
+            deadline_ms: how long the prediction might have taken, counted from its start; None for no deadline.
 
         Raises:
-            MonitorError: a row of another width than the reference's, a latency below 0, an unknown source.
+            MonitorError: a row of another width than the reference's, a value that is no number, a latency below 0, an
+                unknown source or reason.
+            ClosedError: this is a child of fork().
         """
         self._check_process()
         values = as_outputs(prediction)
@@ -164,7 +189,7 @@ class ModelMonitor:
             raise MonitorError(
                 f"expected at most {self._sketch.outputs_max} outputs, got shape {list(np.shape(prediction))}"
             )
-        latency = checked("latency_ms", latency_ms)
+        latency = finite("latency_ms", latency_ms, error=MonitorError)
         if latency < 0.0:
             raise MonitorError(f"latency_ms must be at least 0, got {latency}")
         row = None
@@ -180,37 +205,43 @@ class ModelMonitor:
             "deployment": self._deployment(version),
             "started_ns": started,
             "ready_ns": now,
-            "deadline_ns": started + int(checked("deadline_ms", deadline_ms) * 1e6)
+            "deadline_ns": started + int(finite("deadline_ms", deadline_ms, error=MonitorError) * 1e6)
             if deadline_ms is not None
             else 0,
             "row": row,
             "values": values.ravel(),
-            "source": _code("source", source, SOURCES),
-            "reason": _code("reason", reason, REASONS),
+            "source": SOURCES.index(one_of("source", source, SOURCES, error=MonitorError)),
+            "reason": REASONS.index(one_of("reason", reason, REASONS, error=MonitorError)),
         }
-        number = next(self._ids)
-        if not self._sketch.push(number, **answer):
-            # Nobody waits for this call, so it makes room itself; only after close() does that not help.
+        answer_id = next(self._ids)
+        if not self._sketch.push(answer_id, **answer):
+            # No deadline waits for this call, so it makes room itself. After close() that does not help, and is no
+            # error.
             self._sketch.drain(False)
-            self._sketch.push(number, **answer)
-        return number
+            self._sketch.push(answer_id, **answer)
+        return answer_id
 
     def outcome(
         self, answer_id: int, label: float, value: float | None = None, *, strict: bool = False
     ) -> str:
-        """Joins what really happened to an answer: "joined", or "unknown" or "repeated", which are counted.
+        """Join what really happened to an answer. Return "joined", "unknown" or "repeated"; all are counted.
+
+        "unknown": the answer was never seen, or `answers_max` later ones came since. "repeated": it has a label
+        already.
 
         Args:
-            answer_id: `Answer.id`, or what `log_prediction` returned; the latest `answers_max` are known.
-            label: the truth: 0 or 1, a class, or a number.
-            value: what the answer was worth, in any unit.
-            strict: raise instead of returning anything but "joined".
+            answer_id: `Answer.id`, or what `log_prediction` returned.
+            label: the truth: 0 or 1, a class, or a number; finite.
+            value: what the answer was worth, in any unit; finite, or None.
+            strict: raise instead of returning "unknown" or "repeated".
 
         Raises:
-            MonitorError: a label or value that is no finite number; with `strict`, an id that is unknown or repeated.
+            MonitorError: a label or value that is no finite number, an id that is no int; with `strict`, an id that is
+                unknown or repeated.
+            ClosedError: this is a child of fork().
         """
-        truth = checked("label", label)
-        worth = None if value is None else checked("value", value)
+        truth = finite("label", label, error=MonitorError)
+        worth = None if value is None else finite("value", value, error=MonitorError)
         if isinstance(answer_id, bool) or not isinstance(answer_id, (int, np.integer)):
             raise MonitorError(f"answer_id must be an int, as in Answer.id, got {answer_id!r}")
         found = self._sketch.find(int(answer_id)) if 0 <= answer_id < 1 << 64 else None
@@ -229,15 +260,22 @@ class ModelMonitor:
         self._outcomes.counts[status] += 1
         if strict:
             why = {
-                "unknown": "it was never seen here, or so many answers came since that it is forgotten",
+                "unknown": "it was never seen here, or it is forgotten because answers_max later ones came",
                 "repeated": "its label was given before",
             }
             raise MonitorError(f"outcome of answer {answer_id}: {status}: {why[status]}")
         return status
 
     def counter(self, name: str, description: str = "") -> BusinessCounter:
-        """A counter of your own, shown among the metrics: `monitor.counter("bookings").inc(2)`. The same one for the
-        same name."""
+        """Return the counter of that name, and make it at first: `monitor.counter("bookings").inc(2)`.
+
+        Args:
+            name: a letter a-z, then up to 62 of a-z, 0-9 and _; the metric is "engine_business_" and this name.
+            description: shown beside the metric; the first call's counts.
+
+        Raises:
+            MonitorError: a name of other characters.
+        """
         with self._lock:
             if name not in self._counters:
                 self._counters[name] = BusinessCounter(name, description)
@@ -246,10 +284,14 @@ class ModelMonitor:
     # Reference.
 
     def set_reference(self, reference: Reference | str | bytes | Mapping[str, Any]) -> None:
-        """Compares with another reference from now on; changes that lasted against the old one end.
+        """Compare with another reference from now on. Alerts about drift from the old one end.
+
+        Args:
+            reference: a Reference, or its JSON.
 
         Raises:
-            MonitorError: a reference of another width than the rows are.
+            MonitorError: no reference, or one of another width than the rows.
+            ClosedError: this is a child of fork().
         """
         self._check_process()
         if not isinstance(reference, Reference):
@@ -257,18 +299,18 @@ class ModelMonitor:
         n_features, width = len(reference.features), self._sketch.n_features
         if width and n_features != width:
             raise MonitorError(
-                f"the reference has {n_features} features, expected {width} as the rows have that this monitor sees; "
-                f"make another monitor for a model of another width"
+                f"the reference has {n_features} features, expected {width} as the rows of this monitor have; make "
+                f"another monitor for a model of another width"
             )
-        for what, got, most in (
+        for name, got, most in (
             ("features", n_features, self._sketch.features_max),
             ("outputs", len(reference.outputs), self._sketch.outputs_max),
         ):
             if got > most:
                 raise MonitorError(
-                    f"the reference has {got} {what}, expected at most {most}, as the monitor was made for"
+                    f"the reference has {got} {name}, expected at most {most}, the width this monitor was made for"
                 )
-        # What was counted against the old reference is tested against it.
+        # Rows that came before are tested against the old reference.
         self._sketch.drain(True)
         self._take()
         with self._lock:
@@ -278,8 +320,8 @@ class ModelMonitor:
             )
             bins_max = max((column.bins.n_bins for column in columns), default=1)
             parts = slice(0, n_features), slice(n_features, len(columns))
-            self._lasting.end_drift()
-            # Both sides share what is acceptable, by their columns.
+            self._open_alerts.end_drift()
+            # Each side gets its part of the acceptable false alarms, by its number of columns.
             for side, part in zip((self.input_distribution, self.output_distribution), parts, strict=True):
                 chance = self._false_alarms * len(columns[part]) / max(len(columns), 1)
                 detector = None
@@ -327,19 +369,23 @@ class ModelMonitor:
     # Tests and alerts.
 
     def check(self) -> tuple[Alert, ...]:
-        """Tests all that has been counted up to now; the alerts that last. Handlers run on this thread."""
+        """Test everything that came up to now, and return the alerts that last. Handlers run on this thread.
+
+        Raises:
+            ClosedError: this is a child of fork().
+        """
         self._sketch.drain(True)
         self._take()
         with self._lock:
             self._learn()
-            return self._lasting.alerts()
+            return self._open_alerts.all()
 
     def _take(self) -> None:
         with self._lock:
             begun = self._take_blocks()
-        # Handlers run without the lock: one may ask for a report.
+        # Handlers run without the lock, because one may ask for a report.
         for alert in begun:
-            self._alerts.tell(alert)
+            self._alerts.notify(alert)
 
     def _take_blocks(self) -> list[Alert]:
         begun: list[Alert] = []
@@ -347,64 +393,95 @@ class ModelMonitor:
             reasons = self._tallies.observe(block, self._names_of(block["deployments"].tolist()))
             for side in (self.input_distribution, self.output_distribution):
                 for episode in side.observe(block):
-                    begun += self._lasting.drift(side.kind, side.severity, episode)
+                    begun += self._open_alerts.drift(side.kind, side.severity, episode)
             for spent in self._budgets.observe(reasons, int(block["late"].sum())):
-                begun += self._lasting.budget(spent)
+                begun += self._open_alerts.budget(spent)
         return begun
 
     def alert(self, message: str, severity: str = "warning") -> Alert:
-        """Raises an alert of your own: it is kept, and the handlers are called. They never raise here.
+        """Raise an alert of your own: keep it, call the handlers, and return it. Errors of handlers are logged.
+
+        Args:
+            message: any text.
+            severity: "info", "warning" or "critical".
 
         Raises:
-            MonitorError: a severity other than "info", "warning" and "critical".
+            MonitorError: another severity.
         """
         made = self._alerts.add(message, severity)
-        self._alerts.tell(made)
+        self._alerts.notify(made)
         return made
 
     @property
     def alerts(self) -> list[Alert]:
-        """The latest 1,000, oldest first, those that ended too."""
+        """The latest 1,000 alerts, oldest first, including those that ended."""
         return self._alerts.all()
 
     def on_alert(self, handler: Handler) -> None:
-        """Adds a handler, called once with each Alert when it begins, on whichever thread found it."""
-        if not callable(handler):
-            raise MonitorError(f"an alert handler must be callable, got {type(handler).__name__}")
-        self._alerts.handlers.append(handler)
+        """Add a handler. It is called once with each Alert when it begins, on the thread that found it.
 
-    # What is known.
+        Raises:
+            MonitorError: it cannot be called.
+        """
+        self._alerts.add_handler(handler)
+
+    # Everything a monitor knows.
+
+    def _facts(self) -> Facts:
+        """The parts that a summary reads, under the lock."""
+        return Facts(
+            reference_rows=self.reference.rows if self.reference else None,
+            sketch=self._sketch,
+            alerts=self._alerts,
+            open_alerts=self._open_alerts,
+            inputs=self.input_distribution,
+            outputs=self.output_distribution,
+            tallies=self._tallies,
+            budgets=self._budgets,
+            outcomes=self._outcomes,
+            counters=self._counters,
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything in plain values: alerts, columns, answers by version, outcomes, shadows, latency, counters."""
-        from engine.monitor.report.summary import summary
+        """Return everything as values that JSON has, after a `check`.
 
+        Keys: reference_rows, rows, answers, dropped, wrong_width, handler_errors, alerts, alert_counts, lasting,
+        inputs, outputs, sources, latency_us, deadline_share, budgets, outcomes, shadows, unpaired_shadows, counters.
+
+        Raises:
+            ClosedError: this is a child of fork().
+        """
         self.check()
         with self._lock:
-            return summary(self)
+            return summary(self._facts())
 
     def metrics_text(self) -> str:
-        """The metrics as Prometheus text. Raises MissingDependencyError without prometheus-client."""
-        from engine.monitor.metrics import text
+        """Return everything that is a number in Prometheus' text format, after a `check`.
 
-        return text(self.to_json())
+        Raises:
+            MissingDependencyError: prometheus-client is not installed.
+            ClosedError: this is a child of fork().
+        """
+        return metrics.text(self.to_json())
 
     def report(self, path: str | Path = "report.html") -> Path:
-        """Writes one HTML file that needs nothing else, pictures included, and returns its path.
+        """Write one HTML file that needs no other, pictures included, and return its path.
 
         Raises:
             MissingDependencyError: matplotlib is not installed.
+            OSError: the file cannot be written. A file that was there before stays as it was.
+            ClosedError: this is a child of fork().
         """
-        from engine.monitor.report.page import collect, write
-
         self.check()
         with self._lock:
-            contents = collect(self)
-        return write(contents, Path(path))
+            contents = page.collect(self._facts())
+        return page.write(contents, Path(path))
 
     def close(self) -> None:
-        """Counts what is still on its way, tests it a last time and ends the threads. Always returns; again is nothing.
-        What was found stays readable. In a child of fork() it does nothing."""
+        """Count and test what is left, and end the threads. Always returns; a second call does nothing.
+
+        Alerts, `to_json` and reports stay readable. In a child of fork() it does nothing.
+        """
         if not self._sketch.alive:
             self._finalizer.detach()
             return
@@ -415,7 +492,7 @@ class ModelMonitor:
             return
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            # A handler of the user's may hang in it; it is a daemon.
+            # A handler may hang in the thread, which is a daemon and does not keep the process.
             thread.join(timeout=2.0)
 
     def __enter__(self) -> ModelMonitor:
@@ -425,13 +502,13 @@ class ModelMonitor:
         self.close()
 
     def _check_process(self) -> None:
-        """Before any lock is taken: in a child of fork() the parent's thread may hold it for ever."""
+        """Raise ClosedError in a child of fork(). Called before any lock, which the parent may hold."""
         if not self._sketch.alive:
             raise ClosedError("this monitor belongs to the parent process; make one in the child")
 
     def _names_of(self, deployments: list[int]) -> dict[int, str]:
-        """The names of deployments, with these in it where they were announced; 0 is none."""
-        if any(number and number not in self._names for number in deployments):
+        """Return versions by deployment number; 0 is none. Read the announced ones again where one of these is new."""
+        if any(deployment and deployment not in self._names for deployment in deployments):
             self._names = self._sketch.versions()
         return self._names
 
@@ -440,19 +517,7 @@ class ModelMonitor:
             return 0
         if version not in self._deployments:
             with self._lock:
-                # Far from the numbers that an engine counts up.
-                number = self._deployments.setdefault(version, (1 << 62) + len(self._deployments))
-                self._sketch.deployed(number, version)
+                # An engine numbers its deployments from 1; these are far from them.
+                deployment = self._deployments.setdefault(version, (1 << 62) + len(self._deployments))
+                self._sketch.deployed(deployment, version)
         return self._deployments[version]
-
-
-def _check_count(name: str, given: Any) -> None:
-    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= 1 << 30:
-        raise MonitorError(f"{name} must be an int from 1 to 2**30, got {given!r}")
-
-
-def _code(what: str, given: str, known: tuple[str, ...]) -> int:
-    try:
-        return known.index(given)
-    except ValueError:
-        raise MonitorError(f"{what} must be one of {', '.join(known)}, got {given!r}") from None

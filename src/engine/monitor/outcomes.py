@@ -1,4 +1,4 @@
-"""What became of the answers: labels that come later, joined by answer id, by version and by source."""
+"""Outcomes of answers: labels that come later, joined by answer id, by version and source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from engine._common.vocabulary import SOURCES
-from engine.errors import MonitorError
 from engine.monitor.drift.bins import FloatArray
 
 GROUPS_MAX = 64
@@ -18,7 +17,13 @@ STATUSES = ("joined", "unknown", "repeated")
 
 
 class Group:
-    """Outcomes of one version and source: all of them summed, the latest `rolling` in full. Not thread-safe."""
+    """Outcomes of one version and source: sums of all, and the latest `rolling` in full. Not thread-safe.
+
+    Attributes:
+        labels: int, how many there were.
+        value: float, sum of the values given.
+        values: int, how many values were given.
+    """
 
     def __init__(self, rolling: int) -> None:
         self.labels = 0
@@ -27,6 +32,7 @@ class Group:
         self._recent: deque[tuple[float, float]] = deque(maxlen=rolling)
 
     def add(self, prediction: float, label: float, value: float | None) -> None:
+        """Add one outcome. A prediction that is not finite is counted, and left out of the rolling figures."""
         self.labels += 1
         if value is not None:
             self.value += value
@@ -35,8 +41,13 @@ class Group:
             self._recent.append((prediction, label))
 
     def figures(self) -> dict[str, Any]:
-        """labels, value_mean, and over the rolling window: rows, prediction_mean, label_mean, error_mean (absolute),
-        auc and brier where labels are 0 and 1, calibration_error where predictions are shares too."""
+        """Return the figures by name.
+
+        Of all outcomes: labels, value, value_mean. Of the rolling ones: rows, prediction_mean, label_mean, error_mean
+            (of
+        absolute errors); auc, where all labels are 0 or 1; brier and calibration_error, where predictions are shares as
+        well. The Brier score is the mean of (prediction - label)^2 (Brier, Monthly Weather Review 78, 1950).
+        """
         recent = np.array(self._recent, dtype=np.float64).reshape(-1, 2)
         found: dict[str, Any] = {
             "labels": self.labels,
@@ -61,10 +72,11 @@ class Group:
 
 
 class Outcomes:
-    """Counts and joins labels. Not thread-safe.
+    """Outcomes by version and source, at most 64 pairs; the oldest is forgotten first. Not thread-safe.
 
     Attributes:
-        counts: how many were "joined", "unknown" (never seen, or forgotten) and "repeated".
+        counts: Counter of labels that were "joined", "unknown" (the answer was never seen, or is forgotten) and
+            "repeated".
     """
 
     def __init__(self, rolling: int) -> None:
@@ -73,21 +85,33 @@ class Outcomes:
         self.counts: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
 
     def add(self, version: str, source: int, outputs: FloatArray, label: float, value: float | None) -> None:
+        """Join a label to an answer.
+
+        Args:
+            version: of the answer.
+            source: place in `vocabulary.SOURCES`.
+            outputs: float64 [n_outputs].
+            label, value: as in `ModelMonitor.outcome`.
+        """
         self.counts["joined"] += 1
         key = version, SOURCES[min(source, len(SOURCES) - 1)]
         if key not in self._groups:
             if len(self._groups) >= GROUPS_MAX:
                 del self._groups[next(iter(self._groups))]
             self._groups[key] = Group(self._rolling)
-        # With several outputs a label names a class, and what counts is how much the model gave to it.
+        # With several outputs a label names a class. The prediction is then the share that the model gave to that
+        # class.
         if len(outputs) > 1 and label.is_integer() and 0 <= label < len(outputs):
             self._groups[key].add(float(outputs[int(label)]), 1.0, value)
         else:
             self._groups[key].add(float(outputs[0]), label, value)
 
     def to_json(self) -> dict[str, Any]:
-        """counts; by_version: version -> source -> figures; fallback_cost: what one of the fallback or default was
-        worth less than one of the primary, by the mean values given, and over all of them."""
+        """Return plain values: counts; groups, the figures of each version and source; fallback_cost.
+
+        fallback_cost compares the mean value of the primary's answers with that of all others: per_answer is the
+        difference, total that difference times their number. None where either has no values.
+        """
         groups = [
             {"version": version, "source": source, **group.figures()}
             for (version, source), group in self._groups.items()
@@ -107,20 +131,11 @@ class Outcomes:
         return {"per_answer": per_answer, "total": per_answer * n_others, "answers": n_others}
 
 
-def checked(name: str, given: Any) -> float:
-    """A finite number or MonitorError."""
-    try:
-        number = float(given)
-    except (TypeError, ValueError, OverflowError):
-        raise MonitorError(f"{name} must be a number, got {given!r}") from None
-    if not math.isfinite(number):
-        raise MonitorError(f"{name} must be finite, got {number}")
-    return number
-
-
 def area_under_curve(prediction: FloatArray, label: FloatArray) -> float | None:
-    """Share of pairs of one 1 and one 0 that are in the right order, ties half (Mann and Whitney, 1947); None where
-    there is but one kind of label."""
+    """Return the share of pairs of a 1 and a 0 whose predictions are in the right order; a tie counts half.
+
+    It equals U / (n1 n0) of Mann and Whitney (Ann. Math. Statist. 18, 1947). None where all labels are equal.
+    """
     from scipy import stats
 
     positive = label == 1.0
@@ -132,7 +147,10 @@ def area_under_curve(prediction: FloatArray, label: FloatArray) -> float | None:
 
 
 def calibration_error(prediction: FloatArray, label: FloatArray) -> float:
-    """Mean distance of predicted share and true share over ten equal bins of prediction, weighted by their rows."""
+    """Return the mean distance of predicted and true share over ten equal bins of prediction, weighted by rows.
+
+    The expected calibration error of Naeini, Cooper and Hauskrecht (AAAI 2015).
+    """
     place = np.minimum((prediction * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     gap = np.bincount(place, prediction - label, minlength=CALIBRATION_BINS)
     return float(np.abs(gap).sum() / len(label))

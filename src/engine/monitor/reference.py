@@ -1,4 +1,4 @@
-"""What live rows are compared with: histograms of the rows a model was trained on, as a small JSON artifact."""
+"""The reference that live rows are compared with: histograms of the rows a model was trained on."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import MonitorError
-from engine.monitor._table import as_columns, encode, named_outputs
+from engine.monitor._table import as_columns, encode, known_columns, named_outputs
+from engine.monitor.drift.bins import UNKNOWN_CODE
 from engine.monitor.drift.column import Column, fit_column
 
+# Written into every reference; another format is refused.
 FORMAT = "engine.monitor.reference/1"
 ROWS_MIN = 100
 
 
 class Reference:
-    """Histograms of every feature and output, and how consecutive rows depend on each other. Immutable.
+    """Histograms of every feature and output, and how much consecutive rows depend on each other. Immutable.
+
+    `Reference.fit` makes one; `to_json` and `from_json` keep it as a small JSON text.
 
     Attributes:
-        features, outputs: tuple of columns, in the order of a row.
+        features: tuple of columns, in the order of a row.
+        outputs: tuple of columns, in the order of an answer's outputs; empty where none were given.
         rows: int, rows it was fitted on.
     """
 
     __slots__ = ("_levels", "_names", "features", "outputs", "rows")
 
     def __init__(self, features: Sequence[Column], outputs: Sequence[Column] = ()) -> None:
+        """Take columns that were fitted. Raises MonitorError where two features have one name."""
         self.features = tuple(features)
         self.outputs = tuple(outputs)
         self.rows = max((column.rows for column in (*self.features, *self.outputs)), default=0)
@@ -40,6 +46,7 @@ class Reference:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the features, in the order of a row."""
         return self._names
 
     @classmethod
@@ -52,20 +59,26 @@ class Reference:
         categorical: Sequence[str] = (),
         ordered: bool = True,
     ) -> Reference:
-        """A reference from rows **in the order they came**: the order tells how much neighbouring rows have in common.
+        """Return the reference of some rows, given **in the order they came**.
+
+        The order shows how much neighbouring rows have in common: the variance of long batches' means, by the method of
+        batch means (`engine.monitor.drift.dependence` has the formulas). Scores are normal scores of the histograms'
+        bins (`engine.monitor.drift.bins`).
 
         Args:
-            table: a matrix [n, n_features], a mapping of columns, a data frame (pandas, Polars), a pyarrow Table, or a
-                sequence of mappings. At least 100 rows. None and NaN are missing; columns of text are kept as codes.
-            names: names of a matrix's columns ("f0", "f1", … without), or which columns of a table, in what order.
+            table: a matrix [n, n_features]; a mapping of columns; a pandas or Polars data frame; a pyarrow Table; a
+                structured array; a DuckDB relation; or a sequence of mappings, one a row. At least 100 rows. None and
+                NaN are missing. Columns of text are kept as codes.
+            names: of a matrix's columns ("f0", "f1", … where None); or which columns of a table, in that order.
             outputs: what the model answered to these rows: [n], [n, n_outputs], or a mapping of name to [n].
-            categorical: names of columns whose numbers are codes: a value that is not in the reference is then a new
-                category. Whole numbers 0, 1, 2, … without a gap (at most 40) count as codes by themselves.
-            ordered: False to take rows for independent whatever their order says: every lasting difference is then
-                alerted within hundreds of rows, what hours and days always do to a column too.
+            categorical: names of columns whose numbers are codes. A value that the reference does not have is then a
+                new category. Up to 40 whole numbers 0, 1, 2, … without a gap count as codes anyway.
+            ordered: False to count rows as independent, whatever their order shows. Every lasting difference then
+                raises an alert within hundreds of rows, even one that each hour or day brings.
 
         Raises:
-            MonitorError: fewer rows than 100, columns of different lengths, a name that is not there.
+            MonitorError: fewer than 100 rows, columns of different lengths, a name that is not there, two columns of
+                one name, or a value that is no number.
         """
         columns = as_columns(table, names)
         answered = named_outputs(outputs)
@@ -77,7 +90,7 @@ class Reference:
             raise MonitorError(f"columns of different lengths: {lengths}")
         if not lengths or next(iter(lengths.values())) < ROWS_MIN:
             raise MonitorError(
-                f"a reference needs at least {ROWS_MIN} rows and a column, got {lengths or 'none'}; give it the rows "
+                f"a reference needs at least {ROWS_MIN} rows and one column, got {lengths or 'none'}; give it the rows "
                 f"that the model was trained on"
             )
         made = [
@@ -96,12 +109,27 @@ class Reference:
         return cls(*made)
 
     def row(self, features: Mapping[str, Any] | Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """float32 [n_features] of one row: a mapping by name (absent keys are missing, others ignored) or values in
-        order. A text that the reference has not is a new category."""
+        """Return one row as float32 [n_features]; text becomes codes, and None becomes NaN.
+
+        Args:
+            features: a mapping by name (an absent key is a missing value, other keys are ignored), or values in the
+                reference's order. A text that the reference does not have is a new category.
+
+        Raises:
+            MonitorError: a row of another width, or a value that is no number.
+        """
         return encode(features, self._names, self._levels)
 
     def matrix(self, rows: Any) -> npt.NDArray[np.float32]:
-        """float32 [n, n_features] of many rows, in any form that `fit` takes, or of a single row."""
+        """Return rows as float32 [n, n_features]; text becomes codes, and missing values become NaN.
+
+        Args:
+            rows: a table or matrix as in `fit`, a sequence of rows as in `row`, or one row. A feature that a table does
+                not have is missing in every row.
+
+        Raises:
+            MonitorError: rows of another width, or a value that is no number.
+        """
         if isinstance(rows, np.ndarray) and rows.dtype.kind in "fiub":
             found = np.atleast_2d(rows)
             self._check_width(found.shape[-1] if found.ndim == 2 else rows.shape)
@@ -117,15 +145,17 @@ class Reference:
                 if rows
                 else np.empty((0, len(self._names)), np.float32)
             )
-        columns = as_columns(rows, [name for name in self._names if _has(rows, name)], text=True)
+        columns = known_columns(rows, self._names)
         n = max((len(values) for values, _ in columns.values()), default=0)
         missing = np.full(n, np.nan, dtype=np.float32)
         out = []
         for name, levels in zip(self._names, self._levels, strict=True):
             values, own = columns.get(name, (missing, ()))
             if own:
-                # Codes of that table's own texts become the reference's.
-                codes = np.array([levels.get(text, -2.0) for text in own] + [np.nan], dtype=np.float32)
+                # The table's own codes become the reference's.
+                codes = np.array(
+                    [levels.get(text, UNKNOWN_CODE) for text in own] + [np.nan], dtype=np.float32
+                )
                 values = codes[np.where(np.isnan(values), len(own), values).astype(np.int64)]
             out.append(values)
         return np.ascontiguousarray(np.stack(out, axis=1)) if out else np.empty((n, 0), np.float32)
@@ -138,7 +168,7 @@ class Reference:
             )
 
     def to_json(self) -> str:
-        """Everything, as JSON text that `from_json` reads back to the same tests."""
+        """Return everything as JSON text. `from_json` reads it back, and tests then decide the same."""
         body = {
             "format": FORMAT,
             "features": [column.to_json() for column in self.features],
@@ -148,7 +178,11 @@ class Reference:
 
     @classmethod
     def from_json(cls, made: str | bytes | Mapping[str, Any]) -> Reference:
-        """A reference from `to_json`'s text, or from what a JSON parser made of it. Raises MonitorError."""
+        """Return the reference of `to_json`'s text, or of what a JSON parser made of that text.
+
+        Raises:
+            MonitorError: no reference, a reference of another format, or a damaged one; the message names the column.
+        """
         if isinstance(made, (str, bytes)):
             try:
                 made = json.loads(made)
@@ -170,8 +204,3 @@ class Reference:
 
 def _is_column(value: Any) -> bool:
     return not isinstance(value, (str, bytes)) and hasattr(value, "__len__")
-
-
-def _has(table: Any, name: str) -> bool:
-    columns = getattr(table, "column_names", None) or getattr(table, "columns", None)
-    return name in (table if columns is None else list(columns))

@@ -7,24 +7,24 @@ from engine.monitor.alerts import Alerts
 
 
 def test_handlers_are_called_once_and_one_that_raises_stops_nobody(caplog):
-    told = []
+    seen = []
 
     def broken(alert):
         raise RuntimeError("pager is down")
 
-    alerts = Alerts([broken, told.append])
+    alerts = Alerts([broken, seen.append])
     alert = alerts.add("too hot", "critical")
     with caplog.at_level(logging.ERROR, logger="engine.monitor"):
-        alerts.tell(alert)
-    assert told == [alert]
+        alerts.notify(alert)
+    assert seen == [alert]
     assert alerts.handler_errors == 1
     assert "too hot" in caplog.text
 
 
-def test_without_handlers_the_log_is_told(caplog):
+def test_without_handlers_alerts_go_to_the_log(caplog):
     alerts = Alerts(None)
     with caplog.at_level(logging.INFO, logger="engine.monitor"):
-        alerts.tell(alerts.add("low", "warning"))
+        alerts.notify(alerts.add("low", "warning"))
     assert [(record.levelname, record.message) for record in caplog.records] == [("WARNING", "message: low")]
 
 

@@ -20,13 +20,13 @@ def reference():
 
 
 @pytest.fixture
-def told():
+def seen():
     return []
 
 
 @pytest.fixture
-def monitor(reference, told):
-    with ModelMonitor(reference, handlers=[told.append], background=False) as made:
+def monitor(reference, seen):
+    with ModelMonitor(reference, handlers=[seen.append], background=False) as made:
         yield made
 
 
@@ -55,7 +55,7 @@ def test_a_logged_prediction_is_counted_and_can_be_labelled(monitor):
     json.dumps(made, allow_nan=False)
 
 
-def test_input_drift_warns_and_output_drift_is_critical_once_each(monitor, told):
+def test_input_drift_warns_and_output_drift_is_critical_once_each(monitor, seen):
     rng = np.random.default_rng(3)
     assert not monitor.input_distribution.drift_detected()
     for _ in range(4):
@@ -66,9 +66,9 @@ def test_input_drift_warns_and_output_drift_is_critical_once_each(monitor, told)
     assert monitor.input_distribution.drift_detected()
     assert monitor.input_distribution.drifted == ("b",)
     assert monitor.output_distribution.drift_detected()
-    found = {(alert.kind, alert.column): alert for alert in told}
+    found = {(alert.kind, alert.column): alert for alert in seen}
     assert set(found) == {("input_drift", "b"), ("output_drift", "prediction")}
-    assert len(told) == 2
+    assert len(seen) == 2
     assert found["input_drift", "b"].severity == "warning"
     assert found["output_drift", "prediction"].severity == "critical"
     assert found["input_drift", "b"].lasts
@@ -78,7 +78,7 @@ def test_input_drift_warns_and_output_drift_is_critical_once_each(monitor, told)
     assert not monitor.input_distribution.drift_detected()
     assert not found["input_drift", "b"].lasts
     assert 2000 <= found["input_drift", "b"].ended_row < 3500
-    assert len(told) == 2
+    assert len(seen) == 2
 
 
 def test_one_row_at_a_time_may_be_a_mapping_or_a_sequence(monitor):
@@ -90,20 +90,20 @@ def test_one_row_at_a_time_may_be_a_mapping_or_a_sequence(monitor):
     assert monitor.output_distribution.rows == 1
 
 
-def test_budgets_alert(monitor, told):
+def test_budgets_alert(monitor, seen):
     for _ in range(300):
         monitor.log_prediction(
             [0, 0.1, 0.2], 0.5, 1.0, source="fallback", reason="primary_error", deadline_ms=5
         )
         monitor.check()
-    kinds = {alert.kind: alert for alert in told if alert.kind.endswith("share")}
+    kinds = {alert.kind: alert for alert in seen if alert.kind.endswith("share")}
     assert set(kinds) == {"fallback_share", "error_share"}
     assert "fallback share is 100.00% of the last answers, budget 5.00%" in kinds["fallback_share"].message
 
 
-def test_messages_of_the_users_own(monitor, told):
+def test_messages_of_the_users_own(monitor, seen):
     alert = monitor.alert("refund rate doubled", severity="critical")
-    assert told == [alert]
+    assert seen == [alert]
     assert monitor.alerts == [alert]
     assert not alert.lasts
     with pytest.raises(MonitorError, match="severity must be one of"):
@@ -133,6 +133,17 @@ def test_labels_of_unknown_ids_and_second_labels_are_counted_and_named(monitor):
         monitor.outcome("7", 1)
 
 
+def test_everything_is_tested_at_once_however_long_nobody_looked(reference):
+    rows = np.random.default_rng(7).normal(size=(5000, 3)).astype(np.float32)
+    with ModelMonitor(reference, background=False) as monitor:
+        # More than the 64 blocks of 50 rows that wait to be tested.
+        assert monitor._sketch.push_rows(rows, np.full(5000, 0.5)) == 5000
+        made = monitor.to_json()
+        assert (made["answers"], made["rows"]) == (5000, 5000)
+        assert monitor._sketch.push_rows(rows, np.full(5000, 0.5)) == 5000
+    assert monitor.input_distribution.rows == 10_000
+
+
 def test_answers_that_are_too_old_are_forgotten(reference):
     with ModelMonitor(reference, answers_max=10, background=False) as monitor:
         ids = [monitor.log_prediction([0, 0, 0], 0.5, 1.0) for _ in range(20)]
@@ -141,9 +152,9 @@ def test_answers_that_are_too_old_are_forgotten(reference):
         assert monitor.outcome(ids[-1], 1) == "joined"
 
 
-def test_without_a_reference_the_first_rows_become_it(told):
+def test_without_a_reference_the_first_rows_become_it(seen):
     rng = np.random.default_rng(4)
-    with ModelMonitor(handlers=[told.append], learn_rows=300, background=False) as monitor:
+    with ModelMonitor(handlers=[seen.append], learn_rows=300, background=False) as monitor:
         with pytest.raises(MonitorError, match="no reference to compare with"):
             monitor.input_distribution.drift_detected()
         for _ in range(299):
@@ -169,7 +180,9 @@ def test_an_engine_s_first_rows_become_the_reference_too():
 
 def test_a_reference_of_another_width_names_both(monitor, reference):
     wide = Reference.fit(np.random.default_rng(0).normal(size=(200, 5)))
-    with pytest.raises(MonitorError, match="the reference has 5 features, expected 3 as the rows have"):
+    with pytest.raises(
+        MonitorError, match="the reference has 5 features, expected 3 as the rows of this monitor"
+    ):
         monitor.set_reference(wide)
     assert monitor.reference is reference
     with ModelMonitor(n_features=4, background=False) as other:
@@ -177,14 +190,14 @@ def test_a_reference_of_another_width_names_both(monitor, reference):
             other.set_reference(wide)
 
 
-def test_a_new_reference_ends_what_lasted_against_the_old_one(monitor, told):
+def test_a_new_reference_ends_what_lasted_against_the_old_one(monitor, seen):
     rng = np.random.default_rng(6)
     shifted = rng.normal(size=(1000, 3)) + 2.0
     monitor.input_distribution.update(shifted)
     assert monitor.input_distribution.drift_detected()
     monitor.set_reference(Reference.fit(shifted, NAMES, outputs=rng.random(1000)).to_json())
     assert monitor.input_distribution.drifted == ()
-    assert not any(alert.lasts for alert in told)
+    assert not any(alert.lasts for alert in seen)
     monitor.input_distribution.update(rng.normal(size=(1000, 3)) + 2.0)
     assert not monitor.input_distribution.drift_detected()
 
@@ -207,7 +220,7 @@ def test_a_new_reference_ends_what_lasted_against_the_old_one(monitor, told):
         ),
         (lambda m: m.input_distribution.update(np.zeros((2, 7))), "expected rows of 3 features"),
         (lambda m: m.output_distribution.update(np.zeros((2, 7))), "expected 1 outputs a row, got 7"),
-        (lambda m: m.counter("Bookings!"), "a counter's name is of a-z"),
+        (lambda m: m.counter("Bookings!"), "a counter's name must be a letter"),
         (lambda m: m.counter("bookings").inc(-1), "counter 'bookings' only grows"),
         (lambda m: m.on_alert(5), "an alert handler must be callable"),
     ],
@@ -226,6 +239,8 @@ def test_what_cannot_be_used_is_named_and_counts_for_nothing(monitor, call, mess
         {"false_alarms_per_100k": 0},
         {"late_share_max": 2},
         {"ring_rows": True},
+        {"n_features": -1},
+        {"n_outputs": 1.0},
     ],
 )
 def test_options_out_of_range_are_named(options):
@@ -256,17 +271,17 @@ def test_shadows_and_canaries_are_compared(monitor):
     assert made["sources"]["versions"]["7"]["answers"] == {"primary": {"ok": 100}}
     assert made["sources"]["versions"]["8"]["answers"] == {"primary": {"ok": 1}}
     assert made["sources"]["versions"]["8"]["output_mean"] == pytest.approx(0.3)
-    # Nobody got the shadow's rows a second time, and the canary's output is not the live version's.
+    # A shadow's rows count once, and the canary's output does not count among the live version's.
     assert made["rows"] == 101
     assert monitor.output_distribution.rows == 100
 
 
 def test_the_background_thread_finds_drift_by_itself(reference):
-    seen = threading.Event()
-    with ModelMonitor(reference, handlers=[lambda alert: seen.set()]) as monitor:
+    found = threading.Event()
+    with ModelMonitor(reference, handlers=[lambda alert: found.set()]) as monitor:
         rows = np.random.default_rng(2).normal(size=(2000, 3)).astype(np.float32) + 2
         monitor._sketch.push_rows(rows, np.random.default_rng(3).random(2000))
-        assert seen.wait(20)
+        assert found.wait(20)
 
 
 def test_an_abandoned_monitor_is_collected_and_its_threads_end(reference):
@@ -283,13 +298,13 @@ def test_an_abandoned_monitor_is_collected_and_its_threads_end(reference):
     assert not thread.is_alive()
 
 
-def test_closing_tests_what_was_still_on_its_way_and_may_be_repeated(reference, told):
-    monitor = ModelMonitor(reference, handlers=[told.append], background=False)
+def test_closing_tests_what_was_still_on_its_way_and_may_be_repeated(reference, seen):
+    monitor = ModelMonitor(reference, handlers=[seen.append], background=False)
     for _ in range(200):
         monitor.log_prediction([9.0, 9.0, 9.0], 0.5, 1.0)
     monitor.close()
     monitor.close()
-    assert {alert.column for alert in told if alert.kind == "input_drift"} == set(NAMES)
+    assert {alert.column for alert in seen if alert.kind == "input_drift"} == set(NAMES)
     assert monitor.to_json()["answers"] == 200
 
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.errors import MonitorError
-from engine.monitor.outcomes import Outcomes, area_under_curve, calibration_error, checked
+from engine.monitor.outcomes import Outcomes, area_under_curve, calibration_error
 
 
 def test_area_under_curve_by_hand():
@@ -78,9 +77,3 @@ def test_groups_are_bounded():
     for i in range(100):
         outcomes.add(str(i), 0, np.array([0.5]), 1.0, None)
     assert len(outcomes.to_json()["groups"]) == 64
-
-
-@pytest.mark.parametrize("given", ["late", None, float("nan"), float("inf"), [1]])
-def test_what_is_no_finite_number_is_named(given):
-    with pytest.raises(MonitorError, match="label must be"):
-        checked("label", given)

@@ -25,7 +25,15 @@ def rows_of(columns):
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-@pytest.mark.parametrize("form", [dict, pd.DataFrame, pl.DataFrame, pa.table, rows_of])
+def relation(columns):
+    duckdb = pytest.importorskip("duckdb")
+    return duckdb.connect().from_arrow(pa.table(columns))
+
+
+FORMS = [dict, pd.DataFrame, pl.DataFrame, pa.table, pa.RecordBatch.from_pydict, relation, rows_of]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_table_gives_the_same_reference(form):
     assert Reference.fit(form(table())).to_json() == Reference.fit(table()).to_json()
 
@@ -44,6 +52,14 @@ def test_columns_are_read_as_what_they_are():
 def test_names_choose_and_order_columns():
     assert Reference.fit(table(), ["gate", "age"]).names == ("gate", "age")
     assert Reference.fit(np.zeros((N, 2))).names == ("f0", "f1")
+    assert Reference.fit([[0.0, 1.0]] * N).names == ("f0", "f1")
+
+
+def test_a_structured_array_is_a_table():
+    rows = np.zeros(N, dtype=[("a", "f4"), ("b", "i8")])
+    made = Reference.fit(rows)
+    assert made.names == ("a", "b")
+    assert made.matrix(rows).shape == (N, 2)
 
 
 def test_json_reads_back_to_the_same():
@@ -65,7 +81,7 @@ def test_many_rows_are_encoded_in_any_form():
     made = Reference.fit(table())
     expected = made.matrix(rows_of(table()))
     assert expected.shape == (N, 3)
-    for form in (dict, pd.DataFrame, pa.table):
+    for form in FORMS:
         np.testing.assert_array_equal(made.matrix(form(table())), expected)
     assert made.matrix({"age": 1.0, "carrier": "AA", "gate": 0}).tolist() == [[1.0, 0.0, 0.0]]
     assert made.matrix([]).shape == (0, 3)
@@ -82,12 +98,18 @@ def test_many_rows_are_encoded_in_any_form():
             "expected 2 names, one a column of the matrix, got 1",
         ),
         (lambda: Reference.fit(np.zeros((N, 2)), ["a", "a"]), "feature names must differ"),
-        (lambda: Reference.fit({"a": np.zeros(N)}, ["b"]), "no column 'b'; there are a"),
+        (lambda: Reference.fit({"a": np.zeros(N)}, ["b"]), "the table has no column 'b'; it has: a"),
         (lambda: Reference.fit({"a": np.zeros(N), "b": np.zeros(N + 1)}), "different lengths"),
         (lambda: Reference.fit({"a": np.zeros(N)}, categorical=["b"]), "categorical: no column 'b'"),
         (lambda: Reference.fit({"a": np.zeros(N, dtype="datetime64[s]")}), "expected numbers or text"),
         (lambda: Reference.fit({"a": [object()] * N}), "feature 'a': expected a number or None"),
-        (lambda: Reference.fit(np.zeros(N)), r"expected a table or a matrix of shape \[n, n_features\]"),
+        (lambda: Reference.fit(np.zeros(N)), r"expected a table .* or a matrix of shape \[n, n_features\]"),
+        (lambda: Reference.fit("rows"), "expected a table"),
+        (lambda: Reference.fit(7), "expected a table"),
+        (
+            lambda: Reference.fit(pd.DataFrame(np.zeros((N, 2)), columns=["a", "a"])),
+            "two columns named 'a'",
+        ),
         (lambda: Reference.fit(np.zeros((N, 1)), outputs=np.zeros(N - 1)), "different lengths"),
         (lambda: Reference.from_json("{"), "not a reference"),
         (lambda: Reference.from_json("[]"), "expected a reference of format"),

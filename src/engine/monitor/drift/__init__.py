@@ -1,4 +1,4 @@
-"""Drift and overspent budgets: bins and their scores, sequential charts, tests of windows, and one alert for each change."""
+"""Drift and overspent budgets: bins and scores, sequential charts, tests of windows, one alert for each change."""
 
 from engine.monitor.drift.detector import DriftDetector, Episode
 

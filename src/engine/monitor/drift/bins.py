@@ -1,8 +1,9 @@
-"""How a column's values become bins, and the score each bin has.
+"""Bins of a column's values, and the score of each bin.
 
-A score says how unusual a bin is for the reference: the normal quantile of its place, going on linearly, in standard
-deviations, beyond the range that was seen. Every test here is a sum of scores over counts, so histograms are all that
-is kept, and one absurd value weighs at most `SCORE_MAX`.
+A score says how unusual a bin is for the reference: the normal quantile of its place among the reference's rows (van
+der Waerden's normal scores, 1952). Beyond the reference's range the score goes on linearly, in standard deviations.
+Every test is a sum of scores over counts, so a monitor keeps histograms alone, and one absurd value weighs at most
+`SCORE_MAX`.
 """
 
 from __future__ import annotations
@@ -15,25 +16,36 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-# Bins hold a 32nd of the reference each, finer at the ends, where a wider spread shows first.
+# Each bin holds a 32nd of the reference. Bins are finer at the ends, where a wider spread shows first.
 _TAILS = (0.002, 0.005, 0.01, 0.02)
 PROBABILITIES = np.array([*_TAILS, *(i / 32 for i in range(1, 32)), *(1 - tail for tail in reversed(_TAILS))])
-# Beyond the range: standard deviations from its end to each further cut, and the score each bin adds.
+# Beyond the reference's range: distance of each further cut from its end, in standard deviations, and what each bin
+# adds to the score of the last bin inside.
 BEYOND = np.array([0.25, 0.5, 1.0, 2.0, 4.0])
 BEYOND_SCORES = np.array([0.125, 0.375, 0.75, 1.5, 3.0, 6.0])
-# With this few distinct values each has a bin of its own.
+# Up to this many distinct values have a bin each.
 DISTINCT_MAX = 40
+# Up to this many codes have a bin each; the rarest share one more.
 CODES_MAX = 62
 SCORE_MAX = 8.0
+# Cap of a squared score: a value at 2.5 standard deviations tells as much about the spread as one far beyond.
 SPREAD_MAX = 6.25
+# The code of a text that the reference does not have; never equal to a cut.
 UNKNOWN_CODE = -2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Where the bins of one column are. Discrete: one a code, the rarest together in the last; others are unseen.
+    """Where the bins of one column begin and end.
 
-    `cuts` ascend, float32; `bin_of` is None for numbers, else the bin of each code in `cuts`.
+    Numbers: bin i holds values above cuts[i - 1] and up to cuts[i]. Codes: a value equal to cuts[i] is in bin
+        bin_of[i];
+    the rarest codes share the last bin, and any other value is unseen.
+
+    Attributes:
+        cuts: float32, ascending.
+        n_bins: how many bins there are.
+        bin_of: uint16, the bin of each code in `cuts`; None for numbers.
     """
 
     cuts: npt.NDArray[np.float32]
@@ -42,10 +54,11 @@ class Bins:
 
     @property
     def discrete(self) -> bool:
+        """Whether the values are codes."""
         return self.bin_of is not None
 
     def index(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """The bin of each value, -1 for missing ones, -2 for unseen codes; as the native counter has it."""
+        """Return the bin of each value, -1 for missing values, -2 for unseen codes. The native counter agrees."""
         at = np.searchsorted(self.cuts, values, side="left")
         if self.bin_of is not None:
             near = np.minimum(at, len(self.cuts) - 1)
@@ -55,13 +68,13 @@ class Bins:
 
 
 def numeric(values: npt.NDArray[np.float32]) -> Bins:
-    """Bins for finite numbers, at least one."""
+    """Return bins for finite numbers, of which there must be at least one."""
     distinct = np.unique(values)
     low, high = distinct[0], distinct[-1]
     few = len(distinct) <= DISTINCT_MAX
     inner = distinct if few else np.quantile(values, PROBABILITIES, method="inverted_cdf")
     spread = float(values.std(dtype=np.float64)) or abs(float(low)) or 1.0
-    # At the ends of float32 there is no room beyond: those cuts are infinite and left out.
+    # Near the ends of float32 there is no room beyond the range. Those cuts are infinite and left out.
     with np.errstate(over="ignore"):
         below = np.nextafter(low, np.float32(-np.inf))
         cuts = np.concatenate(
@@ -72,7 +85,7 @@ def numeric(values: npt.NDArray[np.float32]) -> Bins:
 
 
 def codes(values: npt.NDArray[np.float32]) -> Bins:
-    """Bins for codes: the most frequent have one each, the others one together."""
+    """Return bins for codes: one for each of the most frequent, and one for all others together."""
     distinct, counts = np.unique(values, return_counts=True)
     bin_of = np.full(len(distinct), CODES_MAX, dtype=np.uint16)
     kept = np.sort(np.argsort(-counts, kind="stable")[:CODES_MAX])
@@ -81,7 +94,7 @@ def codes(values: npt.NDArray[np.float32]) -> Bins:
 
 
 def look_like_codes(values: npt.NDArray[np.float32]) -> bool:
-    """Whole numbers from 0 or -1 upwards without a gap, few of them: what an ordinal encoding leaves."""
+    """Return whether values are the few whole numbers from 0 or -1 upwards, without a gap, of an ordinal encoding."""
     distinct = np.unique(values[: 1 << 16])
     if len(distinct) < 3 or len(distinct) > DISTINCT_MAX or distinct[0] not in (-1.0, 0.0):
         return False
@@ -90,7 +103,14 @@ def look_like_codes(values: npt.NDArray[np.float32]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """For one column, per bin: the share in the reference and two scores of mean 0 and variance 1 under it."""
+    """Share and scores of each bin of one column; the scores have mean 0 and variance 1 under the reference.
+
+    Attributes:
+        share: float64 [n_bins], share of the reference's rows; none is 0.
+        location: float64 [n_bins], the normal quantile of the bin's place: its sum sees a change of the mean.
+        spread: float64 [n_bins], the squared location, capped: its sum sees a change of the spread.
+        names: "mean" and "spread" -> the scores that watch them.
+    """
 
     share: FloatArray
     location: FloatArray
@@ -102,7 +122,11 @@ class Scores:
 
 
 def scores(bins: Bins, counts: npt.NDArray[Any]) -> Scores:
-    """Scores of bins that hold `counts` of the reference; an empty one is as likely as half a row on its side."""
+    """Return the scores of bins that hold `counts` rows of the reference.
+
+    All empty bins below the range share half a row, so do those above it, and those inside: what the reference does not
+    have is rare, not impossible.
+    """
     from scipy.special import ndtri
 
     counts = np.asarray(counts, dtype=np.float64)
@@ -126,6 +150,7 @@ def scores(bins: Bins, counts: npt.NDArray[Any]) -> Scores:
 
 
 def _standard(values: FloatArray, share: FloatArray) -> FloatArray:
+    """Shift and scale to mean 0 and variance 1 under `share`; a constant becomes 0."""
     centred = values - (share * values).sum()
     variance = float((share * np.square(centred)).sum())
     return centred / np.sqrt(variance) if variance > 1e-12 else np.zeros_like(centred)

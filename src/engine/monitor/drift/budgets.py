@@ -1,5 +1,8 @@
-"""Shares of answers that have a budget: fallbacks, late answers, errors. A sequential test alarms where a budget is
-being overspent twice over, however small the share, and stays quiet where it is kept."""
+"""Budgets for shares of the answers: fallbacks, late answers, errors.
+
+Each budget has one sequential test (CUSUM) of log-likelihood ratios: the budget's share against twice that share. It
+alarms soon where the budget is overspent twice over, however small the share, and stays quiet where it is kept.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine._common.arguments import number
 from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import MonitorError
 from engine.monitor.drift.bins import FloatArray
 from engine.monitor.drift.charts import Charts
 
+# Places of the reasons that count as errors of a model.
 ERROR_REASONS = tuple(
     place
     for place, reason in enumerate(REASONS)
     if reason.endswith("_error") or reason.startswith("primary_bad") or reason == "primary_not_finite"
 )
 PRIMARY = SOURCES.index("primary")
+# An overspending is over after this many answers without an alarm.
 CLEAR_ANSWERS = 2000
+# Blocks whose counts are kept, for the share in the alert.
 BLOCKS_KEPT = 256
 
 
 @dataclass(slots=True)
 class Overspending:
-    """A budget that is overspent; answers count from the start."""
+    """A budget that is overspent. Answers count from the monitor's first one.
+
+    Attributes:
+        kind: "fallback_share", "late_share" or "error_share".
+        started_row: the answer at which it began, estimated.
+        detected_row: the answer at which it was certain.
+        share: of the answers since it began.
+        budget: the share that was given.
+        ended_row: the answer at which it was last seen; None while it lasts.
+    """
 
     kind: str
     started_row: int
@@ -36,20 +52,32 @@ class Overspending:
 
 
 class Budgets:
-    """Watches answers by source and reason. Not thread-safe."""
+    """Watches answers by source and reason. Not thread-safe.
+
+    Attributes:
+        budgets: dict of kind -> budget.
+        open: dict of kind -> Overspending that has not ended.
+        answers: int, answers seen.
+    """
 
     KINDS = ("fallback_share", "late_share", "error_share")
 
     def __init__(
         self, fallback_share_max: float, late_share_max: float, error_share_max: float, chance: float
     ) -> None:
-        """Budgets as shares, 1 for none; `chance`: false alarms an answer that are acceptable."""
-        budgets = dict(zip(self.KINDS, (fallback_share_max, late_share_max, error_share_max), strict=True))
-        for name, budget in budgets.items():
-            if not 0.0 < budget <= 1.0:
-                raise MonitorError(f"{name}_max must be over 0 and at most 1 (no budget), got {budget}")
-        self.budgets = budgets
-        shares = np.array(list(budgets.values()))
+        """Args:
+        fallback_share_max, late_share_max, error_share_max: budgets, above 0 and at most 1; 1 is no budget.
+        chance: acceptable false alarms per answer.
+
+        Raises:
+            MonitorError: a budget outside that range.
+        """
+        given = zip(self.KINDS, (fallback_share_max, late_share_max, error_share_max), strict=True)
+        self.budgets = {
+            kind: number(f"{kind}_max", share, 0.0, 1.0, above=True, error=MonitorError)
+            for kind, share in given
+        }
+        shares = np.array(list(self.budgets.values()))
         usual = np.minimum(shares, 0.98)
         worse = np.minimum(2.0 * usual, (1.0 + usual) / 2.0)
         watched = shares < 1.0
@@ -62,7 +90,12 @@ class Budgets:
         self.answers = 0
 
     def observe(self, by_reason: FloatArray, late: int) -> list[Overspending]:
-        """Adds a block: answers [sources, reasons] and how many were late; returns what began or ended with it."""
+        """Add a block, and return what began or ended with it.
+
+        Args:
+            by_reason: float64 [sources, reasons], answers.
+            late: how many of them came after their deadline.
+        """
         answers = int(by_reason.sum())
         if answers == 0:
             return []

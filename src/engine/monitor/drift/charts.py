@@ -1,12 +1,16 @@
-"""Sequential tests over all columns at once: cumulative sums that forget good news and keep bad (CUSUM).
+"""Sequential tests of all columns at once: cumulative sums that never fall below 0 (CUSUM; Page, Biometrika 41, 1954).
 
-A chart adds score - allowance for every row and never falls below 0; it alarms at a threshold h. With independent rows
-theta * (score - allowance), where theta > 0 solves E[exp(theta (score - allowance))] = 1 under the reference, is the
-log-likelihood ratio against a tilted law, so the mean number of rows to a false alarm is at least exp(theta h)
-(Lorden, Ann. Math. Statist. 42, 1971; Moustakides, ibid. 14, 1986). The scores are bins', so theta is found exactly,
-for any law. Where rows depend on each other the walk is Brownian at the scale of their dependence, with the mean time
-exp(2 k h / v) v / (2 k^2) (Siegmund, Sequential Analysis, 1985, ch. 2), widened for an estimated v and for a reference
-that holds few independent stretches. Between 0 and a cap of h a lasting change holds a chart up, so it alarms once.
+A chart adds score - allowance for every row, stays between 0 and its threshold h, and alarms at h. A lasting change
+keeps it there, so it alarms once.
+
+Independent rows: let theta > 0 solve E[exp(theta (score - allowance))] = 1 under the reference. Then theta * (score -
+allowance) is the log-likelihood ratio against a tilted law, and the mean number of rows to a false alarm is at least
+exp(theta h) (Lorden, Ann. Math. Statist. 42, 1971, theorem 2; Moustakides, Ann. Statist. 14, 1986). Scores belong to
+bins, so theta is exact for any law.
+
+Dependent rows: the walk is Brownian at the scale of the dependence. With slack k and variance v a row, the mean time to
+a false alarm is exp(2 k h / v) v / (2 k^2) (Siegmund, Sequential Analysis, 1985, ch. 2). We raise h because v is
+estimated, and because the reference holds few independent stretches.
 """
 
 from __future__ import annotations
@@ -21,21 +25,23 @@ from engine.monitor.drift.bins import FloatArray
 from engine.monitor.drift.column import STATISTICS, Column
 from engine.monitor.drift.dependence import Dependence, allowance, caution, tail_ratio
 
-# An alarm goes on until its chart has fallen to this part of the threshold.
+# An alarm goes on until its chart has fallen to this share of the threshold.
 CLEARED = 0.25
 DIRECTIONS = (("up", 1.0), ("down", -1.0))
-# A spread that grows shows as more values far from the middle; so does a mean that went far.
+# Names for users. The chart of the spread is called "extremes", because a mean that moved far raises it as well.
 SHOWN = {"mean": "mean", "spread": "extremes"}
 NAMES = tuple(f"{SHOWN[statistic]} {direction}" for statistic in STATISTICS for direction, _ in DIRECTIONS)
 
 
 class Charts:
-    """Any number of charts over columns; `observe` takes what each adds. Not thread-safe.
+    """Charts over columns. Not thread-safe.
 
     Attributes:
-        level: float64 [charts, columns], the sums as a share of their thresholds.
+        names: tuple of str, one a chart.
+        thresholds: float64 [charts, columns].
+        level: float64 [charts, columns], the sums as shares of their thresholds, 0 to 1.
         alarmed: bool [charts, columns].
-        since: int64 [charts, columns], the row count at which each last left 0: the estimated start of a change.
+        since: int64 [charts, columns], the row at which each chart last left 0: the estimated start of a change.
     """
 
     def __init__(self, names: Sequence[str], thresholds: FloatArray) -> None:
@@ -46,7 +52,7 @@ class Charts:
         self.since = np.zeros(thresholds.shape, dtype=np.int64)
 
     def observe(self, steps: FloatArray, rows: int) -> None:
-        """Adds steps [charts, columns] of a block that begins after `rows` rows."""
+        """Add steps, float64 [charts, columns], of a block that begins after `rows` rows."""
         self.since[self.level <= 0.0] = rows
         level = np.minimum(np.maximum(self.level + steps / self.thresholds, 0.0), 1.0)
         self.level = level
@@ -54,10 +60,14 @@ class Charts:
 
 
 class LocationCharts:
-    """Mean and spread of each column's scores, up and down: four charts a column."""
+    """Mean and spread of each column's scores, up and down: four charts a column. Not thread-safe.
+
+    Attributes:
+        charts: Charts, in the order of NAMES.
+    """
 
     def __init__(self, columns: Sequence[Column], bins_max: int, chance: float) -> None:
-        """`chance`: false alarms a row and chart that are acceptable."""
+        """`chance`: acceptable false alarms per row and chart."""
         self._weights = np.zeros((len(NAMES), len(columns), bins_max))
         thresholds = np.full((len(NAMES), len(columns)), np.inf)
         for place, column in enumerate(columns):
@@ -73,23 +83,29 @@ class LocationCharts:
                     height = threshold(
                         steps, scores.share, -_mean(steps, scores.share), depends, column, chance
                     )
-                    # What the reference does to its own chart, a day's rhythm say, is no drift.
+                    # The reference raises its own chart, by the rhythm of a day for example. That is no drift.
                     thresholds[chart, place] = max(height, 1.5 * column.excursions[chart])
         self.charts = Charts(NAMES, thresholds)
 
     def observe(self, counts: npt.NDArray[Any], rows: int) -> None:
-        """`counts` [columns, bins_max] of a block that begins after `rows` rows."""
+        """Add counts, [columns, bins_max], of a block that begins after `rows` rows."""
         self.charts.observe(np.einsum("kcb,cb->kc", self._weights, counts), rows)
 
 
 class RateCharts:
-    """Shares that must not grow: missing values and unseen ones, of each column; Bernoulli log-likelihood ratios."""
+    """Shares of each column that must not grow: missing values and unseen values. Not thread-safe.
+
+    Steps are log-likelihood ratios of Bernoulli trials: a worse share against the usual one.
+
+    Attributes:
+        charts: Charts, "missing values" and "unseen values".
+    """
 
     def __init__(self, columns: Sequence[Column], chance: float) -> None:
         usual = np.zeros((2, len(columns)))
         independent = np.ones_like(usual)
         for place, column in enumerate(columns):
-            # Where values hang together, so do their gaps, and the reference may never have had one.
+            # Where values depend on each other, gaps do too, though the reference may have none to show it.
             depends = max(column.missing_dependence.factor, column.mean_dependence.factor)
             independent[:, place] = depends
             usual[0, place] = usual_share(column.missing, column.rows, depends)
@@ -103,14 +119,14 @@ class RateCharts:
     def observe(
         self, missing: npt.NDArray[Any], unseen: npt.NDArray[Any], rows_block: float, rows: int
     ) -> None:
-        """Of `rows_block` rows after the first `rows`: how many of each column are missing, and unseen."""
+        """Add a block of `rows_block` rows that begins after `rows` rows: missing and unseen values, int [columns]."""
         hits = np.stack([missing, unseen]).astype(np.float64)
         misses = np.stack([np.full(len(missing), rows_block), rows_block - missing]) - hits
         self.charts.observe(hits * self._hit + misses * self._miss, rows)
 
 
 def usual_share(hits: float, rows: float, factor: float) -> float:
-    """A share seen in `rows` rows, two standard errors up, and never 0: what was not seen is not impossible."""
+    """Return a share seen in `rows` rows plus two standard errors; above 0, because unseen is not impossible."""
     share = (hits + 0.5) / (rows + 1.0)
     return float(min(share + 2.0 * (factor * share * (1.0 - share) / rows) ** 0.5, 0.98))
 
@@ -118,9 +134,18 @@ def usual_share(hits: float, rows: float, factor: float) -> float:
 def threshold(
     steps: FloatArray, share: FloatArray, slack: float, depends: Dependence, column: Column, chance: float
 ) -> float:
-    """The height at which a chart of `steps` alarms falsely at most once in 1 / `chance` rows."""
+    """Return the height at which a chart of `steps` alarms falsely at most once in 1 / `chance` rows.
+
+    Args:
+        steps: float64 [bins], what a row in each bin adds.
+        share: float64 [bins], of the reference.
+        slack: minus the mean step under the reference, above 0.
+        depends: how rows depend on each other.
+        column: the column.
+        chance: acceptable false alarms per row.
+    """
     if depends.independent:
-        # The reference may be off by a standard error, and with it every score.
+        # The reference's mean may be off by a standard error, and every score with it.
         return float(-np.log(chance) / tilt(steps + min(max(column.present, 1) ** -0.5, slack / 2.0), share))
     variance = depends.factor * float((share * np.square(steps + slack)).sum())
     stretch = variance / (2.0 * slack**2)
@@ -132,7 +157,7 @@ def threshold(
 
 
 def tilt(steps: FloatArray, share: FloatArray) -> float:
-    """theta > 0 with sum(share * exp(theta * steps)) = 1, for steps of negative mean that can be positive."""
+    """Return theta > 0 with sum(share * exp(theta * steps)) = 1, for steps of negative mean, one at least positive."""
     from scipy import optimize
 
     def excess(theta: float) -> float:

@@ -1,4 +1,4 @@
-"""What the reference says about one column: its bins, their counts, and how its rows hang together."""
+"""One column of a reference: its bins, their counts, and how its rows depend on each other."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from engine.errors import MonitorError
 from engine.monitor.drift.bins import Bins, Scores, codes, look_like_codes, numeric, scores
 from engine.monitor.drift.dependence import INDEPENDENT, Dependence, allowance, dependence
 
+# Windows into which a reference is divided to see how much its own windows differ.
 WINDOWS = 16
 STATISTICS = ("mean", "spread")
 
@@ -23,14 +24,14 @@ class Column:
     Attributes:
         name: as in the table.
         bins: how values become bins.
-        counts: int64 [n_bins], rows of the reference in each.
-        rows, missing, infinite: int, rows of the reference, those that are NaN, those that are infinite.
-        mean, std, low, high: of the finite values; NaN where there are none.
-        levels: the texts that the codes 0, 1, … stand for; empty for numbers.
-        mean_dependence, spread_dependence, missing_dependence: of the rows in their order.
-        window_factor: how much larger the chi-square of consecutive rows is than that of independent ones.
-        excursions: the highest that the sequential statistics (mean up, down, spread up, down) climb in the reference
-            itself; what a day's own rhythm does to them.
+        counts: int64 [n_bins], rows of the reference in each bin.
+        rows, missing, infinite: int, rows of the reference; how many are NaN; how many are infinite.
+        mean, std, low, high: float, of the finite values; NaN where there are none.
+        levels: tuple of str, the texts that the codes 0, 1, … stand for; empty for numbers.
+        mean_dependence, spread_dependence, missing_dependence: Dependence of the rows in their order.
+        window_factor: float, how many times larger the chi-square of consecutive rows is than that of independent ones.
+        excursions: tuple of four floats, how high the charts (mean up, mean down, spread up, spread down) climb over
+            the reference itself.
     """
 
     name: str
@@ -52,22 +53,27 @@ class Column:
 
     @property
     def present(self) -> int:
+        """Rows of the reference that are in a bin: all but the missing ones."""
         return int(self.counts.sum())
 
     def scores(self) -> Scores | None:
-        """None for a column that was never there."""
+        """Return the scores of the bins; None for a column that the reference has no value of."""
         return scores(self.bins, self.counts) if self.present else None
 
     def dependence_of(self, statistic: str) -> Dependence:
+        """Return the dependence of "mean" or "spread"."""
         return self.mean_dependence if statistic == "mean" else self.spread_dependence
 
     def stretches(self, factor: float) -> float:
-        """How many independent stretches the reference holds of this column, where `factor` rows make one. Values that
-        come and go in stretches are seen in fewer still."""
+        """Return how many independent stretches of this column the reference holds, where `factor` rows make one.
+
+        Values that are missing in stretches are seen in fewer still.
+        """
         share = self.present / self.rows if self.missing_dependence.factor > 1.0 else 1.0
         return max(self.present * share, 1.0) / factor
 
     def to_json(self) -> dict[str, Any]:
+        """Return everything as values that JSON has; NaN and infinity become None."""
         bin_of = self.bins.bin_of
         return {
             "name": self.name,
@@ -79,10 +85,10 @@ class Column:
             "rows": self.rows,
             "missing": self.missing,
             "infinite": self.infinite,
-            "moments": [_plain(value) for value in (self.mean, self.std, self.low, self.high)],
+            "moments": [finite_or_none(value) for value in (self.mean, self.std, self.low, self.high)],
             "levels": list(self.levels),
             "dependence": [
-                [d.factor, _plain(d.freedom)]
+                [d.factor, finite_or_none(d.freedom)]
                 for d in (self.mean_dependence, self.spread_dependence, self.missing_dependence)
             ],
             "window_factor": self.window_factor,
@@ -91,7 +97,7 @@ class Column:
 
     @classmethod
     def from_json(cls, made: dict[str, Any]) -> Column:
-        """Raises MonitorError naming the column and what is wrong with it."""
+        """Return the column that `to_json` wrote. Raises MonitorError, which names the column and what is wrong."""
         try:
             column = cls._read(made)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -107,7 +113,7 @@ class Column:
         if len(column.counts) != bins.n_bins or bins.n_bins != expected or wrong_codes or bins.n_bins > 4096:
             raise MonitorError(
                 f"reference column {column.name!r}: {len(cuts)} cuts, {bins.n_bins} bins and {len(column.counts)} "
-                f"counts do not belong together; fit it again"
+                f"counts do not match; fit it again"
             )
         if (column.counts < 0).any() or not 0 <= column.missing <= column.rows:
             raise MonitorError(f"reference column {column.name!r}: expected counts of at least 0")
@@ -156,7 +162,15 @@ def fit_column(
     levels: tuple[str, ...] = (),
     ordered: bool = True,
 ) -> Column:
-    """A column from float32 [n] in the order the rows came, NaN where missing; `ordered` False: in any order."""
+    """Return the column of some values.
+
+    Args:
+        name: of the column.
+        values: float32 [n] in the order the rows came; NaN is missing.
+        categorical: whether values are codes. Few whole numbers without a gap are taken for codes anyway.
+        levels: the texts that the codes 0, 1, … stand for.
+        ordered: False where the order means nothing; rows then count as independent.
+    """
     missing, infinite = np.isnan(values), np.isinf(values)
     finite = values[~missing & ~infinite]
     if len(finite) == 0:
@@ -166,7 +180,7 @@ def fit_column(
     else:
         bins = numeric(finite)
     index = bins.index(values)
-    # An infinite value of the reference stands beyond its range, where the native counter puts it too.
+    # An infinite value lies beyond the range; the native counter puts it into the same bin.
     counts = np.bincount(index[index >= 0], minlength=bins.n_bins).astype(np.int64)
     wide = finite.astype(np.float64)
     there = len(finite) > 0
@@ -215,15 +229,18 @@ def _with_dependence(column: Column, index: npt.NDArray[np.int64]) -> Column:
 
 
 def _highest(steps: npt.NDArray[np.float64]) -> float:
-    """How far above its lowest point so far a walk with these steps ever stands."""
+    """Return how far a walk with these steps ever stands above its lowest point so far."""
     walk = np.cumsum(steps)
     return float((walk - np.minimum.accumulate(np.minimum(walk, 0.0))).max(initial=0.0))
 
 
 def _window_factor(index: npt.NDArray[np.int64], n_bins: int) -> float:
-    """Largest, over consecutive windows of a 16th of the reference, of chi-square / degrees of freedom against all the
-    others; 1 where chance explains what they are together. The largest and not the mean: days differ in how much they
-    differ, and the worst one of a month comes again."""
+    """Return how many times larger the chi-square of consecutive rows is than that of independent ones.
+
+    The reference is divided into 16 consecutive windows, and each is tested against the others. The factor is the
+    largest chi-square / degrees of freedom; 1 where chance explains all of them together. It is the largest and not the
+    mean, because the worst day of a month comes again.
+    """
     from scipy import stats
 
     rows = len(index) // WINDOWS
@@ -245,7 +262,10 @@ def _window_factor(index: npt.NDArray[np.int64], n_bins: int) -> float:
 
 
 def groups_of(counts: npt.NDArray[np.int64], rows: float, expected_min: float = 8.0) -> npt.NDArray[np.int64]:
-    """int64 [bins]: neighbouring bins put together until `rows` rows have `expected_min` expected in every group."""
+    """Return the group of each bin, int64 [bins].
+
+    Neighbouring bins share a group until at least `expected_min` of `rows` rows are expected in every group.
+    """
     expected = counts * (rows / max(counts.sum(), 1))
     groups = np.zeros(len(counts), dtype=np.int64)
     group, held = 0, 0.0
@@ -260,8 +280,10 @@ def groups_of(counts: npt.NDArray[np.int64], rows: float, expected_min: float = 
 
 
 def two_sample_chi_square(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Chi-square of counts [..., groups] against counts of the same shape, whatever their totals (Numerical Recipes,
-    3rd ed., eq. 14.3.3); degrees of freedom: groups - 1."""
+    """Return chi-square, [...], of two samples' counts, [..., groups], whose totals may differ.
+
+    Press et al., Numerical Recipes, 3rd ed. 2007, eq. 14.3.3. Degrees of freedom: groups - 1.
+    """
     n_left, n_right = left.sum(axis=-1, keepdims=True), right.sum(axis=-1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.sqrt(n_right / n_left)
@@ -269,6 +291,6 @@ def two_sample_chi_square(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> np
     return np.nan_to_num(terms, nan=0.0, posinf=0.0).sum(axis=-1)
 
 
-def _plain(value: float) -> float | None:
-    """JSON knows neither NaN nor infinity."""
+def finite_or_none(value: float) -> float | None:
+    """Return None for NaN and infinity, which JSON does not have."""
     return float(value) if np.isfinite(value) else None

@@ -1,9 +1,10 @@
-"""How much less a stretch of rows says than as many independent ones would.
+"""How much less consecutive rows tell than as many independent rows would.
 
-Weather, load and queues stay what they are for hours, so a thousand consecutive rows may hold no more than two or three
-independent observations, and a test that counts them as a thousand cries at every shower. The reference's own order
-tells: the variance of the means of long batches against what independent rows would give (batch means; Alexopoulos and
-Seila, Handbook of Simulation, 1998, ch. 7).
+Weather, load and queues stay the same for hours. A thousand consecutive rows may then hold only two or three
+independent observations, and a test that counts a thousand alarms at every shower. The order of the reference's rows
+shows it: the variance of the means of long batches, divided by the variance that independent rows would give (method of
+    batch means;
+Alexopoulos and Seila, Handbook of Simulation, 1998, ch. 7).
 """
 
 from __future__ import annotations
@@ -13,26 +14,33 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Short batches give a steadier estimate, long ones see slower changes. Fine ones say whether rows hang together at all.
+# Numbers of batches. Many short batches give a steadier estimate; few long ones see slower changes. The finest ones
+# tell whether rows depend on each other at all.
 FINE_BATCHES = (512, 128)
 BATCHES = (32, 16, 8)
 BATCH_ROWS_MIN = 4
-# A reference in random order passes for dependent once in this many columns.
+# Chance that a column in random order is taken for dependent.
 CHANCE = 1e-4
-# Longer batches replace shorter ones where they show clearly more.
+# Longer batches replace shorter ones where an F test at this level finds more variance.
 CHANCE_LONGER = 0.05
-# A trend counts where its t statistic, by independent stretches, is over 5.
+# A trend counts where its t statistic, over independent stretches, is above 5.
 TREND_SQUARED = 25.0
 
 
 class Dependence(NamedTuple):
-    """`factor` rows say as much as one independent row; the factor was estimated with `freedom` degrees of freedom."""
+    """How many rows tell as much as one independent row.
+
+    Attributes:
+        factor: that number, at least 1.
+        freedom: degrees of freedom of its estimate; infinite where it was not estimated.
+    """
 
     factor: float
     freedom: float
 
     @property
     def independent(self) -> bool:
+        """Whether every row counts in full."""
         return self.factor == 1.0
 
 
@@ -40,7 +48,12 @@ INDEPENDENT = Dependence(1.0, float("inf"))
 
 
 def dependence(scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) -> Dependence:
-    """Of scores [n] in the order they came, of mean 0 over the rows that are present and 0 where one is missing."""
+    """Return the dependence of a column's rows.
+
+    Args:
+        scores: float64 [n], in the order the rows came: mean 0 over the rows that are present, 0 where one is missing.
+        present: bool [n].
+    """
     n_present = int(present.sum())
     total = float(np.square(scores).sum())
     if n_present < BATCHES[-1] * BATCH_ROWS_MIN or total <= 0.0:
@@ -48,8 +61,8 @@ def dependence(scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) 
     found = _batch_means(scores, n_present, total)
     if found.independent:
         return found
-    # Half a year's warming is a change of its own, not a usual fluctuation, and would hide every later one. But only a
-    # trend that fluctuations do not explain is one: a fortnight of weather always has some slope.
+    # The warming of half a year is a change, not a usual fluctuation. As a fluctuation it would hide every later
+    # change. A fortnight of weather always has some slope too, so only a trend that fluctuations do not explain counts.
     line = _trend(scores, present)
     explained = float(np.square(line).sum()) / total
     around = _batch_means(scores - line, n_present, total * (1.0 - explained))
@@ -67,7 +80,7 @@ def _batch_means(scores: npt.NDArray[np.float64], n_present: int, total: float) 
         if n_present // batches >= BATCH_ROWS_MIN:
             sums = scores[: rows * batches].reshape(batches, rows).sum(axis=1)
             estimates[batches] = float(sums.var(ddof=1)) / (total / batches)
-    # Only what chance does not explain counts: noise in the factor would cost every column its sharpness.
+    # Estimates that chance explains do not count, because noise in the factor would blunt every test.
     sure = [
         factor
         for batches, factor in estimates.items()
@@ -88,7 +101,7 @@ def _batch_means(scores: npt.NDArray[np.float64], n_present: int, total: float) 
 
 
 def _trend(scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """The straight line of least squares through the rows that are present."""
+    """Return the straight line of least squares through the rows that are present."""
     time = np.where(present, np.arange(len(scores)) - np.flatnonzero(present).mean(), 0.0)
     return time * (float(time @ scores) / max(float(time @ time), 1e-9))
 
@@ -98,26 +111,32 @@ ALLOWANCE = {"mean": 0.125, "spread": 0.2}
 
 
 def allowance(statistic: str, depends: Dependence, rows: float) -> float:
-    """The mean score a row may have without evidence gathering: half the change looked for, and never less than three
-    standard errors of the reference's own mean, which nobody knows better."""
+    """Return the mean score that a row may have without adding evidence.
+
+    It is half of the smallest change worth an alert, and at least three standard errors of the reference's own mean,
+    because the reference knows its mean no better.
+    """
     return max(ALLOWANCE[statistic], 3.0 * (depends.factor / max(rows, 1.0)) ** 0.5)
 
 
 def caution(factor: float, stretches: float) -> float:
-    """By how much to raise a threshold learned from a reference that holds so many independent stretches.
+    """Return the factor by which to raise a threshold, for a reference of that many independent stretches.
 
-    A few dozen have not shown what is usual: half of January cannot know the cold week of the other half. Set so that
-    real halves of a month pass; 1 for independent rows.
+    A few dozen stretches do not show what is usual: half of January cannot know the cold week of the other half. The
+    formula is set so that real halves of a month pass. 1 for independent rows.
     """
     return 1.0 if factor == 1.0 else 2.5 + (100.0 / stretches) ** 2
 
 
 def tail_ratio(chance: float, freedom: float) -> float:
-    """How much a quadratic threshold grows because the variance was estimated: (Student's quantile / normal's)^2."""
+    """Return the factor by which a quadratic threshold grows because its variance was estimated.
+
+    It is (Student's quantile / normal quantile) squared, at `chance`, with `freedom` degrees of freedom.
+    """
     from scipy import special
 
     if not np.isfinite(freedom):
         return 1.0
-    # The quantiles at 1 - chance are those at chance with the sign changed, and exact there.
+    # The quantiles at `chance` are exact, and equal those at 1 - chance but for the sign.
     chance = min(max(chance, 1e-12), 0.01)
     return float(max(1.0, (special.stdtrit(freedom, chance) / special.ndtri(chance)) ** 2))

@@ -1,5 +1,7 @@
-"""Whether the columns of one group, the features or the outputs, are still what the reference says: one episode for
-each lasting change of a column, whatever tests see it."""
+"""Compares the columns of one side, features or outputs, with the reference.
+
+Each lasting change of a column is one episode, however many tests see it.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +14,31 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.monitor.drift.charts import Charts, LocationCharts, RateCharts
-from engine.monitor.drift.column import Column
+from engine.monitor.drift.column import Column, finite_or_none
 from engine.monitor.drift.windows import Windows
 
-# A change is over when nothing has seen it for so many windows, and so many independent stretches of its column (at
-# most as many rows as the reference has): a cool day in July does not end the summer.
+# A change is over when no test has seen it for this many windows and this many independent stretches of its column (at
+# most as many rows as the reference has). A cool day in July does not end the summer.
 CLEAR_WINDOWS = 5
 CLEAR_STRETCHES = 200
-# Of the false alarms that are acceptable, the part that goes to windows; the rest is the charts'.
+# The windows' share of the acceptable false alarms; the charts have the rest.
 WINDOWS_PART = 0.1
+# Four of LocationCharts and two of RateCharts.
 CHARTS_A_COLUMN = 6
-# Blocks whose figures are kept, for the evidence.
+# Blocks whose sums are kept, for the evidence.
 BLOCKS_KEPT = 64
 
 
 @dataclass(slots=True)
 class Episode:
-    """A column that left its reference. Rows count from the detector's first one.
+    """One lasting change of a column. Rows count from the detector's first one.
 
     Attributes:
-        column: str.
-        started_row: when the change began, estimated: the first test to see it stood at 0 before.
-        detected_row: when it was certain.
-        ended_row: when it was last seen, once it is over; None while it lasts.
-        evidence: dict, plain values: the tests that saw it, then shares and moments before and after.
+        column: str, its name.
+        started_row: int, the row at which the change began, estimated: where the first test to see it last stood at 0.
+        detected_row: int, the row at which it was certain.
+        ended_row: int, the row at which it was last seen; None while it lasts.
+        evidence: dict of plain values: "seen_by", the tests that saw it, and the figures of `DriftDetector.evidence`.
     """
 
     column: str
@@ -46,12 +49,19 @@ class Episode:
 
 
 class DriftDetector:
-    """Sequential and windowed tests of all columns of a group. Not thread-safe.
+    """Sequential and windowed tests of all columns of one side. Not thread-safe.
+
+    Args:
+        columns: of the reference.
+        bins_max: width of the counts that `observe` takes.
+        rows_window: rows of a window.
+        false_alarms_per_100k: acceptable false alarms in 100,000 rows, over all columns.
 
     Attributes:
         columns: tuple of Column.
         rows: int, rows seen.
         open: dict of column name -> Episode that has not ended.
+        windows: Windows, the tests of windows.
     """
 
     def __init__(
@@ -76,7 +86,7 @@ class DriftDetector:
         self._clear_rows = np.maximum(CLEAR_WINDOWS * rows_window, stretches)
         self._seen_row = np.zeros(len(self.columns), dtype=np.int64)
         self._is_open = np.zeros(len(self.columns), dtype=bool)
-        # The latest blocks: rows at their end, and per column rows, missing, strange, sum, sum of squares.
+        # The latest blocks: the row count at their end, and [columns, (rows, missing, strange, sum, sum of squares)].
         self._recent: deque[tuple[int, npt.NDArray[np.float64]]] = deque(maxlen=BLOCKS_KEPT)
 
     def observe(
@@ -88,10 +98,17 @@ class DriftDetector:
         unseen: npt.NDArray[Any],
         sums: npt.NDArray[np.float64],
     ) -> list[Episode]:
-        """Adds a block of this group's columns; returns the episodes that began or ended with it."""
+        """Add a block, and return the episodes that began or ended with it.
+
+        Args:
+            rows: rows of the block.
+            counts: [columns, bins_max].
+            missing, infinite, unseen: [columns].
+            sums: float64 [columns, 2], sum and sum of squares of the finite values.
+        """
         if rows == 0 or not self.columns:
             return []
-        # An infinite code is both.
+        # An infinite code is counted as unseen and as infinite.
         strange = np.maximum(unseen, infinite)
         self._location.observe(counts, self.rows)
         self._rates.observe(missing, strange, rows, self.rows)
@@ -109,7 +126,7 @@ class DriftDetector:
 
     @property
     def recent_counts(self) -> npt.NDArray[np.float64]:
-        """[columns, bins_max] of the last whole window and what came after it."""
+        """Counts, float64 [columns, bins_max], of the last whole window and of the rows after it."""
         return self.windows.counts + self.windows.gathered
 
     def _charts(self) -> tuple[Charts, Charts]:
@@ -139,7 +156,12 @@ class DriftDetector:
         return episode
 
     def evidence(self, place: int, since: int = 0) -> dict[str, Any]:
-        """Plain figures of one column: the reference's, and those of the rows after `since` as far as they are kept."""
+        """Return plain figures of one column: of the rows after `since`, as far as they are kept, and the reference's.
+
+        Keys: rows; codes, whether values are codes; mean and std of the finite values; missing_share; unseen_share, of
+        new codes or infinite values; psi, ks_distance and p_value of the last window; rows_dependent, how many rows
+        tell as much as one independent row. The reference's figures have the suffix _reference.
+        """
         column = self.columns[place]
         kept = [block[place] for end, block in self._recent if end > since] or [self._recent[-1][1][place]]
         rows, missing, strange, total, squares = np.sum(kept, axis=0).tolist()
@@ -150,9 +172,9 @@ class DriftDetector:
             "rows": int(rows),
             "codes": column.bins.discrete,
             "mean": mean,
-            "mean_reference": _plain(column.mean),
+            "mean_reference": finite_or_none(column.mean),
             "std": None if variance is None else variance**0.5,
-            "std_reference": _plain(column.std),
+            "std_reference": finite_or_none(column.std),
             "missing_share": missing / rows,
             "missing_share_reference": column.missing / column.rows,
             "unseen_share": strange / rows,
@@ -163,7 +185,7 @@ class DriftDetector:
         }
 
     def state(self) -> Iterator[tuple[Column, dict[str, Any]]]:
-        """Every column with its evidence and how near its nearest chart is to an alarm, as a share."""
+        """Yield every column with its figures: drifted, nearest_alarm (1 is an alarm), and those of `evidence`."""
         near = np.maximum(*(charts.level.max(axis=0) for charts in self._charts()))
         for place, column in enumerate(self.columns):
             figures = self.evidence(place) if self.rows else {}
@@ -171,7 +193,3 @@ class DriftDetector:
                 column,
                 {"drifted": bool(self._is_open[place]), "nearest_alarm": float(near[place]), **figures},
             )
-
-
-def _plain(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""One side of a model, what goes in or what comes out, against its reference."""
+"""One side of a model, its inputs or its outputs, compared with the reference."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from engine.monitor.drift.detector import DriftDetector, Episode
 
 
 class Distribution:
-    """Rows go in, drift comes out; made by a ModelMonitor. Thread-safe.
+    """The rows of one side of a model, and whether they still look like the reference. Thread-safe.
+
+    A ModelMonitor makes two: `input_distribution` and `output_distribution`.
 
     Attributes:
-        kind: "input_drift" or "output_drift".
-        severity: of its alerts.
+        kind: str, "input_drift" or "output_drift": the kind of its alerts.
+        severity: str, of its alerts.
     """
 
     def __init__(
@@ -31,52 +33,64 @@ class Distribution:
         self._part = slice(0, 0)
 
     def update(self, rows: Any) -> None:
-        """Counts rows that were not logged: one mapping or sequence, or many as a matrix, a table or a list.
+        """Count rows that were not logged, and test them. Blocks until they are counted, without the GIL.
 
-        Outputs are a number, [n] or [n, n_outputs]. Blocks while they are counted, without the GIL.
+        Args:
+            rows: inputs: one mapping or sequence, a matrix [n, n_features], or a table as in `Reference.fit`.
+                Outputs: a number, [n], or [n, n_outputs].
 
         Raises:
-            MonitorError: another width than the reference's.
+            MonitorError: a row is of another width than the reference's, or a value is no number.
+            ClosedError: this is a child of fork().
         """
         self._update(rows)
 
     def drift_detected(self) -> bool:
-        """True while a change lasts in any column, by all that was counted up to now.
+        """Return whether a change lasts in any column, after testing everything that was counted.
 
         Raises:
             MonitorError: there is no reference yet.
+            ClosedError: this is a child of fork().
         """
         self._check()
         if self._detector is None:
             raise MonitorError(
-                "no reference to compare with: give ModelMonitor one, call set_reference, or log more rows so that the "
-                "first of them become it"
+                "no reference to compare with: give ModelMonitor one, call set_reference, or log more rows, because "
+                "the first learn_rows rows become the reference"
             )
         return bool(self._detector.open)
 
     @property
     def drifted(self) -> tuple[str, ...]:
-        """Columns whose change lasts, in the order it was seen."""
+        """Names of the columns whose change lasts, in the order in which it was seen."""
         return tuple(self._detector.open) if self._detector else ()
 
     @property
     def rows(self) -> int:
-        """Rows tested since the reference was set."""
+        """Rows tested since the reference was set; 0 without one."""
         return self._detector.rows if self._detector else 0
 
     def columns(self) -> dict[str, dict[str, Any]]:
-        """Per column: drifted, nearest_alarm (1 is one), and recent figures beside the reference's."""
+        """Return the figures of every column by name; empty without a reference.
+
+        Keys: drifted, bool; nearest_alarm, the nearest sequential test as a share of its threshold (1 is an alarm).
+        After the first row also, of the latest rows and of the reference (with the suffix _reference): rows; codes;
+        mean; std; missing_share; unseen_share; psi; ks_distance; p_value; rows_dependent, how many rows tell as much as
+        one independent row.
+        """
         if self._detector is None:
             return {}
         return {column.name: figures for column, figures in self._detector.state()}
 
-    # What follows is the monitor's, under its lock.
+    # The rest is called by the monitor, which holds its lock.
 
     def restart(self, detector: DriftDetector | None, part: slice) -> None:
+        """Compare with another reference from now on: `part` of a block's columns by `detector`."""
         self._detector = detector if detector is not None and detector.columns else None
         self._part = part
 
     def observe(self, block: dict[str, Any]) -> list[Episode]:
+        """Add a block of the native counter, and return the episodes that began or ended with it."""
         rows = block["rows"] if self.kind == "input_drift" else block["output_rows"]
         if self._detector is None or not rows:
             return []
@@ -84,7 +98,7 @@ class Distribution:
         return self._detector.observe(rows, *(block[name][self._part] for name in names))
 
     def histograms(self) -> list[tuple[Any, npt.NDArray[np.float64], dict[str, Any]]]:
-        """(column, recent counts [bins], figures) of each column; recent is the last one or two windows."""
+        """Return (column, counts [bins], figures) of each column; counts are those of the last one or two windows."""
         if self._detector is None:
             return []
         counts = self._detector.recent_counts
@@ -95,7 +109,7 @@ class Distribution:
 
 
 def as_outputs(rows: Any) -> npt.NDArray[np.float64]:
-    """float64 [n, n_outputs] of a number, [n] or [n, n_outputs]."""
+    """Return float64 [n, n_outputs] of a number, [n] or [n, n_outputs]. Raises MonitorError for anything else."""
     try:
         array = np.asarray(rows, dtype=np.float64)
     except (TypeError, ValueError) as error:

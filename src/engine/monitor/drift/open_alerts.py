@@ -1,4 +1,4 @@
-"""Episodes of drift and of overspending in words: one alert each, from its beginning to its end."""
+"""Alerts for drift and overspent budgets: one for each change, from its beginning to its end."""
 
 from __future__ import annotations
 
@@ -10,32 +10,34 @@ from engine.monitor.drift.budgets import Overspending
 from engine.monitor.drift.detector import Episode
 
 
-class Lasting:
+class OpenAlerts:
     """The alerts that have not ended, by kind and column. Not thread-safe."""
 
     def __init__(self, alerts: Alerts) -> None:
+        """`alerts`: the log that each alert goes to."""
         self._alerts = alerts
         self._open: dict[tuple[str, str], Alert] = {}
 
-    def alerts(self) -> tuple[Alert, ...]:
+    def all(self) -> tuple[Alert, ...]:
+        """Return the open alerts, oldest first."""
         return tuple(self._open.values())
 
     def drift(self, kind: str, severity: str, episode: Episode) -> list[Alert]:
-        """The alert that began with an episode, if it did; where it ended its alert ends too."""
+        """Return the alert of an episode that began. For an episode that ended, end its alert and return nothing."""
         if episode.ended_row is not None:
             self._end((kind, episode.column), episode.ended_row)
             return []
-        message = told(kind, episode)
+        message = drift_message(kind, episode)
         return [self._begin((kind, episode.column), message, severity, episode, episode.evidence)]
 
     def budget(self, spent: Overspending) -> list[Alert]:
-        """The same of a budget."""
+        """Return the alert of an overspending that began. For one that ended, end its alert and return nothing."""
         if spent.ended_row is not None:
             self._end((spent.kind, ""), spent.ended_row)
             return []
-        what = spent.kind.replace("_", " ")
+        name = spent.kind.replace("_", " ")
         message = (
-            f"{what} is {spent.share:.2%} of the last answers, budget {spent.budget:.2%}; "
+            f"{name} is {spent.share:.2%} of the last answers, budget {spent.budget:.2%}; "
             f"since about answer {spent.started_row:,}, certain at answer {spent.detected_row:,}"
         )
         severity = "warning" if spent.kind == "fallback_share" else "critical"
@@ -43,7 +45,7 @@ class Lasting:
         return [self._begin((spent.kind, ""), message, severity, spent, evidence)]
 
     def end_drift(self) -> None:
-        """Ends what lasted against a reference that is no longer used."""
+        """End the alerts about drift, because their reference is no longer used."""
         for key, alert in list(self._open.items()):
             if key[0] in ("input_drift", "output_drift"):
                 self._end(key, alert.detected_row or 0)
@@ -74,11 +76,11 @@ class Lasting:
             alert.ended_row, alert.ended_at = row, time.time()
 
 
-def told(kind: str, episode: Episode) -> str:
-    """An episode in words: what changed, from what to what, since when."""
+def drift_message(kind: str, episode: Episode) -> str:
+    """Return an episode in words: which column changed, from what to what, since when."""
     evidence = episode.evidence
-    what, seen = kind.replace("_", " "), ", ".join(evidence["seen_by"])
-    parts = [f"{what}: {episode.column} is no longer as in the reference ({seen})"]
+    tests = ", ".join(evidence["seen_by"])
+    parts = [f"{kind.replace('_', ' ')}: {episode.column} is no longer as in the reference ({tests})"]
     if evidence["mean"] is not None and evidence["mean_reference"] is not None and not evidence["codes"]:
         parts.append(
             f"mean {evidence['mean']:.4g}, was {evidence['mean_reference']:.4g}; "

@@ -1,10 +1,10 @@
 """Tests of whole windows against the reference: chi-square for any change of shape, Kolmogorov-Smirnov for numbers.
 
-What sums of scores cannot see, two categories that change places say, the shape of a window shows. Windows do not
-overlap and each test is made once; over the columns of a window the share of false discoveries is held by Benjamini and
-Hochberg (J. R. Statist. Soc. B 57, 1995), and over time by giving each window its part of the false alarms that are
-acceptable in 100,000 rows. Chi-squares of rows that depend on each other are divided by how much larger the reference's
-own windows make them (Rao and Scott, Ann. Statist. 12, 1984, first order).
+Sums of scores miss some changes, for example two categories that change places. The shape of a window shows them.
+Windows do not overlap, so each row is tested once. Over the columns of a window, Benjamini and Hochberg's procedure
+limits the share of false discoveries (J. R. Statist. Soc. B 57, 1995); over time, each window gets its part of the
+acceptable false alarms. Chi-squares of dependent rows are divided by how many times larger they are in the reference's
+own windows (first-order correction; Rao and Scott, Ann. Statist. 12, 1984).
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ from engine.monitor.drift.bins import FloatArray
 from engine.monitor.drift.column import WINDOWS, Column, groups_of, two_sample_chi_square
 from engine.monitor.drift.dependence import caution
 
-# Of the columns present in a window, this part or less is too little to judge a shape by.
+# A column with a smaller share of its values present in a window is not tested there.
 PRESENT_MIN = 0.05
 
 
 class Windows:
-    """Gathers blocks into windows of `rows_window` rows and tests each. Not thread-safe.
+    """Gathers blocks into windows of at least `rows_window` rows and tests each window. Not thread-safe.
 
     Attributes:
+        rows_window: int.
         alarmed: bool [columns], as of the last window.
-        p_values, psi, distance: float64 [columns] of the last window; 1, 0 and 0 before the first.
-        counts: the last window's [columns, bins_max]; gathered: those of the one that is filling.
+        p_values, psi, distance: float64 [columns], of the last window; 1, 0 and 0 before the first. `psi` is the
+            population stability index, `distance` the Kolmogorov-Smirnov statistic.
+        counts: float64 [columns, bins_max], of the last window.
+        gathered: float64 [columns, bins_max], of the window that is filling.
     """
 
     def __init__(self, columns: Sequence[Column], bins_max: int, rows_window: int, chance: float) -> None:
-        """`chance`: false alarms a window, over all columns, that are acceptable."""
+        """`chance`: acceptable false alarms per window, over all columns."""
         self.rows_window = rows_window
         self._chance = chance
         self._reference = np.zeros((len(columns), bins_max))
@@ -62,7 +65,7 @@ class Windows:
         self._group[place, : len(groups)] = groups
         self._freedom[place] = groups.max(initial=0)
         if column.window_factor > 1.0:
-            # The factor grows with the window, up to the length of what hangs together.
+            # The factor was seen in windows of a 16th of the reference; it grows with longer windows.
             longer = max(1.0, self.rows_window * WINDOWS / max(column.rows, 1))
             factor = column.window_factor * longer
             self._divisor[place] = factor * caution(factor, column.stretches(factor))
@@ -70,7 +73,7 @@ class Windows:
         self._effective[place] = depends * caution(depends, column.stretches(depends))
 
     def observe(self, counts: npt.NDArray[Any], rows_block: int) -> bool:
-        """Adds a block; True where it completed a window, whose results stand in the attributes."""
+        """Add a block's counts, [columns, bins_max]. Return whether it completed a window, which is then tested."""
         self.gathered += counts
         self._rows += rows_block
         if self._rows < self.rows_window:
@@ -85,14 +88,14 @@ class Windows:
 
         present = self.counts.sum(axis=1)
         testable = (present >= max(PRESENT_MIN * rows, 8.0)) & (self._freedom > 0)
-        # A window that grew, because nobody had time to read blocks, proves no more than one of the usual size: with
-        # rows enough every difference is certain, however small.
+        # A window grows where blocks were read late. It counts as one of the usual size, because with enough rows even
+        # a difference too small to matter becomes certain.
         weight = min(1.0, self.rows_window / rows)
         statistic = two_sample_chi_square(self._in_groups(self.counts), self._grouped_reference)
         statistic *= weight / self._divisor
         p_values = special.chdtrc(np.maximum(self._freedom, 1.0), statistic)
         self.distance, ks = self._kolmogorov_smirnov(present, weight)
-        # The smaller of two tests, paid for as two.
+        # The smaller p-value of two tests, times two (Bonferroni).
         p_values = np.where(self._ordered, np.minimum(2.0 * np.minimum(p_values, ks), 1.0), p_values)
         self.p_values = np.where(testable, p_values, 1.0)
         self.psi = np.where(
@@ -101,8 +104,10 @@ class Windows:
         self.alarmed = discoveries(self.p_values, self._chance)
 
     def _kolmogorov_smirnov(self, present: FloatArray, weight: float) -> tuple[FloatArray, FloatArray]:
-        """Largest distance of the two distribution functions at the cuts, and its p-value (from above: what happens
-        between two cuts is not seen)."""
+        """Return the largest distance of the two distribution functions at the cuts, and its p-value.
+
+        The p-value is an upper bound, because the distance between two cuts is not seen.
+        """
         from scipy import special
 
         total = self._reference.sum(axis=1)
@@ -122,7 +127,7 @@ class Windows:
 
 
 def discoveries(p_values: FloatArray, level: float) -> npt.NDArray[np.bool_]:
-    """Benjamini and Hochberg's step-up procedure: bool [n]."""
+    """Return which hypotheses to reject, bool [n], by Benjamini and Hochberg's step-up procedure (1995, eq. 1)."""
     order = np.argsort(p_values, kind="stable")
     passed = np.flatnonzero(p_values[order] <= level * np.arange(1, len(order) + 1) / max(len(order), 1))
     found = np.zeros(len(p_values), dtype=bool)
@@ -132,8 +137,11 @@ def discoveries(p_values: FloatArray, level: float) -> npt.NDArray[np.bool_]:
 
 
 def population_stability(current: FloatArray, reference: FloatArray) -> FloatArray:
-    """Population stability index of counts [columns, groups]: sum((q - p) ln(q / p)), with half a row where there is
-    none. Evidence of size; it grows with fewer rows, so nothing is decided by it."""
+    """Return the population stability index, float64 [columns], of counts, [columns, groups].
+
+    sum((q - p) ln(q / p)) over the groups (Jeffreys' divergence), with half a row where a group is empty. It is
+    evidence of size and decides nothing, because it is larger where rows are fewer.
+    """
     used = (current + reference) > 0
     share = np.where(used, np.maximum(current, 0.5), 0.0)
     expected = np.where(used, np.maximum(reference, 0.5), 0.0)

@@ -1,21 +1,18 @@
-"""One HTML page of what a monitor knows, pictures inside: it can be mailed, kept and opened anywhere."""
+"""One HTML page of everything a monitor knows, pictures inside, that can be mailed, kept and opened anywhere."""
 
 from __future__ import annotations
 
 import html
 import io
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from engine.monitor._optional import need
+from engine._common import durable
+from engine._common.optional import need
 from engine.monitor.report.pictures import draw_column, draw_deadline, draw_sources
-from engine.monitor.report.summary import summary
-
-if TYPE_CHECKING:
-    from engine.monitor.monitor import ModelMonitor
+from engine.monitor.report.summary import Facts, summary
 
 COLUMNS_SHOWN_MAX = 60
 STYLE = """
@@ -30,28 +27,27 @@ figure{margin:0}figcaption{font-size:13px}svg{max-width:100%;height:auto}
 
 
 class Contents(NamedTuple):
-    """What a page shows, apart from the monitor, so that drawing, which takes seconds, holds up nobody."""
+    """The contents of a page, copied from the monitor, because drawing takes seconds and must not hold the lock.
+
+    Attributes:
+        summary: dict, of `summary`.
+        columns: (title, severity, histograms) of each side; histograms as in `Distribution.histograms`.
+    """
 
     summary: dict[str, Any]
-    columns: list[tuple[str, str, list[tuple[Any, Any, dict[str, Any]]]]]  # title, severity, histograms
+    columns: list[tuple[str, str, list[tuple[Any, Any, dict[str, Any]]]]]
 
 
-def collect(monitor: ModelMonitor) -> Contents:
-    """Call it under the monitor's lock."""
-    need("matplotlib", "report")
-    sides = (("Outputs", monitor.output_distribution), ("Inputs", monitor.input_distribution))
-    return Contents(summary(monitor), [(title, side.severity, side.histograms()) for title, side in sides])
+def collect(facts: Facts) -> Contents:
+    """Return the contents of a page. Call it under the monitor's lock. Raises MissingDependencyError."""
+    need("matplotlib", "report", "monitor")
+    sides = (("Outputs", facts.outputs), ("Inputs", facts.inputs))
+    return Contents(summary(facts), [(title, side.severity, side.histograms()) for title, side in sides])
 
 
 def write(contents: Contents, path: Path) -> Path:
-    """Writes the page whole or not at all."""
-    page = "".join(_parts(contents))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write the page, whole or not at all, and return its path. Raises OSError."""
+    durable.write(path, "".join(_parts(contents)).encode(), sync=False)
     return path
 
 
@@ -108,7 +104,7 @@ def _alerts(made: dict[str, Any]) -> str:
             f"<tr><td class={alert['severity']}>{alert['severity']}</td><td>{html.escape(alert['message'])}</td>"
             f"<td class=n>{_number(alert['started_row'])}</td><td class=n>{detected}</td><td class=n>{state}</td></tr>"
         )
-    head = "<tr><th>severity<th>what<th class=n>began at row<th class=n>seen (UTC)<th class=n>ended</tr>"
+    head = "<tr><th>severity<th>message<th class=n>began at row<th class=n>seen (UTC)<th class=n>ended</tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 
@@ -129,8 +125,8 @@ def _latency(made: dict[str, Any]) -> str:
 def _outcomes(made: dict[str, Any]) -> str:
     outcomes = made["outcomes"]
     cost = outcomes["fallback_cost"]
-    told = ", ".join(f"{count:,} {status}" for status, count in outcomes["counts"].items())
-    text = f"<p>Labels: {told}.</p>" + _table(outcomes["groups"])
+    labels = ", ".join(f"{count:,} {status}" for status, count in outcomes["counts"].items())
+    text = f"<p>Labels: {labels}.</p>" + _table(outcomes["groups"])
     if cost:
         text += (
             f"<p>An answer of the fallback or default was worth {cost['per_answer']:.4g} less than one of the primary: "
@@ -162,7 +158,7 @@ def _number(value: Any) -> str:
 
 
 def _picture(draw: Callable[..., Any], *arguments: Any) -> str:
-    """Inline SVG; text stays text."""
+    """Return a drawing as inline SVG, whose text stays text."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 8, "svg.hashsalt": "engine"}):

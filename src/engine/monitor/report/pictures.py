@@ -1,4 +1,7 @@
-"""The pictures of a report, as matplotlib figures. No pyplot: a service's own figures and back end are left alone."""
+"""The pictures of a report, as matplotlib figures.
+
+Nothing here uses pyplot, because it would change the figures and the back end of the service around it.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,14 @@ CODES_SHOWN_MAX = 20
 
 
 def draw_column(column: Column, counts: npt.NDArray[np.float64]) -> Any:
-    """Reference and current laid over each other: bars for codes, densities for numbers."""
+    """Return a figure of reference and current rows over each other: bars for codes, densities for numbers.
+
+    `counts`: float64 [n_bins], current rows in each bin.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4, 1.9))
-    # Placed by hand: finding a layout takes longer than all the drawing, and there may be dozens of these.
+    # Placed by hand, because finding a layout takes longer than drawing, and a page has dozens of these figures.
     axes = figure.add_axes((0.03, 0.22, 0.94, 0.75))
     for values, colour, label in ((column.counts, REFERENCE, "reference"), (counts, CURRENT, "now")):
         shares = np.asarray(values, dtype=np.float64) / max(float(np.sum(values)), 1.0)
@@ -33,7 +39,7 @@ def draw_column(column: Column, counts: npt.NDArray[np.float64]) -> Any:
             axes.bar(np.arange(len(shown)) + offset, shown, 0.4, color=colour, label=label)
         elif len(column.bins.cuts):
             edges = _edges(column)
-            # Bins are narrow where rows are many: areas, not heights, are shares.
+            # Bins differ in width, so areas are shares, not heights.
             density = shares / np.maximum(np.diff(edges), 1e-12)
             axes.stairs(density, edges, color=colour, fill=label == "reference", alpha=0.8, label=label)
     if column.bins.discrete:
@@ -52,7 +58,7 @@ def _edges(column: Column) -> npt.NDArray[np.float64]:
 
 
 def _limit(axes: Any, column: Column, counts: npt.NDArray[np.float64]) -> None:
-    """Shows where there are rows, not the empty bins beyond."""
+    """Limit the axis to bins that have rows."""
     edges = _edges(column)
     used = np.flatnonzero(column.counts + counts)
     if len(used):
@@ -72,7 +78,7 @@ def _name_codes(axes: Any, column: Column) -> None:
 
 
 def draw_sources(slices: Sequence[Sequence[float]]) -> Any:
-    """Shares of the sources, and of late answers, over time."""
+    """Return a figure of the shares of the sources, and of late answers, over time; `slices` as in `Tallies`."""
     from matplotlib.figure import Figure
 
     table = np.array(slices, dtype=np.float64)
@@ -92,7 +98,10 @@ def draw_sources(slices: Sequence[Sequence[float]]) -> Any:
 
 
 def draw_deadline(shares: Sequence[int]) -> Any:
-    """Answers by how much of their deadline's time they took; right of the line is late."""
+    """Return a figure of the answers by latency / budget; those right of the line are late.
+
+    `shares`: answers in bins of 0.05; the last bin holds all above.
+    """
     from matplotlib.figure import Figure
 
     counts = np.array(shares, dtype=np.float64)
@@ -102,6 +111,6 @@ def draw_deadline(shares: Sequence[int]) -> Any:
     axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=COLOURS["primary"])
     axes.axvline(1.0, color=COLOURS["late"])
     axes.set_yscale("log")
-    axes.set_xlabel("latency / time until the deadline (the last bar: all above)")
+    axes.set_xlabel("latency / budget (last bar: all above)")
     axes.set_ylabel("answers")
     return figure

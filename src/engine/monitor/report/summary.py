@@ -1,58 +1,81 @@
-"""Everything a monitor knows as plain values: what the metrics and the report show."""
+"""Everything a monitor knows as plain values: the contents of the metrics and the report."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine._common.vocabulary import SOURCES
-from engine.monitor._sketch import LATENCY_UPPER_NS
-
-if TYPE_CHECKING:
-    from engine.monitor.monitor import ModelMonitor
+from engine.monitor._sketch import LATENCY_UPPER_NS, Sketch
+from engine.monitor._tallies import Tallies
+from engine.monitor.alerts import Alerts
+from engine.monitor.counters import BusinessCounter
+from engine.monitor.drift.budgets import Budgets
+from engine.monitor.drift.distribution import Distribution
+from engine.monitor.drift.open_alerts import OpenAlerts
+from engine.monitor.outcomes import Outcomes
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 
-def summary(monitor: ModelMonitor) -> dict[str, Any]:
-    """JSON-able: no NaN and no infinity. Call it under the monitor's lock."""
-    totals = monitor._sketch.totals()
-    names = monitor._sketch.versions()
-    made = {
-        "reference_rows": monitor.reference.rows if monitor.reference else None,
-        "rows": monitor.input_distribution.rows,
-        "dropped": totals["dropped"],
-        "wrong_width": totals["wrong_width"],
-        "answers": totals["folded"],
-        "handler_errors": monitor._alerts.handler_errors,
-        "alerts": [alert.to_json() for alert in monitor._alerts.all()],
-        "alert_counts": [
-            {"kind": kind, "severity": severity, "count": count}
-            for (kind, severity), count in sorted(monitor._alerts.counts().items())
-        ],
-        "lasting": [[alert.kind, alert.column] for alert in monitor._lasting.alerts()],
-        "inputs": monitor.input_distribution.columns(),
-        "outputs": monitor.output_distribution.columns(),
-        "sources": monitor._tallies.to_json(),
-        "latency_us": latency(totals["latency"]),
-        "deadline_share": totals["share"].tolist(),
-        "budgets": dict(monitor._budgets.budgets),
-        "outcomes": monitor._outcomes.to_json(),
-        "shadows": [shadow(found, names) for found in totals["shadows"]],
-        "unpaired_shadows": totals["unpaired_shadows"],
-        "counters": {
-            counter.name: {"description": counter.description, "values": counter.values}
-            for counter in monitor._counters.values()
-        },
-    }
-    return plain(made)
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The parts of a monitor that a summary and a report read. They are read under the monitor's lock."""
+
+    reference_rows: int | None
+    sketch: Sketch
+    alerts: Alerts
+    open_alerts: OpenAlerts
+    inputs: Distribution
+    outputs: Distribution
+    tallies: Tallies
+    budgets: Budgets
+    outcomes: Outcomes
+    counters: Mapping[str, BusinessCounter]
+
+
+def summary(facts: Facts) -> dict[str, Any]:
+    """Return everything as values that JSON has: no NaN and no infinity. Call it under the monitor's lock."""
+    totals = facts.sketch.totals()
+    names = facts.sketch.versions()
+    return plain(
+        {
+            "reference_rows": facts.reference_rows,
+            "rows": facts.inputs.rows,
+            "dropped": totals["dropped"],
+            "wrong_width": totals["wrong_width"],
+            "answers": totals["folded"],
+            "handler_errors": facts.alerts.handler_errors,
+            "alerts": [alert.to_json() for alert in facts.alerts.all()],
+            "alert_counts": [
+                {"kind": kind, "severity": severity, "count": count}
+                for (kind, severity), count in sorted(facts.alerts.counts().items())
+            ],
+            "lasting": [[alert.kind, alert.column] for alert in facts.open_alerts.all()],
+            "inputs": facts.inputs.columns(),
+            "outputs": facts.outputs.columns(),
+            "sources": facts.tallies.to_json(),
+            "latency_us": latency(totals["latency"]),
+            "deadline_share": totals["share"].tolist(),
+            "budgets": dict(facts.budgets.budgets),
+            "outcomes": facts.outcomes.to_json(),
+            "shadows": [shadow(found, names) for found in totals["shadows"]],
+            "unpaired_shadows": totals["unpaired_shadows"],
+            "counters": {
+                counter.name: {"description": counter.description, "values": counter.values}
+                for counter in facts.counters.values()
+            },
+        }
+    )
 
 
 def latency(counts: npt.NDArray[np.uint64]) -> dict[str, dict[str, float]]:
-    """Per source that answered: count and quantiles in microseconds, at most 6.25 % too high."""
+    """Return the count and the quantiles of each source that answered, in microseconds, at most 6.25 % too high."""
     found = {}
     for source, row in zip(SOURCES, counts, strict=True):
         total = int(row.sum())
@@ -67,11 +90,11 @@ def latency(counts: npt.NDArray[np.uint64]) -> dict[str, dict[str, float]]:
 
 
 def shadow(found: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
-    """One shadow version against the live answers of the same ids."""
+    """Return how one shadow version compares with the live answers of the same ids."""
     count = found["count"]
     mean = found["sum"] / count
     cumulated = np.cumsum(found["histogram"])
-    # Bin i ends at 2^(i - 24): the quantile is an upper bound.
+    # Bin i ends at 2^(i - 24), so the quantile is an upper bound.
     p50, p99 = (2.0 ** (int(np.searchsorted(cumulated, q * count)) - 24) for q in (0.5, 0.99))
     return {
         "version": names.get(found["deployment"], str(found["deployment"])),
@@ -87,7 +110,7 @@ def shadow(found: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: they become None."""
+    """Return a value without NaN and infinity, which JSON does not have: they become None."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

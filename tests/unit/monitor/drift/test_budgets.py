@@ -52,5 +52,5 @@ def test_a_budget_of_1_is_none():
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
 def test_a_budget_is_a_share(share):
-    with pytest.raises(MonitorError, match="late_share_max must be over 0 and at most 1"):
+    with pytest.raises(MonitorError, match="late_share_max must be a number above 0 and at most 1"):
         budgets(late_share_max=share)
