@@ -1,3 +1,5 @@
+"""The monitor's native half (csrc/monitor/sketch.hpp), and the capsule through which an engine shows its answers."""
+
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -10,6 +12,27 @@ CANARY: Final[int]
 LATENCY_UPPER_NS: Final[npt.NDArray[np.int64]]
 
 class Sketch:
+    """Counts answers and rows, by bin, source, reason and version, on a native thread of its own. Thread-safe.
+
+    In a child of fork() every method raises ClosedError, except close(), which returns. Observers do nothing there.
+    All memory except the bins' is taken here.
+
+    Args:
+        features_max: widest row, in features.
+        outputs_max: most outputs of an answer.
+        ring_rows: answers that wait to be counted, rounded up to a power of two. Further ones are dropped and counted.
+        block_rows: rows after which a block is closed.
+        blocks_max: closed blocks that wait to be taken. While there are that many, the open block grows.
+        answers_max: answers remembered for labels; the oldest is forgotten first.
+        sample_rows: raw rows kept while there is no layout.
+        shadow_tolerance: largest difference at which a shadow's first output agrees with the live one.
+        decision_threshold: outputs on the same side of it are the same decision.
+
+    Attributes:
+        outputs_max: int, as given.
+        features_max: int, as given.
+    """
+
     outputs_max: int
     features_max: int
     def __init__(
@@ -26,18 +49,29 @@ class Sketch:
         decision_threshold: float = 0.5,
     ) -> None: ...
     @property
-    def alive(self) -> bool: ...
+    def alive(self) -> bool:
+        """False in a child of fork()."""
     @property
-    def n_features(self) -> int: ...
+    def n_features(self) -> int:
+        """Width of the rows; 0 until the first row or a layout decides it."""
     @property
-    def ring_bytes(self) -> int: ...
+    def ring_bytes(self) -> int:
+        """Memory of the ring, in bytes."""
     @property
-    def observer(self) -> CapsuleType: ...
+    def observer(self) -> CapsuleType:
+        """A new capsule of csrc/include/engine/observer.h. It keeps the native part alive, not this object."""
     def set_layout(
         self,
         columns: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint16] | None, int]],
         n_features: int,
-    ) -> None: ...
+    ) -> None:
+        """Set how values become bins. Drops the columns of all blocks that were not taken; answers stay counted.
+
+        Args:
+            columns: (cuts, bin_of, n_bins) of each feature, then of each output. cuts: float32 [m], ascending. bin_of:
+                uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins.
+            n_features: how many of the columns are features; 0 where the first row shall decide the width.
+        """
     def push(
         self,
         id: int,
@@ -51,7 +85,21 @@ class Sketch:
         source: int = 0,
         reason: int = 0,
         flags: int = 0,
-    ) -> bool: ...
+    ) -> bool:
+        """Push one answer through the ring. Return False where the ring was full, or after close().
+
+        Args:
+            id: of the answer; a shadow's answer has the id of the live one.
+            deployment: number of the version, as given to `deployed`.
+            started_ns, deadline_ns, ready_ns: CLOCK_MONOTONIC; a deadline at or before the start is none.
+            row: float32 [n_features], C-contiguous, or None.
+            values: float64 [n_outputs], C-contiguous, or None.
+            source, reason: places in `engine._common.vocabulary`.
+            flags: SHADOW, CANARY or 0.
+
+        Raises:
+            MonitorError: an array of another dtype or layout.
+        """
     def push_rows(
         self,
         rows: npt.NDArray[np.float32],
@@ -60,17 +108,58 @@ class Sketch:
         started_ns: int = 0,
         ready_ns: int = 0,
         deadline_ns: int = 0,
-    ) -> int: ...
-    def fold_features(self, rows: npt.NDArray[np.float32]) -> None: ...
-    def fold_outputs(self, rows: npt.NDArray[np.float64]) -> None: ...
-    def drain(self, flush: bool) -> None: ...
-    def take(self) -> dict[str, Any] | None: ...
-    def wait(self, timeout_s: float) -> None: ...
-    def wait_closed(self, timeout_s: float) -> bool: ...
-    def totals(self) -> dict[str, Any]: ...
-    def deployed(self, deployment: int, version: str) -> None: ...
-    def versions(self) -> dict[int, str]: ...
-    def find(self, id: int) -> tuple[int, int, int, bool, bool, npt.NDArray[np.float64]] | None: ...
-    def label(self, id: int) -> bool: ...
-    def sample(self) -> npt.NDArray[np.float32]: ...
-    def close(self) -> None: ...
+    ) -> int:
+        """Push one answer a row, with ids that count up, and return how many the ring took. Releases the GIL.
+
+        Args:
+            rows: float32 [n, n_features], C-contiguous.
+            values: float64 [n], C-contiguous: one output a row.
+            first_id: id of the first row.
+            started_ns, ready_ns, deadline_ns: as in `push`, the same for all rows.
+
+        Raises:
+            MonitorError: arrays of another dtype, layout or shape.
+        """
+    def fold_features(self, rows: npt.NDArray[np.float32]) -> None:
+        """Count rows, float32 [n, n_features], past the ring: on this thread, without the GIL."""
+    def fold_outputs(self, rows: npt.NDArray[np.float64]) -> None:
+        """Count outputs, float64 [n, n_outputs], past the ring: on this thread, without the GIL."""
+    def drain(self, flush: bool) -> None:
+        """Count what the ring holds, and with `flush` close the open block.
+
+        Where `blocks_max` blocks are closed already, the open one is closed as soon as one of them is taken.
+        """
+    def take(self) -> dict[str, Any] | None:
+        """Return the oldest closed block as a dict, or None where there is none.
+
+        Keys: rows, output_rows and answers; first_ns and last_ns on CLOCK_MONOTONIC; counts, uint32 [columns,
+        bins_max]; missing, infinite and unseen, uint32 [columns]; sums, float64 [columns, 2], of values and of their
+        squares; deployments, uint64 [v]; tally, uint32 [v, sources, reasons]; late, uint32 [sources]; output_moments,
+        float64 [v, 3], the count, sum and sum of squares of the first output.
+        """
+    def wait(self, timeout_s: float) -> None:
+        """Wait, without the GIL, until a block is closed, the sketch is closed or the time is over."""
+    def wait_closed(self, timeout_s: float) -> bool:
+        """Wait, without the GIL, until the sketch is closed (True) or the time is over (False)."""
+    def totals(self) -> dict[str, Any]:
+        """Return counts since the start as a dict.
+
+        Keys: pushed, dropped (the ring was full), wrong_width, folded (counted), remembered, unpaired_shadows; latency,
+        uint64 [sources, len(LATENCY_UPPER_NS)]; share, uint64 [40], of latency / budget in bins of 0.05; shadows, one
+        dict for each shadow version.
+        """
+    def deployed(self, deployment: int, version: str) -> None:
+        """Announce that answers may carry this deployment number from now on."""
+    def versions(self) -> dict[int, str]:
+        """Return the latest 1,024 announced versions, by deployment number."""
+    def find(self, id: int) -> tuple[int, int, int, bool, bool, npt.NDArray[np.float64]] | None:
+        """Return (deployment, ready_ns, source, labelled, canary, outputs) of a remembered answer, or None.
+
+        outputs: float64 [outputs_max]; NaN where the answer had fewer.
+        """
+    def label(self, id: int) -> bool:
+        """Mark an answer as labelled. Return False where it was already, or is not remembered."""
+    def sample(self) -> npt.NDArray[np.float32]:
+        """Return the primary's raw answers of before the first layout, float32 [rows, n_features + outputs_max]."""
+    def close(self) -> None:
+        """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""
