@@ -1,11 +1,16 @@
-"""What watching costs and what it sees: 30 features, with and without drift, and the real flights of January and July.
+"""Cost and sharpness of a monitor: 30 features, with and without drift, and the real flights of January and July.
 
-Measured are a push into the ring by a native caller (the row of 30 floats copied, the native thread counting beside
-it), counting and testing per row and feature, false alarms in 100,000 rows without drift (5 seeds, each with its own
-reference), the rows until a shift of 0.25 standard deviations and a spread of 1.3 times are certain (the median of 30
-features, 5 seeds, from the row where they begin), and the alerts that halves of January raise against each other and
-July against January. Rivals test windows of 1,000 rows with their own defaults, corrected for the number of features
-where they offer it. Not measured: an engine around it, and rivals' other detectors.
+Measured are:
+
+- a push into the ring by a native caller: the row of 30 floats is copied, and the native thread counts beside it;
+- counting and testing, per row and feature;
+- false alarms in 100,000 rows without drift, over 5 seeds, each with its own reference;
+- rows until a shift of 0.25 standard deviations and a spread of 1.3 times are certain: the median of 30 features and 5
+  seeds, counted from the row where the change begins;
+- alerts that halves of January raise against each other, and July against January.
+
+Rivals test windows of 1,000 rows with their own defaults, corrected for the number of features where they offer it. Not
+measured: an engine around the monitor, and the rivals' other detectors.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ WINDOW_ROWS = 1000
 WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 DELAYS = ("dep_delay", "arr_delay")
 OTHERS = ("distance", "hour", "air_time")
-# What is not the same in July: warm and damp air, and later aeroplanes.
+# Columns that differ in July: warm and damp air, and later aeroplanes.
 CHANGED = ("temp", "dewp", *DELAYS)
 RIVALS = {
     "alibi-detect": (["alibi-detect==0.12.0", "numpy<2"], "alibi"),
@@ -41,7 +46,7 @@ Matrix = npt.NDArray[np.float32]
 
 
 def push_ns(repeats: int) -> dict[str, float]:
-    """Nanoseconds of a push, a native loop of them, best and median; the ring has room and is drained meanwhile."""
+    """Return nanoseconds of a push, best and median of native loops; the ring has room and is drained meanwhile."""
     rng = np.random.default_rng(SEED)
     reference = Reference.fit(rng.normal(size=(1000, FEATURES)))
     rows, values = rng.normal(size=(4096, FEATURES)).astype(np.float32), rng.random(4096)
@@ -62,7 +67,7 @@ def push_ns(repeats: int) -> dict[str, float]:
 
 
 def watch(reference: Reference, rows: Matrix) -> tuple[list[Alert], float]:
-    """The alerts of rows that come a window at a time, and the median seconds to count and test a window of them."""
+    """Return the alerts of rows that come a window at a time, and the median seconds to count and test a window."""
     taken = []
     with ModelMonitor(reference, handlers=[], background=False) as monitor:
         for start in range(0, len(rows), WINDOW_ROWS):
@@ -77,6 +82,7 @@ def normal(rng: np.random.Generator, rows: int) -> Matrix:
 
 
 def without_drift(rows: int, seeds: int) -> dict[str, float]:
+    """Return false alarms and cost over rows of the reference's own law."""
     found, taken = [], []
     for seed in range(seeds):
         rng = np.random.default_rng(SEED + seed)
@@ -92,7 +98,7 @@ def without_drift(rows: int, seeds: int) -> dict[str, float]:
 
 
 def delay(shift: float, scale: float, rows_before: int, rows_after: int, seeds: int) -> dict[str, float]:
-    """Rows from the change of all features until each is certain; one that is never seen counts as all there were."""
+    """Return rows from the change of all features until each is certain. One that is never seen counts as all rows."""
     delays = []
     for seed in range(seeds):
         rng = np.random.default_rng(SEED + 50 + seed)
@@ -105,7 +111,7 @@ def delay(shift: float, scale: float, rows_before: int, rows_after: int, seeds: 
 
 
 def flights(month: int) -> Any:
-    """That month's flights in the order they were due, with the weather of their hour."""
+    """Return the flights of a month in the order they were due, with the weather of their hour."""
     import pandas
 
     folder = data_folder()
@@ -118,6 +124,7 @@ def flights(month: int) -> Any:
 
 
 def on_flights() -> dict[str, float]:
+    """Return alerts of January's halves against each other, and of July against January."""
     january, july = flights(1), flights(7)
     columns = [*WEATHER, *DELAYS, *OTHERS]
     names = np.random.default_rng(SEED).permutation(len(january))

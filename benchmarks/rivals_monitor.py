@@ -1,9 +1,11 @@
-"""Drift detectors beside ours, run in an environment of their own: prints one JSON object.
+"""Rival drift detectors, run in an environment of their own: prints one JSON object.
 
-python rivals_monitor.py alibi|evidently SEED. Each is given the same normal rows, 30 features, a reference of 10,000
-rows and windows of 1,000, and says per window which features drifted. A false alarm is one feature in one window. The
-delay is the number of rows from a change of all features to the end of the window that first names one, median over
-features; one that is never named in 3,000 rows counts as 3,000.
+    python rivals_monitor.py alibi|evidently SEED
+
+Each rival gets the same normal rows: 30 features, a reference of 10,000 rows, windows of 1,000 rows. For each window it
+names the features that drifted. A false alarm is one feature in one window. The delay is the number of rows from a
+change of all features to the end of the first window that names a feature, median over features. A feature that is
+never named in 3,000 rows counts as 3,000.
 """
 
 import json
@@ -36,7 +38,7 @@ def alibi():
 
 
 def evidently():
-    """DataDriftPreset as it comes: normed Wasserstein distance for references of over 1,000 rows, drift from 0.1."""
+    """DataDriftPreset with its defaults: normed Wasserstein distance (references over 1,000 rows), drift from 0.1."""
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
@@ -84,5 +86,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     which, seed = sys.argv[1], int(sys.argv[2])
     detector = {"alibi": alibi, "evidently": evidently}[which]()
-    # Evidently takes 72 us a row and feature: a tenth of the rows.
+    # A tenth of the rows for Evidently, which takes 72 us a row and feature.
     print(json.dumps(measure(detector, seed, 10 if which == "evidently" else 100)))

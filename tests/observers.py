@@ -1,4 +1,4 @@
-"""A monitor made of nothing but the socket in csrc/include/engine/observer.h, for tests of serving alone."""
+"""An observer by csrc/include/engine/observer.h alone, without a monitor, for tests of serving."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class _Observer(ctypes.Structure):
 
 
 class Recorder:
-    """Keeps every answer that it is shown as a dict, and the versions that it was told of."""
+    """Keeps every answer it is shown as a dict, and every version that is announced."""
 
     def __init__(self, n_features: int = 0, abi: int = 1) -> None:
         self.answers: list[dict[str, Any]] = []
         self.versions: dict[int, str] = {}
-        # CFUNCTYPE takes the GIL where the calling thread has none, as a shadow's has not.
+        # CFUNCTYPE takes the GIL where the calling thread does not hold it, as a shadow's thread does not.
         self._struct = _Observer(
             abi,
             n_features,

@@ -78,7 +78,7 @@ def test_a_full_ring_under_load_drops_counts_and_goes_on():
         assert not monitor.input_distribution.drift_detected()
 
 
-def test_a_handler_that_raises_or_hangs_harms_nobody():
+def test_a_handler_that_raises_or_hangs_stops_neither_logging_nor_closing():
     hangs = threading.Event()
 
     def hang(alert):
@@ -135,7 +135,7 @@ def test_in_a_child_of_fork_calls_say_so_and_close_returns():
         assert monitor.to_json()["answers"] == 1
 
 
-def test_a_process_ends_though_nobody_closed_its_monitor():
+def test_a_process_ends_without_closing_its_monitor():
     script = (
         "import numpy as np\n"
         "from engine.monitor import ModelMonitor, Reference\n"

@@ -1,4 +1,4 @@
-"""The native counter against counting in NumPy, and what must hold of any reference and any rows."""
+"""The native counter against NumPy, and properties of any reference and any rows."""
 
 import numpy as np
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""Real rows, which hang together by the hour and the day: halves of one month are alike, and July is not January."""
+"""Real rows, which depend on each other by hour and day: halves of a month are alike, and July differs from January."""
 
 import pytest
 

@@ -68,7 +68,7 @@ struct Held {
 
 }  // namespace
 
-TEST(a_value_on_a_cut_belongs_below_it) {
+TEST(a_value_on_a_cut_is_in_the_bin_below) {
     const Column column = continuous({1.0f, 2.0f, 4.0f});
     CHECK(column.bin(0.5f) == 0);
     CHECK(column.bin(1.0f) == 0);
@@ -150,7 +150,7 @@ TEST(a_block_carries_what_was_counted) {
     CHECK(totals.share[4] == 3);  // 2 of 10 us
 }
 
-TEST(a_new_layout_keeps_the_answers_that_nobody_has_taken) {
+TEST(a_new_layout_keeps_answers_that_were_not_taken) {
     Held sketch(small());
     sketch->set_layout({continuous({0.5f})}, 1);
     const float row = 1.0f;
@@ -170,7 +170,7 @@ TEST(a_new_layout_keeps_the_answers_that_nobody_has_taken) {
     CHECK(block.output_moments[0] == 13.0 && block.counts.size() == 3);
 }
 
-TEST(blocks_that_nobody_takes_grow_and_lose_nothing) {
+TEST(blocks_that_are_not_taken_grow_and_lose_nothing) {
     Held sketch(small());
     sketch->set_layout({continuous({0.5f})}, 1);
     std::vector<float> rows(1000);
@@ -260,7 +260,7 @@ TEST(a_full_ring_drops_and_counts) {
     CHECK(ring.capacity() == 4);
 }
 
-TEST(what_is_pushed_by_many_threads_is_folded_or_counted_as_dropped) {
+TEST(records_of_many_threads_are_counted_or_dropped) {
     Limits limits = small();
     limits.answers_max = 1000;
     Held sketch(limits);
@@ -331,7 +331,7 @@ TEST(a_label_finds_its_answer_once) {
     CHECK(!sketch->find(43, found, &output));
     for (uint64_t i = 100; i < 108; ++i) sketch->observe(answer(i, nullptr, 0, &value));
     sketch->drain(false);
-    CHECK(!sketch->find(42, found, &output));  // eight later ones have taken its place
+    CHECK(!sketch->find(42, found, &output));  // eight later answers have taken its place
     CHECK(sketch->find(100, found, &output));
 }
 
@@ -388,7 +388,7 @@ TEST(the_observer_of_the_abi_is_the_sketch) {
     const engine_observer observer = sketch->observer();
     CHECK(observer.abi == ENGINE_OBSERVER_ABI);
     observer.retain(observer.ctx);
-    sketch->release();  // what an engine holds keeps it
+    sketch->release();  // the engine's reference keeps it
     const float row[2] = {1.0f, 2.0f};
     const double value = 0.5;
     const engine_answer made = answer(1, row, 2, &value);

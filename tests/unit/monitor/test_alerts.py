@@ -6,7 +6,7 @@ from engine.errors import MonitorError
 from engine.monitor.alerts import Alerts
 
 
-def test_handlers_are_called_once_and_one_that_raises_stops_nobody(caplog):
+def test_handlers_are_called_once_and_one_that_raises_does_not_stop_the_others(caplog):
     seen = []
 
     def broken(alert):
@@ -37,7 +37,7 @@ def test_the_latest_thousand_are_kept_and_all_are_counted():
     assert alerts.all()[-1].number == 1005
 
 
-def test_an_unknown_severity_names_those_there_are():
+def test_an_unknown_severity_lists_the_known_ones():
     with pytest.raises(MonitorError, match="one of info, warning, critical, got 'loud'"):
         Alerts([]).add("x", "loud")
 

@@ -13,7 +13,7 @@ def samples(monitor):
     }
 
 
-def test_the_text_is_prometheus_and_says_what_was_seen():
+def test_the_text_is_prometheus_and_has_the_counts():
     rng = np.random.default_rng(0)
     made = Reference.fit(rng.normal(size=(500, 2)), ["a", 'odd "name"'], outputs=rng.random(500))
     with ModelMonitor(made, handlers=[], background=False) as monitor:
@@ -32,6 +32,6 @@ def test_the_text_is_prometheus_and_says_what_was_seen():
     assert found[("engine_monitor_dropped_total",)] == 0
 
 
-def test_a_monitor_that_saw_nothing_has_metrics_too():
+def test_a_monitor_without_answers_has_metrics_too():
     with ModelMonitor(background=False) as monitor:
         assert samples(monitor)[("engine_monitor_dropped_total",)] == 0

@@ -101,7 +101,7 @@ def test_budgets_alert(monitor, seen):
     assert "fallback share is 100.00% of the last answers, budget 5.00%" in kinds["fallback_share"].message
 
 
-def test_messages_of_the_users_own(monitor, seen):
+def test_a_message_of_the_user_s_own_is_an_alert(monitor, seen):
     alert = monitor.alert("refund rate doubled", severity="critical")
     assert seen == [alert]
     assert monitor.alerts == [alert]
@@ -225,7 +225,7 @@ def test_a_new_reference_ends_what_lasted_against_the_old_one(monitor, seen):
         (lambda m: m.on_alert(5), "an alert handler must be callable"),
     ],
 )
-def test_what_cannot_be_used_is_named_and_counts_for_nothing(monitor, call, message):
+def test_an_unusable_argument_is_named_and_counts_nothing(monitor, call, message):
     with pytest.raises(MonitorError, match=message):
         call(monitor)
     assert monitor.to_json()["answers"] == 0

@@ -38,7 +38,7 @@ def test_every_form_of_a_table_gives_the_same_reference(form):
     assert Reference.fit(form(table())).to_json() == Reference.fit(table()).to_json()
 
 
-def test_columns_are_read_as_what_they_are():
+def test_numbers_text_and_codes_are_told_apart():
     made = Reference.fit(table(), outputs=np.linspace(0, 1, N))
     age, carrier, gate = made.features
     assert (age.bins.discrete, carrier.bins.discrete, gate.bins.discrete) == (False, True, True)
@@ -85,7 +85,7 @@ def test_many_rows_are_encoded_in_any_form():
         np.testing.assert_array_equal(made.matrix(form(table())), expected)
     assert made.matrix({"age": 1.0, "carrier": "AA", "gate": 0}).tolist() == [[1.0, 0.0, 0.0]]
     assert made.matrix([]).shape == (0, 3)
-    # A column that a table has not is missing everywhere.
+    # A feature that the table does not have is missing in every row.
     assert np.isnan(made.matrix(pd.DataFrame({"age": [1.0]}))[0, 1:]).all()
 
 
@@ -116,7 +116,7 @@ def test_many_rows_are_encoded_in_any_form():
         (lambda: Reference.from_json({"format": "engine.monitor.reference/1"}), "two lists of columns"),
     ],
 )
-def test_what_cannot_be_used_is_named(make, message):
+def test_an_unusable_argument_is_named(make, message):
     with pytest.raises(MonitorError, match=message):
         make()
 
@@ -162,7 +162,7 @@ def test_missing_values_of_every_kind_are_missing():
     assert np.isnan(made.row({"x": pd.NA, "y": None})).all()
 
 
-def test_an_order_that_means_nothing_can_be_said_to():
+def test_ordered_false_takes_rows_as_independent():
     hours = np.repeat(np.random.default_rng(0).normal(size=100), 50)
     ordered, shuffled = Reference.fit({"x": hours}), Reference.fit({"x": hours}, ordered=False)
     assert ordered.features[0].mean_dependence.factor > 10

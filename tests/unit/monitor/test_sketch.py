@@ -36,7 +36,7 @@ def test_blocks_close_by_rows_and_only_whole_ones_come_without_flush(sketch):
     assert sketch.take()["rows"] == 5
 
 
-def test_a_full_ring_drops_and_says_so():
+def test_a_full_ring_drops_and_counts():
     sketch = Sketch(features_max=1, outputs_max=1, ring_rows=4)
     rows, values = np.zeros((100_000, 1), dtype=np.float32), np.zeros(100_000)
     taken = sketch.push_rows(rows, values)
@@ -71,7 +71,7 @@ def test_latency_buckets_ascend():
     assert (np.diff(LATENCY_UPPER_NS) > 0).all()
 
 
-def test_arrays_of_another_kind_are_refused(sketch):
+def test_arrays_of_another_dtype_or_layout_are_rejected(sketch):
     with pytest.raises(MonitorError, match="expected a C-contiguous float32 array, got float64"):
         sketch.push(1, row=np.zeros(3))
     with pytest.raises(MonitorError, match="expected a C-contiguous float64 array"):
@@ -80,7 +80,7 @@ def test_arrays_of_another_kind_are_refused(sketch):
         sketch.push_rows(np.zeros((4, 3), dtype=np.float32), np.zeros(3))
 
 
-def test_closing_ends_waits_and_refuses_pushes(sketch):
+def test_closing_ends_waits_and_rejects_pushes(sketch):
     sketch.close()
     assert sketch.wait_closed(10.0)
     sketch.wait(10.0)

@@ -45,12 +45,12 @@ def test_late_answers_and_errors_have_budgets_of_their_own():
     assert sorted(found) == ["error_share", "late_share"]
 
 
-def test_a_budget_of_1_is_none():
+def test_a_budget_of_1_is_no_budget():
     watched = budgets(fallback_share_max=1.0, error_share_max=1.0, late_share_max=1.0)
     assert [watched.observe(block(errors=100), 100) for _ in range(50)] == [[]] * 50
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
-def test_a_budget_is_a_share(share):
+def test_a_budget_out_of_range_is_named(share):
     with pytest.raises(MonitorError, match="late_share_max must be a number above 0 and at most 1"):
         budgets(late_share_max=share)

@@ -7,7 +7,7 @@ from engine.monitor.drift.charts import NAMES, Charts, LocationCharts, RateChart
 from engine.monitor.drift.column import fit_column
 
 
-def test_a_chart_forgets_good_news_keeps_bad_and_stays_alarmed_until_a_quarter():
+def test_a_chart_stays_between_0_and_its_threshold_and_is_alarmed_until_a_quarter():
     charts = Charts(["a"], np.array([[8.0]]))
     levels = []
     for rows, step in enumerate((4.0, -6.0, 4.0, 4.0, 4.0, -4.0, -2.0, -1.0)):

@@ -30,11 +30,11 @@ def test_a_lasting_trend_is_not_taken_for_fluctuation():
 
 
 @pytest.mark.parametrize("n", [0, 5, 31])
-def test_too_few_rows_tell_nothing(n):
+def test_too_few_rows_count_as_independent(n):
     assert dependence(np.zeros(n), everywhere(n)) == INDEPENDENT
 
 
-def test_a_constant_tells_nothing():
+def test_a_constant_counts_as_independent():
     assert dependence(np.zeros(1000), everywhere(1000)) == INDEPENDENT
 
 

@@ -90,20 +90,20 @@ def test_a_constant_that_changes_and_infinities_are_seen():
     assert "unseen values" in found["x"]
 
 
-def test_a_column_that_the_reference_never_had_is_watched_for_nothing_but_missing_values():
+def test_a_column_without_values_in_the_reference_has_no_episode():
     made = Reference.fit({"empty": np.full(1000, np.nan), "x": np.arange(1000.0)})
     rows = np.column_stack([np.full(500, np.nan), np.random.default_rng(0).integers(0, 1000, 500)])
     assert [episode.column for episode in Stream(made).feed(rows).events] == []
 
 
-def test_the_state_tells_how_near_the_nearest_alarm_is():
+def test_the_state_has_the_nearest_alarm_of_each_column():
     stream = Stream(reference()).feed(normal(1000))
     state = {column.name: figures for column, figures in stream.detector.state()}
     assert set(state) == {"f0", "f1", "f2"}
     assert all(0.0 <= figures["nearest_alarm"] < 1.0 and not figures["drifted"] for figures in state.values())
 
 
-def test_rows_that_hang_together_need_more_evidence():
+def test_dependent_rows_need_more_evidence():
     def stays(n, seed):
         return np.repeat(np.random.default_rng(seed).normal(size=(n // 100, 1)), 100, axis=0)
 

@@ -12,7 +12,7 @@ def test_chi_square_of_two_samples_by_hand():
     assert two_sample_chi_square(np.array([10, 10]), np.array([30, 10])) == pytest.approx(expected)
 
 
-def test_chi_square_of_nothing_is_nothing():
+def test_chi_square_of_no_rows_is_0():
     assert two_sample_chi_square(np.array([0, 0]), np.array([30, 10])) == 0.0
 
 
@@ -76,7 +76,7 @@ def test_a_window_without_values_is_no_discovery():
     assert (windows.p_values[0], windows.psi[0], bool(windows.alarmed[0])) == (1.0, 0.0, False)
 
 
-def test_a_window_that_grew_proves_no_more_than_a_usual_one():
+def test_a_window_that_grew_counts_as_one_of_the_usual_size():
     rng = np.random.default_rng(6)
     reference, live = rng.normal(size=5000), np.tile(rng.normal(size=500), 40)
     column = fit_column("x", reference.astype(np.float32), categorical=False)

@@ -20,7 +20,7 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-def test_the_page_holds_everything_and_needs_nothing(tmp_path):
+def test_the_page_shows_everything_and_links_to_nothing(tmp_path):
     rng = np.random.default_rng(0)
     table = {
         "temp": rng.normal(size=500),
@@ -56,6 +56,6 @@ def test_the_page_holds_everything_and_needs_nothing(tmp_path):
     assert "<ua>" not in path.read_text().lower().replace("&lt;ua&gt;", "")
 
 
-def test_a_monitor_that_saw_nothing_reports_that(tmp_path):
+def test_a_monitor_without_answers_reports_no_alerts(tmp_path):
     with ModelMonitor(background=False) as monitor:
         assert "None." in monitor.report(tmp_path / "empty.html").read_text()
