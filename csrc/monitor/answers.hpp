@@ -20,9 +20,9 @@ struct Remembered {
     uint8_t canary = 0;
 };
 
-// A fixed number of answers in a circle: the oldest is forgotten first. An open-addressing index finds one by id (linear
-// probing; deletion shifts later entries back, so there are no tombstones). All memory is taken by the constructor.
-// Not thread-safe.
+// A fixed number of answers in a circle: the oldest is forgotten first. An open-addressing index finds one by id
+// (linear probing; deletion shifts later entries back, so there are no tombstones). All memory is taken by the
+// constructor. Not thread-safe.
 class AnswerMemory {
 public:
     AnswerMemory(uint32_t capacity, uint32_t n_outputs);

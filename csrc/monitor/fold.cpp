@@ -129,8 +129,7 @@ void Sketch::fold_live(const Record& record) noexcept {
     if (record.flags & RECORD_TIMED) {
         if (record.ready_ns > record.deadline_ns) ++open_.late[source];
         ENGINE_ASSERT(record.deadline_ns > record.started_ns, "a timed answer had some time");
-        const double share =
-            static_cast<double>(latency) / static_cast<double>(record.deadline_ns - record.started_ns);
+        const double share = static_cast<double>(latency) / static_cast<double>(record.deadline_ns - record.started_ns);
         const double bin = std::clamp(share / 0.05, 0.0, static_cast<double>(SHARE_BINS - 1));
         ++totals_.share[static_cast<size_t>(bin)];
     }
@@ -158,7 +157,8 @@ void Sketch::fold_live(const Record& record) noexcept {
         keep_sample(record);
     } else {
         if (record.flags & RECORD_HAS_ROW) fold_row(ring_.features(&record));
-        // The reference holds the primary's outputs. A fallback's and a canary's are counted by source and version alone.
+        // The reference holds the primary's outputs. A fallback's and a canary's are counted by source and version
+        // alone.
         if (outputs && source == 0 && !canary) fold_output(outputs);
     }
     // By answers and not by rows: they differ only by rows that were never read.
@@ -188,7 +188,7 @@ void Sketch::compare(double live_value, uint64_t shadow, double shadow_value) no
         }
     }
     if (!to) {
-        // More shadow versions than are told apart: the oldest makes room.
+        // The table is full: the oldest shadow version makes room.
         std::rotate(totals_.shadows.begin(), totals_.shadows.begin() + 1, totals_.shadows.end());
         to = &totals_.shadows.back();
         *to = Comparison{};
@@ -201,7 +201,7 @@ void Sketch::compare(double live_value, uint64_t shadow, double shadow_value) no
     const double distance = both_missing ? 0.0 : std::isfinite(difference) ? std::fabs(difference) : INFINITY;
     to->within += distance <= limits_.shadow_tolerance;
     to->same_decision += both_missing || (std::isfinite(difference) && (shadow_value >= limits_.decision_threshold) ==
-                                                                            (live_value >= limits_.decision_threshold));
+                                                                           (live_value >= limits_.decision_threshold));
     if (std::isfinite(difference)) {
         to->sum += difference;
         to->sum_squares += difference * difference;

@@ -6,8 +6,8 @@ Ring::Ring(uint32_t capacity, uint32_t features_max, uint32_t outputs_max)
     : mask_(std::bit_ceil(uint64_t{capacity < 2 ? 2 : capacity}) - 1),
       features_max_(features_max),
       outputs_max_(outputs_max) {
-    const size_t bytes = sizeof(std::atomic<uint64_t>) + sizeof(Record) + outputs_max * sizeof(double) +
-                         features_max * sizeof(float);
+    const size_t bytes =
+        sizeof(std::atomic<uint64_t>) + sizeof(Record) + outputs_max * sizeof(double) + features_max * sizeof(float);
     stride_ = (bytes + LINE - 1) / LINE * LINE;
     const size_t total = stride_ * (mask_ + 1);
     memory_.reset(new (std::align_val_t{LINE}) std::byte[total]);

@@ -1,7 +1,7 @@
 // Carries answers from the threads that serve to the thread that counts: a bounded ring of records of one size.
 //
-// Many producers, one consumer, no lock (Dmitry Vyukov's bounded queue, 1024cores.net). Every cell has a sequence number,
-// which says who may touch the cell's record. For the cell of position p in a ring of c cells:
+// Many producers, one consumer, no lock (Dmitry Vyukov's bounded queue, 1024cores.net). Every cell has a sequence
+// number, which says who may touch the cell's record. For the cell of position p in a ring of c cells:
 //
 //     sequence == p        free: the producer that claims position p may write
 //     sequence == p + 1    published: the consumer may read
@@ -9,19 +9,22 @@
 //
 // Why the order of loads and stores is right:
 //
-// - A record travels from producer to consumer through its cell's sequence. publish() stores p + 1 with release after the
-//   record is written, and front() loads it with acquire. A consumer that sees p + 1 therefore sees the whole record.
-// - The cell travels back the same way. pop() stores p + c with release after the consumer's last read, and claim() loads
-//   it with acquire. A producer one lap later therefore cannot overwrite what is still being read.
-// - tail_ hands out positions and carries no data, so relaxed is enough. Its compare-and-swap gives each position to one
-//   producer. A producer with an old value of tail_ finds a sequence that is ahead, or its swap fails; it loads again.
+// - A record travels from producer to consumer through its cell's sequence. publish() stores p + 1 with release after
+//   the record is written, and front() loads it with acquire. A consumer that sees p + 1 therefore sees the whole
+//   record.
+// - The cell travels back the same way. pop() stores p + c with release after the consumer's last read, and claim()
+//   loads it with acquire. A producer one lap later therefore cannot overwrite what is still being read.
+// - tail_ hands out positions and carries no data, so relaxed is enough. Its compare-and-swap gives each position to
+//   one producer. A producer with an old value of tail_ finds a sequence that is ahead, or its swap fails; it loads
+//   again.
 // - Positions are 64 bits wide and never repeat, so the swap cannot succeed on a value that went and came back.
 // - A sequence that is behind means that the cell still holds the record of the lap before. The ring is full. claim()
 //   gives up at once, because the threads that serve must never wait for the one that counts.
-// - head_ is an ordinary variable. Only the consumer touches it, and consumers exclude each other by the sketch's mutex.
+// - head_ is an ordinary variable. Only the consumer touches it, and consumers exclude each other by the sketch's
+//   mutex.
 //
-// A producer that is stopped between claim() and publish() holds up the consumer at its cell. Other producers go on until
-// the ring is full, and then drop records.
+// A producer that is stopped between claim() and publish() holds up the consumer at its cell. Other producers go on
+// until the ring is full, and then drop records.
 #pragma once
 
 #include <atomic>
@@ -83,12 +86,12 @@ public:
                 at = tail_.load(std::memory_order_relaxed);
             }
         }
-        ENGINE_ASSERT(cell(at).load(std::memory_order_relaxed) == at, "a claimed cell stays free until it is published");
+        ENGINE_ASSERT(cell(at).load(std::memory_order_relaxed) == at, "a claimed cell is free until it is published");
         position = at;
         return record(at);
     }
     void publish(uint64_t position) noexcept {
-        ENGINE_ASSERT(cell(position).load(std::memory_order_relaxed) == position, "a cell is published once, by its owner");
+        ENGINE_ASSERT(cell(position).load(std::memory_order_relaxed) == position, "a cell is published once");
         ENGINE_ASSERT(position < tail_.load(std::memory_order_relaxed), "only a claimed position is published");
         cell(position).store(position + 1, std::memory_order_release);
     }

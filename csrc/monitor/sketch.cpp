@@ -18,7 +18,7 @@ namespace {
 // How often this process and its parents forked since the library was loaded. A sketch that was made at another count
 // belongs to a parent. Every push reads this, because getpid() would cost a system call.
 std::atomic<uint32_t> forks{0};
-const int at_fork = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+const int AT_FORK = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
 
 // How long the counting thread sleeps without a signal: long enough to cost an idle process nothing, short enough for
 // a page that shows what happened.
@@ -44,7 +44,7 @@ Sketch::Sketch(const Limits& limits)
       closed_blocks_(std::max(limits.blocks_max, 1u)),
       answers_(limits.answers_max, limits.outputs_max),
       shadows_(std::max(limits.answers_max / 16, 16u), limits.outputs_max) {
-    (void)at_fork;
+    (void)AT_FORK;
     ENGINE_ASSERT(std::has_single_bit(wake_mask_ + 1) && wake_mask_ < ring_.capacity(),
                   "the counting thread is woken at least once a lap");
     open_.reset(0, 0);
@@ -116,7 +116,8 @@ bool Sketch::observe(const engine_answer& answer) noexcept {
 
 void Sketch::run() noexcept {
     while (!closed_.load(std::memory_order_acquire)) {
-        // Read before the ring is emptied: a signal that comes in between differs from it, and the thread does not sleep.
+        // Read before the ring is emptied: a signal that comes in between differs from it, and the thread does not
+        // sleep.
         const uint32_t seen = wake_signal_.load(std::memory_order_acquire);
         size_t folded;
         do {
@@ -163,7 +164,7 @@ bool Sketch::take(Block& into) {
     ENGINE_ASSERT(first_closed_ < closed_blocks_.size(), "the oldest closed block lies in the circle");
     std::swap(into, closed_blocks_[first_closed_]);
     ENGINE_ASSERT(into.missing.size() == columns_.size(), "a closed block has the layout's columns");
-    // What the caller handed in may have the shape of an older layout.
+    // The caller's old block may have the shape of an older layout.
     Block& returned = closed_blocks_[first_closed_];
     if (returned.counts.size() != open_.counts.size() || returned.missing.size() != open_.missing.size()) {
         returned.reset(columns_.size(), bins_max_);
@@ -235,7 +236,8 @@ void Sketch::set_layout(std::vector<Column> columns, uint32_t n_features) {
 }
 
 template <class T>
-void Sketch::fold_many(const T* rows, size_t n, size_t stride, void (Sketch::*fold)(const T*), uint64_t Block::*folded) {
+void Sketch::fold_many(const T* rows, size_t n, size_t stride, void (Sketch::*fold)(const T*),
+                       uint64_t Block::*folded) {
     if (!alive()) return;
     const std::lock_guard lock(mutex_);
     const int64_t now = now_ns();
@@ -327,20 +329,23 @@ void Sketch::close() noexcept {
 void Sketch::retain() noexcept {
     // Relaxed: the caller holds a reference already, and a new one orders nothing.
     [[maybe_unused]] const uint32_t before = references_.fetch_add(1, std::memory_order_relaxed);
-    ENGINE_ASSERT(before > 0, "a sketch that nobody holds is gone");
+    ENGINE_ASSERT(before > 0, "a new reference is taken from a holder of one");
 }
 
 void Sketch::release() noexcept {
-    // Release, so that this holder's use comes before the deletion; acquire, so that the deletion comes after all others'.
+    // Release, so that this holder's use comes before the deletion; acquire, so that the deletion comes after all
+    // others'.
     const uint32_t before = references_.fetch_sub(1, std::memory_order_acq_rel);
     ENGINE_ASSERT(before > 0, "a reference is given back once");
     if (before != 1) return;
-    // In a child of fork() the thread, and perhaps the lock, belong to the parent. Leaking the memory there does no harm.
+    // In a child of fork() the thread, and perhaps the lock, belong to the parent. Leaking the memory there does no
+    // harm.
     if (alive()) delete this;
 }
 
 engine_observer Sketch::observer() noexcept {
-    return {ENGINE_OBSERVER_ABI, n_features(), this, monitor::observe, monitor::deployed, monitor::retain, monitor::release};
+    return {ENGINE_OBSERVER_ABI, n_features(),    this, monitor::observe, monitor::deployed,
+            monitor::retain,     monitor::release};
 }
 
 }  // namespace engine::monitor

@@ -1,8 +1,8 @@
 // Counts the answers that a monitor is shown: by bin, source, reason and version, in blocks that add up.
 //
 // Answers go through a ring to one native thread, which counts them. Neither the threads that serve nor the GIL takes
-// part. Some rows make a block, which is closed and queued for the thread that runs the tests. Where that thread is slow
-// the open block grows instead, because blocks are sums: nothing is lost, and no memory is taken.
+// part. Some rows make a block, which is closed and queued for the thread that runs the tests. Where that thread is
+// slow the open block grows instead, because blocks are sums: nothing is lost, and no memory is taken.
 #pragma once
 
 #include <array>
@@ -25,12 +25,12 @@
 
 namespace engine::monitor {
 
-inline constexpr size_t VERSIONS = 16;  // told apart within one block; the last place counts all further ones
+inline constexpr size_t VERSIONS = 16;  // in one block; the last place counts all further ones
 inline constexpr size_t SOURCES = 3;
 inline constexpr size_t REASONS = 32;          // more than there are, so that a new reason changes no layout
 inline constexpr size_t SHARE_BINS = 40;       // of latency / budget, 0.05 wide; the last holds everything above
 inline constexpr size_t DIFFERENCE_BINS = 32;  // of |shadow - live|; bin i > 0 starts at 2^(i - 25), bin 0 at 0
-inline constexpr size_t SHADOWS = 4;           // shadow versions told apart
+inline constexpr size_t SHADOWS = 4;           // shadow versions that are compared at a time
 inline constexpr uint16_t UNSEEN = UINT16_MAX;
 
 // How a column's values become bins. Continuous: bin i holds (cuts[i-1], cuts[i]], and the last bin all above.
@@ -52,12 +52,12 @@ struct Block {
     uint64_t answers = 0;
     int64_t first_ns = 0;  // CLOCK_MONOTONIC, of the first and the last answer; 0 where there is none
     int64_t last_ns = 0;
-    std::vector<uint32_t> counts;                       // [columns, bins_max]
-    std::vector<uint32_t> missing;                      // [columns] NaN
-    std::vector<uint32_t> infinite;                     // [columns]; counted in a bin or as unseen too
-    std::vector<uint32_t> unseen;                       // [columns] codes without a bin
-    std::vector<double> sums;                           // [columns, 2]: sum and sum of squares of the finite values
-    std::array<uint64_t, VERSIONS> deployments{};       // in order of first appearance
+    std::vector<uint32_t> counts;                  // [columns, bins_max]
+    std::vector<uint32_t> missing;                 // [columns] NaN
+    std::vector<uint32_t> infinite;                // [columns]; counted in a bin or as unseen too
+    std::vector<uint32_t> unseen;                  // [columns] codes without a bin
+    std::vector<double> sums;                      // [columns, 2]: sum and sum of squares of the finite values
+    std::array<uint64_t, VERSIONS> deployments{};  // in order of first appearance
     uint32_t n_deployments = 0;
     std::array<uint32_t, VERSIONS * SOURCES * REASONS> tally{};
     std::array<uint32_t, SOURCES> late{};
@@ -85,7 +85,7 @@ struct Comparison {
     std::array<uint64_t, DIFFERENCE_BINS> histogram{};
 };
 
-// Since the start: what the blocks do not carry.
+// Counts since the start that blocks do not carry.
 struct Totals {
     uint64_t pushed = 0;
     uint64_t dropped = 0;      // the ring was full
@@ -130,8 +130,8 @@ public:
     void fold_features(const float* rows, size_t n, size_t stride);
     void fold_outputs(const double* rows, size_t n, size_t stride);
 
-    // Counts what the ring holds, and with `flush` closes the open block: now, or where blocks_max are closed already, as
-    // soon as one of them is taken.
+    // Counts what the ring holds, and with `flush` closes the open block: now, or where blocks_max are closed already,
+    // as soon as one of them is taken.
     void drain(bool flush);
     // Moves the oldest closed block into `into`, whose memory is reused; false where there is none.
     bool take(Block& into);

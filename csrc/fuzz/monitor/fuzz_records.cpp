@@ -1,5 +1,5 @@
-// Records through the ring, rows past it, changes of layout, labels and shadows, as the bytes say. Every count must equal
-// that of a slow twin, which keeps plain lists and searches them from the start.
+// Records through the ring, rows past it, changes of layout, labels and shadows, as the bytes say. Every count must
+// equal that of a slow twin, which keeps plain lists and searches them from the start.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -77,7 +77,7 @@ struct SlowMemory {
     size_t next = 0;
 };
 
-// What was counted of the columns since the last change of layout.
+// Counts of one column since the last change of layout.
 struct ColumnCounts {
     std::vector<uint64_t> counts;
     uint64_t missing = 0, infinite = 0, unseen = 0;
@@ -110,7 +110,9 @@ unsigned slow_bin(const Column& column, float value) {
 class Twin {
 public:
     explicit Twin(const Limits& limits)
-        : limits_(limits), sketch_(new Sketch(limits)), memory_(limits.answers_max),
+        : limits_(limits),
+          sketch_(new Sketch(limits)),
+          memory_(limits.answers_max),
           shadows_(std::max(limits.answers_max / 16, 16u)) {}
     ~Twin() {
         sketch_->close();
@@ -123,7 +125,7 @@ public:
         layout_.clear();
         for (uint32_t i = 0; i < n_features + n_outputs; ++i) {
             Column column;
-            for (uint32_t n = bytes.below(6), k = 0; k < n; ++k) column.cuts.push_back(std::floor(bytes.value() * 4) / 4);
+            for (uint32_t left = bytes.below(6); left > 0; --left) column.cuts.push_back(bytes.value());
             std::erase_if(column.cuts, [](float cut) { return !std::isfinite(cut); });
             std::sort(column.cuts.begin(), column.cuts.end());
             column.cuts.erase(std::unique(column.cuts.begin(), column.cuts.end()), column.cuts.end());
@@ -137,8 +139,8 @@ public:
         n_features_ = n_features;
         width_ = n_features;
         sketch_->set_layout(layout_, n_features);
-        // Answers survive, columns do not. How many blocks were taken before depends on the counting thread, so both sides
-        // drop all columns that were counted.
+        // Answers survive, columns do not. How many blocks were taken before depends on the counting thread, so both
+        // sides drop all columns that were counted.
         for (Counts* counts : {&slow_, &fast_}) {
             counts->rows = counts->output_rows = 0;
             counts->columns.assign(layout_.size(), {});

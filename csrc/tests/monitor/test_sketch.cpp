@@ -186,28 +186,25 @@ TEST(blocks_that_are_not_taken_grow_and_lose_nothing) {
     CHECK(low == 750 && high == 250);
 }
 
-TEST(a_flush_that_finds_no_room_is_done_when_a_block_is_taken) {
-    Held sketch(small());  // room for 4 closed blocks of 10
-    sketch->set_layout({continuous({0.5f})}, 1);
-    const std::vector<float> rows(57, 0.0f);
-    sketch->fold_features(rows.data(), rows.size(), 1);
-    sketch->drain(true);
-    Block block;
-    uint64_t counted = 0;
-    while (sketch->take(block)) counted += block.rows;
-    CHECK(counted == 57);
-}
-
-TEST(closing_flushes_though_there_is_no_room) {
+// Counts 57 rows into blocks of 10, of which 4 find room, and ends that by `end`. Returns the rows of all blocks.
+uint64_t rows_taken_after(void (*end)(Sketch&)) {
     Held sketch(small());
     sketch->set_layout({continuous({0.5f})}, 1);
     const std::vector<float> rows(57, 0.0f);
     sketch->fold_features(rows.data(), rows.size(), 1);
-    sketch->close();
+    end(*sketch.sketch);
     Block block;
     uint64_t counted = 0;
     while (sketch->take(block)) counted += block.rows;
-    CHECK(counted == 57);
+    return counted;
+}
+
+TEST(a_flush_that_finds_no_room_is_done_when_a_block_is_taken) {
+    CHECK(rows_taken_after([](Sketch& sketch) { sketch.drain(true); }) == 57);
+}
+
+TEST(closing_flushes_though_there_is_no_room) {
+    CHECK(rows_taken_after([](Sketch& sketch) { sketch.close(); }) == 57);
 }
 
 TEST(rows_of_another_width_are_counted_and_left_out) {

@@ -101,7 +101,7 @@ def _as_array(column: Any) -> npt.NDArray[Any]:
     if not hasattr(column, "to_numpy"):
         return np.asarray(column)
     if hasattr(column, "null_count") and hasattr(column, "type"):
-        # A pyarrow array refuses to copy unless it is told to, and text and nulls need a copy.
+        # A pyarrow array copies only on request, and text and nulls need a copy.
         return np.asarray(column.to_numpy(zero_copy_only=False))
     return np.asarray(column.to_numpy())
 

@@ -19,7 +19,7 @@ OLDER = "(older versions)"
 class Tallies:
     """Counts of answers, bounded in memory. Not thread-safe.
 
-    The latest 64 versions are told apart, and older ones are counted together. The history has about 240 slices of
+    The latest 64 versions have counts of their own, and older ones are counted together. The history has about 240 slices of
     time; when there are more, each pair of neighbours becomes one.
 
     Attributes:

@@ -414,7 +414,7 @@ class ModelMonitor:
 
     @property
     def alerts(self) -> list[Alert]:
-        """The latest 1,000 alerts, oldest first, including those that ended."""
+        """The latest 1,000 alerts, oldest first, ended ones included."""
         return self._alerts.all()
 
     def on_alert(self, handler: Handler) -> None:

@@ -43,7 +43,7 @@ class Group:
     def figures(self) -> dict[str, Any]:
         """Return the figures by name.
 
-        Of all outcomes: labels, value, value_mean. Of the rolling ones: rows, prediction_mean, label_mean, error_mean
+        All outcomes: labels, value, value_mean. Rolling: rows, prediction_mean, label_mean, error_mean
             (of
         absolute errors); auc, where all labels are 0 or 1; brier and calibration_error, where predictions are shares as
         well. The Brier score is the mean of (prediction - label)^2 (Brier, Monthly Weather Review 78, 1950).

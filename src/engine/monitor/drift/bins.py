@@ -68,7 +68,7 @@ class Bins:
 
 
 def numeric(values: npt.NDArray[np.float32]) -> Bins:
-    """Return bins for finite numbers, of which there must be at least one."""
+    """Return bins for at least one finite number."""
     distinct = np.unique(values)
     low, high = distinct[0], distinct[-1]
     few = len(distinct) <= DISTINCT_MAX

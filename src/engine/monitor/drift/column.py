@@ -167,7 +167,7 @@ def fit_column(
     Args:
         name: of the column.
         values: float32 [n] in the order the rows came; NaN is missing.
-        categorical: whether values are codes. Few whole numbers without a gap are taken for codes anyway.
+        categorical: whether values are codes. Few whole numbers without a gap count as codes anyway.
         levels: the texts that the codes 0, 1, … stand for.
         ordered: False where the order means nothing; rows then count as independent.
     """

@@ -1,4 +1,4 @@
-"""How much less consecutive rows tell than as many independent rows would.
+"""Dependence of consecutive rows: how much less they tell than independent rows.
 
 Weather, load and queues stay the same for hours. A thousand consecutive rows may then hold only two or three
 independent observations, and a test that counts a thousand alarms at every shower. The order of the reference's rows
@@ -19,7 +19,7 @@ import numpy.typing as npt
 FINE_BATCHES = (512, 128)
 BATCHES = (32, 16, 8)
 BATCH_ROWS_MIN = 4
-# Chance that a column in random order is taken for dependent.
+# Chance that a column in random order counts as dependent.
 CHANCE = 1e-4
 # Longer batches replace shorter ones where an F test at this level finds more variance.
 CHANCE_LONGER = 0.05
@@ -120,7 +120,7 @@ def allowance(statistic: str, depends: Dependence, rows: float) -> float:
 
 
 def caution(factor: float, stretches: float) -> float:
-    """Return the factor by which to raise a threshold, for a reference of that many independent stretches.
+    """Return the factor that raises a threshold for a reference of `stretches` independent stretches.
 
     A few dozen stretches do not show what is usual: half of January cannot know the cold week of the other half. The
     formula is set so that real halves of a month pass. 1 for independent rows.
@@ -129,7 +129,7 @@ def caution(factor: float, stretches: float) -> float:
 
 
 def tail_ratio(chance: float, freedom: float) -> float:
-    """Return the factor by which a quadratic threshold grows because its variance was estimated.
+    """Return the factor that raises a quadratic threshold because its variance was estimated.
 
     It is (Student's quantile / normal quantile) squared, at `chance`, with `freedom` degrees of freedom.
     """

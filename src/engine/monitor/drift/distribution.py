@@ -62,7 +62,7 @@ class Distribution:
 
     @property
     def drifted(self) -> tuple[str, ...]:
-        """Names of the columns whose change lasts, in the order in which it was seen."""
+        """Names of the drifted columns, the earliest first."""
         return tuple(self._detector.open) if self._detector else ()
 
     @property

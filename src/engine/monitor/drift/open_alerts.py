@@ -77,7 +77,7 @@ class OpenAlerts:
 
 
 def drift_message(kind: str, episode: Episode) -> str:
-    """Return an episode in words: which column changed, from what to what, since when."""
+    """Return an episode in words: the column, the tests, figures before and after, the rows."""
     evidence = episode.evidence
     tests = ", ".join(evidence["seen_by"])
     parts = [f"{kind.replace('_', ' ')}: {episode.column} is no longer as in the reference ({tests})"]

@@ -1,4 +1,4 @@
-"""What a monitor knows, for people: the summary in plain values, and the HTML page with its pictures."""
+"""The report of a monitor: a summary in plain values, and an HTML page with pictures."""
 
 from engine.monitor.report.page import Contents, collect, write
 
