@@ -129,7 +129,7 @@ cnp.import_array()
 SHADOW = ENGINE_ANSWER_SHADOW
 CANARY = ENGINE_ANSWER_CANARY
 # The native tables have a place for every source and reason of the vocabulary.
-if SOURCES != len(vocabulary.SOURCES) or REASONS < len(vocabulary.REASONS):
+if <Py_ssize_t>SOURCES != len(vocabulary.SOURCES) or <Py_ssize_t>REASONS < len(vocabulary.REASONS):
     raise ImportError("csrc/monitor/sketch.hpp has other sources or fewer reasons than engine._common.vocabulary; "
                       "compile again")
 

@@ -19,8 +19,8 @@ OLDER = "(older versions)"
 class Tallies:
     """Counts of answers, bounded in memory. Not thread-safe.
 
-    The latest 64 versions have counts of their own, and older ones are counted together. The history has about 240 slices of
-    time; when there are more, each pair of neighbours becomes one.
+    The latest 64 versions have counts of their own, and older ones are counted together. The history has about 240
+    slices of time; when there are more, each pair of neighbours becomes one.
 
     Attributes:
         by_version: dict of version -> answers, float64 [sources, reasons].

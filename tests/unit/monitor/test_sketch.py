@@ -1,3 +1,6 @@
+import ast
+import inspect
+
 import numpy as np
 import pytest
 
@@ -93,3 +96,13 @@ def test_a_capsule_outlives_its_sketch():
     del sketch
     assert "engine.observer.v1" in repr(capsule)
     del capsule
+
+
+def test_the_stub_shows_the_docstrings_of_help(root):
+    """Editors read the stub, people read help(): both have the same text."""
+    path = root / "src" / "engine" / "monitor" / "_sketch.pyi"
+    stub = next(node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef))
+    assert ast.get_docstring(stub) == inspect.getdoc(Sketch)
+    for member in stub.body:
+        if isinstance(member, ast.FunctionDef) and not member.name.startswith("_"):
+            assert ast.get_docstring(member) == inspect.getdoc(getattr(Sketch, member.name)), member.name
