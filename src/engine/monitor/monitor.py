@@ -192,6 +192,11 @@ class ModelMonitor:
         latency = finite("latency_ms", latency_ms, error=MonitorError)
         if latency < 0.0:
             raise MonitorError(f"latency_ms must be at least 0, got {latency}")
+        budget_ms = None if deadline_ms is None else finite("deadline_ms", deadline_ms, error=MonitorError)
+        codes = {
+            "source": SOURCES.index(one_of("source", source, SOURCES, error=MonitorError)),
+            "reason": REASONS.index(one_of("reason", reason, REASONS, error=MonitorError)),
+        }
         row = None
         with self._lock:
             if self.reference is not None:
@@ -205,13 +210,10 @@ class ModelMonitor:
             "deployment": self._deployment(version),
             "started_ns": started,
             "ready_ns": now,
-            "deadline_ns": started + int(finite("deadline_ms", deadline_ms, error=MonitorError) * 1e6)
-            if deadline_ms is not None
-            else 0,
+            "deadline_ns": 0 if budget_ms is None else started + int(budget_ms * 1e6),
             "row": row,
             "values": values.ravel(),
-            "source": SOURCES.index(one_of("source", source, SOURCES, error=MonitorError)),
-            "reason": REASONS.index(one_of("reason", reason, REASONS, error=MonitorError)),
+            **codes,
         }
         answer_id = next(self._ids)
         if not self._sketch.push(answer_id, **answer):

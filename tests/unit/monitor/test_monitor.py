@@ -170,6 +170,16 @@ def test_without_a_reference_the_first_rows_become_it(seen):
         assert set(monitor.input_distribution.drifted) == {"x", "kind"}
 
 
+def test_a_row_of_a_rejected_call_is_not_learned():
+    with ModelMonitor(learn_rows=100, background=False) as monitor:
+        for wrong in ({"source": "oracle"}, {"reason": "mood"}, {"deadline_ms": "soon"}):
+            with pytest.raises(MonitorError, match=next(iter(wrong))):
+                monitor.log_prediction([9.0], 0.5, 1.0, **wrong)
+        for i in range(100):
+            monitor.log_prediction([i / 100], 0.5, 1.0)
+        assert (monitor.reference.rows, monitor.reference.features[0].high) == (100, pytest.approx(0.99))
+
+
 def test_an_engine_s_first_rows_become_the_reference_too():
     rng = np.random.default_rng(5)
     with ModelMonitor(learn_rows=200, background=False) as monitor:
