@@ -17,8 +17,8 @@ from engine.feature_store import (
     LMDBOnline,
     RedisOnline,
     Source,
-    online,
 )
+from engine.feature_store.online import base
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 END = START + timedelta(days=30)
@@ -59,7 +59,7 @@ def rows(where: str, entities: int = ENTITIES, prefix: bytes | None = None) -> l
 
 def materialize(where: str, batch_rows: int, report: object, hours: int = 0, value: float = 0.0) -> None:
     """Materialises, telling through a pipe how many rows are acknowledged so far."""
-    online.BATCH_ROWS = batch_rows
+    base.BATCH_ROWS = batch_rows
     report.send(0)  # type: ignore[attr-defined]
     made = store(where).materialize(
         view(source(hours=hours, value=value)),

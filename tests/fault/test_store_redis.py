@@ -19,9 +19,8 @@ from engine.feature_store import (
     FeatureView,
     RedisOnline,
     Source,
-    online,
-    redis_wire,
 )
+from engine.feature_store.online import base, redis_wire
 
 NAMES = ("plane__x", "plane__s")
 ROW = {"plane__x": 7.0, "plane__s": "seven"}
@@ -265,7 +264,7 @@ def test_the_server_forgets_rows_some_time_after_their_ttl_and_never_before(serv
 
 
 def test_a_server_killed_while_it_is_written_is_named_and_written_again(server, monkeypatch):
-    monkeypatch.setattr(online, "BATCH_ROWS", 100)
+    monkeypatch.setattr(base, "BATCH_ROWS", 100)
     store = FeatureStore(DuckDBOffline(threads=1), RedisOnline(server.url, timeout_s=1.0))
     many = pa.table(
         {

@@ -18,9 +18,9 @@ from engine.feature_store import (
     RedisOnline,
     Source,
     Written,
-    online,
 )
 from engine.feature_store import store as store_module
+from engine.feature_store.online import base
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 DAY = START + timedelta(days=1)
@@ -141,7 +141,7 @@ def test_without_an_end_it_is_now_and_the_future_stays_out(store, monkeypatch):
 
 
 def test_progress_counts_rows_that_are_safe(store, monkeypatch):
-    monkeypatch.setattr(online, "BATCH_ROWS", 4)
+    monkeypatch.setattr(base, "BATCH_ROWS", 4)
     made = view([(f"k{i}", 1, 1, float(i)) for i in range(10)])
     told = []
     assert store.materialize(made, START, DAY, progress=lambda *counts: told.append(counts)).written == 10
@@ -149,7 +149,7 @@ def test_progress_counts_rows_that_are_safe(store, monkeypatch):
 
 
 def test_a_run_that_was_interrupted_goes_on_and_another_range_does_not_take_its_place(store, monkeypatch):
-    monkeypatch.setattr(online, "BATCH_ROWS", 4)
+    monkeypatch.setattr(base, "BATCH_ROWS", 4)
     made = view([(f"k{i}", 1, 1, float(i)) for i in range(10)])
 
     def stop(done, total):

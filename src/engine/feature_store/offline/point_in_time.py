@@ -1,80 +1,54 @@
-"""The point-in-time join: for each label row the newest row of each view that was true at the label's instant.
+"""The point-in-time join in DuckDB: for each label row the newest row of a view that was true at the label's instant.
 
-Label rows come out as they went in, none dropped, none doubled. A view's row at exactly the label's instant counts. The
-newest row decides, also where a value in it is null, and where its TTL has passed: an older row never steps in.
+Label rows come out as they went in: none is dropped, none is doubled. A view's row at exactly the label's instant
+counts. The newest row decides, even where a value in it is null or its TTL has passed: no older row takes its place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.feature_store import view_rows
-from engine.feature_store.instants import NS_MAX
-from engine.feature_store.sources import kind_of
-
-if TYPE_CHECKING:
-    from engine.feature_store.offline import DuckDBOffline, View
-
-# What became of a label row in a view, by code. Everything but the first is a missing row.
-REASONS = ("found", "null_key", "unknown_entity", "not_yet", "expired")
-FOUND, NULL_KEY, UNKNOWN_ENTITY, NOT_YET, EXPIRED = range(len(REASONS))
-_WORDS = {"int": "whole numbers", "text": "text"}
-
-
-@dataclass(frozen=True)
-class Joined:
-    """One view's part of a training table.
-
-    Attributes:
-        columns: of each feature, in the view's order, a pyarrow array as long as the labels.
-        reasons: uint8 [labels], an index into REASONS.
-    """
-
-    columns: list[Any]
-    reasons: npt.NDArray[np.uint8]
+from engine.feature_store.offline import view_rows
+from engine.feature_store.offline.base import (
+    EXPIRED,
+    FOUND,
+    NOT_YET,
+    NULL_KEY,
+    UNKNOWN_ENTITY,
+    Joined,
+    View,
+    as_feature,
+)
 
 
-def join(store: DuckDBOffline, labels: Any, label_ns: npt.NDArray[np.int64], view: View) -> Joined:
+def join(cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, rows: str) -> Joined:
     """The view's row for each label.
 
     Args:
-        store: whose DuckDB does it.
-        labels: a pyarrow Table with the view's keys among its columns.
+        cursor: the DuckDB connection that runs it; the view's source is registered with it.
+        labels: a pyarrow Table with the view's keys among its columns, in types that `check_keys` has accepted.
         label_ns: int64 [labels], the instants.
-        view: to take the rows from.
-
-    Raises:
-        InputError: a key column that the labels lack or have in another type.
+        view: the view.
+        rows: SQL of the view's rows, one for each entity and event time: k0…, t, f0….
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from engine.feature_store.offline import as_feature, mapped_errors
-
     keys = _key_columns(labels, view)
     n_rows = len(label_ns)
-    cursor = store.cursor(view.snapshot)
-    place = pa.array(np.arange(n_rows))
-    cursor.register("labels", pa.table({**keys, "i": place, "t": pa.array(label_ns)}))
-    end_ns = int(label_ns.max()) if n_rows else 0
+    cursor.register("labels", pa.table({**keys, "i": pa.array(np.arange(n_rows)), "t": pa.array(label_ns)}))
     same = " AND ".join(f"l.{key} = v.{key}" for key in keys)
     features = "".join(f", v.f{i}" for i in range(len(view.kinds_out)))
-    with mapped_errors(f"joining view {view.definition.name!r}"):
-        rows = store.rows(view, cursor, None if end_ns == NS_MAX else end_ns + 1)
-        found = cursor.sql(
-            f"SELECT l.i, v.t{features} FROM labels l ASOF LEFT JOIN ({rows}) v ON {same} AND l.t >= v.t"
-        ).to_arrow_table()
-        found = _in_place(found, n_rows)
-        columns = [as_feature(found[f"f{i}"], kind) for i, kind in enumerate(view.kinds_out)]
-        reasons = _reasons(found["t"], label_ns, view.definition.ttl_ns)
-        _explain(
-            reasons, keys, cursor, view_rows.known_keys(view.definition, view.snapshot, view.kinds), same
-        )
+    found = cursor.sql(
+        f"SELECT l.i, v.t{features} FROM labels l ASOF LEFT JOIN ({rows}) v ON {same} AND l.t >= v.t"
+    ).to_arrow_table()
+    found = _in_place(found, n_rows)
+    columns = [as_feature(found[f"f{i}"], kind) for i, kind in enumerate(view.kinds_out)]
+    reasons = _reasons(found["t"], label_ns, view.definition.ttl_ns)
+    _explain(reasons, keys, cursor, view_rows.known_keys(view.definition, view.snapshot, view.kinds), same)
     expired = reasons == EXPIRED
     if expired.any():
         mask = pa.array(expired)
@@ -96,11 +70,17 @@ def _in_place(found: Any, n_rows: int) -> Any:
 
 
 def _reasons(matched: Any, label_ns: npt.NDArray[np.int64], ttl_ns: int | None) -> npt.NDArray[np.uint8]:
-    """FOUND, EXPIRED, or NOT_YET for every label without a row, which `_explain` looks into."""
+    """FOUND or EXPIRED for a label with a row, and NOT_YET for one without, which `_explain` looks into.
+
+    Args:
+        matched: the event time of each label's row, null where there is none.
+        label_ns: int64 [labels], the instants.
+        ttl_ns: the view's TTL in nanoseconds, or None.
+    """
     absent = matched.is_null().to_numpy()
     reasons = np.where(absent, NOT_YET, FOUND).astype(np.uint8)
     if ttl_ns is not None:
-        # As unsigned: an event at one end of the clock and a label at the other are 584 years apart.
+        # Unsigned, because an event and a label at the two ends of the clock are 584 years apart.
         age = label_ns.view(np.uint64) - matched.fill_null(0).to_numpy().view(np.uint64)
         reasons[~absent & (age > ttl_ns)] = EXPIRED
     return reasons
@@ -109,7 +89,7 @@ def _reasons(matched: Any, label_ns: npt.NDArray[np.int64], ttl_ns: int | None) 
 def _explain(
     reasons: npt.NDArray[np.uint8], keys: dict[str, Any], cursor: Any, known_keys: str, same: str
 ) -> None:
-    """Tells a missing key and an unknown entity from one whose first row comes after the label."""
+    """Change NOT_YET to NULL_KEY where a key is null, and to UNKNOWN_ENTITY where the source has no such entity."""
     import pyarrow as pa
 
     absent = np.flatnonzero(reasons == NOT_YET)
@@ -130,23 +110,9 @@ def _explain(
 
 
 def _key_columns(labels: Any, view: View) -> dict[str, Any]:
-    """The labels' key columns in the type that the view's have, under the names of the query."""
+    """The labels' key columns in the view's types, under the names of the query: k0, k1, …."""
     import pyarrow as pa
 
-    definition = view.definition
-    columns = {}
-    for i, (key, kind) in enumerate(zip(definition.keys, view.key_kinds, strict=True)):
-        if key not in labels.column_names:
-            raise InputError(
-                f"view {definition.name!r} needs key column {key!r} in the labels, which have: "
-                f"{', '.join(labels.column_names[:30])}"
-            )
-        column = labels[key]
-        found = kind_of(column.type)
-        if found != kind and not pa.types.is_null(column.type):
-            raise InputError(
-                f"key column {key!r}: view {definition.name!r} has {_WORDS[kind]}, the labels have {column.type}; "
-                "cast one of them"
-            )
-        columns[f"k{i}"] = column.cast(pa.int64() if kind == "int" else pa.string())
-    return columns
+    types = {"int": pa.int64(), "text": pa.string()}
+    named = zip(view.definition.keys, view.key_kinds, strict=True)
+    return {f"k{i}": labels[key].cast(types[kind]) for i, (key, kind) in enumerate(named)}

@@ -1,7 +1,6 @@
-"""A source as it is found at one moment: its files or table, the types of its columns, and the digest of its content.
+"""Sources on this machine: Parquet files and tables in memory, their columns, their digests and their rows.
 
-Two snapshots with the same digest hold the same rows; that is what makes a dataset reproducible. Files are digested by
-content, for a copied file or a clock set back would fool sizes and times.
+A digest is of the content, because a copied file or a clock set back would fool sizes and times.
 """
 
 from __future__ import annotations
@@ -10,86 +9,70 @@ import glob
 import hashlib
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import InputError, InputTypeError, MissingDependencyError, StoreError
-from engine.feature_store.definitions import FeatureView, Source, digest_of
+from engine._common import canonical, optional
+from engine.errors import InputTypeError, StoreError
+from engine.feature_store.definitions import Source
+from engine.feature_store.offline.columns import Snapshot, SourceColumns, kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Content is read once for each change of a file, as its inode's change time tells, which no copying tool sets back. A
-# file written twice within one tick of that clock would look unchanged; one that has rested this long cannot have been.
+# Rehash a file only when its ctime changes; copy tools cannot reset it. Two writes within one tick of the file system's
+# clock leave the same ctime, so keep a digest only if the file has rested this long.
 SETTLED_NS = 2 * 10**9
 _DIGESTS_MAX = 100_000
 _digests: dict[tuple[str, int, int, int, int], str] = {}
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """What a source held when it was looked at.
-
-    Attributes:
-        source: the definition.
-        files: its Parquet files, by name; empty for a table.
-        table: the table; None for files.
-        types: the type of each column.
-        digest: sha256 of the content, 64 hex digits.
-    """
-
-    source: Source
-    files: tuple[str, ...]
-    table: Any
-    types: dict[str, Any]
-    digest: str
-
-    @property
-    def place(self) -> str:
-        """Where the rows are, for errors."""
-        if not self.files:
-            return "the source table"
-        return self.files[0] if len(self.files) == 1 else f"{self.files[0]} and {len(self.files) - 1} more"
+def columns_of(source: Source, folder: str | os.PathLike[str] | None = None) -> SourceColumns:
+    """The columns of a source; of files, only the metadata is read. Arguments and errors as of `take`."""
+    return _found(source, folder)[0]
 
 
 def take(source: Source, folder: str | os.PathLike[str] | None = None) -> Snapshot:
-    """Looks at a source. Relative paths start at `folder`.
+    """The content of a source now. Every file that changed since the last time is read whole.
+
+    Args:
+        source: Parquet files, or a table in memory.
+        folder: where relative paths start; None for the working directory.
 
     Raises:
-        StoreError: no file, one that is not Parquet or cannot be read, or files that disagree about a column.
-        InputTypeError: data that is neither a path nor a table.
+        StoreError: no file matches, a file is not Parquet or cannot be read, or files disagree about a column.
+        InputTypeError: the data is neither a path nor a table.
     """
+    columns, files, table = _found(source, folder)
+    if table is not None:
+        digest = _digest_of_table(table)
+    else:
+        digest = canonical.digest([_digest_of_file(file) for file in files])
+    return Snapshot(source, columns.place, columns.types, digest, files, table)
+
+
+def read(snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
+    """The columns `names` of all rows, in the source's order. Raises StoreError if a file cannot be read."""
+    import pyarrow as pa
+
+    if snapshot.table is not None:
+        return snapshot.table.select(names)
     pq = parquet()
-    if source.patterns is None:
-        table = as_table(source.data)
-        return Snapshot(source, (), table, _types(table.schema), _digest_of_table(table))
-    files = _files(source.patterns, folder)
-    types: dict[str, Any] = {}
-    for position, file in enumerate(files):
-        try:
-            found = _types(pq.read_schema(file))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{file}: cannot be read as Parquet: {error}") from None
-        types = found if position == 0 else _agreed(types, found, files[0], file)
-    digest = digest_of([_digest_of_file(file) for file in files])
-    return Snapshot(source, files, None, types, digest)
+    try:
+        parts = [pq.read_table(file, columns=list(names), partitioning=None) for file in snapshot.files]
+        return pa.concat_tables(parts, promote_options="permissive")
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{snapshot.place}: cannot be read: {error}") from None
 
 
 def parquet() -> Any:
-    """The module pyarrow.parquet. Raises MissingDependencyError naming the extra where it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingDependencyError(
-            "the feature store needs pyarrow: pip install 'deadline-engine[store]'"
-        ) from None
-    return pyarrow.parquet
+    """The module pyarrow.parquet. Raises MissingDependencyError, which names the extra, if it is not installed."""
+    return optional.need("pyarrow.parquet", "the feature store", "store")
 
 
 def as_table(data: Any) -> pa.Table:
-    """A pyarrow Table of whatever speaks Arrow: pyarrow itself, pandas, Polars, DuckDB."""
+    """A pyarrow Table of any object that Arrow reads: pyarrow's own, pandas, Polars, DuckDB."""
     parquet()
     import pyarrow as pa
 
@@ -103,89 +86,24 @@ def as_table(data: Any) -> pa.Table:
         ) from None
 
 
-def kind_of(kind: pa.DataType) -> str | None:
-    """The kind of feature that a column of this type is: "bool", "int", "float", "text", "time", or None for none."""
-    import pyarrow as pa
-
-    t = pa.types
-    if t.is_dictionary(kind):
-        kind = kind.value_type
-    if t.is_boolean(kind):
-        return "bool"
-    if t.is_integer(kind):
-        return "int"
-    if t.is_float32(kind) or t.is_float64(kind):
-        return "float"
-    if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
-        return "text"
-    return "time" if t.is_timestamp(kind) else None
-
-
-def kinds_of(view: FeatureView, snapshot: Snapshot) -> dict[str, str]:
-    """The kind of each column that a view reads: keys, features, what is aggregated.
-
-    Raises:
-        InputError: a column that is not there, or of a type that is no feature or no key; a time without a zone.
-    """
-    kinds = {}
-    for key in view.keys:
-        kinds[key] = _kind(view, snapshot, key, ("int", "text"), "a key is whole numbers or text")
-    for column in view.columns:
-        kinds[column] = _kind(
-            view, snapshot, column, ("bool", "int", "float", "text", "time"),
-            "a feature is a number, a boolean, text or a timestamp; cast it in the source",
-        )  # fmt: skip
-    for aggregate in view.aggregates:
-        kinds[aggregate.column] = _kind(
-            view, snapshot, aggregate.column, ("bool", "int", "float"), "an aggregate is over numbers"
-        )
-    if view.source.event_id is not None:
-        _type(snapshot, view.source.event_id, f"view {view.name!r}")
-    check_times(snapshot, f"view {view.name!r}")
-    return kinds
-
-
-def check_times(snapshot: Snapshot, where: str) -> None:
-    """Refuses a source whose event or created times are no instants."""
-    import pyarrow as pa
-
-    source = snapshot.source
-    for name in (source.event_time, source.created_time):
-        if name is None:
-            continue
-        kind = _type(snapshot, name, where)
-        if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-            raise InputError(
-                f"{where}: column {name!r} of {snapshot.place}: expected timestamps, got {kind}; "
-                "cast it in the source"
-            )
-        _require_zone(source, kind, f"{where}: column {name!r} of {snapshot.place}")
-
-
-def _require_zone(source: Source, kind: Any, where: str) -> None:
-    if source.naive != "utc" and getattr(kind, "tz", None) is None:
-        raise InputError(
-            f"{where} has type {kind}, without a time zone; give it one, or declare the source with naive='utc'"
-        )
-
-
-def _kind(view: FeatureView, snapshot: Snapshot, column: str, allowed: Iterable[str], wanted: str) -> str:
-    where = f"view {view.name!r}"
-    kind = _type(snapshot, column, where)
-    found = kind_of(kind)
-    if found is None or found not in allowed:
-        raise InputError(f"{where}: column {column!r} of {snapshot.place} has type {kind}: {wanted}")
-    if found == "time":
-        _require_zone(snapshot.source, kind, f"{where}: column {column!r} of {snapshot.place}")
-    return found
-
-
-def _type(snapshot: Snapshot, column: str, where: str) -> Any:
-    if column not in snapshot.types:
-        raise InputError(
-            f"{where}: {snapshot.place} has no column {column!r}; it has: {', '.join(list(snapshot.types)[:30])}"
-        )
-    return snapshot.types[column]
+def _found(
+    source: Source, folder: str | os.PathLike[str] | None
+) -> tuple[SourceColumns, tuple[str, ...], Any]:
+    """The columns of a source, and its files or its table."""
+    pq = parquet()
+    if source.patterns is None:
+        table = as_table(source.data)
+        return SourceColumns(source, "the source table", _types(table.schema)), (), table
+    files = _files(source.patterns, folder)
+    types: dict[str, Any] = {}
+    for position, file in enumerate(files):
+        try:
+            found = _types(pq.read_schema(file))
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{file}: cannot be read as Parquet: {error}") from None
+        types = found if position == 0 else _agreed(types, found, files[0], file)
+    place = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    return SourceColumns(source, place, types), files, None
 
 
 def _types(schema: Any) -> dict[str, Any]:
@@ -198,8 +116,11 @@ def _types(schema: Any) -> dict[str, Any]:
 
 
 def _agreed(first: dict[str, Any], types: dict[str, Any], first_file: str, file: str) -> dict[str, Any]:
-    """The columns that both have. One that changed its kind between files is refused, for a silent cast would hide
-    it; one that a file lacks is left out, so that only a view that asks for it is refused, by name."""
+    """The columns that both files have.
+
+    A column that changed its kind between files is refused, because a silent cast would hide the change. A column that
+    one file lacks is left out, so only a view that reads it is refused, and by name.
+    """
     for name in first.keys() & types.keys():
         if first[name] != types[name] and _meaning(first[name]) != _meaning(types[name]):
             raise StoreError(
@@ -210,7 +131,7 @@ def _agreed(first: dict[str, Any], types: dict[str, Any], first_file: str, file:
 
 
 def _meaning(kind: Any) -> tuple[str, bool]:
-    """What two files have to agree in: an int32 and an int64 are both whole numbers, but a zone is there or not."""
+    """The part of a type in which two files must agree: int32 and int64 are both whole numbers, but a zone matters."""
     return kind_of(kind) or str(kind), getattr(kind, "tz", None) is None
 
 
@@ -218,7 +139,7 @@ def _files(patterns: Iterable[str], folder: str | os.PathLike[str] | None) -> tu
     found: list[str] = []
     for pattern in patterns:
         path = pattern if folder is None else os.path.join(folder, pattern)
-        # A name that exists is itself, though it may have brackets in it.
+        # A file of that very name wins over the pattern: names may have brackets in them.
         matches = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
         matches = [match for match in matches if os.path.isfile(match)]
         if not matches:

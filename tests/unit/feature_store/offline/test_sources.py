@@ -19,9 +19,9 @@ from engine.feature_store import (
     LMDBOnline,
     RedisOnline,
     Source,
-    sources,
 )
-from engine.feature_store.sources import take
+from engine.feature_store.offline import sources
+from engine.feature_store.offline.sources import take
 
 UTC_US = pa.timestamp("us", "UTC")
 

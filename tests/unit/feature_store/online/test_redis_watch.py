@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from engine.feature_store import redis_wire
-from engine.feature_store._descriptor import readable_by
+from engine.feature_store.online import redis_wire
+from engine.feature_store.online._descriptor import readable_by
 
 SECOND = 1_000_000_000
 
