@@ -8,8 +8,8 @@ same machine, so no network is in it. Materialisation computes and writes 10 col
 writes durably. `replay_equal_share` is the share of all values that have the same bits online and offline, at the end
 of each of the year's months: each view is materialised month by month, with windowed aggregates and TTLs, while rows of
 the month before come late. Rivals join the same files: Polars `join_asof` and pandas `merge_asof`, written by hand and
-without copies, TTL or reasons, and Feast with its file store in an environment of its own. Feast has 60 s; a value of 60
-means that it was not done.
+without copies, TTL or reasons, and Feast with its file store in an environment of its own. Feast has 60 s, and a value
+of 60 means that it was not done.
 Not measured: reading from a cold disk, sources larger than memory, a Redis across a network.
 """
 
