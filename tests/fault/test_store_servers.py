@@ -8,6 +8,7 @@ from tests import servers
 from tests.servers import RedisServer
 
 
+@pytest.mark.slow
 def test_a_server_is_a_child_of_this_process_that_stops_with_the_test(tmp_path):
     server = RedisServer(tmp_path)
     assert server.pid != os.getpid()
@@ -34,6 +35,7 @@ def test_another_server_on_the_port_is_not_taken_for_ours(tmp_path, monkeypatch)
     other.stop()
 
 
+@pytest.mark.slow
 def test_a_port_that_something_else_holds_is_an_error_after_some_attempts(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(servers, "free_port", lambda: taken.getsockname()[1])

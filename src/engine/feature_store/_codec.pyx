@@ -158,6 +158,8 @@ cdef class Layout:
             raise ValueError("a layout has a tag of 8 bytes and 1 to 1,024 columns")
         cdef vector[Kind] codes
         for kind in self.kinds:
+            if kind not in KINDS:
+                raise ValueError(f"a kind is one of {', '.join(KINDS)}, got {kind!r}")
             codes.push_back(<Kind><uint8_t>KINDS.index(kind))
         self.tag = tag
         self.core = CoreLayout(tag_span(PyBytes_AS_STRING(tag), TAG_BYTES), kind_span(codes.data(), codes.size()))

@@ -1,4 +1,4 @@
-"""Definitions: names, windows, versions, and what is refused with which words."""
+"""Definitions: names, windows and versions, and the errors of those that make no sense."""
 
 from datetime import timedelta
 

@@ -6,9 +6,7 @@ def window_aggregate_of(
     times_ns: npt.NDArray[np.int64],
     values: npt.NDArray[np.float64],
     window_ns: int,
-) -> tuple[
-    npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]
-]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The count, exact sum, least and greatest value over each row's (time - window, time] in its group.
 
     Args:

@@ -87,8 +87,11 @@ class DuckDBOffline(OfflineStore):
         """The columns `names` of all rows of a source, in its order: files by name, rows as they lie.
 
         Raises:
+            InputError: the source has no such column.
             StoreError: a file cannot be read.
         """
+        for name in names:
+            snapshot.type_of(name, "columns")
         return sources.read(snapshot, names)
 
     def view(self, definition: FeatureView) -> View:
@@ -148,9 +151,12 @@ class DuckDBOffline(OfflineStore):
             views: as `view` returned them.
 
         Raises:
-            InputError: the labels lack a key column, or have it in another type; a source row has no event time.
+            InputError: there is not one instant for each label; the labels lack a key column, or have it in another
+                type; or a source row has no event time.
             StoreError: a source cannot be read.
         """
+        if len(label_ns) != labels.num_rows:
+            raise InputError(f"label_ns: expected {labels.num_rows:,} instants, got {len(label_ns):,}")
         types = dict(zip(labels.column_names, labels.schema.types, strict=True))
         for view in views:
             check_keys(types, view.definition, view.kinds)

@@ -86,7 +86,7 @@ class RedisOnline(OnlineStore):
     def __init__(self, url: str, *, namespace: str = "engine", timeout_s: float = 5.0) -> None:
         redis = optional.need("redis", "the Redis online store", "redis")
         optional.need("hiredis", "the Redis online store", "redis")
-        if not isinstance(url, str) or urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+        if not _is_address(url):
             raise ConfigError(
                 f"expected a URL like redis://host:6379/0, rediss://… or unix://…, got {_safe(url)!r}"
             )
@@ -179,6 +179,18 @@ class RedisOnline(OnlineStore):
             raise StoreError(f"{self}: {error or type(error).__name__}") from error
 
 
+def _is_address(url: object) -> bool:
+    """Whether this is a URL of a Redis server, with a whole number for a port if it has one."""
+    if not isinstance(url, str):
+        return False
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("redis", "rediss", "unix") and (port is None or parts.scheme != "unix")
+
+
 def _is_plain(namespace: object) -> bool:
     """Whether this is a text of letters, digits, "-", "." and "_"."""
     return (
@@ -195,6 +207,5 @@ def _safe(url: object) -> object:
     parts = urlsplit(url)
     if parts.password is None:
         return url
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}").geturl()
+    login, _, place = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{login.partition(':')[0]}:***@{place}").geturl()

@@ -227,7 +227,7 @@ class RedisWire:
         except TimeoutError as error:
             if deadline_ns - began_ns >= PATIENCE_NS:
                 self._breaker.failed(certain=False)
-            self._keep_or_drop(connection)
+            self._return_or_drop(connection)
             raise Unavailable("timeout", f"the store did not answer in time: {error}") from None
         except self._broken as error:
             self._drop(connection)
@@ -287,7 +287,7 @@ class RedisWire:
         except IndexError:
             return None
 
-    def _keep_or_drop(self, connection: Connection | None) -> None:
+    def _return_or_drop(self, connection: Connection | None) -> None:
         """Keep the connection to a server that is only slow. Drop it once the breaker has opened."""
         keep = not self._breaker.open and len(self._idle) < IDLE_CONNECTIONS_MAX
         if keep and connection is not None and connection.outstanding <= OUTSTANDING_MAX:

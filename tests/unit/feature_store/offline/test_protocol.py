@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -76,6 +77,18 @@ def test_batches_checks_its_counts_before_a_row_is_read(options, error, message)
         features.batches(**options)
 
 
-def test_what_is_no_view_is_refused_by_name():
+def test_reading_and_joining_check_before_they_query():
+    store = DuckDBOffline(threads=1)
+    view = store.view(VIEW)
+    with pytest.raises(InputError, match="columns: the source table has no column 'y'; it has: k, t, x"):
+        store.read(view.snapshot, ["k", "y"])
+    labels = pa.table({"k": ["a", "b"]})
+    with pytest.raises(InputError, match="label_ns: expected 2 instants, got 1"):
+        store.join(labels, np.array([1]), [view])
+    with pytest.raises(InputError, match="view 'v' needs key column 'k' in the labels, which have: other"):
+        store.join(labels.rename_columns(["other"]), np.array([1, 2]), [view])
+
+
+def test_a_value_that_is_no_view_is_refused_by_name():
     with pytest.raises(ConfigError, match="feature_definition: expected a FeatureView, got str 'v'"):
         DuckDBOffline(threads=1).compute("v")
