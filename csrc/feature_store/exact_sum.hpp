@@ -38,7 +38,8 @@ public:
     }
 
 private:
-    // Bit 0 of limb 0 is worth 2^-1074. A double reaches up to bit 2097; two more limbs hold the carries of 2^31 values.
+    // Bit 0 of limb 0 is worth 2^-1074. A double reaches up to bit 2097. Two more limbs hold the carries of 2^31
+    // values, because a limb has 31 bits to spare above its digit.
     static constexpr int LIMBS = 68;
     static constexpr int LEAST_EXPONENT = -1074;
     static_assert((LIMBS - 2) * 32 > 2097, "a finite double fits below the two limbs for carries");

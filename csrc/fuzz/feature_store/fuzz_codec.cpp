@@ -2,11 +2,12 @@
 // layout, against every stored row, at every clock.
 //
 // Input: a byte with the number of columns, their kinds, then the bytes of a row.
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "feature_store/codec.hpp"
@@ -100,7 +101,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         head = head_of(view(raw));
         is_expired(view(raw), static_cast<int64_t>(head.revision), static_cast<int64_t>(head.revision >> 1));
     } else {
-        // Values out of the bytes, so that what is written is as odd as what is read.
+        // Values from the bytes, so that rows to write are as odd as rows to read.
         for (size_t column = 0; column < kinds.size(); ++column) {
             const uint8_t shape = in.byte();
             cells[column] = Cell{.bits = in.word(), .null = shape % 4 == 0};
@@ -110,7 +111,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         }
     }
 
-    // What is written comes back.
+    // A written row comes back.
     const std::vector<char> row = written(layout, head, cells);
     require(layout.check(view(row)) == Outcome::FOUND);
     require(read_all(layout, view(row), again));

@@ -1,5 +1,5 @@
-// Window aggregates against a slow, obvious reference: every row looks at every other row, and a sum is added bit by bit
-// in an array of bits, plus and minus apart.
+// Window aggregates against a slow, obvious reference: every row looks at every other row, and a sum is added in an
+// array of bits, plus and minus apart.
 //
 // Input: a byte with the window, then for each row a byte (group, step in time, shape of the value) and its value.
 #include <algorithm>
