@@ -52,7 +52,7 @@ def merge(
         keys: as `request_keys` returned them.
         blobs: the stored row of each key, None where there is none. None for all if the store did not answer: then
             every feature is missing, and nothing is counted.
-        now_ns: nanoseconds since 1970, by which TTLs are measured.
+        now_ns: the time for TTLs, nanoseconds since 1970.
         counts: a list with one count for each of REASONS, which is added to.
     """
 

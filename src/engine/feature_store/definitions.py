@@ -138,7 +138,7 @@ class Source:
     def describe(self) -> dict[str, Any]:
         """The part of the source that decides the meaning of a feature, as JSON-able values.
 
-        Of files it holds the names without their folders, so a folder may move.
+        It names files without their folders, so that a folder may move.
         """
         patterns = self.patterns
         return {

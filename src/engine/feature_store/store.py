@@ -161,7 +161,7 @@ class FeatureStore:
         Args:
             program: a FeatureProgram. Its inputs named `view__column` are looked up, the others come with the request.
             views: the views that the program reads.
-            now_ns: the clock by which TTLs are measured: nanoseconds since 1970.
+            now_ns: the clock for TTLs; returns nanoseconds since 1970.
 
         Raises:
             ConfigError: `program` or a view is of another class, or the program reads no feature of a view.

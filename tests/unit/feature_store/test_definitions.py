@@ -1,4 +1,4 @@
-"""Definitions: names, windows and versions, and the errors of those that make no sense."""
+"""Definitions: names, windows and versions, and the errors of definitions that make no sense."""
 
 from datetime import timedelta
 

@@ -131,7 +131,7 @@ def _agreed(first: dict[str, Any], types: dict[str, Any], first_file: str, file:
 
 
 def _meaning(kind: Any) -> tuple[str, bool]:
-    """The part of a type in which two files must agree: int32 and int64 are both whole numbers, but a zone matters."""
+    """The part of a type that all files must share: int32 and int64 are both whole numbers, but a zone matters."""
     return kind_of(kind) or str(kind), getattr(kind, "tz", None) is None
 
 

@@ -74,7 +74,7 @@ class OnlineFeatures:
             deadline_ns: a point of `time.monotonic_ns`. Blocks until then at most, and not at all if it has passed.
 
         Returns:
-            A new dict, in which every missing feature is None, and a tuple of the missing features' names.
+            A new dict, and the names of the missing features, which are None in it.
 
         Raises:
             InputError: an entity key is absent or of another type. A key that is None or NaN is no error: it is an
@@ -107,10 +107,10 @@ class OnlineFeatures:
     def stats(self) -> dict[str, Any]:
         """The number of look-ups by their outcome, and the store's last error.
 
-        Of single rows: "found", "not_found", "expired", "foreign" (bytes that are no row), "schema" (a row of another
-        version of the view) and "null_key". Of whole fetches: "store_down", "timeout", "out_of_time" (the deadline left
-        no time to wait) and "refused" (a wrong password, say). "last_error" is a text, or None. Concurrent threads may
-        lose a few counts.
+        A row counts as "found", "not_found", "expired", "foreign" (bytes that are no row), "schema" (a row of another
+        version of the view) or "null_key". A fetch that the store did not answer counts as "store_down", "timeout",
+        "out_of_time" (the deadline left no time to wait) or "refused" (a wrong password, say). "last_error" is a text,
+        or None. Concurrent threads may lose a few counts.
         """
         counts = dict(zip(REASONS, self._counts, strict=True))
         return {**counts, **self._unavailable, "last_error": self._last_error}

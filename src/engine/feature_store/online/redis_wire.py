@@ -108,9 +108,8 @@ class Connection:
         self._reader = hiredis.Reader()
         self._error = hiredis.HiredisError
         self.outstanding = 0
-        self._watches = (
-            not address.tls
-        )  # TLS may have read a reply already, and then the socket shows nothing
+        # TLS may have read a reply already, and then the socket shows nothing to watch for.
+        self._watches = not address.tls
         self._in_vain = 0
         left_s = min((deadline_ns - time.monotonic_ns()) * 1e-9, CONNECT_S_MAX)
         if left_s <= 0:
