@@ -31,11 +31,13 @@ def keep(old: str, modules: dict[str, str]) -> None:
 
 
 def forward(package: str, modules: dict[str, str]) -> None:
-    """Makes former modules of a package that keeps its own name importable; each warns when a name is taken from it.
+    """Make former modules of a package importable, where the package itself keeps its name.
+
+    A former module imports the present one, and warns, when a name is taken from it.
 
     Args:
-        package: its path, as "engine.feature_store".
-        modules: former name of each module in it -> its present path.
+        package: the package's path, "engine.feature_store" for example.
+        modules: former name of each module in it -> present path.
     """
     for name, new in modules.items():
         former = _Former(f"{package}.{name}")
@@ -45,13 +47,13 @@ def forward(package: str, modules: dict[str, str]) -> None:
 
 
 class _Former(types.ModuleType):
-    """Stands for a module under its former path, and imports the present one when a name is taken from it."""
+    """A module under its former path."""
 
     _new: str
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            # The import machinery looks for these; they are nobody's use of the former path.
+            # The import machinery looks these up; that is no use of the former path.
             raise AttributeError(name)
         warnings.warn(
             f"{self.__name__} has another name since version 0.2 and goes away in 0.3: import {self._new}",
