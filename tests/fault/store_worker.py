@@ -1,4 +1,4 @@
-"""What runs in the processes that the store's fault tests kill, squeeze and set against each other."""
+"""The functions that the store's fault tests run in processes of their own, to kill, limit and race them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from engine.feature_store import (
     LMDBOnline,
     RedisOnline,
     Source,
-    online,
 )
+from engine.feature_store.online import base
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 END = START + timedelta(days=30)
@@ -26,7 +26,7 @@ ENTITIES = 3_000
 
 
 def source(entities: int = ENTITIES, hours: int = 0, value: float = 0.0) -> pa.Table:
-    """One row an entity, `hours` after the start, whose values tell which row it is."""
+    """One row an entity, `hours` after the start; the values identify the row."""
     at = START + timedelta(hours=hours)
     return pa.table(
         {
@@ -58,8 +58,8 @@ def rows(where: str, entities: int = ENTITIES, prefix: bytes | None = None) -> l
 
 
 def materialize(where: str, batch_rows: int, report: object, hours: int = 0, value: float = 0.0) -> None:
-    """Materialises, telling through a pipe how many rows are acknowledged so far."""
-    online.BATCH_ROWS = batch_rows
+    """Materialise, and send through a pipe the number of rows acknowledged so far, then the result."""
+    base.BATCH_ROWS = batch_rows
     report.send(0)  # type: ignore[attr-defined]
     made = store(where).materialize(
         view(source(hours=hours, value=value)),
@@ -71,12 +71,12 @@ def materialize(where: str, batch_rows: int, report: object, hours: int = 0, val
 
 
 def squeezed(where: str, file_bytes_max: int | None, uid: int | None, report: object) -> None:
-    """Materialises where files may not grow beyond a size, or as a user who may not write; sends what came of it."""
+    """Materialise with a limit on file sizes, or as a user who may not write, and send the result or the error."""
     if file_bytes_max is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max, file_bytes_max))
     made, wanted = store(where), view(source(20_000))
     if uid is not None:
-        # What is imported late is imported first: the interpreter may lie where that user may not look.
+        # Import everything first, because that user may not be allowed to read the interpreter's folder.
         made.offline.compute(wanted, START, END)
         os.setuid(uid)
     try:

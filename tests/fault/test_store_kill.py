@@ -1,5 +1,5 @@
-"""Materialisation is killed at random moments, over and over, and set against itself: what was acknowledged is there,
-and the final state is that of one uninterrupted run."""
+"""Materialisation is killed at random moments, over and over, and raced against itself: every acknowledged row is
+there, and the final state is that of one uninterrupted run."""
 
 import multiprocessing
 import random
@@ -14,7 +14,7 @@ BATCH_ROWS = 60
 
 @pytest.fixture(scope="module")
 def processes():
-    # Children are forked from a process that has imported everything and started no thread: 5 ms instead of a second.
+    # A child forked from a process with everything imported and no thread takes 5 ms instead of a second.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["engine.feature_store", "duckdb", "lmdb", "pandas", "pyarrow.compute", "pyarrow.parquet", "redis"]
@@ -37,7 +37,7 @@ def started(processes, where, *arguments):
 
 
 def drained(pipe):
-    """Everything that the process said, until it said no more."""
+    """Everything that the process sent until it ended."""
     said = []
     try:
         while True:
@@ -76,13 +76,13 @@ def test_a_killed_run_loses_nothing_and_goes_on_where_it_was(processes, where, u
             assert report.rows == worker.ENTITIES == report.written + report.same + report.resumed
             resumed += report.resumed > 0
             assert worker.rows(where) == uninterrupted
-            # From nothing again, so that the next rounds have something to lose.
+            # Start from nothing again, so that the next rounds have rows to lose.
             forget(where)
     assert resumed, "no round was killed in the middle"
 
 
 def wait_for_some(pipe, draw):
-    """Waits for a moment worth killing at: somewhere before the first batch, or right after some batch or in it."""
+    """Wait for a moment to kill at: before the first batch, right after a batch, or in one."""
     acknowledged = 0
     if draw.random() < 0.2:
         time.sleep(draw.uniform(0, 0.2))
@@ -107,7 +107,7 @@ def forget(where):
 
 @pytest.mark.slow
 def test_two_writers_at_once_leave_the_newer_rows(processes, where):
-    """One brings rows of hour 0, the other of hour 5, at the same time and in both orders."""
+    """One run writes rows of hour 0, the other of hour 5, at the same time and in both orders."""
     for order in ((0, 5), (5, 0)):
         forget(where)
         running = [started(processes, where, hours, 1000.0 * hours) for hours in order]

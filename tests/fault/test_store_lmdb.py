@@ -1,4 +1,4 @@
-"""The embedded store full, read-only, damaged and forked: a StoreError that says which, and nothing half-written."""
+"""The embedded store full, read-only, damaged and forked: a StoreError that names the cause, and no batch in part."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ def within(ms):
 
 
 def in_child(function, *arguments, context=SPAWN):
-    """What a function sends from a process of its own, started anew, for limits cannot be taken back."""
+    """The value that a function sends from a new process, because a process cannot lift its own limits."""
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=function, args=(*arguments, theirs))
     process.start()
@@ -40,7 +40,7 @@ def in_child(function, *arguments, context=SPAWN):
 
 @pytest.mark.slow
 def test_a_full_disk_is_named_and_loses_nothing(tmp_path):
-    """Files that may not grow stand for a disk that is full: the write fails in the same place."""
+    """A limit on file sizes stands for a full disk, because the write fails in the same place."""
     where = str(tmp_path / "online")
     worker.store(where).materialize(worker.view(worker.source()), worker.START, worker.END)
     before = worker.rows(where)
@@ -49,7 +49,6 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path):
     assert kind == "StoreError"
     assert text.startswith(f"{where}: cannot be written: ")
     after = worker.rows(where)
-    # Whole batches may have come through; every row is one of the source's.
     assert after == before
     made = worker.store(where).materialize(worker.view(worker.source(20_000)), worker.START, worker.END)
     assert made.rows == 20_000
@@ -116,7 +115,7 @@ def test_children_forked_before_the_first_fetch_read_and_write(tmp_path):
 
 
 def test_a_child_forked_later_misses_features_and_harms_nobody(tmp_path):
-    """LMDB forbids the use of an environment that another process opened; what that costs is features."""
+    """LMDB forbids the use of an environment that another process opened, so features are missing."""
     where = str(tmp_path / "online")
     store = worker.store(where)
     store.materialize(worker.view(worker.source(10)), worker.START, worker.END)
@@ -162,7 +161,7 @@ def test_foreign_bytes_are_refused_named_and_left_alone(tmp_path):
         store.materialize(worker.view(worker.source(10, hours=1)), worker.START, worker.END)
     with environment.begin() as transaction:
         assert transaction.get(b"plane\x00N00005") == b"somebody else's"
-    # The batch that met it was not written at all.
+    # No row of the batch with that key was written.
     assert features.fetch({"plane": "N00004"}, within(1000))[0]["plane__s"] == "text of 4 and of 0"
 
 
@@ -192,7 +191,7 @@ def test_two_stores_of_one_process_share_a_folder(tmp_path):
     one, two = worker.store(where), worker.store(where)
     one.materialize(worker.view(worker.source(10)), worker.START, worker.END)
     assert two.materialize(worker.view(worker.source(10)), worker.START, worker.END).same == 10
-    # LMDB itself would refuse a second opening.
+    # LMDB itself refuses to open the folder twice.
     held = one.online.environment
     assert held is two.online.environment
     with pytest.raises(lmdb.Error):

@@ -1,5 +1,5 @@
-"""Redis killed, frozen, slow, locked and full of other people's bytes: features are missing, named and counted; no
-fetch raises, and none waits beyond its deadline."""
+"""Redis killed, frozen, slow, locked and full of foreign bytes: features are missing, named and counted. No fetch
+raises, and none waits beyond its deadline."""
 
 import asyncio
 import socket
@@ -19,9 +19,8 @@ from engine.feature_store import (
     FeatureView,
     RedisOnline,
     Source,
-    online,
-    redis_wire,
 )
+from engine.feature_store.online import base, redis_wire
 
 NAMES = ("plane__x", "plane__s")
 ROW = {"plane__x": 7.0, "plane__s": "seven"}
@@ -78,7 +77,7 @@ REQUEST = {"plane": "N1", "own": 1.0}
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def fetch(request):
-    """Fetches REQUEST, blocking or awaited on one loop of the test's own."""
+    """Fetch REQUEST, blocking, or awaited on an event loop of the test's own."""
     if request.param == "blocking":
         yield lambda features, deadline_ns: features.fetch(REQUEST, deadline_ns)
         return
@@ -110,7 +109,7 @@ def test_a_killed_server_costs_features_and_comes_back(server, fetch):
     assert stats["found"] == 1
     assert "cannot be reached" in stats["last_error"] or "left alone" in stats["last_error"]
     server.start()
-    # Without persistence the rows went with it, which is a feature missing by another name; then they are back.
+    # The server has no persistence, so the rows are gone until they are materialised again.
     give_up = time.monotonic() + 20
     while features.stats()["not_found"] == 0 and time.monotonic() < give_up:
         assert absent(fetch(features, within(1000)))
@@ -130,7 +129,7 @@ def test_a_dead_server_is_left_alone_between_attempts(server, monkeypatch):
     )
     for _ in range(1000):
         assert absent(features.fetch(REQUEST, within(1000)))
-    # The first failure opens the breaker; what follows in the first 37 ms costs no system call, and pauses double.
+    # The first failure opens the breaker. For 37 ms at least no fetch costs a system call, and the pauses double.
     assert len(attempts) < 30
     features.close()
 
@@ -142,9 +141,10 @@ def test_a_frozen_server_is_waited_for_no_longer_than_the_deadline(server, fetch
     for _ in range(100):
         assert absent(fetch(features, within(5)))
     stats = features.stats()
-    # Three timeouts in a row are enough; then one request at a time pays for finding out.
+    # Three timeouts in a row open the breaker. After that, one request at a time tries.
     assert 3 <= stats["timeout"] < 20
-    assert stats["timeout"] + stats["store_down"] == 100
+    # On a busy machine a deadline of 5 ms may pass before the fetch begins.
+    assert stats["timeout"] + stats["store_down"] + stats.get("out_of_time", 0) == 100
     server.thaw()
     give_up = time.monotonic() + 20
     while not found(fetch(features, within(1000))) and time.monotonic() < give_up:
@@ -154,7 +154,7 @@ def test_a_frozen_server_is_waited_for_no_longer_than_the_deadline(server, fetch
 
 
 def test_a_slow_server_keeps_its_connection_and_its_replies_apart(server, proxy):
-    """Replies that come too late must never be taken for those of the next request."""
+    """A reply that comes too late must never be taken for the next request's."""
     store = filled(server.url)
     reader = FeatureStore(store.offline, RedisOnline(proxy.url))
     features = reader.online_features(program(), [view()])
@@ -209,7 +209,7 @@ def test_a_wrong_password_is_named_and_serving_goes_on(tmp_path, fetch):
         assert "guess" not in str(refused.value)
         with pytest.raises(StoreError):
             RedisOnline(wrong).ping()
-        # The source tells the types, so the service starts, without features.
+        # The types come from the source, so the service starts, without features.
         features = FeatureStore(store.offline, RedisOnline(wrong)).online_features(program(), [view()])
         assert absent(fetch(features, within(1000)))
         assert features.stats()["refused"] == 1
@@ -247,7 +247,7 @@ def test_foreign_bytes_are_refused_named_and_left_alone(server, fetch):
 def test_rows_of_another_version_of_the_view_are_refused(server, fetch):
     store = filled(server.url)
     features = store.online_features(program(), [view()])
-    # The same view with the column's type changed, and materialised: an int is no float, however alike the bytes look.
+    # The column's type changed: an int must not be read as a float.
     store.materialize(view(x=[1, 2]), None, END)
     assert absent(fetch(features, within(1000)))
     assert features.stats()["schema"] == 1
@@ -265,7 +265,7 @@ def test_the_server_forgets_rows_some_time_after_their_ttl_and_never_before(serv
 
 
 def test_a_server_killed_while_it_is_written_is_named_and_written_again(server, monkeypatch):
-    monkeypatch.setattr(online, "BATCH_ROWS", 100)
+    monkeypatch.setattr(base, "BATCH_ROWS", 100)
     store = FeatureStore(DuckDBOffline(threads=1), RedisOnline(server.url, timeout_s=1.0))
     many = pa.table(
         {
@@ -284,7 +284,7 @@ def test_a_server_killed_while_it_is_written_is_named_and_written_again(server, 
     with pytest.raises(StoreError, match=r"RedisOnline\('redis://127\.0\.0\.1:\d+/0'\): "):
         store.materialize(made, None, END, progress=kill)
     server.start()
-    # What was there is gone with the server, and so is the mark: the next run brings all of it.
+    # Rows and mark are gone with the server, so the next run writes everything.
     written = store.materialize(made, None, END)
     assert (written.written, written.resumed) == (1_000, 0)
     store.online.close()
@@ -334,7 +334,7 @@ def test_a_server_that_speaks_something_else_is_a_store_that_is_down(tmp_path):
     features.close()
 
 
-def test_a_name_that_is_not_found_is_looked_up_again_by_nobody_who_waits(server, monkeypatch):
+def test_a_name_that_is_not_found_is_looked_up_again_and_no_request_waits(server, monkeypatch):
     filled(server.url)
     here = socket.getaddrinfo
     there = threading.Event()
@@ -365,10 +365,14 @@ def found_now(features):
     return found(features.fetch(REQUEST, within(1000)))
 
 
-@pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost", "localhost:6379", "", "redis://localhost:port", "redis://:secret@localhost:99999"],
+)
 def test_a_url_that_is_none_of_redis_is_refused(url):
-    with pytest.raises(ConfigError, match="expected a URL like redis://"):
+    with pytest.raises(ConfigError, match="expected a URL like redis://") as refused:
         RedisOnline(url)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("namespace", ["", "a:b", "../x", "a b"])

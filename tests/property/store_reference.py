@@ -1,4 +1,4 @@
-"""The slow, obvious twin of the feature store: plain loops over lists of dicts, written from the documentation alone.
+"""The slow, obvious reference of the feature store: plain loops over lists of dicts, written from the docs alone.
 
 A source is a list of dicts in source order, times are whole nanoseconds. `row_at` is the whole of the semantics.
 """
@@ -39,7 +39,7 @@ def key_of(row, keys):
 
 
 def newest(copies, created):
-    """The copy written last; where that is the same or not known, the later in the source."""
+    """The copy written last; if created times are equal or unknown, the later in the source."""
     winner = copies[0]
     for row in copies[1:]:
         if created is None or written(row, created) >= written(winner, created):
@@ -52,7 +52,7 @@ def written(row, created):
 
 
 def distinct(rows, event, created, event_id):
-    """The events among one entity's rows: one of each set of copies."""
+    """The events of one entity's rows: one row of each set of copies."""
     groups = {}
     for row in rows:
         groups.setdefault((row[event], None if event_id is None else row[event_id]), []).append(row)
@@ -72,7 +72,7 @@ def aggregate(function, values):
 
 
 def row_at(rows, entity, instant, ttl):
-    """(values or None, reason) of an entity at an instant, out of `view_rows`."""
+    """(values or None, reason) of an entity at an instant, from the rows that `view_rows` returns."""
     if any(part is None for part in entity):
         return None, "null_key"
     own = [row for row in rows if row["entity"] == entity]

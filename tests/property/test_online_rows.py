@@ -1,5 +1,5 @@
-"""Stored rows: what is packed comes back, keys tell entities apart, and whatever the order of materialisations, the
-online store holds what the offline store says is newest."""
+"""Stored rows: a packed row comes back, and keys tell entities apart. After materialisations in any order, the online
+store holds the row that the offline store calls the newest."""
 
 import math
 import tempfile
@@ -75,7 +75,7 @@ def same(kind, given, read):
 
 @given(rows())
 @settings(max_examples=300)
-def test_what_is_packed_comes_back(made):
+def test_a_packed_row_comes_back(made):
     kinds, columns, events, created, revision = made
     layout = Layout(b"schema-1", kinds)
     for i, blob in enumerate(pack(layout, columns, events, created, revision)):
@@ -84,7 +84,7 @@ def test_what_is_packed_comes_back(made):
         assert all(
             same(kind, column[i], value) for kind, column, value in zip(kinds, columns, values, strict=True)
         )
-        # Through a request: the same values under the names that are wanted.
+        # A request gets the same values under the wanted names.
         names = [(f"v__{j}", j) for j in range(len(kinds))]
         reader = Reader(b"v\0", [("k", "text")], layout, names, None)
         counts = [0] * len(REASONS)
@@ -178,7 +178,7 @@ def make_online(request):
     if request.param == "lmdb":
         return lambda folder, name: LMDBOnline(f"{folder}/{name}")
     url = request.getfixturevalue("redis_url")
-    # Redis is one for all examples; each has a namespace of its own.
+    # All examples share one Redis, so each has a namespace of its own.
     return lambda folder, name: RedisOnline(url, namespace=f"{folder.split('/')[-1]}.{name}")
 
 
@@ -200,10 +200,10 @@ events = st.lists(
     ranges=st.lists(st.tuples(st.integers(0, HOURS - 1), st.integers(1, HOURS), st.booleans()), max_size=5),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_the_order_of_runs_online_is_what_offline_says_is_newest(
+def test_after_runs_in_any_order_online_holds_the_newest_row_of_offline(
     make_online, first, late, windowed, ranges
 ):
-    """Ranges in any order, rows that come late, copies with equal times: at the end online equals offline as of now."""
+    """Ranges in any order, late rows and copies with equal times: at the end online equals offline as of now."""
 
     def view_of(rows):
         table = pa.table(

@@ -1,4 +1,4 @@
-"""The point-in-time join against its slow, obvious twin, for generated sources, copies, nulls, TTLs and labels."""
+"""The point-in-time join against a slow, obvious reference, for generated sources, copies, nulls, TTLs and labels."""
 
 import json
 import tempfile
@@ -31,7 +31,7 @@ AGGREGATES = [
     ("max", "x", "1h"),
 ]
 
-# Few entities and instants, so that copies, equal times and edges of windows come up; odd nanoseconds, for rounding.
+# Few entities and instants make copies, equal times and edges of windows likely; odd nanoseconds test rounding.
 instants = st.one_of(
     st.sampled_from([START_NS, START_NS + HOUR_NS]),
     st.integers(0, 12).map(lambda half: START_NS + half * HOUR_NS // 2),
@@ -84,7 +84,7 @@ def expected(rows, labels, keys, created, event_id, columns, aggregates, ttl):
 
 
 def check(data, rows, labels, keys, created, event_id, columns, aggregates, ttl_hours):
-    # Each row's own instant is asked for too, so that no row goes unseen.
+    # A label at each row's own instant, so that every row is seen.
     labels = [*labels, *({name: row[name] for name in ("k", "n", "t")} for row in rows)]
     view = FeatureView(
         "v",
@@ -148,7 +148,7 @@ def test_windows_are_those_of_the_plain_loops_to_the_last_bit(
 @settings(max_examples=40, deadline=None)
 def test_rows_in_files_are_those_of_one_table(rows, labels, cut, keys, created, ttl_hours):
     with tempfile.TemporaryDirectory() as folder:
-        # By name the files come in the order of the rows, and the row groups are small.
+        # The files' names sort as their rows do, and the row groups are small.
         for name, part in (("1.parquet", rows[:cut]), ("2.parquet", rows[cut:])):
             pq.write_table(table_of(part, SOURCE), Path(folder) / name, row_group_size=3)
         data = Path(folder) / "*.parquet"
@@ -157,7 +157,7 @@ def test_rows_in_files_are_those_of_one_table(rows, labels, cut, keys, created, 
 
 @pytest.mark.slow
 def test_many_rows_come_out_once_and_in_their_order(seed):
-    """A parallel join of more rows than one of DuckDB's batches, against a searchsorted of the same."""
+    """A parallel join of more rows than one of DuckDB's batches holds, against NumPy's searchsorted."""
     import numpy as np
 
     draw = np.random.default_rng(seed)
@@ -175,7 +175,7 @@ def test_many_rows_come_out_once_and_in_their_order(seed):
     view = FeatureView("v", Entity("k"), Source(source, "t"), ["x"])
     table = FeatureStore(OFFLINE, None).get_training_features(DatasetConfig(Source(labels, "t"), [view]))
     assert table["row"].to_pylist() == list(range(n_labels))
-    # Sorted by key, time and place, the last row at or before a label is its row.
+    # In rows sorted by key, time and place, a label's row is the last one at or before it.
     order = np.lexsort((np.arange(n_rows), time, key))
     joint = key[order] * 10**7 + time[order]
     at = np.searchsorted(joint, label_key * 10**7 + label_time, side="right") - 1

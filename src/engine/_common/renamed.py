@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import types
 import warnings
 from importlib import import_module
+from typing import Any
 
 
 def keep(old: str, modules: dict[str, str]) -> None:
@@ -26,3 +28,36 @@ def keep(old: str, modules: dict[str, str]) -> None:
         DeprecationWarning,
         stacklevel=3,
     )
+
+
+def forward(package: str, modules: dict[str, str]) -> None:
+    """Make former modules of a package importable, where the package itself keeps its name.
+
+    A former module imports the present one, and warns, when a name is taken from it.
+
+    Args:
+        package: the package's path, "engine.feature_store" for example.
+        modules: former name of each module in it -> present path.
+    """
+    for name, new in modules.items():
+        former = _Former(f"{package}.{name}")
+        former.__dict__["_new"] = new
+        sys.modules[former.__name__] = former
+        setattr(sys.modules[package], name, former)
+
+
+class _Former(types.ModuleType):
+    """A module under its former path."""
+
+    _new: str
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            # The import machinery looks these up; that is no use of the former path.
+            raise AttributeError(name)
+        warnings.warn(
+            f"{self.__name__} has another name since version 0.2 and goes away in 0.3: import {self._new}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(import_module(self._new), name)

@@ -1,12 +1,10 @@
 """The feature store: the same features for training, as of each label's instant, and for serving, as of now."""
 
+from engine._common import renamed
 from engine.feature_store.dataset import DatasetConfig
 from engine.feature_store.definitions import Aggregate, Entity, FeatureView, Source
-from engine.feature_store.lmdb_online import LMDBOnline
 from engine.feature_store.offline import DuckDBOffline, Features
-from engine.feature_store.online import OnlineStore, Written
-from engine.feature_store.online_features import OnlineFeatures
-from engine.feature_store.redis_online import RedisOnline
+from engine.feature_store.online import LMDBOnline, OnlineFeatures, OnlineStore, RedisOnline, Written
 from engine.feature_store.store import FeatureStore
 
 __all__ = [
@@ -24,3 +22,18 @@ __all__ = [
     "Source",
     "Written",
 ]
+
+renamed.forward(
+    "engine.feature_store",
+    {
+        "aggregates": "engine.feature_store.offline.aggregates",
+        "lmdb_online": "engine.feature_store.online.lmdb",
+        "online_features": "engine.feature_store.online.features",
+        "point_in_time": "engine.feature_store.offline.point_in_time",
+        "redis_address": "engine.feature_store.online.redis_address",
+        "redis_online": "engine.feature_store.online.redis",
+        "redis_wire": "engine.feature_store.online.redis_wire",
+        "sources": "engine.feature_store.offline.sources",
+        "view_rows": "engine.feature_store.offline.view_rows",
+    },
+)

@@ -1,24 +1,13 @@
-# One row of a feature view as one string of bytes, and the way back into a request. Every stored row, in whatever store,
-# has this layout; integers are little-endian unless it says otherwise:
-#
-#   0   4      magic, the last byte is the layout's version
-#   4   8      tag: the schema the values were written under
-#   12  8      event time, ns since 1970, big-endian, sign bit flipped: as bytes it sorts as the time does
-#   20  8      created time, the same; zero for none
-#   28  8      revision of the materialisation, big-endian
-#   36  b      null bits, one a column, b = (columns + 7) / 8
-#   36+b 8n    values: int64 (whole numbers, booleans, microseconds since 1970), float64, or uint32 offset and length of
-#              a text in what follows
-#   ...        texts, UTF-8
-#
-# Bytes 12 to 36 are what two rows of one key are compared by. Redis compares the same bytes in its own script.
+# The rows of a feature view and the way back into a request. csrc/feature_store/codec.hpp lays out a row; here are the
+# Python values that go in and come out, the stored keys of entities, and the merge of rows into requests.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Copy, PyDict_SetItem, PyDict_Update
 from cpython.float cimport PyFloat_FromDouble
 from cpython.long cimport PyLong_CheckExact, PyLong_FromLongLong
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy
+from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
 import hashlib
@@ -36,31 +25,80 @@ cnp.import_array()
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
-cdef extern from *:
-    """
-    #include <stdint.h>
-    static inline uint64_t engine_be64(uint64_t v) { return __builtin_bswap64(v); }
-    """
-    uint64_t engine_be64(uint64_t value) noexcept
+cdef extern from "<string_view>" nogil:
+    cdef cppclass string_view "std::string_view":
+        string_view() noexcept
+        string_view(const char* data, size_t size) noexcept
+
+cdef extern from "<span>" nogil:
+    cdef cppclass tag_span "std::span<const char, engine::feature_store::TAG_BYTES>":
+        tag_span(const char* data, size_t size) noexcept
+    cdef cppclass kind_span "std::span<const engine::feature_store::Kind>":
+        kind_span(const Kind* data, size_t size) noexcept
+    cdef cppclass cell_span "std::span<const engine::feature_store::Cell>":
+        cell_span(const Cell* data, size_t size) noexcept
+
+cdef extern from "feature_store/codec.hpp" namespace "engine::feature_store" nogil:
+    enum class Kind(uint8_t):
+        BOOL
+        INT
+        FLOAT
+        TEXT
+        TIME
+    enum class Outcome(int):
+        FOUND
+        NOT_FOUND
+        EXPIRED
+        FOREIGN
+        SCHEMA
+        NULL_KEY
+    enum class Order(int):
+        pass
+    size_t TAG_BYTES
+    size_t COLUMNS_MAX
+    uint64_t TEXT_BYTES_MAX
+
+    cdef struct Head:
+        int64_t event_ns
+        int64_t created_ns
+        cbool has_created
+        uint64_t revision
+
+    cdef cppclass Cell:
+        const char* text  # borrowed
+        uint64_t bits  # the value's 8 bytes, or the length of the text
+        cbool null
+        int64_t whole() noexcept
+        double number() noexcept
+
+    cdef cppclass CoreLayout "engine::feature_store::Layout":
+        CoreLayout() noexcept
+        CoreLayout(tag_span tag, kind_span kinds) noexcept
+        size_t columns() noexcept
+        Kind kind(size_t column) noexcept
+        size_t base() noexcept
+        size_t text_bytes(cell_span cells) noexcept
+        void write(const Head& head, cell_span cells, char* out) noexcept
+        Outcome check(string_view bytes) noexcept
+        cbool read(size_t column, string_view row, Cell& cell) noexcept
+
+    cbool is_row(string_view bytes) noexcept
+    Head head_of(string_view row) noexcept
+    cbool is_expired(string_view row, int64_t now_ns, int64_t ttl_ns) noexcept
+    Order compare(string_view row, string_view stored) noexcept
 
 MAGIC = b"EFB\x01"
 KINDS = ("bool", "int", "float", "text", "time")
-# What became of a look-up, as counted by `OnlineFeatures.stats`.
+# The outcomes of a look-up, as `OnlineFeatures.stats` counts them; in the order of Outcome.
 REASONS = ("found", "not_found", "expired", "foreign", "schema", "null_key")
 
 cdef enum:
-    FOUND, NOT_FOUND, EXPIRED, FOREIGN, SCHEMA, NULL_KEY
-cdef enum:
-    BOOL, INT, FLOAT, TEXT, TIME
-cdef enum:
-    TAG_AT = 4, ORDER_AT = 12, HEAD = 36, KEY_BYTES_MAX = 480
+    KEY_BYTES_MAX = 480
 
-cdef uint64_t SIGN = 1ull << 63
 cdef object EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # The key of an entity whose key value is missing: no store holds it.
 NO_KEY = b"\x00null"
 cdef bytes _NO_KEY = NO_KEY
-cdef const char* _MAGIC = b"EFB\x01"
 
 
 cdef bytes _key(bytes prefix, tuple texts):
@@ -69,14 +107,19 @@ cdef bytes _key(bytes prefix, tuple texts):
     cdef bytes tail = texts[last]
     if last > 0:
         tail = b"".join([b"%d:%s" % (len(texts[i]), texts[i]) for i in range(last)]) + tail
-    # LMDB takes 511 bytes. What would look like a shortened key is shortened too.
+    # LMDB takes 511 bytes, so a longer key is shortened to a digest. A key that looks shortened is shortened too.
     if len(prefix) + len(tail) > KEY_BYTES_MAX or tail.startswith(b"\x01#"):
         tail = b"\x01#" + hashlib.sha256(tail).hexdigest().encode()
     return prefix + tail
 
 
 def keys_of(bytes prefix, columns):
-    """The stored keys of many entities. columns: for each key column a list of int or str, equally long."""
+    """The stored keys of many entities, as a list of bytes.
+
+    Args:
+        prefix: the view's, as `OnlineStore.prefix` gives it.
+        columns: for each key column a list of int or str, equally long.
+    """
     cdef list keys = []
     if len(columns) == 1:
         for value in columns[0]:
@@ -87,61 +130,82 @@ def keys_of(bytes prefix, columns):
     return keys
 
 
+cdef string_view _view(bytes blob) noexcept:
+    return string_view(PyBytes_AS_STRING(blob), <size_t>PyBytes_GET_SIZE(blob))
+
+
 cdef class Layout:
-    """How the rows of one view are laid out.
+    """The layout of one view's stored rows. Immutable.
+
+    Attributes:
+        tag: 8 bytes that name the schema.
+        kinds: the kind of each column, from KINDS.
 
     Args:
         tag: 8 bytes that name the schema.
-        kinds: of each column, out of KINDS.
+        kinds: the kind of each column, from KINDS; 1 to 1,024 of them.
+
+    Raises:
+        ValueError: a tag of another length, an unknown kind, or a number of columns out of range.
     """
     cdef readonly bytes tag
     cdef readonly tuple kinds
-    cdef Py_ssize_t n, base, null_bytes
-    cdef uint8_t[1024] codes
-    cdef bint texts
+    cdef CoreLayout core
 
     def __init__(self, bytes tag, kinds):
         self.kinds = tuple(kinds)
-        self.n = len(self.kinds)
-        if len(tag) != 8 or not 0 < self.n <= 1024:
+        if len(tag) != <Py_ssize_t>TAG_BYTES or not 0 < len(self.kinds) <= <Py_ssize_t>COLUMNS_MAX:
             raise ValueError("a layout has a tag of 8 bytes and 1 to 1,024 columns")
+        cdef vector[Kind] codes
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise ValueError(f"a kind is one of {', '.join(KINDS)}, got {kind!r}")
+            codes.push_back(<Kind><uint8_t>KINDS.index(kind))
         self.tag = tag
-        self.null_bytes = (self.n + 7) // 8
-        self.base = HEAD + self.null_bytes + 8 * self.n
-        self.texts = False
-        for i in range(self.n):
-            self.codes[i] = KINDS.index(self.kinds[i])
-            self.texts |= self.codes[i] == TEXT
+        self.core = CoreLayout(tag_span(PyBytes_AS_STRING(tag), TAG_BYTES), kind_span(codes.data(), codes.size()))
 
     def pack(self, event_ns, created_ns, uint64_t revision, columns, nulls):
         """The rows as a list of bytes.
 
-        event_ns: int64 [n]; created_ns: int64 [n] or None; columns: one a column, int64 or float64 [n], for text a
-        list of str; nulls: one a column, uint8 [n], not zero where the value is null, or None for no nulls.
+        Args:
+            event_ns: int64 [n], nanoseconds since 1970.
+            created_ns: int64 [n], the same; None if the source has no created time.
+            revision: of the materialisation, 0 to 2^64 - 1.
+            columns: for each column int64 or float64 [n], or for text a list of n str.
+            nulls: for each column uint8 [n], not zero where the value is null; None for no nulls.
+
+        Raises:
+            ValueError: columns of different lengths, or texts of more than 4 GiB in one row.
         """
         cdef cnp.ndarray event = np.ascontiguousarray(event_ns, dtype=np.int64)
-        cdef cnp.ndarray created = (np.zeros(0, np.int64) if created_ns is None
-                                    else np.ascontiguousarray(created_ns, dtype=np.int64))
-        cdef bint has_created = created_ns is not None
-        cdef Py_ssize_t rows = event.shape[0], row, i, size, at, length
-        cdef const int64_t* event_at = <const int64_t*>cnp.PyArray_DATA(event)
-        cdef const int64_t* created_at = <const int64_t*>cnp.PyArray_DATA(created)
-        cdef const void* values[1024]
-        cdef const uint8_t* masks[1024]
+        cdef cnp.ndarray created = np.ascontiguousarray(() if created_ns is None else created_ns, dtype=np.int64)
+        cdef Py_ssize_t rows = event.shape[0], row, i, length, n = <Py_ssize_t>self.core.columns()
+        cdef Head head
+        cdef vector[const char*] values
+        cdef vector[const uint8_t*] masks
+        cdef vector[Cell] cells
         cdef list kept = [], packed = []
         cdef bytes blob
-        cdef char* out
-        cdef const char* text
-        cdef uint64_t word
-        cdef uint32_t[2] extent
-        for i in range(self.n):
-            values[i] = NULL
-            masks[i] = NULL
-            if self.codes[i] != TEXT:
-                array = np.ascontiguousarray(columns[i], dtype=np.float64 if self.codes[i] == FLOAT else np.int64)
+        cdef size_t text_bytes
+        _require_rows(event, rows)
+        head.has_created = created_ns is not None
+        head.created_ns = 0
+        head.revision = revision
+        if head.has_created:
+            _require_rows(created, rows)
+        if len(columns) != n or len(nulls) != n:
+            raise ValueError(f"expected {n} columns and as many masks, got {len(columns)} and {len(nulls)}")
+        values.resize(n)
+        masks.resize(n)
+        cells.resize(n)
+        for i in range(n):
+            if self.core.kind(i) != Kind.TEXT:
+                array = np.ascontiguousarray(
+                    columns[i], dtype=np.float64 if self.core.kind(i) == Kind.FLOAT else np.int64
+                )
                 _require_rows(array, rows)
                 kept.append(array)
-                values[i] = cnp.PyArray_DATA(array)
+                values[i] = <const char*>cnp.PyArray_DATA(array)
             elif len(columns[i]) != rows:
                 raise ValueError("columns are equally long")
             if nulls[i] is not None:
@@ -149,93 +213,64 @@ cdef class Layout:
                 _require_rows(array, rows)
                 kept.append(array)
                 masks[i] = <const uint8_t*>cnp.PyArray_DATA(array)
-        if has_created:
-            _require_rows(created, rows)
         for row in range(rows):
-            size = self.base
-            if self.texts:
-                for i in range(self.n):
-                    if self.codes[i] == TEXT and not (masks[i] and masks[i][row]):
-                        PyUnicode_AsUTF8AndSize(columns[i][row], &length)
-                        size += length
-            blob = PyBytes_FromStringAndSize(NULL, size)
-            out = PyBytes_AS_STRING(blob)
-            memcpy(out, _MAGIC, 4)
-            memcpy(out + TAG_AT, PyBytes_AS_STRING(self.tag), 8)
-            word = engine_be64(<uint64_t>event_at[row] ^ SIGN)
-            memcpy(out + ORDER_AT, &word, 8)
-            word = engine_be64(<uint64_t>created_at[row] ^ SIGN) if has_created else 0
-            memcpy(out + ORDER_AT + 8, &word, 8)
-            word = engine_be64(revision)
-            memcpy(out + ORDER_AT + 16, &word, 8)
-            memset(out + HEAD, 0, self.base - HEAD)
-            at = self.base
-            for i in range(self.n):
-                if masks[i] and masks[i][row]:
-                    out[HEAD + (i >> 3)] |= 1 << (i & 7)
-                elif self.codes[i] == TEXT:
-                    text = PyUnicode_AsUTF8AndSize(columns[i][row], &length)
-                    extent[0] = <uint32_t>(at - self.base)
-                    extent[1] = <uint32_t>length
-                    memcpy(out + HEAD + self.null_bytes + 8 * i, extent, 8)
-                    memcpy(out + at, text, length)
-                    at += length
+            head.event_ns = (<const int64_t*>cnp.PyArray_DATA(event))[row]
+            if head.has_created:
+                head.created_ns = (<const int64_t*>cnp.PyArray_DATA(created))[row]
+            for i in range(n):
+                cells[i].null = masks[i] is not NULL and masks[i][row] != 0
+                if cells[i].null:
+                    continue
+                if values[i] is NULL:
+                    cells[i].text = PyUnicode_AsUTF8AndSize(columns[i][row], &length)
+                    cells[i].bits = <uint64_t>length
                 else:
-                    memcpy(out + HEAD + self.null_bytes + 8 * i, <const char*>values[i] + 8 * row, 8)
+                    memcpy(&cells[i].bits, values[i] + 8 * row, 8)
+            text_bytes = self.core.text_bytes(cell_span(cells.data(), n))
+            if text_bytes > TEXT_BYTES_MAX:
+                raise ValueError("the texts of one row take more than 4 GiB")
+            blob = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(self.core.base() + text_bytes))
+            self.core.write(head, cell_span(cells.data(), n), PyBytes_AS_STRING(blob))
             packed.append(blob)
         return packed
 
-    cdef int check(self, const char* blob, Py_ssize_t size) noexcept:
-        """FOUND for a row of this layout, FOREIGN for what is no row, SCHEMA for a row of another schema."""
-        if size < HEAD or memcmp(blob, _MAGIC, 4) != 0:
-            return FOREIGN
-        if memcmp(blob + TAG_AT, PyBytes_AS_STRING(self.tag), 8) != 0:
-            return SCHEMA
-        return FOUND if (size >= self.base if self.texts else size == self.base) else FOREIGN
-
-    cdef object value(self, Py_ssize_t i, const char* blob, Py_ssize_t size):
-        """Column i of a checked row, None for null. Raises ValueError for a text that is not there or no UTF-8,
-        or an instant that Python has no datetime for."""
-        cdef const char* at = blob + HEAD + self.null_bytes + 8 * i
-        cdef int64_t whole
-        cdef double number
-        cdef uint32_t[2] extent
-        if (<const uint8_t*>blob)[HEAD + (i >> 3)] >> (i & 7) & 1:
+    cdef object value(self, size_t column, string_view row):
+        """A column of a checked row, None for null. Raises ValueError if it is no value: a text beyond the row or not
+        UTF-8, or an instant that Python has no datetime for."""
+        cdef Cell cell
+        if not self.core.read(column, row, cell):
+            raise ValueError("a text beyond the end of its row")
+        if cell.null:
             return None
-        if self.codes[i] == FLOAT:
-            memcpy(&number, at, 8)
-            return PyFloat_FromDouble(number)
-        if self.codes[i] == TEXT:
-            memcpy(extent, at, 8)
-            if self.base + <Py_ssize_t>extent[0] + <Py_ssize_t>extent[1] > size:
-                raise ValueError("a text beyond the end of its row")
-            return PyUnicode_DecodeUTF8(blob + self.base + extent[0], extent[1], NULL)
-        memcpy(&whole, at, 8)
-        if self.codes[i] == INT:
-            return PyLong_FromLongLong(whole)
-        if self.codes[i] == BOOL:
-            return whole != 0
+        cdef Kind kind = self.core.kind(column)
+        if kind == Kind.FLOAT:
+            return PyFloat_FromDouble(cell.number())
+        if kind == Kind.TEXT:
+            return PyUnicode_DecodeUTF8(cell.text, <Py_ssize_t>cell.bits, NULL)
+        if kind == Kind.INT:
+            return PyLong_FromLongLong(cell.whole())
+        if kind == Kind.BOOL:
+            return cell.whole() != 0
         try:
-            return EPOCH + timedelta(microseconds=whole)
+            return EPOCH + timedelta(microseconds=cell.whole())
         except OverflowError:
             raise ValueError("a year beyond 1 to 9999") from None
 
     def unpack(self, bytes blob):
-        """(event_ns, created_ns or None, revision, values) of a stored row, or the reason, a str of REASONS, why it
-        cannot be read."""
-        cdef const char* data = PyBytes_AS_STRING(blob)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(blob)
-        cdef int reason = self.check(data, size)
-        if reason != FOUND:
-            return REASONS[reason]
-        cdef uint64_t[3] words
-        memcpy(words, data + ORDER_AT, 24)
-        created = None if words[1] == 0 else <int64_t>(engine_be64(words[1]) ^ SIGN)
+        """(event_ns, created_ns or None, revision, values) of a stored row.
+
+        Bytes that cannot be read give a str instead, the reason out of REASONS.
+        """
+        cdef string_view row = _view(blob)
+        cdef Outcome outcome = self.core.check(row)
+        if outcome != Outcome.FOUND:
+            return REASONS[<int>outcome]
+        cdef Head head = head_of(row)
         try:
-            values = [self.value(i, data, size) for i in range(self.n)]
+            values = [self.value(i, row) for i in range(<Py_ssize_t>self.core.columns())]
         except ValueError:
-            return REASONS[FOREIGN]
-        return <int64_t>(engine_be64(words[0]) ^ SIGN), created, engine_be64(words[2]), values
+            return REASONS[<int>Outcome.FOREIGN]
+        return head.event_ns, head.created_ns if head.has_created else None, head.revision, values
 
 
 cdef _require_rows(array, Py_ssize_t rows):
@@ -244,40 +279,39 @@ cdef _require_rows(array, Py_ssize_t rows):
 
 
 def supersedes(bytes new, bytes old):
-    """What writing the row `new` over `old` would be: 1 to write, 0 for the same row, -1 for an older one, -2 where
-    `old` is not a row of ours and must not be overwritten."""
-    cdef const char* a = PyBytes_AS_STRING(new)
-    cdef const char* b = PyBytes_AS_STRING(old)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(new)
-    if PyBytes_GET_SIZE(old) < HEAD or memcmp(b, _MAGIC, 4) != 0:
-        return -2
-    cdef int order = memcmp(a + ORDER_AT, b + ORDER_AT, 16)
-    if order != 0:
-        return 1 if order > 0 else -1
-    if (size == PyBytes_GET_SIZE(old) and memcmp(a + TAG_AT, b + TAG_AT, 8) == 0
-            and memcmp(a + HEAD, b + HEAD, size - HEAD) == 0):
-        return 0
-    # The same instants and other values: a correction, or an aggregate that late events changed.
-    return 1 if memcmp(a + ORDER_AT + 16, b + ORDER_AT + 16, 8) >= 0 else -1
+    """The outcome of writing the row `new` over the stored bytes `old`.
+
+    1: write it. 0: it is the stored row. -1: it is older. -2: `old` is no row and must not be overwritten.
+
+    Raises:
+        ValueError: `new` is no row.
+    """
+    cdef string_view row = _view(new)
+    if not is_row(row):
+        raise ValueError("the new bytes are no row")
+    return <int>compare(row, _view(old))
 
 
 cdef class Reader:
-    """Reads one view's rows into requests.
+    """Read one view's rows into requests. Thread-safe under the GIL.
+
+    Attributes:
+        names: the full names of the features that are read.
 
     Args:
-        prefix: of the stored keys.
+        prefix: the beginning of the stored keys.
         keys: pairs of the request's key name and its kind, "int" or "text".
-        layout: of the rows.
+        layout: the layout of the rows.
         wanted: pairs of a feature's full name and its column in the layout.
-        ttl_ns: age beyond which a row is expired; None for never.
+        ttl_ns: a row older than this is expired; None for never.
     """
     cdef bytes prefix
     cdef tuple key_names
     cdef list key_is_int
     cdef Layout layout
     cdef readonly tuple names
-    cdef vector[Py_ssize_t] columns
-    cdef dict blank  # of the features' first reader: see _blank
+    cdef vector[size_t] columns
+    cdef dict blank  # held by the first reader for all of them: see _blank
     cdef int64_t ttl_ns
     cdef str one_key
     cdef bint one_text
@@ -304,7 +338,7 @@ cdef class Reader:
             if found is not NULL and type(<object>found) is str:
                 text = utf8_or_null(<object>found, &size)
                 if text is NULL:
-                    # The way that names the key tells what is wrong with it.
+                    # any_key raises the error that names the key.
                     PyErr_Clear()
                     return self.any_key(request)
                 if size > 0 and text[0] != 1 and size + PyBytes_GET_SIZE(self.prefix) <= KEY_BYTES_MAX:
@@ -318,7 +352,7 @@ cdef class Reader:
         cdef list texts = []
         for name, is_int in zip(self.key_names, self.key_is_int):
             if name not in request:
-                # A request that brings all the view's features itself needs no entity to look them up by.
+                # A request that brings all of the view's features needs no entity key.
                 if all(feature in request for feature in self.names):
                     return _NO_KEY
                 raise InputError(f"the request has no entity key {name!r}, which features {', '.join(self.names[:3])} "
@@ -331,37 +365,30 @@ cdef class Reader:
 
     # Hot: once per view and request.
     cdef int read(self, object blob, dict out, dict request, bint overlaps, int64_t now_ns) except -1:
-        """Puts the wanted features into `out` where the request does not bring them, which it may where it `overlaps`;
-        returns a reason."""
-        cdef const char* data
-        cdef Py_ssize_t size, i
-        cdef uint64_t word
-        cdef int reason
+        """Put the wanted features into `out` and return an Outcome. A feature that the request brings stays; it brings
+        one only if it `overlaps`."""
+        cdef Py_ssize_t i
         if blob is None:
-            return NOT_FOUND
+            return <int>Outcome.NOT_FOUND
         if not PyBytes_CheckExact(blob):
-            return FOREIGN
-        data = PyBytes_AS_STRING(blob)
-        size = PyBytes_GET_SIZE(blob)
-        reason = self.layout.check(data, size)
-        if reason != FOUND:
-            return reason
-        if self.ttl_ns >= 0:
-            memcpy(&word, data + ORDER_AT, 8)
-            # A row ahead of this clock is not expired: the clock may be behind.
-            if now_ns - <int64_t>(engine_be64(word) ^ SIGN) > self.ttl_ns:
-                return EXPIRED
+            return <int>Outcome.FOREIGN
+        cdef string_view row = _view(<bytes>blob)
+        cdef Outcome outcome = self.layout.core.check(row)
+        if outcome != Outcome.FOUND:
+            return <int>outcome
+        if self.ttl_ns >= 0 and is_expired(row, now_ns, self.ttl_ns):
+            return <int>Outcome.EXPIRED
         try:
             for i in range(<Py_ssize_t>self.columns.size()):
                 name = self.names[i]
                 if not overlaps or PyDict_GetItem(request, name) is NULL:
-                    PyDict_SetItem(out, name, self.layout.value(self.columns[i], data, size))
+                    PyDict_SetItem(out, name, self.layout.value(self.columns[i], row))
         except ValueError:
-            return FOREIGN
-        return FOUND
+            return <int>Outcome.FOREIGN
+        return <int>Outcome.FOUND
 
     cdef tuple missing(self, dict out, dict request):
-        """Names the wanted features that neither the store nor the request brought; they become None in `out`."""
+        """The names of the wanted features that the request does not bring. They become None in `out`."""
         cdef list names = []
         for name in self.names:
             if PyDict_GetItem(request, name) is NULL:
@@ -378,6 +405,7 @@ cdef extern from "Python.h":
 
 
 cdef bytes _key_text(object value, bint is_int, name):
+    """One part of a stored key, None for a missing value. Raises InputError for a value of another type."""
     if (value is None or type(value).__name__ in ("NAType", "NaTType")
             or (isinstance(value, (float, np.floating)) and value != value)):
         return None
@@ -405,9 +433,14 @@ cdef dict _plain(object request):
 
 
 def request_keys(tuple readers, requests):
-    """The stored keys of requests, request by request and reader by reader: a flat list of bytes.
+    """The stored keys of requests, request by request and reader by reader, as a flat list of bytes.
 
-    Raises InputError for an entity key that is absent or of another type.
+    Args:
+        readers: one a view.
+        requests: mappings with the views' entity keys.
+
+    Raises:
+        InputError: a request is no mapping, or an entity key is absent or of another type.
     """
     cdef list keys = []
     cdef Reader reader
@@ -419,12 +452,12 @@ def request_keys(tuple readers, requests):
     return keys
 
 
-# Every wanted feature, None, in a dict with room for a request's own inputs: copying one costs less than growing one.
+# A dict of every wanted feature as None, with room for a request's own inputs: copying it costs less than growing a dict.
 cdef dict _blank(tuple readers):
     cdef Reader first = <Reader>readers[0]
     if first.blank is None:
         blank = {name: None for reader in readers for name in (<Reader>reader).names}
-        # A copy keeps the room of a dict that is two thirds full or more.
+        # A copy keeps the free room only if the dict is two thirds full or more.
         extra = [f"\0{number}" for number in range(len(blank) // 2)]
         blank.update(dict.fromkeys(extra))
         for name in extra:
@@ -434,15 +467,21 @@ cdef dict _blank(tuple readers):
 
 
 def merge(tuple readers, requests, list keys, blobs, int64_t now_ns, list counts):
-    """Pairs of the request with its online features and the names of the missing ones.
+    """For each request a pair: a new dict of the request with its online features, and the names of the missing ones.
 
-    keys: as `request_keys` gave them. blobs: bytes or None for each of them, or None as a whole where the store had no
-    answer: then nothing is counted and every feature is missing. counts: of each of REASONS, added to.
+    Args:
+        readers: one a view.
+        requests: as given to `request_keys`.
+        keys: as `request_keys` returned them.
+        blobs: the stored row of each key, None where there is none. None for all if the store did not answer: then
+            every feature is missing, and nothing is counted.
+        now_ns: the time for TTLs, nanoseconds since 1970.
+        counts: a list with one count for each of REASONS, which is added to.
     """
     cdef list pairs = []
     cdef Reader reader
     cdef Py_ssize_t at = 0
-    cdef int reason
+    cdef int reason = <int>Outcome.NOT_FOUND
     cdef tuple missing
     cdef dict plain, out
     cdef bint overlaps, down = blobs is None
@@ -455,9 +494,12 @@ def merge(tuple readers, requests, list keys, blobs, int64_t now_ns, list counts
         missing = ()
         for reader in readers:
             if not down:
-                reason = NULL_KEY if keys[at] is _NO_KEY else reader.read(blobs[at], out, plain, overlaps, now_ns)
+                if keys[at] is _NO_KEY:
+                    reason = <int>Outcome.NULL_KEY
+                else:
+                    reason = reader.read(blobs[at], out, plain, overlaps, now_ns)
                 counts[reason] += 1
-            if down or reason != FOUND:
+            if down or reason != <int>Outcome.FOUND:
                 missing += reader.missing(out, plain)
             at += 1
         pairs.append((out, missing))

@@ -1,6 +1,6 @@
-"""`engine materialize`: a Python file that defines a store and its views, and the range to bring online.
+"""`engine materialize`: bring the views that a Python file defines into its online store.
 
-The definitions are code, so the file is imported: run it only where its author may run code.
+The definitions are code and the file is imported, so run it only where its author may run code.
 """
 
 from __future__ import annotations
@@ -14,27 +14,33 @@ from types import ModuleType
 
 from engine.errors import ConfigError
 from engine.feature_store.definitions import FeatureView
+from engine.feature_store.instants import time_range
 from engine.feature_store.store import FeatureStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to a parser."""
     parser.add_argument(
         "definitions", help="a Python file or module that defines one FeatureStore and its FeatureViews"
     )
-    parser.add_argument("views", nargs="*", metavar="VIEW", help="names of views; all of them unless given")
+    parser.add_argument("views", nargs="*", metavar="VIEW", help="names of views; default: all of them")
     parser.add_argument(
-        "--start", metavar="TIME", help="ISO 8601 with a zone, the first instant; default: everything"
+        "--start", metavar="TIME", help="the first instant, ISO 8601 with a zone; default: everything"
     )
     parser.add_argument(
-        "--end", metavar="TIME", help="ISO 8601 with a zone, the first instant beyond; default: now"
+        "--end", metavar="TIME", help="the first instant that is left out, ISO 8601 with a zone; default: now"
     )
 
 
 def main(chosen: argparse.Namespace) -> int:
-    """Materialises the views one after the other; what was done before is passed over, what was begun is finished."""
+    """Materialise the views one after the other. All of them are checked before the first is written. Returns 0."""
+    time_range(chosen.start, chosen.end)
     module = _imported(chosen.definitions)
     store = _store(module, chosen.definitions)
-    for view in _views(module, chosen.views, chosen.definitions):
+    views = _views(module, chosen.views, chosen.definitions)
+    for view in views:
+        store._check(view, chosen.start, chosen.end)
+    for view in views:
 
         def show(done: int, total: int, name: str = view.name) -> None:
             if sys.stderr.isatty():

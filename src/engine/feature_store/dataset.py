@@ -1,4 +1,4 @@
-"""What a training set is made of, by definition and by content, so that its digest stands for its rows."""
+"""A training set by definition and by content, so that its digest stands for its rows."""
 
 from __future__ import annotations
 
@@ -9,35 +9,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.errors import ConfigError, InputError, StoreError
-from engine.feature_store.definitions import FeatureView, Source, _texts, digest_of
-from engine.feature_store.offline import time_range
-from engine.feature_store.point_in_time import FOUND, REASONS
-from engine.feature_store.sources import Snapshot, check_times, parquet, take
+from engine._common import canonical
+from engine.errors import ConfigError, InputError, InputTypeError, StoreError
+from engine.feature_store.definitions import FeatureView, Source, column_names, require, sequence_of
+from engine.feature_store.instants import time_range
+from engine.feature_store.offline.base import FOUND, REASONS, View
+from engine.feature_store.offline.columns import Snapshot, check_keys, check_times, kinds_of
+from engine.feature_store.offline.sources import take
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from engine.feature_store.offline import OfflineStore
+    from engine.feature_store.offline.base import OfflineStore
 
 METADATA = b"engine.dataset"
 
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """Label rows and the views whose features they get.
+    """Label rows, and the views whose features they get.
 
     Args:
-        labels: a Source: rows with the views' keys, an event time (the instant of the prediction) and the labels.
-        views: FeatureViews.
-        features: of the views' features those wanted, as `view__column`; all unless given.
-        columns: of the labels' columns those wanted; all unless given.
-        label: the column to learn, for who trains; it must be there.
-        start_time, end_time: only labels with start_time <= event time < end_time; datetimes or ISO 8601 texts.
-        reasons: whether to add a text column `view__reason` for each view: "found", "null_key", "unknown_entity",
-            "not_yet" (the entity's first row is later than the label) or "expired".
+        labels: rows with the views' keys, an event time (the instant of the prediction) and the labels.
+        views: the view or views.
+        features: the features to take, as `view__column`; None for all of the views' features.
+        columns: the columns of the labels to take; None for all.
+        label: the column that a model learns; it must be among the labels.
+        start_time, end_time: take only labels with start_time <= event time < end_time. Datetimes or ISO 8601 texts
+            with a time zone; None for no bound.
+        reasons: add a text column `view__reason` for each view: "found", "null_key", "unknown_entity", "not_yet" (the
+            entity's first row is later than the label) or "expired".
 
-    Immutable; refers to data, does not hold it, except for tables in memory.
+    Immutable. It refers to files and does not hold their rows; a table in memory it holds.
+
+    Raises:
+        ConfigError: no view, a name that stands there twice, or a feature that no view has.
+        InputError: the range is empty, or a time has no zone.
     """
 
     labels: Source
@@ -62,9 +69,9 @@ class DatasetConfig:
     ) -> None:
         put = object.__setattr__
         put(self, "labels", labels)
-        put(self, "views", (views,) if isinstance(views, FeatureView) else tuple(views))
-        put(self, "features", None if features is None else _texts(features, "features"))
-        put(self, "columns", None if columns is None else _texts(columns, "columns"))
+        put(self, "views", sequence_of(views, FeatureView, "views", "at least one FeatureView"))
+        put(self, "features", None if features is None else column_names(features, "features"))
+        put(self, "columns", None if columns is None else column_names(columns, "columns"))
         put(self, "label", label)
         put(self, "start_time", start_time)
         put(self, "end_time", end_time)
@@ -76,9 +83,11 @@ class DatasetConfig:
             raise ConfigError(
                 f"labels: expected Source(data, event_time=…), got {type(self.labels).__name__}"
             )
-        if not self.views or not all(isinstance(view, FeatureView) for view in self.views):
-            raise ConfigError(f"views: expected at least one FeatureView, got {self.views!r}")
-        _texts([view.name for view in self.views], "views")
+        if not self.views:
+            raise ConfigError("views: expected at least one FeatureView, got ()")
+        column_names([view.name for view in self.views], "views")
+        if self.label is not None:
+            require(self.label, str, "label")
         known = {name for view in self.views for name in view.feature_names}
         unknown = [name for name in self.features or () if name not in known]
         if unknown:
@@ -97,14 +106,14 @@ class DatasetConfig:
     def digest(self) -> str:
         """sha256 of the definition and of the content of every file or table it refers to *now*: 64 hex digits.
 
-        Relative paths start at the working directory; `FeatureStore.dataset_digest` knows the store's folder. Files
-        are read whole the first time. Raises StoreError where one cannot be read.
+        Relative paths start at the working directory; `FeatureStore.dataset_digest` starts them at the store's folder.
+        A file is read whole the first time. Raises StoreError if one cannot be read.
         """
         return self.digest_of([take(self.labels), *(take(view.source) for view in self.views)])
 
     def digest_of(self, snapshots: Sequence[Snapshot]) -> str:
-        """The digest with the labels' and the views' snapshots, in that order."""
-        return digest_of(
+        """The digest with these contents: of the labels, then of each view's source, in order."""
+        return canonical.digest(
             {
                 "labels": self.labels.describe(),
                 "views": [view.describe() for view in self.views],
@@ -122,17 +131,21 @@ def training_table(offline: OfflineStore, config: DatasetConfig, digest: str | N
     """`FeatureStore.get_training_features`."""
     import pyarrow as pa
 
+    if digest is not None and not isinstance(digest, str):
+        raise InputTypeError(f"digest: expected text, got {type(digest).__name__} {digest!r:.80}")
+    check_dataset(offline, config)
     labels = offline.snapshot(config.labels)
-    views = [offline.view(view) for view in config.views]
+    views = [View.of(view, offline.snapshot(view.source)) for view in config.views]
     found = config.digest_of([labels, *(view.snapshot for view in views)])
     if digest is not None and digest != found:
         raise StoreError(
             f"the dataset is no longer the one asked for: its sources changed; expected digest {digest}, got {found}"
         )
-    table, label_ns = _labels(config, labels)
+    table, label_ns = _labels(offline, config, labels)
     joined = offline.join(table, label_ns, views)
     _require_unchanged(offline, [labels, *(view.snapshot for view in views)])
-    result, wanted, missing = _wanted_labels(config, table), set(config.feature_names), {}
+    result = {name: table[name] for name in _label_names(config, table.column_names)}
+    wanted, missing = set(config.feature_names), {}
     for view, part in zip(config.views, joined, strict=True):
         for name, column in zip(view.feature_names, part.columns, strict=True):
             if name in wanted:
@@ -151,20 +164,39 @@ def training_table(offline: OfflineStore, config: DatasetConfig, digest: str | N
     return pa.table(result).replace_schema_metadata({METADATA: json.dumps(about)})
 
 
-def _labels(config: DatasetConfig, snapshot: Snapshot) -> tuple[pa.Table, Any]:
-    """The label rows in their order, within the range, and their instants in int64 nanoseconds."""
-    check_times(snapshot, "labels")
+def check_dataset(offline: OfflineStore, config: DatasetConfig) -> None:
+    """Check every column that a training table needs, before a row is read or a file is digested.
+
+    Raises:
+        ConfigError: no DatasetConfig, or a label column with the name of a feature.
+        InputError: a column is missing or of another type.
+        StoreError: a source cannot be found or read.
+    """
+    labels = offline.columns(require(config, DatasetConfig, "dataset_config").labels)
+    check_times(labels, "labels")
+    for name in (*(config.columns or ()), *([] if config.label is None else [config.label])):
+        labels.type_of(name, "labels")
+    for view in config.views:
+        check_keys(labels.types, view, kinds_of(view, offline.columns(view.source)))
+    made = {*config.feature_names, *(f"{view.name}__reason" for view in config.views if config.reasons)}
+    both = [name for name in _label_names(config, list(labels.types)) if name in made]
+    if both:
+        raise ConfigError(f"the labels have a column {both[0]!r}, which is the name of a feature; rename it")
+
+
+def _label_names(config: DatasetConfig, names: list[str]) -> list[str]:
+    """The label columns of the training table, in order; `names` are all that the labels have."""
+    if config.columns is None:
+        return names
+    label = () if config.label is None else (config.label,)
+    return list(dict.fromkeys([*config.columns, *label, config.labels.event_time]))
+
+
+def _labels(offline: OfflineStore, config: DatasetConfig, snapshot: Snapshot) -> tuple[pa.Table, Any]:
+    """The label rows within the range, in their order, and their instants in int64 nanoseconds."""
     keys = [key for view in config.views for key in view.keys]
-    wanted = None
-    if config.columns is not None:
-        label = [] if config.label is None else [config.label]
-        wanted = list(dict.fromkeys([*config.columns, *label, config.labels.event_time, *keys]))
-    for name in wanted or ([] if config.label is None else [config.label]):
-        if name not in snapshot.types:
-            raise InputError(
-                f"labels: {snapshot.place} has no column {name!r}; it has: {', '.join(list(snapshot.types)[:30])}"
-            )
-    table = _read(snapshot, wanted)
+    names = _label_names(config, list(snapshot.types))
+    table = offline.read(snapshot, list(dict.fromkeys([*names, *keys])))
     label_ns = _instants(table[config.labels.event_time], config.labels.event_time, snapshot)
     start, end = time_range(config.start_time, config.end_time)
     if start is not None or end is not None:
@@ -175,21 +207,6 @@ def _labels(config: DatasetConfig, snapshot: Snapshot) -> tuple[pa.Table, Any]:
             keep &= label_ns < end
         table, label_ns = table.filter(keep), label_ns[keep]
     return table, label_ns
-
-
-def _read(snapshot: Snapshot, wanted: list[str] | None) -> pa.Table:
-    import pyarrow as pa
-
-    if snapshot.table is not None:
-        return snapshot.table if wanted is None else snapshot.table.select(wanted)
-    pq = parquet()
-    # Columns that every file has, so that the labels of all files make one table.
-    names = list(snapshot.types) if wanted is None else wanted
-    try:
-        parts = [pq.read_table(file, columns=names, partitioning=None) for file in snapshot.files]
-        return pa.concat_tables(parts, promote_options="permissive")
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{snapshot.place}: cannot be read: {error}") from None
 
 
 def _instants(column: Any, name: str, snapshot: Snapshot) -> Any:
@@ -208,22 +225,8 @@ def _instants(column: Any, name: str, snapshot: Snapshot) -> Any:
         raise InputError(f"labels, column {name!r}: expected times from 1678 to 2261: {error}") from None
 
 
-def _wanted_labels(config: DatasetConfig, table: pa.Table) -> dict[str, Any]:
-    names = table.column_names
-    if config.columns is not None:
-        label = () if config.label is None else (config.label,)
-        names = list(dict.fromkeys([*config.columns, *label, config.labels.event_time]))
-    made = [*config.feature_names]
-    if config.reasons:
-        made += [f"{view.name}__reason" for view in config.views]
-    both = [name for name in names if name in set(made)]
-    if both:
-        raise ConfigError(f"the labels have a column {both[0]!r}, which is the name of a feature; rename it")
-    return {name: table[name] for name in names}
-
-
 def _require_unchanged(offline: OfflineStore, snapshots: Sequence[Snapshot]) -> None:
-    """A file that was replaced while it was read would make rows of two contents under one digest."""
+    """Raise StoreError if a source changed since its snapshot: its rows would be of two contents under one digest."""
     for snapshot in snapshots:
-        if snapshot.files and offline.snapshot(snapshot.source).digest != snapshot.digest:
+        if snapshot.table is None and offline.snapshot(snapshot.source).digest != snapshot.digest:
             raise StoreError(f"{snapshot.place}: changed while it was read; read it again")

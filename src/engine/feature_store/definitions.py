@@ -1,32 +1,35 @@
-"""What a feature is made of, in code: entities, sources, windowed aggregates and the views that combine them.
+"""The definition of a feature, in code: entities, sources, windowed aggregates, and the views that combine them.
 
-Definitions are plain, immutable values: nothing is read when one is made. A view is known by its name and its version,
-a digest of everything that decides what its features mean.
+Definitions are plain, immutable values, and nothing is read when one is made. A view is known by its name and its
+version, a digest of everything that decides the meaning of its features.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from engine._common import arguments, canonical
 from engine.errors import ConfigError
 from engine.feature_store.instants import span_ns
 
-# Names become keys of the online store, columns of training tables and words of a command line, so they are plain.
+# A name becomes a key of the online store, a column of a training table and a word of a command line, so it is plain.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 FUNCTIONS = ("count", "sum", "mean", "min", "max")
+NAIVE = ("refuse", "utc")
 SEPARATOR = "__"
+FEATURES_MAX = 1000
+
+T = TypeVar("T")
 
 
 def plain_name(value: Any, what: str) -> str:
-    """`value` where it may name something. Raises ConfigError for anything with slashes, dots or blanks in it."""
+    """`value`, if it may be a name. Raises ConfigError for a name with slashes, dots or blanks in it."""
     if not isinstance(value, str) or not _NAME.fullmatch(value) or SEPARATOR in value:
         raise ConfigError(
             f"{what}: expected letters, digits and single underscores, a letter first, 64 at most, got {value!r}"
@@ -34,23 +37,47 @@ def plain_name(value: Any, what: str) -> str:
     return value
 
 
-def _texts(value: Any, what: str) -> tuple[str, ...]:
-    texts = (value,) if isinstance(value, str) else tuple(value)
-    if any(not isinstance(text, str) or not text for text in texts):
+def require(value: Any, kind: type[T], what: str) -> T:
+    """`value`, if it is of this class. Raises ConfigError, which begins with `what`, otherwise."""
+    if not isinstance(value, kind):
+        raise ConfigError(f"{what}: expected a {kind.__name__}, got {type(value).__name__} {value!r:.80}")
+    return value
+
+
+def column_names(value: Any, what: str) -> tuple[str, ...]:
+    """One name or an iterable of names as a tuple. Raises ConfigError for anything else, and for a name given twice."""
+    names = (value,) if isinstance(value, str) else sequence_of(value, str, what, "names of columns")
+    if not all(names):
         raise ConfigError(f"{what}: expected names of columns, got {value!r}")
-    if len(set(texts)) < len(texts):
-        raise ConfigError(f"{what}: a name stands there twice: {', '.join(texts)}")
-    return texts
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{what}: a name stands there twice: {', '.join(names)}")
+    return names
+
+
+def sequence_of(value: Any, kind: type[T], what: str, wanted: str) -> tuple[T, ...]:
+    """One value of this class, or an iterable of them, as a tuple. Raises ConfigError for anything else."""
+    if isinstance(value, kind):
+        return (value,)
+    try:
+        parts = tuple(value)
+    except TypeError:
+        parts = (value,)
+    if not all(isinstance(part, kind) for part in parts):
+        raise ConfigError(f"{what}: expected {wanted}, got {value!r:.200}")
+    return parts
 
 
 @dataclass(frozen=True)
 class Entity:
-    """What features are about: a plane, an airport, a route.
+    """A thing that features are about: a plane, an airport, a route.
 
     Args:
-        name: of the entity.
-        keys: the columns that identify it, in sources, labels and requests alike; the name itself unless given. A key
-            holds whole numbers or text.
+        name: letters, digits and single underscores, a letter first, 64 at most.
+        keys: the column or columns that identify it, under the same names in sources, labels and requests; None for
+            one column named as the entity. A key holds whole numbers or text.
+
+    Raises:
+        ConfigError: the name is not allowed, a key stands there twice, or there is none.
     """
 
     name: str
@@ -59,7 +86,7 @@ class Entity:
     def __init__(self, name: str, keys: str | Sequence[str] | None = None) -> None:
         plain_name(name, "the name of an entity")
         object.__setattr__(self, "name", name)
-        given = _texts(keys if keys is not None else name, f"entity {name!r}, keys")
+        given = column_names(keys if keys is not None else name, f"entity {name!r}, keys")
         if not given:
             raise ConfigError(f"entity {name!r} needs at least one key")
         object.__setattr__(self, "keys", given)
@@ -71,13 +98,17 @@ class Source:
 
     Args:
         data: a path or glob of Parquet files, a list of them, or a table (pyarrow, pandas, Polars). A glob is expanded
-            whenever the source is read, files by name.
-        event_time: the column that says when the row became true. It has a time zone; see `naive`.
-        created_time: the column that says when the row was written; of copies the newest wins. Without it, or where
-            two copies agree in it, the later in the source wins.
+            each time the source is read, and its files are read in the order of their names.
+        event_time: the column that says when a row became true. It has a time zone; see `naive`.
+        created_time: the column that says when a row was written; the copy written last wins. Without this column, or
+            where two copies have the same created time, the later in the source wins.
         event_id: a column that tells apart events of one entity at one instant. Rows with the same entity, event time
-            and id are copies of each other; without an id, those with the same entity and event time.
-        naive: what a timestamp without a zone means: "refuse" (an InputError), or "utc".
+            and id are copies of each other; without an id, rows with the same entity and event time are.
+        naive: the meaning of a timestamp without a zone: "refuse" raises InputError when the source is read, "utc"
+            takes it as UTC.
+
+    Raises:
+        ConfigError: a name of a column is empty or no text, or `naive` is neither word.
     """
 
     data: Any = field(compare=False)
@@ -87,8 +118,7 @@ class Source:
     naive: str = "refuse"
 
     def __post_init__(self) -> None:
-        if self.naive not in ("refuse", "utc"):
-            raise ConfigError(f"naive is 'refuse' or 'utc', got {self.naive!r}")
+        arguments.one_of("naive", self.naive, NAIVE, error=ConfigError)
         for name in ("event_time", "created_time", "event_id"):
             column = getattr(self, name)
             if (column is not None or name == "event_time") and not (isinstance(column, str) and column):
@@ -106,7 +136,10 @@ class Source:
         return None
 
     def describe(self) -> dict[str, Any]:
-        """What of the source decides the meaning of a feature; a folder that moves does not change it."""
+        """The part of the source that decides the meaning of a feature, as JSON-able values.
+
+        It names files without their folders, so that a folder may move.
+        """
         patterns = self.patterns
         return {
             "data": "table" if patterns is None else [Path(pattern).name for pattern in patterns],
@@ -119,14 +152,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One number over a trailing window: all events of the entity in (t - window, t], t being the row's own event time.
+    """One number over a trailing window: over the entity's events in (t - window, t], t being the row's event time.
 
     Args:
-        function: "count", "sum", "mean", "min" or "max", of the values that are there (neither null nor NaN). Over
-            none of them `count` is 0 and the rest null. Sums are exact and rounded once, so that their bits depend on
-            the events in the window alone, not on how many others were read, in what order or by how many threads.
-        column: of the source; a number or a boolean.
-        window: "1h", "24h", "7d" or a timedelta.
+        function: "count", "sum", "mean", "min" or "max" of the values that are neither null nor NaN. Over no values
+            `count` is 0 and the others are null. A sum is exact and rounded once, so its bits depend on the events in
+            the window alone: not on other rows, on their order or on the number of threads.
+        column: a column of the source; numbers or booleans.
+        window: "1h", "24h", "7d" or a timedelta, above zero.
+
+    Raises:
+        ConfigError: an unknown function, or no name of a column.
+        InputError: the window is no time above zero.
     """
 
     function: str
@@ -134,8 +171,7 @@ class Aggregate:
     window: str | timedelta
 
     def __post_init__(self) -> None:
-        if self.function not in FUNCTIONS:
-            raise ConfigError(f"an aggregate is one of {', '.join(FUNCTIONS)}, got {self.function!r}")
+        arguments.one_of("aggregate, function", self.function, FUNCTIONS, error=ConfigError)
         if not isinstance(self.column, str) or not self.column:
             raise ConfigError(
                 f"aggregate {self.function}: expected the name of a column, got {self.column!r}"
@@ -144,32 +180,34 @@ class Aggregate:
 
     @property
     def window_ns(self) -> int:
+        """The window in nanoseconds."""
         return span_ns(self.window, "window")
 
     @property
     def name(self) -> str:
-        """The feature's name: `dep_delay_mean_24h`."""
+        """The feature's own name, as `dep_delay_mean_24h`; a timedelta is named in seconds, as `dep_delay_mean_60s`."""
         window = self.window if isinstance(self.window, str) else f"{self.window_ns // 10**9}s"
         return f"{self.column}_{self.function}_{window}"
 
 
 @dataclass(frozen=True)
 class FeatureView:
-    """Features of one or more entities out of one source; the article's feature definition.
+    """Features of one or more entities from one source.
 
-    A row of the view holds at its event time and from then on, until a later row of the same entity or until its `ttl`
-    has passed. Its features are called `view__column` everywhere: in training tables, requests and missing features.
+    A row of the view holds from its event time on, until a later row of the same entity, or until its `ttl` has passed.
+    Its features are called `view__column` everywhere: in training tables, in requests and in `missing_features`.
 
     Args:
-        name: letters, digits and single underscores.
-        entities: whose features they are; their keys together identify a row.
-        source: where the rows are.
+        name: letters, digits and single underscores, a letter first, 64 at most.
+        entities: the entity or entities that the features are about; all their keys together identify a row.
+        source: the rows.
         columns: columns of the source that are features as they are: numbers, booleans, text or timestamps.
-        aggregates: over trailing windows of the source's events.
-        ttl: a row older than this is missing, "48h" or a timedelta; None for never. A row exactly this old still holds.
+        aggregates: features over trailing windows of the source's events.
+        ttl: a row older than this is missing: "48h" or a timedelta; None for never. A row exactly this old still holds.
 
     Raises:
-        ConfigError: names that are not allowed or stand there twice, or no feature at all.
+        ConfigError: a name is not allowed or stands there twice, or there is no feature, or more than 1,000.
+        InputError: the ttl is no time above zero.
     """
 
     name: str
@@ -190,26 +228,25 @@ class FeatureView:
     ) -> None:
         put = object.__setattr__
         put(self, "name", plain_name(name, "the name of a feature view"))
-        put(self, "entities", (entities,) if isinstance(entities, Entity) else tuple(entities))
+        where = f"view {name!r}"
+        put(self, "entities", sequence_of(entities, Entity, where, "at least one Entity"))
         put(self, "source", source)
-        put(self, "columns", _texts(columns, f"view {name!r}, columns"))
-        put(self, "aggregates", tuple(aggregates))
+        put(self, "columns", column_names(columns, f"{where}, columns"))
+        wanted = "aggregates as Aggregate(function, column, window)"
+        put(self, "aggregates", sequence_of(aggregates, Aggregate, where, wanted))
         put(self, "ttl", ttl)
         self._check()
 
     def _check(self) -> None:
         where = f"view {self.name!r}"
-        if not self.entities or not all(isinstance(entity, Entity) for entity in self.entities):
-            raise ConfigError(f"{where}: expected at least one Entity, got {self.entities!r}")
-        if not isinstance(self.source, Source):
-            raise ConfigError(f"{where}: expected a Source, got {type(self.source).__name__}")
-        if not all(isinstance(aggregate, Aggregate) for aggregate in self.aggregates):
-            raise ConfigError(f"{where}: aggregates are Aggregate(function, column, window)")
-        _texts(self.keys, f"{where}, keys of its entities")
-        if not _texts(self.columns_out, f"{where}, features"):
+        if not self.entities:
+            raise ConfigError(f"{where}: expected at least one Entity, got ()")
+        require(self.source, Source, where)
+        column_names(self.keys, f"{where}, keys of its entities")
+        if not column_names(self.columns_out, f"{where}, features"):
             raise ConfigError(f"{where}: needs at least one column or aggregate")
-        if len(self.columns_out) > 1000:
-            raise ConfigError(f"{where}: 1,000 features at most, got {len(self.columns_out)}")
+        if len(self.columns_out) > FEATURES_MAX:
+            raise ConfigError(f"{where}: {FEATURES_MAX:,} features at most, got {len(self.columns_out):,}")
         if self.ttl is not None:
             span_ns(self.ttl, f"{where}, ttl")
 
@@ -230,15 +267,16 @@ class FeatureView:
 
     @property
     def ttl_ns(self) -> int | None:
+        """The ttl in nanoseconds; None for never."""
         return None if self.ttl is None else span_ns(self.ttl, "ttl")
 
     @property
     def window_ns_max(self) -> int:
-        """The longest window, 0 without aggregates."""
+        """The longest window in nanoseconds; 0 without aggregates."""
         return max((aggregate.window_ns for aggregate in self.aggregates), default=0)
 
     def describe(self) -> dict[str, Any]:
-        """The definition as JSON-able values: what `version` is the digest of."""
+        """The definition as JSON-able values: `version` is their digest."""
         return {
             "name": self.name,
             "entities": [[entity.name, list(entity.keys)] for entity in self.entities],
@@ -251,9 +289,4 @@ class FeatureView:
     @property
     def version(self) -> str:
         """sha256 of the definition, 64 hex digits."""
-        return digest_of(self.describe())
-
-
-def digest_of(value: Any) -> str:
-    """sha256 of JSON with sorted keys, 64 hex digits."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return canonical.digest(self.describe())

@@ -1,8 +1,8 @@
-"""Instants and spans as whole nanoseconds: the one form in which times are compared in this room.
+"""Instants and spans as whole nanoseconds, the only form in which this room compares times.
 
 The rule for time zones is the same everywhere, and the same as for timestamps in feature programs: an instant says its
-zone. What says none is refused, unless the source declares `naive="utc"`, and then it is UTC. Nanoseconds since 1970
-reach from 1677 to 2262; what lies beyond is refused rather than wrapped.
+zone. An instant without one is refused, unless its source declares `naive="utc"`. Nanoseconds since 1970 reach from
+1677 to 2262; an instant beyond is refused, because it would wrap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ _SPAN = re.compile(r"(\d{1,9})([smhd])")
 
 
 def instant_ns(value: Any, what: str) -> int:
-    """An aware datetime, or ISO 8601 text with a zone, as nanoseconds since 1970 UTC; `what` names it in errors."""
+    """Nanoseconds since 1970 UTC of a datetime with a zone, or of ISO 8601 text with one.
+
+    Args:
+        value: the instant. A pandas Timestamp keeps its nanoseconds.
+        what: the beginning of every error text.
+
+    Raises:
+        InputTypeError: neither a datetime nor text.
+        InputError: the text is not ISO 8601, the instant has no zone, or its year is not from 1678 to 2261.
+    """
     given = value
     if isinstance(value, str):
         try:
@@ -34,7 +43,7 @@ def instant_ns(value: Any, what: str) -> int:
         )
     if value.utcoffset() is None:
         raise InputError(
-            f"{what}: {given!r} has no time zone; write it with one, 2013-07-01T00:00:00+00:00, say"
+            f"{what}: {given!r} has no time zone; write it with one, as 2013-07-01T00:00:00+00:00"
         )
     # A pandas Timestamp is a datetime with nanoseconds of its own.
     ns = (value - EPOCH) // timedelta(microseconds=1) * 1000 + int(getattr(value, "nanosecond", 0))
@@ -44,18 +53,29 @@ def instant_ns(value: Any, what: str) -> int:
 
 
 def span_ns(value: Any, what: str) -> int:
-    """A timedelta, or text like "24h" (s, m, h, d), as nanoseconds above zero."""
+    """Nanoseconds of a timedelta, or of text as "24h" (s, m, h or d). Raises InputError unless it is above zero."""
     if isinstance(value, str) and (match := _SPAN.fullmatch(value)):
         ns = int(match[1]) * _UNITS_NS[match[2]]
     elif isinstance(value, timedelta):
         ns = value // timedelta(microseconds=1) * 1000
     else:
-        raise InputError(f"{what}: expected a timedelta or text like '24h' (s, m, h or d), got {value!r}")
+        raise InputError(f"{what}: expected a timedelta or text as '24h' (s, m, h or d), got {value!r}")
     if not 0 < ns <= NS_MAX:
         raise InputError(f"{what}: expected a time above zero and below 292 years, got {value!r}")
     return ns
 
 
+def time_range(start_time: Any, end_time: Any) -> tuple[int | None, int | None]:
+    """[start, end) in nanoseconds since 1970; None stays None, for no bound. Raises InputError if it is empty."""
+    start = None if start_time is None else instant_ns(start_time, "start_time")
+    end = None if end_time is None else instant_ns(end_time, "end_time")
+    if start is not None and end is not None and start >= end:
+        raise InputError(
+            f"the range is empty: start_time {shown(start)} is not before end_time {shown(end)}, which is not in it"
+        )
+    return start, end
+
+
 def shown(ns: int) -> str:
-    """An instant for a reader."""
+    """An instant as ISO 8601 text in UTC, to the microsecond."""
     return (EPOCH + timedelta(microseconds=ns // 1000)).isoformat()

@@ -1,6 +1,6 @@
-"""The types of a view's keys and features: what a stored row is laid out by and tagged with.
+"""The types of a view's keys and features: they lay out a stored row, and each row is tagged with them.
 
-The online store keeps the schema of each view beside its rows, so that a serving machine needs no source files.
+The online store keeps the schema of each view beside its rows, so a serving machine needs no source files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Schema:
-    """What the values of a view's stored rows mean.
+    """The meaning of the values in a view's stored rows.
 
     Attributes:
         view: the view's name.
@@ -33,6 +33,7 @@ class Schema:
 
     @classmethod
     def of(cls, view: FeatureView, key_kinds: tuple[str, ...], kinds_out: tuple[str, ...]) -> Schema:
+        """The schema of a view, given the kind of each key and of each feature."""
         return cls(
             view.name,
             tuple(zip(view.keys, key_kinds, strict=True)),
@@ -41,11 +42,15 @@ class Schema:
         )
 
     def to_json(self) -> bytes:
+        """The schema as JSON, for the online store.
+
+        Never change these bytes, not even to canonical JSON: their digest is the tag of every row already stored.
+        """
         return json.dumps([self.view, self.keys, self.features, self.aggregates]).encode()
 
     @classmethod
     def from_json(cls, text: bytes, view: FeatureView) -> Schema | None:
-        """The schema that was stored, where it is one of this very definition; None otherwise."""
+        """The stored schema, if it is of the view as it is defined now; None otherwise."""
         try:
             _, keys, features, _ = json.loads(text)
             found = cls.of(view, tuple(kind for _, kind in keys), tuple(kind for _, kind in features))
@@ -56,4 +61,5 @@ class Schema:
 
     @property
     def layout(self) -> Layout:
+        """The layout of a stored row: the kind of each feature, and as tag the first 8 bytes of the schema's sha256."""
         return Layout(hashlib.sha256(self.to_json()).digest()[:8], [kind for _, kind in self.features])

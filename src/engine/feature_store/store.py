@@ -1,4 +1,4 @@
-"""The FeatureStore: an offline store that computes features, an online store that serves them, and one meaning."""
+"""The FeatureStore: an offline store that computes features, an online store that serves them, the same definitions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import EngineError, StoreError
+from engine.errors import EngineError, InputTypeError, StoreError
 from engine.feature_store.dataset import DatasetConfig, training_table
-from engine.feature_store.definitions import FeatureView
-from engine.feature_store.offline import Features, OfflineStore
-from engine.feature_store.online import OnlineStore, Progress, Written
-from engine.feature_store.online_features import OnlineFeatures, Program
+from engine.feature_store.definitions import FeatureView, require, sequence_of
+from engine.feature_store.instants import time_range
+from engine.feature_store.offline.base import Features, OfflineStore, schema_of
+from engine.feature_store.offline.columns import kinds_of
+from engine.feature_store.online.base import OnlineStore, Progress, Written
+from engine.feature_store.online.features import OnlineFeatures, Program, check_fits
 from engine.feature_store.schema import Schema
 
 if TYPE_CHECKING:
@@ -22,11 +24,18 @@ LOOKS_MAX = 100
 
 
 class FeatureStore:
-    """Features for training and for serving, out of the same definitions.
+    """Features for training and for serving, from the same definitions.
+
+    Every method checks its arguments and the columns of the sources first: a call that is refused has read no row,
+    digested no file and written nothing.
 
     Args:
-        offline_store: computes features from files and tables: DuckDBOffline.
+        offline_store: computes features from sources: DuckDBOffline, or any object with the methods of OfflineStore.
         online_store: keeps the newest row of each entity for serving: LMDBOnline or RedisOnline.
+
+    Attributes:
+        offline: the offline store.
+        online: the online store.
 
     Thread-safe.
 
@@ -57,38 +66,51 @@ class FeatureStore:
         *,
         progress: Progress | None = None,
     ) -> Written:
-        """Brings the newest row of each entity with start_time <= event time < end_time into the online store.
+        """Bring the newest row of each entity with start_time <= event time < end_time into the online store.
 
-        Doing it again changes nothing; doing it for an older range changes nothing that is newer; rows that came late
-        are taken along by any range that holds their event time. A run that was killed is continued by the next call
-        for the same range. Several may run at once.
+        A second call for the same range writes nothing. A call for an older range replaces nothing newer. Rows that
+        came late are written by any range that holds their event time. After a kill, the next call for the same range
+        goes on where the killed one stopped. Several calls may run at once, in any process. Blocks until all is
+        written.
 
         Args:
             feature_definition: the view.
             start_time: a datetime or ISO 8601 text with a zone; None for everything before end_time.
             end_time: the same; None for now.
-            progress: called with (rows safely written, rows in all) after each batch.
+            progress: called as progress(rows safely written, rows in all) after each batch.
 
         Raises:
-            InputError: an empty range, a time without a zone, a column that is missing or of another type.
-            StoreError: a source that cannot be read, or an online store that cannot be written.
+            ConfigError: `feature_definition` is no FeatureView.
+            InputError: the range is empty, a time has no zone, or a column is missing or of another type.
+            InputTypeError: a time is no datetime and no text, or `progress` cannot be called.
+            StoreError: the source cannot be read, or the online store cannot be written.
         """
         if end_time is None:
             end_time = datetime.fromtimestamp(time.time(), UTC)
+        self._check(feature_definition, start_time, end_time)
+        if progress is not None and not callable(progress):
+            raise InputTypeError(f"progress: expected a callable, got {type(progress).__name__}")
         features, revision = self._computed(feature_definition, start_time, end_time)
         return self.online.upsert(features, progress=progress, revision=revision)
 
+    def _check(self, view: FeatureView, start_time: Any, end_time: Any) -> None:
+        """Raise what `materialize` would raise for this view and range, from the columns of the source alone."""
+        require(view, FeatureView, "feature_definition")
+        time_range(start_time, end_time)
+        kinds_of(view, self.offline.columns(view.source))
+
     def _computed(self, view: FeatureView, start_time: Any, end_time: Any) -> tuple[Features, int]:
-        """Computed features and a revision such that of any two runs, in whatever process, the one with the higher
-        revision saw the source later: nobody drew another between ours and our look at the source."""
+        """Computed features and a revision. Of any two runs, in any process, the one with the higher revision saw the
+        source later, because no other run drew a revision between ours and our look at the source."""
         for _ in range(LOOKS_MAX):
             revision = self.online.next_revision()
             seen = self.offline.snapshot(view.source).digest
             if self.online.note("revision") != b"%d" % revision:
                 continue
             features = self.offline.compute(view, start_time, end_time)
-            # A file replaced while it was read would make rows of two contents.
-            after = self.offline.snapshot(view.source).digest if features.view.snapshot.files else seen
+            # A file that was replaced while it was read would give rows of two contents.
+            changing = features.view.snapshot.table is None
+            after = self.offline.snapshot(view.source).digest if changing else seen
             if features.view.snapshot.digest == seen == after:
                 return features, revision
         raise StoreError(
@@ -97,29 +119,35 @@ class FeatureStore:
         )
 
     def get_training_features(self, dataset_config: DatasetConfig, *, digest: str | None = None) -> pa.Table:
-        """The label rows in their order, each with what was known at its instant.
+        """The label rows in their order, each with the features that were known at its instant.
 
         Args:
             dataset_config: labels and views.
-            digest: refuse unless the dataset has this digest, so that the rows are those of an earlier call.
+            digest: raise StoreError unless the dataset has this digest, so that the rows are those of an earlier call.
 
         Returns:
-            A pyarrow Table: the labels' columns, then `view__column` of each feature, null where the row is missing or
-            its value is null; with `reasons=True` also `view__reason`. Its schema's metadata has under
-            `engine.dataset` JSON with the `digest`, the `views` and their versions, and how many label rows are
-            `missing` in each view, by reason.
+            A pyarrow Table: the labels' columns, then `view__column` of each feature, null if the row is missing or its
+            value is null; with `reasons=True` also `view__reason`. The metadata of its schema has JSON under
+            `engine.dataset`: the `digest`, the `views` with their versions, and under `missing` the number of label
+            rows without a row of each view, by reason.
 
         Raises:
-            ConfigError: a label column with a feature's name.
-            InputError: a column that is missing or of another type, a label without an instant.
-            StoreError: a source that cannot be read, that changed while it was, or that has another digest.
+            ConfigError: no DatasetConfig, or a label column has a feature's name.
+            InputError: a column is missing or of another type, or a label has no instant.
+            StoreError: a source cannot be read, changed while it was read, or has another digest.
         """
         return training_table(self.offline, dataset_config, digest)
 
     def dataset_digest(self, dataset_config: DatasetConfig) -> str:
-        """`dataset_config.digest` with relative paths from the offline store's folder."""
-        sources = [dataset_config.labels, *(view.source for view in dataset_config.views)]
-        return dataset_config.digest_of([self.offline.snapshot(source) for source in sources])
+        """`dataset_config.digest`, with relative paths from the offline store's folder.
+
+        Raises:
+            ConfigError: no DatasetConfig.
+            StoreError: a source cannot be read.
+        """
+        config = require(dataset_config, DatasetConfig, "dataset_config")
+        sources = [config.labels, *(view.source for view in config.views)]
+        return config.digest_of([self.offline.snapshot(source) for source in sources])
 
     def online_features(
         self,
@@ -128,21 +156,26 @@ class FeatureStore:
         *,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> OnlineFeatures:
-        """What `Engine(features=…)` takes to look features up for each request.
+        """An OnlineFeatures for `Engine(features=…)`, which looks features up for each request.
 
         Args:
-            program: a FeatureProgram; its inputs named `view__column` are looked up, the others are the request's own.
-            views: those that the program reads.
-            now_ns: the clock that TTLs are measured by, nanoseconds since 1970.
+            program: a FeatureProgram. Its inputs named `view__column` are looked up, the others come with the request.
+            views: the views that the program reads.
+            now_ns: the clock for TTLs; returns nanoseconds since 1970.
 
         Raises:
-            ConfigError: a view that the program reads nothing of.
-            StoreError: a view whose types neither the online store (once it is materialised) nor its source can tell.
+            ConfigError: `program` or a view is of another class, or the program reads no feature of a view.
+            InputTypeError: `now_ns` cannot be called.
+            StoreError: the types of a view are neither in the online store (it was never materialised) nor in its
+                source.
         """
+        check_fits(program, views := sequence_of(views, FeatureView, "views", "FeatureViews"))
+        if not callable(now_ns):
+            raise InputTypeError(f"now_ns: expected a callable, got {type(now_ns).__name__}")
         return OnlineFeatures(program, [(view, self._schema(view)) for view in views], self.online, now_ns)
 
     def _schema(self, view: FeatureView) -> Schema:
-        """The types of a view: as materialised, else as its source has them."""
+        """The types of a view: as materialised, or else as its source has them."""
         stored: bytes | None = None
         down: StoreError | None = None
         try:
@@ -153,7 +186,7 @@ class FeatureStore:
         if schema is not None:
             return schema
         try:
-            return self.offline.view(view).schema
+            return schema_of(view, kinds_of(view, self.offline.columns(view.source)))
         except EngineError as error:
             raise StoreError(
                 f"view {view.name!r}: its types are neither in the online store "

@@ -1,4 +1,4 @@
-"""Definitions: names, windows, versions, and what is refused with which words."""
+"""Definitions: names, windows and versions, and the errors of definitions that make no sense."""
 
 from datetime import timedelta
 
@@ -67,9 +67,13 @@ def test_windows_are_texts_or_timedeltas():
         ({"entities": []}, "expected at least one Entity"),
         ({"entities": ["plane"]}, "expected at least one Entity"),
         ({"entities": [PLANE, PLANE]}, "a name stands there twice"),
+        ({"entities": 5}, "expected at least one Entity, got 5"),
+        ({"columns": 5}, "columns: expected names of columns, got 5"),
+        ({"columns": ["a", ""]}, "columns: expected names of columns"),
+        ({"aggregates": 5}, "expected aggregates as Aggregate"),
         ({"source": "flights.parquet"}, "expected a Source, got str"),
-        ({"aggregates": ["mean"]}, "aggregates are Aggregate"),
-        ({"columns": [f"c{i}" for i in range(1001)]}, "1,000 features at most, got 1001"),
+        ({"aggregates": ["mean"]}, r"expected aggregates as Aggregate\(function, column, window\), got"),
+        ({"columns": [f"c{i}" for i in range(1001)]}, "1,000 features at most, got 1,001"),
     ],
 )
 def test_definitions_that_make_no_sense_are_refused(changes, message):
@@ -96,7 +100,7 @@ def test_a_version_is_a_digest_of_what_decides_the_features():
 
 
 def test_a_source_says_what_a_missing_zone_means():
-    with pytest.raises(ConfigError, match="naive is 'refuse' or 'utc', got 'local'"):
+    with pytest.raises(ConfigError, match="naive must be one of refuse, utc, got 'local'"):
         Source("x", "t", naive="local")
     with pytest.raises(ConfigError, match="source, event_time: expected the name of a column, got None"):
         Source("x", None)

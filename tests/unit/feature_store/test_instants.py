@@ -18,13 +18,13 @@ def test_an_instant_is_the_same_in_every_zone():
     assert instant_ns(pd.Timestamp(1_700_000_000_123_456_789, tz="UTC"), "t") == 1_700_000_000_123_456_789
 
 
-def test_what_says_no_zone_is_refused():
+def test_an_instant_without_a_zone_is_refused():
     for value in (datetime(2013, 1, 1), "2013-01-01T00:00:00", "2013-01-01", pd.Timestamp("2013-01-01")):
         with pytest.raises(InputError, match=r"start_time: .* has no time zone; write it with one"):
             instant_ns(value, "start_time")
 
 
-def test_what_is_no_instant_is_refused():
+def test_a_value_that_is_no_instant_is_refused():
     for value in (5, None, datetime(2013, 1, 1).date()):
         with pytest.raises(InputTypeError, match="t: expected a datetime or ISO 8601 text, got"):
             instant_ns(value, "t")

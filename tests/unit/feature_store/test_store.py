@@ -1,4 +1,4 @@
-"""Materialisation, on the embedded store and on Redis: what is written, what never is, and what progress says."""
+"""Materialisation, on the embedded store and on Redis: rows that are written, rows that never are, and progress."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -18,9 +18,9 @@ from engine.feature_store import (
     RedisOnline,
     Source,
     Written,
-    online,
 )
 from engine.feature_store import store as store_module
+from engine.feature_store.online import base
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 DAY = START + timedelta(days=1)
@@ -51,7 +51,7 @@ def view(rows, **options):
 
 
 def stored(store, view, entities="ab"):
-    """The values online, None where there is no row."""
+    """The values of each entity online, None for an entity without a row."""
     kept = store.online
     wire = kept.wire()
     blobs = wire.read([kept.prefix("v") + entity.encode() for entity in entities], 2**62)
@@ -91,7 +91,7 @@ def test_a_late_row_changes_the_windows_it_lies_in(store):
     late = view([("a", 5, 5, 5.0), ("a", 2, 9, 2.0)], **windows)
     store.materialize(late, START, DAY)
     assert stored(store, late) == [[5.0, 7.0], None]
-    # What lies before the range still counts in the windows that begin in it.
+    # Events before the range still count in the windows of the rows in it.
     store.materialize(view([("a", 5, 5, 5.0), ("a", 2, 9, 4.0)], **windows), START + timedelta(hours=5), DAY)
     assert stored(store, late) == [[5.0, 9.0], None]
 
@@ -110,15 +110,15 @@ def test_events_read_for_a_window_alone_are_no_rows(store):
     assert stored(store, made) == [None, [4.0, 6.0]]
 
 
-def test_of_one_instant_the_later_written_wins_whoever_comes_last(store):
+def test_of_one_instant_the_later_written_wins_in_any_order_of_runs(store):
     newer, older = view([("a", 1, 4, 4.0)]), view([("a", 1, 3, 3.0)])
     store.materialize(newer, START, DAY)
     assert store.materialize(older, START, DAY) == Written(1, 0, 0, 1, 0)
     assert stored(store, newer) == [[4.0], None]
 
 
-def test_of_the_same_instants_who_saw_the_source_later_wins(store):
-    """A run that looked at the source first and writes last must not take a correction back."""
+def test_of_the_same_instants_the_run_that_read_the_source_later_wins(store):
+    """A run that read the source first and writes last must not undo a correction."""
     before, after = view([("a", 1, 1, 1.0)]), view([("a", 1, 1, 2.0)])
     slow, revision = store._computed(before, START, DAY)
     store.materialize(after, START, DAY)
@@ -134,22 +134,22 @@ def test_without_an_end_it_is_now_and_the_future_stays_out(store, monkeypatch):
     )
     made = FeatureView("v", Entity("k"), Source(rows, "t"), ["x"])
     assert store.materialize(made).rows == 1
-    # A writer whose clock is behind brings less, and takes nothing back.
+    # A writer with a clock behind writes fewer rows, and undoes none.
     monkeypatch.setattr(time, "time", lambda: float(now - 7200))
     assert store.materialize(made) == Written(0, 0, 0, 0, 0)
     assert stored(store, made) == [[1.0], None]
 
 
 def test_progress_counts_rows_that_are_safe(store, monkeypatch):
-    monkeypatch.setattr(online, "BATCH_ROWS", 4)
+    monkeypatch.setattr(base, "BATCH_ROWS", 4)
     made = view([(f"k{i}", 1, 1, float(i)) for i in range(10)])
-    told = []
-    assert store.materialize(made, START, DAY, progress=lambda *counts: told.append(counts)).written == 10
-    assert told == [(4, 10), (8, 10), (10, 10)]
+    reported = []
+    assert store.materialize(made, START, DAY, progress=lambda *counts: reported.append(counts)).written == 10
+    assert reported == [(4, 10), (8, 10), (10, 10)]
 
 
 def test_a_run_that_was_interrupted_goes_on_and_another_range_does_not_take_its_place(store, monkeypatch):
-    monkeypatch.setattr(online, "BATCH_ROWS", 4)
+    monkeypatch.setattr(base, "BATCH_ROWS", 4)
     made = view([(f"k{i}", 1, 1, float(i)) for i in range(10)])
 
     def stop(done, total):
@@ -161,7 +161,7 @@ def test_a_run_that_was_interrupted_goes_on_and_another_range_does_not_take_its_
     assert store.materialize(made, START, DAY) == Written(10, 2, 0, 0, 8)
     with pytest.raises(KeyboardInterrupt):
         store.materialize(made, START, DAY, progress=stop)
-    # Another range, another content, another definition: from the beginning.
+    # With another content, the run starts from the beginning.
     changed = view([(f"k{i}", 1, 1, float(i) + 0.5) for i in range(10)])
     assert store.materialize(changed, START, DAY) == Written(10, 10, 0, 0, 0)
 

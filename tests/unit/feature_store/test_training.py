@@ -57,7 +57,7 @@ def joined(view, origins, hours, **options):
 def test_each_label_gets_what_was_known_at_its_instant():
     table = joined(weather(), ["EWR", "EWR", "EWR", "EWR", "LGA"], [0, 1, 2, 6, 3], reasons=True)
     assert table.column_names == ["late", "origin", "at", "weather__temp", "weather__sky", "weather__reason"]
-    # Of the two copies of 2 o'clock the later written wins; a null of 5 o'clock stays null at 6.
+    # Of the two copies of 2 o'clock the later written wins. The null of 5 o'clock is still null at 6.
     assert table["weather__temp"].to_pylist() == [None, 10.0, 21.0, None, 30.0]
     assert table["weather__sky"].to_pylist() == [None, "clear", "fog", "snow", None]
     assert table["weather__reason"].to_pylist() == ["not_yet", "found", "found", "found", "found"]
@@ -92,7 +92,7 @@ def test_windows_end_at_the_row_and_are_open_at_their_beginning():
     )
     table = joined(view, ["EWR", "EWR", "EWR"], [1, 2, 7])
     rows = zip(*(table[name].to_pylist() for name in view.feature_names), strict=True)
-    # At 5 o'clock there is a null in the hour, and 10 and 21 (the copy that won) in the day.
+    # At 5 o'clock the hour holds a null, and the day holds 10 and 21, the copy that won.
     assert list(rows) == [
         (1, 10.0, 10.0, 10.0, 10.0),
         (1, 31.0, 15.5, 21.0, 21.0),
@@ -117,7 +117,7 @@ def test_an_event_id_keeps_events_of_one_instant_apart():
         table = STORE.get_training_features(config)
         return [table[name].to_pylist() for name in view.feature_names]
 
-    # Flight 8 is there twice: the later in the source is the flight, as 4.0 is the row of 1 o'clock.
+    # Of the two copies of flight 8 the later in the source counts: 4.0, which is also the row of 1 o'clock.
     assert counted("flight") == [[4.0, 8.0], [2, 3], [5.0, 13.0]]
     assert counted(None) == [[4.0, 8.0], [1, 2], [4.0, 12.0]]
 
@@ -213,7 +213,7 @@ def test_times_beyond_the_clock_are_named():
 
 
 def test_the_same_digest_means_the_same_rows(tmp_path):
-    """Definition and content are in it: whatever changes the rows changes it, or is refused."""
+    """The digest covers definition and content: a change of the rows changes it."""
     pq.write_table(weather().source.data, tmp_path / "weather.parquet")
     pq.write_table(labels(["EWR", "LGA"], [2, 3]), tmp_path / "labels.parquet")
 
@@ -236,7 +236,7 @@ def test_the_same_digest_means_the_same_rows(tmp_path):
         digest,
     }
     assert len(others) == 4
-    # A row that came late is another dataset, and the old one is refused rather than passed off as it.
+    # A row that came late makes another dataset, and the old digest is refused.
     late = pa.concat_tables([weather().source.data, weather().source.data.slice(0, 1)])
     pq.write_table(late, tmp_path / "weather.parquet")
     assert store.dataset_digest(config()) != digest

@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.errors import MissingDependencyError, StoreError
+from engine._common import arguments, optional
+from engine.errors import InputTypeError, StoreError
 from engine.feature_store._codec import supersedes
-from engine.feature_store.online import OnlineStore, Unavailable
+from engine.feature_store.online.base import OnlineStore, Unavailable
 
 _NOTE = b"\x00note\x00"
 _REVISION = _NOTE + b"revision"
+MAP_BYTES_MAX = 2**63 - 1
 
-# LMDB must not have one environment open twice in a process. Nobody holds one longer than for an operation but who
-# fetches: it is closed with its last user, so that a process can materialise, then fork, and its children can open it.
+# LMDB forbids a process to open one environment twice, so all stores of a folder share it. An environment closes with
+# its last user: an operation holds it until it ends, a wire that has fetched holds it on. So a process can materialise,
+# then fork, and its children can open the environment.
 _open: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
 _open_lock = threading.Lock()
 
@@ -27,24 +30,28 @@ def _new_lock() -> None:
     _open_lock = threading.Lock()
 
 
-# The thread that held it is not there in the child.
+# The child has no copy of the thread that may hold the lock.
 os.register_at_fork(after_in_child=_new_lock)
 
 
 class LMDBOnline(OnlineStore):
-    """Keeps rows in an LMDB environment. Reads are microseconds in place; one writer at a time, the others wait.
+    """Keep rows in an LMDB environment: a read takes microseconds, in place; one process writes while others wait.
 
     Args:
-        folder: of the environment; made if it is not there.
-        map_bytes: the most it may ever hold; address space, not memory or disk.
-        read_only: open what is there, refuse to write. A folder that cannot be written needs this.
+        folder: the environment's folder; the first write or read makes it.
+        map_bytes: the most bytes it may ever hold, above zero. This is address space, not memory or disk.
+        read_only: open an existing environment and refuse to write. A folder without write permission needs this.
 
-    Thread-safe, and safe among processes on one machine; not on a network file system. A process may be forked as long
-    as none of its online features has fetched; after that its children's would find the store down. Expired rows are
-    not deleted, only no longer served: the folder grows with the number of entities, not with time.
+    Attributes:
+        folder, map_bytes, read_only: as given; the folder as a Path.
+
+    Thread-safe, and safe among processes of one machine, but not on a network file system. Fork a process before its
+    online features fetch for the first time; a child forked later finds the store down. An expired row is no longer
+    served, but it is not deleted: the folder grows with the number of entities, not with time.
 
     Raises:
         MissingDependencyError: lmdb is not installed.
+        InputError: map_bytes is not above zero.
     """
 
     def __init__(
@@ -54,13 +61,8 @@ class LMDBOnline(OnlineStore):
         map_bytes: int = 1 << 36,
         read_only: bool = False,
     ) -> None:
-        try:
-            import lmdb
-        except ImportError:
-            raise MissingDependencyError(
-                "the embedded online store needs lmdb: pip install 'deadline-engine[store]'"
-            ) from None
-        self._lmdb = lmdb
+        self._lmdb = optional.need("lmdb", "the embedded online store", "store")
+        arguments.whole("map_bytes", map_bytes, 1, MAP_BYTES_MAX, type_error=InputTypeError)
         self.folder = Path(folder)
         self.map_bytes = map_bytes
         self.read_only = read_only
@@ -69,14 +71,16 @@ class LMDBOnline(OnlineStore):
         return f"LMDBOnline({str(self.folder)!r})"
 
     def prefix(self, view: str) -> bytes:
+        """The beginning of every stored key of a view: its name and a zero byte, which no name has."""
         return view.encode() + b"\x00"
 
     def wire(self) -> LMDBWire:
+        """A new reader, which opens the environment at its first read."""
         return LMDBWire(self)
 
     @property
     def environment(self) -> Any:
-        """The open environment, for as long as somebody holds it. Raises StoreError where it cannot be opened."""
+        """The open environment, which closes with its last reference. Raises StoreError if it cannot be opened."""
         key = (os.getpid(), os.path.realpath(self.folder))
         with _open_lock:
             environment = _open.get(key)
@@ -88,7 +92,7 @@ class LMDBOnline(OnlineStore):
         try:
             if not self.read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
-            # Without read-ahead: look-ups are of single rows. Spare transactions are reused, which halves a look-up.
+            # No read-ahead, because a look-up reads single rows. Reusing spare transactions halves a look-up.
             return self._lmdb.open(
                 str(self.folder),
                 map_size=self.map_bytes,
@@ -100,7 +104,9 @@ class LMDBOnline(OnlineStore):
         except self._lmdb.Error as error:
             hint = ""
             if any(os.path.realpath(self.folder) == folder for _, folder in _open):
-                hint = "; this process was forked from one that has fetched from it, and must be forked before that"
+                hint = (
+                    "; this process was forked from one that has fetched from it: fork before the first fetch"
+                )
             raise StoreError(
                 f"{self.folder}: cannot be opened as an LMDB environment: {error}{hint}"
             ) from error
@@ -108,12 +114,14 @@ class LMDBOnline(OnlineStore):
             raise StoreError(f"{self.folder}: cannot be made: {error.strerror}") from error
 
     def next_revision(self) -> int:
+        """A number above every earlier one, in any process; durable. Raises StoreError if it cannot be written."""
         with self._writing() as transaction:
             revision = int(transaction.get(_REVISION, b"0")) + 1
             transaction.put(_REVISION, b"%d" % revision)
         return revision
 
     def note(self, name: str) -> bytes | None:
+        """A small record beside the rows, None if there is none. Raises StoreError if it cannot be read."""
         try:
             environment = self.environment
             with environment.begin() as transaction:
@@ -124,7 +132,7 @@ class LMDBOnline(OnlineStore):
     def write(
         self, pairs: Sequence[tuple[bytes, bytes]], ttl_ns: int | None, notes: Mapping[str, bytes | None]
     ) -> tuple[int, int, int, bytes | None]:
-        """One transaction: after a kill all of it is there or nothing, rows and notes alike."""
+        """Write rows and notes as `OnlineStore.write` says, in one durable transaction: all of them or none."""
         try:
             with self._writing() as transaction:
                 counts = _put(transaction, pairs)
@@ -142,7 +150,7 @@ class LMDBOnline(OnlineStore):
 
 
 class _Foreign(Exception):
-    """A key that holds no row of ours; ends the transaction."""
+    """A key that holds no row of a feature view. Raising it ends the transaction."""
 
     def __init__(self, key: bytes) -> None:
         super().__init__(key)
@@ -150,7 +158,7 @@ class _Foreign(Exception):
 
 
 def _put(transaction: Any, pairs: Sequence[tuple[bytes, bytes]]) -> list[int]:
-    """Puts what is newer; counts what was written, the same, older."""
+    """Put the newer rows. Returns the numbers of rows written, stored already and older."""
     counts = [0, 0, 0]
     get, put = transaction.get, transaction.put
     for key, row in pairs:
@@ -167,7 +175,7 @@ def _put(transaction: Any, pairs: Sequence[tuple[bytes, bytes]]) -> list[int]:
 
 
 class _Writing:
-    """A write transaction whose errors are ours: whatever goes wrong, nothing of it is written."""
+    """A write transaction that raises StoreError; if anything goes wrong, nothing of it is written."""
 
     def __init__(self, store: LMDBOnline) -> None:
         self.store = store
@@ -177,7 +185,7 @@ class _Writing:
         if store.read_only:
             raise StoreError(f"{store.folder}: was opened with read_only=True, so it cannot be written")
         try:
-            # Held for as long as the transaction, which would not keep it open.
+            # The transaction alone does not keep the environment open.
             self.environment = store.environment
             self.transaction = self.environment.begin(write=True)
         except store._lmdb.Error as error:
@@ -199,12 +207,12 @@ class _Writing:
             ) from error
         if isinstance(error, lmdb.Error):
             raise StoreError(
-                f"{store.folder}: cannot be written: {error}; nothing of this batch was"
+                f"{store.folder}: cannot be written: {error}; no row of this batch was written"
             ) from error
 
 
 class LMDBWire:
-    """Reads in place, on the caller's thread; nothing waits for another process."""
+    """Read rows in place, on the caller's thread. A read waits for no other process, so it needs no deadline."""
 
     blocking = False
 
@@ -216,6 +224,7 @@ class LMDBWire:
 
     # Hot: once per request.
     def read(self, keys: list[bytes], deadline_ns: int) -> Sequence[bytes | None]:
+        """The stored row of each key, None where there is none. Raises Unavailable if the store cannot be read."""
         try:
             if self._pid != os.getpid():
                 self._environment = self._store.environment
@@ -226,7 +235,8 @@ class LMDBWire:
             raise Unavailable("store_down", str(error)) from None
 
     async def read_async(self, keys: list[bytes], deadline_ns: int) -> Sequence[bytes | None]:
+        """`read`, which takes microseconds, so the event loop may wait for it."""
         return self.read(keys, deadline_ns)
 
     def close(self) -> None:
-        """Nothing to close: the environment is shared by the stores of this process."""
+        """Do nothing, because the stores of this process share the environment."""

@@ -1,8 +1,8 @@
-"""The online store on a Redis server (or Valkey and other speakers of its protocol), shared by any number of machines.
+"""The online store on a Redis server, or on Valkey and other servers of its protocol, shared by any number of machines.
 
-Rows are written by a script that runs inside the server, where it compares the new row's times with the stored one's:
-so no two writers, however late one of them is, can leave an older row behind. It needs Redis 5 or later, and takes
-several keys at once, so a Redis Cluster is refused.
+A script inside the server writes the rows: it compares the times of the new row with those of the stored one, so two
+writers never leave an older row behind, however late one of them is. It needs Redis 5 or later. It takes several keys
+at once, so a Redis Cluster refuses it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from engine.errors import ConfigError, MissingDependencyError, StoreError
-from engine.feature_store.online import OnlineStore
-from engine.feature_store.redis_wire import RedisWire
+from engine._common import arguments, optional
+from engine.errors import ConfigError, InputTypeError, StoreError
+from engine.feature_store.online.base import OnlineStore
+from engine.feature_store.online.redis_wire import RedisWire
 
-# The rows of one call of the script: the server does nothing else meanwhile, about half a millisecond.
+# The server does nothing else while one call of the script writes this many rows: about half a millisecond.
 ROWS_PER_CALL = 250
+TIMEOUT_S_MAX = 3600.0
 
-# The 24 bytes from the 13th on are event time, created time and revision, each sorting as its time does. They are
-# compared as 32-bit numbers: Lua's numbers hold those exactly, and its string comparison follows the server's locale.
-# The key of an expired row is left to expire later than its TTL demands, for readers look at the event time anyway.
+# csrc/feature_store/codec.hpp describes a row. The 24 bytes from the 13th on are event time, created time and revision,
+# and each sorts as its value does. They are compared as 32-bit numbers, because Lua's numbers hold those exactly and
+# its string comparison follows the server's locale. A key expires later than its row's TTL demands, because readers
+# look at the event time anyway.
 _UPSERT = """
 local written, same, older = 0, 0, 0
 local ttl = tonumber(ARGV[1])
@@ -59,36 +62,37 @@ return {written, same, older, 0}
 
 
 class RedisOnline(OnlineStore):
-    """Keeps rows on a Redis server, one string of bytes a row.
+    """Keep rows on a Redis server, each as one string of bytes.
 
     Args:
         url: redis://[user:password@]host[:port][/db], rediss:// for TLS, or unix:///path[?db=n].
-        namespace: what every key begins with, so that several stores can share a server; letters, digits, "-" and ".".
-        timeout_s: for connecting and for each call while writing. Reads have the deadlines of their requests.
+        namespace: the beginning of every key, so that several stores can share a server: letters, digits, "-", "." and
+            "_".
+        timeout_s: the longest wait to connect, and for each call while writing; above 0, at most 3,600. A read waits
+            until its request's deadline.
 
-    Thread-safe. Connects when first used. The server should not evict keys (maxmemory-policy noeviction): what it
-    evicts is missing until it is materialised again.
+    Attributes:
+        url, namespace: as given.
+
+    Thread-safe, and safe across forks. Connects when first used. Set maxmemory-policy to noeviction, because an evicted
+    row is missing until it is materialised again.
 
     Raises:
-        ConfigError: a URL that is none of these.
+        ConfigError: a URL or namespace of another form.
+        InputError: timeout_s is out of range.
         MissingDependencyError: redis or hiredis is not installed.
     """
 
     def __init__(self, url: str, *, namespace: str = "engine", timeout_s: float = 5.0) -> None:
-        try:
-            import hiredis
-            import redis
-        except ImportError:
-            raise MissingDependencyError(
-                "the Redis online store needs redis and hiredis: pip install 'deadline-engine[redis]'"
-            ) from None
-        del hiredis
-        if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+        redis = optional.need("redis", "the Redis online store", "redis")
+        optional.need("hiredis", "the Redis online store", "redis")
+        if not _is_address(url):
             raise ConfigError(
                 f"expected a URL like redis://host:6379/0, rediss://… or unix://…, got {_safe(url)!r}"
             )
-        if not namespace or not all(letter.isalnum() or letter in "-._" for letter in namespace):
+        if not _is_plain(namespace):
             raise ConfigError(f"namespace: expected letters, digits, '-', '.' and '_', got {namespace!r}")
+        arguments.number("timeout_s", timeout_s, 0.0, TIMEOUT_S_MAX, above=True, type_error=InputTypeError)
         self._redis = redis
         self.url = url
         self.namespace = namespace
@@ -101,25 +105,29 @@ class RedisOnline(OnlineStore):
         return f"RedisOnline({_safe(self.url)!r})"
 
     def prefix(self, view: str) -> bytes:
+        """The beginning of every stored key of a view: `namespace:view:`. No name has a colon."""
         return f"{self.namespace}:{view}:".encode()
 
     def wire(self) -> RedisWire:
+        """A new reader with connections of its own, which it opens when it first reads."""
         return RedisWire(self.url)
 
     def ping(self) -> None:
-        """Raises StoreError where the server cannot be reached or refuses, wrong password and all."""
+        """Raise StoreError if the server cannot be reached, or refuses the user or password."""
         with self._mapped():
             self._client.ping()
 
     def close(self) -> None:
-        """Closes the connections that writing opened."""
+        """Close the connections that writing opened. A later call opens new ones."""
         self._client.close()
 
     def next_revision(self) -> int:
+        """A number above every earlier one, from any machine. Raises StoreError if the server cannot be written."""
         with self._mapped():
             return int(self._client.incr(self._own("revision")))
 
     def note(self, name: str) -> bytes | None:
+        """A small record beside the rows, None if there is none. Raises StoreError if the server cannot be read."""
         with self._mapped():
             found = self._client.get(self._own(name))
         return found if found is None or isinstance(found, bytes) else str(found).encode()
@@ -127,7 +135,8 @@ class RedisOnline(OnlineStore):
     def write(
         self, pairs: Sequence[tuple[bytes, bytes]], ttl_ns: int | None, notes: Mapping[str, bytes | None]
     ) -> tuple[int, int, int, bytes | None]:
-        # At least a second beyond the TTL: the server's clock and the source's need not agree to the second.
+        """Write rows, then notes, as `OnlineStore.write` says. A kill between the two repeats rows and loses none."""
+        # A second beyond the TTL, because the clocks of the server and of the source may differ.
         ttl_ms = 0 if ttl_ns is None else ttl_ns // 1_000_000 + 1000
         counts = [0, 0, 0]
         with self._mapped():
@@ -136,7 +145,6 @@ class RedisOnline(OnlineStore):
                 counts = [total + more for total, more in zip(counts, result[:3], strict=True)]
                 if result[3]:
                     return (*counts, part[result[3] - 1][0])  # type: ignore[return-value]
-            # Rows first, then what says that they are there: a kill between the two repeats rows, and loses none.
             for name, value in notes.items():
                 if value is None:
                     self._client.delete(self._own(name))
@@ -145,7 +153,7 @@ class RedisOnline(OnlineStore):
         return counts[0], counts[1], counts[2], None
 
     def _calls(self, parts: list[Sequence[tuple[bytes, bytes]]], ttl_ms: int) -> list[list[int]]:
-        """The script's replies to all parts, in one round trip."""
+        """The script's reply to each part, in one round trip."""
         if not parts:
             return []
         pipeline = self._client.pipeline(transaction=False)
@@ -155,7 +163,7 @@ class RedisOnline(OnlineStore):
         return pipeline.execute()
 
     def _own(self, name: str) -> bytes:
-        # No view has an empty name, so none of these is the key of a row.
+        """The key of a note. It is no row's key, because no view has an empty name."""
         return f"{self.namespace}::{name}".encode()
 
     @contextmanager
@@ -171,11 +179,33 @@ class RedisOnline(OnlineStore):
             raise StoreError(f"{self}: {error or type(error).__name__}") from error
 
 
-def _safe(url: str) -> str:
+def _is_address(url: object) -> bool:
+    """Whether this is a URL of a Redis server, with a whole number for a port if it has one."""
+    if not isinstance(url, str):
+        return False
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("redis", "rediss", "unix") and (port is None or parts.scheme != "unix")
+
+
+def _is_plain(namespace: object) -> bool:
+    """Whether this is a text of letters, digits, "-", "." and "_"."""
+    return (
+        isinstance(namespace, str)
+        and namespace != ""
+        and all(letter.isalnum() or letter in "-._" for letter in namespace)
+    )
+
+
+def _safe(url: object) -> object:
     """A URL without its password, for errors and logs."""
+    if not isinstance(url, str):
+        return url
     parts = urlsplit(url)
     if parts.password is None:
         return url
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return parts._replace(netloc=f"{parts.username or ''}:***@{host}{port}").geturl()
+    login, _, place = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{login.partition(':')[0]}:***@{place}").geturl()

@@ -1,7 +1,7 @@
-"""Windowed aggregates: the rows of a view that has some, computed from the events of its source.
+"""The rows of a view with windowed aggregates, computed from the events of its source.
 
-DuckDB reads and sorts the events; the windows themselves are summed by the core, exactly, because DuckDB's own window
-sums depend in their last bits on what else was read, and training and serving read different spans of time.
+DuckDB reads and sorts the events, and the core sums the windows, exactly. DuckDB's own window sums depend in their last
+bits on the other rows that were read, and training and serving read different spans of time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.feature_store import view_rows
-from engine.feature_store._windows import window_aggregate_of
 from engine.feature_store.definitions import FeatureView
-from engine.feature_store.sources import Snapshot
+from engine.feature_store.offline import view_rows
+from engine.feature_store.offline._windows import window_aggregate_of
+from engine.feature_store.offline.columns import Snapshot
 
 
 def aggregated_rows(
@@ -27,14 +27,14 @@ def aggregated_rows(
 ) -> Any:
     """A pyarrow Table of the view's rows with event times in [start, end), sorted by keys and time: k0…, t, f0….
 
-    The events of the longest window before `start` are read too. In memory is that span of the source, the columns of
-    the view alone.
+    The events of the longest window before `start` are read too. That span of the source is held in memory, in the
+    columns that the view reads.
     """
     import pyarrow as pa
 
     start, end = range_ns
     read_from = None if start is None else start - view.window_ns_max
-    # The columns as they are, then each aggregated column once.
+    # The view's own columns, then each aggregated column once.
     inputs = list(dict.fromkeys(aggregate.column for aggregate in view.aggregates))
     columns = [*view.columns, *inputs]
     rows = view_rows.plain_rows(view, snapshot, kinds, columns, (read_from, end), numbered=True)
@@ -49,18 +49,19 @@ def aggregated_rows(
     times = events["t"].to_numpy()
     made: dict[str, Any] = {name: events[name] for name in [*keys, "t"]}
     made |= {f"f{i}": events[f"f{i}"] for i in range(len(view.columns))}
-    made |= _aggregates(view, events, inputs, groups, times)
+    made |= _aggregate_columns(view, events, inputs, groups, times)
     table = pa.table(made)
-    # Of the events of one instant the last is the row, and what was read for the windows alone is not.
+    # The last event of an instant is the view's row. Events before `start` were read for the windows alone.
     keep = _last_of_instant(groups, times)
     if start is not None:
         keep &= times >= start
     return table if keep.all() else table.filter(pa.array(keep))
 
 
-def _aggregates(
+def _aggregate_columns(
     view: FeatureView, events: Any, inputs: list[str], groups: npt.NDArray[Any], times: npt.NDArray[Any]
 ) -> dict[str, Any]:
+    """The column of each aggregate, by its name in the result. Aggregates of one window share one pass over it."""
     import pyarrow as pa
 
     values = {
@@ -85,7 +86,7 @@ def _aggregates(
 
 
 def _groups(events: Any, keys: list[str]) -> npt.NDArray[np.int64]:
-    """A number for each row that goes up by one where the entity changes; the rows are sorted by it."""
+    """A number for each row, which goes up by one where the entity changes. The rows are sorted by entity."""
     import pyarrow.compute as pc
 
     if events.num_rows == 0:
@@ -100,6 +101,7 @@ def _groups(events: Any, keys: list[str]) -> npt.NDArray[np.int64]:
 
 
 def _last_of_instant(groups: npt.NDArray[Any], times: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Whether each row is the last one of its entity and instant."""
     last = np.ones(len(times), dtype=bool)
     last[:-1] = (groups[1:] != groups[:-1]) | (times[1:] != times[:-1])
     return last

@@ -1,9 +1,9 @@
-"""Reading from Redis inside a deadline: sockets of our own with hiredis, because a client library's timeout is one for
-all calls and a request's deadline is its own.
+"""Reads from Redis inside a deadline: on sockets of our own with hiredis, because a client library has one timeout for
+all calls, and each request has a deadline of its own.
 
-Three rules keep a bad server cheap. No wait is longer than the deadline. A reply that comes too late is owed to the
-connection, which reads it off before the next one, so that being slow does not mean connecting anew. And after failures
-in a row the server is left alone for a while, in which a read costs microseconds; then one request tries again.
+Three rules keep a bad server cheap. No wait is longer than the deadline. A reply that comes too late stays outstanding:
+the connection reads and drops it before the next reply, so a slow server costs no new connections. After failures in a
+row no request asks the server for a while, and a read then costs microseconds; after the pause one request tries again.
 """
 
 from __future__ import annotations
@@ -20,38 +20,43 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from engine.feature_store._descriptor import readable_by
-from engine.feature_store.online import Unavailable
-from engine.feature_store.redis_address import Address
+from engine.feature_store.online._descriptor import readable_by
+from engine.feature_store.online.base import Unavailable
+from engine.feature_store.online.redis_address import Address
 
-# Less than this is not worth sending for: a look-up on a quiet machine takes about as long.
+# A look-up on a quiet machine takes about this long, so with less time left nothing is sent.
 WORTH_WAITING_NS = 50_000
-# A read that had this long and got nothing speaks against the server; one that had less, against its deadline.
+# A read that waited this long in vain counts as a failure of the server. A shorter one had too tight a deadline.
 PATIENCE_NS = 1_000_000
 FAILURES_MAX = 3
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0
-# A connection that owes more replies than this is cheaper to replace.
-OWED_MAX = 64
+# A connection with more outstanding replies than this is cheaper to replace.
+OUTSTANDING_MAX = 64
 CONNECT_S_MAX = 1.0
 IDLE_CONNECTIONS_MAX = 64
 READ_BYTES = 1 << 16
-OUTSTANDING_MAX = 4096
-# A reply is watched for this long before its thread sleeps. After so many that took longer, one in so many is.
+PIPELINED_MAX = 4096
+# A thread watches for a reply this long before it sleeps. After WATCHED_IN_VAIN_MAX replies in a row that took longer,
+# it watches for one reply in WATCH_AGAIN_EVERY.
 WATCH_NS = 100_000
 WATCHED_IN_VAIN_MAX = 8
 WATCH_AGAIN_EVERY = 64
 
 
 def _hiredis() -> Any:
-    # Checked by RedisOnline, which says what to install.
+    # RedisOnline has checked that it is installed.
     import hiredis
 
     return hiredis
 
 
 class Breaker:
-    """Whether the server may be asked. Closed while it answers; after failures in a row open for a pause that doubles,
-    with some chance in it so that many processes do not come back at once; then one caller at a time may try."""
+    """Decide whether a request may ask the server.
+
+    The breaker is closed while the server answers. After FAILURES_MAX failures in a row it opens for a pause, which
+    doubles with each further failure. The pause is partly random, so that many processes do not return at once. After
+    it, one caller at a time may try.
+    """
 
     def __init__(self) -> None:
         self._failures = 0
@@ -60,25 +65,28 @@ class Breaker:
 
     @property
     def open(self) -> bool:
+        """Whether failures in a row have opened it."""
         return self._failures >= FAILURES_MAX
 
     # Hot: once per request.
     def admits(self) -> bool:
+        """Whether this caller may ask now. After a pause only the first caller may, until it has found out."""
         if self._failures < FAILURES_MAX:
             return True
         now = time.monotonic()
         with self._lock:
             if now < self._retry_at:
                 return False
-            # Whoever comes next waits until this one has found out, or for another pause.
+            # The next caller waits until this one has found out, or for PAUSE_S_MAX.
             self._retry_at = now + PAUSE_S_MAX
             return True
 
     def succeeded(self) -> None:
+        """The server answered: close."""
         self._failures = 0
 
     def failed(self, certain: bool) -> None:
-        """`certain`: the connection itself failed, which is enough; a single timeout is not."""
+        """The server failed. A `certain` failure, of the connection itself, opens the breaker; one timeout does not."""
         with self._lock:
             self._failures = max(self._failures + 1, FAILURES_MAX if certain else 0)
             beyond = min(self._failures - FAILURES_MAX, 10)
@@ -88,15 +96,20 @@ class Breaker:
 
 
 class Connection:
-    """One socket, used by one thread at a time."""
+    """One socket, used by one thread at a time.
+
+    Attributes:
+        outstanding: replies that were not read yet; each belongs to a command that was sent.
+    """
 
     def __init__(self, address: Address, deadline_ns: int) -> None:
         hiredis = _hiredis()
         self._pack = hiredis.pack_command
         self._reader = hiredis.Reader()
         self._error = hiredis.HiredisError
-        self.owed = 0
-        self._watches = not address.tls  # what TLS has read already nobody can see at the socket
+        self.outstanding = 0
+        # TLS may have read a reply already, and then the socket shows nothing to watch for.
+        self._watches = not address.tls
         self._in_vain = 0
         left_s = min((deadline_ns - time.monotonic_ns()) * 1e-9, CONNECT_S_MAX)
         if left_s <= 0:
@@ -111,11 +124,17 @@ class Connection:
 
     # Hot: once per request.
     def ask(self, command: tuple[Any, ...], deadline_ns: int) -> Any:
-        """The reply. Raises TimeoutError, after which the reply is owed; OSError; or Unavailable for a refusal."""
+        """The reply to a command.
+
+        Raises:
+            TimeoutError: no reply by the deadline. The reply stays outstanding, and the connection can be used on.
+            OSError: the connection failed.
+            Unavailable: the server replied with an error.
+        """
         connection, reader = self._socket, self._reader
         self._wait_at_most(deadline_ns)
         self._send(self._pack(command))
-        self.owed += 1
+        self.outstanding += 1
         while True:
             reply = reader.gets()
             while reply is False:
@@ -126,8 +145,8 @@ class Connection:
                     raise ConnectionResetError("the server closed the connection")
                 reader.feed(data)
                 reply = reader.gets()
-            self.owed -= 1
-            if self.owed == 0:
+            self.outstanding -= 1
+            if self.outstanding == 0:
                 break
         if isinstance(reply, self._error):
             raise Unavailable("refused", str(reply))
@@ -137,11 +156,11 @@ class Connection:
         try:
             self._socket.sendall(packed)
         except TimeoutError as error:
-            # Part of a command may be under way, and nothing can take it back.
-            raise ConnectionResetError("the server takes nothing in") from error
+            # Part of the command may be on its way, so nothing else can be sent on this connection.
+            raise ConnectionResetError("the server reads nothing") from error
 
     def _watch(self, deadline_ns: int) -> None:
-        """Waits awake for a server that answers soon: on a virtual machine waking up takes longer than its answer."""
+        """Watch for the reply awake, because on a virtual machine a wake-up takes longer than a quick reply."""
         if not self._watches:
             return
         if self._in_vain >= WATCHED_IN_VAIN_MAX and self._in_vain % WATCH_AGAIN_EVERY:
@@ -151,23 +170,28 @@ class Connection:
         self._in_vain = 0 if readable_by(self._socket.fileno(), until_ns) else self._in_vain + 1
 
     def _wait_at_most(self, deadline_ns: int) -> None:
+        """Set the socket's timeout to the time left. Raises TimeoutError if there is none."""
         left_ns = deadline_ns - time.monotonic_ns()
         if left_ns <= 0:
             raise TimeoutError("the deadline has passed")
         self._socket.settimeout(left_ns * 1e-9)
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def __del__(self) -> None:
-        # One that a request could not give back is closed with it. The constructor may have failed before the socket.
+        # An exception may have kept a request from returning the connection. The constructor may have made no socket.
         opened = getattr(self, "_socket", None)
         if opened is not None:
             opened.close()
 
 
 class RedisWire:
-    """Reads rows by MGET on pooled connections; from asyncio on one connection for each loop, pipelined."""
+    """Read rows by MGET: on pooled connections, and from asyncio pipelined on one connection for each event loop.
+
+    Thread-safe, and safe across forks.
+    """
 
     blocking = True
 
@@ -183,6 +207,11 @@ class RedisWire:
 
     # Hot: once per request.
     def read(self, keys: list[bytes], deadline_ns: int) -> Sequence[bytes | None]:
+        """The stored row of each key. Blocks until `deadline_ns` of `time.monotonic_ns` at most.
+
+        Raises:
+            Unavailable: no answer; its reason says why.
+        """
         began_ns = time.monotonic_ns()
         self._admit(began_ns, deadline_ns)
         connection = self._idle_connection()
@@ -197,7 +226,7 @@ class RedisWire:
         except TimeoutError as error:
             if deadline_ns - began_ns >= PATIENCE_NS:
                 self._breaker.failed(certain=False)
-            self._keep_or_drop(connection)
+            self._return_or_drop(connection)
             raise Unavailable("timeout", f"the store did not answer in time: {error}") from None
         except self._broken as error:
             self._drop(connection)
@@ -210,6 +239,7 @@ class RedisWire:
         return rows
 
     async def read_async(self, keys: list[bytes], deadline_ns: int) -> Sequence[bytes | None]:
+        """`read` that does not block the running event loop."""
         began_ns = time.monotonic_ns()
         self._admit(began_ns, deadline_ns)
         loop = asyncio.get_running_loop()
@@ -235,7 +265,7 @@ class RedisWire:
         return rows
 
     def close(self) -> None:
-        """Closes the connections; a later read opens new ones."""
+        """Close the connections. A later read opens new ones."""
         self._drop(None)
         for loop, pipeline in list(self._loops.items()):
             if not loop.is_closed():
@@ -249,23 +279,23 @@ class RedisWire:
 
     def _idle_connection(self) -> Connection | None:
         if self._pid != os.getpid():
-            # A child must not speak on its parent's sockets.
+            # A child must not use its parent's sockets.
             self._idle, self._pid, self._breaker = [], os.getpid(), Breaker()
         try:
             return self._idle.pop()
         except IndexError:
             return None
 
-    def _keep_or_drop(self, connection: Connection | None) -> None:
-        """After a timeout: a server that is but slow keeps its connection, one that is given up loses it."""
+    def _return_or_drop(self, connection: Connection | None) -> None:
+        """Keep the connection to a server that is only slow. Drop it once the breaker has opened."""
         keep = not self._breaker.open and len(self._idle) < IDLE_CONNECTIONS_MAX
-        if keep and connection is not None and connection.owed <= OWED_MAX:
+        if keep and connection is not None and connection.outstanding <= OUTSTANDING_MAX:
             self._idle.append(connection)
         else:
             self._drop(connection)
 
     def _drop(self, connection: Connection | None) -> None:
-        """Closes a connection that failed, and the idle ones with it, which lead to the same server."""
+        """Close a connection that failed, and the idle ones too, because they lead to the same server."""
         if connection is not None:
             connection.close()
         idle, self._idle = self._idle, []
@@ -274,7 +304,11 @@ class RedisWire:
 
 
 class LoopConnection(asyncio.Protocol):
-    """One connection for all requests of an event loop: commands go out as they come, replies come back in order."""
+    """One connection for all requests of an event loop. Commands are sent at once, and replies come in their order.
+
+    Attributes:
+        pid: the process that made it, because a child must not use it.
+    """
 
     def __init__(self, address: Address) -> None:
         hiredis = _hiredis()
@@ -289,7 +323,7 @@ class LoopConnection(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[Any]] = deque()
 
     async def ask(self, command: tuple[Any, ...]) -> Any:
-        """The reply; whoever gives up waiting leaves its reply to be dropped."""
+        """The reply to a command. If the caller stops waiting, its reply is dropped when it comes."""
         if self._transport is None or self._transport.is_closing():
             await self._connected()
         return await self._asked(command)
@@ -298,24 +332,23 @@ class LoopConnection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             raise ConnectionResetError("the server closed the connection")
-        if len(self._waiting) >= OUTSTANDING_MAX:
+        if len(self._waiting) >= PIPELINED_MAX:
             self.close()
-            raise ConnectionResetError(
-                f"{OUTSTANDING_MAX} replies are outstanding: the server takes nothing in"
-            )
+            raise ConnectionResetError(f"{PIPELINED_MAX:,} replies are outstanding: the server reads nothing")
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
         transport.write(self._pack(command))
         return future
 
     def close(self) -> None:
+        """Close the connection; requests that wait raise ConnectionResetError."""
         self._hang_up(ConnectionResetError("closed"))
 
     async def _connected(self) -> None:
-        """Opens the connection once for all that wait for it; it goes on opening when one of them gives up."""
+        """Open the connection once for all requests that wait for it. It opens on if one of them stops waiting."""
         if self._opening is None or self._opening.done():
             self._opening = asyncio.get_running_loop().create_task(self._open())
-            # An error that nobody waits for any more is no news: the next request finds out for itself.
+            # Take the error, because asyncio logs one that no request waits for. The next request finds out itself.
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._opening)
 
@@ -335,10 +368,12 @@ class LoopConnection(asyncio.Protocol):
                 raise
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio: the connection is open."""
         self._transport = transport  # type: ignore[assignment]
         self._reader = self._make_reader()
 
     def data_received(self, data: bytes) -> None:
+        """Called by asyncio: hand each whole reply to the request that has waited longest."""
         try:
             self._reader.feed(data)
             reply = self._reader.gets()
@@ -346,7 +381,7 @@ class LoopConnection(asyncio.Protocol):
                 self._answered(reply)
                 reply = self._reader.gets()
         except (self._error, IndexError) as error:
-            self._hang_up(ConnectionResetError(f"what the server sent is no reply: {error}"))
+            self._hang_up(ConnectionResetError(f"the server sent bytes that are no reply: {error}"))
 
     def _answered(self, reply: Any) -> None:
         future = self._waiting.popleft()
@@ -358,9 +393,11 @@ class LoopConnection(asyncio.Protocol):
             future.set_result(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Called by asyncio: requests that wait raise ConnectionResetError."""
         self._hang_up(ConnectionResetError(f"the connection was lost: {error or 'closed by the server'}"))
 
     def _hang_up(self, error: Exception) -> None:
+        """Close the connection and raise `error` in every request that waits."""
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -368,5 +405,5 @@ class LoopConnection(asyncio.Protocol):
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
-                # Who waited may have given up since; the error is then nobody's.
+                # Take the error, because its request may have stopped waiting, and asyncio would log it.
                 future.exception()

@@ -1,4 +1,4 @@
-"""How a look-up waits for Redis: awake for a reply that comes soon, asleep for a server that takes its time."""
+"""A look-up waits for Redis awake if the reply comes soon, and asleep if the server is slow."""
 
 import os
 import socket
@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from engine.feature_store import redis_wire
-from engine.feature_store._descriptor import readable_by
+from engine.feature_store.online import redis_wire
+from engine.feature_store.online._descriptor import readable_by
 
 SECOND = 1_000_000_000
 
@@ -20,10 +20,10 @@ def test_a_descriptor_is_watched_until_it_can_be_read():
     assert time.monotonic_ns() - began >= 2_000_000
     threading.Timer(0.01, os.write, (theirs, b"x")).start()
     assert readable_by(ours, time.monotonic_ns() + 60 * SECOND), "other threads run meanwhile"
-    assert readable_by(ours, 0), "what is there already is seen without waiting"
+    assert readable_by(ours, 0), "bytes that are there already are seen without waiting"
     os.close(theirs)
     os.read(ours, 1)
-    assert readable_by(ours, time.monotonic_ns() + 60 * SECOND), "the end is something to be read too"
+    assert readable_by(ours, time.monotonic_ns() + 60 * SECOND), "the end of the stream can be read too"
     os.close(ours)
 
 
@@ -57,7 +57,7 @@ def test_a_slow_server_is_watched_now_and_then_only(connection, monkeypatch):
     assert len(watched) == 20, "it answers soon again"
 
 
-def test_nobody_watches_longer_than_the_deadline(connection):
+def test_no_thread_watches_longer_than_the_deadline(connection):
     began = time.monotonic_ns()
     connection._watch(began)
     assert connection._in_vain == 1

@@ -13,7 +13,7 @@ cdef extern from "<span>" nogil:
     cdef cppclass double_span "std::span<const double>":
         double_span(const double* data, size_t size) noexcept
 
-cdef extern from "feature_store/window.hpp" namespace "engine" nogil:
+cdef extern from "feature_store/window.hpp" namespace "engine::feature_store" nogil:
     cdef struct WindowResult:
         int64_t* count
         double* sum
@@ -25,9 +25,20 @@ cdef extern from "feature_store/window.hpp" namespace "engine" nogil:
 
 
 def window_aggregate_of(groups, times_ns, values, int64_t window_ns):
-    """(count, sum, least, greatest) over each row's (time - window, time] in its group; NaN is missing.
+    """The count, exact sum, least and greatest value over each row's (time - window, time] in its group.
 
-    groups, times_ns: int64 [n], ascending together, groups first. values: float64 [n].
+    Args:
+        groups: int64 [n], a number for each entity, ascending.
+        times_ns: int64 [n], ascending within a group. Rows of one instant see each other.
+        values: float64 [n]; NaN is a missing value and does not count.
+        window_ns: above zero.
+
+    Returns:
+        int64 [n] and three float64 [n]; the latter are NaN over no values.
+
+    Raises:
+        ValueError: arrays of different lengths, or a window that is not above zero.
+        MemoryError: no memory for the window.
     """
     cdef cnp.ndarray g = np.ascontiguousarray(groups, dtype=np.int64)
     cdef cnp.ndarray t = np.ascontiguousarray(times_ns, dtype=np.int64)
@@ -35,6 +46,8 @@ def window_aggregate_of(groups, times_ns, values, int64_t window_ns):
     cdef size_t n = g.size
     if g.ndim != 1 or t.ndim != 1 or v.ndim != 1 or <size_t>t.size != n or <size_t>v.size != n:
         raise ValueError("groups, times and values are one-dimensional and equally long")
+    if window_ns <= 0:
+        raise ValueError(f"window_ns must be above zero, got {window_ns}")
     cdef cnp.ndarray count = np.empty(n, dtype=np.int64)
     cdef cnp.ndarray total = np.empty(n), least = np.empty(n), greatest = np.empty(n)
     cdef WindowResult result

@@ -1,6 +1,6 @@
-"""Online features as serving takes them: fetched for a request, inside its deadline, and never an error of the store's.
+"""Online features as serving takes them: fetched for a request, inside its deadline. The store's errors never raise.
 
-What does not come is named, counted by its reason, and None in the request, which the feature program imputes.
+A feature that does not come is named, counted by its reason, and None in the request; the feature program imputes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from engine.errors import ConfigError
 from engine.feature_store._codec import REASONS, Reader, merge, request_keys
 from engine.feature_store.definitions import SEPARATOR, FeatureView
-from engine.feature_store.online import OnlineStore, Unavailable
+from engine.feature_store.online.base import OnlineStore, Unavailable
 from engine.feature_store.schema import Schema
 from engine.transform.fitting import inputs_of
 from engine.transform.plan import NUMBER, TEXT, TIMESTAMP
@@ -22,22 +22,27 @@ Fetched = tuple[dict[str, Any], tuple[str, ...]]
 
 
 class Program(Protocol):
-    """What this room needs of a feature program."""
+    """The part of a FeatureProgram that looking features up needs.
+
+    Attributes:
+        capsule: the compiled program, for the engine.
+        input_names: the names of its inputs.
+    """
 
     capsule: Any
     input_names: tuple[str, ...]
 
 
 class OnlineFeatures:
-    """What `Engine(features=…)` takes: a feature program, and where its inputs `view__column` come from.
+    """A feature program with the look-ups of its inputs `view__column`: the argument of `Engine(features=…)`.
 
     Made by `FeatureStore.online_features`. Thread-safe, and safe across forks.
 
     Attributes:
-        capsule: the program's.
-        program: the program.
-        names: the inputs that are looked up, the rest is the request's own.
-        blocking: whether a fetch waits for a network; where it does, `fetch_async` does not hold up the event loop.
+        capsule: the compiled program, for the engine.
+        program: the feature program.
+        names: the inputs that are looked up; the others come with the request.
+        blocking: whether a fetch waits for a network. If so, `fetch_async` awaits it and does not block the event loop.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class OnlineFeatures:
         online: OnlineStore,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        check_fits(program, [view for view, _ in views])
         self.program = program
         self.capsule = program.capsule
         self._now_ns = now_ns
@@ -60,20 +66,28 @@ class OnlineFeatures:
         self._last_error: str | None = None
 
     def fetch(self, request: Mapping[str, Any], deadline_ns: int) -> Fetched:
-        """The request with its online features, and the names of those that are missing.
+        """The request with its online features, and the names of the missing ones.
 
         Args:
-            request: a mapping with the views' entity keys; what it brings itself wins over the store. Not changed.
-            deadline_ns: of `time.monotonic_ns`; waits no longer than that, and for nothing where it has passed.
+            request: a mapping with the views' entity keys. A feature that it brings itself wins over the store. Copied,
+                never changed.
+            deadline_ns: a point of `time.monotonic_ns`. Blocks until then at most, and not at all if it has passed.
+
+        Returns:
+            A new dict, and the names of the missing features, which are None in it.
 
         Raises:
-            InputError: an entity key that is absent or of another type. One that is None, or NaN, is an entity that is
-                not known, which is no error.
+            InputError: an entity key is absent or of another type. A key that is None or NaN is no error: it is an
+                entity that the store does not know.
         """
         return self.fetch_many((request,), deadline_ns)[0]
 
     def fetch_many(self, requests: Sequence[Mapping[str, Any]], deadline_ns: int) -> list[Fetched]:
-        """`fetch` for several requests, with one round trip for all."""
+        """`fetch` for several requests, in one round trip: a list of its results, in order. Arguments as of `fetch`.
+
+        Raises:
+            InputError: as `fetch`, for any of the requests; then nothing was looked up.
+        """
         keys = request_keys(self._readers, requests)
         try:
             blobs = self._wire.read(keys, deadline_ns)
@@ -82,7 +96,7 @@ class OnlineFeatures:
         return merge(self._readers, requests, keys, blobs, self._now_ns(), self._counts)
 
     async def fetch_async(self, request: Mapping[str, Any], deadline_ns: int) -> Fetched:
-        """`fetch` without blocking the running event loop."""
+        """`fetch` that does not block the running event loop. Arguments, result and errors as of `fetch`."""
         keys = request_keys(self._readers, (request,))
         try:
             blobs = await self._wire.read_async(keys, deadline_ns)
@@ -91,18 +105,18 @@ class OnlineFeatures:
         return merge(self._readers, (request,), keys, blobs, self._now_ns(), self._counts)[0]
 
     def stats(self) -> dict[str, Any]:
-        """Look-ups by what became of them, and the last error of the store.
+        """The number of look-ups by their outcome, and the store's last error.
 
-        "found"; of single rows "not_found", "expired", "foreign" (bytes that are no row), "schema" (a row of another
-        version of the view), "null_key"; of whole requests "store_down", "timeout", "out_of_time" (the deadline left
-        nothing to wait with), "refused" (wrong password and the like). Counts are exact per thread, and may miss some
-        under concurrency.
+        A row counts as "found", "not_found", "expired", "foreign" (bytes that are no row), "schema" (a row of another
+        version of the view) or "null_key". A fetch that the store did not answer counts as "store_down", "timeout",
+        "out_of_time" (the deadline left no time to wait) or "refused" (a wrong password, say). "last_error" is a text,
+        or None. Concurrent threads may lose a few counts.
         """
         counts = dict(zip(REASONS, self._counts, strict=True))
         return {**counts, **self._unavailable, "last_error": self._last_error}
 
     def close(self) -> None:
-        """Closes connections to the store; a later fetch opens new ones."""
+        """Close the connections to the store. A later fetch opens new ones."""
         self._wire.close()
 
     def _without(self, requests: Any, keys: list[bytes], unavailable: Unavailable) -> list[Fetched]:
@@ -111,19 +125,28 @@ class OnlineFeatures:
         return merge(self._readers, requests, keys, None, 0, self._counts)
 
 
-# The kinds of features that each kind of a program's inputs can read.
+# The kinds of features that each kind of program input can read.
 _READABLE = {NUMBER: ("bool", "int", "float"), TEXT: ("text", "int"), TIMESTAMP: ("time",)}
+
+
+def check_fits(program: Program, views: Sequence[FeatureView]) -> None:
+    """Raise ConfigError if this is no feature program, if there is no view, or if it reads no feature of a view."""
+    if not hasattr(program, "capsule") or not hasattr(program, "input_names"):
+        raise ConfigError(f"program: expected a FeatureProgram, got {type(program).__name__}")
+    if not views:
+        raise ConfigError("views: expected at least one FeatureView, got none")
+    inputs = set(program.input_names)
+    for view in views:
+        if inputs.isdisjoint(view.feature_names):
+            names = ", ".join(view.feature_names)
+            raise ConfigError(f"the program reads no feature of view {view.name!r}, which has: {names}")
 
 
 def _reader(program: Program, view: FeatureView, schema: Schema, online: OnlineStore) -> Reader:
     named = [(f"{view.name}{SEPARATOR}{column}", kind) for column, kind in schema.features]
     inputs = set(program.input_names)
     wanted = [(name, column) for column, (name, _) in enumerate(named) if name in inputs]
-    if not wanted:
-        raise ConfigError(
-            f"the program reads no feature of view {view.name!r}, which has: {', '.join(view.feature_names)}"
-        )
-    # A program that is somebody else's may not tell what its inputs are; ours does.
+    # A FeatureProgram says what its inputs are; another object with the protocol need not.
     read_as = dict(inputs_of(program.features)) if hasattr(program, "features") else {}
     for name, kind in named:
         wants = read_as.get(name, "").split(":")[0]

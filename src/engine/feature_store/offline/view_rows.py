@@ -1,7 +1,7 @@
-"""The SQL of a view's rows: one row an entity and event time, copies resolved, every value in one of five types.
+"""DuckDB's SQL of a view's rows: one row an entity and event time, copies resolved, every value in one of five types.
 
-Columns of the result are positional (k0… the keys, t the event time and c the created time in nanoseconds, f0… the
-features), so that no name of the user's can meet one of ours.
+The columns of a result have names of their own: k0… for the keys, t for the event time and c for the created time in
+nanoseconds, f0… for the features. So no column name of a user can collide with one of ours.
 """
 
 from __future__ import annotations
@@ -14,42 +14,46 @@ from typing import Any
 from engine.errors import InputError
 from engine.feature_store.definitions import FeatureView
 from engine.feature_store.instants import EPOCH, NS_MAX, NS_MIN
-from engine.feature_store.sources import Snapshot
+from engine.feature_store.offline.columns import Snapshot
 
-# The relation that a table in memory is registered as.
+# A table in memory is registered under this name.
 TABLE = "source"
 _CASTS = {"bool": "BOOLEAN", "int": "BIGINT", "float": "DOUBLE", "text": "VARCHAR"}
 
 
 def quoted(name: str) -> str:
+    """A column name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def text(value: str) -> str:
+    """A text as an SQL literal."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def relation(snapshot: Snapshot) -> str:
-    """What stands after FROM."""
+    """The rows of a source, as SQL to stand after FROM."""
     if not snapshot.files:
         return TABLE
-    # DuckDB would expand what is a file's own name to it, brackets and all.
+    # Escaped, because DuckDB takes brackets and stars in a file's own name for a pattern.
     files = ", ".join(text(glob.escape(file)) for file in snapshot.files)
     return f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
 
 
 def value(column: str, kind: str) -> str:
-    """A column as the type of its kind; a time as microseconds since 1970, cut off towards the past."""
+    """A column cast to the type of its kind; a time as microseconds since 1970, rounded towards the past."""
     if kind == "time":
         return f"epoch_us({quoted(column)})"
     return f"CAST({quoted(column)} AS {_CASTS[kind]})"
 
 
 def keys(view: FeatureView) -> list[str]:
+    """The names of a view's keys in a result."""
     return [f"k{i}" for i in range(len(view.keys))]
 
 
 def features(view: FeatureView) -> list[str]:
+    """The names of a view's features in a result."""
     return [f"f{i}" for i in range(len(view.columns_out))]
 
 
@@ -62,9 +66,12 @@ def plain_rows(
     *,
     numbered: bool = False,
 ) -> str:
-    """Every row of the source with all its keys, copies and all, event times within [start, end).
+    """SQL of every row of the source that has all its keys and an event time in [start, end), copies included.
 
-    `numbered` adds the created time `c`, the place in the source `o` and the event id `e`, by which copies are told.
+    Args:
+        columns: the columns of the source to take as f0, f1, ….
+        range_ns: start and end in nanoseconds since 1970; None for no bound.
+        numbered: add the created time `c`, the place in the source `o` and the event id `e`, which tell copies apart.
     """
     source = snapshot.source
     selected = [f"{value(key, kinds[key])} AS k{i}" for i, key in enumerate(view.keys)]
@@ -84,13 +91,13 @@ def plain_rows(
 
 
 def known_keys(view: FeatureView, snapshot: Snapshot, kinds: Mapping[str, str]) -> str:
-    """The keys of every row, at whatever time."""
+    """SQL of the keys of every row, at any event time."""
     selected = ", ".join(f"{value(key, kinds[key])} AS k{i}" for i, key in enumerate(view.keys))
     return f"SELECT {selected} FROM {relation(snapshot)}"
 
 
 def without_copies(rows: str, view: FeatureView) -> str:
-    """Of numbered rows with the same entity and event time, the newest: by created time, then by place."""
+    """SQL of the newest of the numbered rows with one entity and event time: by created time, then by place."""
     partition = ", ".join([*keys(view), "t"])
     return (
         f"{rows} QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY c DESC NULLS LAST, o DESC) = 1"
@@ -98,7 +105,7 @@ def without_copies(rows: str, view: FeatureView) -> str:
 
 
 def newest(rows: str, view: FeatureView) -> str:
-    """Of numbered rows, the newest of each entity, in order of their keys, which is the same every time."""
+    """SQL of the newest of each entity's numbered rows, ordered by keys, so in the same order every time."""
     partition = ", ".join(keys(view))
     order = "t DESC, c DESC NULLS LAST, o DESC"
     return (
@@ -108,14 +115,14 @@ def newest(rows: str, view: FeatureView) -> str:
 
 
 def _pruned(snapshot: Snapshot, range_ns: tuple[int | None, int | None]) -> str:
-    """A first, coarse filter on the column as it is stored, by which Parquet's statistics skip what is out of range.
+    """A coarse filter on the event time as it is stored, so that Parquet's statistics skip row groups out of range.
 
-    It may let rows through; the exact one follows.
+    It may let rows out of range through, because an exact filter follows.
     """
     kind = snapshot.types[snapshot.source.event_time]
     if not str(kind).startswith("timestamp"):
         return ""
-    # DuckDB compares no types of different units.
+    # DuckDB refuses to compare timestamps of different units.
     word = ("TIMESTAMP" if kind.tz is None else "TIMESTAMPTZ") + ("_NS" if kind.unit == "ns" else "")
     column = quoted(snapshot.source.event_time)
     parts = []
@@ -129,11 +136,12 @@ def _pruned(snapshot: Snapshot, range_ns: tuple[int | None, int | None]) -> str:
 
 
 def check_facts(view: FeatureView, snapshot: Snapshot, connection: Any, kinds: Mapping[str, str]) -> bool:
-    """Whether the source holds copies. Raises InputError where a row has no event time, or one beyond 1677 to 2262."""
+    """Whether the source holds copies. Raises InputError if a row has no event time, or one beyond 1677 to 2262."""
     parts = [value(key, kinds[key]) for key in view.keys]
     present = " AND ".join(f"{quoted(key)} IS NOT NULL" for key in view.keys)
     event = f"epoch_ns({quoted(view.source.event_time)})"
-    # An event id does not matter here: a view has one row an entity and instant, so to it these are copies too.
+    # The event id is left out, because a view has one row an entity and instant: events that differ in their id alone
+    # are copies here.
     distinct = f"SELECT DISTINCT {', '.join([*parts, event])} FROM {relation(snapshot)} WHERE {present}"
     rows, with_time, with_keys, different = connection.sql(
         f"SELECT count(*), count({quoted(view.source.event_time)}), count(*) FILTER ({present}), "
@@ -142,6 +150,6 @@ def check_facts(view: FeatureView, snapshot: Snapshot, connection: Any, kinds: M
     if with_time < rows:
         raise InputError(
             f"view {view.name!r}: column {view.source.event_time!r} of {snapshot.place} is null in "
-            f"{rows - with_time} of {rows} rows; a row needs an event time, so leave those out of the source"
+            f"{rows - with_time} of {rows} rows; a row needs an event time, so leave those rows out of the source"
         )
     return different < with_keys

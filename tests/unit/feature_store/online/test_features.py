@@ -1,4 +1,4 @@
-"""Requests with online features: merged, missing, refused; literal expectations on the embedded store."""
+"""Requests with online features on the embedded store: merged, missing and refused, against literal values."""
 
 import asyncio
 import time
@@ -93,18 +93,18 @@ def test_a_request_gets_its_features_and_keeps_its_own(features):
     assert features.blocking is False
 
 
-def test_what_a_request_brings_wins(features):
+def test_a_feature_that_the_request_brings_wins(features):
     out, missing = features.fetch({"origin": "EWR", "tail": 5, "weather__temp": 9.0}, FOREVER)
     assert (out["weather__temp"], out["weather__sky"], missing) == (9.0, "fog", ())
     out, missing = features.fetch({"origin": "nowhere", "tail": 5, "weather__temp": None}, FOREVER)
     assert (out["weather__temp"], out["weather__sky"], missing) == (None, None, ("weather__sky",))
-    # Who brings all features of a view needs no key for it.
+    # A request that brings all features of a view needs no key for it.
     out, missing = features.fetch({"weather__temp": 1, "weather__sky": "x", "tail": 5}, FOREVER)
     assert (out["weather__temp"], missing) == (1, ())
 
 
-def test_what_is_missing_is_named_counted_and_none(features):
-    # LGA's row is nine hours old; a null that is there is a value; a missing key is an entity nobody knows.
+def test_a_missing_feature_is_named_counted_and_none(features):
+    # LGA's row is nine hours old. A stored null is a value. A missing key is an unknown entity.
     out, missing = features.fetch({"origin": "LGA", "tail": 6}, FOREVER)
     assert (out["weather__temp"], out["plane__seats"]) == (None, None)
     assert missing == ("weather__temp", "weather__sky")
@@ -192,7 +192,7 @@ def test_views_and_programs_that_do_not_fit_are_refused(store):
 
 
 def test_a_serving_machine_needs_no_source_files(store, tmp_path):
-    """The types are kept beside the rows; without either there is nothing to serve, and the error says so."""
+    """The types are kept beside the rows. Without them and without a source, the error says what is missing."""
     elsewhere = [
         FeatureView(v.name, v.entities, Source("gone.parquet", "t"), v.columns, ttl=v.ttl) for v in views()
     ]

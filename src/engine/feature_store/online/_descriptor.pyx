@@ -14,8 +14,11 @@ cdef extern from "sched.h" nogil:
 
 
 def readable_by(int fd, int64_t until_ns):
-    """Whether a file descriptor can be read, or has failed, before `until_ns` of the monotonic clock. Watches it without
-    the GIL and gives way to whoever wants the core: waking up a processor that sleeps takes longer than a short wait."""
+    """Whether a file descriptor can be read, or has failed, before `until_ns` of the monotonic clock.
+
+    Watches it awake, because waking up a sleeping processor takes longer than a short wait. Holds no GIL, and yields
+    the core to any thread that wants it.
+    """
     cdef pollfd watched
     watched.fd = fd
     watched.events = POLLIN

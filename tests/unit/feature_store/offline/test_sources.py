@@ -1,4 +1,4 @@
-"""Snapshots of sources: files, types and digests, and every column that cannot be used, by name."""
+"""Snapshots of sources: files, types and digests, and an error by name for every column that cannot be used."""
 
 import os
 import subprocess
@@ -19,9 +19,9 @@ from engine.feature_store import (
     LMDBOnline,
     RedisOnline,
     Source,
-    sources,
 )
-from engine.feature_store.sources import take
+from engine.feature_store.offline import sources
+from engine.feature_store.offline.sources import take
 
 UTC_US = pa.timestamp("us", "UTC")
 
@@ -52,14 +52,14 @@ def test_a_glob_is_its_files_by_name(tmp_path):
 
 
 def test_a_digest_is_of_the_content(tmp_path, monkeypatch):
-    # Every digest is kept at once, so that a change which went unnoticed would show.
+    # Every digest is kept at once, so that an unnoticed change would show.
     monkeypatch.setattr(sources, "SETTLED_NS", -(10**18))
     path = tmp_path / "rows.parquet"
     pq.write_table(table(), path)
     source = Source(path, "t")
     first = take(source).digest
     before = path.stat()
-    # Another content of the same size under the same time, as a copying tool may leave it.
+    # Another content of the same size and modification time, as a copy tool may leave it.
     pq.write_table(table(x=[1.0, 3.0]), path)
     assert path.stat().st_size == before.st_size
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -153,7 +153,7 @@ def test_two_columns_of_one_name_are_refused():
 @pytest.mark.parametrize("name", ["a[1]", "it's", "a*", "a?", 'a"b', "ä b"])
 def test_a_file_is_read_whatever_its_name(tmp_path, name):
     pq.write_table(table(x=[5.0, 6.0]), tmp_path / f"{name}.parquet")
-    # What the name would match as a pattern is another file.
+    # Taken as a pattern, the name would match this other file.
     pq.write_table(table(), tmp_path / "a1.parquet")
     features = DuckDBOffline(threads=1).compute(view(tmp_path / f"{name}.parquet"))
     assert sorted(features.table["v__x"].to_pylist()) == [5.0, 6.0]

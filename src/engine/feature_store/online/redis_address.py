@@ -1,4 +1,4 @@
-"""Where a Redis server is: its URL, its name looked up away from requests, and a socket opened in a given time."""
+"""The address of a Redis server: its URL, its name looked up outside of requests, a socket opened in a given time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server is and what it wants to hear first.
+    """The address of a server, and the commands that each new connection begins with.
 
-    The name is looked up when this is made, and again after a failure by a thread of its own: a look-up knows no
-    deadline, so no request may wait for one.
+    The name is looked up by the constructor, and after a failure by a thread of its own. A look-up has no deadline, so
+    no request may wait for one.
+
+    Attributes:
+        family: AF_UNIX, or AF_INET for any address by name.
+        target: the path of a unix socket, or (host, port).
+        host: the host's name, which TLS checks.
+        tls: whether connections are encrypted.
+        greeting: the commands: AUTH for a password, SELECT for a database.
+        places: (family, socket address) pairs that the name was last found at.
+        looking: held by the one thread that looks the name up.
     """
 
     family: int
@@ -29,6 +38,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
+        """The address that a URL names, looked up. A name that is not found has no places yet."""
         parts = urlsplit(url)
         database = (
             parts.path.strip("/") if parts.scheme != "unix" else parse_qs(parts.query).get("db", ["0"])[0]
@@ -49,7 +59,7 @@ class Address:
         return made
 
     def look(self) -> None:
-        """Looks the name up; a name that is not found now keeps the places it had."""
+        """Look the name up. A name that is not found now keeps the places it had."""
         host, port = self.target
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -58,6 +68,7 @@ class Address:
         self.places[:] = [(family, place) for family, _, _, _, place in found]
 
     def look_again(self) -> None:
+        """Look the name up on another thread, unless one does so already. Returns at once."""
         if self.family == socket.AF_UNIX or not self.looking.acquire(blocking=False):
             return
 
@@ -70,7 +81,7 @@ class Address:
         threading.Thread(target=look, name="engine-redis-name", daemon=True).start()
 
     def opened(self, timeout_s: float) -> socket.socket:
-        """A connected socket, within timeout_s seconds however many places the name has."""
+        """A connected socket, within timeout_s seconds for all places together. Raises OSError if none answers."""
         if self.family == socket.AF_UNIX:
             return _connected(socket.AF_UNIX, self.target, timeout_s)
         if not self.places:

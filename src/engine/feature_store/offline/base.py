@@ -1,0 +1,216 @@
+"""The values that every offline store gives and takes, and the protocol of a store: rows as Arrow batches, and a join.
+
+Nothing here knows DuckDB, so a store on Spark, BigQuery or Polars needs only pyarrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from engine._common import arguments
+from engine.errors import InputTypeError
+from engine.feature_store.definitions import FeatureView, Source
+from engine.feature_store.offline.columns import Snapshot, SourceColumns, kinds_of
+from engine.feature_store.schema import Schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Why a label row has a view's row or has none, by code. Every code but FOUND means that the row is missing.
+REASONS = ("found", "null_key", "unknown_entity", "not_yet", "expired")
+FOUND, NULL_KEY, UNKNOWN_ENTITY, NOT_YET, EXPIRED = range(len(REASONS))
+_COUNT_MAX = 2**63 - 1
+
+
+class OfflineStore(Protocol):
+    """The five methods that FeatureStore calls on an offline store. DuckDBOffline has them; so may any other object.
+
+    Every method may be called from several threads at once.
+    """
+
+    def columns(self, source: Source) -> SourceColumns:
+        """The columns of a source and their Arrow types. Read no row: this is how definitions are checked.
+
+        Raises:
+            StoreError: the source cannot be found or read.
+            InputTypeError: the store cannot read this kind of data.
+        """
+        ...
+
+    def snapshot(self, source: Source) -> Snapshot:
+        """The columns of a source and a digest of its rows, as they are now. Raises as `columns` does.
+
+        Equal digests must mean equal rows: a dataset is reproducible because of that.
+        """
+        ...
+
+    def read(self, snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
+        """The columns `names` of all rows of a source, in an order that is the same each time. Labels are read so.
+
+        Raises:
+            StoreError: the rows cannot be read.
+        """
+        ...
+
+    def compute(
+        self, feature_definition: FeatureView, start_time: Any = None, end_time: Any = None
+    ) -> Features:
+        """The newest row of each entity with start_time <= event time < end_time.
+
+        Args:
+            feature_definition: the view.
+            start_time, end_time: datetimes or ISO 8601 texts with a time zone; None for no bound.
+
+        Raises:
+            InputError: the range is empty, a time has no zone, or a column is missing or of another type.
+            StoreError: the source cannot be read.
+        """
+        ...
+
+    def join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], views: Sequence[View]) -> list[Joined]:
+        """The row of each view that holds at each label's instant: one Joined a view, in the order of `views`.
+
+        The newest row with event time <= instant is the view's row. It decides even where a value in it is null, and
+        where it has expired: no older row takes its place.
+
+        Args:
+            labels: the label rows, with every view's key columns.
+            label_ns: int64 [labels], each row's instant in nanoseconds since 1970.
+            views: each with a snapshot of its source.
+
+        Raises:
+            InputError: the labels lack a key column, or have it in another type.
+            StoreError: a source cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class View:
+    """A view and the content of its source at one moment.
+
+    Attributes:
+        definition: the view.
+        snapshot: the content of its source.
+        kinds: the kind of each column that the view reads, by the column's name.
+    """
+
+    definition: FeatureView
+    snapshot: Snapshot
+    kinds: Mapping[str, str]
+
+    @classmethod
+    def of(cls, definition: FeatureView, snapshot: Snapshot) -> View:
+        """The view on this content. Raises InputError if a column is missing or of a type that is no feature."""
+        return cls(definition, snapshot, kinds_of(definition, snapshot))
+
+    @property
+    def kinds_out(self) -> tuple[str, ...]:
+        """The kind of each feature, in the view's order."""
+        return _kinds_out(self.definition, self.kinds)
+
+    @property
+    def key_kinds(self) -> tuple[str, ...]:
+        """The kind of each key, "int" or "text", in the view's order."""
+        return tuple(self.kinds[key] for key in self.definition.keys)
+
+    @property
+    def schema(self) -> Schema:
+        """The types that stored rows of this view are tagged with."""
+        return schema_of(self.definition, self.kinds)
+
+
+def schema_of(definition: FeatureView, kinds: Mapping[str, str]) -> Schema:
+    """The schema of a view, given the kinds of the columns that it reads."""
+    key_kinds = tuple(kinds[key] for key in definition.keys)
+    return Schema.of(definition, key_kinds, _kinds_out(definition, kinds))
+
+
+def _kinds_out(definition: FeatureView, kinds: Mapping[str, str]) -> tuple[str, ...]:
+    made = ("int" if a.function == "count" else "float" for a in definition.aggregates)
+    return (*(kinds[column] for column in definition.columns), *made)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The newest row of each entity with an event time in [start, end): `compute` returns it, `upsert` writes it.
+
+    Args:
+        view: the view and the content of its source.
+        run: a digest of view, range and content. Two Features with the same `run` hold the same rows in the same order.
+        rows: the number of rows.
+        read: called as read(skip, rows_max); returns an iterator of pyarrow RecordBatches as `batches` describes them.
+    """
+
+    view: View
+    run: str
+    rows: int
+    read: Callable[[int, int], Iterator[Any]] = field(repr=False)
+
+    def batches(self, skip: int = 0, rows_max: int = 10_000) -> Iterator[Any]:
+        """The rows as pyarrow RecordBatches, in the same order each time.
+
+        The columns are k0, k1, … (int64 or string), the event time `t` and the created time `c` (int64 nanoseconds
+        since 1970; `c` is null without one), then f0, f1, …: bool, int64, float64 or string as their kind says, and
+        int64 microseconds since 1970 for a time.
+
+        Args:
+            skip: leave out this many rows at the beginning.
+            rows_max: the most rows of one batch, at least 1.
+
+        Raises:
+            InputError: a count below its minimum.
+            StoreError: the rows cannot be read.
+        """
+        arguments.whole("skip", skip, 0, _COUNT_MAX, type_error=InputTypeError)
+        arguments.whole("rows_max", rows_max, 1, _COUNT_MAX, type_error=InputTypeError)
+        return self.read(skip, rows_max)
+
+    @property
+    def table(self) -> Any:
+        """All rows as a pyarrow Table: the view's keys, the event time, and `view__column` of each feature."""
+        import pyarrow as pa
+
+        view = self.view.definition
+        found = pa.Table.from_batches(self.batches(), batch_schema(self.view))
+        made = {name: found[f"k{i}"] for i, name in enumerate(view.keys)}
+        made[view.source.event_time] = found["t"].cast(pa.timestamp("ns", "UTC"))
+        kinds = self.view.kinds_out
+        made |= {name: as_feature(found[f"f{i}"], kinds[i]) for i, name in enumerate(view.feature_names)}
+        return pa.table(made)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The part of a training table that one view gives.
+
+    Attributes:
+        columns: for each feature, in the view's order, a pyarrow array as long as the labels.
+        reasons: uint8 [labels], an index into REASONS.
+    """
+
+    columns: list[Any]
+    reasons: npt.NDArray[np.uint8]
+
+
+def as_feature(column: Any, kind: str) -> Any:
+    """A column of `Features.batches` in the type that its kind has in tables: a time becomes a timestamp."""
+    import pyarrow as pa
+
+    return column.cast(pa.timestamp("us", "UTC")) if kind == "time" else column
+
+
+def batch_schema(view: View) -> pa.Schema:
+    """The Arrow schema of the batches of this view's Features."""
+    import pyarrow as pa
+
+    whole = pa.int64()
+    types = {"bool": pa.bool_(), "int": whole, "float": pa.float64(), "text": pa.string(), "time": whole}
+    keys = [(f"k{i}", types[kind]) for i, kind in enumerate(view.key_kinds)]
+    features = [(f"f{i}", types[kind]) for i, kind in enumerate(view.kinds_out)]
+    return pa.schema([*keys, ("t", whole), ("c", whole), *features])

@@ -1,0 +1,158 @@
+"""The columns of a source and their types: every check of a definition against its source, before any row is read.
+
+A column has one of five kinds, "bool", "int", "float", "text" and "time"; a column of any other type is no feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import InputError
+from engine.feature_store.definitions import FeatureView, Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NAMES_SHOWN = 30
+_KEY_WORDS = {"int": "whole numbers", "text": "text"}
+
+
+@dataclass(frozen=True)
+class SourceColumns:
+    """The columns of a source. No row was read to find them.
+
+    Attributes:
+        source: the definition.
+        place: where the rows are, for error texts: a path, or the name of a table.
+        types: the Arrow type of each column, by name.
+    """
+
+    source: Source
+    place: str
+    types: dict[str, Any]
+
+    def type_of(self, column: str, where: str) -> Any:
+        """The Arrow type of a column. Raises InputError, which begins with `where`, if the source lacks it."""
+        if column not in self.types:
+            names = ", ".join(list(self.types)[:NAMES_SHOWN])
+            raise InputError(f"{where}: {self.place} has no column {column!r}; it has: {names}")
+        return self.types[column]
+
+
+@dataclass(frozen=True)
+class Snapshot(SourceColumns):
+    """The content of a source at one moment. Two snapshots with the same digest hold the same rows.
+
+    Attributes:
+        digest: sha256 of the content, 64 hex digits.
+        files: the Parquet files, in the order in which they are read; empty for any other source.
+        table: the rows as a pyarrow Table, if the source is a table in memory; None otherwise. Only such a source never
+            changes.
+    """
+
+    digest: str
+    files: tuple[str, ...] = ()
+    table: Any = None
+
+
+def kind_of(kind: pa.DataType) -> str | None:
+    """The kind of a column of this Arrow type: "bool", "int", "float", "text" or "time"; None if it is no feature."""
+    import pyarrow as pa
+
+    t = pa.types
+    if t.is_dictionary(kind):
+        kind = kind.value_type
+    if t.is_boolean(kind):
+        return "bool"
+    if t.is_integer(kind):
+        return "int"
+    if t.is_float32(kind) or t.is_float64(kind):
+        return "float"
+    if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
+        return "text"
+    return "time" if t.is_timestamp(kind) else None
+
+
+def kinds_of(view: FeatureView, columns: SourceColumns) -> dict[str, str]:
+    """The kind of each column that a view reads: its keys, its features, and what it aggregates.
+
+    Raises:
+        InputError: a column is missing, has a type that is no feature or no key, or has times without a zone.
+    """
+    kinds = {}
+    for key in view.keys:
+        kinds[key] = _kind(view, columns, key, ("int", "text"), "a key is whole numbers or text")
+    for column in view.columns:
+        kinds[column] = _kind(
+            view, columns, column, ("bool", "int", "float", "text", "time"),
+            "a feature is a number, a boolean, text or a timestamp; cast it in the source",
+        )  # fmt: skip
+    for aggregate in view.aggregates:
+        kinds[aggregate.column] = _kind(
+            view, columns, aggregate.column, ("bool", "int", "float"), "an aggregate is over numbers"
+        )
+    if view.source.event_id is not None:
+        columns.type_of(view.source.event_id, f"view {view.name!r}")
+    check_times(columns, f"view {view.name!r}")
+    return kinds
+
+
+def check_keys(types: Mapping[str, pa.DataType], view: FeatureView, kinds: Mapping[str, str]) -> None:
+    """Raise InputError if labels with these types lack a key of the view, or have it in another type than its source.
+
+    Args:
+        types: the Arrow type of each column of the labels.
+        view: the view.
+        kinds: the kind of each column that the view reads.
+    """
+    import pyarrow as pa
+
+    for key in view.keys:
+        if key not in types:
+            names = ", ".join(list(types)[:NAMES_SHOWN])
+            raise InputError(
+                f"view {view.name!r} needs key column {key!r} in the labels, which have: {names}"
+            )
+        # A column of nulls has no type of its own, and says that the entity of every label is unknown.
+        if kind_of(types[key]) != kinds[key] and not pa.types.is_null(types[key]):
+            raise InputError(
+                f"key column {key!r}: view {view.name!r} has {_KEY_WORDS[kinds[key]]}, the labels have {types[key]}; "
+                "cast one of them"
+            )
+
+
+def check_times(columns: SourceColumns, where: str) -> None:
+    """Raise InputError if the event or created times of a source are no instants."""
+    import pyarrow as pa
+
+    source = columns.source
+    for name in (source.event_time, source.created_time):
+        if name is None:
+            continue
+        kind = columns.type_of(name, where)
+        if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+            raise InputError(
+                f"{where}: column {name!r} of {columns.place}: expected timestamps, got {kind}; "
+                "cast it in the source"
+            )
+        _require_zone(source, kind, f"{where}: column {name!r} of {columns.place}")
+
+
+def _require_zone(source: Source, kind: Any, where: str) -> None:
+    if source.naive != "utc" and getattr(kind, "tz", None) is None:
+        raise InputError(
+            f"{where} has type {kind}, without a time zone; give it one, or declare the source with naive='utc'"
+        )
+
+
+def _kind(view: FeatureView, columns: SourceColumns, column: str, allowed: Iterable[str], wanted: str) -> str:
+    where = f"view {view.name!r}"
+    kind = columns.type_of(column, where)
+    found = kind_of(kind)
+    if found is None or found not in allowed:
+        raise InputError(f"{where}: column {column!r} of {columns.place} has type {kind}: {wanted}")
+    if found == "time":
+        _require_zone(columns.source, kind, f"{where}: column {column!r} of {columns.place}")
+    return found

@@ -1,0 +1,242 @@
+"""DuckDBOffline computes features from Parquet files and tables in memory by DuckDB, in this process. It keeps none."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine._common import canonical, optional
+from engine.errors import InputError, StoreError
+from engine.feature_store.definitions import FeatureView, Source, require
+from engine.feature_store.instants import NS_MAX, time_range
+from engine.feature_store.offline import aggregates, point_in_time, sources, view_rows
+from engine.feature_store.offline.base import Features, Joined, OfflineStore, View
+from engine.feature_store.offline.columns import Snapshot, SourceColumns, check_keys, kinds_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FACTS_MAX = 1024
+JOINS_MAX = 2
+
+
+class DuckDBOffline(OfflineStore):
+    """Compute features from Parquet files and tables by DuckDB, inside this process.
+
+    Args:
+        folder: where relative paths of sources start; None for the working directory.
+        threads: the number of DuckDB's threads; None for one a core.
+        memory_limit: the most memory DuckDB may use, as "2GB"; beyond it, it spills to `spill_folder`. None for
+            DuckDB's own limit.
+        spill_folder: the folder for data that does not fit into memory; None for DuckDB's own choice.
+
+    Thread-safe; all calls share one DuckDB instance.
+
+    Raises:
+        MissingDependencyError: duckdb is not installed.
+        StoreError: DuckDB refuses an option.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        threads: int | None = None,
+        memory_limit: str | None = None,
+        spill_folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        duckdb = optional.need("duckdb", "the DuckDB offline store", "store")
+        # A name in a query must mean a relation that this module registered, never a variable of the caller.
+        config: dict[str, Any] = {"python_enable_replacements": False}
+        if threads is not None:
+            config["threads"] = threads
+        if memory_limit is not None:
+            config["memory_limit"] = memory_limit
+        if spill_folder is not None:
+            config["temp_directory"] = os.fspath(spill_folder)
+        if folder is not None:
+            os.fspath(folder)  # raises TypeError for what is no path
+        self.folder = folder
+        with mapped_errors("opening DuckDB"):
+            self._duckdb = duckdb.connect(":memory:", config=config)
+        self._lock = threading.Lock()
+        self._copies: OrderedDict[tuple[str, str], bool] = OrderedDict()
+
+    def columns(self, source: Source) -> SourceColumns:
+        """The columns of a source and their Arrow types; of files, only the metadata is read.
+
+        Raises:
+            StoreError: no file matches, a file cannot be read, or files disagree about a column.
+            InputTypeError: the data is neither a path nor a table.
+        """
+        return sources.columns_of(require(source, Source, "source"), self.folder)
+
+    def snapshot(self, source: Source) -> Snapshot:
+        """The columns, the files or table, and a digest of the content of a source now. Raises as `columns` does."""
+        return sources.take(require(source, Source, "source"), self.folder)
+
+    def read(self, snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
+        """The columns `names` of all rows of a source, in its order: files by name, rows as they lie.
+
+        Raises:
+            InputError: the source has no such column.
+            StoreError: a file cannot be read.
+        """
+        for name in names:
+            snapshot.type_of(name, "columns")
+        return sources.read(snapshot, names)
+
+    def view(self, definition: FeatureView) -> View:
+        """A view with the content of its source now. The columns are checked before any content is read.
+
+        Raises:
+            InputError: a column is missing or of a type that is no feature.
+            StoreError: the source cannot be read.
+        """
+        source = require(definition, FeatureView, "feature_definition").source
+        kinds_of(definition, self.columns(source))
+        return View.of(definition, self.snapshot(source))
+
+    def compute(
+        self, feature_definition: FeatureView, start_time: Any = None, end_time: Any = None
+    ) -> Features:
+        """The newest row of each entity with start_time <= event time < end_time.
+
+        Args:
+            feature_definition: the view.
+            start_time, end_time: datetimes or ISO 8601 texts with a time zone; None for no bound.
+
+        Returns:
+            The rows, which lie in a temporary table of DuckDB's for as long as this value lives.
+
+        Raises:
+            ConfigError: `feature_definition` is no FeatureView.
+            InputError: the range is empty, a time has no zone, or a column is missing or of another type.
+            StoreError: the source cannot be read.
+        """
+        range_ns = time_range(start_time, end_time)
+        view = self.view(feature_definition)
+        cursor = self._cursor(view.snapshot)
+        with mapped_errors(f"view {feature_definition.name!r}"):
+            self._has_copies(view, cursor)
+            query = self._newest(view, cursor, range_ns)
+            # A table of DuckDB's spills to disk, its rows can be counted, and they can be read from any row on.
+            cursor.execute(
+                f"CREATE TEMP TABLE computed AS SELECT row_number() OVER () AS n, * FROM ({query})"
+            )
+            rows = cursor.sql("SELECT count(*) FROM computed").fetchall()[0][0]
+        run = canonical.digest([feature_definition.version, list(range_ns), view.snapshot.digest])
+
+        def read(skip: int, rows_max: int) -> Iterator[Any]:
+            with mapped_errors("reading the computed rows"):
+                found = cursor.sql(f"SELECT * EXCLUDE (n) FROM computed WHERE n > {skip} ORDER BY n")
+                yield from found.to_arrow_reader(rows_max)
+
+        return Features(view, run, rows, read)
+
+    def join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], views: Sequence[View]) -> list[Joined]:
+        """The row of each view that holds at each label's instant: one Joined a view, in the order of `views`.
+
+        Args:
+            labels: the label rows, with every view's key columns.
+            label_ns: int64 [labels], each row's instant in nanoseconds since 1970.
+            views: as `view` returned them.
+
+        Raises:
+            InputError: there is not one instant for each label; the labels lack a key column, or have it in another
+                type; or a source row has no event time.
+            StoreError: a source cannot be read.
+        """
+        if len(label_ns) != labels.num_rows:
+            raise InputError(f"label_ns: expected {labels.num_rows:,} instants, got {len(label_ns):,}")
+        types = dict(zip(labels.column_names, labels.schema.types, strict=True))
+        for view in views:
+            check_keys(types, view.definition, view.kinds)
+        # Two at a time, because DuckDB joins the few large entities of one view on one core and leaves others idle.
+        with ThreadPoolExecutor(max_workers=JOINS_MAX) as pool:
+            return list(pool.map(lambda view: self._join(labels, label_ns, view), views))
+
+    def _join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], view: View) -> Joined:
+        cursor = self._cursor(view.snapshot)
+        # Rows beyond the last label hold for none. No instant is greater than NS_MAX, so then there is no bound.
+        last_ns = int(label_ns.max()) if len(label_ns) else 0
+        with mapped_errors(f"joining view {view.definition.name!r}"):
+            rows = self._rows(view, cursor, None if last_ns == NS_MAX else last_ns + 1)
+            return point_in_time.join(cursor, labels, label_ns, view, rows)
+
+    def _newest(self, view: View, cursor: Any, range_ns: tuple[int | None, int | None]) -> str:
+        """SQL of the newest row of each entity in the range: k0…, t, c, f0…, ordered by keys."""
+        definition = view.definition
+        if definition.aggregates:
+            rows = aggregates.aggregated_rows(definition, view.snapshot, view.kinds, cursor, range_ns)
+            cursor.register("aggregated", rows)
+            numbered = "SELECT *, NULL::BIGINT AS c, 0 AS o FROM aggregated WHERE true"
+        else:
+            numbered = view_rows.plain_rows(
+                definition, view.snapshot, view.kinds, definition.columns, range_ns, numbered=True
+            )
+        columns = ", ".join([*view_rows.keys(definition), "t", "c", *view_rows.features(definition)])
+        return f"SELECT {columns} FROM ({view_rows.newest(numbered, definition)})"
+
+    def _rows(self, view: View, cursor: Any, end_ns: int | None) -> str:
+        """SQL of all rows of a view before `end_ns`, one for each entity and event time: k0…, t, f0….
+
+        The statement may name relations that are registered with `cursor`, so no other connection can run it.
+        """
+        definition = view.definition
+        if definition.aggregates:
+            table = aggregates.aggregated_rows(definition, view.snapshot, view.kinds, cursor, (None, end_ns))
+            cursor.register("aggregated", table)
+            return "SELECT * FROM aggregated"
+        copies = self._has_copies(view, cursor)
+        rows = view_rows.plain_rows(
+            definition, view.snapshot, view.kinds, definition.columns, (None, end_ns), numbered=copies
+        )
+        return view_rows.without_copies(rows, definition) if copies else rows
+
+    def _has_copies(self, view: View, cursor: Any) -> bool:
+        """Whether some entity has two rows of one event time. Kept, because the content of a snapshot never changes."""
+        key = (view.definition.version, view.snapshot.digest)
+        with self._lock:
+            if key in self._copies:
+                return self._copies[key]
+        copies = view_rows.check_facts(view.definition, view.snapshot, cursor, view.kinds)
+        with self._lock:
+            self._copies[key] = copies
+            while len(self._copies) > FACTS_MAX:
+                self._copies.popitem(last=False)
+        return copies
+
+    def _cursor(self, snapshot: Snapshot) -> Any:
+        """A new connection to the shared instance, with a table in memory registered under the name queries use."""
+        cursor = self._duckdb.cursor()
+        if snapshot.table is not None:
+            cursor.register(view_rows.TABLE, snapshot.table)
+        return cursor
+
+
+@contextmanager
+def mapped_errors(doing: str) -> Iterator[None]:
+    """Raise DuckDB's errors as the package's: InputError for a value that cannot be read, StoreError for the rest."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
+        raise InputError(
+            f"{doing}: a value of the source cannot be read as its column's type: {_first_line(error)}"
+        ) from error
+    except duckdb.Error as error:
+        raise StoreError(f"{doing}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,228 @@
+"""The base of every online store: rows packed, tagged with their schema, and written so that no older row wins; and the
+marks from which a killed run goes on.
+
+A store adds three things: how bytes are written under "only if not older", how they are read by a deadline, and where
+notes are kept. No wall clock decides anything here. Rows are ordered by event time, then created time, then revision, a
+counter of the store's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine._common import arguments
+from engine.errors import InputTypeError, StoreError
+from engine.feature_store._codec import keys_of
+from engine.feature_store.definitions import require
+from engine.feature_store.offline.base import Features, View
+
+BATCH_ROWS = 5_000
+REVISION_MAX = 2**64 - 1
+
+# Called after each batch as progress(rows safely written so far, rows in all).
+Progress = Callable[[int, int], None]
+
+
+class Wire(Protocol):
+    """A reader of one online store, which OnlineFeatures holds. Thread-safe.
+
+    Attributes:
+        blocking: whether a read waits for a network, and may be awaited instead.
+    """
+
+    blocking: bool
+
+    def read(self, keys: list[bytes], deadline_ns: int) -> Sequence[bytes | None]:
+        """The stored row of each key, None where there is none.
+
+        Args:
+            keys: as `OnlineStore.prefix` and `keys_of` make them.
+            deadline_ns: a point of `time.monotonic_ns`; blocks until then at most.
+
+        Raises:
+            Unavailable: no answer; its reason says why.
+        """
+        ...
+
+    async def read_async(self, keys: list[bytes], deadline_ns: int) -> Sequence[bytes | None]:
+        """`read` that does not block the running event loop."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections. A later read opens new ones."""
+        ...
+
+
+class Unavailable(Exception):
+    """A read without an answer. It never leaves this room: OnlineFeatures counts it by its reason.
+
+    Args:
+        reason: one word for the counters: "store_down", "timeout", "out_of_time" or "refused".
+        text: the sentence for `stats()["last_error"]`.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Written:
+    """The outcome of an upsert.
+
+    Attributes:
+        rows: rows of the view in the range.
+        written: rows that were new, or newer than the stored row.
+        same: rows that were stored already.
+        older: rows older than the stored row, which stays.
+        resumed: rows that an earlier, interrupted run of the same range had dealt with.
+    """
+
+    rows: int
+    written: int
+    same: int
+    older: int
+    resumed: int
+
+
+class OnlineStore:
+    """The base of LMDBOnline and RedisOnline. Another store, on DynamoDB say, implements the other five methods.
+
+    Thread-safe.
+    """
+
+    def prefix(self, view: str) -> bytes:
+        """The beginning of every stored key of a view. No view's prefix may begin another's."""
+        raise NotImplementedError
+
+    def wire(self) -> Wire:
+        """A new reader for the online features of one service."""
+        raise NotImplementedError
+
+    def next_revision(self) -> int:
+        """A number above every earlier one, in any process. The latest is also the note "revision", as digits.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        raise NotImplementedError
+
+    def note(self, name: str) -> bytes | None:
+        """A small record beside the rows: the schema of a view, or the mark of a run. None if there is none.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        raise NotImplementedError
+
+    def write(
+        self, pairs: Sequence[tuple[bytes, bytes]], ttl_ns: int | None, notes: Mapping[str, bytes | None]
+    ) -> tuple[int, int, int, bytes | None]:
+        """Write each (key, row) unless the stored row is newer, then the notes.
+
+        Args:
+            pairs: stored key and packed row.
+            ttl_ns: the view's TTL. The store may forget a row a TTL after it was written, and never earlier.
+            notes: records by name; None deletes one.
+
+        Returns:
+            The numbers of rows written, stored already and older; and a key that holds something other than a row, or
+            None. Such a key is left as it is, and no note is written.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        raise NotImplementedError
+
+    def upsert(
+        self, features: Features, *, progress: Progress | None = None, revision: int | None = None
+    ) -> Written:
+        """Write computed features, batch by batch, so that an older event never replaces a newer one.
+
+        A run that was killed goes on after the last batch it finished, unless view, range or source changed since; then
+        it starts anew. The result is that of one uninterrupted run, even if several run at once. Blocks until all is
+        written.
+
+        Args:
+            features: the result of `offline.compute`.
+            progress: called as progress(rows safely written, rows in all) after each batch.
+            revision: of two rows with the same event and created time, the one with the higher revision is kept. From 0
+                to 2^64 - 1; None for a new one.
+
+        Raises:
+            ConfigError: `features` is no Features.
+            InputError, InputTypeError: a revision out of range, or a `progress` that cannot be called.
+            StoreError: the store cannot be written (full, read-only, down, wrong password), or a key of ours holds
+                something other than a row. Batches that were reported to `progress` stay written.
+        """
+        view, definition = require(features, Features, "features").view, features.view.definition
+        if progress is not None and not callable(progress):
+            raise InputTypeError(f"progress: expected a callable, got {type(progress).__name__}")
+        if revision is not None:
+            arguments.whole("revision", revision, 0, REVISION_MAX, type_error=InputTypeError)
+        prefix, mark = self.prefix(definition.name), f"mark:{definition.name}"
+        done = resumed = self._resumed(features, self.note(mark))
+        revision = self.next_revision() if revision is None else revision
+        self.write((), None, {f"schema:{definition.name}": view.schema.to_json()})
+        counts = [0, 0, 0]
+        for batch in features.batches(skip=done, rows_max=BATCH_ROWS):
+            done += batch.num_rows
+            # The last batch deletes the mark with it, because a finished run has nothing to go on with.
+            going = None if done >= features.rows else json.dumps([features.run, done]).encode()
+            pairs = packed(batch, view, prefix, revision)
+            *counted, foreign = self.write(pairs, definition.ttl_ns, {mark: going})
+            if foreign is not None:
+                raise StoreError(
+                    f"view {definition.name!r}: key {foreign!r} of the online store holds something that is not a row "
+                    "of a feature view; it was left as it is: delete it, or give this store a place of its own"
+                )
+            counts = [total + more for total, more in zip(counts, counted, strict=True)]
+            if progress is not None:
+                progress(done, features.rows)
+        return Written(features.rows, counts[0], counts[1], counts[2], resumed)
+
+    @staticmethod
+    def _resumed(features: Features, mark: bytes | None) -> int:
+        """The number of rows that an earlier run of these features has written."""
+        if mark is None:
+            return 0
+        try:
+            run, done = json.loads(mark)
+        except ValueError:
+            return 0
+        return int(done) if run == features.run and 0 <= done <= features.rows else 0
+
+
+def packed(batch: Any, view: View, prefix: bytes, revision: int) -> list[tuple[bytes, bytes]]:
+    """The stored (key, row) of each row of a batch of `Features.batches`."""
+    keys = keys_of(prefix, [batch.column(f"k{i}").to_pylist() for i in range(len(view.key_kinds))])
+    created = batch.column("c")
+    columns, nulls = [], []
+    for i, kind in enumerate(view.kinds_out):
+        column = batch.column(f"f{i}")
+        nulls.append(column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None)
+        columns.append(_values(column, kind))
+    rows = view.schema.layout.pack(
+        batch.column("t").to_numpy(),
+        # A null created time sorts below every other, so it is stored as the first instant there is.
+        None if view.definition.source.created_time is None else created.fill_null(-(2**63) + 1).to_numpy(),
+        revision,
+        columns,
+        nulls,
+    )
+    return list(zip(keys, rows, strict=True))
+
+
+def _values(column: Any, kind: str) -> Any:
+    """A column as the codec takes it: a list of texts, or int64 or float64 with any value in place of a null."""
+    import pyarrow as pa
+
+    if kind == "text":
+        return column.to_pylist()
+    wanted = pa.float64() if kind == "float" else pa.int64()
+    if column.null_count:
+        column = column.fill_null(False if kind == "bool" else 0)
+    return column.cast(wanted).to_numpy()

@@ -1,0 +1,36 @@
+"""The binding of the windows: literal values, and arguments that do not fit."""
+
+import numpy as np
+import pytest
+
+from engine.feature_store.offline._windows import window_aggregate_of
+
+
+def test_each_row_sees_the_values_of_its_window():
+    found = window_aggregate_of([1, 1, 1, 2], [0, 10, 20, 20], [1.0, np.nan, 4.0, 8.0], 20)
+    assert [part.tolist() for part in found] == [
+        [1, 1, 1, 1],
+        [1.0, 1.0, 4.0, 8.0],
+        [1.0, 1.0, 4.0, 8.0],
+        [1.0, 1.0, 4.0, 8.0],
+    ]
+    assert [part.dtype for part in found] == [np.int64, np.float64, np.float64, np.float64]
+    assert all(part.shape == (0,) for part in window_aggregate_of([], [], [], 5))
+
+
+def test_over_no_values_the_count_is_zero_and_the_others_are_nan():
+    count, *others = window_aggregate_of([1], [0], [np.nan], 5)
+    assert count.tolist() == [0]
+    assert all(np.isnan(part[0]) for part in others)
+
+
+@pytest.mark.parametrize("window_ns", [0, -1])
+def test_a_window_is_above_zero(window_ns):
+    with pytest.raises(ValueError, match=f"window_ns must be above zero, got {window_ns}"):
+        window_aggregate_of([1], [0], [1.0], window_ns)
+
+
+def test_arrays_of_different_lengths_are_refused():
+    for arrays in (([1], [0, 1], [1.0]), ([1], [0], []), ([[1]], [[0]], [[1.0]])):
+        with pytest.raises(ValueError, match="one-dimensional and equally long"):
+            window_aggregate_of(*arrays, 5)
