@@ -43,6 +43,20 @@ def test_a_choice_lists_the_others():
         arguments.one_of("lane", "inlin", ("auto", "batch"))
 
 
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 10**400])
+def test_a_number_without_bounds_is_finite(value):
+    assert arguments.finite("mean", 2**60) == 2.0**60
+    with pytest.raises(ConfigError, match="mean must be a finite number, got"):
+        arguments.finite("mean", value, error=ConfigError)
+    with pytest.raises(InputError, match="mean must be a number, got bool True"):
+        arguments.finite("mean", True)
+
+
+def test_a_shown_value_is_short():
+    assert arguments.shown("x") == "str 'x'"
+    assert arguments.shown("x" * 100) == "str '" + "x" * 56 + "..."
+
+
 def test_canonical_json_does_not_depend_on_the_order_of_keys():
     assert canonical.to_bytes({"b": 1, "a": [0.1]}) == b'{"a":[0.1],"b":1}'
     assert canonical.digest({"a": 1, "b": 2}) == canonical.digest({"b": 2, "a": 1})
