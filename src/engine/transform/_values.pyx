@@ -11,6 +11,7 @@ cimport numpy as cnp
 from cpython.datetime cimport import_datetime
 from libc.stdint cimport uint32_t
 
+from engine._common.arguments import shown
 from engine.errors import InputError, InputTypeError
 
 cnp.import_array()
@@ -21,11 +22,6 @@ cdef set _NUMPY_KINDS = set("biuf")
 
 def _where(name, row) -> str:
     return f"input {name!r}" if row is None else f"row {row}, input {name!r}"
-
-
-def shown(value) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 def _is_absent_marker(value) -> bool:
