@@ -14,7 +14,7 @@ using namespace engine::transform;
 
 namespace {
 
-using Kind = JsonRows::Kind;
+using Kind = InputKind;
 
 struct Row {
     bool read;
@@ -23,7 +23,7 @@ struct Row {
 };
 
 Row read(const std::string& json, bool refuse_missing = false) {
-    JsonRows rows({{"x", Kind::kNumber, 0, 1}, {"c", Kind::kText, 0, 1}, {"v", Kind::kVector, 1, 2}}, refuse_missing);
+    JsonRows rows({{"x", Kind::kNumber, 0, 1}, {"c", Kind::kCategory, 0, 1}, {"v", Kind::kVector, 1, 2}}, refuse_missing);
     const std::unique_ptr<char[]> exact(new char[json.size()]);
     std::memcpy(exact.get(), json.data(), json.size());
     Row row{};

@@ -415,8 +415,8 @@ void sum_and_difference(float a, float b, float* out) {
 
 TEST(functions_are_called_with_float32) {
     Program program(2, 0, 3);
-    const auto one = program.add_function({reinterpret_cast<const void*>(&twice_and), {0, 1}, 1});
-    const auto two = program.add_function({reinterpret_cast<const void*>(&sum_and_difference), {1, 0}, 2});
+    const auto one = program.add_function({reinterpret_cast<NativeFunction>(&twice_and), {0, 1}, 1});
+    const auto two = program.add_function({reinterpret_cast<NativeFunction>(&sum_and_difference), {1, 0}, 2});
     program.add_step({.op = Op::kCall, .dst = 2, .table = one});
     program.add_step({.op = Op::kCall, .dst = 3, .table = two});
     for (std::uint32_t i = 0; i < 3; ++i) program.add_step({.op = Op::kEmit, .dst = i, .a = 2 + i});
@@ -425,9 +425,10 @@ TEST(functions_are_called_with_float32) {
     float out[3];
     program.run_row(registers, nullptr, out);
     CHECK(out[0] == 2.0f * 0.1f + 4.0f && out[1] == 4.0f + 0.1f && out[2] == 4.0f - 0.1f);
+    const auto address = reinterpret_cast<NativeFunction>(&twice_and);
     CHECK(refused([&] { program.add_function({nullptr, {0}, 1}); }));
-    CHECK(refused([&] { program.add_function({&out, {}, 1}); }));
-    CHECK(refused([&] { program.add_function({&out, {99}, 1}); }));
+    CHECK(refused([&] { program.add_function({address, {}, 1}); }));
+    CHECK(refused([&] { program.add_function({address, {99}, 1}); }));
     CHECK(refused([&] { program.add_step({.op = Op::kCall, .dst = 9, .table = 2}); }));
 }
 

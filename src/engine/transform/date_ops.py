@@ -14,22 +14,10 @@ from typing import Any, ClassVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.errors import ProgramError
+from engine.transform._program import DATE_PARTS as PARTS
 from engine.transform.ops import Op, whole
 from engine.transform.plan import TIMESTAMP, Plan
 
-#: In the order of engine::transform::DatePart.
-PARTS = (
-    "year",
-    "month",
-    "day",
-    "day_of_year",
-    "weekday",
-    "hour",
-    "minute",
-    "second",
-    "second_of_day",
-    "unix_second",
-)
 _DAY_S = 86_400
 _FIRST_S, _LAST_S = 0, int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.errors import MissingDependencyError, ProgramError
+from engine.transform._program import ARGUMENTS_MAX, RESULTS_MAX
 
-ARGUMENTS_MAX, RESULTS_MAX = 8, 64
 _REFUSED = {
     ast.Raise: "raise an error (a row has no caller to catch it): return math.nan",
     ast.Assert: "assert",

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.errors import ProgramError
-from engine.transform._program import NativeProgram
+from engine.transform._program import KINDS, NativeProgram
 
-NUMBER, TEXT, TIMESTAMP, VECTOR = "number", "category", "timestamp", "vector"
+#: The kinds of input. A timestamp is of kind TIMESTAMP_UTC where one without a time zone counts as UTC.
+NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR = KINDS
 
 
 @functools.lru_cache(maxsize=1024)  # asked for once a column of every batch
 def kind_and_size(kind: str) -> tuple[str, int]:
     """Of an input kind as the program lists it, "vector[8]" say: its name in `KINDS`, and its values a row."""
-    match = re.fullmatch(r"vector\[(\d+)\]", kind)
+    match = re.fullmatch(rf"{VECTOR}\[(\d+)\]", kind)
     return (VECTOR, int(match[1])) if match else (kind, 1)
 
 

@@ -25,7 +25,7 @@ from engine.errors import ProgramError
 from engine.transform import date_ops, number_ops, text_ops, vector_ops
 from engine.transform.functions import UserFunction
 from engine.transform.ops import Op, op_from_json
-from engine.transform.plan import NUMBER, TEXT, TIMESTAMP, VECTOR, Plan
+from engine.transform.plan import NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR, Plan
 
 
 @dataclass(frozen=True)
@@ -234,9 +234,9 @@ class Feature:
         if self.input is not None:
             kind = self.kind
             if kind == VECTOR:
-                kind = f"vector[{self.parameter('size')}]"
+                kind = f"{VECTOR}[{self.parameter('size')}]"
             elif self.parameter("naive") == "utc":
-                kind = "timestamp_utc"
+                kind = TIMESTAMP_UTC
             yield self.input, kind
         for part in self.of:
             yield from part.inputs()

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from engine.errors import ProgramError
+from engine.transform._program import CODES_MAX
 from engine.transform.ops import Column, Op, fitted, number, optional_number, whole
 from engine.transform.plan import TEXT, Plan
 from engine.transform.statistics import ExactSum, count_texts, most_frequent_text
 
 Values = list[str | None]
-
-CODES_MAX = 1 << 24  # the whole numbers that a float32 column holds exactly
 
 
 def texts(values: Any, what: str) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ import pytest
 
 from engine import transform as t
 from engine.errors import InputError, InputTypeError, ProgramError
+from engine.transform._program import DATE_PARTS, KINDS, OPS, NativeProgram
+from engine.transform.plan import NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR
 
 SPEC = [
     t.number("delay").impute("median").standardise(),
@@ -401,3 +403,11 @@ def test_threads_read_their_own_rows(program):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for got in pool.map(lambda _: [program.row(row).tobytes() for row in rows], range(8)):
             assert got == expected
+
+
+def test_the_words_of_a_program_are_those_of_the_native_core():
+    assert KINDS == (NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR)
+    assert len(set(OPS)) == len(OPS) == 27
+    assert (DATE_PARTS[0], DATE_PARTS[-1]) == ("year", "unix_second")
+    with pytest.raises(ProgramError, match="does not compile: unknown op 'nonsense'"):
+        NativeProgram([], 1, [("nonsense", {})], [], [], [], [], [], False)
