@@ -57,7 +57,7 @@ def one_of(name: str, value: Any, choices: Sequence[str], *, error: type[EngineE
     return value
 
 
-def finite(name: str, value: Any, *, error: type[EngineError] = InputError) -> float:
+def finite_number(name: str, value: Any, *, error: type[EngineError] = InputError) -> float:
     """Return a finite number as a float. Raises `error` for NaN, infinity, bool, or anything but a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise error(f"{name} must be a number, got {type(value).__name__} {value!r:.80}")
