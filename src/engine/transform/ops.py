@@ -102,7 +102,7 @@ def op_from_json(reads: str, found: Any) -> Op:
 
 def finite(name: str, value: Any) -> float:
     """Return a finite number as a float. Raise ProgramError, which names the parameter, for any other value."""
-    return arguments.finite(name, value, error=ProgramError)
+    return arguments.finite_number(name, value, error=ProgramError)
 
 
 def optional_finite(name: str, value: Any) -> float | None:

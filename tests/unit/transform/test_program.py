@@ -164,7 +164,7 @@ def test_specs_that_make_no_sense_are_refused():
         t.FeatureProgram.fit([], {"x": [1.0]})
     with pytest.raises(ProgramError, match="list of features"):
         t.FeatureProgram.fit(t.number("x"), {"x": [1.0]})
-    with pytest.raises(ProgramError, match="missing is 'impute' or 'error'"):
+    with pytest.raises(ProgramError, match="missing must be one of impute, error, got"):
         t.FeatureProgram.fit([t.number("x")], {"x": [1.0]}, missing="raise")
 
 
