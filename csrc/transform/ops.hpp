@@ -23,7 +23,7 @@ enum class Op : std::uint16_t {
     kBucket,      // the number of edges in edges[table] that are <= v (count = 0) or < v (count = 1)
     kSine,        // sin(2 pi v / x), exact at quarter turns
     kCosine,      // cos(2 pi v / x), exact at quarter turns
-    kPower,       // v to the power x; NaN below zero unless x is whole
+    kPower,       // v to the power x, which is finite; NaN below zero unless x is whole
     kDatePart,    // the DatePart `count` of an instant in microseconds of Unix time, in zones[table]
     // numbers[dst] = f(numbers[a], numbers[b])
     kDifference,  // a - b

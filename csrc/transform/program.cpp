@@ -109,6 +109,7 @@ void Program::check_step(const Step& step) const {
         case Op::kLookup: require(step.table < tables_.size(), "a step names an unknown table"); break;
         case Op::kBucket: require(step.table < edges_.size(), "a step names unknown bucket edges"); break;
         case Op::kCall: require(step.table < functions_.size(), "a step calls an unknown function"); break;
+        case Op::kPower: require(step.x - step.x == 0.0, "an exponent is finite"); break;
         case Op::kDatePart:
             require(step.table < zones_.size(), "a step names an unknown time zone");
             require(step.count < static_cast<std::uint32_t>(DatePart::kCount_), "an unknown part of a date");

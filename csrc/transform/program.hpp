@@ -140,7 +140,7 @@ private:
     [[gnu::always_inline]] void fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts,
                                            Out* out) const noexcept;
     template <std::size_t kCapacity>
-    void text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept;
+    void text_step(const Step& step, std::size_t n, double* numbers, Text* texts) const noexcept;
     template <std::size_t kCapacity>
     void call_step(const Step& step, std::size_t n, double* numbers) const noexcept;
     template <std::size_t kCapacity, class Out>

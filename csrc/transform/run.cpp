@@ -32,6 +32,12 @@ Out emitted(double v) noexcept {
     return static_cast<Out>(is_missing(v) ? kNaN : v);
 }
 
+// The start of a register.
+template <std::size_t kCapacity, class Value>
+Value* at(Value* file, std::uint32_t index) noexcept {
+    return file + index * kCapacity;
+}
+
 // The loop of a step that writes one number register. `f` is inlined, so the loop is the whole step.
 template <std::size_t kCapacity, class F>
 void each(std::size_t n, double* dst, const double* a, F f) noexcept {
@@ -106,30 +112,31 @@ void each_token(Text text, F f) noexcept {
 
 }  // namespace
 
-// The steps that read texts and write a register: the number register `dst`, except for kTextImpute.
+// The steps that read texts and write a register.
 template <std::size_t kCapacity>
-void Program::text_step(const Step& step, std::size_t n, double* dst, Text* texts) const noexcept {
+void Program::text_step(const Step& step, std::size_t n, double* numbers, Text* texts) const noexcept {
     ENGINE_ASSERT(step.a < text_written_.size(), "a step on texts reads a text register");
-    const Text* const text = texts + step.a * kCapacity;
+    const Text* const text = at<kCapacity>(texts, step.a);
     const double x = step.x, y = step.y;
     switch (step.op) {
         case Op::kTextImpute: {
             ENGINE_ASSERT(step.dst >= n_texts_ && step.dst < text_written_.size(), "an imputed text is no input");
-            Text* const to = texts + step.dst * kCapacity;
+            Text* const to = at<kCapacity>(texts, step.dst);
             const Text with = tables_[step.table]->key(0);
             for (std::size_t i = 0; i < n; ++i) to[i] = text[i].data == nullptr ? with : text[i];
             break;
         }
         case Op::kLookup: {
             const Table& table = *tables_[step.table];
-            each<kCapacity>(n, dst, text, [&table, x, y](Text t) { return look_up(t, table, x, y); });
+            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text, [&table, x, y](Text t) { return look_up(t, table, x, y); });
             break;
         }
         case Op::kHash:
-            each<kCapacity>(n, dst, text, [&step](Text t) { return hash_of(t, step); });
+            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text, [&step](Text t) { return hash_of(t, step); });
             break;
         case Op::kHashCross: {
-            const Text* const other = texts + step.b * kCapacity;
+            const Text* const other = at<kCapacity>(texts, step.b);
+            double* const dst = at<kCapacity>(numbers, step.dst);
             for (std::size_t i = 0; i < n; ++i) {
                 if (text[i].data == nullptr || other[i].data == nullptr) {
                     dst[i] = y;
@@ -141,12 +148,12 @@ void Program::text_step(const Step& step, std::size_t n, double* dst, Text* text
             break;
         }
         case Op::kLength:
-            each<kCapacity>(n, dst, text, [y](Text t) {
+            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text, [y](Text t) {
                 return t.data == nullptr ? y : static_cast<double>(t.size);
             });
             break;
         case Op::kTextMissing:
-            each<kCapacity>(n, dst, text, [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
+            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text, [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
             break;
         default: ENGINE_ASSERT(false, "every op has code that runs it");
     }
@@ -158,18 +165,17 @@ void Program::emit_step(const Step& step, std::size_t n, const double* numbers, 
                         Out* out) const noexcept {
     ENGINE_ASSERT(clears_outputs_, "a program clears the outputs that a step may leave alone");
     ENGINE_ASSERT(step.dst + step.count <= n_outputs_, "a step writes outputs of its own row");
-    const double* const a = numbers + step.a * kCapacity;
     for (std::size_t i = 0; i < n; ++i) {
         Out* const to = out + i * n_outputs_ + step.dst;
         if (step.op == Op::kTokens) {
-            const Text text = texts[step.a * kCapacity + i];
+            const Text text = at<kCapacity>(texts, step.a)[i];
             if (text.data == nullptr) std::fill_n(to, step.count, std::numeric_limits<Out>::quiet_NaN());
             else each_token(text, [&](Text token) { to[xxh64(token.data, token.size, step.seed) % step.count] += 1; });
             continue;
         }
         const std::size_t rows =
             step.op == Op::kOneHot ? step.count : vectors_[step.table].values.size() / step.count;
-        const std::int64_t code = place_of(a[i], rows);
+        const std::int64_t code = place_of(at<kCapacity>(numbers, step.a)[i], rows);
         if (code < 0) continue;
         if (step.op == Op::kOneHot) to[code] = Out{1};
         else std::copy_n(vectors_[step.table].values.data() + code * step.count, step.count, to);
@@ -180,17 +186,19 @@ template <std::size_t kCapacity, class Out>
 inline void Program::fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts,
                                 Out* out) const noexcept {
     ENGINE_ASSERT(step.dst <= n_outputs_, "a fused step writes outputs of its own row");
-    const double* const a = numbers + step.a * kCapacity;
-    const Text* const text = texts + step.a * kCapacity;
     const double x = step.x, y = step.y, z = step.z;
     Out* const to = out + step.dst;
     if (step.op == Op::kImputeScaleEmit) {
+        const double* const a = at<kCapacity>(numbers, step.a);
         emit_each<kCapacity>(n, n_outputs_, to, a, [x, y, z](double v) { return scale(impute(v, z), x, y); });
     } else if (step.op == Op::kScaleEmit) {
+        const double* const a = at<kCapacity>(numbers, step.a);
         emit_each<kCapacity>(n, n_outputs_, to, a, [x, y](double v) { return scale(v, x, y); });
     } else if (step.op == Op::kHashEmit) {
+        const Text* const text = at<kCapacity>(texts, step.a);
         emit_each<kCapacity>(n, n_outputs_, to, text, [&step](Text t) { return hash_of(t, step); });
     } else {
+        const Text* const text = at<kCapacity>(texts, step.a);
         const Table& table = *tables_[step.table];
         for (std::size_t i = 0; i < n; ++i) {
             const std::int64_t place = text[i].data == nullptr ? -1 : table.find(text[i]);
@@ -259,63 +267,67 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
     ENGINE_ASSERT(texts != nullptr || text_written_.empty(), "the caller provides the text registers");
     if (clears_outputs_) std::fill_n(out, n * n_outputs_, Out{0});
     for (const Step& step : fused_) {
-        double* const dst = numbers + step.dst * kCapacity;
-        const double* const a = numbers + step.a * kCapacity;
-        const double* const b = numbers + step.b * kCapacity;
+        // Formed only where a case uses them, because the same fields can number texts or outputs.
+        const auto dst = [&] { return at<kCapacity>(numbers, step.dst); };
+        const auto a = [&]() -> const double* { return at<kCapacity>(numbers, step.a); };
+        const auto b = [&]() -> const double* { return at<kCapacity>(numbers, step.b); };
         const double x = step.x, y = step.y;
         switch (step.op) {
             case Op::kImpute:
-                each<kCapacity>(n, dst, a, [x](double v) { return impute(v, x); });
+                each<kCapacity>(n, dst(), a(), [x](double v) { return impute(v, x); });
                 break;
             case Op::kMissing:
-                each<kCapacity>(n, dst, a, [](double v) { return is_missing(v) ? 1.0 : 0.0; });
+                each<kCapacity>(n, dst(), a(), [](double v) { return is_missing(v) ? 1.0 : 0.0; });
                 break;
             case Op::kScale:
-                each<kCapacity>(n, dst, a, [x, y](double v) { return scale(v, x, y); });
+                each<kCapacity>(n, dst(), a(), [x, y](double v) { return scale(v, x, y); });
                 break;
             case Op::kClip:
-                each<kCapacity>(n, dst, a, [x, y](double v) { return clip(v, x, y); });
+                each<kCapacity>(n, dst(), a(), [x, y](double v) { return clip(v, x, y); });
                 break;
             case Op::kLog1p:
-                each<kCapacity>(n, dst, a, [](double v) { return log1p(v); });
+                each<kCapacity>(n, dst(), a(), [](double v) { return log1p(v); });
                 break;
             case Op::kSqrt:
-                each<kCapacity>(n, dst, a, [](double v) { return square_root(v); });
+                each<kCapacity>(n, dst(), a(), [](double v) { return square_root(v); });
                 break;
             case Op::kBucket: {
                 ENGINE_ASSERT(step.table < edges_.size(), "a bucket step names edges of the program");
                 const std::vector<double>& edges = edges_[step.table];
                 const bool open_left = step.count != 0;
-                each<kCapacity>(n, dst, a, [&edges, open_left](double v) {
+                each<kCapacity>(n, dst(), a(), [&edges, open_left](double v) {
                     return is_missing(v) ? v : static_cast<double>(bucket_of(edges, v, open_left));
                 });
                 break;
             }
             case Op::kSine:
-                each<kCapacity>(n, dst, a, [x](double v) { return sine_of_cycle(v, x, 0); });
+                each<kCapacity>(n, dst(), a(), [x](double v) { return sine_of_cycle(v, x, 0); });
                 break;
             case Op::kCosine:
-                each<kCapacity>(n, dst, a, [x](double v) { return sine_of_cycle(v, x, 1); });
+                each<kCapacity>(n, dst(), a(), [x](double v) { return sine_of_cycle(v, x, 1); });
                 break;
             case Op::kDifference:
-                each<kCapacity>(n, dst, a, b, [](double v, double w) { return v - w; });
+                each<kCapacity>(n, dst(), a(), b(), [](double v, double w) { return v - w; });
                 break;
             case Op::kRatio:
-                each<kCapacity>(n, dst, a, b, [x](double v, double w) { return ratio(v, w, x); });
+                each<kCapacity>(n, dst(), a(), b(), [x](double v, double w) { return ratio(v, w, x); });
                 break;
             case Op::kProduct:
-                each<kCapacity>(n, dst, a, b, [](double v, double w) { return v * w; });
+                each<kCapacity>(n, dst(), a(), b(), [](double v, double w) { return v * w; });
                 break;
             case Op::kCrossCodes:
-                each<kCapacity>(n, dst, a, b, [&step](double v, double w) { return cross_codes(v, w, step.count); });
+                each<kCapacity>(n, dst(), a(), b(), [&step](double v, double w) { return cross_codes(v, w, step.count); });
                 break;
             case Op::kPower:
-                each<kCapacity>(n, dst, a, [x](double v) { return power(v, x); });
+                each<kCapacity>(n, dst(), a(), [x](double v) { return power(v, x); });
                 break;
             case Op::kHaversine: {
-                const double* const c = numbers + step.c * kCapacity;
-                const double* const d = numbers + step.d * kCapacity;
-                for (std::size_t i = 0; i < n; ++i) dst[i] = x * central_angle(a[i], b[i], c[i], d[i]);
+                double* const to = dst();
+                const double* const latitude = a();
+                const double* const longitude = b();
+                const double* const c = at<kCapacity>(numbers, step.c);
+                const double* const d = at<kCapacity>(numbers, step.d);
+                for (std::size_t i = 0; i < n; ++i) to[i] = x * central_angle(latitude[i], longitude[i], c[i], d[i]);
                 break;
             }
             case Op::kDatePart: {
@@ -323,7 +335,7 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
                 const Zone& zone = zones_[step.table];
                 ENGINE_ASSERT(zone.offsets_s.size() == zone.edges_s.size() + 1, "every bucket of a zone has an offset");
                 const auto part = static_cast<DatePart>(step.count);
-                each<kCapacity>(n, dst, a, [&zone, part](double v) {
+                each<kCapacity>(n, dst(), a(), [&zone, part](double v) {
                     if (is_missing(v)) return v;
                     // Exact: instants are whole microseconds and edges are whole seconds.
                     return date_part(v, zone.offsets_s[bucket_of(zone.edges_s, v / 1e6, false)], part);
@@ -335,7 +347,7 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
                 ENGINE_ASSERT(step.a + step.count <= number_written_.size(), "a run emits registers that exist");
                 ENGINE_ASSERT(step.dst + step.count <= n_outputs_, "a run emits outputs of its own row");
                 for (std::size_t j = 0; j < step.count; ++j) {
-                    emit_each<kCapacity>(n, n_outputs_, out + step.dst + j, a + j * kCapacity, [](double v) { return v; });
+                    emit_each<kCapacity>(n, n_outputs_, out + step.dst + j, a() + j * kCapacity, [](double v) { return v; });
                 }
                 break;
             case Op::kImputeScaleEmit:
@@ -345,7 +357,7 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
             case Op::kOneHot:
             case Op::kVector:
             case Op::kTokens: emit_step<kCapacity>(step, n, numbers, texts, out); break;
-            default: text_step<kCapacity>(step, n, dst, texts);
+            default: text_step<kCapacity>(step, n, numbers, texts);
         }
     }
 }

@@ -440,6 +440,13 @@ TEST(nonsense_is_refused_while_building) {
     CHECK(refused([] { Program(1, 1, 1).add_step({.op = Op::kHash, .dst = 1, .a = 0, .count = 0}); }));
     CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kOneHot, .dst = 0, .a = 0, .count = 2}); }));
     CHECK(refused([] { Program(1, 0, 1).add_step({.op = static_cast<Op>(999)}); }));
+    CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kPower, .dst = 1, .a = 0, .x = kNaN}); }));
+    CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kPower, .dst = 1, .a = 0, .x = kInf}); }));
+    CHECK(refused([] {
+        Program program(1, 0, 0);
+        program.finish();
+        program.add_step({.op = Op::kMissing, .dst = 1, .a = 0});
+    }));
     CHECK(refused([] { Program(1, 0, 1).add_edges({1.0, 1.0}); }));
     CHECK(refused([] { Program(1, 0, 1).add_table({"a", "a"}, {0.0, 1.0}); }));
     CHECK(refused([] { Program(1, 0, 1).finish(); }));
