@@ -73,7 +73,10 @@ def test_a_pipeline_of_one_kind_of_column(frame):
 @pytest.mark.parametrize(
     ("transformer", "words"),
     [
-        (PowerTransformer(), "PowerTransformer has no counterpart in a feature program; known are: KBinsDiscretizer"),
+        (
+            PowerTransformer(),
+            "PowerTransformer has no counterpart in a feature program; known are: KBinsDiscretizer",
+        ),
         (MinMaxScaler((0, 2)), r"MinMaxScaler with feature_range=\(0, 2\)"),
         (SimpleImputer(add_indicator=True), "SimpleImputer with add_indicator=True"),
         (SimpleImputer(missing_values=-1.0), "SimpleImputer with missing_values=-1.0"),
