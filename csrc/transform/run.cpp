@@ -1,7 +1,7 @@
 // Running a feature program. The arithmetic of the steps is in math.hpp and date.hpp.
 //
 // Every function below that takes kCapacity exists twice. With kCapacity = 1 a register is one value and each loop is a
-// single statement: the row. With kCapacity = kBlockRows a register is that many values, of which the first n count: the
+// single statement: the row. With kCapacity = kBlockRows a register is that many values, and the first n count: the
 // block. Register i starts at numbers + i * kCapacity. Because both are one source, they compute the same bits.
 #include <algorithm>
 #include <iterator>

@@ -1,5 +1,5 @@
 # Turns any Python value into the plain float, string, datetime or list that an input means, or raises an error that names
-# the row, the input, what was expected and what was got. _values.pxd has the quick readers for common types.
+# the row, the input, the expected type and the value. _values.pxd has the quick readers for common types.
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from numbers import Real

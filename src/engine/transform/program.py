@@ -42,7 +42,7 @@ class FeatureProgram:
     Immutable and thread-safe. No method blocks on anything but the disk.
 
     Attributes:
-        input_names: the inputs, in the order in which a sequence is read.
+        input_names: the inputs, in the order of a row that is a sequence.
         output_names: the columns of `row` and `batch`, in order.
         digest: sha256 of the frozen program, as 64 hex digits.
         features: the fitted features, in output order.
@@ -65,7 +65,7 @@ class FeatureProgram:
         "capsule": "PyCapsule `engine.features.v1` through which `Engine` reads rows. It keeps the program alive.",
         "digest": "str: sha256 of the frozen program, as 64 hex digits.",
         "features": "tuple of Feature: the fitted features, in output order.",
-        "input_names": "tuple of str: the inputs, in the order in which a sequence is read.",
+        "input_names": "tuple of str: the inputs, in the order of a row that is a sequence.",
         "missing": "str: an absent key is a missing value (`impute`) or an InputError (`error`).",
         "output_names": "tuple of str: the columns of `row` and `batch`, in order.",
     }

@@ -27,9 +27,9 @@ COMBINATIONS = {
 
 
 def number(name: str) -> Feature:
-    """Start a feature from a number input. Without ops it passes through, NaN where missing.
+    """Start a feature from a number input: int, float, bool, a NumPy scalar, Decimal or Fraction.
 
-    Read are int, float, bool, NumPy scalars, Decimal and Fraction.
+    Without ops the number passes through, NaN where missing.
 
     Args:
         name: of the input: a key of rows, a column of tables.
