@@ -1,4 +1,4 @@
-"""An exported program gives, run by ONNX Runtime, what the program itself gives, row by row."""
+"""ONNX Runtime gives, for an exported program, the results of the program itself, row by row."""
 
 import hypothesis.strategies as st
 import numpy as np

@@ -1,5 +1,5 @@
-// Rows as JSON: what the quick reader takes, to the bit, and what it leaves to a whole JSON library. Each text lies in
-// memory of exactly its size, so that the address sanitizer sees a byte read past it.
+// The quick reader of JSON rows: the rows that it reads, to the bit, and the rows that it leaves to a whole JSON library.
+// Each row lies in memory of exactly its size, so the address sanitizer sees a byte read past it.
 #include <bit>
 #include <cmath>
 #include <cstring>

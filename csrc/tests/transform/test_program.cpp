@@ -214,7 +214,7 @@ TEST(row_and_batch_give_the_same_bits) {
     }
 }
 
-// Impute, scale and emit are one step on the row: alone, and where another step reads what lies between.
+// Impute, scale and emit are fused into one step, unless another step reads a register in between.
 TEST(fused_steps_give_the_same_bits) {
     Program program(1, 0, 4);
     program.add_step({.op = Op::kImpute, .dst = 1, .a = 0, .x = 0.3});
@@ -239,7 +239,7 @@ TEST(fused_steps_give_the_same_bits) {
     }
 }
 
-// Chunks that begin mid-byte, a chunk of no rows, a stride, and a bit of validity wherever a byte can begin and end.
+// Chunks that begin inside a byte of validity, a chunk without rows, and a stride.
 TEST(columns_are_read_in_every_layout) {
     Program program(1, 0, 1);
     program.add_step({.op = Op::kEmit, .dst = 0, .a = 0});
@@ -272,7 +272,7 @@ TEST(columns_are_read_in_every_layout) {
     CHECK(std::equal(expected, expected + 7, out));
 }
 
-// Every length at which a table changes how it reads a text, and texts that share words with a key or lie inside one.
+// Every length at which a table reads a text in another way, and texts that differ from a key in one byte.
 TEST(tables_find_their_keys_and_no_others) {
     std::vector<std::string> keys;
     std::vector<double> values;

@@ -1,4 +1,4 @@
-"""Timestamps: the parts of a date in a zone, how each library's columns are read, and what has no time zone."""
+"""Timestamps: the parts of a date in a zone, the columns of each library, and timestamps without a time zone."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone

@@ -1,4 +1,4 @@
-"""Freezing, loading and reading rows: what is accepted, what is refused, and in which words."""
+"""Freezing, loading and reading rows: accepted values give their features, others an error that names the cause."""
 
 import collections
 import concurrent.futures

@@ -16,7 +16,7 @@ SPEC = [
     t.category("c").target("label").named("mean"),
 ]
 YAML = """\
-# What the delays come down to.
+# The features of a spec with the delays.
 - type: number
   input: x
   ops:

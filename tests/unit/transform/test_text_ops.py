@@ -8,7 +8,7 @@ from engine import transform as t
 from engine.errors import InputError, ProgramError
 from engine.transform._program import xxh64
 
-# Of the xxHash project's published checks, seed 0.
+# From the checks that the xxHash project publishes, seed 0.
 XXH64_ABC = 0x44BC2CF5AD770999
 
 
