@@ -1,13 +1,14 @@
-"""Features of one row and of a table: 30 raw inputs (20 numbers with 8 % missing, 6 categories of few
-values, 4 ids) to 84 float32 outputs (20 imputed and standardised, 6 one-hots of 10, 4 hashes).
+"""Features of one row and of a table: 30 raw inputs (20 numbers with 8 % missing, 6 categories of few values, 4 ids)
+to 84 float32 outputs (20 imputed and standardised, 6 one-hots of 10, 4 hashes).
 
-Measured are `FeatureProgram.row` from dicts, `.row_json` from bytes, `.batch` from 64 dicts and from 10,000 Arrow
-rows, a user's function of two numbers in a batch, and how many random rows have the same bits by every path. No
-step has a variant by instruction set, so there is no path but these on any processor. Rows are many, so they come
-from memory and not from the nearest cache. Rivals are given the same dicts or columns and compute the 20 + 60 outputs
-that they can (scikit-learn hashes by another function, so its four hash columns are ordinal codes instead):
-scikit-learn's ColumnTransformer, Polars lazy, and plain Python with Numba for the numbers. Not measured: fitting, and
-reading the columns from a file.
+It measures `FeatureProgram.row` from dicts, `.row_json` from bytes, `.batch` from 64 dicts and from 10,000 Arrow rows,
+and a user's function of two numbers in a batch. It also counts the random rows that have the same bits by every path.
+No step has a variant by instruction set, so a processor has no other path. There are many rows, so they come from
+memory and not from the nearest cache.
+
+Rivals get the same dicts or columns: scikit-learn's ColumnTransformer, Polars lazy, and plain Python with Numba for the
+numbers. They compute the 20 + 60 outputs that they can. scikit-learn hashes by another function, so its four hash
+columns are ordinal codes instead. Fitting and reading columns from a file are not measured.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def make_rows(n_rows: int, seed: int = SEED) -> list[Row]:
 
 
 def us_each(call: Callable[[Any], Any], arguments: list[Any], repeats: int) -> float:
-    """Median over arguments and repeats of one call's time; the clock's own cost is taken off."""
+    """Return the median time of a call over arguments and repeats, less the cost of reading the clock."""
     clock = time.perf_counter_ns
     nothing = np.median([-(clock() - clock()) for _ in range(1000)])
     taken = np.empty((repeats, len(arguments)))
@@ -68,8 +69,8 @@ def us_each(call: Callable[[Any], Any], arguments: list[Any], repeats: int) -> f
 
 
 def bit_identical_rows(program: t.FeatureProgram, n_rows: int) -> int:
-    """Of n_rows random rows, those whose bits agree: dict, json-loaded dict, JSON bytes, sequence, dicts, lists,
-    Arrow, Polars, pandas, a loaded program, rows written where the caller says."""
+    """Count the rows, out of n_rows random ones, that have the same bits by every path: dict, json-loaded dict, JSON
+    bytes, sequence, dicts, lists, Arrow, Polars, pandas, a loaded program, and an array of the caller's."""
     loaded = t.FeatureProgram.from_json(program.to_json())
     out = np.empty((10_000, program.n_outputs), np.float32)
     agreed = 0
@@ -103,7 +104,7 @@ def _frames(rows: list[Row]) -> list[Any]:
 
 
 def user_function_ns_row(n_rows: int, repeats: int) -> float:
-    """What a function of two numbers adds to a batch, a row."""
+    """Return the time that a function of two numbers adds to each row of a batch."""
 
     def relative(a: float, b: float) -> float:
         return (a - b) / (abs(b) + 1.0)
@@ -145,7 +146,7 @@ def sklearn_rival(rows: list[Row], repeats: int) -> dict[str, float]:
 
 
 def polars_rival(rows: list[Row], program: t.FeatureProgram, repeats: int) -> dict[str, float]:
-    """With our own figure beside its own, taken in turns, for what shares the machine comes and goes."""
+    """Time Polars and our own batch in turns, because other load on the machine comes and goes."""
     import polars as pl
 
     frame = pl.DataFrame(rows)
@@ -174,8 +175,7 @@ def polars_rival(rows: list[Row], program: t.FeatureProgram, repeats: int) -> di
 
 
 def numba_rival(rows: list[Row], program: t.FeatureProgram, repeats: int) -> dict[str, float]:
-    """Python gathers the values into an array, Numba does the numbers, one-hots and ids are Python
-    look-ups."""
+    """Time a row in plain Python: Numba does the numbers, dict look-ups the one-hots and ids."""
     import numba
 
     constants = [feature.ops for feature in program.features[: len(NUMBERS)]]
@@ -207,7 +207,7 @@ def numba_rival(rows: list[Row], program: t.FeatureProgram, repeats: int) -> dic
     ours, theirs = (np.stack([f(row)[:ids_at] for row in rows[:50]]) for f in (program.row, one))
     if not np.array_equal(ours, theirs):
         raise AssertionError("the rival computes something else")
-    # In turns and on the same dicts: ours would read them from memory and the rival from the nearest cache, else.
+    # In turns and on the same dicts. Otherwise one would read them from memory and the other from the nearest cache.
     taken = [[us_each(call, rows, 1) for call in (one, program.row)] for _ in range(repeats)]
     theirs_us, ours_us = np.median(taken, axis=0).tolist()
     return {"us_row_b1_p50": theirs_us, "ours_us_row_b1_p50": ours_us}
@@ -241,7 +241,7 @@ def run(smoke: bool) -> dict[str, Any]:
             skipped.append(f"{name}: {error}")
     for name, figures in rivals.items():
         key = "us_row_columns_10k" if name == "polars" else "us_row_b1_p50"
-        # Where the two were timed in turns, the ratio is of those figures.
+        # If the two were timed in turns, the ratio is of those figures.
         ours = figures.get(f"ours_{key}", metrics[key])
         metrics[f"vs_{name}"] = figures[key] / ours
     try:

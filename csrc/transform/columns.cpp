@@ -1,10 +1,11 @@
-// Every layout of a chunk into doubles or texts.
+// Turns the values of a chunk, in any layout, into doubles or texts.
 #include "transform/columns.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
 
+#include "base/assert.hpp"
 #include "transform/math.hpp"
 
 namespace engine::transform {
@@ -13,7 +14,8 @@ namespace {
 
 bool bit_at(const std::uint8_t* bits, std::size_t i) noexcept { return bits[i >> 3] >> (i & 7) & 1; }
 
-// Calls f(i) for each of n rows whose bit is 0. Most bytes are full, so they are passed over whole.
+// Calls f(i) for each i < n whose row, row + i, has a validity bit of 0. First come single rows up to a byte boundary,
+// then eight rows a step: most bytes are 0xFF and cost one comparison. Last come the rows of a broken byte.
 template <class F>
 void each_missing(const std::uint8_t* validity, std::size_t row, std::size_t n, F f) noexcept {
     if (validity == nullptr) return;
@@ -30,6 +32,8 @@ void each_missing(const std::uint8_t* validity, std::size_t row, std::size_t n, 
     }
 }
 
+// n values of type T to doubles, from value `at` on, `stride` values apart. The dense loop stands apart, because the
+// compiler vectorises it.
 template <class T>
 void widen(const void* values, std::size_t at, std::size_t stride, std::size_t n, double* to) noexcept {
     const T* const from = static_cast<const T*>(values) + at;
@@ -40,12 +44,15 @@ void widen(const void* values, std::size_t at, std::size_t stride, std::size_t n
     }
 }
 
+// n of Arrow's strings as texts that point into the chunk. Offset is the type of its offsets.
 template <class Offset>
 void slice(const Chunk& chunk, std::size_t row, std::size_t n, Text* to) noexcept {
-    static const char empty = 0;  // Arrow gives a column of empty strings no bytes at all
+    // A text that is present never has a null pointer, and Arrow gives a column of empty strings no bytes at all.
+    static const char empty = 0;
     const Offset* const offsets = static_cast<const Offset*>(chunk.values) + row;
     const char* const bytes = chunk.bytes == nullptr ? &empty : chunk.bytes;
     for (std::size_t i = 0; i < n; ++i) {
+        ENGINE_ASSERT(offsets[i] >= 0 && offsets[i] <= offsets[i + 1], "the offsets of Arrow's strings never fall");
         to[i] = {bytes + offsets[i], static_cast<std::size_t>(offsets[i + 1] - offsets[i])};
     }
     each_missing(chunk.validity, row, n, [to](std::size_t i) { to[i].data = nullptr; });
@@ -54,6 +61,7 @@ void slice(const Chunk& chunk, std::size_t row, std::size_t n, Text* to) noexcep
 }  // namespace
 
 void ColumnReader::copy(const Chunk& chunk, std::size_t row, std::size_t n, double* to) const noexcept {
+    ENGINE_ASSERT(chunk.values != nullptr, "a chunk with rows has values");
     const std::size_t at = row * chunk.stride + column_.component, step = chunk.stride;
     switch (chunk.layout) {
         case Layout::kF64: widen<double>(chunk.values, at, step, n, to); break;
@@ -71,17 +79,19 @@ void ColumnReader::copy(const Chunk& chunk, std::size_t row, std::size_t n, doub
             for (std::size_t i = 0; i < n; ++i) to[i] = bit_at(bits, row + i) ? 1.0 : 0.0;
             break;
         }
-        default: std::fill_n(to, n, kNaN);  // a column of texts: the binding lets none through
+        // The binding gives no column of texts to a number input.
+        default: ENGINE_ASSERT(false, "a number input reads a column of numbers"); std::fill_n(to, n, kNaN);
     }
     each_missing(chunk.validity, row, n, [to](std::size_t i) { to[i] = kNaN; });
 }
 
 void ColumnReader::copy(const Chunk& chunk, std::size_t row, std::size_t n, Text* to) const noexcept {
+    ENGINE_ASSERT(chunk.values != nullptr, "a chunk with rows has values");
     switch (chunk.layout) {
         case Layout::kText: std::copy_n(static_cast<const Text*>(chunk.values) + row, n, to); break;
         case Layout::kUtf8: slice<std::int32_t>(chunk, row, n, to); break;
         case Layout::kLargeUtf8: slice<std::int64_t>(chunk, row, n, to); break;
-        default: std::fill_n(to, n, Text{nullptr, 0});
+        default: ENGINE_ASSERT(false, "a text input reads a column of texts"); std::fill_n(to, n, Text{nullptr, 0});
     }
 }
 

@@ -1,8 +1,9 @@
 // XXH64, written from the algorithm description of the xxHash specification: five primes, four accumulators over
-// stripes of 32 bytes, then 8, 4 and 1 bytes at a time, then the avalanche.
+// stripes of 32 bytes, then 8, 4 and 1 bytes at a time, then the avalanche. Names follow the specification.
 #include <bit>
 #include <cstring>
 
+#include "base/assert.hpp"
 #include "transform/program.hpp"
 
 namespace engine::transform {
@@ -32,6 +33,7 @@ std::uint64_t merge(std::uint64_t hash, std::uint64_t accumulator) noexcept {
     return (hash ^ round(0, accumulator)) * kPrime1 + kPrime4;
 }
 
+// Steps 1 to 3 for an input of 32 bytes or more. Moves `at` past the last whole stripe.
 std::uint64_t stripes(const char*& at, const char* end, std::uint64_t seed) noexcept {
     std::uint64_t lanes[4] = {seed + kPrime1 + kPrime2, seed + kPrime2, seed, seed - kPrime1};
     for (; end - at >= 32; at += 32) {
@@ -46,9 +48,11 @@ std::uint64_t stripes(const char*& at, const char* end, std::uint64_t seed) noex
 }  // namespace
 
 std::uint64_t xxh64(const char* data, std::size_t size, std::uint64_t seed) noexcept {
+    ENGINE_ASSERT(data != nullptr || size == 0, "a missing text is not hashed");
     const char* at = data;
     const char* const end = data + size;
     std::uint64_t hash = (size >= 32 ? stripes(at, end, seed) : seed + kPrime5) + size;
+    ENGINE_ASSERT(end - at < 32, "the stripes leave less than one stripe");
     for (; end - at >= 8; at += 8) {
         hash = std::rotl(hash ^ round(0, read<std::uint64_t>(at)), 27) * kPrime1 + kPrime4;
     }
@@ -56,6 +60,7 @@ std::uint64_t xxh64(const char* data, std::size_t size, std::uint64_t seed) noex
         hash = std::rotl(hash ^ (read<std::uint32_t>(at) * kPrime1), 23) * kPrime2 + kPrime3;
         at += 4;
     }
+    ENGINE_ASSERT(end - at < 4, "single bytes come last");
     for (; at != end; ++at) {
         hash = std::rotl(hash ^ (static_cast<unsigned char>(*at) * kPrime5), 11) * kPrime1;
     }

@@ -1,9 +1,9 @@
-// One JSON row straight into the registers of a feature program, without a Python object a value.
+// Reads one row of JSON into the registers of a feature program, without a Python object for each value.
 //
-// Read are rows as services send them: an object of known keys and of unknown ones with plain values, or an array in
-// input order; strings without escapes, numbers within the range of a double. Whatever else there is, damage included, is left to a whole JSON
-// library: `read` then says false, and what that library makes of the bytes is the answer. So this reader decides nothing
-// on its own: it accepts only what every JSON reader accepts with the same meaning.
+// It accepts the common shapes: an object of inputs and of unknown keys with plain values, or an array in input order;
+// strings without escapes, numbers within the range of a double. It accepts only rows that every JSON library accepts
+// with the same meaning. For all other rows, damaged ones included, `read` returns false; the caller then asks a whole
+// JSON library, and that library's result or error is the answer. So this reader decides nothing on its own.
 #pragma once
 
 #include <cstddef>
@@ -18,26 +18,24 @@ namespace engine::transform {
 
 class JsonRows {
 public:
-    enum class Kind : std::uint8_t { kNumber, kText, kVector, kOther };
-
     struct Input {
-        std::string name;  // UTF-8
-        Kind kind;
-        std::uint32_t at;    // the first register, of the numbers or the texts
+        std::string name;    // UTF-8
+        InputKind kind;      // a row with a timestamp is left to the library
+        std::uint32_t at;    // the first register, among the texts for a category and the numbers for the rest
         std::uint32_t size;  // values a row
     };
 
-    // With `refuse_missing` a row that lacks a key is left to the library as well.
+    // With `refuse_missing`, a row that lacks a key is left to the library too, because it is an error there.
     JsonRows(std::vector<Input> inputs, bool refuse_missing);
     ~JsonRows();
     JsonRows(const JsonRows&) = delete;
     JsonRows& operator=(const JsonRows&) = delete;
 
-    // Hot: one row. Texts point into `data`; no byte at or after data + size is read. Not for two threads at once.
-    // After false the registers hold anything.
+    // Hot: one row. Returns whether it was read; after false the registers hold anything. Texts point into `data`. Reads
+    // no byte at or after data + size. One thread at a time.
     bool read(const char* data, std::size_t size, double* numbers, Text* texts) noexcept;
 
-    struct Bytes;  // of the text, in transform_json.cpp
+    struct Bytes;  // the text that is left to read; json.cpp
 
 private:
     std::int64_t find(Text key, std::size_t expected) const noexcept;
@@ -47,8 +45,8 @@ private:
     void clear_unseen(double* numbers, Text* texts) const noexcept;
 
     std::vector<Input> inputs_;
-    std::unique_ptr<Table> places_;  // index of each input by name
-    std::vector<std::uint8_t> seen_;  // of each input: was in the row at hand
+    std::unique_ptr<Table> places_;   // name of an input -> its index
+    std::vector<std::uint8_t> seen_;  // one flag for each input: the current row has it
     bool refuse_missing_;
 };
 

@@ -1,13 +1,16 @@
-// The arithmetic of the steps, one scalar function each, used by the row and by the block alike.
+// The arithmetic of the steps: one scalar function each, which the row and the block share.
 //
-// Only operations whose every bit IEEE 754 fixes (+ - * / sqrt, comparison, conversion) are used. The C library's
-// log1p, sin and cos are not: it picks another variant where the CPU has fused multiply-add, and the bits follow.
+// Every function uses only operations whose bits IEEE 754 fixes: + - * / sqrt, comparison, conversion. The C library's
+// log1p, sin and cos are not among them, because it picks another variant where the CPU has fused multiply-add, and the
+// variants differ in the last bit. Series are Taylor series in Horner's form; each comment bounds the first term left out.
 #pragma once
 
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+
+#include "base/assert.hpp"
 
 namespace engine::transform {
 
@@ -20,42 +23,47 @@ inline double impute(double v, double with) noexcept { return is_missing(v) ? wi
 
 inline double scale(double v, double shift, double divisor) noexcept { return (v - shift) / divisor; }
 
-// Written so that NaN fails both comparisons and is passed on.
+// NaN fails both comparisons, so it passes through.
 inline double clip(double v, double low, double high) noexcept {
     const double raised = v < low ? low : v;
     return raised > high ? high : raised;
 }
 
-// Below zero NaN without asking the C library, whose errno would keep the loop from being vectorised.
+// The comparison keeps the compiler from calling the C library for v < 0, because the call sets errno and so stops the
+// loop from being vectorised.
 inline double square_root(double v) noexcept { return v < 0.0 ? kNaN : __builtin_sqrt(v); }
 
 inline double ratio(double a, double b, double when_zero) noexcept {
-    // A missing part is missing even over zero: the declared value stands for the division alone.
+    // A missing numerator stays missing even over zero: `when_zero` replaces a division, not a missing value.
     if (is_missing(a)) return a;
     return b == 0.0 ? when_zero : a / b;
 }
 
-// a * n + b: the place of a pair of codes among all pairs.
+// The place of a pair of codes among all pairs, where b has n codes. NaN where either is no code.
 inline double cross_codes(double a, double b, double n) noexcept {
     const bool whole = a >= 0.0 && b >= 0.0 && b < n && __builtin_floor(a) == a && __builtin_floor(b) == b;
     return whole ? a * n + b : kNaN;
 }
 
-// ln(1 + v) by ln(m 2^k) = k ln 2 + 2 atanh(s), s = (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)), so that
-// s^2 < 0.0295 and eleven terms of the series leave less than 1e-18. `u - 1` loses what v had below u's last bit;
-// the lost part is exact and goes back in as a first-order term. Within 2 units in the last place.
+// ln(1 + v), within 2 units in the last place.
+//
+// With u = 1 + v = m 2^k and m in [sqrt(1/2), sqrt(2)): ln u = k ln 2 + 2 atanh(s), s = (m - 1) / (m + 1). Then
+// s^2 < 0.0295, and eleven terms of the series leave less than 1e-18. Rounding u loses the bits of v below u's last bit;
+// `lost` is exactly those bits, and lost / u adds them back to first order.
 inline double log1p(double v) noexcept {
-    if (is_missing(v) || v == kInfinity || v == 0.0) return v;  // keeps -0.0
+    if (is_missing(v) || v == kInfinity || v == 0.0) return v;  // -0.0 stays -0.0
     if (v < -1.0) return kNaN;
     if (v == -1.0) return -kInfinity;
     const double u = 1.0 + v;
     const double lost = v >= 1.0 ? 1.0 - (u - v) : v - (u - 1.0);
-    // u is normal: it is at least 2^-53.
+    // u is at least 2^-53, so it is normal and its exponent field is its exponent. Adding kOne - kRootHalf to the bits
+    // moves the cut between exponents from 1 to sqrt(1/2), so k and m come out of the sum directly.
     constexpr std::uint64_t kOne = 0x3FF0000000000000u, kRootHalf = 0x3FE6A09E667F3BCDu;
     const std::uint64_t bits = std::bit_cast<std::uint64_t>(u) + (kOne - kRootHalf);
     const int k = static_cast<int>(bits >> 52) - 1023;
+    ENGINE_ASSERT(k >= -53 && k <= 1024, "u is a positive, normal number");
     const double m = std::bit_cast<double>((bits & 0x000FFFFFFFFFFFFFu) + kRootHalf);
-    // For small v the subtraction of 1 is exact and m - 1 carries the leading bits of v; k is then 0.
+    // For small v, k is 0, the subtraction is exact, and m - 1 carries the leading bits of v.
     const double s = (m - 1.0) / (m + 1.0);
     const double w = s * s;
     double series = 1.0 / 23.0;
@@ -69,14 +77,15 @@ inline double log1p(double v) noexcept {
     series = series * w + 1.0 / 7.0;
     series = series * w + 1.0 / 5.0;
     series = series * w + 1.0 / 3.0;
-    // ln 2 in two parts: k times the first is exact for every exponent a double has.
+    // ln 2 in two parts. The first has 11 zero bits at its end, so k times it is exact.
     constexpr double kLn2High = 0x1.62e42fefa3800p-1, kLn2Low = 0x1.ef35793c76730p-45;
     const double tail = 2.0 * s * w * series + (lost / u + k * kLn2Low);
     return k * kLn2High + (2.0 * s + tail);
 }
 
-// sin(2 pi t) for t in [-1/8, 1/8] and the cosine beside it: Taylor, the first term left out is under 1e-17.
+// sin(2 pi t) for t in [-1/8, 1/8], or one rounding beyond. The first term left out is below 1e-17.
 inline double sine_of_turn(double t) noexcept {
+    ENGINE_ASSERT(t >= -0.12500001 && t <= 0.12500001, "a turn was reduced to an eighth");
     const double r = t * 6.283185307179586;
     const double w = r * r;
     double series = -1.0 / 1307674368000.0;
@@ -89,7 +98,9 @@ inline double sine_of_turn(double t) noexcept {
     return r + r * w * series;
 }
 
+// cos(2 pi t), as above.
 inline double cosine_of_turn(double t) noexcept {
+    ENGINE_ASSERT(t >= -0.12500001 && t <= 0.12500001, "a turn was reduced to an eighth");
     const double r = t * 6.283185307179586;
     const double w = r * r;
     double series = 1.0 / 20922789888000.0;
@@ -102,15 +113,15 @@ inline double cosine_of_turn(double t) noexcept {
     return 1.0 + (w * w * series - 0.5 * w);
 }
 
-// Sine of `v` turns of `period`, started `quarters` quarter turns ahead (1 makes it the cosine). The turn is reduced
-// before it is scaled by 2 pi, so whole and quarter turns are exact. NaN for an infinite v.
+// sin(2 pi v / period), `quarters` quarter turns ahead: 0 gives the sine, 1 the cosine. The turn is reduced before it is
+// scaled by 2 pi, so whole and quarter turns are exact. NaN for an infinite v.
 inline double sine_of_cycle(double v, double period, unsigned quarters) noexcept {
     const double turns = v / period;
     if (!(turns - turns == 0.0)) return kNaN;
-    const double part = turns - __builtin_floor(turns);  // [0, 1]: it can round up to 1
-    const double eighths = __builtin_floor(part * 4.0 + 0.5);
-    const double rest = part - eighths * 0.25;  // [-1/8, 1/8], exact
-    switch ((static_cast<unsigned>(eighths) + quarters) & 3u) {
+    const double part = turns - __builtin_floor(turns);        // in [0, 1]: the subtraction can round up to 1
+    const double nearest = __builtin_floor(part * 4.0 + 0.5);  // the nearest quarter turn, 0 to 4
+    const double rest = part - nearest * 0.25;                 // exact; in [-1/8, 1/8], or one rounding beyond
+    switch ((static_cast<unsigned>(nearest) + quarters) & 3u) {
         case 0: return sine_of_turn(rest);
         case 1: return cosine_of_turn(rest);
         case 2: return -sine_of_turn(rest);
@@ -118,8 +129,9 @@ inline double sine_of_cycle(double v, double period, unsigned quarters) noexcept
     }
 }
 
-// ln v of a normal or subnormal v > 0: as log1p, without the lost part.
+// ln v for v > 0, normal or subnormal. As log1p, without the lost bits.
 inline double logarithm(double v) noexcept {
+    ENGINE_ASSERT(v > 0.0 && v < kInfinity, "a logarithm is taken of a positive, finite number");
     double scaled = 0.0;
     if (v < 0x1p-1022) {
         v *= 0x1p54;
@@ -137,8 +149,9 @@ inline double logarithm(double v) noexcept {
     return k * kLn2High + (2.0 * s + (2.0 * s * w * series + k * kLn2Low));
 }
 
-// e^v = 2^k e^r with |r| <= ln 2 / 2: Taylor, the first term left out is under 1e-17. The power of two is multiplied in
-// in two halves, so that results among the subnormals are rounded once and those beyond the range are infinite.
+// e^v = 2^k e^r with |r| <= ln 2 / 2. The first term left out is below 1e-17. The power of two is multiplied in as two
+// halves, because 2^k alone can leave the range of a double. A subnormal result is then rounded once, and a result
+// beyond the range is infinite.
 inline double exponential(double v) noexcept {
     if (v > 710.0) return kInfinity;
     if (v < -746.0) return 0.0;
@@ -148,12 +161,15 @@ inline double exponential(double v) noexcept {
     double series = 1.0;
     for (int n = 14; n >= 1; --n) series = series * r / n + 1.0;
     const int whole = static_cast<int>(k), half = whole / 2;
-    const auto two_to = [](int n) { return std::bit_cast<double>(static_cast<std::uint64_t>(n + 1023) << 52); };
+    const auto two_to = [](int n) {
+        ENGINE_ASSERT(n >= -1022 && n <= 1023, "half a power of two is a normal number");
+        return std::bit_cast<double>(static_cast<std::uint64_t>(n + 1023) << 52);
+    };
     return series * two_to(half) * two_to(whole - half);
 }
 
-// v^x. Whole exponents up to 64 are products by squaring, exact where the result is; others are e^(x ln v), whose
-// relative error stays below 1e-12 and is lost in rounding to float32. v^0 is 1 for every v that is there.
+// v^x. A whole x from -64 to 64 multiplies by squaring, which is exact where the result is representable. Any other x
+// gives e^(x ln v): its relative error is below 1e-12, which rounding to float32 hides. v^0 is 1 unless v is missing.
 inline double power(double v, double x) noexcept {
     if (is_missing(v)) return v;
     const bool whole = __builtin_floor(x) == x;
@@ -174,8 +190,9 @@ inline double power(double v, double x) noexcept {
     return v < 0.0 && odd ? -result : result;
 }
 
-// atan t of t in [0, 1]: halving the angle twice leaves t^2 < 0.04, where twelve terms leave less than 1e-17.
+// atan t for t in [0, 1]. Halving the angle twice leaves t^2 < 0.04; the first term left out is then below 1e-17.
 inline double arctangent(double t) noexcept {
+    ENGINE_ASSERT(t >= 0.0 && t <= 1.0, "the smaller side is divided by the larger one");
     t = t / (1.0 + __builtin_sqrt(1.0 + t * t));
     t = t / (1.0 + __builtin_sqrt(1.0 + t * t));
     const double w = t * t;
@@ -184,8 +201,8 @@ inline double arctangent(double t) noexcept {
     return 4.0 * t * series;
 }
 
-// The angle between two places on a sphere, by the haversine formula, which is accurate for near ones. NaN for a
-// latitude beyond the poles; longitudes are taken modulo a turn.
+// The angle in radians between two places on a sphere, given in degrees. The haversine formula is accurate for near
+// places too. NaN for a latitude beyond the poles; longitudes are taken modulo 360.
 inline double central_angle(double latitude, double longitude, double other_latitude, double other_longitude) noexcept {
     const auto on_globe = [](double degrees) { return degrees >= -90.0 && degrees <= 90.0; };
     if (!on_globe(latitude) || !on_globe(other_latitude)) return kNaN;

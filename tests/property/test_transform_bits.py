@@ -1,4 +1,4 @@
-"""Whatever the row and whatever the program: one row and a table, read from anything, give the same bits."""
+"""For any program and any row: one row and a table, of every kind, give the same bits."""
 
 import json
 import math
@@ -47,7 +47,7 @@ finite = st.floats(-1e6, 1e6)
 
 
 def number_steps(feature):
-    """One more op on a number, its parameters drawn; the statistics come from FIT, whatever the rows are."""
+    """Append one op on a number with drawn parameters. Statistics come from FIT alone."""
     return st.one_of(
         st.builds(feature.impute, st.one_of(finite, st.sampled_from(["mean", "median", "most_frequent"]))),
         st.just(feature.missing()),
@@ -73,7 +73,7 @@ def number_features(draw, depth=2):
         b = draw(number_features(depth=depth - 1))
         combine = draw(st.sampled_from([t.ratio, t.difference, t.product, sum_and_product, geo]))
         a = combine(a, b)
-    # The square root and the logarithm come last: what they make of FIT would have no statistics.
+    # The square root and the logarithm come last, because FIT would have no statistics after them.
     for _ in range(draw(st.integers(0, 3))):
         if a.ops and a.ops[-1].op in ("sqrt", "log1p", "power"):
             break

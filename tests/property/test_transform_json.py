@@ -1,4 +1,4 @@
-"""Whatever the bytes: the quick reader of JSON rows gives what a whole JSON library gives, or the library's error."""
+"""For any bytes: the quick reader of JSON rows gives the result of a whole JSON library, or that library's error."""
 
 import json
 
@@ -30,7 +30,7 @@ def outcome(call, *arguments):
 
 
 def by_library(program, data):
-    """What `row` makes of the row that orjson reads."""
+    """The outcome of `row` for the row that orjson reads."""
     try:
         row = orjson.loads(data)
     except ValueError:

@@ -1,4 +1,4 @@
-"""An exported program gives, run by ONNX Runtime, what the program itself gives, row by row."""
+"""ONNX Runtime gives, for an exported program, the results of the program itself, row by row."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -148,11 +148,11 @@ def twice(a):
         (twice(x), "function: a function of your own is native code"),
         (t.ratio(twice(x), y), "function: a function of your own is native code"),
         (t.timestamp("at", zone="UTC").part("hour"), "timestamp: ONNX has no time zones"),
-        (t.geo_distance(x, x, y, y), "geo_distance: its arcs"),
+        (t.geo_distance(x, x, y, y), "geo_distance: runtimes compute"),
         (c.one_hot(["<missing>"]), "'<missing>' is one of its categories; declare another missing_text"),
     ],
 )
-def test_what_has_no_like_is_refused_by_name(feature, words, tmp_path):
+def test_a_feature_that_onnx_cannot_express_is_refused_by_name(feature, words, tmp_path):
     program = t.FeatureProgram.fit([feature], {**FIT, "at": ["2024-01-01T00:00:00Z"] * 6})
     with pytest.raises(ProgramError, match=words):
         program.to_onnx(tmp_path / "features.onnx")

@@ -24,7 +24,7 @@ values = st.lists(
 
 @pytest.fixture(autouse=True, params=[0, 4, 1 << 20])
 def memory(request, monkeypatch):
-    """How many values may be sorted or counted at once: so few that every pass is taken, or all."""
+    """Set how many values may be sorted or counted at once: so few that every pass runs, or all."""
     monkeypatch.setattr(statistics, "SORTED_MAX", request.param)
     monkeypatch.setattr(statistics, "DISTINCT_MAX", max(1, request.param))
     monkeypatch.setattr(statistics, "_WIDE_PREFIXES_MAX", 2)

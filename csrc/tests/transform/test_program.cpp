@@ -214,7 +214,7 @@ TEST(row_and_batch_give_the_same_bits) {
     }
 }
 
-// Impute, scale and emit are one step on the row: alone, and where another step reads what lies between.
+// Impute, scale and emit are fused into one step, unless another step reads a register in between.
 TEST(fused_steps_give_the_same_bits) {
     Program program(1, 0, 4);
     program.add_step({.op = Op::kImpute, .dst = 1, .a = 0, .x = 0.3});
@@ -239,7 +239,7 @@ TEST(fused_steps_give_the_same_bits) {
     }
 }
 
-// Chunks that begin mid-byte, a chunk of no rows, a stride, and a bit of validity wherever a byte can begin and end.
+// Chunks that begin inside a byte of validity, a chunk without rows, and a stride.
 TEST(columns_are_read_in_every_layout) {
     Program program(1, 0, 1);
     program.add_step({.op = Op::kEmit, .dst = 0, .a = 0});
@@ -272,7 +272,7 @@ TEST(columns_are_read_in_every_layout) {
     CHECK(std::equal(expected, expected + 7, out));
 }
 
-// Every length at which a table changes how it reads a text, and texts that share words with a key or lie inside one.
+// Every length at which a table reads a text in another way, and texts that differ from a key in one byte.
 TEST(tables_find_their_keys_and_no_others) {
     std::vector<std::string> keys;
     std::vector<double> values;
@@ -415,8 +415,8 @@ void sum_and_difference(float a, float b, float* out) {
 
 TEST(functions_are_called_with_float32) {
     Program program(2, 0, 3);
-    const auto one = program.add_function({reinterpret_cast<const void*>(&twice_and), {0, 1}, 1});
-    const auto two = program.add_function({reinterpret_cast<const void*>(&sum_and_difference), {1, 0}, 2});
+    const auto one = program.add_function({reinterpret_cast<NativeFunction>(&twice_and), {0, 1}, 1});
+    const auto two = program.add_function({reinterpret_cast<NativeFunction>(&sum_and_difference), {1, 0}, 2});
     program.add_step({.op = Op::kCall, .dst = 2, .table = one});
     program.add_step({.op = Op::kCall, .dst = 3, .table = two});
     for (std::uint32_t i = 0; i < 3; ++i) program.add_step({.op = Op::kEmit, .dst = i, .a = 2 + i});
@@ -425,9 +425,10 @@ TEST(functions_are_called_with_float32) {
     float out[3];
     program.run_row(registers, nullptr, out);
     CHECK(out[0] == 2.0f * 0.1f + 4.0f && out[1] == 4.0f + 0.1f && out[2] == 4.0f - 0.1f);
+    const auto address = reinterpret_cast<NativeFunction>(&twice_and);
     CHECK(refused([&] { program.add_function({nullptr, {0}, 1}); }));
-    CHECK(refused([&] { program.add_function({&out, {}, 1}); }));
-    CHECK(refused([&] { program.add_function({&out, {99}, 1}); }));
+    CHECK(refused([&] { program.add_function({address, {}, 1}); }));
+    CHECK(refused([&] { program.add_function({address, {99}, 1}); }));
     CHECK(refused([&] { program.add_step({.op = Op::kCall, .dst = 9, .table = 2}); }));
 }
 
@@ -439,6 +440,13 @@ TEST(nonsense_is_refused_while_building) {
     CHECK(refused([] { Program(1, 1, 1).add_step({.op = Op::kHash, .dst = 1, .a = 0, .count = 0}); }));
     CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kOneHot, .dst = 0, .a = 0, .count = 2}); }));
     CHECK(refused([] { Program(1, 0, 1).add_step({.op = static_cast<Op>(999)}); }));
+    CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kPower, .dst = 1, .a = 0, .x = kNaN}); }));
+    CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kPower, .dst = 1, .a = 0, .x = kInf}); }));
+    CHECK(refused([] {
+        Program program(1, 0, 0);
+        program.finish();
+        program.add_step({.op = Op::kMissing, .dst = 1, .a = 0});
+    }));
     CHECK(refused([] { Program(1, 0, 1).add_edges({1.0, 1.0}); }));
     CHECK(refused([] { Program(1, 0, 1).add_table({"a", "a"}, {0.0, 1.0}); }));
     CHECK(refused([] { Program(1, 0, 1).finish(); }));

@@ -66,3 +66,22 @@ def one_of(name: str, value: Any, choices: Sequence[str], *, error: type[EngineE
     if not isinstance(value, str) or value not in choices:
         raise error(f"{name} must be one of {', '.join(choices)}, got {value!r:.80}")
     return value
+
+
+def finite_number(name: str, value: Any, *, error: type[EngineError] = InputError) -> float:
+    """Return a finite number as a float. Raises `error` for NaN, infinity, bool, or anything but a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise error(f"{name} must be a number, got {type(value).__name__} {value!r:.80}")
+    try:
+        found = float(value)
+    except OverflowError:  # an int beyond the range of a float
+        found = math.inf
+    if not math.isfinite(found):
+        raise error(f"{name} must be a finite number, got {value!r:.80}")
+    return found
+
+
+def shown(value: Any) -> str:
+    """Return the type and the start of the repr of a value, for an error that says what it got."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -29,12 +29,12 @@ class Columns:
 
     Raises:
         InputTypeError: `source` is no table.
-        InputError: two columns have one name, or a relation lacks a wanted one.
+        InputError: two columns of a data frame have one name, or a relation lacks a wanted one.
     """
 
     def __init__(self, source: Any, wanted: Sequence[str] | None = None) -> None:
-        if _is_relation(source):
-            source = _relation_as_arrow(source, wanted)
+        if is_relation(source):
+            source = project(source, list(source.columns) if wanted is None else wanted).to_arrow_table()
         self._take: Callable[[str], Any] = lambda name: source[name]
         if isinstance(source, Mapping):
             self.names = list(source)
@@ -50,14 +50,19 @@ class Columns:
         else:
             raise InputTypeError(f"expected a table ({KINDS}), got {type(source).__name__}")
         self._known = set(self.names)
+        self._twice: list[str] = []
         if len(self._known) != len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
-            raise InputError(f"the table has two columns named {twice!r}")
+            self._twice = [name for name in self.names if self.names.count(name) > 1]
+            # An Arrow table may repeat a name that nobody reads, as joins do. Its names are refused when they are read.
+            if not hasattr(source, "schema"):
+                raise InputError(f"the table has two columns named {self._twice[0]!r}")
 
     def __getitem__(self, name: str) -> Any:
-        """The column named `name`. Raises InputError, which lists the others, where there is none."""
+        """The column named `name`. Raises InputError if there is none, and lists the others, or if there are two."""
         if name not in self._known:
             raise absent(name, self.names)
+        if name in self._twice:
+            raise InputError(f"the table has two columns named {name!r}")
         return self._take(name)
 
 
@@ -75,14 +80,15 @@ def absent(name: str, names: Sequence[Any]) -> InputError:
     return InputError(f"the table has no column {name!r}; it has: {', '.join(map(str, names[:NAMES_SHOWN]))}")
 
 
-def _is_relation(source: Any) -> bool:
+def is_relation(source: Any) -> bool:
+    """Whether `source` is a DuckDB relation."""
     return hasattr(source, "project") and hasattr(source, "fetchnumpy")
 
 
-def _relation_as_arrow(source: Any, wanted: Sequence[str] | None) -> Any:
-    names = list(source.columns) if wanted is None else wanted
+def project(relation: Any, names: Sequence[str]) -> Any:
+    """The relation of the named columns, in that order. Raises InputError for a column that is not there."""
     for name in names:
-        if name not in source.columns:
-            raise absent(name, source.columns)
+        if name not in relation.columns:
+            raise absent(name, relation.columns)
     quoted = (name.replace('"', '""') for name in names)
-    return source.project(", ".join(f'"{name}"' for name in quoted)).to_arrow_table()
+    return relation.project(", ".join(f'"{name}"' for name in quoted))

@@ -17,7 +17,7 @@ import numpy as np
 
 cimport numpy as cnp
 
-from engine.transform._values import shown
+from engine._common.arguments import shown
 from engine.errors import InputError
 
 cnp.import_array()

@@ -1,5 +1,5 @@
-# Columns for the native feature program, read where they lie: NumPy arrays, Arrow arrays and lists of Python values.
-# Nothing is converted here but lists; each block of rows is widened when the program comes to it.
+# Columns for the native feature program: NumPy and Arrow arrays, read in place, and lists of Python values.
+# Only lists are converted here. The program widens the numbers of an array when it reads a block of rows.
 from cpython.datetime cimport import_datetime
 from cpython.list cimport PyList_GET_ITEM
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -12,12 +12,14 @@ import numpy as np
 cimport numpy as cnp
 
 from engine.transform._native cimport Chunk, Layout, Text
-from engine.transform._values cimport PyUnicode_Check, Py_None, kDigits, plain_number, plain_text, quick_number, quick_text
+from engine.transform._values cimport (
+    PyUnicode_Check, Py_None, kDigits, plain_number, plain_text, quick_number, quick_text,
+)
 
 cnp.import_array()
 import_datetime()
 
-# The layouts that NumPy and Arrow share, by NumPy's kind and bytes a value.
+# Layouts that NumPy and Arrow share, by NumPy's kind and the bytes of a value.
 cdef dict _LAYOUTS = {
     "f8": <int>Layout.kF64, "f4": <int>Layout.kF32, "b1": <int>Layout.kU8,
     "i1": <int>Layout.kI8, "i2": <int>Layout.kI16, "i4": <int>Layout.kI32, "i8": <int>Layout.kI64,
@@ -32,7 +34,7 @@ ARROW_NUMBERS = frozenset(_ARROW_LAYOUTS) - {"string", "large_string"}
 
 
 cdef class Column:
-    """Values of one column and whatever keeps them alive."""
+    """The values of one column, and the objects that keep them alive. `len` gives the rows."""
 
     def __dealloc__(self):
         PyMem_Free(self.texts)
@@ -42,9 +44,10 @@ cdef class Column:
 
 
 def array_column(array) -> Column:
-    """A NumPy array of numbers, borrowed; copied only where its bytes are swapped or out of line.
+    """Return the column of a NumPy array of numbers; a 2-D array makes a column of vectors.
 
-    Two dimensions make a column of vectors.
+    The array is borrowed. It is copied as float64 only if its layout cannot be read in place: swapped bytes, unaligned
+    or float16 values, a negative stride.
     """
     cdef Column column = Column.__new__(Column)
     cdef Chunk chunk
@@ -73,7 +76,12 @@ cdef size_t _address(object buffer) except? 0:
 
 
 def arrow_column(chunks, bint is_text) -> Column:
-    """pyarrow arrays of one type: (large) strings where `is_text`, else numbers of ARROW_NUMBERS; read in place."""
+    """Return the column of pyarrow arrays of one type, read in place.
+
+    Args:
+        chunks: the arrays, in row order.
+        is_text: True for string or large_string arrays, False for a type of ARROW_NUMBERS.
+    """
     cdef list kept = list(chunks)
     cdef Column column = Column.__new__(Column)
     cdef Chunk chunk
@@ -95,16 +103,16 @@ def arrow_column(chunks, bint is_text) -> Column:
 
 
 def text_column(values, name) -> Column:
-    """A column of strings, whole numbers and None. The list is copied, its strings are borrowed.
+    """Return the column of a list of strings, whole numbers and None. The list is copied, its strings are borrowed.
 
-    Raises InputTypeError or InputError naming the row and `name`.
+    Raises InputTypeError or InputError, naming the row and `name`.
     """
     cdef list kept = list(values)
     cdef Column column = Column.__new__(Column)
     cdef Chunk chunk
     cdef Py_ssize_t i
     cdef PyObject* value
-    cdef char digits[kDigits]  # never pointed into: only strings take the quick reader here
+    cdef char digits[kDigits]  # unused: the quick reader gets only strings here
     column.n_rows, column.is_text, column.width, column.owner = len(kept), True, 1, kept
     column.texts = <Text*>PyMem_Calloc(max(1, column.n_rows), sizeof(Text))
     if column.texts is NULL:
@@ -112,7 +120,7 @@ def text_column(values, name) -> Column:
     for i in range(column.n_rows):
         value = PyList_GET_ITEM(kept, i)
         if not (PyUnicode_Check(value) and quick_text(value, &column.texts[i], digits)) and value != Py_None:
-            # Whole numbers become strings here: their digits need a home as long as the column's.
+            # A whole number becomes a string, so that its digits live as long as the column.
             kept[i] = plain_text(<object>value, name, i)
             quick_text(PyList_GET_ITEM(kept, i), &column.texts[i], digits)
     chunk.layout = Layout.kText
@@ -123,7 +131,10 @@ def text_column(values, name) -> Column:
 
 
 def number_values(values, name):
-    """A column of Python objects as float64 [n]; None is NaN. Raises InputTypeError or InputError naming the row."""
+    """Return a list of numbers and None as float64 [n], NaN where missing.
+
+    Raises InputTypeError or InputError, naming the row and `name`.
+    """
     cdef list kept = list(values)
     cdef Py_ssize_t i, n = len(kept)
     cdef cnp.npy_intp shape = n
@@ -137,5 +148,8 @@ def number_values(values, name):
 
 
 def text_values(values, name) -> list:
-    """A column of Python objects as a list of str and None: what fitting counts."""
+    """Return a list of strings, whole numbers and None as str and None, for fitting.
+
+    Raises InputTypeError or InputError, naming the row and `name`.
+    """
     return [plain_text(value, name, i) for i, value in enumerate(values)]

@@ -1,8 +1,26 @@
-# The native feature program as Cython sees it; csrc/include/engine/transform.hpp and transform_json.hpp document every
-# field.
+# The native feature program as Cython sees it. The headers document every field: csrc/transform/ops.hpp, program.hpp and
+# json.hpp.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
+
+cdef extern from "transform/ops.hpp" namespace "engine::transform" nogil:
+    cdef enum class Op(uint16_t):
+        kCall, kCount_
+
+    cdef cppclass OpFacts:
+        const char* name
+
+    cdef enum class InputKind(uint8_t):
+        kNumber, kCategory, kTimestamp, kTimestampUtc, kVector, kCount_
+
+    cdef enum class DatePart(uint32_t):
+        kCount_
+
+    const OpFacts* kOps            # [Op.kCount_]
+    const char* const* kInputKinds  # [InputKind.kCount_], names
+    const char* const* kDateParts   # [DatePart.kCount_], names
+
 
 cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
     cdef cppclass Text:
@@ -26,9 +44,6 @@ cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
         size_t n_chunks
         size_t component
 
-    cdef enum class Op(uint16_t):
-        kCount_
-
     cdef cppclass Step:
         Op op
         uint32_t dst
@@ -46,8 +61,10 @@ cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
         vector[double] edges_s
         vector[double] offsets_s
 
+    ctypedef void (*NativeFunction)()
+
     cdef cppclass Function:
-        const void* address
+        NativeFunction address
         vector[uint32_t] arguments
         uint32_t n_results
 
@@ -71,14 +88,15 @@ cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
         void run_batch(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, float* out) except +
         void run_batch_f64(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, double* out) except +
 
+    size_t kArgumentsMax "engine::transform::Program::kArgumentsMax"
+    size_t kResultsMax "engine::transform::Program::kResultsMax"
+    uint32_t kCodesMax "engine::transform::Program::kCodesMax"
+
 
 cdef extern from "transform/json.hpp" namespace "engine::transform" nogil:
-    cdef enum class JsonKind "engine::transform::JsonRows::Kind"(uint8_t):
-        kNumber, kText, kVector, kOther
-
     cdef cppclass JsonInput "engine::transform::JsonRows::Input":
         string name
-        JsonKind kind
+        InputKind kind
         uint32_t at
         uint32_t size
 

@@ -1,5 +1,5 @@
-# A native feature program: built from the steps of a plan, run over rows that _row_reader.pyx reads and over columns
-# that _columns.pyx points to.
+# A native feature program: built from the steps of a plan, run over rows that _row_reader.pyx reads and over columns that
+# _columns.pyx points to.
 from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
@@ -13,31 +13,38 @@ import numpy as np
 
 cimport numpy as cnp
 
-from engine.transform._columns cimport Column
 from engine._common._features cimport ENGINE_FEATURES_ABI, ENGINE_FEATURES_CAPSULE, engine_features
-from engine.transform._row_reader cimport InputKind, RowReader
-from engine.transform._native cimport CppColumn, CppProgram, Function, Op, Step, Zone, xxh64_native
+from engine.transform._columns cimport Column
+from engine.transform._native cimport (
+    CppColumn, CppProgram, DatePart, Function, InputKind, NativeFunction, Op, Step, Zone, kArgumentsMax, kCodesMax,
+    kDateParts, kOps, kResultsMax, xxh64_native,
+)
+from engine.transform._row_reader cimport RowReader
 
 from engine.transform._row_reader import KINDS
 from engine.errors import InputError, InputTypeError, ProgramError
 
 cnp.import_array()
 
-# In the order of engine::transform::Op.
-OPS = ("impute", "missing", "scale", "clip", "log1p", "sqrt", "bucket", "sine", "cosine", "power", "date_part",
-       "difference", "ratio", "product", "cross_codes", "haversine", "call", "text_impute", "lookup", "hash", "hash_cross",
-       "length", "text_missing", "emit", "one_hot", "vector", "tokens")
-if len(OPS) != <int>Op.kCount_:
-    raise ImportError("OPS does not list the steps of csrc/include/engine/transform.hpp")
+# Names by code, as csrc/transform/ops.hpp has them: the ops of a step, and the parts of a date.
+OPS = tuple([kOps[code].name.decode() for code in range(<int>Op.kCount_)])
+DATE_PARTS = tuple([kDateParts[code].decode() for code in range(<int>DatePart.kCount_)])
+cdef dict _CODE_OF = {name: code for code, name in enumerate(OPS)}
+
+# Limits of the native program: arguments and results of a function, and codes, which a float32 must hold exactly.
+ARGUMENTS_MAX = int(kArgumentsMax)
+RESULTS_MAX = int(kResultsMax)
+CODES_MAX = int(kCodesMax)
+
 
 def xxh64(data, seed=0) -> int:
-    """XXH64 of bytes, the hash that hashed categories are pinned to."""
+    """Return the XXH64 of bytes: the hash that `hash`, `cross` and `tokens` are defined by."""
     cdef bytes raw = bytes(data)
     return xxh64_native(raw, len(raw), seed)
 
 
 def _writable(out, shape, dtype):
-    """`out`, if the rows of a batch can be written straight into it."""
+    """Return `out`. Raise InputTypeError or InputError if a batch cannot be written straight into it."""
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         got = f"dtype {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
         raise InputTypeError(f"out: expected a NumPy array of {np.dtype(dtype)}, got {got}")
@@ -65,19 +72,22 @@ cdef void _free_capsule(object capsule) noexcept:
 
 @final
 cdef class NativeProgram:
-    """A compiled feature program. Immutable; any thread may use it.
+    """Runs a compiled feature program. Immutable; any thread may use it.
 
     Args:
-        inputs: (name, kind of KINDS, values) of each input, in order. Texts are registers 0, 1, … of the texts, all
-            others of the numbers, as many as they have values, each in this order.
+        inputs: one (name, kind, size) for each input, in order, as `RowReader` takes them.
         n_outputs: float32 values a row.
-        steps: (op of OPS, fields of engine::transform::Step by name).
-        tables: (UTF-8 keys, values) of each look-up table; edges: rising edges of each bucket step; zones: (edges,
-            offsets) of each time zone, in seconds; vectors: float32 [rows, width] arrays.
-        functions: (function, argument registers, n_results); an `address` of native code that the function keeps alive.
-        refuse_missing: a missing key is an InputError, where it otherwise counts as a missing value.
+        steps: one (op, fields) for each step, in order: a name of OPS, and fields of engine::transform::Step by name.
+        tables: (UTF-8 keys, values) of each look-up table.
+        edges: the rising edges of each bucket step.
+        zones: (edges, offsets) of each time zone, in seconds.
+        vectors: float32 [rows, width] arrays.
+        functions: one (function, argument registers, number of results) for each call. `function.address` is native
+            code that lives as long as `function`.
+        refuse_missing: True makes an absent key an InputError; False makes it a missing value.
 
-    Raises ProgramError where the steps make no sense.
+    Raises:
+        ProgramError: the steps do not make a program; says why.
     """
 
     cdef CppProgram* program
@@ -116,7 +126,9 @@ cdef class NativeProgram:
 
     cdef int _add(self, object op, object fields) except -1:
         cdef Step step
-        step.op = <Op><int>OPS.index(op)
+        if op not in _CODE_OF:
+            raise ValueError(f"unknown op {op!r}")
+        step.op = <Op><int>_CODE_OF[op]
         step.dst = fields.get("dst", 0)
         step.a = fields.get("a", 0)
         step.b = fields.get("b", 0)
@@ -127,8 +139,8 @@ cdef class NativeProgram:
         step.seed = fields.get("seed", 0)
         step.x = fields.get("x", 0.0)
         step.y = fields.get("y", 0.0)
-        if op == "call":
-            # Here, where its arguments have been written.
+        if step.op == Op.kCall:
+            # A function is added just before its step, because only then are all its arguments written.
             function, arguments, n_results = self.functions[step.table]
             step.table = self._add_function(function, arguments, n_results)
         self.program.add_step(step)
@@ -136,7 +148,7 @@ cdef class NativeProgram:
 
     cdef uint32_t _add_function(self, object function, object arguments, object n_results) except? 0:
         cdef Function native
-        native.address = <const void*><size_t>function.address
+        native.address = <NativeFunction><size_t>function.address
         native.arguments = <vector[uint32_t]>arguments
         native.n_results = n_results
         return self.program.add_function(native)
@@ -147,21 +159,24 @@ cdef class NativeProgram:
         self.program.add_zone(native)
         return 0
 
-    # Hot: what the socket's read_row does.
+    # Hot: one row, for `row` and for the socket's read_row.
     cdef int read(self, PyObject* row, float* out) except -1:
         self.reader.read(row)
         self.program.run_row(self.reader.numbers, self.reader.texts, out)
         return 0
 
     def row(self, row):
-        """One mapping, or sequence in input order -> a new float32 [n_outputs]."""
+        """Return the features of one mapping, or of one sequence in input order: a new float32 [n_outputs]."""
         cdef cnp.npy_intp shape = self.program.n_outputs()
         cdef cnp.ndarray out = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_FLOAT32, 0)
         self.read(<PyObject*>row, <float*>cnp.PyArray_DATA(out))
         return out
 
     def row_json(self, data, parse):
-        """One row as JSON -> a new float32 [n_outputs]; `parse` reads what the quick reader leaves."""
+        """Return the features of one row of JSON: a new float32 [n_outputs].
+
+        `parse` turns the JSON that the quick reader does not take into a row.
+        """
         cdef cnp.npy_intp shape = self.program.n_outputs()
         cdef cnp.ndarray out = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_FLOAT32, 0)
         if self.reader.quick_json(data):
@@ -172,7 +187,7 @@ cdef class NativeProgram:
         return out
 
     def rows(self, rows, out=None):
-        """A sequence of mappings (or sequences in input order), read one by one -> [n, n_outputs], new or `out`."""
+        """Return the features of many mappings, or sequences in input order: float32 [n, n_outputs], new or `out`."""
         cdef list kept = list(rows)
         cdef Py_ssize_t i
         cdef size_t width = self.program.n_outputs()
@@ -192,7 +207,13 @@ cdef class NativeProgram:
         return made
 
     def batch(self, columns, size_t n_rows, bint as_float64=False, out=None):
-        """One Column an input, in order -> [n_rows, n_outputs]: a new array, or `out`, C-contiguous of that type."""
+        """Return the features of columns: [n_rows, n_outputs], new or `out`.
+
+        Args:
+            columns: one Column for each input, in order, all of n_rows rows.
+            as_float64: True gives float64, not rounded to float32.
+            out: a writable, C-contiguous array of that shape and type; None makes one.
+        """
         cdef vector[CppColumn] numbers
         cdef vector[CppColumn] texts
         cdef CppColumn native
@@ -204,9 +225,9 @@ cdef class NativeProgram:
             column = kept[i]
             if <size_t>column.n_rows != n_rows:
                 raise InputError(f"column {inputs.names[i]!r} has {column.n_rows} rows, expected {n_rows}")
-            if column.is_text != (inputs.kind_of[i] == InputKind.TEXT) or column.width != inputs.size_of[i]:
+            if column.is_text != (inputs.kind_of[i] == InputKind.kCategory) or column.width != inputs.size_of[i]:
                 raise InputError(f"column {inputs.names[i]!r} does not hold {inputs.size_of[i]} "
-                                 f"{KINDS[inputs.kind_of[i]]} values a row")
+                                 f"{KINDS[<int>inputs.kind_of[i]]} values a row")
             native.chunks = column.chunks.data()
             native.n_chunks = column.chunks.size()
             for j in range(inputs.size_of[i]):
@@ -227,7 +248,7 @@ cdef class NativeProgram:
 
     @property
     def capsule(self):
-        """The PyCapsule `engine.features.v1` (csrc/include/engine/features.h) of this program."""
+        """The PyCapsule `engine.features.v1` of this program (csrc/include/engine/features.h). Keeps it alive."""
         capsule = PyCapsule_New(&self.socket, ENGINE_FEATURES_CAPSULE, _free_capsule)
         Py_INCREF(self)
         PyCapsule_SetContext(capsule, <void*>self)

@@ -1,34 +1,30 @@
-# Rows of Python objects in the registers of a native program; _row_reader.pyx reads them.
+# Reads rows of Python objects into the registers of a native program.
 from cpython.object cimport PyObject
 from cython cimport final
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t
 
-from engine.transform._native cimport JsonRows, Text
-
-# In the order of KINDS.
-cdef enum InputKind:
-    NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR
+from engine.transform._native cimport InputKind, JsonRows, Text
 
 
 @final  # its methods call each other directly
 cdef class RowReader:
-    cdef readonly tuple names  # interned, keeps name_at's pointers alive
+    cdef readonly tuple names   # of the inputs, interned; keeps the pointers of name_at alive
     cdef uint32_t n_inputs
-    cdef uint32_t n_numbers    # number registers that inputs take
-    cdef uint32_t n_texts
-    cdef PyObject** name_at    # [n_inputs]
-    cdef PyObject** value_at   # [n_inputs], of the row at hand, borrowed; NULL for an absent key
-    cdef uint8_t* kind_of      # [n_inputs], of InputKind
-    cdef uint32_t* size_of     # [n_inputs], values a row
-    cdef uint32_t* register_of  # [n_inputs]
-    cdef int32_t* name_slots   # open addressing by the name's own hash: input index, or -1
+    cdef uint32_t n_numbers     # number registers that the inputs take
+    cdef uint32_t n_texts       # text registers that the inputs take
+    cdef PyObject** name_at     # [n_inputs], borrowed from names
+    cdef PyObject** value_at    # [n_inputs], values of the current row, borrowed; NULL for an absent key
+    cdef InputKind* kind_of     # [n_inputs]
+    cdef uint32_t* size_of      # [n_inputs], values a row
+    cdef uint32_t* register_of  # [n_inputs], the first register
+    cdef int32_t* name_slots    # [name_mask + 1], a hash table by the string's own hash: an input's index, or -1
     cdef size_t name_mask
     cdef bint refuse_missing
-    cdef JsonRows* json
-    # One row, inputs first: used only with the GIL held and no Python code run.
+    cdef JsonRows* json         # owned; NULL where a name has no UTF-8 form
+    # The registers of one row, inputs first, owned. The GIL is held and no Python code runs while they are in use.
     cdef double* numbers
     cdef Text* texts
-    cdef char* digits          # kDigits bytes a text input
+    cdef char* digits           # kDigits bytes for each text input: the digits of an integer that is a category
 
     cdef int reserve(self, uint32_t number_registers, uint32_t text_registers) except -1
     cdef int read(self, PyObject* row) except -1

@@ -1,8 +1,8 @@
-# Python rows into the registers of a native feature program: a mapping, a sequence, or JSON bytes.
+# Reads Python rows (a mapping, a sequence, or JSON bytes) into the registers of a native feature program.
 #
-# Two readers share the work. The quick one takes rows and values of exact, common types and runs no Python code, so it
-# may use registers that the program owns while the GIL is held. The slow one turns the row into plain floats and strings
-# of its own first - running whatever code that takes - and then hands them to the quick one.
+# Two readers share the work. The quick one takes rows and values of exact, common types. It runs no Python code, so no
+# other thread can use the program's registers meanwhile. The slow one first turns the row into a list of plain floats
+# and strings, which may run code of the caller's types. It then hands the list to the quick one.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.datetime cimport import_datetime
 from cpython.dict cimport PyDict_Next, PyDict_Size
@@ -13,7 +13,7 @@ from cpython.object cimport PyObject, PyObject_Hash
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cython cimport final
 from libc.math cimport NAN
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t
 from libcpp.vector cimport vector
 
 import sys
@@ -23,13 +23,14 @@ import numpy as np
 
 cimport numpy as cnp
 
-from engine.transform._native cimport JsonInput, JsonKind, JsonRows, Text
+from engine.transform._native cimport InputKind, JsonInput, JsonRows, Text, kInputKinds
 from engine.transform._values cimport (
-    Py_TYPE, PyFloat_Type_address, PyUnicode_Check, PyUnicode_CheckExact, engine_kept_hash, engine_prefetch, engine_same_text, kDigits, plain_number,
-    plain_text, plain_timestamp, plain_vector, quick_number, quick_text, quick_timestamp, quick_vector,
+    Py_TYPE, PyFloat_Type_address, PyUnicode_Check, PyUnicode_CheckExact, engine_kept_hash, engine_prefetch,
+    engine_same_text, kDigits, plain_number, plain_text, plain_timestamp, plain_vector, quick_number, quick_text,
+    quick_timestamp, quick_vector,
 )
 
-from engine.transform._values import shown as _shown
+from engine._common.arguments import shown as _shown
 from engine.errors import InputError, InputTypeError
 
 cnp.import_array()
@@ -37,18 +38,18 @@ import_datetime()
 
 cdef object _ABSENT = object()
 
-# What an input holds; the numbers are InputKind's.
-KINDS = ("number", "category", "timestamp", "timestamp_utc", "vector")
+# The kinds of input, by the code of InputKind (csrc/transform/ops.hpp).
+KINDS = tuple([kInputKinds[code].decode() for code in range(<int>InputKind.kCount_)])
 
 
 @final
 cdef class RowReader:
-    """The inputs of a program, and one row of them in registers. Used with the GIL held.
+    """Reads rows of a program's inputs into registers. The caller holds the GIL.
 
     Args:
-        inputs: (name, kind of KINDS, values) of each input, in order. Texts are registers 0, 1, … of the texts, all
-            others of the numbers, as many as they have values, each in this order.
-        refuse_missing: a missing key is an InputError, where it otherwise counts as a missing value.
+        inputs: one (name, kind, size) for each input, in order; `kind` is one of KINDS, `size` the values a row. A
+            category takes the next text register, any other input the next `size` number registers.
+        refuse_missing: True makes an absent key an InputError; False makes it a missing value.
     """
 
     def __cinit__(self, inputs, refuse_missing):
@@ -70,7 +71,7 @@ cdef class RowReader:
         PyMem_Free(self.digits)
 
     cdef int reserve(self, uint32_t number_registers, uint32_t text_registers) except -1:
-        """Makes the registers that a program needs; once, before the first row."""
+        """Allocates the registers that a program needs. Called once, before the first row."""
         self.numbers = <double*>PyMem_Calloc(max(1, number_registers), sizeof(double))
         self.texts = <Text*>PyMem_Calloc(max(1, text_registers), sizeof(Text))
         self.digits = <char*>PyMem_Calloc(max(1, self.n_texts), kDigits)
@@ -84,16 +85,16 @@ cdef class RowReader:
         self.n_inputs = len(self.names)
         self.name_at = <PyObject**>PyMem_Calloc(max(1, self.n_inputs), sizeof(PyObject*))
         self.value_at = <PyObject**>PyMem_Calloc(max(1, self.n_inputs), sizeof(PyObject*))
-        self.kind_of = <uint8_t*>PyMem_Calloc(max(1, self.n_inputs), sizeof(uint8_t))
+        self.kind_of = <InputKind*>PyMem_Calloc(max(1, self.n_inputs), sizeof(InputKind))
         self.size_of = <uint32_t*>PyMem_Calloc(max(1, self.n_inputs), sizeof(uint32_t))
         self.register_of = <uint32_t*>PyMem_Calloc(max(1, self.n_inputs), sizeof(uint32_t))
         if not (self.name_at and self.value_at and self.kind_of and self.size_of and self.register_of):
             raise MemoryError()
         for i in range(self.n_inputs):
             self.name_at[i] = <PyObject*>self.names[i]
-            self.kind_of[i] = KINDS.index(inputs[i][1])
+            self.kind_of[i] = <InputKind><int>KINDS.index(inputs[i][1])
             self.size_of[i] = inputs[i][2]
-            if self.kind_of[i] == InputKind.TEXT:
+            if self.kind_of[i] == InputKind.kCategory:
                 self.register_of[i] = self.n_texts
                 self.n_texts += 1
             else:
@@ -127,38 +128,31 @@ cdef class RowReader:
             try:
                 one.name = self.names[i].encode()
             except UnicodeEncodeError:
-                return 0  # a lone surrogate has no UTF-8 form: every row goes to the library
-            one.kind = JsonKind.kOther
-            if self.kind_of[i] == InputKind.NUMBER:
-                one.kind = JsonKind.kNumber
-            elif self.kind_of[i] == InputKind.TEXT:
-                one.kind = JsonKind.kText
-            elif self.kind_of[i] == InputKind.VECTOR:
-                one.kind = JsonKind.kVector
-            one.at, one.size = self.register_of[i], self.size_of[i]
+                return 0  # a lone surrogate has no UTF-8 form, so a JSON library reads every row
+            one.kind, one.at, one.size = self.kind_of[i], self.register_of[i], self.size_of[i]
             inputs.push_back(one)
         self.json = new JsonRows(inputs, self.refuse_missing)
         return 0
 
-    # Hot: any row that `FeatureProgram.row` takes, into the registers.
+    # Hot: reads any row that `FeatureProgram.row` takes.
     cdef int read(self, PyObject* row) except -1:
         cdef object kind = <object>row
         cdef bint quick = False
         if type(kind) is dict:
-            # A dict that is mostly other people's keys is cheaper to ask than to walk.
+            # A dict with many keys of no input is cheaper to query, name by name, than to walk.
             if PyDict_Size(kind) <= 4 * <Py_ssize_t>self.n_inputs + 16:
                 quick = self._quick_dict(row)
         elif PyList_CheckExact(kind) or PyTuple_CheckExact(kind):
             quick = self._quick_sequence(row)
         return 0 if quick else self._read_slowly(kind)
 
-    # Hot: JSON of the common shapes. False where a JSON library has to read it; the texts point into `data`.
+    # Hot: reads JSON of the common shapes. False where a JSON library has to read it. The texts point into `data`.
     cdef bint quick_json(self, object data) noexcept:
         if self.json is NULL or not PyBytes_CheckExact(data):
             return False
         return self.json.read(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), self.numbers, self.texts)
 
-    # Hot: the input that an exact str names, or -1. Its hash is kept: it is a key of a dict.
+    # Hot: the index of the input that an exact str names, or -1. The string is a key of a dict, so it keeps its hash.
     cdef inline int32_t _find(self, PyObject* key) noexcept:
         cdef size_t at = <size_t>engine_kept_hash(key) & self.name_mask
         cdef int32_t i = self.name_slots[at]
@@ -173,17 +167,18 @@ cdef class RowReader:
 
     cdef inline bint _quick_value(self, uint32_t i, PyObject* value) noexcept:
         cdef uint32_t at = self.register_of[i]
-        cdef uint8_t kind = self.kind_of[i]
-        if kind == InputKind.NUMBER:
+        cdef InputKind kind = self.kind_of[i]
+        if kind == InputKind.kNumber:
             return quick_number(value, &self.numbers[at])
-        if kind == InputKind.TEXT:
+        if kind == InputKind.kCategory:
             return quick_text(value, &self.texts[at], self.digits + at * kDigits)
-        if kind == InputKind.VECTOR:
+        if kind == InputKind.kVector:
             return quick_vector(value, self.size_of[i], &self.numbers[at])
         return quick_timestamp(value, &self.numbers[at])
 
-    # Hot: an exact dict, in its own order. Keys that follow the program's order cost one pointer comparison; a key out
-    # of turn, or equal but not the same object (as json makes them), costs one probe; keys of no input are passed over.
+    # Hot: reads an exact dict in its own order. A key that follows in the program's order costs one comparison: of
+    # pointers for the same string, of the text for an equal one (as JSON libraries make them). Any other key costs one
+    # probe of the hash table. A key of no input is skipped.
     cdef bint _quick_dict(self, PyObject* row) noexcept:
         cdef Py_ssize_t position = 0
         cdef PyObject* key
@@ -204,20 +199,20 @@ cdef class RowReader:
                         continue
                     i = at
             elif PyUnicode_Check(key):
-                return False  # a subclass may have an equality of its own: ask the dict
+                return False  # a subclass of str may redefine equality, so the dict itself must be asked
             else:
                 continue
             expected = i + 1
             found += 1
-            # The values are objects all over the heap: asked for together they arrive together.
+            # The values lie all over the heap. Prefetching them here overlaps the cache misses.
             engine_prefetch(value)
             self.value_at[i] = value
         for i in range(self.n_inputs):
             value = self.value_at[i]
             if value is NULL:
                 self._clear(i)
-            elif self.kind_of[i] == InputKind.NUMBER and Py_TYPE(value) == PyFloat_Type_address:
-                # What nearly every value is, without a call.
+            elif self.kind_of[i] == InputKind.kNumber and Py_TYPE(value) == PyFloat_Type_address:
+                # The commonest value, without a call.
                 self.numbers[self.register_of[i]] = PyFloat_AS_DOUBLE(<object>value)
             elif not self._quick_value(i, value):
                 return False
@@ -225,7 +220,7 @@ cdef class RowReader:
 
     cdef void _clear(self, uint32_t i) noexcept:
         cdef uint32_t j
-        if self.kind_of[i] == InputKind.TEXT:
+        if self.kind_of[i] == InputKind.kCategory:
             self.texts[self.register_of[i]].data = NULL
             return
         for j in range(self.size_of[i]):
@@ -247,7 +242,7 @@ cdef class RowReader:
                 return False
         return True
 
-    # Cold, or nearly: rows of other types, values of other types, and every error.
+    # Cold: rows and values of other types, and every error.
     cdef int _read_slowly(self, object row) except -1:
         values = self._values_of(row)
         cdef list plain = []
@@ -259,14 +254,14 @@ cdef class RowReader:
         return 0
 
     cdef object _plain_value(self, uint32_t i, object value):
-        cdef uint8_t kind = self.kind_of[i]
-        if kind == InputKind.NUMBER:
+        cdef InputKind kind = self.kind_of[i]
+        if kind == InputKind.kNumber:
             return plain_number(value, self.names[i], None)
-        if kind == InputKind.TEXT:
+        if kind == InputKind.kCategory:
             return plain_text(value, self.names[i], None)
-        if kind == InputKind.VECTOR:
+        if kind == InputKind.kVector:
             return plain_vector(value, self.size_of[i], self.names[i], None)
-        return plain_timestamp(value, kind == InputKind.TIMESTAMP_UTC, self.names[i], None)
+        return plain_timestamp(value, kind == InputKind.kTimestampUtc, self.names[i], None)
 
     cdef list _values_of(self, object row):
         if isinstance(row, Mapping) or (hasattr(row, "keys") and hasattr(row, "__getitem__")):
@@ -286,7 +281,7 @@ cdef class RowReader:
         return values
 
     def _value_of(self, row, name):
-        # A dict is asked without __missing__, which would let a defaultdict grow by being read.
+        # dict.get does not call __missing__, so reading a defaultdict does not make it grow.
         if isinstance(row, dict) and type(row).__getitem__ is dict.__getitem__:
             value = dict.get(row, name, _ABSENT)
         else:
@@ -298,5 +293,5 @@ cdef class RowReader:
             return value
         if self.refuse_missing:
             raise InputError(f"input {name!r} is missing and the program was fitted with missing='error'; "
-                             f"pass None where the value is not known")
+                             f"pass None where the value is unknown")
         return None

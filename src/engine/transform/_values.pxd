@@ -1,6 +1,8 @@
-# One Python value into one register. The quick readers take values of exact, common types and run no Python code, so
-# they may hold borrowed pointers into a string. What they do not know (a Decimal, a key that is a str subclass) they
-# leave to the plain readers of _values.pyx, which run whatever code the value brings and end in a value they do know.
+# Reads one Python value into one register.
+#
+# The quick readers take values of exact, common types. They run no Python code, so a borrowed pointer into a string stays
+# valid. They return False for any other value (a Decimal, a subclass of str). The caller then asks the plain readers of
+# _values.pyx, which may run the value's own code, and which give a value that the quick readers take.
 from cpython.bool cimport PyBool_Check
 from cpython.datetime cimport (
     PyDateTime_CheckExact, datetime_day, datetime_hour, datetime_microsecond, datetime_minute, datetime_month,
@@ -23,7 +25,7 @@ cdef extern from *:
     #include <numpy/arrayobject.h>
     #include <numpy/arrayscalars.h>
 
-    /* Decimal digits of a whole number into a buffer of kDigits bytes; returns how many. */
+    /* Writes the decimal digits of a whole number to a buffer of kDigits bytes; returns how many. */
     static constexpr size_t kDigits = 24;
     static inline size_t engine_digits(long long value, char* to) noexcept {
         return static_cast<size_t>(std::to_chars(to, to + kDigits, value).ptr - to);
@@ -54,13 +56,14 @@ cdef extern from *:
         } else return false;
         return true;
     }
-    /* Brings the value's own memory near, for a look at it soon. */
+    /* Loads the value's memory into the cache ahead of its use. */
     static inline void engine_prefetch(PyObject* value) noexcept { __builtin_prefetch(value); }
-    /* The hash that a string keeps once it has been a key; -1 before that. */
+    /* The hash that a string caches when it is first used as a key; -1 before that. */
     static inline Py_hash_t engine_kept_hash(PyObject* text) noexcept {
         return reinterpret_cast<PyASCIIObject*>(text)->hash;
     }
-    /* Equal strings of equal, kept hashes. Names are short: two overlapping words beat a call of memcmp. */
+    /* Whether two strings with cached hashes are equal. Names are short, and for 8 to 16 bytes two overlapping words are
+       faster than a call of memcmp. */
     static inline bool engine_same_text(PyObject* a, PyObject* b) noexcept {
         const size_t kind = PyUnicode_KIND(a);
         if (engine_kept_hash(a) != engine_kept_hash(b) || PyUnicode_GET_LENGTH(a) != PyUnicode_GET_LENGTH(b) ||
@@ -107,9 +110,9 @@ cdef extern from "Python.h":
     void* PyFloat_Type_address "(&PyFloat_Type)"
 
 
-# Hot: one number of an exact, common type. False where it takes the slow reader; runs no Python code.
+# Hot: a number of an exact, common type.
 cdef inline bint quick_number(PyObject* value, double* to) noexcept:
-    # None first: it is known by its address alone, before the value's own memory has arrived.
+    # None comes first: its address alone tells, so its memory is not needed.
     if value == Py_None:
         to[0] = NAN
         return True
@@ -125,13 +128,13 @@ cdef inline bint quick_number(PyObject* value, double* to) noexcept:
     if PyBool_Check(<object>value):
         to[0] = 1.0 if value == Py_True else 0.0
         return True
-    if PyFloat_Check(<object>value):  # np.float64 is one
+    if PyFloat_Check(<object>value):  # a subclass of float, as np.float64
         to[0] = PyFloat_AS_DOUBLE(<object>value)
         return True
     return engine_numpy_number(value, to)
 
 
-# Hot: one text; the bytes belong to the string, or are written to `digits` for a whole number.
+# Hot: a category. The bytes belong to the string; those of a whole number are written to `digits`.
 cdef inline bint quick_text(PyObject* value, Text* to, char* digits) noexcept:
     cdef Py_ssize_t size
     cdef double number
@@ -141,7 +144,7 @@ cdef inline bint quick_text(PyObject* value, Text* to, char* digits) noexcept:
             to.size = PyUnicode_GET_LENGTH(value)
             return True
         try:
-            # The string keeps its UTF-8 form, so this allocates at most once in a string's life.
+            # The string caches its UTF-8 form, so this allocates once in its life at most.
             to.data = PyUnicode_AsUTF8AndSize(value, &size)
         except UnicodeEncodeError:
             return False
@@ -169,7 +172,8 @@ cdef inline bint quick_text(PyObject* value, Text* to, char* digits) noexcept:
         return True
     return False
 
-# Hot: microseconds of Unix time of a datetime in UTC. A datetime of another zone asks that zone, which is Python code.
+
+# Hot: a datetime in UTC as microseconds of Unix time. For another zone the zone itself must be asked, in Python code.
 cdef inline bint quick_timestamp(PyObject* value, double* to) noexcept:
     cdef int64_t year, month, day
     if value == Py_None:
@@ -177,7 +181,7 @@ cdef inline bint quick_timestamp(PyObject* value, double* to) noexcept:
         return True
     if not PyDateTime_CheckExact(<object>value) or datetime_tzinfo(<object>value) is not get_utc():
         return False
-    # Counted from 1 March, as csrc/src/detail/transform_date.hpp explains.
+    # Days are counted from 1 March, as in csrc/transform/date.hpp.
     year, month, day = datetime_year(<object>value), datetime_month(<object>value), datetime_day(<object>value)
     year -= month <= 2
     month += 9 if month <= 2 else -3
@@ -187,7 +191,7 @@ cdef inline bint quick_timestamp(PyObject* value, double* to) noexcept:
     return True
 
 
-# Hot: `size` numbers out of a list or a dense array of as many.
+# Hot: a vector: None, a list of `size` numbers, or a dense array of them.
 cdef inline bint quick_vector(PyObject* value, uint32_t size, double* to) noexcept:
     cdef uint32_t i
     if value == Py_None:

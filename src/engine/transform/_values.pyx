@@ -1,5 +1,5 @@
-# Any Python value into the plain float or string that an input means, or into an error that names the row, the input,
-# what was expected and what was got. _values.pxd has the quick readers, for values that need none of this.
+# Turns any Python value into the plain float, string, datetime or list that an input means, or raises an error that names
+# the row, the input, the expected type and the value. _values.pxd has the quick readers for common types.
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from numbers import Real
@@ -11,6 +11,7 @@ cimport numpy as cnp
 from cpython.datetime cimport import_datetime
 from libc.stdint cimport uint32_t
 
+from engine._common.arguments import shown
 from engine.errors import InputError, InputTypeError
 
 cnp.import_array()
@@ -23,19 +24,14 @@ def _where(name, row) -> str:
     return f"input {name!r}" if row is None else f"row {row}, input {name!r}"
 
 
-def shown(value) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
-
-
 def _is_absent_marker(value) -> bool:
-    """pandas.NA and pandas.NaT, recognised without importing pandas."""
+    """Whether a value is pandas.NA or pandas.NaT. Tells by the name of its type, without importing pandas."""
     kind = type(value)
     return kind.__name__ in ("NAType", "NaTType") and kind.__module__.startswith("pandas.")
 
 
 cdef object plain_number(object value, object name, object row):
-    """The float that a number input means, or None where it is missing. Runs whatever code `value` brings."""
+    """Return the float that a number means, or None if it is missing. May run code of the value's type."""
     if value is None or _is_absent_marker(value):
         return None
     if isinstance(value, np.generic) and value.dtype.kind not in _NUMPY_KINDS:
@@ -53,7 +49,7 @@ cdef object plain_number(object value, object name, object row):
 
 
 cdef object plain_text(object value, object name, object row):
-    """The string that a category input means, or None where it is missing. Runs whatever code `value` brings."""
+    """Return the string that a category means, or None if it is missing. May run code of the value's type."""
     if value is None or _is_absent_marker(value):
         return None
     if isinstance(value, str):
@@ -81,10 +77,10 @@ cdef object _MICROSECOND = timedelta(microseconds=1)
 
 
 cdef object plain_timestamp(object value, bint naive_utc, object name, object row):
-    """The datetime in UTC that a timestamp input means, or None where it is missing.
+    """Return the datetime in UTC that a timestamp means, or None if it is missing.
 
-    Read are datetimes, NumPy's datetime64 and ISO 8601 text; less than a microsecond is cut off towards the past. One
-    that says no time zone is refused, unless `naive_utc`.
+    Takes a datetime, a datetime64 and ISO 8601 text. Rounds towards the past, to the microsecond. Without a time zone it
+    is in UTC if `naive_utc`, and refused otherwise.
     """
     if value is None or _is_absent_marker(value):
         return None
@@ -111,7 +107,7 @@ cdef object plain_timestamp(object value, bint naive_utc, object name, object ro
         raise InputError(f"{_where(name, row)}: the timestamp {shown(given)} has no time zone; give it one, or declare "
                          f"the input with naive='utc'")
     try:
-        # Exactly a datetime: a subclass may keep nanoseconds or an arithmetic of its own.
+        # An exact datetime, because a subclass may keep nanoseconds or redefine arithmetic.
         plain = datetime(value.year, value.month, value.day, value.hour, value.minute, value.second,
                          value.microsecond, tzinfo=timezone.utc)
         return plain if offset is None else plain - offset
@@ -120,7 +116,10 @@ cdef object plain_timestamp(object value, bint naive_utc, object name, object ro
 
 
 def timestamp_values(values, bint naive_utc, name):
-    """A column of timestamps as float64 microseconds of Unix time [n]; None is NaN."""
+    """Return a column of timestamps as float64 [n]: microseconds of Unix time, NaN where missing.
+
+    Raises InputTypeError or InputError, naming the row and `name`.
+    """
     out = np.full(len(values), np.nan)
     for i, value in enumerate(values):
         plain = plain_timestamp(value, naive_utc, name, i)
@@ -130,7 +129,7 @@ def timestamp_values(values, bint naive_utc, name):
 
 
 cdef object plain_vector(object value, uint32_t size, object name, object row):
-    """The list of `size` floats and None that a vector input means, or None where it is missing."""
+    """Return the list of `size` floats and None that a vector means, or None if it is missing."""
     if value is None or _is_absent_marker(value):
         return None
     if isinstance(value, (str, bytes, bytearray)) or not (
@@ -143,7 +142,10 @@ cdef object plain_vector(object value, uint32_t size, object name, object row):
 
 
 def vector_values(values, uint32_t size, name):
-    """A column of vectors as float64 [n, size]; None is NaN."""
+    """Return a column of vectors as float64 [n, size], NaN where missing.
+
+    Raises InputTypeError or InputError, naming the row and `name`.
+    """
     out = np.full((len(values), size), np.nan)
     for i, value in enumerate(values):
         plain = plain_vector(value, size, name, i)

@@ -1,8 +1,8 @@
 """A table that comes in batches, for fitting on more rows than memory holds.
 
-The batches are read from the start for each constant that is learned, one at a time; what cannot be read twice (an
-iterator, a RecordBatchReader, a DuckDB relation, which may give other rows at the next asking) is written to a
-temporary file on disk first. What is learned is to the bit what the whole table would have taught.
+Fitting reads the batches from the start for each constant, one batch at a time, and learns the same bits as from the
+whole table. A source that cannot be read twice is first written to a temporary file: an iterator, a RecordBatchReader,
+or a DuckDB relation, which may give its rows in another order the next time.
 """
 
 from __future__ import annotations
@@ -13,19 +13,29 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.errors import InputError, InputTypeError, MissingDependencyError
+from engine._common import optional
+from engine._common.tables import absent, is_relation, is_rows, project
+from engine.errors import InputError, InputTypeError
 from engine.transform.table import Table
 
-#: Rows of a batch where it is for us to say.
+#: Rows of a batch, where this module chooses.
 BATCH_ROWS = 1 << 16
 
 
 class Batches:
-    """Tables one after another, as often as asked for.
+    """The batches of a table, which can be read again and again.
 
     Args:
-        source: a function that returns an iterable of tables, the same at each call.
-        names: the columns that are read.
+        source: a function that returns an iterable of tables, the same rows in the same order at each call.
+        names: the columns to read.
+        refuse_missing: as for `Table`.
+
+    Attributes:
+        n_rows: number of rows in all batches.
+
+    Raises:
+        InputTypeError: `source` does not return an iterable of tables.
+        InputError: as for `Table`.
     """
 
     def __init__(
@@ -38,7 +48,7 @@ class Batches:
         self.n_rows = sum(part.n_rows for part in self._tables())
 
     def parts(self) -> Iterator[Table]:
-        """Every batch, in order; raises InputError where the rows are not as many as the first time."""
+        """Yield every batch, in order. Raise InputError if the number of rows is not that of the first time."""
         n_rows = 0
         for part in self._tables():
             n_rows += part.n_rows
@@ -60,21 +70,21 @@ class Batches:
 
 
 def batches_of(source: Any, names: Sequence[str]) -> Callable[[], Iterable[Any]] | None:
-    """A function that gives the batches of what is no table in memory, None for what is one.
+    """Return a function that gives the batches of a source, or None if the source is a table in memory.
 
-    Raises InputError for a path that cannot be read, MissingDependencyError where pyarrow is needed.
+    Args:
+        source: anything that `FeatureProgram.fit` takes.
+        names: the columns to read.
+
+    Raises:
+        InputError: a path that is no Parquet file or folder, or a source without one of the columns.
+        MissingDependencyError: the source needs pyarrow, which is not installed.
     """
     if isinstance(source, (str, os.PathLike)):
         return _dataset_batches(_open_dataset(source), names)
-    if hasattr(source, "project") and hasattr(source, "fetchnumpy"):  # a DuckDB relation
-        absent = [name for name in names if name not in source.columns]
-        if absent:
-            raise InputError(
-                f"the table has no column {absent[0]!r}; it has: {', '.join(source.columns[:20])}"
-            )
-        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-        relation = source.project(quoted)
-        # The name since DuckDB 1.4, and the one before.
+    if is_relation(source):
+        relation = project(source, names)
+        # DuckDB renamed the method in 1.4.
         reader = getattr(relation, "to_arrow_reader", None) or relation.fetch_record_batch
         return _Spool(reader(BATCH_ROWS), names).read
     if hasattr(source, "scanner") and hasattr(source, "schema"):  # a pyarrow dataset
@@ -87,31 +97,26 @@ def batches_of(source: Any, names: Sequence[str]) -> Callable[[], Iterable[Any]]
 
 
 def _open_dataset(path: str | os.PathLike[str]) -> Any:
-    _arrow()
-    import pyarrow.dataset
-
     try:
-        return pyarrow.dataset.dataset(os.fspath(path), format="parquet")
+        return _need("pyarrow.dataset").dataset(os.fspath(path), format="parquet")
     except (OSError, ValueError) as error:
         raise InputError(f"{os.fspath(path)}: expected a Parquet file or a folder of them: {error}") from None
 
 
 def _dataset_batches(dataset: Any, names: Sequence[str]) -> Callable[[], Iterator[Any]]:
-    absent = [name for name in names if name not in dataset.schema.names]
-    if absent:
-        raise InputError(
-            f"the table has no column {absent[0]!r}; it has: {', '.join(dataset.schema.names[:20])}"
-        )
-    # Readahead is what a scan holds beside the batch at hand.
+    for name in names:
+        if name not in dataset.schema.names:
+            raise absent(name, dataset.schema.names)
+    # A scan keeps the batches that it reads ahead in memory.
     options = {"batch_size": BATCH_ROWS, "batch_readahead": 1, "fragment_readahead": 1}
     return lambda: dataset.to_batches(columns=list(names), **options)
 
 
 class _Spool:
-    """Batches that come once, in a temporary file of Arrow streams that goes when this does."""
+    """Batches that can be read once, kept in a temporary file of Arrow streams. The file goes with this object."""
 
     def __init__(self, batches: Iterable[Any], names: Sequence[str]) -> None:
-        arrow = _arrow()
+        arrow = _need("pyarrow")
         handle, self._path = tempfile.mkstemp(prefix="engine-fit-", suffix=".arrows")
         os.close(handle)
         weakref.finalize(self, os.unlink, self._path)
@@ -122,22 +127,23 @@ class _Spool:
                     stream.write_table(table, max_chunksize=BATCH_ROWS)
 
     def read(self) -> Iterator[Any]:
-        arrow = _arrow()
+        """Yield the batches as pyarrow RecordBatches, from the start."""
+        arrow = _need("pyarrow")
         with arrow.OSFile(self._path, "rb") as file:
             while file.tell() < file.size():
                 yield from arrow.ipc.open_stream(file)
 
 
 def _as_arrow(batch: Any, names: Sequence[str]) -> Any:
-    """The columns as a pyarrow Table; an absent one is left for `Table` to name, when the batch is read."""
-    arrow = _arrow()
+    """Return the columns as a pyarrow Table. An absent one is left out; `Table` names it when it reads the batch."""
+    arrow = _need("pyarrow")
     if isinstance(batch, arrow.RecordBatch):
         batch = arrow.Table.from_batches([batch])
     elif hasattr(batch, "to_arrow"):  # Polars
         batch = batch.to_arrow()
     elif isinstance(batch, Mapping):
         batch = arrow.table({name: batch[name] for name in names if name in batch})
-    elif isinstance(batch, Sequence) and all(isinstance(row, Mapping) for row in batch):
+    elif is_rows(batch):
         batch = arrow.table({name: [row.get(name) for row in batch] for name in names})
     elif hasattr(batch, "iloc"):  # pandas
         batch = arrow.Table.from_pandas(batch[[n for n in names if n in batch.columns]], preserve_index=False)
@@ -149,12 +155,5 @@ def _as_arrow(batch: Any, names: Sequence[str]) -> Any:
     return batch.select([name for name in names if name in batch.column_names])
 
 
-def _arrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-    except ImportError:
-        raise MissingDependencyError(
-            "fitting from a file or a stream needs pyarrow: pip install 'deadline-engine[store]'"
-        ) from None
-    return pyarrow
+def _need(module: str) -> Any:
+    return optional.need(module, "fitting from a file or a stream", "store")

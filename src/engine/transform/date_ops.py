@@ -1,7 +1,7 @@
-"""Parts of a timestamp on the clock and calendar of a declared time zone.
+"""Parts of a timestamp, on the clock and calendar of a declared time zone.
 
-A zone's changes from 1970 to 2100 are frozen into the op: a later release of the time zone database changes what
-a newly fitted program computes, never what this one does. Before and after those years the nearest offset holds.
+The op keeps the zone's changes from 1970 to 2100. So a later release of the time zone database changes newly fitted
+programs, and never a frozen one. Before and after those years the nearest offset holds.
 """
 
 from __future__ import annotations
@@ -14,30 +14,25 @@ from typing import Any, ClassVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.errors import ProgramError
-from engine.transform.ops import Op, whole
+from engine.transform._program import DATE_PARTS as PARTS
+from engine.transform.ops import Op, one_of, whole
 from engine.transform.plan import TIMESTAMP, Plan
 
-#: In the order of engine::transform::DatePart.
-PARTS = (
-    "year",
-    "month",
-    "day",
-    "day_of_year",
-    "weekday",
-    "hour",
-    "minute",
-    "second",
-    "second_of_day",
-    "unix_second",
-)
 _DAY_S = 86_400
 _FIRST_S, _LAST_S = 0, int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 
 
 @dataclass(frozen=True)
 class DatePart(Op):
-    """year, month 1-12, day 1-31, day_of_year 1-366, weekday (Monday 0), hour, minute, second (with its fraction),
-    second_of_day, or unix_second (the same in every zone)."""
+    """Give a part of a timestamp.
+
+    Attributes:
+        part: "year", "month" 1-12, "day" 1-31, "day_of_year" 1-366, "weekday" (Monday is 0), "hour", "minute", "second"
+            (with its fraction), "second_of_day", or "unix_second" (the same in every zone).
+        zone: the time zone's name, as "Europe/Berlin".
+        edges: Unix times in seconds at which the zone's offset changes.
+        offsets: seconds that local time is ahead of UTC: before, between and after the edges.
+    """
 
     op: ClassVar[str] = "part"
     reads: ClassVar[str] = TIMESTAMP
@@ -47,8 +42,7 @@ class DatePart(Op):
     offsets: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.part not in PARTS:
-            raise ProgramError(f"part: unknown part {self.part!r}; expected one of: {', '.join(PARTS)}")
+        one_of("part", self.part, PARTS)
         if not isinstance(self.zone, str) or not self.zone:
             raise ProgramError(
                 f"part: expected a time zone such as 'Europe/Berlin' or 'UTC', got {self.zone!r}"
@@ -59,11 +53,11 @@ class DatePart(Op):
             object.__setattr__(self, "offsets", offsets)
             return
         for edge in self.edges:
-            whole(edge, "part edges", -(2**40), 2**40)
+            whole("part edges", edge, -(2**40), 2**40)
         for offset in self.offsets:
-            whole(offset, "part offsets", 1 - _DAY_S, _DAY_S - 1)
+            whole("part offsets", offset, 1 - _DAY_S, _DAY_S - 1)
         if len(self.offsets) != len(self.edges) + 1 or any(a >= b for a, b in itertools.pairwise(self.edges)):
-            raise ProgramError("part: expected rising changes of the time zone and one offset more")
+            raise ProgramError("part: expected rising edges, and one offset more than edges")
 
     def compile(self, plan: Plan, register: int) -> int:
         zone = plan.zone(self.edges or (), self.offsets or ())
@@ -72,7 +66,7 @@ class DatePart(Op):
 
 @functools.lru_cache(maxsize=32)
 def changes_of(zone: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Unix seconds at which the offset of a zone changes, and the offsets before, between and after, in seconds."""
+    """Return the edges and offsets of a time zone, as `DatePart` keeps them. Raise ProgramError for an unknown zone."""
     try:
         place = ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -80,7 +74,7 @@ def changes_of(zone: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     edges: list[int] = []
     offsets = [_offset_s(place, _FIRST_S)]
     for day in range(_FIRST_S, _LAST_S, _DAY_S):
-        # Twice a day at most: no zone has changed and changed back within one.
+        # Comparing midnights finds every change, because no zone has changed and changed back within a day.
         while _offset_s(place, day + _DAY_S) != offsets[-1]:
             edge = _first_change(place, max(day, edges[-1] if edges else day), day + _DAY_S, offsets[-1])
             edges.append(edge)
@@ -89,7 +83,7 @@ def changes_of(zone: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _first_change(place: Any, low: int, high: int, before: int) -> int:
-    """The first second in (low, high] whose offset is not `before`."""
+    """Return the first second in (low, high] with another offset than `before`."""
     while high - low > 1:
         middle = (low + high) // 2
         if _offset_s(place, middle) == before:

@@ -1,4 +1,4 @@
-"""A program as a page for notebooks: each output, and the way from the inputs to it."""
+"""A program as an HTML table for notebooks: each output, and its way from the inputs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from html import escape
 from engine.transform.ops import Op
 from engine.transform.spec import Feature
 
-#: Longer constants (the categories of an id, say) are cut: `to_json` has them whole.
+#: A longer constant, as a list of categories, is cut. `to_json` has it whole.
 SHOWN_CHARACTERS = 60
 
 
 def html_of(features: Iterable[Feature], outputs: Sequence[Sequence[str]], title: str) -> str:
-    """A table with one row a feature: its outputs, its inputs, and its ops with the fitted constants."""
+    """Return a table with one row for each feature: its outputs, its inputs, and its ops with the fitted constants.
+
+    Args:
+        features: of the program.
+        outputs: the names of the outputs of each feature.
+        title: the table's caption.
+    """
     rows = "".join(
         f"<tr><td>{_listed(names)}</td><td>{_listed([name for name, _ in feature.inputs()])}</td>"
         f"<td>{_way(feature)}</td></tr>"
@@ -32,7 +38,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _way(feature: Feature) -> str:
-    """The source, then each op, with arrows between; the parts of a combination are in brackets."""
+    """Return the source and the ops with arrows between. The parts of a combination stand in brackets."""
     kind = feature.kind if feature.function is None else feature.function.name
     parameters = [f"{name}={value}" for name, value in feature.parameters if value is not None]
     parts = [_way(part) for part in feature.of]

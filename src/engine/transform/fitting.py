@@ -1,7 +1,7 @@
 """Learning the constants of a spec from a table.
 
-Each op learns from what the ops before it leave, computed by the same native steps that will serve, so that
-what was seen when fitting is to the bit what is computed later.
+Each op learns from the values that the ops before it give. The native steps that will serve compute those values, so
+fitting sees the same bits as serving.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.transform.text_ops import Target
 
 
 def inputs_of(features: Iterable[Feature]) -> list[tuple[str, str]]:
-    """(name, kind) of every input in the order of first use; a name has one kind."""
+    """Return (name, kind) of every input, in order of first use. Raise ProgramError for a name of two kinds."""
     kinds: dict[str, str] = {}
     for feature in features:
         for name, kind in feature.inputs():
@@ -33,20 +33,19 @@ def inputs_of(features: Iterable[Feature]) -> list[tuple[str, str]]:
 
 
 def fit_features(features: Sequence[Feature], table: Table | Batches) -> list[Feature]:
-    """The features with every constant learned."""
+    """Return the features with every constant learned from a table."""
     return [_fit(feature, table) for feature in features]
 
 
 def columns_to_fit(features: Sequence[Feature]) -> list[str]:
-    """The columns that fitting reads: the inputs, then the labels."""
+    """Return the columns that fitting reads: the inputs, then the labels."""
     names = [name for name, _ in inputs_of(features)]
     names += [label for feature in features for label in feature.labels()]
     return list(dict.fromkeys(names))
 
 
 def without_fold(features: Sequence[Feature], table: Table | Batches, fold: int, folds: int) -> list[Feature]:
-    """Fitted features whose target means are learned anew from the rows outside one fold (row index modulo
-    folds)."""
+    """Return fitted features with target means learned anew, from the rows with an index modulo `folds` != `fold`."""
     return [_without_fold(feature, table, fold, folds) for feature in features]
 
 
@@ -75,7 +74,7 @@ def _fit(feature: Feature, table: Table | Batches) -> Feature:
 def _fit_op(op: Op, before: Feature, table: Table | Batches) -> Op:
     codes = before.n_codes
     if isinstance(op, OneHotCodes) and op.n is None and codes is not None:
-        return replace(op, n=codes)  # buckets that no row fell into have their column too
+        return replace(op, n=codes)  # a bucket without rows has a column too
     if isinstance(op, Target):
         return op.fit_labels(_pairs(before, op.label, table))
     return op.fit(_column(before, table)) if _learns(op) else op
@@ -86,13 +85,13 @@ def _learns(op: Op) -> bool:
 
 
 def _pairs(feature: Feature, label: str, table: Table | Batches) -> Iterator[tuple[str | None, float]]:
-    """The category and the label of every row."""
+    """Yield the category and the label of every row."""
     for part in table.parts():
         yield from zip(_texts(feature, part), part.numbers(label).tolist(), strict=True)
 
 
 def _column(feature: Feature, table: Table | Batches) -> Column:
-    """The values of a partly fitted feature."""
+    """Return the values of a feature whose ops so far are fitted."""
     if feature.gives == TEXT:
         return lambda: (_texts(feature, part) for part in table.parts())
     inputs = inputs_of([feature])

@@ -1,39 +1,30 @@
-"""The frozen form of a program: canonical JSON, its digest, and the files and rows that are read as JSON."""
+"""The frozen form of a program, and the JSON that programs and rows are read from."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from engine._common import canonical
 from engine.errors import InputError, ProgramError
 
 
-def replace_file(target: Path, content: bytes) -> None:
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def canonical(body: dict[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def digest_of(body: dict[str, Any]) -> str:
+    """Return the digest of a program's body: sha256 of its canonical JSON, 64 hex digits.
+
+    Raises:
+        ProgramError: a value that JSON has no form for, as NaN.
+    """
     try:
-        return hashlib.sha256(canonical(body).encode()).hexdigest()
+        return canonical.digest(body)
     except ValueError as error:
         raise ProgramError(f"the program cannot be frozen: {error}") from None
 
 
 def parse_row(data: bytes | str) -> Any:
+    """Return a row from JSON, by orjson if it is installed. Raise InputError for anything that is no JSON."""
     try:
         return _json_reader()(data)
     except (ValueError, RecursionError) as error:
@@ -50,6 +41,7 @@ def _json_reader() -> Callable[[bytes | str], Any]:
 
 
 def plain_loads(data: bytes | str) -> Any:
+    """Return a value from JSON. Raise ValueError for anything that is no JSON, NaN and Infinity included."""
     return json.loads(data, parse_constant=_refuse_constant)
 
 

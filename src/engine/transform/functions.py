@@ -1,11 +1,11 @@
 """Functions of the user's own as part of a feature program.
 
-A function of scalars, marked with `engine.transform` (or `t.function`, which is the same), is compiled by Numba
-to native code that the program calls for every row, without the GIL and without Python. Nothing is compiled on a
-request: the compiling happens where the function is defined, so an error names the user's own line there.
+`engine.transform` (also `t.function`) compiles a function of scalars to native code by Numba. The program calls that
+code for every row, without Python and without the GIL. The compiling happens where the function is defined, never on a
+request, so an error names the user's line.
 
-The saved program holds the digest of the source, never the source: loading one cannot run anything that the
-caller did not hand over.
+A saved program holds the digest of the source, never the source. So loading one runs no code that the caller did not
+hand over.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from engine.errors import MissingDependencyError, ProgramError
+from engine._common import optional
+from engine.errors import ProgramError
+from engine.transform._program import ARGUMENTS_MAX, RESULTS_MAX
+from engine.transform.ops import whole
+from engine.transform.sources import apply_function
+from engine.transform.spec import Feature
 
-ARGUMENTS_MAX, RESULTS_MAX = 8, 64
+# Syntax that native code cannot have, and the end of "must not …".
 _REFUSED = {
-    ast.Raise: "raise an error (a row has no caller to catch it): return math.nan",
+    ast.Raise: "raise an error, because nothing catches it on a row: return math.nan",
     ast.Assert: "assert",
     ast.Global: "write a global",
     ast.Nonlocal: "write an outer variable",
@@ -34,39 +39,47 @@ _MODULES = frozenset(["math", "cmath", "numpy"])
 
 
 class UserFunction:
-    """A compiled function of 1 to 8 float32 numbers to one float32, or to a tuple of `outputs` of them.
+    """A compiled function of 1 to 8 float32 numbers that gives one float32, or a tuple of `outputs` of them.
 
-    Called with features it makes a feature; called with numbers it is the Python function.
+    Make it with `engine.transform`. Called with features it gives a feature; called with numbers it runs the Python
+    function. Thread-safe.
 
     Attributes:
-        py_func: the Python function, the oracle: what it gives for float32 arguments, the program gives.
-        name, outputs, n_arguments: as written.
-        digest: sha256 of the source, the outputs and the values of the constants that it reads.
-        address: of the native code.
+        py_func: the Python function. The program gives what it gives for float32 arguments.
+        name: its name.
+        outputs: number of results.
+        n_arguments: number of arguments.
+        digest: sha256 of the source, `outputs` and the constants that the source reads, as 64 hex digits. Comments and
+            layout do not change it.
+        address: address of the native code, valid while this object lives.
+
+    Args:
+        py_func: a function written with `def`.
+        outputs: 1 to 64.
+
+    Raises:
+        ProgramError: the function cannot be compiled; names its file and line.
+        MissingDependencyError: Numba is not installed.
     """
 
     def __init__(self, py_func: Callable[..., Any], outputs: int = 1) -> None:
         if not isinstance(py_func, types.FunctionType):
             raise ProgramError(f"expected a Python function, got {type(py_func).__name__}")
-        if isinstance(outputs, bool) or not isinstance(outputs, int) or not 1 <= outputs <= RESULTS_MAX:
-            raise ProgramError(f"outputs: expected a whole number from 1 to {RESULTS_MAX}, got {outputs!r}")
         self.py_func = py_func
         self.name = py_func.__name__
-        self.outputs = outputs
+        self.outputs = whole("outputs", outputs, 1, RESULTS_MAX)
         self.n_arguments = _count_arguments(py_func)
         source = _source_of(py_func)
         constants = _constants_of(py_func)
         frozen = "\0".join([source, str(outputs), *(f"{name}={value!r}" for name, value in constants)])
         self.digest = hashlib.sha256(frozen.encode()).hexdigest()
-        # Numba's disk cache follows the file of the function, so a constant that came from another file could
-        # go stale there: with constants every process compiles anew.
+        # Numba's disk cache notices an edit of the function's file alone. A constant can come from another file, so a
+        # function that reads constants is compiled anew in every process.
         self._compiled = _compile(py_func, self.n_arguments, outputs, cache=not constants)
         self.address: int = self._compiled.address
 
     def __call__(self, *arguments: Any) -> Any:
-        from engine.transform.sources import apply_function  # they know of functions
-        from engine.transform.spec import Feature
-
+        """Return a feature if all arguments are features; else call the Python function."""
         if arguments and all(isinstance(argument, Feature) for argument in arguments):
             return apply_function(self, arguments)
         return self.py_func(*arguments)
@@ -76,7 +89,7 @@ class UserFunction:
 
 
 def function(py_func: Callable[..., Any] | None = None, *, outputs: int = 1) -> Any:
-    """Compiles a function of scalars for feature programs.
+    """Compile a function of scalars for feature programs. A decorator, with or without arguments.
 
         @engine.transform
         def speed(distance, air_time):
@@ -84,13 +97,20 @@ def function(py_func: Callable[..., Any] | None = None, *, outputs: int = 1) -> 
 
         spec = [speed(t.number("distance"), t.number("air_time")).named("speed")]
 
-    Arguments and results are float32; a missing value is NaN. Division by zero follows IEEE 754 (Python would
-    raise). The function may use the modules math and numpy, builtins and constants, and must return a number, or
-    with `outputs=n` a tuple of n.
+    Arguments and results are float32; a missing value is NaN. Division by zero follows IEEE 754, where Python would
+    raise. The function may use `math`, `numpy`, builtins, and outer constants that are numbers.
+
+    Args:
+        py_func: a function written with `def`, of 1 to 8 arguments without defaults. It returns a number, or a tuple of
+            `outputs` numbers if that is more than 1.
+        outputs: number of results, 1 to 64.
+
+    Returns:
+        A `UserFunction`; without `py_func`, a decorator that makes one.
 
     Raises:
-        ProgramError: where it does not compile or could not run without Python; names the file and line.
-        MissingDependencyError: without Numba.
+        ProgramError: the function does not compile, or needs Python to run; names its file and line.
+        MissingDependencyError: Numba is not installed.
     """
     if py_func is None:
         return lambda found: UserFunction(found, outputs)
@@ -117,7 +137,10 @@ def _count_arguments(py_func: types.FunctionType) -> int:
 
 
 def _source_of(py_func: types.FunctionType) -> str:
-    """The source in a form that comments, decorators and layout do not change; refuses what cannot be native."""
+    """Return the source in a form that comments, decorators and layout do not change.
+
+    Raise ProgramError if it cannot be read or has syntax that native code cannot have.
+    """
     try:
         lines, first = inspect.getsourcelines(py_func)
         tree = ast.parse(textwrap.dedent("".join(lines)))
@@ -136,7 +159,10 @@ def _source_of(py_func: types.FunctionType) -> str:
 
 
 def _constants_of(py_func: types.FunctionType) -> list[tuple[str, Any]]:
-    """Names and values of the outer constants that the function reads; refuses what a digest cannot hold."""
+    """Return (name, value) of the outer numbers that the function reads.
+
+    Raise ProgramError for any other outer object, because the digest could not cover it.
+    """
     captured = inspect.getclosurevars(py_func)
     constants = []
     for name, value in sorted({**captured.globals, **captured.nonlocals}.items()):
@@ -154,14 +180,9 @@ def _is_known_module(value: Any) -> bool:
 
 
 def _compile(py_func: types.FunctionType, n_arguments: int, outputs: int, *, cache: bool) -> Any:
-    try:
-        import numba
-    except ImportError:
-        raise MissingDependencyError(
-            "functions of your own in a feature program need Numba: pip install 'deadline-engine[numba]'"
-        ) from None
+    numba = optional.need("numba", "a function of your own in a feature program", "numba")
     arguments = [numba.float32] * n_arguments
-    # Files that Numba has no place to cache for (standard input, an interactive session) are compiled each time.
+    # Numba has no place for the cache of a function from standard input or an interactive session.
     cache = cache and not py_func.__code__.co_filename.startswith("<")
     options: Any = {"error_model": "numpy", "cache": cache}
     try:
@@ -174,7 +195,7 @@ def _compile(py_func: types.FunctionType, n_arguments: int, outputs: int, *, cac
 
 
 def _compile_writer(numba: Any, compiled: Any, arguments: list[Any], outputs: int) -> Any:
-    """A tuple has no fixed form between languages: native code that stores the results one by one."""
+    """Return native code that stores the results one by one, because C has no form for a tuple."""
     names = ", ".join(f"a{i}" for i in range(len(arguments)))
     stores = "".join(f"    out[{i}] = results[{i}]\n" for i in range(outputs))
     scope = {"compiled": compiled}
@@ -184,7 +205,7 @@ def _compile_writer(numba: Any, compiled: Any, arguments: list[Any], outputs: in
 
 
 def _explain(py_func: types.FunctionType, error: Any) -> str:
-    """Numba's message cut to what was wrong, with the user's line."""
+    """Return the line of Numba's message that says what is wrong, with the user's line of code."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     words = [
         line

@@ -1,7 +1,7 @@
-"""Operations on numbers. A missing value is NaN and stays NaN unless the op's own words say otherwise.
+"""Ops on numbers. A missing value is NaN, and stays NaN unless the op says otherwise.
 
-Statistics are taken over the values that are not missing, as the ops before have left them: after `impute`
-nothing is missing any more, so the mean and the standard deviation then count the imputed rows too.
+An op learns from the values that are not missing, as the ops before it give them. After `impute` none is missing, so
+the mean and the standard deviation count the imputed rows too.
 """
 
 from __future__ import annotations
@@ -14,29 +14,33 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from engine.errors import ProgramError
-from engine.transform.ops import Column, Op, fitted, number, optional_number
+from engine.transform.ops import Column, Op, finite, fitted, one_of, optional_finite, whole
 from engine.transform.plan import Plan
 from engine.transform.statistics import Numbers
+
+ONE_HOT_CODES_MAX = 65_536
+QUANTILES_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Impute(Op):
-    """Missing values become `value`: a constant, or the mean, median or most frequent value (the least of
-    several)."""
+    """Replace a missing value by `value`.
+
+    Attributes:
+        strategy: "constant", or how `value` is learned: "mean", "median", or "most_frequent" (the least of several
+            equally frequent values).
+        value: a finite number.
+    """
 
     op: ClassVar[str] = "impute"
     strategy: str = "constant"
     value: float | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in ("constant", "mean", "median", "most_frequent"):
-            raise ProgramError(
-                f"impute: unknown strategy {self.strategy!r}; expected a number, 'mean', 'median' or "
-                f"'most_frequent'"
-            )
+        one_of("impute strategy", self.strategy, ("constant", "mean", "median", "most_frequent"))
         if self.strategy == "constant" and self.value is None:
             raise ProgramError("impute: strategy 'constant' needs a value")
-        object.__setattr__(self, "value", optional_number(self.value, "impute value"))
+        object.__setattr__(self, "value", optional_finite("impute value", self.value))
 
     def fit(self, column: Column) -> Self:
         if self.strategy == "constant":
@@ -51,7 +55,7 @@ class Impute(Op):
 
 @dataclass(frozen=True)
 class Missing(Op):
-    """1 where the value is missing, else 0."""
+    """Give 1 for a missing value, else 0."""
 
     op: ClassVar[str] = "missing"
 
@@ -60,38 +64,44 @@ class Missing(Op):
 
 
 class Scaling(Op):
-    """(v - shift) / divisor in float64, for the ops that differ only in what they learn."""
+    """The base of ops that give (v - shift) / divisor and differ in what they learn."""
 
     op: ClassVar[str] = "_scaling"
 
     def shift_and_divisor(self) -> tuple[float | None, float | None]:
+        """Return both constants, None before fitting."""
         raise NotImplementedError
 
     def compile(self, plan: Plan, register: int) -> int:
         shift, divisor = self.shift_and_divisor()
-        # A column that never varied has divisor 0 and comes out as 0 for the value it had: divided by 1.
+        # A constant column has divisor 0. It is divided by 1 instead, so its one value becomes 0.
         return plan.step("scale", register, x=fitted(shift, self.op), y=fitted(divisor, self.op) or 1.0)
 
 
 @dataclass(frozen=True)
 class Standardise(Scaling):
-    """(v - mean) / std with the population standard deviation (over n); a constant column is only shifted."""
+    """Give (v - mean) / std. A constant column is divided by 1.
+
+    Attributes:
+        mean: of the values.
+        std: the population standard deviation (over n, not n - 1).
+    """
 
     op: ClassVar[str] = "standardise"
     mean: float | None = None
     std: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", optional_number(self.mean, "standardise mean"))
-        object.__setattr__(self, "std", optional_number(self.std, "standardise std"))
+        object.__setattr__(self, "mean", optional_finite("standardise mean", self.mean))
+        object.__setattr__(self, "std", optional_finite("standardise std", self.std))
 
     def fit(self, column: Column) -> Self:
         values = Numbers(column, self.op)
-        if values.low == values.high:  # where rounding the mean would make it look as if the column varied
+        if values.low == values.high:  # rounding the mean could make a constant column look as if it varied
             return replace(self, mean=values.low, std=0.0)
         centre = values.mean()
         spread = math.sqrt(values.variance(centre))
-        return replace(self, mean=centre, std=number(spread, "standardise std"))
+        return replace(self, mean=centre, std=finite("standardise std", spread))
 
     def shift_and_divisor(self) -> tuple[float | None, float | None]:
         return self.mean, self.std
@@ -99,20 +109,24 @@ class Standardise(Scaling):
 
 @dataclass(frozen=True)
 class MinMax(Scaling):
-    """(v - low) / (high - low) with the least and greatest value seen; not clipped; a constant column is
-    only shifted."""
+    """Give (v - low) / (high - low), not clipped. A constant column is divided by 1.
+
+    Attributes:
+        low: the least value.
+        high: the greatest value.
+    """
 
     op: ClassVar[str] = "min_max"
     low: float | None = None
     high: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "low", optional_number(self.low, "min_max low"))
-        object.__setattr__(self, "high", optional_number(self.high, "min_max high"))
+        object.__setattr__(self, "low", optional_finite("min_max low", self.low))
+        object.__setattr__(self, "high", optional_finite("min_max high", self.high))
 
     def fit(self, column: Column) -> Self:
         values = Numbers(column, self.op)
-        number(values.high - values.low, "min_max range")
+        finite("min_max range", values.high - values.low)
         return replace(self, low=values.low, high=values.high)
 
     def shift_and_divisor(self) -> tuple[float | None, float | None]:
@@ -121,20 +135,24 @@ class MinMax(Scaling):
 
 @dataclass(frozen=True)
 class Robust(Scaling):
-    """(v - median) / (third quartile - first), quartiles interpolated linearly; divided by 1 where they are
-    equal."""
+    """Give (v - median) / range. A column whose quartiles are equal is divided by 1.
+
+    Attributes:
+        median: of the values.
+        range: third quartile - first quartile, both interpolated linearly.
+    """
 
     op: ClassVar[str] = "robust"
     median: float | None = None
     range: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "median", optional_number(self.median, "robust median"))
-        object.__setattr__(self, "range", optional_number(self.range, "robust range"))
+        object.__setattr__(self, "median", optional_finite("robust median", self.median))
+        object.__setattr__(self, "range", optional_finite("robust range", self.range))
 
     def fit(self, column: Column) -> Self:
         first, median, third = Numbers(column, self.op).quantiles([0.25, 0.5, 0.75])
-        return replace(self, median=median, range=number(third - first, "robust range"))
+        return replace(self, median=median, range=finite("robust range", third - first))
 
     def shift_and_divisor(self) -> tuple[float | None, float | None]:
         return self.median, self.range
@@ -142,15 +160,15 @@ class Robust(Scaling):
 
 @dataclass(frozen=True)
 class Clip(Op):
-    """At least `low` and at most `high`; None leaves that side open."""
+    """Give `low` for a lesser value and `high` for a greater one. None leaves that side open."""
 
     op: ClassVar[str] = "clip"
     low: float | None = None
     high: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "low", optional_number(self.low, "clip low"))
-        object.__setattr__(self, "high", optional_number(self.high, "clip high"))
+        object.__setattr__(self, "low", optional_finite("clip low", self.low))
+        object.__setattr__(self, "high", optional_finite("clip high", self.high))
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ProgramError(f"clip: low {self.low} is above high {self.high}")
 
@@ -162,7 +180,7 @@ class Clip(Op):
 
 @dataclass(frozen=True)
 class Log1p(Op):
-    """ln(1 + v); -inf at -1, NaN below."""
+    """Give ln(1 + v): -inf at -1, NaN below."""
 
     op: ClassVar[str] = "log1p"
 
@@ -172,7 +190,7 @@ class Log1p(Op):
 
 @dataclass(frozen=True)
 class Sqrt(Op):
-    """The square root; NaN below zero."""
+    """Give the square root; NaN below zero."""
 
     op: ClassVar[str] = "sqrt"
 
@@ -182,13 +200,13 @@ class Sqrt(Op):
 
 @dataclass(frozen=True)
 class Power(Op):
-    """v to the power `exponent`; NaN below zero unless the exponent is whole."""
+    """Give v to the power `exponent`; NaN for a negative v unless the exponent is whole."""
 
     op: ClassVar[str] = "power"
     exponent: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "exponent", number(self.exponent, "power exponent"))
+        object.__setattr__(self, "exponent", finite("power exponent", self.exponent))
 
     def compile(self, plan: Plan, register: int) -> int:
         return plan.step("power", register, x=self.exponent)
@@ -196,9 +214,13 @@ class Power(Op):
 
 @dataclass(frozen=True)
 class Bucketize(Op):
-    """The index of the value's bucket, 0 to len(edges). A value on an edge belongs above it (`edge="left"`,
-    the bucket is closed on its left) or below it (`edge="right"`). `quantiles=n` learns n - 1 inner edges,
-    equal ones once."""
+    """Give the index of the value's bucket, 0 to len(edges).
+
+    Attributes:
+        edges: rising.
+        quantiles: n learns the n - 1 inner edges of n quantiles. Equal edges become one.
+        edge: the bucket of a value on an edge: "left" the one above it (closed on its left), "right" the one below.
+    """
 
     op: ClassVar[str] = "bucketize"
     edges: tuple[float, ...] | None = None
@@ -206,20 +228,20 @@ class Bucketize(Op):
     edge: str = "left"
 
     def __post_init__(self) -> None:
-        if self.edge not in ("left", "right"):
-            raise ProgramError(f"bucketize: edge is 'left' or 'right', got {self.edge!r}")
-        if self.edges is None and (
-            isinstance(self.quantiles, bool) or not isinstance(self.quantiles, int) or self.quantiles < 2
-        ):
-            raise ProgramError(f"bucketize: needs edges, or quantiles of at least 2, got {self.quantiles!r}")
-        if self.edges is not None:
-            edges = tuple(number(edge, "bucketize edge") for edge in self.edges)
+        one_of("bucketize edge", self.edge, ("left", "right"))
+        if self.edges is None:
+            if self.quantiles is None:
+                raise ProgramError("bucketize: needs edges or quantiles")
+            whole("bucketize quantiles", self.quantiles, 2, QUANTILES_MAX)
+        else:
+            edges = tuple(finite("bucketize edges", edge) for edge in self.edges)
             if any(a >= b for a, b in itertools.pairwise(edges)):
                 raise ProgramError(f"bucketize: edges must rise strictly, got {list(edges)}")
             object.__setattr__(self, "edges", edges)
 
     @property
     def n_codes(self) -> int | None:
+        """How many buckets there are. None before fitting."""
         return None if self.edges is None else len(self.edges) + 1
 
     def fit(self, column: Column) -> Self:
@@ -235,18 +257,19 @@ class Bucketize(Op):
 
 @dataclass(frozen=True)
 class OneHotCodes(Op):
-    """One column a code, 0 to `n` - 1; anything else, NaN too, is all zeros. `n` is the number of buckets
-    after `bucketize`, else learned: one more than the greatest seen."""
+    """Give one column for each code 0 to `n` - 1; any other value, NaN too, is all zeros.
+
+    Attributes:
+        n: after `bucketize` or a `cross` of codes, how many codes there can be. Else learned: the greatest code + 1.
+    """
 
     op: ClassVar[str] = "one_hot"
     final: ClassVar[bool] = True
     n: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n is not None and (
-            isinstance(self.n, bool) or not isinstance(self.n, int) or not 0 < self.n <= 65536
-        ):
-            raise ProgramError(f"one_hot: expected 1 to 65536 columns, got {self.n!r}")
+        if self.n is not None:
+            whole("one_hot n", self.n, 1, ONE_HOT_CODES_MAX)
 
     def fit(self, column: Column) -> Self:
         if self.n is not None:
@@ -265,14 +288,14 @@ class OneHotCodes(Op):
 
 @dataclass(frozen=True)
 class Cyclic(Op):
-    """Two columns, sin and cos of 2 pi v / period: hour 23 comes out near hour 0."""
+    """Give two columns: sin and cos of 2 pi v / period. With period 24, hour 23 comes out near hour 0."""
 
     op: ClassVar[str] = "cyclic"
     final: ClassVar[bool] = True
     period: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "period", number(self.period, "cyclic period"))
+        object.__setattr__(self, "period", finite("cyclic period", self.period))
         if self.period <= 0.0:
             raise ProgramError(f"cyclic: the period must be above zero, got {self.period}")
 
@@ -285,7 +308,7 @@ class Cyclic(Op):
 
 
 def parse_impute(with_: Any) -> Impute:
-    """The short form: impute("median") or impute(0.0)."""
+    """Return the op of the short forms impute("median") and impute(0.0)."""
     if isinstance(with_, str):
         return Impute(strategy=with_)
-    return Impute(value=number(with_, "impute"))
+    return Impute(value=finite("impute", with_))

@@ -1,9 +1,8 @@
-"""A feature program as an ONNX graph, for those who run it elsewhere.
+"""A feature program as an ONNX graph, for other runtimes.
 
-Numbers are float64 inputs [rows, 1] (vectors [rows, size]), NaN where missing; categories are text inputs [rows, 1].
-ONNX has no missing text, so one text is declared to mean it. The output is float32 [rows, outputs], as `batch` gives
-it: to the bit where the graph has the same operations, within 1e-6 of the value for logarithms, powers and sines, which
-each runtime computes its own way.
+A number is a float64 input [rows, 1], a vector [rows, size], NaN where missing; a category is a text input [rows, 1].
+ONNX has no missing text, so one text is declared to mean it. The output is float32 [rows, outputs] with the bits of
+`batch`, except for logarithms, powers and sines: each runtime computes these in its own way, within 1e-6 of the value.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import MissingDependencyError, ProgramError
+from engine._common import optional
+from engine.errors import ProgramError
 from engine.transform import number_ops, text_ops, vector_ops
 from engine.transform.ops import Op
 from engine.transform.plan import TEXT, TIMESTAMP, VECTOR, kind_and_size
@@ -24,6 +24,7 @@ from engine.transform.spec import Feature
 OPSET, ML_OPSET, IR_VERSION = 17, 3, 8
 OUTPUT = "engine/features"
 
+# Kind of feature or name of an op -> the reason why ONNX cannot express it.
 _REFUSED = {
     "hash": "ONNX has no XXH64",
     "tokens": "ONNX has no XXH64",
@@ -31,7 +32,7 @@ _REFUSED = {
     "length": "ONNX has no length of a text in UTF-8 bytes",
     "function": "a function of your own is native code",
     "timestamp": "ONNX has no time zones",
-    "geo_distance": "its arcs are not of one precision among runtimes",
+    "geo_distance": "runtimes compute its sines and arcs to different precisions",
 }
 
 
@@ -42,7 +43,19 @@ def to_onnx_model(
     digest: str,
     missing_text: str,
 ) -> Any:
-    """An onnx ModelProto; raises ProgramError naming the feature, the op and the reason for what has no like."""
+    """Return an onnx ModelProto.
+
+    Args:
+        features: fitted, in output order.
+        inputs: (name, kind) of each input, in order.
+        output_names: the columns, written into the model's metadata.
+        digest: of the program, written into the model's metadata.
+        missing_text: the text that means a missing category.
+
+    Raises:
+        ProgramError: a feature that ONNX cannot express; names the feature, the op and the reason.
+        MissingDependencyError: onnx is not installed.
+    """
     graph = _Graph(missing_text)
     columns: list[str] = []
     for feature in features:
@@ -55,16 +68,10 @@ def to_onnx_model(
 
 
 class _Graph:
-    """Nodes and constants while they are put together. A value is the name of a tensor of [rows, columns]."""
+    """Collects nodes and constants. A value is the name of a tensor [rows, columns]."""
 
     def __init__(self, missing_text: str) -> None:
-        try:
-            import onnx
-        except ImportError:
-            raise MissingDependencyError(
-                "exporting a feature program needs onnx: pip install 'deadline-engine[onnx]'"
-            ) from None
-        self._onnx = onnx
+        self._onnx = optional.need("onnx", "exporting a feature program", "onnx")
         self._missing_text = missing_text
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
@@ -81,7 +88,7 @@ class _Graph:
         return name
 
     def columns(self, feature: Feature) -> list[str]:
-        """float32 tensors that make up the feature's outputs, in order."""
+        """Return the float32 tensors that make up the feature's outputs, in order."""
         if feature.gives == TEXT and not (feature.ops and feature.ops[-1].final):
             raise ProgramError("it ends as a category")
         *before, last = feature.ops or (None,)
@@ -96,7 +103,7 @@ class _Graph:
         return [self._as_float(self._value(feature, feature.ops))]
 
     def _rows_of(self, feature: Feature, before: Sequence[Op], last: Any) -> str:
-        """A row of a float32 table for each category; the last two rows are the missing's and the unknown's."""
+        """Return the row of a float32 table that belongs to the category. An unknown or missing one has row `other`."""
         if isinstance(last, text_ops.OneHot):
             n = len(last.categories or ())
             places, table, other = last.categories or (), np.eye(n + 1, n, dtype=np.float32), n
@@ -111,14 +118,14 @@ class _Graph:
     def _place(
         self, feature: Feature, before: Sequence[Op], keys: Sequence[str], unknown: int, missing: int
     ) -> str:
-        """int64 [rows, 1]: the index among `keys`, else `unknown` or `missing`."""
+        """Return int64 [rows, 1]: the category's index among `keys`, else `unknown` or `missing`."""
         if self._missing_text in keys:
             raise ProgramError(
                 f"{self._missing_text!r} is one of its categories; declare another missing_text"
             )
         for op in before:
             if not isinstance(op, text_ops.ImputeText):
-                raise ProgramError(f"op {op.op!r}: {_REFUSED.get(op.op, 'it has no like in ONNX')}")
+                raise ProgramError(f"op {op.op!r}: {_REFUSED.get(op.op, 'ONNX cannot express it')}")
         imputed = next((op.value for op in before if isinstance(op, text_ops.ImputeText)), None)
         if imputed is not None:
             missing = keys.index(imputed) if imputed in keys else unknown
@@ -132,7 +139,7 @@ class _Graph:
         )
 
     def _value(self, feature: Feature, ops: Sequence[Op]) -> str:
-        """float64 [rows, 1], or as many columns as a vector has: the feature after `ops`."""
+        """Return the feature after `ops`: float64 [rows, 1], or [rows, size] for a vector."""
         if feature.kind == TEXT:
             first = next((i for i, op in enumerate(ops) if not isinstance(op, text_ops.ImputeText)), len(ops))
             value = self._of_text(feature, ops[:first], ops[first])
@@ -142,12 +149,12 @@ class _Graph:
         for op in ops:
             made = _NUMBER_OPS.get(type(op))
             if made is None:
-                raise ProgramError(f"op {op.op!r}: {_REFUSED.get(op.op, 'it has no like in ONNX')}")
+                raise ProgramError(f"op {op.op!r}: {_REFUSED.get(op.op, 'ONNX cannot express it')}")
             value = made(self, op, value)
         return value
 
     def _of_text(self, feature: Feature, before: Sequence[Op], op: Any) -> str:
-        """The number that an op makes of a category, by a table of float64."""
+        """Return the number that an op gives for a category, from a float64 table."""
         if isinstance(op, text_ops.MissingText):
             place = self._place(feature, before, [], unknown=1, missing=0 if not before else 1)
             return self._gather([1.0, 0.0], place)
@@ -159,7 +166,7 @@ class _Graph:
         elif isinstance(op, text_ops.Target):
             values, other = list(op.means or ()), (None, op.prior or 0.0)
         else:
-            raise ProgramError(f"op {op.op!r}: {_REFUSED.get(op.op, 'it has no like in ONNX')}")
+            raise ProgramError(f"op {op.op!r}: {_REFUSED.get(op.op, 'ONNX cannot express it')}")
         n = len(keys)
         place = self._place(feature, before, keys, missing=n, unknown=n + 1)
         return self._gather([*values, math.nan if other[0] is None else other[0], other[1]], place)
@@ -191,7 +198,7 @@ class _Graph:
         return self._cross_codes(a, b, feature.of[1].n_codes or 0)
 
     def _cross_codes(self, a: str, b: str, count: int) -> str:
-        """NaN where a code is none: the parts are codes of ordinals and buckets, whole or NaN or an unknown's."""
+        """Return a * count + b, or NaN where either part is no code: NaN, negative, too large or not whole."""
         zero = self.constant(0.0)
         conditions = [self.node("GreaterOrEqual", a, zero), self.node("GreaterOrEqual", b, zero)]
         conditions.append(self.node("Less", b, self.constant(float(count))))
@@ -225,7 +232,7 @@ class _Graph:
         return value
 
     def log1p(self, op: Any, value: str) -> str:
-        # v * (log(u) / (u - 1)) with u = 1 + v: what rounding loses of u is lost of the divisor as well.
+        # v * (log(u) / (u - 1)) with u = 1 + v: rounding u changes the logarithm and the divisor alike.
         one, infinity = self.constant(1.0), self.constant(math.inf)
         u = self.node("Add", value, one)
         exact = self.node("Mul", value, self.node("Div", self.node("Log", u), self.node("Sub", u, one)))
@@ -236,7 +243,7 @@ class _Graph:
         return self.node("Sqrt", value)
 
     def power(self, op: Any, value: str) -> str:
-        # NaN to the power 0 is 1 in C, and minus infinity to a broken one infinite: here both are NaN.
+        # In C, NaN to the power 0 is 1, and -inf to a fractional power is infinite. Here both are NaN.
         undefined = self.node("IsNaN", value)
         if op.exponent != math.floor(op.exponent):
             undefined = self.node("Or", undefined, self.node("Less", value, self.constant(0.0)))
@@ -251,7 +258,7 @@ class _Graph:
         return self._where(self.node("IsNaN", value), value, count)
 
     def _turns(self, value: str, period: float) -> str:
-        """The angle, reduced to one turn first."""
+        """Return the angle in radians, reduced to one turn first."""
         turns = self.node("Div", value, self.constant(period))
         part = self.node("Sub", turns, self.node("Floor", turns))
         return self.node("Mul", part, self.constant(2.0 * math.pi))

@@ -1,7 +1,6 @@
-"""The list of native steps that a spec comes down to, while it is being put together.
+"""The native steps that a spec compiles to, while they are collected.
 
-Registers are numbered as csrc/include/engine/transform.hpp has it: the inputs first, then whatever the steps
-write.
+Registers are numbered as csrc/transform/program.hpp has it: the inputs come first, then the registers that steps write.
 """
 
 from __future__ import annotations
@@ -9,24 +8,50 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import ProgramError
-from engine.transform._program import NativeProgram
+from engine.transform._program import KINDS, NativeProgram
 
-NUMBER, TEXT, TIMESTAMP, VECTOR = "number", "category", "timestamp", "vector"
+#: The kinds of input. A timestamp input that takes a time without a zone as UTC is of kind TIMESTAMP_UTC.
+NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR = KINDS
 
 
-@functools.lru_cache(maxsize=1024)  # asked for once a column of every batch
+class NativeFunction(Protocol):
+    """A compiled function that a step can call; `engine.transform.UserFunction` is one.
+
+    Attributes:
+        name: the name in specs and in errors.
+        digest: sha256 of everything that affects the results, 64 hex digits.
+        n_arguments: number of float32 arguments.
+        outputs: number of float32 results.
+        address: address of the native code, valid while the object lives.
+    """
+
+    name: str
+    digest: str
+    n_arguments: int
+    outputs: int
+    address: int
+
+
+@functools.lru_cache(maxsize=1024)  # called once for each column of each batch
 def kind_and_size(kind: str) -> tuple[str, int]:
-    """Of an input kind as the program lists it, "vector[8]" say: its name in `KINDS`, and its values a row."""
-    match = re.fullmatch(r"vector\[(\d+)\]", kind)
+    """Return the kind and the values a row of an input kind as a program lists it: "vector[8]" is a VECTOR of 8."""
+    match = re.fullmatch(rf"{VECTOR}\[(\d+)\]", kind)
     return (VECTOR, int(match[1])) if match else (kind, 1)
 
 
 class Plan:
-    """Collects steps, tables and edges, hands out registers and output columns, and builds the native
-    program."""
+    """Collects steps and their tables, numbers registers and output columns, and builds the native program.
+
+    Args:
+        inputs: one (name, kind) for each input, in order.
+
+    Attributes:
+        inputs: the same, as a list.
+        output_names: names of the output columns so far.
+    """
 
     def __init__(self, inputs: Iterable[tuple[str, str]]) -> None:
         self.inputs = list(inputs)
@@ -40,60 +65,65 @@ class Plan:
         self._edges: list[list[float]] = []
         self._zones: list[tuple[list[float], list[float]]] = []
         self._vectors: list[Any] = []
-        self._functions: list[tuple[Any, list[int], int]] = []
+        self._functions: list[tuple[NativeFunction, list[int], int]] = []
 
     def input(self, name: str) -> int:
+        """Return the first register of an input."""
         return self._register_of[name]
 
     def step(self, op: str, *sources: int, kind: str = NUMBER, **fields: float) -> int:
-        """Appends one step that reads `sources` and returns the register of `kind` that it writes."""
+        """Append a step that reads the registers `sources`. Return the register of `kind` that it writes."""
         dst = self._new(kind)
         self._steps.append((op, {"dst": dst, **dict(zip("abcd", sources, strict=False)), **fields}))
         return dst
 
     def emit(self, register: int, name: str) -> None:
-        """Makes a number register one output column."""
+        """Make a number register one output column."""
         self._steps.append(("emit", {"a": register, "dst": len(self.output_names)}))
         self.output_names.append(name)
 
     def emit_one_hot(self, register: int, names: list[str]) -> None:
-        """Makes a register of codes 0, 1, … as many output columns as there are names."""
+        """Make a register of codes 0, 1, … one output column for each name."""
         self._steps.append(("one_hot", {"a": register, "dst": len(self.output_names), "count": len(names)}))
         self.output_names += names
 
     def emit_vector(self, register: int, names: list[str], rows: Any) -> None:
-        """Makes the row of a float32 [rows, columns] array that a register names as many output columns."""
+        """Make row numbers[register] of `rows`, float32 [rows, len(names)], one output column for each name."""
         self._vectors.append(rows)
         fields = {"table": len(self._vectors) - 1, "count": len(names)}
         self._steps.append(("vector", {"a": register, "dst": len(self.output_names), **fields}))
         self.output_names += names
 
     def emit_tokens(self, register: int, names: list[str], seed: int) -> None:
-        """Makes counts of the tokens of a text register as many output columns as there are names."""
+        """Make token counts of a text register one output column for each name."""
         fields = {"count": len(names), "seed": seed}
         self._steps.append(("tokens", {"a": register, "dst": len(self.output_names), **fields}))
         self.output_names += names
 
-    def call(self, function: Any, registers: Sequence[int], n_results: int) -> int:
-        """Calls a native function; returns the first of the registers that its results are in."""
-        first = self._new(NUMBER, n_results)
-        self._functions.append((function, list(registers), n_results))
+    def call(self, function: NativeFunction, registers: Sequence[int]) -> int:
+        """Append a call. Return the first of its `function.outputs` result registers."""
+        first = self._new(NUMBER, function.outputs)
+        self._functions.append((function, list(registers), function.outputs))
         self._steps.append(("call", {"dst": first, "table": len(self._functions) - 1}))
         return first
 
     def zone(self, edges: Iterable[float], offsets: Iterable[float]) -> int:
+        """Add a time zone. Return its index, the field `table` of a step."""
         self._zones.append((list(edges), list(offsets)))
         return len(self._zones) - 1
 
     def table(self, keys: Iterable[str], values: Iterable[float]) -> int:
+        """Add a look-up table. Return its index, the field `table` of a step."""
         self._tables.append(([key.encode() for key in keys], list(values)))
         return len(self._tables) - 1
 
     def edges(self, edges: Iterable[float]) -> int:
+        """Add the edges of buckets. Return their index, the field `table` of a step."""
         self._edges.append(list(edges))
         return len(self._edges) - 1
 
     def build(self, *, refuse_missing: bool = False) -> NativeProgram:
+        """Return the native program. Raise ProgramError if it has no output."""
         if not self.output_names:
             raise ProgramError("a program needs at least one output")
         return NativeProgram(

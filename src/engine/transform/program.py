@@ -1,5 +1,4 @@
-"""A feature program: a fitted spec, frozen, compiled, and named by the digest of everything that affects its
-outputs."""
+"""A feature program: a fitted spec, frozen, compiled, and identified by the digest of all that affects its outputs."""
 
 from __future__ import annotations
 
@@ -11,13 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine._common import canonical, durable
 from engine.errors import InputError, InputTypeError, ProgramError
 from engine.transform.batches import Batches, batches_of
 from engine.transform.drawing import html_of
 from engine.transform.fitting import columns_to_fit, fit_features, inputs_of, without_fold
-from engine.transform.frozen import canonical, digest_of, parse_row, plain_loads, replace_file
+from engine.transform.frozen import digest_of, parse_row, plain_loads
 from engine.transform.functions import UserFunction
 from engine.transform.onnx_export import to_onnx_model
+from engine.transform.ops import one_of, whole
 from engine.transform.plan import Plan
 from engine.transform.sklearn_import import features_of
 from engine.transform.sources import feature_from_json
@@ -32,40 +33,48 @@ VERSION = 1
 
 
 class FeatureProgram:
-    """Turns raw inputs into float32 features, the same bits for one row and for a table. Immutable,
-    thread-safe.
+    """Turns raw inputs into float32 features, with the same bits for one row as for a table.
 
-    Made by `fit` or `load`. A missing value (None, NaN, pandas.NA, and an absent key) is imputed where the
-    feature says how, and is NaN otherwise; with `missing="error"` an absent key is refused instead. Keys of
-    no input are ignored.
+    Make one with `fit`, `load` or `from_sklearn`. A missing value (None, NaN, pandas.NA, pandas.NaT, or an absent key)
+    is imputed if its feature has an op for that, and gives NaN otherwise. With `missing="error"` an absent key is an
+    InputError instead. Keys of no input are ignored.
+
+    Immutable and thread-safe. No method blocks on anything but the disk.
 
     Attributes:
-        input_names: the inputs in order: the order in which a sequence is read.
+        input_names: the inputs, in the order of a row that is a sequence.
         output_names: the columns of `row` and `batch`, in order.
-        digest: sha256 of the frozen program as 64 hex digits.
-        features: the fitted features.
-        capsule: the PyCapsule `engine.features.v1` that `Engine` reads rows through.
+        digest: sha256 of the frozen program, as 64 hex digits.
+        features: the fitted features, in output order.
+        missing: "impute" or "error", as fitted.
+        capsule: the PyCapsule `engine.features.v1` through which `Engine` reads rows. It keeps the program alive.
+
+    Args:
+        features: fitted features, in output order.
+        missing: "impute" or "error".
+
+    Raises:
+        ProgramError: a feature that is not fitted, two outputs of one name, or no output.
     """
 
-    __slots__ = (
-        "_body",
-        "_columns",
-        "_inputs",
-        "_native",
-        "capsule",
-        "digest",
-        "features",
-        "input_names",
-        "missing",
-        "output_names",
-    )
+    __slots__ = {
+        "_body": "",
+        "_columns": "",
+        "_inputs": "",
+        "_native": "",
+        "capsule": "PyCapsule `engine.features.v1` through which `Engine` reads rows. It keeps the program alive.",
+        "digest": "str: sha256 of the frozen program, as 64 hex digits.",
+        "features": "tuple of Feature: the fitted features, in output order.",
+        "input_names": "tuple of str: the inputs, in the order of a row that is a sequence.",
+        "missing": "str: an absent key is a missing value (`impute`) or an InputError (`error`).",
+        "output_names": "tuple of str: the columns of `row` and `batch`, in order.",
+    }
 
     def __init__(self, features: Sequence[Feature], *, missing: str = "impute") -> None:
-        if missing not in ("impute", "error"):
-            raise ProgramError(f"missing is 'impute' or 'error', got {missing!r}")
+        one_of("missing", missing, ("impute", "error"))
         self._inputs = inputs_of(features)
         plan = Plan(self._inputs)
-        # Of each feature: its first output and the one after its last.
+        # For each feature, its first output and the output after its last.
         self._columns: list[tuple[int, int]] = []
         for feature in features:
             first = len(plan.output_names)
@@ -90,20 +99,22 @@ class FeatureProgram:
 
     @classmethod
     def fit(cls, spec: Spec, table: Any, *, missing: str = "impute") -> FeatureProgram:
-        """Learns the constants of a spec from a table and freezes it.
+        """Learn the constants of a spec from a table, and return the frozen program.
 
         Args:
-            spec: features as `engine.transform` builds them, or their JSON form, in output order; or the path of a
-                .json, .yaml or .yml file of that form.
-            table: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a structured array,
-                or a list of mappings; one row at least. Not kept. For more rows than memory holds: the path of a
+            spec: features in output order, as `engine.transform` builds them or in their JSON form; or the path of a
+                .json, .yaml or .yml file in that form.
+            table: at least one row: a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a NumPy
+                structured array, or a list of mappings. Read, not kept. For more rows than memory holds: the path of a
                 Parquet file or folder, a pyarrow dataset, a DuckDB relation, a RecordBatchReader, an iterator of
                 tables, or a function without arguments that returns an iterable of tables, the same at each call.
-            missing: what an absent key means later: "impute" (a missing value) or "error".
+            missing: the meaning of an absent key in later rows: "impute" makes it a missing value, "error" refuses it.
 
         Raises:
-            ProgramError: a spec that makes no sense, or a column there is nothing to learn from.
-            InputError, InputTypeError: a column that is absent, ragged or of the wrong type.
+            ProgramError: a spec that is not valid, or a column that an op cannot learn from.
+            InputError: no row, or a column that is absent or ragged.
+            InputTypeError: no table, or a value of a type that its input cannot read.
+            MissingDependencyError: the spec or the source needs a library that is not installed.
         """
         features = _features_of(spec)
         names, options = columns_to_fit(features), {"refuse_missing": missing == "error"}
@@ -120,32 +131,33 @@ class FeatureProgram:
         missing: str = "impute",
         folds: int = 5,
     ) -> tuple[FeatureProgram, npt.NDArray[np.float32]]:
-        """Fits a program and gives the rows to train a model on.
+        """Fit a program, and return it with the rows to train a model on.
 
-        They are `program.batch(table)`, except that a target mean is taken over the rows outside the row's
-        own fold (row index modulo `folds`), so that no row has seen its own label. Every other constant is
-        the program's.
+        The rows are those of `program.batch(table)`, except for target means: each is taken over the rows outside the
+        row's own fold (row index modulo `folds`), so that no row sees its own label. All other constants are the
+        program's.
 
         Args:
-            spec, missing: as `fit`.
-            table: in memory, or a DuckDB relation.
+            spec: as for `fit`.
+            table: as for `fit`, in memory or a DuckDB relation.
+            missing: as for `fit`.
             folds: 2 to the number of rows.
 
         Returns:
-            The program, and float32 [rows, n_outputs].
+            The program, and a new float32 [rows, n_outputs].
 
         Raises:
-            As `fit`, and ProgramError for another number of folds.
+            ProgramError: as `fit`; also for another number of folds.
+            InputError, InputTypeError, MissingDependencyError: as `fit`.
         """
         features = _features_of(spec)
-        # Read once: a DuckDB relation may give its rows in another order at the next asking.
+        # Read once, because a DuckDB relation may give its rows in another order the next time.
         source = Table(table, columns_to_fit(features), refuse_missing=missing == "error")
         program = cls._fit(features, source, missing)
         rows = program._rows_of(source)
         if not any(label for feature in program.features for label in feature.labels()):
             return program, rows
-        if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= source.n_rows:
-            raise ProgramError(f"folds: expected 2 to {source.n_rows} (the rows), got {folds!r}")
+        whole("folds", folds, 2, source.n_rows)
         for fold in range(folds):
             other = cls(without_fold(program.features, source, fold, folds), missing=missing)
             rows[fold::folds] = other._rows_of(source)[fold::folds]
@@ -153,17 +165,18 @@ class FeatureProgram:
 
     @classmethod
     def from_sklearn(cls, transformer: Any, table: Any) -> FeatureProgram:
-        """The program that computes what a fitted scikit-learn ColumnTransformer or Pipeline computes.
+        """Return a program that computes what a fitted scikit-learn ColumnTransformer or Pipeline computes.
 
-        Known are SimpleImputer, StandardScaler, MinMaxScaler, RobustScaler, KBinsDiscretizer, OneHotEncoder and
-        OrdinalEncoder. An unknown category, which some encoders refuse, is all zeros or the declared code.
+        It takes over SimpleImputer, StandardScaler, MinMaxScaler, RobustScaler, KBinsDiscretizer, OneHotEncoder and
+        OrdinalEncoder. An unknown category, which some encoders refuse, gives all zeros or the declared code.
 
         Args:
             transformer: fitted on a data frame.
-            table: a data frame to compare on, row by row: within 1e-5 of the value, or of 1 below that.
+            table: a data frame. Every row of it is transformed both ways and compared: results may differ by 1e-5 plus
+                1e-5 of the value.
 
         Raises:
-            ProgramError: a transformer or an option without a like, or a row that came out different.
+            ProgramError: a transformer or an option that a program cannot reproduce, or a row with another result.
         """
         program = cls(features_of(transformer))
         ours, theirs = program.batch(table), np.asarray(transformer.transform(table), dtype=np.float64)
@@ -188,11 +201,16 @@ class FeatureProgram:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, functions: Iterable[UserFunction] = ()) -> FeatureProgram:
-        """Reads what `save` wrote. Raises ProgramError for any other file, and for one edited since.
+        """Read a program that `save` wrote.
 
         Args:
-            functions: those of the user's own that the program calls. The file names them by digest and holds no
-                code; another source than the one it was fitted with is refused.
+            path: of the file.
+            functions: the functions of your own that the program calls. The file holds their digests and no code, so a
+                function with another source is refused.
+
+        Raises:
+            ProgramError: any other file, a file edited since, or a function that is absent or different.
+            OSError: the file cannot be read.
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"), functions=functions)
@@ -203,7 +221,16 @@ class FeatureProgram:
 
     @classmethod
     def from_json(cls, text: str, *, functions: Iterable[UserFunction] = ()) -> FeatureProgram:
-        """A program from `to_json`. Raises ProgramError where the digest does not match the content."""
+        """Read a program from the text that `to_json` gives.
+
+        Args:
+            text: the JSON.
+            functions: as for `load`.
+
+        Raises:
+            ProgramError: any other text, content that does not match its digest, or a function that is absent or
+                different.
+        """
         known = {function.name: function for function in functions}
         try:
             body = plain_loads(text)
@@ -232,34 +259,41 @@ class FeatureProgram:
         return program
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the program as JSON; an existing file is replaced in one step."""
-        replace_file(Path(path), (self.to_json() + "\n").encode())
+        """Write the program to a file as JSON.
 
-    def to_json(self) -> str:
-        """The frozen program, canonical: sorted keys, floats that read back to the same bits, and its
-        digest."""
-        return canonical({**self._body, "digest": self.digest})
-
-    def to_onnx(self, path: str | os.PathLike[str], *, missing_text: str = "<missing>") -> None:
-        """Writes the program as an ONNX graph (opset 17), so that others can run it.
-
-        Its inputs are those of the program: float64 [rows, 1] for a number, [rows, size] for a vector, NaN where
-        missing; text [rows, 1] for a category. Its output `engine/features` is float32 [rows, n_outputs]: the bits of
-        `batch`, but within 1e-6 of the value for log1p, power and cyclic.
-
-        Args:
-            missing_text: what a missing category is written as, for ONNX has no missing text.
+        The file is whole or as it was before, whenever the process or the machine stops.
 
         Raises:
-            ProgramError: an op that ONNX has no like of (hashes, tokens, text length, dates, distances, functions of
-                your own), or a category that reads `missing_text`.
-            MissingDependencyError: without onnx.
+            OSError: the file cannot be written.
+        """
+        durable.write(Path(path), (self.to_json() + "\n").encode())
+
+    def to_json(self) -> str:
+        """Return the frozen program and its digest as canonical JSON: sorted keys, floats that read back exactly."""
+        return canonical.to_bytes({**self._body, "digest": self.digest}).decode()
+
+    def to_onnx(self, path: str | os.PathLike[str], *, missing_text: str = "<missing>") -> None:
+        """Write the program as an ONNX graph (opset 17) for other runtimes.
+
+        The graph has the program's inputs: float64 [rows, 1] for a number and [rows, size] for a vector, NaN where
+        missing, and text [rows, 1] for a category. Its output `engine/features` is float32 [rows, n_outputs]. It has
+        the bits of `batch`, except after log1p, power and cyclic: those are within 1e-6 of the value.
+
+        Args:
+            path: of the file; replaced whole.
+            missing_text: the text that means a missing category, because ONNX has no missing text.
+
+        Raises:
+            ProgramError: an op that ONNX cannot express (hash, cross with buckets, tokens, length, timestamps,
+                geo_distance, a function of your own), or a category that equals `missing_text`.
+            MissingDependencyError: onnx is not installed.
+            OSError: the file cannot be written.
         """
         model = to_onnx_model(self.features, self._inputs, self.output_names, self.digest, missing_text)
-        replace_file(Path(path), model.SerializeToString())
+        durable.write(Path(path), model.SerializeToString())
 
     def row(self, row: Mapping[str, Any] | Sequence[Any]) -> npt.NDArray[np.float32]:
-        """Features of one row.
+        """Return the features of one row.
 
         Args:
             row: a mapping from input name to value, or a sequence of values in `input_names` order.
@@ -268,40 +302,46 @@ class FeatureProgram:
             A new float32 [n_outputs].
 
         Raises:
-            InputTypeError: a value of a type that its input cannot read; names the input, what was expected
-                and got.
-            InputError: a value out of range, a sequence of another length, or an absent key with
-                `missing="error"`.
+            InputTypeError: a value of a type that its input cannot read; names the input, what was expected and what
+                was got.
+            InputError: a value out of range, a sequence of another length, or an absent key with `missing="error"`.
         """
         return self._native.row(row)
 
     def row_json(self, data: bytes | str) -> npt.NDArray[np.float32]:
-        """Features of one row as a JSON object (or an array in `input_names` order): what `row` gives for it.
+        """Return the features of one row of JSON: the bits that `row` gives for it.
 
-        Bytes of the common shapes (no escapes, no nesting, no timestamps) are read natively, all others by orjson
-        where it is installed (extra `json`) or by the standard library, to the same bits.
+        Bytes of the common shapes (no escapes, no nesting, no timestamps) are read natively. All others, and text, are
+        read by orjson if it is installed (extra `json`), else by the standard library.
+
+        Args:
+            data: a JSON object, or an array in `input_names` order.
+
+        Returns:
+            A new float32 [n_outputs].
 
         Raises:
-            InputError: bytes that are no JSON; NaN and Infinity are none.
-            InputError, InputTypeError: as `row`.
+            InputError: data that is no JSON (NaN and Infinity are not); and as `row`.
+            InputTypeError: as `row`.
         """
         return self._native.row_json(data, parse_row)
 
     def batch(self, table: Any, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
-        """Features of every row of a table; row i has the bits that `row` gives for it.
+        """Return the features of every row of a table. Row i has the bits that `row` gives for it.
 
         Args:
-            table: what `fit` takes; no row at all gives a [0, n_outputs] array. NumPy and Arrow columns are
-                read in place.
-            out: where to write: float32 [rows, n_outputs], C-contiguous, no part of the table; None makes a new
-                array. It holds anything after an error.
+            table: any table in memory that `fit` takes, or a DuckDB relation. It may have no rows. NumPy and Arrow
+                columns are read in place, without the GIL.
+            out: the array to write to: float32 [rows, n_outputs], C-contiguous, sharing no memory with the table. After
+                an error it holds anything. None makes a new array.
 
         Returns:
             float32 [rows, n_outputs]: `out`, or a new array.
 
         Raises:
-            InputError, InputTypeError: as `row`, naming the row; a column that is absent or of another
-            length.
+            InputTypeError: as `row`, naming the row; no table; an `out` of another type.
+            InputError: as `row`, naming the row; a column that is absent or of another length; an `out` of another
+                shape.
         """
         if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
             return self._native.rows(table, out=out)
@@ -312,14 +352,17 @@ class FeatureProgram:
         return self._native.batch(columns, source.n_rows, out=out)
 
     def explain(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """How each feature of one row came about: for looking at, not for the hot path.
+        """Show how each feature of one row came about. For people, not for the hot path.
+
+        Args:
+            row: a mapping from input name to value.
 
         Returns:
-            One dict a feature: `inputs` (name to the raw value read, None where it is absent), `feature`
-            (its JSON form with the fitted constants), `outputs` (name to float).
+            One dict for each feature: `inputs` (name -> the value read, None if absent), `feature` (its JSON form with
+            the fitted constants), `outputs` (name -> float).
 
         Raises:
-            InputError, InputTypeError: as `row`.
+            InputError, InputTypeError: as `row`; also for a row that is no mapping.
         """
         if not isinstance(row, Mapping):
             raise InputTypeError(
@@ -337,11 +380,11 @@ class FeatureProgram:
 
     @property
     def n_outputs(self) -> int:
-        """float32 values a row."""
+        """The number of float32 values in a row of features."""
         return len(self.output_names)
 
     def to_html(self) -> str:
-        """The way from the inputs to each output as an HTML table; notebooks show it for the program itself."""
+        """Return an HTML table: for each feature its outputs, its inputs and its ops. Notebooks show it by itself."""
         outputs = [self.output_names[first:end] for first, end in self._columns]
         return html_of(self.features, outputs, repr(self))
 
@@ -370,6 +413,6 @@ def _require_distinct(names: list[str]) -> None:
     for name in names:
         if name in seen:
             raise ProgramError(
-                f"two outputs are named {name!r}; name one of the features otherwise with .named(…)"
+                f"two outputs are named {name!r}; give one of the features another name with .named(…)"
             )
         seen.add(name)

@@ -1,7 +1,7 @@
 """A fitted scikit-learn ColumnTransformer or Pipeline as the features of a program.
 
-What it learned is taken over, not learned again; what a program cannot compute alike is refused by name.
-scikit-learn itself is never imported: its objects say what they are.
+Learned values are taken over, not learned again. Anything that a program cannot reproduce is refused by name.
+scikit-learn is not imported, because its objects are known by the names of their classes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from engine.transform.plan import TEXT
 from engine.transform.sources import category, number
 from engine.transform.spec import Feature
 
-#: One column's feature so far, the fitted transformer, the column's place in it.
+#: Appends a transformer to a feature. Arguments: the feature so far, the fitted transformer, the column's index in it.
 Reader = Callable[[Feature, Any, int], Feature]
 
 
 def features_of(transformer: Any) -> list[Feature]:
-    """The fitted features, in the order of the transformer's outputs; raises ProgramError for what has no like."""
+    """Return the fitted features, in the order of the transformer's outputs.
+
+    Raises:
+        ProgramError: a transformer or an option that a program cannot reproduce; names it.
+    """
     names = getattr(transformer, "feature_names_in_", None)
     if names is None:
         raise ProgramError(
@@ -46,7 +50,7 @@ def features_of(transformer: Any) -> list[Feature]:
 
 
 def _names(columns: Any, names: Any) -> list[str]:
-    """A ColumnTransformer keeps its columns as names, places, a slice or a mask."""
+    """Return the names of columns that a ColumnTransformer keeps as names, indices, a slice or a mask."""
     if isinstance(columns, str):
         return [columns]
     if isinstance(columns, slice):
@@ -68,7 +72,7 @@ def _read(transformer: Any, names: list[str], prefix: str = "") -> list[Feature]
             reader = _READERS.get(_kind(step))
             if reader is None:
                 raise ProgramError(
-                    f"{_kind(step)} has no like in a feature program; known: {', '.join(sorted(_READERS))}"
+                    f"{_kind(step)} has no counterpart in a feature program; known are: {', '.join(sorted(_READERS))}"
                 )
             feature = reader(feature, step, place)
         features.append(replace(feature, name=f"{prefix}{name}" if prefix else None))
@@ -87,7 +91,7 @@ def _kind(transformer: Any) -> str:
 
 def _refusal(step: Any, option: str) -> ProgramError:
     return ProgramError(
-        f"{_kind(step)} with {option}={getattr(step, option)!r} has no like in a feature program"
+        f"{_kind(step)} with {option}={getattr(step, option)!r} has no counterpart in a feature program"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a feature starts from: an input or a combination of features, as Python calls and as JSON."""
+"""The sources of a feature: an input, or a combination of features. As Python calls, and as JSON."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from engine.errors import ProgramError
 from engine.transform import date_ops, text_ops, vector_ops
-from engine.transform.functions import UserFunction
-from engine.transform.ops import number as number_of
-from engine.transform.ops import optional_number, whole
-from engine.transform.plan import NUMBER, TEXT, TIMESTAMP, VECTOR
+from engine.transform.ops import finite, optional_finite, whole
+from engine.transform.plan import NUMBER, TEXT, TIMESTAMP, VECTOR, NativeFunction
 from engine.transform.spec import Feature, name_of
 
-#: Of each combination: what its parts are, and how many; 0 is for the function to say.
+#: The mean radius of the Earth.
+EARTH_KM = 6371.0088
+#: Combination -> (kind of its parts, how many). A function says itself how many it takes.
 COMBINATIONS = {
     "difference": (NUMBER, 2),
     "ratio": (NUMBER, 2),
@@ -27,21 +27,41 @@ COMBINATIONS = {
 
 
 def number(name: str) -> Feature:
-    """A number input; without ops it passes through, NaN for what is missing."""
+    """Start a feature from a number input: int, float, bool, a NumPy scalar, Decimal or Fraction.
+
+    Without ops the number passes through, NaN where missing.
+
+    Args:
+        name: of the input: a key of rows, a column of tables.
+
+    Raises:
+        ProgramError: an empty name.
+    """
     return Feature(NUMBER, input=name_of(name, "an input"))
 
 
 def category(name: str) -> Feature:
-    """A category input: text, or whole numbers read as their digits."""
+    """Start a feature from a category input: text, or a whole number, which is read as its decimal digits.
+
+    Args:
+        name: of the input: a key of rows, a column of tables.
+
+    Raises:
+        ProgramError: an empty name.
+    """
     return Feature(TEXT, input=name_of(name, "an input"))
 
 
 def timestamp(name: str, *, zone: str, naive: str | None = None) -> Feature:
-    """A timestamp input: a datetime, a datetime64 or ISO 8601 text, to the microsecond.
+    """Start a feature from a timestamp input: a datetime, a datetime64 or ISO 8601 text, cut to the microsecond.
 
     Args:
-        zone: where the clock hangs that `.part(…)` reads, "Europe/Berlin" say, or "UTC".
-        naive: "utc" reads a timestamp that says no time zone as UTC; None refuses it.
+        name: of the input: a key of rows, a column of tables.
+        zone: the time zone in which `.part(…)` reads the clock and the calendar, as "Europe/Berlin" or "UTC".
+        naive: "utc" reads a timestamp without a time zone as UTC; None refuses it.
+
+    Raises:
+        ProgramError: an empty name, or an unknown time zone.
     """
     if naive not in (None, "utc"):
         raise ProgramError(f"timestamp {name!r}: naive is 'utc' or None, got {naive!r}")
@@ -54,34 +74,59 @@ def timestamp(name: str, *, zone: str, naive: str | None = None) -> Feature:
 
 
 def vector(name: str, size: int) -> Feature:
-    """A vector input of `size` numbers: one column each, or by `[i]` a number that ops can follow."""
-    whole(size, f"vector {name!r} size", 1, vector_ops.COLUMNS_MAX)
+    """Start a feature from a vector input. It gives one column for each number; `[i]` takes one that ops can follow.
+
+    Args:
+        name: of the input: a key of rows, a column of tables.
+        size: how many numbers a vector has, 1 to 65,536.
+
+    Raises:
+        ProgramError: an empty name, or another size.
+    """
+    whole(f"vector {name!r} size", size, 1, vector_ops.COLUMNS_MAX)
     return Feature(VECTOR, input=name_of(name, "an input"), parameters=(("size", size),))
 
 
 def difference(a: Feature, b: Feature) -> Feature:
-    """a - b; NaN where either is missing."""
+    """Give a - b of two numbers; NaN where either is missing. Raise ProgramError for other features."""
     return _combination("difference", a, b)
 
 
 def product(a: Feature, b: Feature) -> Feature:
-    """a * b; NaN where either is missing."""
+    """Give a * b of two numbers; NaN where either is missing. Raise ProgramError for other features."""
     return _combination("product", a, b)
 
 
 def ratio(a: Feature, b: Feature, *, when_zero: float | None = None) -> Feature:
-    """a / b; `when_zero` (None: NaN) where b is zero; NaN where either is missing."""
-    return _combination("ratio", a, b, when_zero=optional_number(when_zero, "ratio when_zero"))
+    """Give a / b of two numbers; NaN where either is missing.
+
+    Args:
+        when_zero: the result where b is zero; None gives NaN.
+
+    Raises:
+        ProgramError: other features, or a `when_zero` that is not finite.
+    """
+    return _combination("ratio", a, b, when_zero=optional_finite("ratio when_zero", when_zero))
 
 
 def cross(a: Feature, b: Feature, *, buckets: int | None = None, seed: int = 0) -> Feature:
-    """Pairs of categories. With `buckets` of two texts: XXH64 of b's text, seeded by the XXH64 of a's text (seeded
-    by `seed`), modulo `buckets`. Without, of two features that end in `ordinal` or `bucketize`: one code for each
-    pair, place in a times b's categories plus place in b. NaN where either is missing, or unknown to an ordinal."""
+    """Give one number for each pair of categories; NaN where either is missing.
+
+    With `buckets`, a and b are categories, and the result is XXH64(b, seed=XXH64(a, seed)) % buckets. Without, a and b
+    are features that end in `ordinal` or `bucketize`, and the result is a * (codes of b) + b: one code for each pair,
+    which `one_hot` can follow. NaN also where an ordinal does not know its category.
+
+    Args:
+        buckets: 1 to 2^24, or None.
+        seed: 0 to 2^64 - 1, with `buckets` alone.
+
+    Raises:
+        ProgramError: other features, buckets or seeds.
+    """
     if buckets is None:
         return _combination("cross_codes", a, b)
-    whole(buckets, "cross buckets", 1, text_ops.CODES_MAX)
-    whole(seed, "cross seed", 0, 2**64 - 1)
+    whole("cross buckets", buckets, 1, text_ops.CODES_MAX)
+    whole("cross seed", seed, 0, 2**64 - 1)
     return _combination("cross", a, b, buckets=buckets, seed=seed)
 
 
@@ -91,18 +136,27 @@ def geo_distance(
     to_latitude: Feature,
     to_longitude: Feature,
     *,
-    radius_km: float = 6371.0088,
+    radius_km: float = EARTH_KM,
 ) -> Feature:
-    """Kilometres along the surface of a sphere between two places in degrees (haversine; the Earth is up to 0.6 %
-    off a sphere). NaN where a part is missing or a latitude is beyond the poles."""
-    if number_of(radius_km, "geo_distance radius_km") <= 0.0:
+    """Give the kilometres between two places along the surface of a sphere, by the haversine formula.
+
+    All parts are number features in degrees. NaN where one is missing or a latitude is beyond the poles. Because the
+    Earth is no exact sphere, the result is up to 0.6 % off.
+
+    Args:
+        radius_km: of the sphere, above zero.
+
+    Raises:
+        ProgramError: other features, or another radius.
+    """
+    if finite("geo_distance radius_km", radius_km) <= 0.0:
         raise ProgramError(f"geo_distance: the radius must be above zero, got {radius_km}")
     parts = (latitude, longitude, to_latitude, to_longitude)
     return _combination("geo_distance", *parts, radius_km=float(radius_km))
 
 
-def apply_function(function: UserFunction, arguments: Sequence[Feature]) -> Feature:
-    """The user's function of features."""
+def apply_function(function: NativeFunction, arguments: Sequence[Feature]) -> Feature:
+    """Give a function of number features. Raise ProgramError for another number or kind of features."""
     if len(arguments) != function.n_arguments:
         raise ProgramError(f"{function.name} takes {function.n_arguments} features, got {len(arguments)}")
     made = _combination("function", *arguments)
@@ -113,9 +167,15 @@ _KEYS = frozenset(["type", "input", "of", "ops", "name", "when_zero", "buckets",
 _KEYS |= {"size", "index", "radius_km", "function"}
 
 
-def feature_from_json(found: Any, functions: Mapping[str, UserFunction] | None = None) -> Feature:
-    """A feature from `Feature.to_json` or from hand-written JSON; `functions` by name are the user's that it may
-    call. Raises ProgramError saying what is wrong."""
+def feature_from_json(found: Any, functions: Mapping[str, NativeFunction] | None = None) -> Feature:
+    """Return the feature that JSON describes, as `Feature.to_json` gives it or written by hand.
+
+    Args:
+        functions: the functions that it may call, by name.
+
+    Raises:
+        ProgramError: an unknown key, type, op or function, or a value that is not accepted; says which.
+    """
     if not isinstance(found, dict):
         raise ProgramError(f"expected a feature as an object, got {found!r}")
     unknown = found.keys() - _KEYS
@@ -134,7 +194,7 @@ def feature_from_json(found: Any, functions: Mapping[str, UserFunction] | None =
     return made if found.get("name") is None else made.named(found["name"])
 
 
-def _source_from_json(found: dict[str, Any], functions: Mapping[str, UserFunction]) -> Feature:
+def _source_from_json(found: dict[str, Any], functions: Mapping[str, NativeFunction]) -> Feature:
     kind = found.get("type")
     if kind in (NUMBER, TEXT):
         return Feature(str(kind), input=name_of(found.get("input"), "an input"))
@@ -154,7 +214,7 @@ def _source_from_json(found: dict[str, Any], functions: Mapping[str, UserFunctio
     if len(parts) != COMBINATIONS[kind][1]:
         raise ProgramError(f"a {kind} is of {COMBINATIONS[kind][1]} features, got {len(parts)}")
     if kind == "geo_distance":
-        return geo_distance(*parts, radius_km=found.get("radius_km", 6371.0088))
+        return geo_distance(*parts, radius_km=found.get("radius_km", EARTH_KM))
     if kind == "ratio":
         return ratio(*parts, when_zero=found.get("when_zero"))
     if kind == "cross":
@@ -162,8 +222,8 @@ def _source_from_json(found: dict[str, Any], functions: Mapping[str, UserFunctio
     return _combination(kind, *parts)
 
 
-def _known_function(found: Any, functions: Mapping[str, UserFunction]) -> UserFunction:
-    """The function handed over by the caller that is, to the letter, the one that was frozen."""
+def _known_function(found: Any, functions: Mapping[str, NativeFunction]) -> NativeFunction:
+    """Return the caller's function of that name. Raise ProgramError unless its digest is the frozen one."""
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):
         raise ProgramError(f"expected a function as an object with 'name' and 'digest', got {found!r}")
     known = functions.get(found["name"])

@@ -1,4 +1,4 @@
-"""The reading form of a spec: what each feature is made of, as short immutable objects.
+"""Features: the immutable objects that a spec is made of.
 
     from engine import transform as t
 
@@ -10,8 +10,8 @@
         t.ratio(t.number("distance"), t.number("air_time"), when_zero=0.0).named("speed"),
     ]
 
-Every verb returns a new feature, so a prefix may be shared. The same spec as JSON is `[f.to_json() for f in
-spec]`.
+Every method returns a new feature, so features may share their beginning. The same spec as JSON is
+`[feature.to_json() for feature in spec]`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,27 @@ from typing import Any
 
 from engine.errors import ProgramError
 from engine.transform import date_ops, number_ops, text_ops, vector_ops
-from engine.transform.functions import UserFunction
 from engine.transform.ops import Op, op_from_json
-from engine.transform.plan import NUMBER, TEXT, TIMESTAMP, VECTOR, Plan
+from engine.transform.plan import NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR, NativeFunction, Plan
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One input or a combination of features, followed by ops; makes one or more output columns.
+    """One input or combination of features, followed by ops. Gives one or more output columns.
+
+    Build it with `number`, `category`, `timestamp`, `vector`, a combination such as `ratio`, or a function of your own.
+    Each method below returns a new feature. An op that does not fit raises ProgramError.
 
     Attributes:
-        kind: "number", "category", "timestamp", "vector", or the combination: "difference", "ratio", "product",
-            "cross", "cross_codes", "geo_distance", "function".
-        input: the input's name, None for a combination.
-        of: the features combined.
-        ops: what happens to the value, in order.
-        name: of the output column; None means the input's name. Ops with several columns add a suffix to it.
-        parameters: of the source: `zone`, `naive`; `size`, `index`; `when_zero`; `buckets`, `seed`; `radius_km`.
-        function: the user's, where that is the kind.
+        kind: "number", "category", "timestamp", "vector", or a combination: "difference", "ratio", "product", "cross",
+            "cross_codes", "geo_distance", "function".
+        input: the input's name; None for a combination.
+        of: the features that a combination combines.
+        ops: the ops, in order.
+        name: the name of the output column; None means the input's name. A feature of several columns adds a suffix.
+        parameters: (name, value) of each parameter of the source: `zone`, `naive`; `size`, `index`; `when_zero`;
+            `buckets`, `seed`; `radius_km`.
+        function: the function that a feature of kind "function" calls.
     """
 
     kind: str
@@ -49,14 +52,20 @@ class Feature:
     ops: tuple[Op, ...] = ()
     name: str | None = None
     parameters: tuple[tuple[str, Any], ...] = ()
-    function: UserFunction | None = None
+    function: NativeFunction | None = None
 
     def named(self, name: str) -> Feature:
-        """Names the output column."""
+        """Name the output column. A feature of several columns adds a suffix: "by=UA", "hour:sin", "v[0]"."""
         return replace(self, name=name_of(name, "an output"))
 
     def then(self, op: Op | str | dict[str, Any]) -> Feature:
-        """Appends an op; the verbs below are short forms of it."""
+        """Append an op: an object, its name, or its JSON form {"op": name, field: value, …}.
+
+        The methods below are short forms of this one.
+
+        Raises:
+            ProgramError: an unknown op, a value that a field does not take, or an op that cannot follow here.
+        """
         made = op if isinstance(op, Op) else op_from_json(self.gives, op)
         if self.n_values > 1:
             raise ProgramError(
@@ -68,13 +77,12 @@ class Feature:
             )
         if made.reads != self.gives:
             raise ProgramError(
-                f"feature {self.label!r}: op {made.op!r} reads a {made.reads}, and what comes before is "
-                f"a {self.gives}"
+                f"feature {self.label!r}: op {made.op!r} reads a {made.reads}, and the feature so far is a {self.gives}"
             )
         return replace(self, ops=(*self.ops, made))
 
     def __getitem__(self, index: int) -> Feature:
-        """One value of a vector, or of a function with several outputs."""
+        """Take one value, from 0 on, of a vector or of a function with several outputs. Ops can follow it."""
         if self.n_values == 1 or isinstance(index, bool) or not isinstance(index, int):
             raise ProgramError(f"feature {self.label!r} has one value, or is indexed by a whole number")
         if not 0 <= index < self.n_values:
@@ -84,11 +92,17 @@ class Feature:
         return replace(self, parameters=(*self.parameters, ("index", index)))
 
     def __iter__(self) -> Iterator[Feature]:
+        """Iterate over the values of a vector, or of a function with several outputs."""
         return (self[i] for i in range(self.n_values))
 
     def impute(self, with_: float | str) -> Feature:
-        """Fills missing values: a number, "mean", "median" or "most_frequent"; for a category
-        "most_frequent" or, by `impute_constant`, any text."""
+        """Replace a missing value.
+
+        Args:
+            with_: for a number: a finite number, or "mean", "median" or "most_frequent" (the least of several equally
+                frequent values) to learn one. For a category: "most_frequent" (the first in code point order of
+                several equally frequent ones).
+        """
         if self.gives == TEXT:
             if with_ != "most_frequent":
                 raise ProgramError(
@@ -99,120 +113,168 @@ class Feature:
         return self.then(number_ops.parse_impute(with_))
 
     def impute_constant(self, value: float | str) -> Feature:
-        """Fills missing values with one value: a number, or a text for a category."""
+        """Replace a missing value by `value`: a finite number, or a text for a category."""
         if self.gives == TEXT:
             return self.then(text_ops.ImputeText(value=value))  # type: ignore[arg-type]
         return self.then(number_ops.Impute(value=value))  # type: ignore[arg-type]
 
     def missing(self) -> Feature:
-        """1 where the value is missing, else 0."""
+        """Give 1 for a missing number or category, else 0."""
         return self.then("missing")
 
     def standardise(self) -> Feature:
-        """(v - mean) / population standard deviation."""
+        """Give (v - mean) / std of a number, both learned; std is over n. A constant column is divided by 1."""
         return self.then(number_ops.Standardise())
 
     def min_max(self) -> Feature:
-        """(v - least) / (greatest - least)."""
+        """Give (v - least) / (greatest - least) of a number, both learned, not clipped.
+
+        A constant column is divided by 1.
+        """
         return self.then(number_ops.MinMax())
 
     def robust(self) -> Feature:
-        """(v - median) / interquartile range."""
+        """Give (v - median) / (third quartile - first) of a number, all learned. Equal quartiles are divided by 1."""
         return self.then(number_ops.Robust())
 
     def clip(self, low: float | None = None, high: float | None = None) -> Feature:
-        """At least `low`, at most `high`."""
+        """Give `low` for a lesser number and `high` for a greater one. None leaves that side open."""
         return self.then(number_ops.Clip(low, high))
 
     def log1p(self) -> Feature:
-        """ln(1 + v)."""
+        """Give ln(1 + v) of a number: -inf at -1, NaN below."""
         return self.then(number_ops.Log1p())
 
     def sqrt(self) -> Feature:
-        """The square root."""
+        """Give the square root of a number; NaN below zero."""
         return self.then(number_ops.Sqrt())
 
     def power(self, exponent: float) -> Feature:
-        """v to a power."""
+        """Give v to the power `exponent`; NaN for a negative number unless the exponent is whole."""
         return self.then(number_ops.Power(exponent))
 
     def part(self, part: str) -> Feature:
-        """A part of a timestamp in its declared zone; see `date_ops.DatePart`."""
+        """Give a part of a timestamp, in the time zone of its input.
+
+        Args:
+            part: "year", "month" 1-12, "day" 1-31, "day_of_year" 1-366, "weekday" (Monday is 0), "hour", "minute",
+                "second" (with its fraction), "second_of_day", or "unix_second".
+        """
         return self.then(date_ops.DatePart(part, self.parameter("zone") or ""))
 
     def bucketize(
         self, edges: Sequence[float] | None = None, *, quantiles: int | None = None, edge: str = "left"
     ) -> Feature:
-        """The index of the value's bucket; see `number_ops.Bucketize` for which side an edge belongs to."""
+        """Give the index of a number's bucket, 0 to len(edges).
+
+        Args:
+            edges: strictly rising.
+            quantiles: without edges: learn the inner edges of this many quantiles, at least 2. Equal edges become one.
+            edge: where a number on an edge belongs: "left" to the bucket above it, "right" to the one below.
+        """
         return self.then(number_ops.Bucketize(None if edges is None else tuple(edges), quantiles, edge))
 
     def cyclic(self, period: float) -> Feature:
-        """Two columns, sine and cosine of a full turn every `period`."""
+        """Give two columns, sine and cosine of 2 pi v / period. `period` is above zero: 24 for hours of a day."""
         return self.then(number_ops.Cyclic(period))
 
     def ordinal(
         self, categories: Sequence[str] | None = None, *, unknown: float = -1.0, missing: float | None = None
     ) -> Feature:
-        """The category's place among those given, or those seen when fitting."""
+        """Give a category's place, from 0 on, in a list.
+
+        Args:
+            categories: the list; None learns all categories, in code point order.
+            unknown: the result for any other category.
+            missing: the result for a missing category; None gives NaN.
+        """
         return self.then(
             text_ops.Ordinal(None if categories is None else tuple(categories), unknown, missing)
         )
 
     def one_hot(self, categories: Sequence[str] | None = None) -> Feature:
-        """One column a category; for a number (a bucket) one column a code."""
+        """Give one column for each category: 1 in its own, 0 in the others. Unknown and missing are all zeros.
+
+        After `bucketize` or a `cross` of codes: one column for each code.
+
+        Args:
+            categories: the categories; None learns all of them, in code point order. Not for codes.
+        """
         if self.gives == NUMBER:
             return self.then(number_ops.OneHotCodes())
         return self.then(text_ops.OneHot(None if categories is None else tuple(categories)))
 
     def hash(self, buckets: int, *, seed: int = 0, missing: float | None = None) -> Feature:
-        """XXH64 of the text, modulo `buckets`."""
+        """Give XXH64 of a category's UTF-8 bytes, modulo `buckets`.
+
+        Args:
+            buckets: 1 to 2^24.
+            seed: 0 to 2^64 - 1.
+            missing: the result for a missing category; None gives NaN.
+        """
         return self.then(text_ops.Hash(buckets, seed, missing))
 
     def count(self) -> Feature:
-        """How often the category was seen when fitting."""
+        """Give how many rows had the category when fitting: 0 for an unknown one, NaN for a missing one."""
         return self.then(text_ops.Count())
 
     def target(self, label: str, *, smoothing: float = 20.0) -> Feature:
-        """The category's smoothed mean of the column `label`, which is read when fitting and never when
-        serving.
-        Rows to train a model on come from `FeatureProgram.fit_batch`."""
+        """Give a category's smoothed mean of a label: (sum + smoothing * prior) / (count + smoothing).
+
+        The prior is the mean over all rows; an unknown category gives it, a missing one NaN. Get the rows to train a
+        model on from `FeatureProgram.fit_batch`, so that no row sees its own label.
+
+        Args:
+            label: the column of the label. Fitting reads it, serving never does.
+            smoothing: at least 0.
+        """
         return self.then(text_ops.Target(label, smoothing))
 
     def length(self) -> Feature:
-        """The text's length in UTF-8 bytes."""
+        """Give a text's length in UTF-8 bytes; NaN for a missing text."""
         return self.then(text_ops.Length())
 
     def embed(self, table: Mapping[str, Sequence[float]], *, unknown: str | None = None) -> Feature:
-        """The category's vector, one column a number; an unknown or missing one has the vector of `unknown`, or
-        zeros."""
+        """Give a category's float32 vector, one column for each number.
+
+        Args:
+            table: one vector for each category, all of one length from 1 to 65,536.
+            unknown: the category that stands for an unknown or missing one; None gives zeros.
+        """
         return self.then(vector_ops.Embed.of(table, unknown))
 
     def tokens(self, buckets: int, *, seed: int = 0) -> Feature:
-        """How many of the text's tokens hash into each of `buckets` columns."""
+        """Give one column for each bucket: how many of a text's tokens have XXH64(token, seed) % buckets in it.
+
+        A token is a longest run of ASCII letters, digits, and characters beyond ASCII. A missing text is all NaN.
+
+        Args:
+            buckets: 1 to 65,536.
+            seed: 0 to 2^64 - 1.
+        """
         return self.then(vector_ops.Tokens(buckets, seed))
 
     def parameter(self, name: str) -> Any:
-        """A parameter of the source, None where it has none of that name."""
+        """Return a parameter of the source; None if it has none of that name."""
         return dict(self.parameters).get(name)
 
     @property
     def gives(self) -> str:
-        """What the last op leaves: "number", "category" or "timestamp"."""
+        """The kind of value after the last op: "number", "category" or "timestamp"."""
         if self.ops:
             return self.ops[-1].gives
         return self.kind if self.kind in (TEXT, TIMESTAMP) else NUMBER
 
     @property
     def n_values(self) -> int:
-        """Values of the source: more than 1 for a vector, or a function of several outputs, that is not
-        indexed."""
+        """Values of the source: more than 1 for a vector, or a function with several outputs, without an index."""
         if self.parameter("index") is not None:
             return 1
         return self.function.outputs if self.function is not None else self.parameter("size") or 1
 
     @property
     def n_codes(self) -> int | None:
-        """How many codes 0, 1, … the feature can leave, None where it leaves other numbers or is not fitted."""
+        """How many codes 0, 1, … the fitted feature can give. None if it gives other numbers or is not fitted."""
         if self.ops:
             return self.ops[-1].n_codes
         codes = [part.n_codes for part in self.of]
@@ -222,6 +284,7 @@ class Feature:
 
     @property
     def label(self) -> str:
+        """The name of the output column, or its beginning: `name`, else the input's, else "ratio(a, b)"."""
         if self.name is not None:
             return self.name
         kind = self.kind if self.function is None else self.function.name
@@ -230,19 +293,19 @@ class Feature:
         return label if index is None else f"{label}[{index}]"
 
     def inputs(self) -> Iterator[tuple[str, str]]:
-        """(name, kind) of every input this feature reads."""
+        """Yield (name, kind) of every input that the feature reads. The kind of a vector has its size: "vector[8]"."""
         if self.input is not None:
             kind = self.kind
             if kind == VECTOR:
-                kind = f"vector[{self.parameter('size')}]"
+                kind = f"{VECTOR}[{self.parameter('size')}]"
             elif self.parameter("naive") == "utc":
-                kind = "timestamp_utc"
+                kind = TIMESTAMP_UTC
             yield self.input, kind
         for part in self.of:
             yield from part.inputs()
 
     def labels(self) -> Iterator[str]:
-        """Columns that only fitting reads."""
+        """Yield the label columns that fitting reads."""
         for op in self.ops:
             if isinstance(op, text_ops.Target):
                 yield op.label
@@ -250,7 +313,7 @@ class Feature:
             yield from part.labels()
 
     def compile(self, plan: Plan) -> int:
-        """Appends the steps of this feature; returns the register of its value."""
+        """Append the feature's steps to a plan. Return the register of its value."""
         if self.input is not None:
             register = plan.input(self.input)
         else:
@@ -261,7 +324,7 @@ class Feature:
         return register
 
     def emit(self, plan: Plan) -> None:
-        """Appends the steps and the output columns."""
+        """Append the feature's steps and output columns to a plan. Raise ProgramError if it does not end as numbers."""
         register = self.compile(plan)
         if self.ops:
             self.ops[-1].emit(plan, register, self.label)
@@ -276,7 +339,7 @@ class Feature:
 
     def _combine(self, plan: Plan, registers: list[int]) -> int:
         if self.function is not None:
-            return plan.call(self.function, registers, self.function.outputs)
+            return plan.call(self.function, registers)
         if self.kind == "ratio":
             when_zero = self.parameter("when_zero")
             return plan.step("ratio", *registers, x=math.nan if when_zero is None else when_zero)
@@ -294,7 +357,7 @@ class Feature:
         return plan.step(self.kind, *registers)
 
     def to_json(self) -> dict[str, Any]:
-        """The feature as JSON, `sources.feature_from_json` reads it back."""
+        """Return the feature as JSON, fitted constants included. `FeatureProgram.fit` takes a list of these."""
         out: dict[str, Any] = {"type": self.kind}
         if self.input is not None:
             out["input"] = self.input
@@ -314,7 +377,8 @@ class Feature:
         return out
 
 
-def name_of(name: Any, what: str) -> str:
+def name_of(name: Any, whose: str) -> str:
+    """Return a name. Raise ProgramError, which says whose it is, unless it is a string that is not empty."""
     if not isinstance(name, str) or not name:
-        raise ProgramError(f"the name of {what} is a string that is not empty, got {name!r}")
+        raise ProgramError(f"the name of {whose} is a string that is not empty, got {name!r}")
     return str(name)

@@ -1,8 +1,8 @@
 """Specs as JSON and YAML files.
 
-A file is a list of features in the form of `Feature.to_json`. YAML is read as data alone: strings, numbers, booleans,
-null, lists and mappings. Tags, anchors and aliases are refused, so that no text grows while it is read and none names
-something to be made; size and depth are bounded; a key given twice is refused.
+A file is a list of features in the form of `Feature.to_json`. YAML is read as plain data: strings, numbers, booleans,
+null, lists and mappings. Tags, anchors and aliases are refused, because a tag can construct objects and an alias can
+make a small file huge. Size and depth are bounded, and a key given twice is refused.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import MissingDependencyError, ProgramError
-from engine.transform.functions import UserFunction
+from engine._common import optional
+from engine.errors import ProgramError
+from engine.transform.plan import NativeFunction
 from engine.transform.sources import feature_from_json
 from engine.transform.spec import Feature
 
@@ -23,19 +24,20 @@ DEPTH_MAX = 64
 _SCALARS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
 
 
-def load_spec(path: str | os.PathLike[str], *, functions: Iterable[UserFunction] = ()) -> list[Feature]:
-    """The features that a .json, .yaml or .yml file lists, in output order.
+def load_spec(path: str | os.PathLike[str], *, functions: Iterable[NativeFunction] = ()) -> list[Feature]:
+    """Read the features that a .json, .yaml or .yml file lists, in output order.
 
         - {type: number, input: dep_delay, ops: [{op: impute, strategy: median}, standardise]}
         - {type: category, input: carrier, ops: [one_hot]}
 
     Args:
-        functions: those of the user's own that the file names.
+        path: of the file, at most 4 MiB of UTF-8, nested at most 64 deep.
+        functions: the functions of your own that the file names.
 
     Raises:
-        ProgramError: a file that is no spec; names the line, what was expected and what was got.
-        MissingDependencyError: for YAML without PyYAML.
-        OSError: where the file cannot be read.
+        ProgramError: a file that is no spec; names the line or the feature, what was expected and what was got.
+        MissingDependencyError: the file is YAML and PyYAML is not installed.
+        OSError: the file cannot be read.
     """
     file = Path(path)
     known = {function.name: function for function in functions}
@@ -65,7 +67,7 @@ def load_spec(path: str | os.PathLike[str], *, functions: Iterable[UserFunction]
 
 
 def _json_entries(text: str) -> Iterator[tuple[str, Any]]:
-    """Each feature and its place."""
+    """Yield each feature as JSON, and its place for errors. `_yaml_entries` does the same."""
     try:
         found = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
@@ -91,12 +93,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _yaml_entries(text: str) -> Iterator[tuple[str, Any]]:
-    try:
-        import yaml
-    except ImportError:
-        raise MissingDependencyError(
-            "a spec in YAML needs PyYAML: pip install 'deadline-engine[yaml]'"
-        ) from None
+    yaml = optional.need("yaml", "a spec in YAML", "yaml")
     try:
         _check_events(yaml, text)
         loader = yaml.SafeLoader(text)
@@ -111,7 +108,7 @@ def _yaml_entries(text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _check_events(yaml: Any, text: str) -> None:
-    """Before anything is built: no tag, no anchor, no alias, and a bound on the depth."""
+    """Raise ProgramError for a tag, an anchor, an alias or too deep a nesting, before anything is built."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         place = f"line {event.start_mark.line + 1}"
@@ -143,7 +140,7 @@ def _plain(yaml: Any, loader: Any, node: Any) -> Any:
         kind = node.tag.rsplit(":", 1)[-1]
         raise ProgramError(
             f"line {_line(node)}: expected text, a number, true, false or null, got the {kind} {node.value!r}; "
-            f"put it in quotes where text is meant"
+            f"put it in quotes if text is meant"
         )
     try:
         return loader.construct_object(node)

@@ -1,8 +1,8 @@
-"""What ops learn of a column that comes in batches, exactly and in bounded memory.
+"""Statistics of a column that comes in batches: exact, in bounded memory.
 
-Every function reads the batches from the start as often as it needs, and its result depends on the values alone: not
-on how they were cut into batches, nor on their order. Means are sums rounded once (`math.fsum`); quantiles are order
-statistics, found by counting leading bits (radix selection) until so few values are left that they can be sorted.
+Each function reads the batches from the start as often as it needs. Its result depends on the values alone, not on
+their order nor on the cuts between batches. A mean is a sum that is rounded once (`math.fsum`). A quantile is an order
+statistic: radix selection counts leading bits until at most SORTED_MAX values are left, which are then sorted.
 """
 
 from __future__ import annotations
@@ -23,19 +23,26 @@ Texts = list[str | None]
 
 #: Values that are sorted at once (8 MiB), and distinct values that are counted at once.
 SORTED_MAX = DISTINCT_MAX = 1 << 20
-#: Rows that a batch is worked on at a time: what bounds the copies made on the way.
+#: Rows of a batch that are worked on at once. This bounds the copies made on the way.
 ROWS_AT_ONCE = 1 << 16
-#: Prefixes that are counted by 16 more bits at a time (32 MiB of counters); more of them by 8 bits.
+#: Up to this many prefixes are lengthened by 16 bits a pass (32 MiB of counters), more of them by 8 bits.
 _WIDE_PREFIXES_MAX = 64
 
 
 class Numbers:
-    """The values of a column that are not missing; -0.0 counts as 0.0.
+    """The values of a column that are not missing. -0.0 counts as 0.0.
+
+    Args:
+        batches: gives the column in batches, from the start at each call.
+        op: the op that learns, for the error.
 
     Attributes:
-        count, low, high: of the values.
+        count: number of values.
+        low: the least value.
+        high: the greatest value.
 
-    Raises ProgramError where there are none, or an infinite one.
+    Raises:
+        ProgramError: there is no value, or an infinite one.
     """
 
     def __init__(self, batches: Callable[[], Iterator[Values]], op: str) -> None:
@@ -50,7 +57,7 @@ class Numbers:
             raise ProgramError(f"op {op!r} cannot learn from an infinite value; clip the column first")
 
     def parts(self) -> Iterator[Values]:
-        """The values, some at a time, never none."""
+        """Yield the values in arrays of 1 to ROWS_AT_ONCE."""
         for batch in self._batches():
             for start in range(0, len(batch), ROWS_AT_ONCE):
                 values = batch[start : start + ROWS_AT_ONCE]
@@ -59,10 +66,11 @@ class Numbers:
                     yield values
 
     def mean(self) -> float:
+        """Return the mean: the sum rounded once, divided by the count."""
         return self._mean(lambda values: values)
 
     def variance(self, centre: float) -> float:
-        """The mean of the squares of the distances from `centre`."""
+        """Return the mean of (value - centre) squared."""
         return self._mean(lambda values: (values - centre) ** 2)
 
     def _mean(self, of: Callable[[Values], Values]) -> float:
@@ -73,12 +81,13 @@ class Numbers:
                 raise ProgramError("the sum of the column does not fit a float64; clip it first") from None
 
     def median(self) -> float:
+        """Return the middle value, or the mean of the two middle values."""
         middle = [(self.count - 1) // 2, self.count // 2]
         low, high = self._at(middle)
         return (low + high) / 2.0
 
     def quantiles(self, shares: list[float]) -> list[float]:
-        """Interpolated linearly between the two nearest values, as NumPy's default."""
+        """Return the quantiles at `shares` (0 to 1), interpolated linearly as NumPy does by default."""
         places = [share * (self.count - 1) for share in shares]
         lower = [math.floor(place) for place in places]
         found = self._at([*lower, *(min(place + 1, self.count - 1) for place in lower)])
@@ -87,14 +96,14 @@ class Numbers:
         ]
 
     def _at(self, ranks: list[int]) -> list[float]:
-        """The values at these places of the sorted column."""
+        """Return the values at these places of the sorted column."""
         wanted = np.unique(np.array(ranks))
         keys = _select(lambda: map(_keys_of, self.parts()), wanted, self.count)
         known = dict(zip(wanted.tolist(), _values_of(keys).tolist(), strict=True))
         return [known[rank] for rank in ranks]
 
     def most_frequent(self) -> float:
-        """The least of equally frequent ones."""
+        """Return the most frequent value, the least of several equally frequent ones."""
 
         def tally(share: int, bits: int) -> dict[Any, int] | None:
             distinct, counts = np.empty(0), np.empty(0, np.int64)
@@ -116,7 +125,11 @@ class Numbers:
 
 
 def most_frequent_text(batches: Callable[[], Iterator[Texts]], op: str) -> str:
-    """The first in code point order of equally frequent ones."""
+    """Return the most frequent text, the first in code point order of several equally frequent ones.
+
+    Raises:
+        ProgramError: every text is missing.
+    """
 
     def tally(share: int, bits: int) -> dict[Any, int] | None:
         counts: Counter[str] = Counter()
@@ -135,7 +148,11 @@ def most_frequent_text(batches: Callable[[], Iterator[Texts]], op: str) -> str:
 
 
 def count_texts(batches: Callable[[], Iterator[Texts]], op: str, distinct_max: int) -> dict[str, int]:
-    """How often each text occurs, in code point order; ProgramError for none, and for too many to keep."""
+    """Return how often each text occurs, in code point order.
+
+    Raises:
+        ProgramError: every text is missing, or there are more than `distinct_max` different ones.
+    """
     counts: Counter[str] = Counter()
     for values in batches():
         counts.update(value for value in values if value is not None)
@@ -147,7 +164,13 @@ def count_texts(batches: Callable[[], Iterator[Texts]], op: str, distinct_max: i
 
 
 class ExactSum:
-    """The sum of any number of floats, rounded once: a few floats whose sum is exactly that of all added."""
+    """The sum of any number of floats, rounded once.
+
+    It keeps a few floats whose exact sum is the exact sum of all floats that were added.
+
+    Attributes:
+        count: number of floats added.
+    """
 
     __slots__ = ("_pending", "count")
 
@@ -156,16 +179,21 @@ class ExactSum:
         self._pending: list[float] = []
 
     def add(self, value: float) -> None:
+        """Add one float."""
         self.count += 1
         self._pending.append(value)
         if len(self._pending) >= 256:
             self._compress()
 
     def value(self) -> float:
+        """Return the sum."""
         return math.fsum(self._pending)
 
     def _compress(self) -> None:
-        """Each new part is what rounding lost of the sum so far; where nothing is lost, the parts are exact."""
+        """Replace the pending floats by fewer with the same exact sum.
+
+        Each new part is the rounded rest of the sum after the parts before it. When the rest is 0, the parts are exact.
+        """
         parts: list[float] = []
         while lost := math.fsum([*self._pending, *(-part for part in parts)]):
             parts.append(lost)
@@ -173,13 +201,13 @@ class ExactSum:
 
 
 def _between(low: float, high: float, share: float) -> float:
-    # From the nearer end, so that the end itself is met exactly.
+    # Counting from the nearer end gives either end exactly.
     width = high - low
     return high - width * (1.0 - share) if share >= 0.5 else low + width * share
 
 
 def _keys_of(values: Values) -> npt.NDArray[np.uint64]:
-    """Whole numbers in the order of the values."""
+    """Return uint64 keys that sort as the values do: the bits of a float, flipped where it is negative."""
     bits = values.view(np.uint64)
     top = np.uint64(1 << 63)
     return np.where(bits & top, ~bits, bits | top)
@@ -193,10 +221,11 @@ def _values_of(keys: npt.NDArray[np.uint64]) -> Values:
 def _select(
     batches: Callable[[], Iterator[npt.NDArray[np.uint64]]], ranks: npt.NDArray[np.int64], count: int
 ) -> npt.NDArray[np.uint64]:
-    """The keys at the given places (rising) of the sorted column of `count` keys.
+    """Return the keys at rising places `ranks` of the sorted column of `count` keys.
 
-    The ranks lie in `prefixes`: the keys that begin with the same `bits` bits. `below` is how many keys are less than
-    those of each prefix, `inside` how many have it, `home` the prefix of each rank.
+    After each pass the first `bits` bits of every wanted key are known: `prefixes` holds them, each once. For prefix i,
+    below[i] keys are less than all keys with that prefix, and inside[i] keys have it. The key of rank r has the prefix
+    home[r]. A pass counts, for each prefix, how often each continuation by `width` bits occurs.
     """
     bits, prefixes = 0, np.zeros(1, np.uint64)
     below, inside = np.zeros(1, np.int64), np.array([count])
@@ -226,7 +255,7 @@ def _select(
 
 
 def _home_of(keys: Any, prefixes: Any, bits: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Which keys begin with one of the prefixes, and of those, with which."""
+    """Return the index of each key's prefix, for keys that have one, and which keys have one."""
     if bits == 0:
         return np.zeros(len(keys), np.int64), np.ones(len(keys), bool)
     starts = keys >> np.uint64(64 - bits)
@@ -236,10 +265,10 @@ def _home_of(keys: Any, prefixes: Any, bits: int) -> tuple[npt.NDArray[np.int64]
 
 
 def _most_frequent(tally: Callable[[int, int], dict[Any, int] | None]) -> Any:
-    """The most frequent value, the least of several; None for no value.
+    """Return the most frequent value, the least of several equally frequent ones. None if there is no value.
 
-    `tally(share, bits)` counts the values whose hash begins with the `bits` bits of `share`; None where they are too
-    many to count at once, so that they are counted in two shares.
+    `tally(share, bits)` counts the values with a hash that begins with the `bits` bits of `share`. It returns None if
+    they are too many to count at once; they are then counted in two halves, one bit longer.
     """
     best: tuple[int, Any] | None = None
     share, bits = 0, 0

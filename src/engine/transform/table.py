@@ -1,18 +1,19 @@
-"""Columns out of whatever a caller calls a table, recognised by what it can do: nothing is imported for it.
+"""The columns of a table as the native program reads them.
 
-Read are: a mapping of columns, a pandas or Polars data frame, a pyarrow Table or RecordBatch, a NumPy
-structured array, a DuckDB relation, and a list of mappings (one a row). A column is a NumPy array, a Series, an
-Arrow array or any sequence.
+`engine._common.tables` says which objects are tables. A column is a NumPy array, a Series, an Arrow array or any
+sequence. NumPy and Arrow columns are read in place; others are converted first. Each kind is recognised by the methods
+it has, so no table library is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engine._common.tables import Columns, is_rows
 from engine.errors import InputError, InputTypeError
 from engine.transform._columns import (
     ARROW_NUMBERS,
@@ -29,17 +30,26 @@ from engine.transform.timestamps import timestamps_of
 
 
 class Table:
-    """A table of a known number of rows, read column by column under the names a program asks for.
+    """Named columns of one length, out of any table.
 
-    Raises InputTypeError for something that is not a table, InputError naming the column that is missing or
-    whose length differs from the first one's.
+    Args:
+        source: the table.
+        names: the columns to read.
+        refuse_missing: in a list of mappings, True refuses a row without one of the names; False makes it a missing
+            value.
+
+    Attributes:
+        n_rows: number of rows.
+
+    Raises:
+        InputTypeError: `source` is no table, or a column is none.
+        InputError: a column is absent, or of another length than the first.
     """
 
     def __init__(self, source: Any, names: Sequence[str], *, refuse_missing: bool = False) -> None:
-        source = _without_duckdb(source, names)
         self._columns: dict[str, Any] = {}
         self.n_rows = 0
-        take = _columns_of(source, refuse_missing)
+        take = _reader_of(source, names, refuse_missing)
         for position, name in enumerate(names):
             column = take(name)
             ndim = getattr(column, "ndim", 1)
@@ -57,11 +67,18 @@ class Table:
             self._columns[name] = column
 
     def parts(self) -> Iterator[Table]:
-        """The tables that make this one up: itself."""
+        """Yield the table itself. `Batches` yields several."""
         yield self
 
     def column(self, name: str, kind: str) -> Column:
-        """The column as the native program reads it: in place, where it is a NumPy or an Arrow array."""
+        """Return a column as the native program reads it.
+
+        Args:
+            kind: of the input, as `Feature.inputs` gives it.
+
+        Raises:
+            InputTypeError, InputError: a value that the input cannot read; names the column or the row.
+        """
         column = self._columns[name]
         word, size = kind_and_size(kind)
         if word == VECTOR:
@@ -78,8 +95,11 @@ class Table:
         return array_column(self.numbers(name, copy=False)) if chunks is None else arrow_column(chunks, False)
 
     def numbers(self, name: str, *, copy: bool = True) -> npt.NDArray[Any]:
-        """float64 [n_rows], NaN for what is missing; without `copy` of any type of number, as the column has
-        it."""
+        """Return a column of numbers, [n_rows], NaN where missing.
+
+        Args:
+            copy: True gives dense float64. False can give the column itself, of its own dtype.
+        """
         _require_flat(self._columns[name], name)
         values = _numbers_of(self._columns[name], name)
         if isinstance(values, np.ndarray):
@@ -87,52 +107,19 @@ class Table:
         return number_values(values, name)
 
     def text_values(self, name: str) -> list[str | None]:
-        """The same as a list of str and None: what fitting counts."""
+        """Return a column of categories as str and None, for fitting."""
         return text_values(_objects_of(self._columns[name], name), name)
 
 
-def _without_duckdb(source: Any, names: Sequence[str]) -> Any:
-    """A DuckDB relation as a pyarrow Table: in one query, for two might come in different orders."""
-    if not (hasattr(source, "project") and hasattr(source, "fetchnumpy")):
-        return source
-    absent = [name for name in names if name not in source.columns]
-    if absent:
-        raise InputError(f"the table has no column {absent[0]!r}; it has: {', '.join(source.columns[:20])}")
-    quoted = (name.replace('"', '""') for name in names)
-    return source.project(", ".join(f'"{name}"' for name in quoted)).to_arrow_table()
-
-
-def _columns_of(source: Any, refuse_missing: bool) -> Any:
-    """A function from name to column."""
-    if isinstance(source, Mapping):
-        names = list(source)
-    elif hasattr(source, "num_columns") and hasattr(source, "schema"):
-        names = source.schema.names  # pyarrow Table or RecordBatch; `column_names` makes a wrapper a column
-    elif getattr(getattr(source, "dtype", None), "names", None):
-        names = list(source.dtype.names)
-    elif hasattr(source, "columns") and hasattr(source, "__getitem__"):
-        names = list(source.columns)
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"the table has two columns named {twice!r}")
-    elif isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
+def _reader_of(source: Any, names: Sequence[str], refuse_missing: bool) -> Callable[[str], Any]:
+    """Return a function from name to column."""
+    # A row without a key has a missing value there, as for `FeatureProgram.row`. So any name is a column of rows.
+    if is_rows(source):
         return lambda name: _column_of_rows(source, name, refuse_missing)
-    else:
-        raise InputTypeError(
-            f"expected a table (a mapping of columns, a pandas or Polars data frame, a pyarrow Table, a "
-            f"structured array or a list of mappings), got {type(source).__name__}"
-        )
-
-    def take(name: str) -> Any:
-        if name not in names:
-            raise InputError(f"the table has no column {name!r}; it has: {', '.join(map(str, names[:20]))}")
-        return source[name]
-
-    return take
+    return Columns(source, names).__getitem__
 
 
 def _column_of_rows(rows: Sequence[Mapping[str, Any]], name: str, refuse_missing: bool) -> list[Any]:
-    """Rows are read as `row` would read them: an absent key is a missing value, or is refused."""
     if refuse_missing:
         for index, row in enumerate(rows):
             if name not in row:
@@ -143,7 +130,7 @@ def _column_of_rows(rows: Sequence[Mapping[str, Any]], name: str, refuse_missing
 
 
 def _numbers_of(column: Any, name: str) -> npt.NDArray[Any] | list[Any]:
-    """A NumPy array of numbers where the column is one, with NaN for null, else its values as objects."""
+    """Return a column of numbers as a NumPy array, NaN where missing. Return any other column as a list of objects."""
     array = column
     if hasattr(column, "to_pylist"):  # pyarrow
         if str(column.type) in ARROW_NUMBERS:
@@ -153,7 +140,7 @@ def _numbers_of(column: Any, name: str) -> npt.NDArray[Any] | list[Any]:
     elif not isinstance(column, np.ndarray) and hasattr(column, "to_numpy"):  # pandas
         if isinstance(column.dtype, np.dtype):
             array = column.to_numpy()
-        elif getattr(column.dtype, "kind", "O") in "biuf":  # its own nullable numbers
+        elif getattr(column.dtype, "kind", "O") in "biuf":  # pandas' own nullable numbers
             array = column.to_numpy(dtype=np.float64, na_value=np.nan)
     if isinstance(array, np.ndarray) and array.dtype.kind in "biuf":
         return array
@@ -161,7 +148,7 @@ def _numbers_of(column: Any, name: str) -> npt.NDArray[Any] | list[Any]:
 
 
 def _objects_of(column: Any, name: str) -> list[Any]:
-    """The values as Python objects. Never by way of float64, which would round large whole numbers."""
+    """Return the values as Python objects. Never through float64, which would round large whole numbers."""
     if hasattr(column, "to_pylist"):  # pyarrow
         return column.to_pylist()
     dtype = getattr(column, "dtype", None)
@@ -185,14 +172,14 @@ def _require_flat(column: Any, name: str) -> None:
 
 
 def _vectors_of(column: Any, size: int, name: str) -> npt.NDArray[Any]:
-    """[n_rows, size] numbers, NaN for what is missing; a NumPy array of two dimensions is borrowed."""
+    """Return a column of vectors as numbers [n_rows, size], NaN where missing. A 2-D NumPy array is borrowed."""
     if isinstance(column, np.ndarray) and column.ndim == 2 and column.dtype.kind in "biuf":
         if column.shape[1] != size:
             raise InputError(f"column {name!r}: expected {size} values a row, got shape {list(column.shape)}")
         return column
     array = _arrow_of(column)
     is_fixed = array is not None and str(array.type).startswith("fixed_size_list")
-    # `flatten` leaves out the vectors of null rows, so only a column without any is taken whole.
+    # `flatten` drops the vectors of null rows, so it fits only a column without null rows.
     if is_fixed and array.type.list_size == size and array.null_count == 0:
         flat = (array.combine_chunks() if hasattr(array, "num_chunks") else array).flatten()
         if str(flat.type) in ARROW_NUMBERS:
@@ -201,25 +188,25 @@ def _vectors_of(column: Any, size: int, name: str) -> npt.NDArray[Any]:
 
 
 def _arrow_of(column: Any) -> Any:
-    """The pyarrow array that a column is, or is made of, or None."""
+    """Return the pyarrow array that a column is, or that it wraps. None for any other column."""
     try:
         if hasattr(getattr(column, "dtype", None), "is_numeric"):  # Polars
             column = column.to_arrow()
         elif getattr(getattr(column, "dtype", None), "storage", None) == "pyarrow":  # pandas
             column = column.array.__arrow_array__()
-    except ImportError:  # Polars and pandas do without pyarrow, and then so do we
+    except ImportError:  # Polars and pandas work without pyarrow
         return None
     return column if hasattr(column, "to_pylist") else None
 
 
 def _arrow_numbers(column: Any) -> list[Any] | None:
-    """The column as pyarrow arrays of numbers, or None where it is nothing like that."""
+    """Return the pyarrow arrays of a column of numbers. None for any other column."""
     array = _arrow_of(column)
     return None if array is None or str(array.type) not in ARROW_NUMBERS else _chunks_of(array)
 
 
 def _arrow_texts(column: Any) -> list[Any] | None:
-    """The column as pyarrow arrays of string or large_string, or None where it is nothing like that."""
+    """Return the pyarrow arrays, string or large_string, of a column of text. None for any other column."""
     array = _arrow_of(column)
     if array is None:
         return None
@@ -232,5 +219,5 @@ def _arrow_texts(column: Any) -> list[Any] | None:
 
 
 def _chunks_of(array: Any) -> list[Any]:
-    # Asked for by a cheap name: `chunks` makes the chunks.
+    # `num_chunks` is cheap to look up; `chunks` builds the list.
     return array.chunks if hasattr(array, "num_chunks") else [array]

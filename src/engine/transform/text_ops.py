@@ -1,7 +1,6 @@
-"""Operations on categories. A missing category is None; what it becomes in the end is NaN unless the op says
-otherwise.
+"""Ops on categories. A missing category is None, and gives NaN unless the op says otherwise.
 
-Categories are compared as UTF-8 bytes, exactly: no case folding, no normalisation. A whole number counts as
+Categories are equal if their UTF-8 bytes are: there is no case folding and no normalisation. A whole number counts as
 its decimal digits, so 7, 7.0 and "7" are one category.
 """
 
@@ -13,40 +12,51 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from engine.errors import ProgramError
-from engine.transform.ops import Column, Op, fitted, number, optional_number, whole
+from engine.transform._program import CODES_MAX
+from engine.transform.ops import Column, Op, finite, fitted, one_of, optional_finite, whole
 from engine.transform.plan import TEXT, Plan
 from engine.transform.statistics import ExactSum, count_texts, most_frequent_text
 
 Values = list[str | None]
 
-CODES_MAX = 1 << 24  # the whole numbers that a float32 column holds exactly
 
+def texts(name: str, values: Any) -> tuple[str, ...]:
+    """Return a list of distinct strings as a tuple.
 
-def texts(values: Any, what: str) -> tuple[str, ...]:
-    """`values` as distinct strings that UTF-8 can encode, or a ProgramError."""
+    Args:
+        name: of the parameter, for the error.
+
+    Raises:
+        ProgramError: no list of strings, a string that UTF-8 cannot encode, a string given twice, or too many.
+    """
     if not isinstance(values, (list, tuple)):
-        raise ProgramError(f"{what}: expected a list of strings, got {values!r}")
+        raise ProgramError(f"{name}: expected a list of strings, got {values!r}")
     out = tuple(values)
     for value in out:
         if not isinstance(value, str):
-            raise ProgramError(f"{what}: expected strings, got {value!r}")
+            raise ProgramError(f"{name}: expected strings, got {value!r}")
         try:
             value.encode()
         except UnicodeEncodeError:
             raise ProgramError(
-                f"{what}: {value!r} holds a lone surrogate, which UTF-8 cannot encode"
+                f"{name}: {value!r} holds a lone surrogate, which UTF-8 cannot encode"
             ) from None
     if len(set(out)) != len(out):
-        raise ProgramError(f"{what}: a category is given twice")
+        raise ProgramError(f"{name}: a category is given twice")
     if len(out) > CODES_MAX:
-        raise ProgramError(f"{what}: at most {CODES_MAX} categories, got {len(out)}; hash them instead")
+        raise ProgramError(f"{name}: at most {CODES_MAX} categories, got {len(out)}; hash them instead")
     return out
 
 
 @dataclass(frozen=True)
 class ImputeText(Op):
-    """Missing categories become `value`: a constant or the most frequent one (the first in code point
-    order)."""
+    """Replace a missing category by `value`.
+
+    Attributes:
+        strategy: "constant", or "most_frequent": learn the most frequent category (the first in code point order of
+            several equally frequent ones).
+        value: a text.
+    """
 
     op: ClassVar[str] = "impute"
     reads: ClassVar[str] = TEXT
@@ -55,14 +65,11 @@ class ImputeText(Op):
     value: str | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in ("constant", "most_frequent"):
-            raise ProgramError(
-                f"impute: unknown strategy {self.strategy!r}; expected 'constant' or 'most_frequent'"
-            )
+        one_of("impute strategy", self.strategy, ("constant", "most_frequent"))
         if self.value is None and self.strategy == "constant":
             raise ProgramError("impute: strategy 'constant' needs a value")
         if self.value is not None:
-            texts([self.value], "impute value")
+            texts("impute value", [self.value])
 
     def fit(self, column: Column) -> Self:
         if self.strategy == "constant":
@@ -70,7 +77,7 @@ class ImputeText(Op):
         return replace(self, value=most_frequent_text(column, self.op))
 
     def apply(self, values: Values) -> Values:
-        """What fitting the ops after this one reads."""
+        """Return the values of a column after this op, for fitting the ops that follow."""
         return [self.value if value is None else value for value in values]
 
     def compile(self, plan: Plan, register: int) -> int:
@@ -80,8 +87,13 @@ class ImputeText(Op):
 
 @dataclass(frozen=True)
 class Ordinal(Op):
-    """The category's place in `categories` (learned: all seen, in code point order), `unknown` for any
-    other; `missing` is the code of a missing one, NaN where it is None."""
+    """Give the category's place in `categories`.
+
+    Attributes:
+        categories: None learns all categories, in code point order.
+        unknown: the code of any other category.
+        missing: the code of a missing category; None means NaN.
+    """
 
     op: ClassVar[str] = "ordinal"
     reads: ClassVar[str] = TEXT
@@ -91,12 +103,13 @@ class Ordinal(Op):
 
     def __post_init__(self) -> None:
         if self.categories is not None:
-            object.__setattr__(self, "categories", texts(self.categories, "ordinal categories"))
-        object.__setattr__(self, "unknown", number(self.unknown, "ordinal unknown"))
-        object.__setattr__(self, "missing", optional_number(self.missing, "ordinal missing"))
+            object.__setattr__(self, "categories", texts("ordinal categories", self.categories))
+        object.__setattr__(self, "unknown", finite("ordinal unknown", self.unknown))
+        object.__setattr__(self, "missing", optional_finite("ordinal missing", self.missing))
 
     @property
     def n_codes(self) -> int | None:
+        """How many categories there are. None before fitting, or if `unknown` or `missing` is a code from 0 on."""
         others = (self.unknown, -1.0 if self.missing is None else self.missing)
         return None if self.categories is None or max(others) >= 0.0 else len(self.categories)
 
@@ -113,8 +126,11 @@ class Ordinal(Op):
 
 @dataclass(frozen=True)
 class OneHot(Op):
-    """One column a category (learned: all seen, in code point order); an unknown or missing one is all
-    zeros."""
+    """Give one column for each category: 1 in its own, 0 in the others. Any other category, or none, is all zeros.
+
+    Attributes:
+        categories: None learns all categories, in code point order.
+    """
 
     op: ClassVar[str] = "one_hot"
     reads: ClassVar[str] = TEXT
@@ -123,7 +139,7 @@ class OneHot(Op):
 
     def __post_init__(self) -> None:
         if self.categories is not None:
-            object.__setattr__(self, "categories", texts(self.categories, "one_hot categories"))
+            object.__setattr__(self, "categories", texts("one_hot categories", self.categories))
 
     def fit(self, column: Column) -> Self:
         if self.categories is not None:
@@ -141,8 +157,13 @@ class OneHot(Op):
 
 @dataclass(frozen=True)
 class Hash(Op):
-    """XXH64(UTF-8 bytes, seed) modulo `buckets`; `missing` is the bucket of a missing one, NaN where it is
-    None."""
+    """Give XXH64(UTF-8 bytes, seed) modulo `buckets`.
+
+    Attributes:
+        buckets: 1 to 2^24.
+        seed: 0 to 2^64 - 1.
+        missing: the result for a missing category; None means NaN.
+    """
 
     op: ClassVar[str] = "hash"
     reads: ClassVar[str] = TEXT
@@ -151,9 +172,9 @@ class Hash(Op):
     missing: float | None = None
 
     def __post_init__(self) -> None:
-        whole(self.buckets, "hash buckets", 1, CODES_MAX)
-        whole(self.seed, "hash seed", 0, 2**64 - 1)
-        object.__setattr__(self, "missing", optional_number(self.missing, "hash missing"))
+        whole("hash buckets", self.buckets, 1, CODES_MAX)
+        whole("hash seed", self.seed, 0, 2**64 - 1)
+        object.__setattr__(self, "missing", optional_finite("hash missing", self.missing))
 
     def compile(self, plan: Plan, register: int) -> int:
         return plan.step("hash", register, count=self.buckets, seed=self.seed, y=_or_nan(self.missing))
@@ -161,7 +182,12 @@ class Hash(Op):
 
 @dataclass(frozen=True)
 class Count(Op):
-    """How many rows of the fitted table had this category; 0 for one it never had, NaN for a missing one."""
+    """Give how many rows of the fitted table had the category: 0 for an unknown one, NaN for a missing one.
+
+    Attributes:
+        categories: all categories of the table, in code point order.
+        counts: one count for each.
+    """
 
     op: ClassVar[str] = "count"
     reads: ClassVar[str] = TEXT
@@ -174,11 +200,11 @@ class Count(Op):
         if self.categories is not None and self.counts is not None:
             if not isinstance(self.counts, (list, tuple)):
                 raise ProgramError(f"count: expected a list of counts, got {self.counts!r}")
-            object.__setattr__(self, "categories", texts(self.categories, "count categories"))
+            object.__setattr__(self, "categories", texts("count categories", self.categories))
             for count in self.counts:
-                whole(count, "count", 0, 2**53)
+                whole("count counts", count, 0, 2**53)
             if len(self.counts) != len(self.categories):
-                raise ProgramError("count: expected one count a category")
+                raise ProgramError("count: expected one count for each category")
 
     def fit(self, column: Column) -> Self:
         counts = count_texts(column, self.op, CODES_MAX)
@@ -191,9 +217,17 @@ class Count(Op):
 
 @dataclass(frozen=True)
 class Target(Op):
-    """The category's mean of the column `label`, drawn towards the mean of all rows by `smoothing` rows'
-    worth:
-    (sum + smoothing * prior) / (count + smoothing). An unknown category is the prior, a missing one NaN."""
+    """Give the category's smoothed mean of a label: (sum + smoothing * prior) / (count + smoothing).
+
+    An unknown category gives the prior, a missing one NaN.
+
+    Attributes:
+        label: the column of the label. Only fitting reads it.
+        smoothing: at least 0: how many rows of the prior are added to each category.
+        categories: all categories of the table, in code point order.
+        means: one smoothed mean for each.
+        prior: the mean of the label over all rows.
+    """
 
     op: ClassVar[str] = "target"
     reads: ClassVar[str] = TEXT
@@ -206,21 +240,26 @@ class Target(Op):
     def __post_init__(self) -> None:
         if not isinstance(self.label, str) or not self.label:
             raise ProgramError(f"target: expected the name of the label column, got {self.label!r}")
-        object.__setattr__(self, "smoothing", number(self.smoothing, "target smoothing"))
+        object.__setattr__(self, "smoothing", finite("target smoothing", self.smoothing))
         if self.smoothing < 0.0:
             raise ProgramError(f"target: smoothing is at least zero, got {self.smoothing}")
-        object.__setattr__(self, "prior", optional_number(self.prior, "target prior"))
+        object.__setattr__(self, "prior", optional_finite("target prior", self.prior))
         if (self.categories is None) != (self.means is None):
             raise ProgramError("target: categories and means come together, and fitting learns both")
         if self.categories is not None and self.means is not None:
-            object.__setattr__(self, "categories", texts(self.categories, "target categories"))
+            object.__setattr__(self, "categories", texts("target categories", self.categories))
             if not isinstance(self.means, (list, tuple)) or len(self.means) != len(self.categories):
-                raise ProgramError("target: expected one mean a category")
-            object.__setattr__(self, "means", tuple(number(mean, "target mean") for mean in self.means))
+                raise ProgramError("target: expected one mean for each category")
+            object.__setattr__(self, "means", tuple(finite("target means", mean) for mean in self.means))
 
     def fit_labels(self, pairs: Iterable[tuple[str | None, float]]) -> Self:
-        """The op with the means of these rows of category and label; sums are rounded once, so the order of rows does
-        not matter."""
+        """Return the op with the means of these (category, label) rows.
+
+        Each sum is rounded once, so the order of the rows does not matter.
+
+        Raises:
+            ProgramError: no row, a label that is not finite, or more than 2^24 categories.
+        """
         found: dict[str, ExactSum] = {}
         every = ExactSum()
         for value, label in pairs:
@@ -248,7 +287,7 @@ class Target(Op):
 
 @dataclass(frozen=True)
 class MissingText(Op):
-    """1 where the category is missing, else 0."""
+    """Give 1 for a missing category, else 0."""
 
     op: ClassVar[str] = "missing"
     reads: ClassVar[str] = TEXT
@@ -259,7 +298,7 @@ class MissingText(Op):
 
 @dataclass(frozen=True)
 class Length(Op):
-    """The text's length in UTF-8 bytes; NaN for a missing one."""
+    """Give the text's length in UTF-8 bytes; NaN for a missing text."""
 
     op: ClassVar[str] = "length"
     reads: ClassVar[str] = TEXT

@@ -1,4 +1,4 @@
-"""Columns of timestamps, from whatever library, as microseconds of Unix time."""
+"""Columns of timestamps, of any library, as microseconds of Unix time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from engine.transform._values import timestamp_values
 
 
 def timestamps_of(column: Any, name: str, *, naive_utc: bool) -> npt.NDArray[np.float64]:
-    """float64 [n_rows] microseconds, whole, cut off towards the past; NaN for what is missing.
+    """Return float64 [n_rows]: whole microseconds, rounded towards the past, NaN where missing.
 
-    Raises InputError for a column without a time zone, unless `naive_utc`.
+    Args:
+        name: of the column, for errors.
+        naive_utc: True reads timestamps without a time zone as UTC; False refuses them.
+
+    Raises:
+        InputTypeError: a column of anything else.
+        InputError: timestamps without a time zone, or beyond the years 1 to 9999.
     """
     found = _instants_of(column)
     if found is None:
@@ -32,7 +38,7 @@ def timestamps_of(column: Any, name: str, *, naive_utc: bool) -> npt.NDArray[np.
 
 
 def _instants_of(column: Any) -> tuple[npt.NDArray[Any], bool] | None:
-    """datetime64 in UTC and whether the column says a time zone, or None for a column of objects."""
+    """Return datetime64 in UTC, and whether the column has a time zone. None for a column of objects."""
     dtype: Any = getattr(column, "dtype", None)
     if hasattr(column, "to_pylist"):  # pyarrow
         if not str(column.type).startswith("timestamp"):

@@ -1,4 +1,4 @@
-"""Operations on a category that make several columns of numbers."""
+"""Ops on a category that give several columns of numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from engine.transform.ops import Op, whole
 from engine.transform.plan import TEXT, Plan
 from engine.transform.text_ops import texts
 
+#: Columns of one feature.
 COLUMNS_MAX = 65_536
 
 
 @dataclass(frozen=True)
 class Embed(Op):
-    """One row of a table of float32 vectors a category; `unknown` names the category whose row an unknown or
-    missing one gets, None makes it zeros."""
+    """Give the category's float32 vector.
+
+    Attributes:
+        categories: the keys.
+        vectors: one vector for each category, all of one length from 1 to 65,536.
+        unknown: the category that stands for an unknown or missing one; None gives zeros.
+    """
 
     op: ClassVar[str] = "embed"
     reads: ClassVar[str] = TEXT
@@ -29,9 +35,9 @@ class Embed(Op):
     unknown: str | None = None
 
     def __post_init__(self) -> None:
-        categories = texts(self.categories, "embed categories")
+        categories = texts("embed categories", self.categories)
         try:
-            with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite and is refused below
                 table = np.array([[float(v) for v in vector] for vector in self.vectors], dtype=np.float32)
         except (TypeError, ValueError, OverflowError) as error:
             raise ProgramError(f"embed: expected vectors of numbers, all of one length: {error}") from None
@@ -43,12 +49,13 @@ class Embed(Op):
         if not np.isfinite(table).all():
             raise ProgramError("embed: expected finite float32 numbers")
         if self.unknown is not None and self.unknown not in categories:
-            raise ProgramError(f"embed: unknown={self.unknown!r} is none of the categories")
+            raise ProgramError(f"embed: unknown={self.unknown!r} is not one of the categories")
         object.__setattr__(self, "categories", categories)
         object.__setattr__(self, "vectors", tuple(map(tuple, table.tolist())))
 
     @classmethod
     def of(cls, table: Mapping[str, Sequence[float]], unknown: str | None = None) -> Embed:
+        """Return the op for a mapping from category to vector."""
         return cls(tuple(table), tuple(tuple(vector) for vector in table.values()), unknown)
 
     def to_json(self) -> dict[str, Any]:
@@ -66,8 +73,15 @@ class Embed(Op):
 
 @dataclass(frozen=True)
 class Tokens(Op):
-    """How many of the text's tokens fall into each of `buckets` columns by XXH64(token, seed) % buckets. A token is
-    the longest run of ASCII letters, digits and characters beyond ASCII; a missing text is all NaN."""
+    """Give one column for each bucket: how many of the text's tokens have XXH64(token, seed) % buckets in it.
+
+    A token is a longest run of ASCII letters, digits, and characters beyond ASCII. A missing text gives NaN in every
+    column.
+
+    Attributes:
+        buckets: 1 to 65,536.
+        seed: 0 to 2^64 - 1.
+    """
 
     op: ClassVar[str] = "tokens"
     reads: ClassVar[str] = TEXT
@@ -76,8 +90,8 @@ class Tokens(Op):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole(self.buckets, "tokens buckets", 1, COLUMNS_MAX)
-        whole(self.seed, "tokens seed", 0, 2**64 - 1)
+        whole("tokens buckets", self.buckets, 1, COLUMNS_MAX)
+        whole("tokens seed", self.seed, 0, 2**64 - 1)
 
     def compile(self, plan: Plan, register: int) -> int:
         return register

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from engine._common import arguments, canonical, durable, optional
+from engine._common import tables as tables_module
 from engine._common.tables import Columns
 from engine.errors import ConfigError, InputError, InputTypeError, MissingDependencyError
 
@@ -48,6 +49,20 @@ def test_a_choice_lists_the_others():
     assert arguments.one_of("lane", "auto", ("auto", "batch")) == "auto"
     with pytest.raises(InputError, match="lane must be one of auto, batch, got 'inlin'"):
         arguments.one_of("lane", "inlin", ("auto", "batch"))
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 10**400])
+def test_a_number_without_bounds_is_finite(value):
+    assert arguments.finite_number("mean", 2**60) == 2.0**60
+    with pytest.raises(ConfigError, match="mean must be a finite number, got"):
+        arguments.finite_number("mean", value, error=ConfigError)
+    with pytest.raises(InputError, match="mean must be a number, got bool True"):
+        arguments.finite_number("mean", True)
+
+
+def test_a_shown_value_is_short():
+    assert arguments.shown("x") == "str 'x'"
+    assert arguments.shown("x" * 100) == "str '" + "x" * 56 + "..."
 
 
 def test_canonical_json_does_not_depend_on_the_order_of_keys():
@@ -122,3 +137,22 @@ def test_two_columns_of_one_name_are_refused():
     pandas = pytest.importorskip("pandas")
     with pytest.raises(InputError, match="two columns named 'a'"):
         Columns(pandas.DataFrame([[1, 2]], columns=["a", "a"]))
+
+
+def test_an_arrow_table_may_repeat_a_name_that_is_not_read():
+    arrow = pytest.importorskip("pyarrow")
+    found = Columns(
+        arrow.Table.from_arrays([arrow.array([1]), arrow.array([2]), arrow.array([3])], ["a", "b", "b"])
+    )
+    assert found["a"].to_pylist() == [1]
+    with pytest.raises(InputError, match="two columns named 'b'"):
+        found["b"]
+
+
+def test_a_projection_of_a_relation_keeps_the_order_of_names():
+    duckdb = pytest.importorskip("duckdb")
+    relation = duckdb.sql('select 1 as a, 2 as "b ""c"""')
+    assert tables_module.is_relation(relation)
+    assert tables_module.project(relation, ['b "c"', "a"]).fetchall() == [(2, 1)]
+    with pytest.raises(InputError, match="the table has no column 'd'; it has: a, b"):
+        tables_module.project(relation, ["d"])

@@ -1,4 +1,4 @@
-"""Fitting batch by batch learns to the bit what the whole table teaches; DuckDB's tables are tables."""
+"""Fitting batch by batch learns the same bits as fitting on the whole table. A DuckDB relation is a table."""
 
 import ast
 import os
@@ -127,7 +127,7 @@ BATCHES, ROWS = 160, 100_000  # 16 million rows, 128 MB a column
 def batches():
     for i in range(BATCHES):
         draw = np.random.default_rng(i)
-        # Whole numbers of which each comes once, and eight of which one comes more often than the others.
+        # Column x has each whole number once. Column few has nine values, and 1.0 is the most frequent one.
         order = (np.arange(i * ROWS, (i + 1) * ROWS) * 7_368_787) % (BATCHES * ROWS)
         yield {"x": order.astype(np.float64), "few": order % 8 - (order == 0)}
 
@@ -153,7 +153,7 @@ def child(how):
 
 @pytest.mark.slow
 def test_a_column_larger_than_memory():
-    assert "MemoryError" in child("whole").stderr  # the limit is one that a column does not fit in
+    assert "MemoryError" in child("whole").stderr  # a whole column does not fit into the limit
     done = child("batches")
     assert done.returncode == 0, done.stderr
     n = 16_000_000

@@ -12,7 +12,7 @@ def test_the_examples_run(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     assert blocks
     for number, block in enumerate(blocks):
-        # In files of their own: a function of the user's is compiled from its source.
+        # Each in a file of its own, because a function of the user's is compiled from its source.
         example = tmp_path / f"example_{number}.py"
         example.write_text(block)
         runpy.run_path(str(example))

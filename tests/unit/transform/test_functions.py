@@ -1,5 +1,5 @@
-"""Functions of the user's own: what is compiled, what is refused and in which words, and that the program gives what
-the Python function gives."""
+"""Functions of the user's own: the program gives the results of the Python function. A function that cannot be compiled
+is refused with its line."""
 
 import math
 import subprocess

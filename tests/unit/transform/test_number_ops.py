@@ -46,7 +46,7 @@ def test_standardise_uses_the_population_standard_deviation():
 
 def test_standardise_before_and_after_imputing_differ():
     learn = [0.0, 10.0, None, None]
-    # Over the two that are there: mean 5, std 5. After imputing the mean, 0, 10, 5, 5: the root of 12.5.
+    # Over the two values present: mean 5, std 5. After imputing the mean, 0, 10, 5, 5: the root of 12.5.
     assert outputs(t.number("x").standardise().impute(0.0), learn, [10.0]) == [[1.0]]
     (column,) = outputs(t.number("x").impute("mean").standardise(), learn, [10.0])
     assert column == [np.float32(5.0 / math.sqrt(12.5))]

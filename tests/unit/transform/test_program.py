@@ -1,4 +1,4 @@
-"""Freezing, loading and reading rows: what is accepted, what is refused, and in which words."""
+"""Freezing, loading and reading rows: accepted values give their features, others an error that names the cause."""
 
 import collections
 import concurrent.futures
@@ -16,6 +16,8 @@ import pytest
 
 from engine import transform as t
 from engine.errors import InputError, InputTypeError, ProgramError
+from engine.transform._program import DATE_PARTS, KINDS, OPS, NativeProgram
+from engine.transform.plan import NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR
 
 SPEC = [
     t.number("delay").impute("median").standardise(),
@@ -162,7 +164,7 @@ def test_specs_that_make_no_sense_are_refused():
         t.FeatureProgram.fit([], {"x": [1.0]})
     with pytest.raises(ProgramError, match="list of features"):
         t.FeatureProgram.fit(t.number("x"), {"x": [1.0]})
-    with pytest.raises(ProgramError, match="missing is 'impute' or 'error'"):
+    with pytest.raises(ProgramError, match="missing must be one of impute, error, got"):
         t.FeatureProgram.fit([t.number("x")], {"x": [1.0]}, missing="raise")
 
 
@@ -401,3 +403,11 @@ def test_threads_read_their_own_rows(program):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for got in pool.map(lambda _: [program.row(row).tobytes() for row in rows], range(8)):
             assert got == expected
+
+
+def test_the_words_of_a_program_are_those_of_the_native_core():
+    assert KINDS == (NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR)
+    assert len(set(OPS)) == len(OPS) == 27
+    assert (DATE_PARTS[0], DATE_PARTS[-1]) == ("year", "unix_second")
+    with pytest.raises(ProgramError, match="does not compile: unknown op 'nonsense'"):
+        NativeProgram([], 1, [("nonsense", {})], [], [], [], [], [], False)

@@ -1,4 +1,4 @@
-"""Programs out of fitted scikit-learn transformers compute the same; what has no like is refused by name."""
+"""Programs out of fitted scikit-learn transformers compute the same; a transformer without a counterpart is refused."""
 
 import numpy as np
 import pandas as pd
@@ -73,7 +73,10 @@ def test_a_pipeline_of_one_kind_of_column(frame):
 @pytest.mark.parametrize(
     ("transformer", "words"),
     [
-        (PowerTransformer(), "PowerTransformer has no like in a feature program; known: KBinsDiscretizer"),
+        (
+            PowerTransformer(),
+            "PowerTransformer has no counterpart in a feature program; known are: KBinsDiscretizer",
+        ),
         (MinMaxScaler((0, 2)), r"MinMaxScaler with feature_range=\(0, 2\)"),
         (SimpleImputer(add_indicator=True), "SimpleImputer with add_indicator=True"),
         (SimpleImputer(missing_values=-1.0), "SimpleImputer with missing_values=-1.0"),

@@ -16,7 +16,7 @@ SPEC = [
     t.category("c").target("label").named("mean"),
 ]
 YAML = """\
-# What the delays come down to.
+# The features of a spec with the delays.
 - type: number
   input: x
   ops:
@@ -86,7 +86,7 @@ BOMB = "- &a [x, x, x]\n- &b [*a, *a, *a]\n- [*b, *b, *b]\n"
         ),
         (
             "- {type: number, input: x, ops: [{op: clip, low: .nan}]}",
-            "line 1: .*expected a finite number, got nan",
+            "line 1: .*clip low must be a finite number, got nan",
         ),
         ("- {type: number", "line 1: expected YAML: "),
         ("- a\n\t- b", "line 2: expected YAML: "),

@@ -1,4 +1,4 @@
-"""Tables of every kind give the same columns, and what is no table is refused by name."""
+"""Tables of every kind give the same columns. Any other object is refused by name."""
 
 import subprocess
 import sys

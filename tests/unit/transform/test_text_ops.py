@@ -8,7 +8,7 @@ from engine import transform as t
 from engine.errors import InputError, ProgramError
 from engine.transform._program import xxh64
 
-# Of the xxHash project's published checks, seed 0.
+# From the checks that the xxHash project publishes, seed 0.
 XXH64_ABC = 0x44BC2CF5AD770999
 
 
@@ -149,6 +149,6 @@ def test_target_needs_its_label_in_every_row_and_a_sensible_number_of_folds():
         t.FeatureProgram.fit(spec, {"c": ["a"]})
     with pytest.raises(ProgramError, match="feature 'c': op 'target' needs a finite value of 'y'"):
         t.FeatureProgram.fit(spec, {"c": ["a", "b"], "y": [1.0, None]})
-    for folds in (1, 5, True):
-        with pytest.raises(ProgramError, match="folds: expected 2 to 4"):
+    for folds, words in ((1, "from 2 to 4, got 1"), (5, "from 2 to 4, got 5"), (True, "got bool True")):
+        with pytest.raises(ProgramError, match=f"folds must be an int.*{words}"):
             t.FeatureProgram.fit_batch(spec, TARGETS, folds=folds)

@@ -103,7 +103,7 @@ def test_an_embedding_is_looked_up():
         ({"a": [1e39]}, None, "finite"),
         ({"a": []}, None, "expected one vector of 1 to"),
         ({"a": ["x"]}, None, "expected vectors of numbers"),
-        ({"a": [1.0]}, "b", "none of the categories"),
+        ({"a": [1.0]}, "b", "unknown='b' is not one of the categories"),
     ],
 )
 def test_an_embedding_that_makes_no_sense_is_refused(table, unknown, words):
