@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import EngineError, RegistryError
+from engine.model.golden import Golden
 from engine.registry import artifacts, lineage, manifest
 
 Stored = dict[str, tuple[bytes, str]]  # of a role: its bytes, and the format they are in
@@ -100,7 +101,7 @@ def _tried(stored: Stored, golden: Any, default: Any, trust: bool) -> dict[str, 
     return {"n_features": primary.n_features, "n_outputs": primary.n_outputs}
 
 
-def _golden(primary: Any, golden: Any) -> manifest.Golden:
+def _golden(primary: Any, golden: Any) -> Golden:
     try:
         if isinstance(golden, np.ndarray):
             golden = (golden, primary.predict(golden))

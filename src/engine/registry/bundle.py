@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from engine.errors import EngineError, RegistryError
+from engine.errors import EngineError, InputError, RegistryError
 from engine.model import Model
+from engine.model.golden import Golden
 from engine.registry import artifacts
-from engine.registry.manifest import Golden
 from engine.registry.versions import Version
 from engine.transform import FeatureProgram
 
@@ -88,7 +88,10 @@ class Bundle:
         """Rows with the answers that the primary must give; None where there are none."""
         if "golden" not in self.manifest["artifacts"]:
             return None
-        return Golden.from_bytes(self.content("golden"))
+        try:
+            return Golden.from_bytes(self.content("golden"))
+        except InputError as error:
+            raise RegistryError(f"{self.version} golden: {error}") from None
 
     @property
     def reference(self) -> Any:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from engine.errors import EngineError, RegistryError
 from engine.model import Model
+from engine.model.golden import Golden
 from engine.registry.bundle import Bundle
-from engine.registry.manifest import Golden
 from engine.transform import FeatureProgram
 
 TRIAL_ROWS = 64

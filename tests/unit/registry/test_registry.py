@@ -293,7 +293,7 @@ def test_diff_names_what_differs(registry, tmp_path):
         ({"default": lambda: 0.0}, "default must be a finite number"),
         ({"default": [1.0, 2.0], "golden": np.zeros((1, 2))}, "default must have 1 values, got 2"),
         ({"golden": (np.zeros((1, 2)), [8.0])}, r"golden row 0: expected 8, got 7 \(1 of 1 rows differ\)"),
-        ({"golden": (np.zeros((1, 2)), [float("nan")])}, "golden row 0: the value expected is nan"),
+        ({"golden": (np.zeros((1, 2)), [float("nan")])}, "golden row 0: expected a finite value, got nan"),
         ({"golden": (np.zeros((2, 2)), [7.0])}, r"shapes \[2, 2\] and \[1\]"),
         ({"golden": np.zeros((1, 3))}, r"golden rows: expected rows of shape \[n, 2\]"),
         ({"golden": 5}, "golden must be"),
