@@ -72,7 +72,7 @@ def test_liveness_is_replayed_too(capsys):
         (["[1]"], "expected a plan as a JSON object"),
         (["{"], "replay: "),
         (["@/nowhere/plan.json"], "/nowhere/plan.json"),
-        (['{"load": -1.0}'], "load: expected a number"),
+        (['{"load": -1.0}'], "load must be a number"),
         (['{"faults": []}', "--liveness"], "liveness needs a fault that ends"),
     ],
 )

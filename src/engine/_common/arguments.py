@@ -16,21 +16,29 @@ def number(
     high: float,
     *,
     above: bool = False,
+    below: bool = False,
     error: type[EngineError] = InputError,
     type_error: type[EngineError] | None = None,
 ) -> float:
-    """A number from `low` to `high`, as a float; with `above`, one that is greater than `low`.
+    """Return a number from `low` to `high` as a float.
 
     Args:
+        above: refuse `low` itself.
+        below: refuse `high` itself.
         error: raised for a number outside the range, and for NaN.
         type_error: raised for anything but an int or a float, bool included; `error` unless given.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise (type_error or error)(f"{name} must be a number, got {type(value).__name__} {value!r:.80}")
-    if math.isnan(value) or not low <= value <= high or (above and value == low):
-        bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
-        raise error(f"{name} must be a number {bounds}, got {value!r}")
+    if math.isnan(value) or not low <= value <= high or (above and value == low) or (below and value == high):
+        raise error(f"{name} must be a number {_bounds(low, high, above, below)}, got {value!r}")
     return float(value)
+
+
+def _bounds(low: float, high: float, above: bool, below: bool) -> str:
+    if not above and not below:
+        return f"from {low:g} to {high:g}"
+    return f"{'above' if above else 'at least'} {low:g} and {'below' if below else 'at most'} {high:g}"
 
 
 def whole(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import transform as t
+from engine._common.optional import need
 from engine.demo.flights import CATEGORIES, LATE_MINUTES, TIMETABLE, WEATHER, data_folder
-from engine.errors import MissingDependencyError
 from engine.feature_store import Aggregate, Entity, FeatureView, Source
 
 BEGIN = datetime(2013, 1, 1, 5, tzinfo=UTC)  # midnight in New York
@@ -40,10 +40,7 @@ class Events:
 
 def write(folder: Path) -> Events:
     """Writes the events of 2013 into `folder` and defines views and labels on them."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise MissingDependencyError("the demo needs pandas: pip install 'deadline-engine[demo]'") from error
+    pandas = need("pandas", "the demo", "demo")
     folder.mkdir(parents=True, exist_ok=True)
     data = data_folder()
     flights = pandas.read_csv(data / "flights.csv.zip")

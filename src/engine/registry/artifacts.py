@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError, MissingDependencyError, ModelFormatError, RegistryError
+from engine._common.optional import need
+from engine.errors import EngineError, ModelFormatError, RegistryError
 from engine.model import Model
 from engine.model import load as readers
 from engine.model.fitted import library_of
@@ -185,11 +186,7 @@ def _unknown_types(content: bytes) -> Sequence[str]:
 
 
 def _skops() -> Any:
-    try:
-        import skops.io
-    except ImportError:
-        raise MissingDependencyError("storing a scikit-learn model needs skops: pip install skops") from None
-    return skops.io
+    return need("skops.io", "storing a scikit-learn model")
 
 
 _WRITERS = {"lightgbm": _lightgbm, "xgboost": _xgboost, "catboost": _catboost, "sklearn": _sklearn}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from engine._common import canonical
 from engine.errors import EngineError, RegistryError
 from engine.model.golden import Golden
 from engine.registry import artifacts, lineage, manifest
@@ -130,7 +131,7 @@ def _reference(reference: Any) -> bytes:
     found = reference.to_json() if hasattr(reference, "to_json") else reference
     try:
         body = json.loads(found) if isinstance(found, str | bytes) else found
-        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+        return canonical.to_bytes(body)
     except (TypeError, ValueError, RecursionError) as error:
         raise RegistryError(f"the reference must be plain JSON: {error}") from None
 

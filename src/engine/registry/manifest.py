@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from engine._common import canonical as canonical_json
 from engine.errors import RegistryError
 from engine.model.golden import Golden
 
@@ -52,10 +53,9 @@ def checked_golden(golden: Any) -> Golden:
 def canonical(body: Mapping[str, Any]) -> bytes:
     """The manifest's bytes: sorted keys, floats that read back to the same bits. Raises RegistryError."""
     try:
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+        content = canonical_json.to_bytes(body, default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise RegistryError(f"metrics, policy and lineage must be plain JSON: {error}") from None
-    content = text.encode()
     if len(content) > MANIFEST_BYTES_MAX:
         raise RegistryError(
             f"metrics and lineage may have {MANIFEST_BYTES_MAX:,} bytes as JSON, got {len(content):,}"

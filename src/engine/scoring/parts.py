@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine._common import durable
+from engine._common.optional import need
 from engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Parts:
         """Whether a part is there, whole, of this run and of so many rows; anything else of its name is removed."""
         path = self._path(index)
         try:
-            found = _parquet().read_metadata(path)
+            found = parquet().read_metadata(path)
             if (found.metadata or {}).get(RUN) == self.run and found.num_rows == rows:
                 return True
         except (OSError, ValueError):
@@ -70,7 +72,7 @@ class Parts:
         """Makes the output of the parts, in order, in one step, and removes them."""
         with _durable(self.target, schema) as writer:
             for index in range(count):
-                source = _parquet().ParquetFile(self._path(index), memory_map=True)
+                source = parquet().ParquetFile(self._path(index), memory_map=True)
                 for group in range(source.num_row_groups):
                     writer.write_table(source.read_row_group(group).replace_schema_metadata(schema.metadata))
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -81,26 +83,16 @@ class Parts:
 
 @contextlib.contextmanager
 def _durable(path: Path, schema: pa.Schema) -> Iterator[Any]:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as out:
-            with _parquet().ParquetWriter(out, schema, compression="snappy") as writer:
-                yield writer
-            out.flush()
-            os.fsync(out.fileno())
-        part.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with (
+            durable.replacing(path) as out,
+            parquet().ParquetWriter(out, schema, compression="snappy") as writer,
+        ):
+            yield writer
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def _parquet() -> Any:
-    import pyarrow.parquet
-
-    return pyarrow.parquet
+def parquet() -> Any:
+    """Return pyarrow.parquet. Raises MissingDependencyError where it is not installed."""
+    return need("pyarrow.parquet", "scoring files", "store")

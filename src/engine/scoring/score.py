@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError, MissingDependencyError
+from engine._common.arguments import whole
+from engine.errors import InputError
 from engine.model import Model
 from engine.registry import Bundle
-from engine.scoring.parts import Parts
+from engine.scoring.parts import Parts, parquet
 from engine.transform import FeatureProgram
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 PART_ROWS = (
     100_000  # a part is closed once it has as many: what a kill costs, and what a thread is given at a time
 )
+THREADS_MAX = 4_096
 BATCH_ROWS = 8_192  # 30 float64 columns of them are 2 MB: they stay in the cache from decoding to scoring
 
 
@@ -86,8 +88,7 @@ def score(
     started = time.monotonic()
     job = _Job(bundle, Path(source), Path(target), tuple(keep), column)
     n_threads = threads if threads is not None else len(os.sched_getaffinity(0))
-    if n_threads < 1:
-        raise InputError(f"expected at least one thread, got {n_threads}")
+    whole("threads", n_threads, 1, THREADS_MAX)
     with job.parts.held():
         left = [index for index in range(len(job.cuts)) if not job.parts.finished(index, job.rows_of(index))]
         _run(job, left, n_threads)
@@ -233,13 +234,7 @@ class _Job:
 
     def _open(self) -> Any:
         try:
-            import pyarrow.parquet
-        except ImportError:
-            raise MissingDependencyError(
-                "scoring files needs pyarrow: pip install 'deadline-engine[store]'"
-            ) from None
-        try:
-            return pyarrow.parquet.ParquetFile(self.source, memory_map=True)
+            return parquet().ParquetFile(self.source, memory_map=True)
         except (OSError, ValueError) as error:
             raise InputError(f"{self.source}: cannot be read as Parquet: {error}") from None
 

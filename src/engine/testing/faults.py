@@ -8,13 +8,15 @@ the call only.
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
+from engine._common import arguments
 from engine.errors import ConfigError
 from engine.model.model import Model
 from engine.testing import _fault
+
+HOUR_NS = 3.6e12
 
 
 class FaultyModel(Model):
@@ -121,18 +123,12 @@ def _start(armed: bool, start_ns: int | None = None) -> int | None:
 
 def _ns(name: str, value: float, scale: float) -> int:
     """Nanoseconds of a length of time; an hour is the most that makes sense here, and keeps sums in range."""
-    if not (math.isfinite(value) and 0 <= value * scale <= 3.6e12):
-        raise ConfigError(f"expected {name} between 0 and one hour, got {value}")
-    return round(value * scale)
+    return round(arguments.number(name, value, 0.0, HOUR_NS / scale, error=ConfigError) * scale)
 
 
 def _share(share: float) -> float:
-    if not 0.0 <= share <= 1.0:
-        raise ConfigError(f"expected a share of the calls between 0 and 1, got {share}")
-    return share
+    return arguments.number("share", share, 0.0, 1.0, error=ConfigError)
 
 
 def _seed(seed: int) -> int:
-    if not 0 <= seed < 2**64:
-        raise ConfigError(f"expected a seed of 0 to 2**64 - 1, got {seed}")
-    return seed
+    return arguments.whole("seed", seed, 0, 2**64 - 1, error=ConfigError)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine._common import durable
 from engine.errors import TrainingError
 
 FORMAT = "engine.checkpoint"
@@ -55,18 +54,9 @@ class Checkpoints:
         }
         content = json.dumps(head, sort_keys=True).encode() + b"\n" + payload
         target = self.folder / f"{stage}.checkpoint"
-        part = self.folder / f"{stage}.{os.getpid()}.{secrets.token_hex(4)}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with part.open("xb") as out:
-                    out.write(content)
-                    out.flush()
-                    os.fsync(out.fileno())
-                part.rename(target)
-                self._sync_folder()
-            finally:
-                part.unlink(missing_ok=True)
+            durable.write(target, content)
         except OSError as error:
             raise TrainingError(f"the checkpoint {target} cannot be written: {error.strerror}") from None
 
@@ -106,10 +96,3 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()  # only where it was the last run's
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

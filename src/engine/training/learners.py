@@ -17,7 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import ConfigError, EngineError, MissingDependencyError, TrainingError
+from engine._common.arguments import whole
+from engine._common.optional import need
+from engine.errors import ConfigError, EngineError, TrainingError
 from engine.registry import artifacts
 from engine.training.signals import Stop
 
@@ -66,8 +68,7 @@ class _Boosting:
 
     def __init__(self, rounds: int = 200, rounds_per_step: int = 50, **parameters: Any) -> None:
         for name, value in (("rounds", rounds), ("rounds_per_step", rounds_per_step)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+            whole(name, value, 1, 1 << 31, error=ConfigError)
         self.rounds, self.rounds_per_step, self.parameters = rounds, rounds_per_step, parameters
 
     @property
@@ -102,7 +103,7 @@ class LightGBM(_Boosting):
     name, packages = "lightgbm", ("lightgbm",)
 
     def step(self, data: Rows, index: int, so_far: bytes | None, stop: Stop) -> bytes:
-        lightgbm = _library("lightgbm")
+        lightgbm = need("lightgbm", "training", "training")
         given = {
             "learning_rate": 0.05,
             "num_leaves": 31,
@@ -138,7 +139,7 @@ class XGBoost(_Boosting):
     name, packages = "xgboost", ("xgboost", "xgboost-cpu")
 
     def step(self, data: Rows, index: int, so_far: bytes | None, stop: Stop) -> bytes:
-        xgboost = _library("xgboost")
+        xgboost = need("xgboost", "training", "training")
         binary = guessed_objective(data.labels) == "binary"
         given = {
             "eta": 0.1,
@@ -245,17 +246,6 @@ def _plain(names: tuple[str, ...]) -> list[str] | str:
     """Feature names for LightGBM, which refuses some signs; then it numbers them itself."""
     fine = all(name.isascii() and name.replace("_", "a").isalnum() for name in names)
     return list(names) if fine and len(set(names)) == len(names) else "auto"
-
-
-def _library(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise MissingDependencyError(
-            f"training needs {name}: pip install 'deadline-engine[training]' or {name}"
-        ) from None
 
 
 def _version(*names: str) -> str | None:

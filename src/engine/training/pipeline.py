@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine._common.arguments import number, whole
 from engine.errors import ConfigError, MissingDependencyError, MonitorError, TrainingError
 from engine.model import Model
 from engine.registry import Version, artifacts, lineage
@@ -115,12 +116,10 @@ class TrainingPipeline:
         policy: Mapping[str, Any] | None = None,
         checkpoints: str | os.PathLike[str] | None = None,
     ) -> None:
-        if not 0.0 < holdout < 1.0:
-            raise ConfigError(f"holdout must be a share between 0 and 1, got {holdout!r}")
-        if fallback_budget_us is not None and not fallback_budget_us > 0.0:
-            raise ConfigError(f"fallback_budget_us must be above 0, or None, got {fallback_budget_us!r}")
-        if golden_rows < 1:
-            raise ConfigError(f"golden_rows must be at least 1, got {golden_rows!r}")
+        number("holdout", holdout, 0.0, 1.0, above=True, below=True, error=ConfigError)
+        if fallback_budget_us is not None:
+            number("fallback_budget_us", fallback_budget_us, 0.0, 1e9, above=True, error=ConfigError)
+        whole("golden_rows", golden_rows, 1, 1 << 31, error=ConfigError)
         self.feature_store, self.model_registry = feature_store, model_registry
         self.learner: Learner = learner_of(learner)
         self.spec, self.label, self.time, self.name = spec, label, time, name

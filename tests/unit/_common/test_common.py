@@ -30,6 +30,14 @@ def test_above_leaves_out_the_lower_end():
         arguments.number("share", 0.0, 0.0, 1.0, above=True)
 
 
+def test_below_leaves_out_the_upper_end():
+    assert arguments.number("share", 0.5, 0.0, 1.0, above=True, below=True) == 0.5
+    with pytest.raises(InputError, match="share must be a number above 0 and below 1, got 1"):
+        arguments.number("share", 1, 0.0, 1.0, above=True, below=True)
+    with pytest.raises(InputError, match="at least 0 and below 1"):
+        arguments.number("share", 1.0, 0.0, 1.0, below=True)
+
+
 def test_a_type_may_have_an_error_of_its_own():
     with pytest.raises(InputTypeError, match=r"rows must be an int, got float 2\.0"):
         arguments.whole("rows", 2.0, 1, 9, type_error=InputTypeError)

@@ -70,7 +70,7 @@ def test_a_poisson_schedule_is_ascending_within_its_length_and_near_its_rate():
 
 @pytest.mark.parametrize(("rate", "seconds"), [(0, 1), (-1, 1), (float("nan"), 1), (1, 0), (1, float("inf"))])
 def test_a_rate_or_length_that_is_not_positive_is_refused(rate, seconds):
-    with pytest.raises(InputError, match="expected a positive finite number"):
+    with pytest.raises(InputError, match="must be a number above 0 and at most"):
         poisson(rate, seconds, 0)
 
 

@@ -173,9 +173,9 @@ def test_a_fault_adds_to_a_plan_and_changes_nothing_else():
         ([{"fault": "sleepy"}], ConfigError, "faults[0]: expected a fault that is one of stalling, slow,"),
         ([{"fault": "slow", "share": 1}], ConfigError, "faults[0]: slow takes factor, extra_us, "),
         ([{"fault": "stalling"}], ConfigError, "faults[0]: stalling needs stall_ms"),
-        ([{"fault": "slow", "factor": "2"}], InputTypeError, "faults[0].factor: expected a number, got str"),
-        ([{"fault": "failing", "share": 1.5}], InputError, "faults[0].share: expected a number from 0 to 1"),
-        ([{"fault": "failing", "from_ms": -1.0}], InputError, "faults[0].from_ms: expected a number from 0"),
+        ([{"fault": "slow", "factor": "2"}], InputTypeError, "faults[0].factor must be a number, got str"),
+        ([{"fault": "failing", "share": 1.5}], InputError, "faults[0].share must be a number from 0 to 1"),
+        ([{"fault": "failing", "from_ms": -1.0}], InputError, "faults[0].from_ms must be a number from 0"),
         (
             [{"fault": "failing", "from_ms": 2.0, "until_ms": 1.0}],
             ConfigError,
@@ -186,7 +186,7 @@ def test_a_fault_adds_to_a_plan_and_changes_nothing_else():
             ConfigError,
             "jumping for 5 ms needs a longer every_ms, got 5; time has to go on",
         ),
-        ([{"fault": "hanging", "executor": 64}], InputError, "faults[0].executor: expected a whole number"),
+        ([{"fault": "hanging", "executor": 64}], InputError, "faults[0].executor must be an int"),
         ([{"fault": "sabotaging", "broken": "x"}], ConfigError, "expected one of answered_once, "),
     ],
 )

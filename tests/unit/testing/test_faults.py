@@ -108,11 +108,11 @@ def test_faults_stack_and_outlive_the_model_they_wrap(model):
     [
         (lambda model: faults.stalling(model, stall_ms=3, every_ms=2), "stall_ms <= every_ms"),
         (lambda model: faults.stalling(model, stall_ms=0, every_ms=0), "every_ms above 0"),
-        (lambda model: faults.stalling(model, stall_ms=-1), "stall_ms between 0 and one hour, got -1"),
-        (lambda model: faults.slow(model, float("nan")), "extra_us between 0 and one hour, got nan"),
-        (lambda model: faults.failing(model, 1.5), "between 0 and 1, got 1.5"),
-        (lambda model: faults.corrupting(model, float("nan")), "between 0 and 1, got nan"),
-        (lambda model: faults.failing(model, 0.5, seed=-1), "seed of 0 to"),
+        (lambda model: faults.stalling(model, stall_ms=-1), "stall_ms must be a number from 0 to .*, got -1"),
+        (lambda model: faults.slow(model, float("nan")), "extra_us must be a number from 0 to .*, got nan"),
+        (lambda model: faults.failing(model, 1.5), "share must be a number from 0 to 1, got 1.5"),
+        (lambda model: faults.corrupting(model, float("nan")), "share must be a number from 0 to 1, got nan"),
+        (lambda model: faults.failing(model, 0.5, seed=-1), "seed must be an int from 0 to .*, got -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(model, make, text):

@@ -274,9 +274,9 @@ def test_a_table_without_features_and_a_pipeline_that_knows_no_label(registry):
     [
         ({"learner": "forest"}, "learner must be one of lightgbm, xgboost"),
         ({"learner": 5}, "expected a scikit-learn estimator"),
-        ({"holdout": 0.0}, "holdout must be a share"),
-        ({"fallback_budget_us": -1.0}, "fallback_budget_us must be above 0"),
-        ({"golden_rows": 0}, "golden_rows must be at least 1"),
+        ({"holdout": 0.0}, "holdout must be a number above 0 and below 1, got 0"),
+        ({"fallback_budget_us": -1.0}, "fallback_budget_us must be a number above 0"),
+        ({"golden_rows": 0}, "golden_rows must be an int from 1 to"),
     ],
 )
 def test_settings_that_make_no_sense(registry, keywords, text):
@@ -344,5 +344,5 @@ def test_a_learner_says_what_decides_its_model():
         Fitted(lambda rows, labels: None).settings()["code"]
         != Fitted(lambda rows, labels: rows).settings()["code"]
     )
-    with pytest.raises(ConfigError, match="rounds must be a whole number"):
+    with pytest.raises(ConfigError, match="rounds must be an int from 1 to"):
         LightGBM(0)
