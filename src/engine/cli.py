@@ -11,18 +11,18 @@ from engine.errors import EngineError
 
 # verb -> what it is for, and the module that has its add_arguments(parser) and main(chosen) -> exit status
 VERBS = {
-    "bench": ("a model against the library that trained it, and under load", "engine.loadgen.bench"),
+    "bench": ("a model against the library that trained it, and under load", "engine.loadgen.command"),
     "demo": (
         "the whole loop on real flights: features, training, serving under load, drift, rollback",
         "engine.demo.command",
     ),
     "inspect": ("what a model file is, without running anything it brings along", "engine.model.command"),
     "materialize": ("bring features into the online store", "engine.feature_store.command"),
-    "registry": ("versions of models, and the aliases that point at them", "engine.registry.commands"),
-    "score": ("answers of a registered model to every row of a Parquet file", "engine.scoring.commands"),
+    "registry": ("versions of models, and the aliases that point at them", "engine.registry.command"),
+    "score": ("answers of a registered model to every row of a Parquet file", "engine.scoring.command"),
     "simulate": (
         "the scheduler on a virtual clock, under seeded load and faults",
-        "engine.simulation.simulate",
+        "engine.simulation.command",
     ),
 }
 

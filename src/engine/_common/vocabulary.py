@@ -5,6 +5,8 @@ csrc/scheduler/request.hpp has the same order. The binding compares the two when
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 SOURCES = ("primary", "fallback", "default")
 REASONS = (
     "ok", "late", "stalled", "full", "timeout", "released", "expired", "no_time", "primary_error",
@@ -15,3 +17,12 @@ PRIORITIES = ("critical", "normal", "sheddable")
 # Words for Engine's `lane` and `on_error`; native code has flags for them.
 LANES = ("auto", "inline", "batch")
 ERROR_RULES = ("fallback", "default")
+
+
+def require_same(what: str, ours: Sequence[str], native: Sequence[str]) -> None:
+    """Compare words with those of a compiled module, in order. Raise ImportError if they differ: one of them is old."""
+    if tuple(ours) != tuple(native):
+        raise ImportError(
+            f"{what} differ: Python has {', '.join(ours)}; the compiled module has {', '.join(native)}. Build the "
+            f"package again: pip install --force-reinstall ."
+        )

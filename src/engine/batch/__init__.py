@@ -6,7 +6,7 @@ keep(
     "engine.batch",
     {
         "": "engine.scoring",
-        "commands": "engine.scoring.commands",
+        "commands": "engine.scoring.command",
         "parts": "engine.scoring.parts",
         "score": "engine.scoring.score",
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine._common.vocabulary import PRIORITIES
 from engine.errors import ConfigError, InputError, InputTypeError
 from engine.simulation._checks import MS, NS_MAX, US, deadlines, ns, number, whole
 from engine.simulation.fault_plan import BURST_MAX, EXECUTORS_MAX, checked_faults
@@ -12,7 +13,6 @@ from engine.simulation.fault_plan import BURST_MAX, EXECUTORS_MAX, checked_fault
 REQUESTS_MAX = 1_000_000_000
 ROWS_MAX = 1 << 20
 MODELS_MAX = 10_000
-PRIORITIES = ("critical", "normal", "sheddable")
 
 
 def checked_plan(given: Mapping[str, Any]) -> dict[str, Any]:

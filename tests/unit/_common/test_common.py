@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from engine._common import arguments, canonical, durable, optional
+from engine._common import arguments, canonical, durable, optional, vocabulary
 from engine._common.tables import Columns
 from engine.errors import ConfigError, InputError, InputTypeError, MissingDependencyError
 
@@ -76,6 +76,14 @@ def test_an_optional_library_that_is_missing_names_its_extra():
         optional.need("nowhere.at.all", "the store", "store")
     with pytest.raises(MissingDependencyError, match="reading a file needs no-such: pip install no-such"):
         optional.need("no_such", "reading a file")
+
+
+def test_words_are_compared_with_those_of_a_compiled_module():
+    vocabulary.require_same("sources", vocabulary.SOURCES, list(vocabulary.SOURCES))
+    with pytest.raises(
+        ImportError, match="sources differ: Python has a, b; the compiled module has b, a. Build"
+    ):
+        vocabulary.require_same("sources", ("a", "b"), ("b", "a"))
 
 
 def tables():

@@ -167,10 +167,10 @@ def test_a_fault_adds_to_a_plan_and_changes_nothing_else():
 @pytest.mark.parametrize(
     ("fault", "error", "text"),
     [
-        ("slow", InputTypeError, "faults: expected a list of dicts, got str"),
-        ({"fault": "slow"}, InputTypeError, "faults: expected a list of dicts, got dict"),
-        (["slow"], InputTypeError, "faults[0]: expected a dict with its name as \"fault\", got 'slow'"),
-        ([{"fault": "sleepy"}], ConfigError, "faults[0]: expected a fault that is one of stalling, slow,"),
+        ("slow", InputTypeError, "faults must be a list of dicts, got str"),
+        ({"fault": "slow"}, InputTypeError, "faults must be a list of dicts, got dict"),
+        (["slow"], InputTypeError, "faults[0] must be a dict with its name as \"fault\", got 'slow'"),
+        ([{"fault": "sleepy"}], ConfigError, "faults[0] must be one of the faults stalling, slow,"),
         ([{"fault": "slow", "share": 1}], ConfigError, "faults[0]: slow takes factor, extra_us, "),
         ([{"fault": "stalling"}], ConfigError, "faults[0]: stalling needs stall_ms"),
         ([{"fault": "slow", "factor": "2"}], InputTypeError, "faults[0].factor must be a number, got str"),
@@ -179,7 +179,7 @@ def test_a_fault_adds_to_a_plan_and_changes_nothing_else():
         (
             [{"fault": "failing", "from_ms": 2.0, "until_ms": 1.0}],
             ConfigError,
-            "faults[0]: expected from_ms <= until_ms, got 2 and 1",
+            "faults[0] needs from_ms <= until_ms, got 2 and 1",
         ),
         (
             [{"fault": "jumping", "jump_ms": 5.0, "every_ms": 5.0}],
@@ -187,7 +187,11 @@ def test_a_fault_adds_to_a_plan_and_changes_nothing_else():
             "jumping for 5 ms needs a longer every_ms, got 5; time has to go on",
         ),
         ([{"fault": "hanging", "executor": 64}], InputError, "faults[0].executor must be an int"),
-        ([{"fault": "sabotaging", "broken": "x"}], ConfigError, "expected one of answered_once, "),
+        (
+            [{"fault": "sabotaging", "broken": "x"}],
+            ConfigError,
+            "faults[0].broken must be one of answered_once, ",
+        ),
     ],
 )
 def test_a_bad_fault_is_refused_by_name(fault, error, text):
@@ -205,7 +209,7 @@ def test_faults_on_the_command_line():
     }
     assert parse_fault("hanging") == {"fault": "hanging"}
     assert parse_fault('{"fault": "failing", "share": 0.5}') == {"fault": "failing", "share": 0.5}
-    with pytest.raises(ConfigError, match="expected NAME:key=value"):
+    with pytest.raises(ConfigError, match="must be NAME:key=value"):
         parse_fault("slow:10")
 
 

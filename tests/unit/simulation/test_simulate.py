@@ -5,7 +5,8 @@ import math
 import pytest
 
 from engine.errors import ConfigError, InputError, InputTypeError
-from engine.simulation.simulate import add_arguments, main, simulate
+from engine.simulation.command import add_arguments, main
+from engine.simulation.simulate import simulate
 
 # A batch takes 1 ms whatever its rows, wake-ups are exact, a fallback takes 10 us.
 QUIET = {
