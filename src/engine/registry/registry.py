@@ -21,7 +21,7 @@ from engine.registry.bundle import Bundle
 from engine.registry.connection import is_missing
 from engine.registry.files import PART, Blobs, explained
 from engine.registry.index import Index
-from engine.registry.notice import put_up
+from engine.registry.notice_page import put_up
 from engine.registry.versions import (
     DIGEST,
     PRODUCTION,

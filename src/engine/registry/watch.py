@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from engine.registry.index import Index
-from engine.registry.notice import Notice
+from engine.registry.notice_page import Notice
 from engine.registry.versions import AliasState
 
 # Between looks at the index, where no notice says that there is something to see.

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from tests.unit.registry.bundles import constant
 
-from engine.registry import AliasState, ModelRegistry, notice
+from engine.registry import AliasState, ModelRegistry
+from engine.registry import notice_page as notice
 from engine.registry import watch as watching
 
 
