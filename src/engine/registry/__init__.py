@@ -1,4 +1,4 @@
-"""Versions of what is served, the aliases that point at them, and where each came from."""
+"""The registry: immutable versions of models, the aliases that point at them, and their lineage."""
 
 from engine.model.golden import Golden
 from engine.registry.bundle import Bundle

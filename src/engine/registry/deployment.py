@@ -1,4 +1,4 @@
-"""A bundle loaded and tried: what may take traffic, or the reason why not."""
+"""A deployment: a bundle loaded into memory and tried, so that it may take traffic."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TRIAL_ROWS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deployment:
-    """The loaded parts of a version, which fit together and answered their golden rows.
+    """The loaded parts of a version. They fit together, and the primary gave the golden answers.
 
     Attributes:
-        bundle: what they were loaded from; `bundle.version` names it.
+        bundle: the bundle they were loaded from; `bundle.version` names it.
         primary, fallback, default, program: as `Engine` takes them; default is None for NaN.
-        rows: float32 or float64 [n, n_features]: rows to warm up on, the golden ones where there are any.
+        rows: float32 or float64 [n, n_features], rows to warm up on: the golden rows, else standard normal values.
     """
 
     bundle: Bundle
@@ -37,11 +37,14 @@ class Deployment:
 
     @classmethod
     def of(cls, bundle: Bundle, functions: Iterable[Any] = ()) -> Deployment:
-        """Loads and tries a bundle, on the calling thread.
+        """Load a bundle and try it, on the calling thread.
+
+        Args:
+            functions: your own `@transform` functions that the program calls.
 
         Raises:
-            RegistryError: a damaged artifact, parts that do not fit, a golden row answered wrongly, an answer that is
-                no number. The message names the version and says which.
+            RegistryError: an artifact is damaged, the parts do not fit, or a model answers its golden or trial rows
+                wrongly. The message names the version and the part.
         """
         try:
             primary, fallback, program = bundle.primary(), bundle.fallback(), bundle.program(functions)

@@ -1,7 +1,7 @@
-"""The manifest: one JSON object that says all that a version is, its artifacts by digest. Its own digest is the
-version's.
+"""The manifest: one JSON object that describes a version and names its artifacts by digest.
 
-Nothing in it depends on when or where it was written, so that registering the same bundle twice gives the same version.
+The manifest's own digest is the version's. Nothing in it depends on the time or the place of writing, so
+registering the same bundle twice gives the same version.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine._common import canonical as canonical_json
+from engine._common.options import POLICY
 from engine.errors import RegistryError
 from engine.model.golden import Golden
 
@@ -21,21 +22,6 @@ FORMAT = "engine.bundle"
 FORMAT_VERSION = 1
 MANIFEST_BYTES_MAX = 4 << 20
 GOLDEN_BYTES_MAX = 64 << 20
-# What Engine takes besides its parts: the deadline policy.
-POLICY = (
-    "deadline_ms",
-    "lane",
-    "batch_rows_max",
-    "executors",
-    "queue_rows_max",
-    "miss_rate",
-    "spin",
-    "priority",
-    "weight",
-    "on_error",
-    "allow_nonfinite",
-    "breaker",
-)
 
 
 def checked_golden(golden: Any) -> Golden:
@@ -51,7 +37,7 @@ def checked_golden(golden: Any) -> Golden:
 
 
 def canonical(body: Mapping[str, Any]) -> bytes:
-    """The manifest's bytes: sorted keys, floats that read back to the same bits. Raises RegistryError."""
+    """Return the manifest's bytes as canonical JSON. Raises RegistryError if a value is no JSON, or it is too long."""
     try:
         content = canonical_json.to_bytes(body, default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
@@ -64,7 +50,7 @@ def canonical(body: Mapping[str, Any]) -> bytes:
 
 
 def read(content: bytes, name: str) -> dict[str, Any]:
-    """A manifest whose digest has been checked. Raises RegistryError for one of another format or name."""
+    """Return a manifest whose digest has been checked. Raises RegistryError for another format or name."""
     try:
         body = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -81,7 +67,7 @@ def read(content: bytes, name: str) -> dict[str, Any]:
 
 
 def checked_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Finite numbers by name. Raises RegistryError."""
+    """Return metrics as finite numbers by name. Raises RegistryError for anything else."""
     found = {}
     for key, value in dict(metrics or {}).items():
         value = _plain(value) if isinstance(value, np.generic) else value
@@ -92,7 +78,7 @@ def checked_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def checked_policy(policy: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments of Engine by name; their values are Engine's to check. Raises RegistryError."""
+    """Return a policy: known options of Engine, numbers and texts. Engine checks their ranges. Raises RegistryError."""
     found = dict(policy or {})
     unknown = sorted(set(map(str, found)) - set(POLICY))
     if unknown:
@@ -104,7 +90,7 @@ def checked_policy(policy: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def checked_default(default: Any) -> float | list[float] | None:
-    """A number, several, or None for none. Raises RegistryError: a function, for one, cannot be stored."""
+    """Return a default: a number, several, or None. Raises RegistryError; a function cannot be stored."""
     if default is None:
         return None
     try:

@@ -81,7 +81,7 @@ def test_an_optional_library_that_is_missing_names_its_extra():
 def test_words_are_compared_with_those_of_a_compiled_module():
     vocabulary.require_same("sources", vocabulary.SOURCES, list(vocabulary.SOURCES))
     with pytest.raises(
-        ImportError, match="sources differ: Python has a, b; the compiled module has b, a. Build"
+        ImportError, match=r"sources differ: Python has a, b; the compiled module has b, a\. Build"
     ):
         vocabulary.require_same("sources", ("a", "b"), ("b", "a"))
 

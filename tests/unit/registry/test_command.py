@@ -83,7 +83,7 @@ def _bytes(typed):
     [
         (["show", "flight-delay@9"], "has no version 9; there are: 1, 2"),
         (["rollback", "../x"], "name must be"),
-        (["rollback", "flight-delay"], "no way back"),
+        (["rollback", "flight-delay"], "to roll back to"),
         (["promote", "flight-delay@1", "--alias", "7"], "alias must not be a number"),
     ],
 )
