@@ -69,7 +69,7 @@ def test_liveness_is_replayed_too(capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["[1]"], "expected a plan as a JSON object"),
+        (["[1]"], "the plan must be a JSON object"),
         (["{"], "replay: "),
         (["@/nowhere/plan.json"], "/nowhere/plan.json"),
         (['{"load": -1.0}'], "load must be a number"),

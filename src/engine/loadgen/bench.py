@@ -27,16 +27,17 @@ BATCHES = (1, 4, 16, 64, 256, 1024)
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured.
+    """The result of `bench`; `str()` of it is a table for people.
 
     Attributes:
-        path, format, n_features: the model.
-        rows: what it was measured on.
+        path, format, n_features: of the model.
+        rows: the rows it was measured on, in words.
         us_row: median microseconds a row of `Model.predict`, by rows a call.
-        rival: the library that trained it, or why it could not be asked.
-        rival_us_row: the same of its own predict, one thread; empty where it could not be asked.
-        largest_difference: between the two answers to the same rows, relative to the answer where that is above 1.
-        load: `Run.summary()` of the load, with its rate and deadline.
+        rival: the library that trained the model, or why it was not measured.
+        rival_us_row: median microseconds a row of the library's own predict on one thread; empty if not measured.
+        largest_difference: between the two answers to the same rows, relative to the larger of 1 and our answer; None
+            if not measured.
+        load: `Run.summary()` of the load, with rate_per_s and deadline_ms.
     """
 
     path: str
@@ -78,20 +79,23 @@ def bench(
     batch_s: float = 0.3,
     trust: bool = False,
 ) -> Bench:
-    """Times a model file.
+    """Time a model file against the library that trained it, and under a load. Blocks for the whole measurement.
 
     Args:
-        path: as `load_model` takes it.
-        rows: float [n, n_features] to measure on; standard normal values unless given. Which paths rows take through
-            a forest decides its time, so that your own rows tell more.
-        batches: rows a call.
-        rate_per_s, deadline_ms, seconds, seed: of the load: Poisson arrivals, one row each.
+        path: of a file that `load_model` reads.
+        rows: numbers [n, n_features] to measure on; standard normal values by default. A forest's time depends on the
+            paths of its rows, so your own rows tell more.
+        batches: rows a call, one measurement each.
+        rate_per_s: mean arrivals a second of the load: Poisson, one row each.
+        deadline_ms: milliseconds from an arrival to its deadline.
+        seconds: length of the load.
+        seed: of arrivals and default rows.
         batch_s: seconds spent on each size and library.
-        trust: as `load_model`.
+        trust: read pickles, which run code.
 
     Raises:
-        InputError: rows of another width.
-        What `load_model` raises.
+        InputError: `rows` has another width, or no row.
+        ModelFormatError, UnsupportedModelError: raised by `load_model`.
     """
     path = Path(path)
     model = load_model(path, trust=trust)
@@ -118,7 +122,7 @@ def bench(
 
 
 def _us_row(predict: Predict, rows: Rows, size: int, seconds: float) -> float:
-    """Median microseconds a row; each call has other rows."""
+    """Return the median microseconds a row. Each call takes other rows."""
     taken: list[int] = []
     at = 0
     predict(rows[:size])

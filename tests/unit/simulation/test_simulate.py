@@ -96,7 +96,7 @@ def test_a_result_is_plain_json():
         ({"crash_share": 1.01}, InputError, "crash_share must be a number from 0 to 1, got 1.01"),
         ({"batch_row_us": math.inf}, InputError, "batch_row_us must be a number from 0"),
         ({"load": 1.0, "rate_per_s": 5.0}, ConfigError, "load or rate_per_s, not both"),
-        ({"batch_base_us": 0.0, "batch_row_us": 0.0}, ConfigError, "a full batch has to cost something"),
+        ({"batch_base_us": 0.0, "batch_row_us": 0.0}, ConfigError, "a full batch must cost more than 0"),
         ({"stall_ms": 5.0}, ConfigError, "stall_ms=5 needs a longer stall_every_ms, got 0"),
         (
             {"stall_ms": 5.0, "stall_every_ms": 5.0},
