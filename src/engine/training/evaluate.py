@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,7 +27,7 @@ def measured(labels: Array, answers: Array) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
-def auc(labels: Array, scores: Array) -> float:
+def auc(labels: npt.NDArray[Any], scores: Array) -> float:
     """Return the chance that a 1 scores above a 0, where a tie counts half: Mann-Whitney's U over its largest value.
 
     NaN if one of the two labels is absent.
