@@ -1,4 +1,4 @@
-"""Checks of arguments that come from a caller: type, range, choice. Each error names the argument and its value."""
+"""Checks of a caller's arguments: type, range, choice. Each error names the argument and its value."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def number(
     Args:
         above: refuse `low` itself.
         below: refuse `high` itself.
-        error: raised for a number outside the range, and for NaN.
-        type_error: raised for anything but an int or a float, bool included; `error` unless given.
+        error: raised for NaN and for a number outside the range.
+        type_error: raised for a bool and for any other value that is no int or float; `error` unless given.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise (type_error or error)(f"{name} must be a number, got {type(value).__name__} {value!r:.80}")
@@ -50,7 +50,7 @@ def whole(
     error: type[EngineError] = InputError,
     type_error: type[EngineError] | None = None,
 ) -> int:
-    """An int from `low` to `high`. Errors as in `number`."""
+    """Return an int from `low` to `high`. Errors as in `number`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise (type_error or error)(f"{name} must be an int, got {type(value).__name__} {value!r:.80}")
     if not low <= value <= high:
@@ -59,7 +59,7 @@ def whole(
 
 
 def one_of(name: str, value: Any, choices: Sequence[str], *, error: type[EngineError] = InputError) -> str:
-    """One of `choices`. Raises `error`, which lists them, for anything else."""
+    """Return one of `choices`. Raises `error`, which lists them, for any other value."""
     if not isinstance(value, str) or value not in choices:
         raise error(f"{name} must be one of {', '.join(choices)}, got {value!r:.80}")
     return value

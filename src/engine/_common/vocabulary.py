@@ -1,6 +1,6 @@
-"""The words that answers carry, as tuples: a word's place is its code in native code.
+"""The words of answers and requests, as tuples: a word's position is its code in native code.
 
-csrc/scheduler/request.hpp has the same order. The binding compares the two when it is imported.
+csrc/scheduler/request.hpp has the same order. The bindings compare the two at import.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Our own reader reads the file first, so that the library's parser only meets files known to be sound. Times are
 closed-loop, of one thread, and include the Python call. The load is open-loop: latency counts from the instant when a
-request was due. Whatever the library runs for a file of its own runs here too; pickles only with `trust`.
+request was due. The library runs as it does for its own users; pickles are read only with `trust`.
 """
 
 from __future__ import annotations

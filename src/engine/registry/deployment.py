@@ -64,11 +64,11 @@ def _misfit(
     primary: Model, fallback: Model | None, program: FeatureProgram | None, golden: Golden | None
 ) -> str | None:
     if fallback is not None:
-        for what in ("n_features", "n_outputs"):
-            if getattr(primary, what) != getattr(fallback, what):
+        for width in ("n_features", "n_outputs"):
+            if getattr(primary, width) != getattr(fallback, width):
                 return (
-                    f"wrong width: the primary has {getattr(primary, what)} {what}, "
-                    f"the fallback {getattr(fallback, what)}"
+                    f"wrong width: the primary has {getattr(primary, width)} {width}, "
+                    f"the fallback {getattr(fallback, width)}"
                 )
     if program is not None and program.n_outputs != primary.n_features:
         return f"wrong width: the program makes {program.n_outputs} features, the primary takes {primary.n_features}"

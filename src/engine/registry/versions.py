@@ -91,15 +91,15 @@ class Reference:
     digest: str | None = None
 
 
-def checked_name(name: object, what: str = "name") -> str:
+def checked_name(name: object, subject: str = "name") -> str:
     """Return the name. Raises RegistryError if it is not allowed.
 
     Args:
-        what: the subject of the error.
+        subject: of the error.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise RegistryError(
-            f"{what} must be 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit, got {name!r:.80}"
+            f"{subject} must be 1 to 64 of a-z, 0-9, '.', '_' and '-', first a letter or digit, got {name!r:.80}"
         )
     return name
 

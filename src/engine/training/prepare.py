@@ -62,7 +62,7 @@ def prepare(
         table: of the feature store.
         config: the dataset config, for the label, the time, the keys of its views and its digest.
         spec, label, time, holdout: as `TrainingPipeline` takes them.
-        settings: what else decides the model.
+        settings: all other settings that decide the model, for the run digest.
         stop: called between the steps.
 
     Raises:
