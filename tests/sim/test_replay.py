@@ -1,4 +1,4 @@
-"""The alarm itself: every invariant can be broken, the break is seen, and one printed command breaks it again."""
+"""The checks themselves: each invariant can be broken, the simulator sees it, and one printed command repeats it."""
 
 import json
 import shlex

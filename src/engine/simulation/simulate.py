@@ -1,8 +1,8 @@
 """`simulate`: the compiled scheduling policy on a virtual clock, under seeded load and faults.
 
-For a load, a batch cost and a mix of deadlines it tells the share of requests answered in time, by each source, and the
-effect of a model that stalls, slows down, crashes or hangs. It runs the same policy, cost model, safety margin and slots
-that serve real requests, some million requests a second. The same seed gives the same run to the bit.
+It tells the share of requests answered in time by each source, for a load, a batch cost and a mix of deadlines, and the
+effect of a model that stalls, slows down, crashes or hangs. It runs the same policy, cost model, safety margin and
+slots that serve real requests, some million requests a second. The same seed gives the same run to the bit.
 
 It leaves out the GIL, the operating system's scheduler, and the time that Python takes to make a request.
 """

@@ -1,4 +1,4 @@
-"""What rooms share: checks of arguments, canonical JSON, durable files, optional imports, reading of tables."""
+"""Shared helpers: argument checks, canonical JSON, durable files, optional imports, tables, vocabularies."""
 
 import math
 import os

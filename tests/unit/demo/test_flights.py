@@ -17,7 +17,7 @@ def parts():
 
 def test_every_flight_that_arrived_is_in_one_of_the_two_parts(parts):
     learn, serve = parts
-    # 336,776 flights, of which 9,430 have no arrival delay.
+    # 336,776 flights; 9,430 of them have no arrival delay.
     assert len(learn) + len(serve) == 327_346
     assert len(learn) == len(learn.table) == 160_678
 

@@ -11,7 +11,7 @@ from engine.registry import ModelRegistry
 
 @pytest.fixture
 def typed(tmp_path, capsys):
-    """Runs a command on a registry with two versions of "flight-delay"; gives its exit status and what it printed."""
+    """Run a command on a registry with two versions of "flight-delay". Return its exit status and output."""
     registry = ModelRegistry(tmp_path / "registry", code=False)
     for value in (1, 2):
         registry.register(constant(tmp_path, value), {"auc": 0.5 + value / 10}, name="flight-delay")

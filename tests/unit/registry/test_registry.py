@@ -1,4 +1,4 @@
-"""The registry: versions, aliases, what a bundle holds, and what is refused. Expectations are worked out by hand."""
+"""The registry: versions, aliases, the content of a bundle, and errors. Expectations are worked out by hand."""
 
 import json
 import sqlite3
@@ -24,7 +24,7 @@ def registry(tmp_path):
 
 @pytest.fixture
 def three(registry, tmp_path):
-    """A registry whose model "model" has versions 1, 2 and 3, which answer 1, 2 and 3."""
+    """A registry with versions 1, 2 and 3 of "model", which answer 1, 2 and 3."""
     for value in (1, 2, 3):
         registry.register(constant(tmp_path, value))
     return registry

@@ -8,7 +8,7 @@ from engine.errors import ConfigError, InputError, InputTypeError
 from engine.simulation.command import add_arguments, main
 from engine.simulation.simulate import simulate
 
-# A batch takes 1 ms whatever its rows, wake-ups are exact, a fallback takes 10 us.
+# A batch of any size takes 1 ms, wake-ups are exact, a fallback takes 10 us.
 QUIET = {
     "batch_base_us": 1000.0,
     "batch_row_us": 0.0,
@@ -70,7 +70,7 @@ def test_nan_answers_go_to_the_fallback():
 
 def test_a_stalled_primary_is_covered():
     result = simulate(rate_per_s=1000.0, requests=4000, stall_ms=200.0, stall_every_ms=1000.0, **QUIET)
-    # A fifth of the time it answers nothing, and the breaker rests it a little longer than that.
+    # It answers nothing for a fifth of the time, and the breaker rests it a little longer.
     assert 0.15 < result["by_source"]["fallback"] / 4000 < 0.4
     assert result["on_time"] == 1.0
     assert result["recovery_ms"] < 200.0
