@@ -162,7 +162,7 @@ def test_folders_that_hold_something_else(tmp_path):
     with sqlite3.connect(foreign / "registry.db") as other:
         other.execute("CREATE TABLE mine(x)")
     (foreign / "blobs").mkdir()
-    with pytest.raises(RegistryError, match="an SQLite file that is no registry's"):
+    with pytest.raises(RegistryError, match="an SQLite file of another program"):
         ModelRegistry(foreign)
     with sqlite3.connect(foreign / "registry.db") as other:
         assert other.execute("SELECT count(*) FROM mine").fetchone() == (0,)

@@ -46,8 +46,8 @@ class Golden:
         try:
             rows = np.array(rows, dtype=np.float32 if single else np.float64)
             values = np.array(values, dtype=np.float64)
-        except (TypeError, ValueError) as refused:
-            raise error(f"golden must be (rows, values) of numbers: {refused}") from None
+        except (TypeError, ValueError) as problem:
+            raise error(f"golden must be (rows, values) of numbers: {problem}") from None
         if rows.ndim != 2 or values.ndim not in (1, 2) or len(rows) != len(values) or not len(rows):
             raise error(
                 f"golden must be at least one row [n, n_features] with values [n] or [n, n_outputs], got shapes "
