@@ -73,7 +73,7 @@ def test_liveness_is_replayed_too(capsys):
         (["{"], "replay: "),
         (["@/nowhere/plan.json"], "/nowhere/plan.json"),
         (['{"load": -1.0}'], "load must be a number"),
-        (['{"faults": []}', "--liveness"], "liveness needs a fault that ends"),
+        (['{"faults": []}', "--liveness"], "the plan needs a fault that ends"),
     ],
 )
 def test_bad_arguments_say_so(words, text, capsys):

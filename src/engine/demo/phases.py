@@ -108,7 +108,7 @@ def _engine(served: Served, primary: Model, lane: Any) -> Engine:
         features=served.program if lane == "inline" else None,
         deadline_ms=DEADLINE_MS,
         batch_rows_max=ROWS_MAX,
-        # An inline primary that stalls can be interrupted by nothing, so the engine is left to change lanes by itself.
+        # Nothing can interrupt an inline primary that stalls, so "auto" lets the engine change lanes by itself.
         lane="auto" if lane == "inline" else lane,
         warmup=served.rows[:4096],
     )

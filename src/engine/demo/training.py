@@ -73,8 +73,8 @@ def _boost(rows: npt.NDArray[np.float32], late: npt.NDArray[np.bool_], trees: in
         "objective": "binary",
         "num_leaves": leaves,
         "learning_rate": 0.05,
-        # OpenMP's threads wait for each other by spinning. Two threads take half as long as one on an idle machine, and
-        # twenty times as long on a busy one.
+        # One thread takes twice as long as two on an idle machine. On a busy one, two take up to forty times as long,
+        # because OpenMP's threads wait for each other by spinning.
         "num_threads": 1,
         "seed": 13,
         "deterministic": True,

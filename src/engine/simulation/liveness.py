@@ -46,7 +46,7 @@ def recovery(plan: Mapping[str, Any], *, within_ms: float) -> dict[str, Any]:
     lasting = [fault | {"from_ms": 0.0} for fault, end in zip(faults, ends, strict=True) if end is None]
     over_ms = max((end for end in ends if end is not None), default=None)
     if over_ms is None:
-        raise ConfigError("liveness needs a fault that ends: give one of the plan's faults an until_ms")
+        raise ConfigError("the plan needs a fault that ends: give one of its faults an until_ms")
     hurt = simulate(**plan)
     bin_ms = max(hurt["duration_s"] * 1e3 / BINS, 1e-3)
     hurt = simulate(**{**plan, "bin_ms": bin_ms})

@@ -49,10 +49,10 @@ def by_time(table: pa.Table, label: str, time: str, holdout: float) -> Split:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for column, what in ((label, "label"), (time, "time")):
+    for column, role in ((label, "label"), (time, "time")):
         if column not in table.column_names:
             raise TrainingError(
-                f"the dataset has no {what} column {column!r}; it has: {', '.join(table.column_names[:30])}"
+                f"the dataset has no {role} column {column!r}; it has: {', '.join(table.column_names[:30])}"
             )
     kind = table.schema.field(time).type
     if not (pa.types.is_temporal(kind) or pa.types.is_integer(kind)):

@@ -217,7 +217,7 @@ class Fitted:
     def __init__(self, fit: Any, *, trust: bool = False) -> None:
         if not callable(fit) and not hasattr(fit, "fit"):
             raise ConfigError(
-                f"expected a scikit-learn estimator or a function of rows and labels, got {type(fit).__name__}"
+                f"a learner must be a scikit-learn estimator or a function of rows and labels, got {type(fit).__name__}"
             )
         self.fit, self.trust = fit, trust
 

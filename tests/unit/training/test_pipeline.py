@@ -273,7 +273,7 @@ def test_a_table_without_features_and_a_pipeline_that_knows_no_label(registry):
     ("keywords", "text"),
     [
         ({"learner": "forest"}, "learner must be one of lightgbm, xgboost"),
-        ({"learner": 5}, "expected a scikit-learn estimator"),
+        ({"learner": 5}, "a learner must be a scikit-learn estimator"),
         ({"holdout": 0.0}, "holdout must be a number above 0 and below 1, got 0"),
         ({"fallback_budget_us": -1.0}, "fallback_budget_us must be a number above 0"),
         ({"golden_rows": 0}, "golden_rows must be an int from 1 to"),
