@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from engine.errors import ConfigError, ModelError
 from engine.model import Model
-from engine.serving import golden as golden_rows
+from engine.model.golden import Given, Golden
 from engine.serving import parts
 from engine.serving._answers import Answers
 from engine.serving._engine import CoreEngine
@@ -207,7 +207,7 @@ class Engine(CoreEngine):
         default: Default = None,
         features: Features | None = None,
         version: str | None = None,
-        golden: golden_rows.Golden | None = None,
+        golden: Given | None = None,
         warmup: npt.ArrayLike | None = None,
     ) -> None:
         """Serves new requests from other models; what is not given stays. Requests under way keep what they came under.
@@ -254,7 +254,7 @@ class Engine(CoreEngine):
         default: Default = None,
         features: Features | None = None,
         version: str | None = None,
-        golden: golden_rows.Golden | None = None,
+        golden: Given | None = None,
         warmup: npt.ArrayLike | None = None,
     ) -> None:
         """Serves a share of requests from other models; `canary()` ends it. A canary that was there is replaced.
@@ -310,7 +310,7 @@ class Engine(CoreEngine):
         default: Default,
         features: Features | None,
         version: str | None,
-        golden: golden_rows.Golden | None,
+        golden: Given | None,
         warmup: npt.ArrayLike | None,
     ) -> Any:
         """A deployment that is checked, measured and ready to take traffic."""
@@ -337,7 +337,7 @@ class Engine(CoreEngine):
         rows = None
         if golden is not None:
             rows = self._golden_rows(served, golden[0])
-            golden_rows.check(model, "primary", rows, golden[1])
+            Golden.of(rows, golden[1], error=ConfigError).check(model, "primary")
         # A primary that is already being served has been measured by its own requests.
         if model is not now_primary or golden is not None:
             warm = warmup if warmup is not None else rows

@@ -160,7 +160,7 @@ def test_a_bad_version_never_takes_traffic_and_says_why(registry, monitor, fault
 
 
 def test_golden_rows_answered_otherwise_are_refused(service, registry, tmp_path, monkeypatch):
-    from engine.registry.manifest import Golden
+    from engine.registry import Golden
 
     # As if another build of a library read the same model differently.
     monkeypatch.setattr(Golden, "from_bytes", lambda content: Golden(np.array([ROW]), np.array([2.5])))

@@ -1,8 +1,8 @@
-"""Notices of flips: where an alias points, on a page of memory that all processes of the machine share.
+"""Notice pages: the target of an alias on a page of memory that all processes of the machine share.
 
-A follower that asks SQLite gives up the GIL five times, and beside busy threads getting it back takes up to a switch
-interval (5 ms) or two each time. A page is compared without a lock and without a system call. The index remains the
-truth: a notice is put up after the commit, a damaged one counts as none, and who follows asks the index now and then.
+A follower that asks SQLite gives up the GIL five times. Beside busy threads it may wait a switch interval (5 ms) or two
+to get it back each time. Comparing a page takes no lock and no system call. The index remains the truth: a page is
+published after the commit, readers ignore a damaged one, and followers still ask the index every second.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from pathlib import Path
 from engine.registry.files import lock_within
 from engine.registry.versions import AliasState
 
-LOCK_S_MAX = 0.5  # to wait for other writers: followers find the flip in the index about as soon
+LOCK_S_MAX = 0.5  # wait for other writers: followers find the flip in the index about as soon
 _FOLDER = "notices"
 _PAGE_BYTES = 4096
 _HEADER_BYTES = 8  # crc32 and length of the JSON that follows
-_GENERATION_BYTES = 8  # the first bytes of the page, so that comparing them is all that a look takes
+_GENERATION_BYTES = 8  # the first bytes of the page: a reader compares only them
 
 
-class Notice:
-    """The notice of one alias. Not thread-safe. Where the folder cannot be read or there is none yet, it is empty."""
+class NoticePage:
+    """The page of one alias, as its readers see it. Not thread-safe. Empty until a writer has published it.
+
+    Args:
+        registry: the registry's folder.
+        name, alias: `name@alias`.
+    """
 
     def __init__(self, registry: Path, name: str, alias: str) -> None:
         self._path = _path(registry, name, alias)
@@ -38,7 +43,7 @@ class Notice:
         self.open()
 
     def open(self) -> None:
-        """Looks for the page again where there was none; what is on it then is not news."""
+        """Map the page if it was missing so far. Its present content does not count as a change."""
         if self._page is None:
             with contextlib.suppress(OSError, ValueError), open(self._path, "rb") as file:
                 self._page = mmap.mmap(file.fileno(), _PAGE_BYTES, access=mmap.ACCESS_READ)
@@ -46,29 +51,34 @@ class Notice:
 
     @property
     def is_open(self) -> bool:
+        """Whether the page exists and is mapped."""
         return self._page is not None
 
     def changed(self) -> bool:
-        """Whether somebody has put up another notice since the last call that said so."""
+        """Return whether a writer has published since the last call that returned True."""
         if self._page is None or (now := self._page[:_GENERATION_BYTES]) == self._seen:
             return False
         self._seen = now
         return True
 
     def read(self) -> AliasState | None:
-        """What it says; None where it is being written, or damaged."""
+        """Return the alias's state; None if the page is missing, damaged or being written."""
         return _decoded(self._page[:]) if self._page is not None else None
 
     def close(self) -> None:
+        """Unmap the page."""
         if self._page is not None:
             self._page.close()
             self._page = None
 
 
-def put_up(registry: Path, name: str, alias: str, ask: Callable[[], AliasState]) -> None:
-    """Puts up what `ask` says of an alias, which is asked while no other writer can: the last one is right.
+def publish(registry: Path, name: str, alias: str, ask: Callable[[], AliasState]) -> None:
+    """Write the state that `ask` returns to the page of an alias.
 
-    Raises OSError where the folder cannot be written, or another writer hangs.
+    `ask` is called under the page's lock, so the last writer publishes the last state.
+
+    Raises:
+        OSError: the folder cannot be written, or another writer has held the lock for LOCK_S_MAX.
     """
     path = _path(registry, name, alias)
     path.parent.mkdir(exist_ok=True)
@@ -78,13 +88,13 @@ def put_up(registry: Path, name: str, alias: str, ask: Callable[[], AliasState])
             os.ftruncate(file.fileno(), _PAGE_BYTES)
         page = _encoded(ask())
         with mmap.mmap(file.fileno(), _PAGE_BYTES) as shared:
-            # The generation last: it is what readers look at.
+            # The generation last: readers compare it, and then check the body by its checksum.
             shared[_GENERATION_BYTES:] = page[_GENERATION_BYTES:]
             shared[:_GENERATION_BYTES] = page[:_GENERATION_BYTES]
 
 
 def _path(registry: Path, name: str, alias: str) -> Path:
-    # Names never become paths.
+    # Hashed: a name never becomes a path.
     return registry / _FOLDER / hashlib.sha256(f"{name}@{alias}".encode()).hexdigest()[:32]
 
 
@@ -93,7 +103,7 @@ def _encoded(state: AliasState) -> bytes:
     generation = state.generation.to_bytes(_GENERATION_BYTES, "little")
     header = zlib.crc32(generation + body).to_bytes(4, "little") + len(body).to_bytes(4, "little")
     page = generation + header + body
-    # One that does not fit is seen to have changed, and its reader asks the index.
+    # A state that does not fit is cut off: its reader sees the change, finds it damaged and asks the index.
     return page.ljust(_PAGE_BYTES, b"\0")[:_PAGE_BYTES]
 
 

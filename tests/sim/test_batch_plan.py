@@ -56,11 +56,11 @@ def test_eight_in_an_instant_are_one_batch_not_eight():
 
 
 def test_waiting_is_for_where_it_pays():
-    # Rows cost the same in any batch: nothing to wait for.
+    # A row costs the same in any batch, so waiting gains nothing.
     assert run(0.4, ROW_BOUND, executors=4)["held"] == 0
     # One executor fills the next batch while it runs this one.
     assert run(0.4, LAUNCH_BOUND, executors=1)["held"] == 0
-    # Four that would each start with what little there is: they wait, and nobody is late for it.
+    # Four executors would each start a small batch: they wait, and no request is late for it.
     result = run(0.4, LAUNCH_BOUND, executors=4)
     assert result["held"] > 0
     assert result["batch_rows_mean"] >= 20
@@ -68,13 +68,13 @@ def test_waiting_is_for_where_it_pays():
 
 
 def test_what_is_learned_decides():
-    # From some moment on a batch costs much before its first row (a busy accelerator, a lock): batches should become
-    # those that suit this curve, which the cost model has to learn by itself.
+    # From some moment on a batch costs much before its first row (a busy accelerator, a lock). The cost model must
+    # learn the new curve by itself, and batches must fit it.
     plan = {"deadline_ms": 20.0, "executors": 1, "requests": 20_000, "rate_per_s": 5_000.0}
     extra = {"fault": "slow", "extra_us": 2000.0, "from_ms": 1_000.0}
     learned = simulate(**plan, batch_base_us=5.0, batch_row_us=120.0, faults=[extra])
     known = simulate(**plan, batch_base_us=2005.0, batch_row_us=120.0)
-    # A quarter of the requests come before, one by one.
+    # A quarter of the requests comes before that, one by one.
     batches = 0.25 * plan["requests"] + 0.75 * plan["requests"] / known["batch_rows_mean"]
     assert learned["batch_rows_mean"] > 0.9 * plan["requests"] / batches
     assert learned["primary_in_time"] > 0.97 * known["primary_in_time"]
@@ -82,8 +82,8 @@ def test_what_is_learned_decides():
 
 
 def test_what_a_swap_measured_wrongly_is_unlearned_after_every_swap():
-    # A calibration beside the traffic comes out too dear, time and again: sizes that then do not run must follow those
-    # that do, after the hundredth swap as after the first.
+    # Each calibration beside the traffic measures too high a cost. Sizes that no longer run must follow the sizes that
+    # do, after the hundredth swap as after the first.
     plan = {
         "deadline_ms": 10.0,
         "batch_base_us": 100.0,
@@ -100,7 +100,7 @@ def test_what_a_swap_measured_wrongly_is_unlearned_after_every_swap():
 
 
 def test_a_burst_that_ends_leaves_its_tail_waiting_no_longer_than_a_batch():
-    # Nobody comes after it, so the last of a burst would wait in vain for a fuller batch.
+    # No request follows, so the last of a burst would wait in vain for a fuller batch.
     result = simulate(
         rate_per_s=1e-3,
         requests=100,

@@ -1,4 +1,4 @@
-"""Notices of flips: seen at once, never believed where they are damaged or overtaken, and never needed."""
+"""Notice pages: readers see a flip at once, ignore a damaged or overtaken page, and manage without one."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.registry.bundles import constant
 
-from engine.registry import AliasState, ModelRegistry, notice
+from engine.registry import AliasState, ModelRegistry, notice_page
 from engine.registry import watch as watching
 
 
@@ -32,9 +32,9 @@ def page_of(registry):
     return page
 
 
-def put_up(registry, number, generation):
+def publish(registry, number, generation):
     state = AliasState("model", "production", number, generation, (1,))
-    notice.put_up(registry.path, "model", "production", lambda: state)
+    notice_page.publish(registry.path, "model", "production", lambda: state)
 
 
 def test_a_flip_is_seen_without_asking_the_index(registry, rarely):
@@ -65,7 +65,7 @@ def test_an_overtaken_writer_does_not_lead_back(registry, rarely):
     registry.promote("model", 2)
     registry.promote("model", 3)
     assert watch.poll().generation == 3
-    put_up(registry, 2, 2)
+    publish(registry, 2, 2)
     assert watch.poll() is None
 
 
@@ -99,7 +99,7 @@ def test_a_registry_without_notices_is_followed(registry, rarely):
     assert watch.poll().number == 3
 
 
-def test_a_notice_that_cannot_be_put_up_stops_no_flip(registry):
+def test_a_notice_that_cannot_be_published_stops_no_flip(registry):
     shutil.rmtree(registry.path / "notices")
     (registry.path / "notices").write_text("in the way")
     assert registry.promote("model", 2).number == 2
@@ -110,15 +110,15 @@ def test_a_state_too_long_for_the_page_counts_as_none(registry, rarely):
     watch = registry.watch("model@production", generation=1)
     assert watch.poll() is None
     long = AliasState("model", "production", 2, 2, tuple(range(10_000)))
-    notice.put_up(registry.path, "model", "production", lambda: long)
+    notice_page.publish(registry.path, "model", "production", lambda: long)
     assert watch.poll() is None, "the index knows of no flip"
     registry._index.point("model", "production", 3, "somebody", "", None)
-    notice.put_up(registry.path, "model", "production", lambda: replace(long, generation=3))
+    notice_page.publish(registry.path, "model", "production", lambda: replace(long, generation=3))
     assert watch.poll().number == 3
 
 
 def test_a_writer_that_hangs_holds_up_no_flip_for_long(registry, monkeypatch):
-    monkeypatch.setattr(notice, "LOCK_S_MAX", 0.05)
+    monkeypatch.setattr(notice_page, "LOCK_S_MAX", 0.05)
     with page_of(registry).open("rb") as hung:
         fcntl.flock(hung, fcntl.LOCK_EX)
         assert registry.promote("model", 2).number == 2

@@ -1,4 +1,4 @@
-"""`engine registry …`: the registry from the command line. Prints tables for people, and JSON with --json."""
+"""`engine registry`: the registry from the command line, as tables for people or as JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from engine.errors import RegistryError
 from engine.registry.registry import INDEX, ModelRegistry
 from engine.registry.versions import PRODUCTION, parse
 
@@ -17,42 +18,42 @@ FOLDER = "registry"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options and verbs of `engine registry`."""
+    """Add the options and verbs of `engine registry`."""
     parser.add_argument(
         "--registry",
         default=os.environ.get("ENGINE_REGISTRY", FOLDER),
         metavar="DIR",
-        help="its folder; $ENGINE_REGISTRY, else 'registry'",
+        help="folder of the registry; default: $ENGINE_REGISTRY, else 'registry'",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    listed = verbs.add_parser("list", help="models, or the versions of one")
+    listed = verbs.add_parser("list", help="list models, or the versions of one")
     listed.add_argument("name", nargs="?")
-    show = verbs.add_parser("show", help="all that is known of a version")
+    show = verbs.add_parser("show", help="print the manifest of a version")
     show.add_argument("version", help="name@alias, name@7 or name@sha256:…")
-    show.add_argument("--diff", action="store_true", help="how the source files differed from their commit")
-    history = verbs.add_parser("history", help="what was done to a model, and by whom")
+    show.add_argument(
+        "--diff", action="store_true", help="print the diff of the source files against their commit"
+    )
+    history = verbs.add_parser("history", help="print the audit log of a model")
     history.add_argument("name")
-    diff = verbs.add_parser("diff", help="what differs between two versions")
+    diff = verbs.add_parser("diff", help="print the differences between two versions")
     diff.add_argument("one")
     diff.add_argument("other")
     promote = verbs.add_parser("promote", help="point an alias at a version")
-    promote.add_argument("version", help="name@7, or name@staging")
-    rollback = verbs.add_parser("rollback", help="point an alias back at the version before")
+    promote.add_argument("version", help="name@7, name@sha256:… or name@staging")
+    rollback = verbs.add_parser("rollback", help="point an alias back at its previous version")
     rollback.add_argument("name")
     for flips in (promote, rollback):
-        flips.add_argument("--alias", default=PRODUCTION, help=f"default: {PRODUCTION}")
-        flips.add_argument("--note", default="", help="for the log")
+        flips.add_argument("--alias", default=PRODUCTION, help=f"the alias; default: {PRODUCTION}")
+        flips.add_argument("--note", default="", help="for the audit log")
     verbs.add_parser("verify", help="read everything back against its digests")
-    verbs.add_parser("gc", help="remove what killed writers left behind")
+    verbs.add_parser("gc", help="remove files that killed writers left")
 
 
 def main(chosen: argparse.Namespace) -> int:
-    """Runs one command; returns the exit status, 1 where `verify` found something. Raises RegistryError."""
-    # A command that looks must not leave a new registry where somebody mistyped a folder.
+    """Run the parsed command. Return the exit status: 1 if `verify` found a problem. Raises RegistryError."""
+    # A mistyped folder must not become a new registry.
     if not os.path.exists(os.path.join(chosen.registry, INDEX)):
-        from engine.errors import RegistryError
-
         raise RegistryError(f"no registry at {chosen.registry!r}; say --registry DIR")
     with ModelRegistry(chosen.registry, code=False) as registry:
         return _COMMANDS[chosen.command](registry, chosen)

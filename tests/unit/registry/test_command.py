@@ -11,7 +11,7 @@ from engine.registry import ModelRegistry
 
 @pytest.fixture
 def typed(tmp_path, capsys):
-    """Runs a command on a registry with two versions of "flight-delay"; gives its exit status and what it printed."""
+    """Run a command on a registry with two versions of "flight-delay". Return its exit status and output."""
     registry = ModelRegistry(tmp_path / "registry", code=False)
     for value in (1, 2):
         registry.register(constant(tmp_path, value), {"auc": 0.5 + value / 10}, name="flight-delay")
@@ -83,7 +83,7 @@ def _bytes(typed):
     [
         (["show", "flight-delay@9"], "has no version 9; there are: 1, 2"),
         (["rollback", "../x"], "name must be"),
-        (["rollback", "flight-delay"], "no way back"),
+        (["rollback", "flight-delay"], "to roll back to"),
         (["promote", "flight-delay@1", "--alias", "7"], "alias must not be a number"),
     ],
 )
