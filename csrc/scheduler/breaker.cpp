@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-namespace engine {
+namespace engine::scheduler {
 
 bool Breaker::probe(int64_t now_ns, int64_t until_ns) noexcept {
     if (now_ns < until_ns) return false;
@@ -14,7 +14,7 @@ bool Breaker::probe(int64_t now_ns, int64_t until_ns) noexcept {
     return true;
 }
 
-void Breaker::called(uint32_t rows, uint32_t failed, int64_t now_ns) noexcept {
+void Breaker::record(uint32_t rows, uint32_t failed, int64_t now_ns) noexcept {
     if (!limits_.enabled) return;
     if (failed < rows) {
         if (failed_in_a_row_.load(std::memory_order_relaxed) != 0) failed_in_a_row_.store(0, std::memory_order_relaxed);
@@ -70,4 +70,4 @@ void Breaker::close() noexcept {
     rests_until_ns_.store(0, std::memory_order_relaxed);
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

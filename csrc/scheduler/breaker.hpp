@@ -9,7 +9,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace engine {
+namespace engine::scheduler {
 
 struct BreakerLimits {
     bool enabled = true;
@@ -31,7 +31,7 @@ public:
         return until == 0 || probe(now_ns, until);
     }
     // Any thread. A call ended: of its rows `failed` got no usable answer.
-    void called(uint32_t rows, uint32_t failed, int64_t now_ns) noexcept;
+    void record(uint32_t rows, uint32_t failed, int64_t now_ns) noexcept;
     // Whether a success has anything to tell but that it was one: then called() may be left out for most of them, and
     // made for many rows at once.
     bool untroubled() const noexcept {
@@ -64,4 +64,4 @@ private:
     std::atomic<uint32_t> rows_{0}, failed_{0};
 };
 
-}  // namespace engine
+}  // namespace engine::scheduler

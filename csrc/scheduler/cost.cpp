@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
@@ -194,4 +194,4 @@ uint32_t CostModel::smallest_within(double rows_per_ns) const noexcept {
     return 1;
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -12,7 +12,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace engine {
+namespace engine::scheduler {
 
 class CostModel {
 public:
@@ -66,4 +66,4 @@ private:
     uint32_t observed_ = 0;
 };
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -2,7 +2,7 @@
 
 #include <cstddef>
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
@@ -52,4 +52,4 @@ int Deployment::score_fallback(const void* rows, uint32_t n_rows, float* scratch
     return score(fallback_, float64_rows_, rows, n_rows, scratch, out, NEVER_NS);
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -10,7 +10,7 @@
 #include "engine/scorer.h"
 #include "scheduler/breaker.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 class Deployment {
 public:
@@ -62,4 +62,4 @@ private:
     std::mutex primary_lock_;  // held around a primary that is not reentrant
 };
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -1,10 +1,10 @@
 #include "scheduler/fair_share.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
-// After a refusal, or after a request took the place of less important ones, for this long.
+// After a rejection, or after a request took the place of less important ones, for this long.
 constexpr int64_t RECENT_NS = 20'000'000;
 // How far a model may run ahead of its share before it is not eligible. Wide enough for a few batches of any one model,
 // so that models with equal shares are still served by deadline; narrow against the time scale of overloads.
@@ -131,4 +131,4 @@ double SharedExecutors::entitled(const Share& share) const noexcept {
     return share.weight / (share.weight + std::max(others, 0.0));
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -17,7 +17,7 @@
 #include "base/clock.hpp"
 #include "scheduler/priority.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 // Sums of requests and of their work by the instant they must be finished at, kept in a ring of quarter-millisecond
 // buckets so that admission can ask without a lock. What lies past the ring's horizon of 134 ms counts as last.
@@ -73,18 +73,18 @@ public:
     FinishCounts work;
 
     // A request was turned away for want of capacity; for a while then the executors count as overloaded.
-    void refused(int64_t now_ns) noexcept {
-        if (!overloaded(now_ns)) refusing_since_ns_.store(now_ns, std::memory_order_relaxed);
-        refused_ns_.store(now_ns, std::memory_order_relaxed);
+    void rejected(int64_t now_ns) noexcept {
+        if (!overloaded(now_ns)) rejecting_since_ns_.store(now_ns, std::memory_order_relaxed);
+        rejected_ns_.store(now_ns, std::memory_order_relaxed);
     }
-    bool overloaded(int64_t now_ns) const noexcept { return recent(refused_ns_, now_ns); }
+    bool overloaded(int64_t now_ns) const noexcept { return recent(rejected_ns_, now_ns); }
     // … and have been for so long that it is no burst, after which there is time for what was put off.
     bool overloaded_lastingly(int64_t now_ns) const noexcept {
-        return overloaded(now_ns) && now_ns - refusing_since_ns_.load(std::memory_order_relaxed) >= LASTING_NS;
+        return overloaded(now_ns) && now_ns - rejecting_since_ns_.load(std::memory_order_relaxed) >= LASTING_NS;
     }
     // A request was admitted at the cost of less important ones; for a while then class goes before deadline.
-    void press(int64_t now_ns) noexcept { pressed_ns_.store(now_ns, std::memory_order_relaxed); }
-    bool pressed(int64_t now_ns) const noexcept { return recent(pressed_ns_, now_ns); }
+    void put_classes_first(int64_t now_ns) noexcept { classes_first_ns_.store(now_ns, std::memory_order_relaxed); }
+    bool classes_first(int64_t now_ns) const noexcept { return recent(classes_first_ns_, now_ns); }
 
     // Lock. A model's queue has begun to hold work, or to hold none.
     void activate(Share& share) noexcept;
@@ -108,9 +108,9 @@ private:
     std::atomic<uint32_t> models_{0};
     std::atomic<int64_t> latest_start_ns_{0};
     static constexpr int64_t LASTING_NS = 50'000'000;
-    std::atomic<int64_t> refused_ns_{0}, refusing_since_ns_{0}, pressed_ns_{0};
+    std::atomic<int64_t> rejected_ns_{0}, rejecting_since_ns_{0}, classes_first_ns_{0};
     std::atomic<int64_t> virtual_ns_{0};       // what a model of weight 1 has been entitled to so far
     std::atomic<double> active_weight_{0.0};
 };
 
-}  // namespace engine
+}  // namespace engine::scheduler

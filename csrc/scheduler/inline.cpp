@@ -4,9 +4,9 @@
 #include <numeric>
 
 #include "scheduler/runtime.hpp"
-#include "scheduler/runtime_detail.hpp"
+#include "scheduler/reasons.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
@@ -24,9 +24,9 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
         return answer_without_primary(request, Reason::late, out);
     Breaker& breaker = deployment.breaker();
     if (!breaker.allows(asked)) return answer_without_primary(request, Reason::breaker_open, out);
-    float* scratch = deployment.float64_rows() ? detail::thread_scratch(limits_.n_features) : nullptr;
+    float* scratch = deployment.float64_rows() ? thread_scratch(limits_.n_features) : nullptr;
     // One that can stop does so while there is still time for the fallback.
-    const int64_t until = request.deadline_ns - sync_guard_.typical_fallback_ns();
+    const int64_t until = request.deadline_ns - sync_margin_.typical_fallback_ns();
     const int status = deployment.score_primary(request.row, 1, scratch, out, until);
     const int64_t now = now_ns();
     const uint64_t id = next_id();
@@ -34,12 +34,12 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
     if (sampled) observe_inline(1, now - asked);
     if (now - asked > limits_.budget_ns) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
     if (status == ENGINE_SCORE_OK && usable(out)) {
-        if (sampled || !breaker.untroubled()) breaker.called(sampled ? OBSERVE_EVERY : 1, 0, now);
+        if (sampled || !breaker.untroubled()) breaker.record(sampled ? OBSERVE_EVERY : 1, 0, now);
         return {id,  deployment.number(), request.started_ns, request.deadline_ns,
                 now, Source::primary,     Reason::ok,         request.priority};
     }
-    breaker.called(1, 1, now);
-    const Reason reason = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status);
+    breaker.record(1, 1, now);
+    const Reason reason = reason_of(status);
     const Side side = fallback_or_default(deployment, request.row, request.deadline_ns, reason, out);
     return {id,            deployment.number(), request.started_ns, request.deadline_ns,
             side.ready_ns, side.source,         side.reason,        request.priority};
@@ -82,11 +82,11 @@ struct Runtime::ManyInline {
             gathered.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.row_bytes);
             values.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.n_outputs);
         }
-        const int64_t fallback_ns = runtime.sync_guard_.terms().typical_ns;
+        const int64_t fallback_ns = runtime.sync_margin_.terms().typical_ns;
         latest_ns.resize(n + 1, NEVER_NS);
         for (uint32_t i = n; i-- > 0;) {
             const int64_t deadline = deadlines_ns[row(i)];
-            const int64_t finish_by = std::min(runtime.sync_guard_.rescue_at(asked_ns, deadline, 0, false), deadline - reserve_ns);
+            const int64_t finish_by = std::min(runtime.sync_margin_.fallback_at(asked_ns, deadline, 0, false), deadline - reserve_ns);
             latest_ns[i] = std::min(finish_by, latest_ns[i + 1] - fallback_ns);
         }
     }
@@ -111,7 +111,7 @@ struct Runtime::ManyInline {
                         side.ready_ns,     side.source,         side.reason, priority};
     }
 
-    void rescue(uint32_t at, Reason reason) {
+    void fall_back(uint32_t at, Reason reason) {
         const RuntimeLimits& limits = runtime.limits_;
         settle(at, runtime.fallback_or_default(deployment, rows + size_t{at} * limits.row_bytes, deadlines_ns[at],
                                                reason, out + size_t{at} * limits.n_outputs));
@@ -119,15 +119,15 @@ struct Runtime::ManyInline {
 
     // Rescues rows i … that the primary may not take, as many as share a call of the fallback; returns how many. At
     // overload most rows end here, and a forest scores sixteen rows in the time of a few.
-    uint32_t rescue_run(uint32_t i, uint32_t n, int64_t now) {
+    uint32_t fall_back_run(uint32_t i, uint32_t n, int64_t now) {
         const RuntimeLimits& limits = runtime.limits_;
         const auto waits = [&](uint32_t k) { return deadlines_ns[row(k)] > now && (open || !allows(k, 1, now)); };
         const Reason reason = open ? Reason::breaker_open : Reason::late;
         uint32_t run = 0;
         if (order.empty() && deployment.has_fallback() && !(open && runtime.limits_.errors_to_default))
             while (run < FALLBACK_ROWS && i + run < n && waits(i + run)) ++run;
-        if (run < 2 || !runtime.sync_guard_.time_for_fallback(now, deadlines_ns[i], run)) {
-            rescue(row(i), deadlines_ns[row(i)] <= now ? Reason::expired : reason);
+        if (run < 2 || !runtime.sync_margin_.time_for_fallback(now, deadlines_ns[i], run)) {
+            fall_back(row(i), deadlines_ns[row(i)] <= now ? Reason::expired : reason);
             return 1;
         }
         double* values_out = out + size_t{i} * limits.n_outputs;
@@ -136,7 +136,7 @@ struct Runtime::ManyInline {
         for (uint32_t k = 0; k < run; ++k) {
             if (status == ENGINE_SCORE_OK && runtime.usable(values_out + size_t{k} * limits.n_outputs))
                 settle(i + k, {ended, Source::fallback, reason});
-            else rescue(i + k, reason);  // alone, to learn which of them it is
+            else fall_back(i + k, reason);  // alone, to learn which of them it is
         }
         return run;
     }
@@ -165,13 +165,13 @@ struct Runtime::ManyInline {
             const double* value = chunk_out + k * width;
             if (status != ENGINE_SCORE_OK || !runtime.usable(value)) {
                 ++failed;
-                rescue(at, status ? detail::reason_of(status) : Reason::primary_not_finite);
+                fall_back(at, reason_of(status));
                 continue;
             }
             if (!order.empty()) std::copy_n(value, width, out + at * width);
             settle(at, {ended, Source::primary, Reason::ok});
         }
-        deployment.breaker().called(chunk, failed, ended);
+        deployment.breaker().record(chunk, failed, ended);
         return ended;
     }
 };
@@ -180,7 +180,7 @@ void Runtime::predict_many_inline(const Request& request, const void* rows, uint
                                   int64_t reserve_ns, Outcome* outcomes, double* out) {
     Deployment& deployment = *request.deployment;
     const bool open = n > 0 && !deployment.breaker().allows(request.asked_ns);
-    float* scratch = detail::thread_scratch(size_t{n} * limits_.n_features);
+    float* scratch = thread_scratch(size_t{n} * limits_.n_features);
     ManyInline call{*this, deployment, static_cast<const std::byte*>(rows), deadlines_ns, request.started_ns,
                     request.asked_ns, request.priority, open, outcomes, out, {}, {}, {}, {}, scratch};
     call.plan(n, reserve_ns);
@@ -191,9 +191,9 @@ void Runtime::predict_many_inline(const Request& request, const void* rows, uint
             i += chunk;
             continue;
         }
-        i += call.rescue_run(i, n, now);
+        i += call.fall_back_run(i, n, now);
         now = now_ns();
     }
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

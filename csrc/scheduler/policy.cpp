@@ -1,6 +1,6 @@
 #include "scheduler/policy.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
@@ -48,11 +48,11 @@ size_t Policy::depth() const noexcept {
 Policy::Ahead Policy::ahead_of(int64_t now_ns, int64_t finish_by_ns, Priority priority) const noexcept {
     Ahead ahead;
     if (live_.load(std::memory_order_relaxed) <= 0) return ahead;
-    const bool pressed = shared_->pressed(now_ns);
+    const bool classes_first = shared_->classes_first(now_ns);
     for (size_t c = 0; c < counts_.size(); ++c) {
         const auto its = static_cast<Priority>(c);
-        if (counts_[c].total() <= 0 || (its > priority && pressed)) continue;
-        const int64_t rows = its < priority && pressed ? counts_[c].total() : counts_[c].before(now_ns, finish_by_ns);
+        if (counts_[c].total() <= 0 || (its > priority && classes_first)) continue;
+        const int64_t rows = its < priority && classes_first ? counts_[c].total() : counts_[c].before(now_ns, finish_by_ns);
         ahead.rows += rows;
         if (its > priority) ahead.lower += rows;
     }
@@ -101,12 +101,12 @@ Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns, Priority priority, i
     if (predicted <= latest) return Verdict::admit;
     if (slack > 0 && live == 0 && shared_->work.total() <= 0 && probe_due(now_ns)) return Verdict::admit;
     if (ahead.lower > 0 && finish_behind(now_ns, finish_by_ns, ahead.rows - ahead.lower) <= latest) {
-        shared_->press(now_ns);
+        shared_->put_classes_first(now_ns);
         if (predicted_ns != nullptr) *predicted_ns = predicted_finish_ns(now_ns, finish_by_ns, priority);
         return Verdict::admit;
     }
     if (shared_->all_stalled(now_ns)) return Verdict::stalled;
-    return priority != Priority::critical && shared_->pressed(now_ns) ? Verdict::shed : Verdict::late;
+    return priority != Priority::critical && shared_->classes_first(now_ns) ? Verdict::shed : Verdict::late;
 }
 
 bool Policy::probe_due(int64_t now_ns) const noexcept {
@@ -151,20 +151,20 @@ void Policy::pop(const Entry& head) noexcept {
 
 // Whose head goes first: the most important class while class goes before deadline, the earliest otherwise.
 const Policy::Heap* Policy::first_heap(int64_t now_ns) const noexcept {
-    const bool pressed = shared_->pressed(now_ns);
+    const bool classes_first = shared_->classes_first(now_ns);
     const Heap* first = nullptr;
     for (const Heap& heap : heaps_) {
         if (heap.empty()) continue;
         if (first == nullptr || heap.front().finish_by_ns < first->front().finish_by_ns) first = &heap;
-        if (pressed) break;
+        if (classes_first) break;
     }
     return first;
 }
 
-Policy::Standing Policy::standing(int64_t now_ns) const noexcept {
+Policy::Rank Policy::rank(int64_t now_ns) const noexcept {
     const Entry& head = first_heap(now_ns)->front();
     const bool overdrawn = shared_->overloaded(now_ns) && !shared_->eligible(share_);
-    return {overdrawn, shared_->pressed(now_ns) ? head.priority : Priority::critical, head.finish_by_ns};
+    return {overdrawn, shared_->classes_first(now_ns) ? head.priority : Priority::critical, head.finish_by_ns};
 }
 
 // The largest batch that its most urgent member can wait for, and no larger than efficiency asks: a batch beyond that
@@ -226,4 +226,4 @@ void Policy::missed_prediction_by(int64_t ns, int64_t now_ns) noexcept {
     error_.record(std::clamp<int64_t>(ns, 0, cost_.expected_ns(efficient_batch(now_ns))), now_ns);
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

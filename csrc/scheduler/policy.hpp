@@ -28,7 +28,7 @@
 #include "scheduler/fair_share.hpp"
 #include "scheduler/priority.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 struct PolicyLimits {
     uint32_t batch_rows_max;
@@ -49,7 +49,7 @@ struct Entry {
     uint32_t slot;
     uint32_t generation;
     Priority priority = Priority::normal;
-    bool shed = false;  // released for the sake of more important ones
+    bool shed = false;  // dropped for the sake of more important ones
 };
 
 enum class Claim : uint8_t {
@@ -57,7 +57,7 @@ enum class Claim : uint8_t {
     gone,   // somebody else has answered it already
 };
 
-struct Forming {
+struct BatchPlan {
     uint32_t rows = 0;             // claimed and to be run now; 0 for nothing
     int64_t wait_until_ns = NEVER_NS;  // with rows 0: look again then (or when something arrives)
     bool holding = false;          // waiting on purpose for a better batch
@@ -90,33 +90,33 @@ public:
     // Counts a live request in, when it is queued, and out, when an executor claims it or its rescue takes it.
     Ticket enter(int64_t now_ns, int64_t finish_by_ns, Priority priority = Priority::normal) noexcept;
     void leave(const Ticket& ticket) noexcept;
-    // A refusal, so that forming knows that capacity it frees will be used.
-    void refused(int64_t now_ns) noexcept { shared_->refused(now_ns); }
+    // A rejection, so that plan knows that capacity it frees will be used.
+    void rejected(int64_t now_ns) noexcept { shared_->rejected(now_ns); }
 
     void push(const Entry& entry, int64_t now_ns) noexcept;
     bool can_push() const noexcept { return depth() < limits_.queue_rows_max; }
     size_t depth() const noexcept;
 
     // Where this model stands in the order of those that share the executors; smaller goes first. Needs depth() > 0.
-    struct Standing {
+    struct Rank {
         bool overdrawn;    // has had more than its share while there is not enough for all
         Priority priority; // Priority::critical unless class goes before deadline
         int64_t finish_by_ns;
-        auto operator<=>(const Standing&) const = default;
+        auto operator<=>(const Rank&) const = default;
     };
-    Standing standing(int64_t now_ns) const noexcept;
+    Rank rank(int64_t now_ns) const noexcept;
 
     // Chooses the next batch. claim(entry) -> Claim makes a request the executor's; release(entry) tells that it can
     // no longer finish in time and its fallback should run now. Claimed entries are written to `batch`, which holds
     // batch_rows_max. Never claims what cannot finish by its finish_by, but for a probe: one row that has not expired,
     // when nothing has run for so long that the cost model's pessimism may be out of date.
-    template <class ClaimFn, class ReleaseFn>
-    Forming form(int64_t now_ns, Entry* batch, ClaimFn&& claim, ReleaseFn&& release) noexcept;
+    template <class ClaimFn, class DropFn>
+    BatchPlan form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& release) noexcept;
 
     void started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept;
     void finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept;
     // The batch that `executor` began will not come back, or not to this policy.
-    void gave_up(uint32_t executor) noexcept { shared_->finished(executor); }
+    void lost(uint32_t executor) noexcept { shared_->finished(executor); }
     // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin. Counts for one full
     // batch at most: beyond that it was a stall, or more urgent requests came in between, and against those the rescue
     // helps where a wider margin would only turn work away.
@@ -174,46 +174,46 @@ struct FinishesLater {
     bool operator()(const Entry& a, const Entry& b) const noexcept { return a.finish_by_ns > b.finish_by_ns; }
 };
 
-template <class ClaimFn, class ReleaseFn>
-Forming Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, ReleaseFn&& release) noexcept {
-    Forming forming;
-    const bool pressed = shared_->pressed(now_ns);
+template <class ClaimFn, class DropFn>
+BatchPlan Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& release) noexcept {
+    BatchPlan plan;
+    const bool classes_first = shared_->classes_first(now_ns);
     while (const Heap* first = first_heap(now_ns)) {
         Entry head = first->front();
         const bool hopeless = head.finish_by_ns < now_ns + cost_.high_ns(1);
         if (hopeless && head.finish_by_ns > now_ns && probe_due(now_ns)) {
             pop(head);
             if (claim(head) == Claim::gone) continue;
-            batch[forming.rows++] = head;
+            batch[plan.rows++] = head;
             break;
         }
         if (hopeless || worth_dropping(head, now_ns)) {
             pop(head);
-            head.shed = pressed && head.priority != Priority::critical;
+            head.shed = classes_first && head.priority != Priority::critical;
             release(head);
             continue;
         }
         const uint32_t rows = batch_for(head, now_ns);
-        if (should_hold(head, now_ns, rows, &forming.wait_until_ns)) {
-            forming.holding = true;
+        if (should_hold(head, now_ns, rows, &plan.wait_until_ns)) {
+            plan.holding = true;
             break;
         }
         // Within a class nothing behind the head is more urgent; a lower class filled up with may be, and then gives way.
-        const int64_t ends_ns = pressed ? now_ns + cost_.high_ns(rows) : 0;
-        while (forming.rows < rows && (first = first_heap(now_ns)) != nullptr) {
+        const int64_t ends_ns = classes_first ? now_ns + cost_.high_ns(rows) : 0;
+        while (plan.rows < rows && (first = first_heap(now_ns)) != nullptr) {
             Entry entry = first->front();
             pop(entry);
             if (entry.finish_by_ns < ends_ns) {
                 entry.shed = true;
                 release(entry);
             } else if (claim(entry) == Claim::taken) {
-                batch[forming.rows++] = entry;
+                batch[plan.rows++] = entry;
             }
         }
-        if (forming.rows > 0) break;  // else all were answered already: look at what is behind them
+        if (plan.rows > 0) break;  // else all were answered already: look at what is behind them
     }
     if (depth() == 0) shared_->deactivate(share_);
-    return forming;
+    return plan;
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

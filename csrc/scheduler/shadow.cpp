@@ -11,7 +11,7 @@
 #include "base/clock.hpp"
 #include "scheduler/request.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
@@ -154,4 +154,4 @@ bool Shadow::close(int64_t patience_ns) noexcept {
     return true;
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -14,7 +14,7 @@
 #include "engine/observer.h"
 #include "scheduler/deployment.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 struct ShadowCounts {
     uint64_t rows;     // scored
@@ -67,4 +67,4 @@ private:
     std::thread thread_;
 };
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -10,16 +10,16 @@
 #include "base/random.hpp"
 #include "simulator/simulator.hpp"
 
-namespace engine::detail {
+namespace engine::simulator {
 
-class SimulatedWorld {
+class SimulatedEnvironment {
 public:
     // Not 0: the policy takes a zero instant for "never yet".
     static constexpr int64_t START_NS = 1'000'000'000;
 
-    explicit SimulatedWorld(const SimulationPlan& plan)
+    explicit SimulatedEnvironment(const SimulationPlan& plan)
         : plan_(plan), gaps_(plan.seed, 1), primary_(plan.seed, 2), machine_(plan.seed, 3), budgets_(plan.seed, 4),
-          askers_(plan.seed, 5), failures_(plan.seed, 6), models_(plan.seed, 7), classes_(plan.seed, 8) {
+          callers_(plan.seed, 5), failures_(plan.seed, 6), models_(plan.seed, 7), classes_(plan.seed, 8) {
         for (const auto& deadline : plan.deadlines) deadline_shares_.push_back(deadline.share);
         for (const auto& model : plan.models) model_shares_.push_back(model.share);
         class_shares_.assign(plan.priorities.begin(), plan.priorities.end());
@@ -59,11 +59,11 @@ public:
     uint32_t model() noexcept { return one_of(model_shares_, models_); }
     Priority priority() noexcept { return static_cast<Priority>(one_of(class_shares_, classes_)); }
 
-    // When the asker gives up: a length of time from arrival, or NEVER_NS.
+    // When the caller gives up: a length of time from arrival, or NEVER_NS.
     int64_t cancels_after_ns(int64_t now_ns, int64_t budget_ns) noexcept {
         for (const SimulatedFault& fault : of(FaultKind::cancelling))
-            if (fault.active(now_ns - START_NS) && askers_.chance(fault.share))
-                return static_cast<int64_t>(askers_.uniform() * static_cast<double>(std::max<int64_t>(budget_ns, 0)));
+            if (fault.active(now_ns - START_NS) && callers_.chance(fault.share))
+                return static_cast<int64_t>(callers_.uniform() * static_cast<double>(std::max<int64_t>(budget_ns, 0)));
         return NEVER_NS;
     }
 
@@ -208,7 +208,7 @@ private:
     }
 
     const SimulationPlan& plan_;
-    Random gaps_, primary_, machine_, budgets_, askers_, failures_, models_, classes_;
+    Random gaps_, primary_, machine_, budgets_, callers_, failures_, models_, classes_;
     std::array<std::vector<SimulatedFault>, FAULT_KINDS> of_;
     std::vector<Burst> bursts_;
     std::vector<double> deadline_shares_, model_shares_, class_shares_;
@@ -216,4 +216,4 @@ private:
     uint32_t in_burst_ = 0;
 };
 
-}  // namespace engine::detail
+}  // namespace engine::simulator

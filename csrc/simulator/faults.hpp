@@ -8,7 +8,11 @@
 
 #include "base/clock.hpp"
 
-namespace engine {
+namespace engine::scheduler {}
+
+namespace engine::simulator {
+
+using namespace scheduler;  // the simulator drives the scheduler's own parts
 
 enum class FaultKind : uint8_t {
     stalling,     // executors make no progress for length_ns from from_ns on, again every every_ns
@@ -25,7 +29,7 @@ enum class FaultKind : uint8_t {
     overloading,  // the rate of arrivals is `factor` times the plan's
     swapping,     // a new version takes over, costing `factor` times the plan's, and `measured` times that by its
                   // calibration; every_ns later the next, at factor 1, and so on
-    cancelling,   // a share of the askers gives up at a uniform instant of the budget
+    cancelling,   // a share of the callers gives up at a uniform instant of the budget
     sabotaging,   // the simulated runtime itself breaks one invariant once, to prove that it is watched
 };
 inline constexpr size_t FAULT_KINDS = 13;
@@ -35,7 +39,7 @@ inline constexpr std::array<const char*, FAULT_KINDS> FAULT_NAMES{
 
 // What must hold at every event of every run.
 enum class Invariant : uint8_t {
-    answered_once,          // a request is answered, or given up by its asker, no more than once
+    answered_once,          // a request is answered, or given up by its caller, no more than once
     answered_at_all,        // and not less
     answered_after_arrival,
     claimed_once,           // an executor takes a request once, and only while it is unanswered
@@ -46,8 +50,8 @@ enum class Invariant : uint8_t {
                             // but for the single row that probes a primary long idle
     own_answer,             // the values are those of the request's own row
     own_version,            // computed by the version that it came in under
-    on_time,                // late only where something larger than the guard's allowance has happened
-    promise,                // in a world without noise: never late where there was time for the fallback
+    on_time,                // late only where something larger than the margin's allowance has happened
+    promise,                // in a environment without noise: never late where there was time for the fallback
     counts_agree,           // what came in is answered, queued, running or being rescued; the policy's count is ours
     forward_time,
     nothing_leaked,         // at the end: slots, queue entries and old versions all given back
@@ -80,4 +84,4 @@ struct SimulatedFault {
     bool concerns(uint32_t which) const noexcept { return executor == EVERY_EXECUTOR || executor == which; }
 };
 
-}  // namespace engine
+}  // namespace engine::simulator

@@ -8,11 +8,11 @@
 
 #include "simulator/simulator.hpp"
 
-namespace engine::detail {
+namespace engine::simulator {
 
-class SimulationAudit {
+class InvariantChecker {
 public:
-    SimulationAudit(uint64_t requests, SimulationResult& result) : of_(requests), result_(result) {}
+    InvariantChecker(uint64_t requests, SimulationResult& result) : of_(requests), result_(result) {}
 
     void at(int64_t since_start_ns) noexcept {
         expect(since_start_ns >= now_ns_, Invariant::forward_time, 0);
@@ -27,7 +27,7 @@ public:
         expect(of_[request].stage == Stage::open, Invariant::claimed_once, request);
         if (of_[request].stage == Stage::open) of_[request].stage = Stage::claimed;
     }
-    // Answered, or given up by its asker.
+    // Answered, or given up by its caller.
     void closed(uint64_t request) noexcept {
         Record& record = of_[request];
         expect(record.stage != Stage::none, Invariant::answered_after_arrival, request);
@@ -73,4 +73,4 @@ private:
     int64_t now_ns_ = 0;
 };
 
-}  // namespace engine::detail
+}  // namespace engine::simulator

@@ -10,7 +10,7 @@
 #include "base/histogram.hpp"
 #include "simulator/simulator.hpp"
 
-namespace engine::detail {
+namespace engine::simulator {
 
 // How soon after a stall the primary serves again at its steady rate: its answers in time, folded over the period of
 // the stalls into bins, so that many stalls make one smooth curve.
@@ -57,11 +57,11 @@ struct Judged {
     int64_t started_ns, deadline_ns;
 };
 
-class SimulationBooks {
+class SimulationMetrics {
 public:
     static constexpr size_t BINS_MAX = 1 << 16;
 
-    SimulationBooks(const SimulationPlan& plan, int64_t start_ns)
+    SimulationMetrics(const SimulationPlan& plan, int64_t start_ns)
         : start_ns_(start_ns), bin_ns_(plan.bin_ns), classes_(plan.deadlines.size()), recovery_(steady_stall(plan)) {
         result.requests = plan.requests;
         result.by_deadline.resize(classes_);
@@ -158,4 +158,4 @@ private:
     uint64_t hash_ = 0;
 };
 
-}  // namespace engine::detail
+}  // namespace engine::simulator

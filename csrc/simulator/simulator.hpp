@@ -1,4 +1,4 @@
-// The simulator: the compiled Policy, CostModel, Guard, SlotTable and Deployment on a virtual clock, under seeded load
+// The simulator: the compiled Policy, CostModel, SafetyMargin, SlotTable and Deployment on a virtual clock, under seeded load
 // and faults. One thread, one event heap; the same plan gives the same events in the same order, which trace_hash
 // attests.
 //
@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "base/clock.hpp"
-#include "scheduler/slot.hpp"
+#include "scheduler/slot_stack.hpp"
 #include "simulator/faults.hpp"
 
-namespace engine {
+namespace engine::simulator {
 
 // One of several models that share the executors. Its batches cost cost_factor times the plan's.
 struct SimulatedModel {
@@ -46,8 +46,8 @@ struct SimulationPlan {
     uint32_t executors = 1;
     uint32_t batch_rows_max = 64;
     uint32_t queue_rows_max = 4096;
-    bool calibrated = true;  // cost model and guard start primed, as after a warm-up; else they know nothing
-    // Executors that are stuck in one batch are replaced, as Executors::look_after does; budget_ns is the usual deadline.
+    bool calibrated = true;  // cost model and margin start primed, as after a warm-up; else they know nothing
+    // Executors that are stuck in one batch are replaced, as Executors::check_executors does; budget_ns is the usual deadline.
     bool replace_hung = true;
     int64_t budget_ns = 10'000'000;
 
@@ -100,8 +100,8 @@ struct SimulationResult {
     uint64_t versions = 0, versions_freed = 0;
     uint64_t queue_depth_max = 0;
     int64_t recovery_ns = -1;  // after a stall, until the primary serves at 90 % of its steady rate; -1 for unknown
-    int64_t prediction_error_ns = 0;  // what the policy and the guard had learned at the end
-    int64_t guard_timer_ns = 0, guard_fallback_ns = 0;
+    int64_t prediction_error_ns = 0;  // what the policy and the margin had learned at the end
+    int64_t margin_timer_ns = 0, margin_fallback_ns = 0;
 
     std::array<uint64_t, INVARIANTS> violations{};  // all must be 0
     std::string first_violation;                    // in words; empty for none
@@ -122,4 +122,4 @@ std::vector<SimulatedArrival> simulated_arrivals(const SimulationPlan& plan);
 // Throws std::bad_alloc and nothing else; the plan is taken to be sensible (the binding checks it).
 SimulationResult simulate(const SimulationPlan& plan);
 
-}  // namespace engine
+}  // namespace engine::simulator

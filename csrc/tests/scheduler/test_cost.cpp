@@ -5,6 +5,7 @@
 #include "tests/check.hpp"
 
 using namespace engine;
+using namespace engine::scheduler;
 
 TEST(knots) {
     const uint32_t expected[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};

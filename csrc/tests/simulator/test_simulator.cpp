@@ -3,6 +3,8 @@
 #include "tests/check.hpp"
 
 using namespace engine;
+using namespace engine::scheduler;
+using namespace engine::simulator;
 
 namespace {
 
