@@ -3,16 +3,16 @@
 #include <cstring>
 #include <numeric>
 
-#include "scheduler/runtime.hpp"
 #include "scheduler/reasons.hpp"
+#include "scheduler/runtime.hpp"
 
 namespace engine::scheduler {
 
 namespace {
 
 constexpr uint32_t OBSERVE_EVERY = 16;       // learning costs 40 ns, a sixth of a trivial request
-constexpr uint32_t FALLBACK_ROWS = 16;
-constexpr int64_t CHUNK_TARGET_NS = 500'000;  // how long predict_many goes without looking at the clock
+constexpr uint32_t FALLBACK_ROWS = 16;        // a forest scores sixteen rows in the time of a few
+constexpr int64_t CHUNK_TARGET_NS = 500'000;  // predict_many looks at the clock at least this often
 
 }  // namespace
 
@@ -25,7 +25,7 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
     Breaker& breaker = deployment.breaker();
     if (!breaker.allows(asked)) return answer_without_primary(request, Reason::breaker_open, out);
     float* scratch = deployment.float64_rows() ? thread_scratch(limits_.n_features) : nullptr;
-    // One that can stop does so while there is still time for the fallback.
+    // A primary that can stop does so while there is still time for the fallback.
     const int64_t until = request.deadline_ns - sync_margin_.typical_fallback_ns();
     const int status = deployment.score_primary(request.row, 1, scratch, out, until);
     const int64_t now = now_ns();
@@ -45,15 +45,16 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
             side.ready_ns, side.source,         side.reason,        request.priority};
 }
 
-// One observer at a time; whoever comes second has nothing to add.
+// One observer at a time, because CostModel::observe() is not for several. A second thread skips its record instead of
+// waiting. Acquire and release hand the model's plain fields from one observer to the next.
 void Runtime::observe_inline(uint32_t rows, int64_t ns) noexcept {
     if (inline_observing_.test_and_set(std::memory_order_acquire)) return;
     inline_cost_.observe(rows, ns);
     inline_observing_.clear(std::memory_order_release);
 }
 
-// One predict_many call: rows in deadline order, the primary in chunks for as long as everything behind a chunk can
-// still be rescued in time, the fallback for what is left.
+// One predict_many call. Rows go in deadline order. The primary takes chunks for as long as the fallback can still answer
+// every row behind the chunk in time; the fallback takes the rest.
 struct Runtime::ManyInline {
     Runtime& runtime;
     Deployment& deployment;
@@ -62,11 +63,11 @@ struct Runtime::ManyInline {
     int64_t started_ns;
     int64_t asked_ns;
     Priority priority;
-    bool open;                        // the primary's breaker was open when the call came
+    bool open;                        // the primary's circuit breaker was open when the call came
     Outcome* outcomes;
     double* out;
-    std::vector<uint32_t> order;      // row numbers, earliest deadline first; empty where they come in that order
-    std::vector<int64_t> latest_ns;   // latest_ns[i]: when the fallback must begin on the i-th row and all behind it
+    std::vector<uint32_t> order;      // row numbers, earliest deadline first; empty where the rows come in that order
+    std::vector<int64_t> latest_ns;   // latest_ns[i]: when the fallback must begin on the i-th row and all rows behind it
     std::vector<std::byte> gathered;  // a chunk's rows side by side, where `order` scatters them
     std::vector<double> values;       // … and its answers
     float* scratch;
@@ -86,12 +87,13 @@ struct Runtime::ManyInline {
         latest_ns.resize(n + 1, NEVER_NS);
         for (uint32_t i = n; i-- > 0;) {
             const int64_t deadline = deadlines_ns[row(i)];
-            const int64_t finish_by = std::min(runtime.sync_margin_.fallback_at(asked_ns, deadline, 0, false), deadline - reserve_ns);
+            const int64_t finish_by =
+                std::min(runtime.sync_margin_.fallback_at(asked_ns, deadline, 0, false), deadline - reserve_ns);
             latest_ns[i] = std::min(finish_by, latest_ns[i + 1] - fallback_ns);
         }
     }
 
-    // How many rows from the i-th on the primary may take now; 0 when it must leave the i-th to the fallback.
+    // The number of rows from the i-th on that the primary may take now; 0 when the fallback must take the i-th.
     uint32_t chunk_at(uint32_t i, uint32_t n, int64_t now) const noexcept {
         if (open) return 0;
         const CostModel& cost = runtime.inline_cost_;
@@ -117,8 +119,8 @@ struct Runtime::ManyInline {
                                                reason, out + size_t{at} * limits.n_outputs));
     }
 
-    // Rescues rows i … that the primary may not take, as many as share a call of the fallback; returns how many. At
-    // overload most rows end here, and a forest scores sixteen rows in the time of a few.
+    // Answers rows from the i-th on that the primary may not take, as many as share one call of the fallback. Returns
+    // their number. At overload most rows end here.
     uint32_t fall_back_run(uint32_t i, uint32_t n, int64_t now) {
         const RuntimeLimits& limits = runtime.limits_;
         const auto waits = [&](uint32_t k) { return deadlines_ns[row(k)] > now && (open || !allows(k, 1, now)); };
@@ -136,13 +138,15 @@ struct Runtime::ManyInline {
         for (uint32_t k = 0; k < run; ++k) {
             if (status == ENGINE_SCORE_OK && runtime.usable(values_out + size_t{k} * limits.n_outputs))
                 settle(i + k, {ended, Source::fallback, reason});
-            else fall_back(i + k, reason);  // alone, to learn which of them it is
+            else fall_back(i + k, reason);  // alone, to find out which row fails
         }
         return run;
     }
 
     // Scores rows i … i + chunk by the primary. Returns when it was done.
     int64_t score(uint32_t i, uint32_t chunk, int64_t now) {
+        ENGINE_ASSERT(chunk > 0 && i + chunk < latest_ns.size(), "a chunk has rows, all of this call");
+        ENGINE_ASSERT(order.empty() || chunk <= runtime.limits_.batch_rows_max, "scattered rows fit their buffer");
         const RuntimeLimits& limits = runtime.limits_;
         const size_t width = limits.n_outputs;
         const std::byte* chunk_rows = rows + size_t{i} * limits.row_bytes;
@@ -191,7 +195,9 @@ void Runtime::predict_many_inline(const Request& request, const void* rows, uint
             i += chunk;
             continue;
         }
-        i += call.fall_back_run(i, n, now);
+        const uint32_t run = call.fall_back_run(i, n, now);
+        ENGINE_ASSERT(run > 0 && run <= n - i, "every turn of the loop answers a row");
+        i += run;
         now = now_ns();
     }
 }
