@@ -1,4 +1,4 @@
-// The simulated executors: they form batches by the policy, score and deliver, as runtime_executor.cpp does.
+// The simulated executors: they form batches by the policy, score and deliver, as scheduler/lane.cpp and executors.cpp do.
 #include <algorithm>
 
 #include "simulator/run.hpp"
@@ -7,9 +7,9 @@ namespace engine::simulator {
 
 namespace {
 
-// The policy probes a primary that has been idle for so long (PROBE_EVERY_NS in policy.cpp, or more).
+// The shortest idle time after which the policy probes a primary (PROBE_EVERY_NS in scheduler/policy.cpp).
 constexpr int64_t PROBE_IDLE_NS = 50'000'000;
-// As in executors.cpp: past this many lost threads the models are left to their breakers.
+// As in scheduler/executors.cpp: past this many lost threads the models are left to their circuit breakers.
 constexpr uint32_t LOST_MAX = 16;
 
 bool is_finite(const double* values) noexcept {
@@ -35,7 +35,7 @@ void Simulator::form_batches() {
         if (executors_[e].batch == NO_SLOT && executors_[e].deaths == 0 && !form_batch(e)) return;
 }
 
-// As Executors::next: the batch that stands first among the models with work. False when there is none to run.
+// As Executors::next: the batch that ranks first among the models with work. False when there is none to run.
 bool Simulator::form_batch(uint32_t executor) {
     for (const uint32_t m : active_) take_submissions(models_[m]);
     bool found = false;
@@ -75,7 +75,7 @@ void Simulator::take_submissions(Model& model) {
     }
 }
 
-// The model whose next batch stands first, of those not tried at this look; NO_SLOT for none.
+// The model whose next batch ranks first, of those not tried at this look; NO_SLOT for none.
 uint32_t Simulator::first_untried() {
     uint32_t first = NO_SLOT;
     Policy::Rank rank{};
@@ -148,6 +148,8 @@ void Simulator::start_batch(uint32_t index, const BatchPlan& plan, uint64_t left
     const bool pays = std::min(model.cost.efficient_rows(), plan_.batch_rows_max) > 1;
     if (batch.rows == 1 && able && pays && left_queued > 0 && now_ns_ + model.cost.high_ns(2) <= first_ns)
         ++result_.batches_of_one_avoidable;
+    ENGINE_ASSERT(executors_[batch.executor].batch == NO_SLOT, "an executor begins a batch when it has none");
+    ENGINE_ASSERT(executors_[batch.executor].deaths == 0, "a dead executor begins no batch");
     executors_[batch.executor].batch = index;
     ++result_.batches;
     result_.batch_rows += batch.rows;
@@ -161,6 +163,7 @@ void Simulator::start_batch(uint32_t index, const BatchPlan& plan, uint64_t left
 // Requests of one deployment are scored together; around a swap a batch falls into runs.
 void Simulator::start_scoring(uint32_t index) {
     Batch& batch = batches_[index];
+    ENGINE_ASSERT(batch.to < batch.rows, "a scoring call has rows");
     SlotTable& slots = models_[batch.model].slots;
     batch.from = batch.to;
     const Deployment* deployment = slots[batch.entries[batch.from].slot].deployment;
@@ -208,6 +211,7 @@ bool Simulator::deliver(Model& model, const Entry& entry, const double* values, 
         ++result_.late_dropped;
         return true;
     }
+    ENGINE_ASSERT(running_ > 0, "a row that is delivered was running");
     --running_;
     answer(request_of(model, entry.slot), Source::primary, Reason::ok, model.slots.answer(entry.slot));
     return true;
@@ -217,9 +221,11 @@ void Simulator::batch_done(uint32_t index) {
     Batch& batch = batches_[index];
     Model& model = models_[batch.model];
     if (batch.orphan) {
+        ENGINE_ASSERT(lost_ > 0, "a lost batch comes back once");
         --lost_;
         model.slots[batch.entries[0].slot].deployment->breaker().came_back(now_ns_);
     } else {
+        ENGINE_ASSERT(executors_[batch.executor].batch == index, "an executor ends its own batch");
         executors_[batch.executor].batch = NO_SLOT;
         model.policy.finished(batch.executor, batch.rows, now_ns_, batch.all_ok);
         for (uint32_t i = 0; i < batch.rows; ++i)
@@ -232,7 +238,7 @@ void Simulator::batch_done(uint32_t index) {
     form_batches();
 }
 
-// When the executor counts as stuck in its batch; NEVER_NS for one that is idle or dead. As Runtime::hung_after_ns.
+// When the executor counts as stuck in its batch; NEVER_NS for one that is idle or dead. As Lane::hung_after_ns.
 int64_t Simulator::hung_at_ns(uint32_t e) noexcept {
     const Executor& executor = executors_[e];
     if (executor.batch == NO_SLOT || executor.deaths > 0) return NEVER_NS;
@@ -240,7 +246,7 @@ int64_t Simulator::hung_at_ns(uint32_t e) noexcept {
     return batch.began_ns + std::max(plan_.budget_ns / 2 * 3, 4 * models_[batch.model].cost.high_ns(batch.rows));
 }
 
-// A request was rescued from a batch of this model: look after its executors when they have been at it for too long.
+// A request of this model timed out while it ran: check the model's executors when they have been at it for too long.
 void Simulator::suspect(uint32_t m) {
     if (!plan_.replace_hung) return;
     int64_t at_ns = NEVER_NS;
@@ -253,7 +259,7 @@ void Simulator::suspect(uint32_t m) {
 }
 
 void Simulator::check_executors() {
-    if (now_ns_ < check_executors_ns_) return;  // an earlier one has been scheduled since, and was it
+    if (now_ns_ < check_executors_ns_) return;  // an earlier check was scheduled since, and has run
     int64_t again_ns = NEVER_NS;
     for (uint32_t e = 0; e < executors_.size(); ++e) {
         const int64_t at_ns = hung_at_ns(e);
@@ -265,8 +271,9 @@ void Simulator::check_executors() {
     form_batches();
 }
 
-// The executor is taken never to come back: its batch is answered without it, and another takes its place.
+// Takes the executor never to come back: its batch is answered without it, and another takes its place.
 void Simulator::replace(uint32_t e) {
+    ENGINE_ASSERT(executors_[e].batch != NO_SLOT && executors_[e].deaths == 0, "only an executor in a batch is replaced");
     Batch& batch = batches_[executors_[e].batch];
     Model& model = models_[batch.model];
     ++result_.replaced;
@@ -291,7 +298,7 @@ void Simulator::set_alive(uint32_t index, bool alive) {
     if (alive) form_batches();
 }
 
-// The batch that died with its executor: nothing was learned from it, and whoever still waits for it is rescued.
+// The batch that died with its executor: it teaches nothing, and its open requests get the fallback.
 void Simulator::drop_batch_of(uint32_t e) {
     Batch& batch = batches_[executors_[e].batch];
     Model& model = models_[batch.model];
@@ -315,6 +322,7 @@ uint32_t Simulator::take_batch() {
     const uint32_t index = free_batches_.back();
     free_batches_.pop_back();
     Batch& batch = batches_[index];
+    ENGINE_ASSERT(batch.rows == 0, "a batch that ended has no rows");
     batch.rows = 0;
     batch.all_ok = true;
     batch.orphan = false;

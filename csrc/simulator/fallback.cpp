@@ -1,22 +1,24 @@
-// What the primary does not answer: the timed rescue, the fallback on the cores that there are, and the caller that
-// gives up. As runtime.cpp does it, but that fallbacks queue for the simulated cores.
+// The requests that the primary does not answer: the timed fallback on the simulated cores, and the caller that gives up. As
+// scheduler/runtime.cpp does it, except that fallbacks queue for cores.
 #include <algorithm>
 
 #include "simulator/run.hpp"
 
 namespace engine::simulator {
 
-// The request is nobody's but its caller's from here on; false when it has been answered already.
+// From here on the request belongs to its caller alone. False when it has been answered already.
 bool Simulator::take_from_executors(Model& model, const Entry& entry) {
     Slot& slot = model.slots[entry.slot];
     const uint32_t word = slot.word.load(std::memory_order_acquire);
     if (generation_of(word) != entry.generation || !is_live(word)) return false;
     slot.word.store(state_word(entry.generation, State::falling_back), std::memory_order_release);
     if (state_of(word) == State::queued) {
+        ENGINE_ASSERT(queued_ > 0 && model.queued > 0, "a queued request is counted");
         model.policy.leave(slot.ticket);
         --queued_;
         --model.queued;
     } else {
+        ENGINE_ASSERT(running_ > 0, "a running request is counted");
         --running_;
     }
     return true;
@@ -50,8 +52,8 @@ void Simulator::cancel(uint32_t index) {
     close(index);
 }
 
-// The caller answers for itself on the core that is free first. Where the fallback would not be done in time it takes
-// the default, which costs nothing: at once, or when it gets its core later than it could tell from the crowd.
+// The caller answers for itself on the first free core. Where the fallback would not be done in time it takes the default,
+// which costs nothing: at once, or when its core comes later than the number of fallbacks ahead had promised.
 void Simulator::fall_back(uint32_t index, Reason reason) {
     Request& request = requests_[index];
     request.falling_back = true;
@@ -67,7 +69,7 @@ void Simulator::fall_back(uint32_t index, Reason reason) {
     if (reason == Reason::timeout) {
         request.excused |= start_ns - now_ns_ > request.crowd_term_ns;
     } else {
-        // Not rescued by a timer: excused when a core was not there soon enough to run the fallback at all.
+        // Not by a timer: excused when no core was free soon enough to run the fallback at all.
         request.excused |= start_ns + request.fallback_term_ns > request.deadline_ns;
     }
     if (start_ns + margin_.terms().fallback_ns > request.deadline_ns)
@@ -79,7 +81,7 @@ void Simulator::fall_back(uint32_t index, Reason reason) {
     schedule(core, Kind::fallback_done, index, request.serial);
 }
 
-// The caller has its answer. values: what the primary gave; null for the fallback, which is run here, and the default.
+// The caller has its answer. `values` is the primary's answer; null for the fallback, which runs here, and the default.
 void Simulator::answer(uint32_t index, Source source, Reason reason, double* values) {
     Request& request = requests_[index];
     SlotTable& slots = model_of(request).slots;
@@ -102,7 +104,7 @@ void Simulator::answer(uint32_t index, Source source, Reason reason, double* val
     const bool breaks_promise = sabotaged(Invariant::promise);
     if (sabotaged(Invariant::on_time) || breaks_promise) at_ns = request.deadline_ns + 1, request.excused = false;
     if (at_ns > request.deadline_ns) {
-        // Where the rescue overslept, whatever came first instead of it may be late.
+        // Where the timer overslept, the answer that came first instead of it may be late too.
         const bool timed = request.slot != NO_SLOT;
         request.excused |= timed && request.wakes_ns - request.finish_by_ns > request.timer_term_ns;
         checker_.expect(request.excused, Invariant::on_time, request.number);
@@ -114,10 +116,13 @@ void Simulator::answer(uint32_t index, Source source, Reason reason, double* val
 
 void Simulator::close(uint32_t index) {
     Request& request = requests_[index];
-    if (sabotaged(Invariant::answered_at_all)) checker_.arrived(request.number, 0);  // the books forget the answer
+    if (sabotaged(Invariant::answered_at_all)) checker_.arrived(request.number, 0);  // the checker forgets the answer
     else checker_.closed(request.number);
     if (sabotaged(Invariant::answered_once)) checker_.closed(request.number);
     if (sabotaged(Invariant::answered_after_arrival) && arrived_ < plan_.requests) checker_.closed(arrived_);
+    ENGINE_ASSERT(request.open, "a request is closed once");
+    ENGINE_ASSERT(falling_back_ >= uint64_t{request.falling_back} && on_cores_ >= uint32_t{request.on_core},
+                  "a fallback under way is counted");
     falling_back_ -= request.falling_back;
     on_cores_ -= request.on_core;
     request.open = false;

@@ -1,5 +1,5 @@
-// Safety: what must hold at every event, watched by books that share nothing with the simulated runtime but request
-// numbers. A mistake in reusing a slot, in a state word or in a count shows here and not only in a total at the end.
+// The invariant checker: what must hold at every event. It shares only request numbers with the simulated runtime, so a
+// mistake in reusing a slot, in a state word or in a count shows at once and not only in a total at the end.
 #pragma once
 
 #include <cinttypes>

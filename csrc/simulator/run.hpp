@@ -1,5 +1,5 @@
-// One simulated runtime. simulator.cpp has the clock, the door and the swaps; simulator_executors.cpp forms and runs
-// batches; simulator_rescue.cpp answers what the primary does not.
+// One simulated runtime. simulator.cpp has the clock, admission and the swaps; executors.cpp forms and runs batches;
+// fallback.cpp answers the requests that the primary does not.
 #pragma once
 
 #include <deque>
@@ -44,7 +44,7 @@ private:
         int64_t at_ns;
         uint64_t order;  // of scheduling: breaks ties, so that equal instants have one order
         uint32_t index;  // of the request, the batch or the fault
-        uint32_t serial; // of the request or the batch: what it has been reused since is stale
+        uint32_t serial; // of the request or the batch: an event with an older serial is stale
         Kind kind;
     };
 
@@ -54,18 +54,18 @@ private:
         }
     };
 
-    // The caller's side of a request, from the door to its answer.
+    // The caller's side of a request, from arrival to its answer.
     struct Request : Judged {
         int64_t finish_by_ns, wakes_ns;
-        int64_t timer_term_ns, fallback_term_ns, crowd_term_ns;  // what the margin had allowed for
+        int64_t timer_term_ns, fallback_term_ns, crowd_term_ns;  // what the safety margin allowed for
         Deployment* deployment;  // its own reference where it has no slot, else the slot's
         uint32_t serial = 0;
-        uint32_t slot;           // NO_SLOT when it was rejected at the door
+        uint32_t slot;           // NO_SLOT when it was rejected at admission
         uint32_t generation;     // of the slot
         Reason reason;
         bool open = false;
         bool falling_back, on_core;  // its fallback runs, or waits for a core
-        bool excused;            // something larger than its allowance has happened to it
+        bool excused;            // an event larger than the safety margin has befallen it
         bool hopeless;           // it came with less time than the fallback takes
     };
 
@@ -122,7 +122,7 @@ private:
     uint32_t take_request();
     bool sabotaged(Invariant which) noexcept;
 
-    // simulator_executors.cpp
+    // executors.cpp
     void wake_executor();
     void form_batches();
     bool form_batch(uint32_t executor);
@@ -130,7 +130,7 @@ private:
     uint32_t first_untried();
     BatchPlan form_batch_of(uint32_t model, uint32_t executor);
     Claim claim(const Entry& entry, Batch& batch);
-    // left_queued: unanswered requests that wait on, and were not dropped just now.
+    // left_queued: unanswered requests that still wait, without those dropped just now.
     void start_batch(uint32_t batch, const BatchPlan& plan, uint64_t left_queued);
     void start_scoring(uint32_t batch);
     void score_done(uint32_t batch);
@@ -145,7 +145,7 @@ private:
     uint32_t take_batch();
     bool probing() const noexcept;
 
-    // simulator_rescue.cpp
+    // fallback.cpp
     bool take_from_executors(Model& model, const Entry& entry);
     void fail(Model& model, const Entry& entry, Reason reason);
     void time_out(uint32_t index);
@@ -182,7 +182,7 @@ private:
     std::vector<double> out_, rows_;
     std::vector<double> version_factors_;  // of version 1, 2, …
     uint64_t versions_alive_ = 0;
-    uint64_t queued_ = 0;     // our own counts, to check the checker's
+    uint64_t queued_ = 0;     // our own counts, to check the checker's own
     uint64_t running_ = 0;    // unanswered requests that an executor is at work on
     uint64_t falling_back_ = 0;   // requests on their way to a fallback
     uint32_t on_cores_ = 0;   // fallbacks that run or wait for a core

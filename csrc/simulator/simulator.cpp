@@ -1,4 +1,4 @@
-// The simulator's clock, its door, and the faults that have an instant of their own.
+// The simulator's clock, admission, and the faults that have an instant of their own.
 #include "simulator/simulator.hpp"
 
 #include <algorithm>
@@ -45,7 +45,7 @@ Simulator::~Simulator() {
     for (Model& model : models_) model.current->release();
 }
 
-// What a warm-up before serving learns: the cost at powers of two, `factor` times what the model's batches cost.
+// As a warm-up before serving does: primes the cost at powers of two with `factor` times the true cost.
 void Simulator::calibrate(Model& model, double factor) {
     for (uint32_t rows = 1;; rows = std::min(rows * 2, plan_.batch_rows_max)) {
         const double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor * factor;
@@ -54,7 +54,7 @@ void Simulator::calibrate(Model& model, double factor) {
     }
 }
 
-// A new version, whose calls cost `factor` times what its model's cost. One reference, the caller's.
+// A new version, whose calls cost `factor` times the model's. One reference, the caller's.
 Deployment* Simulator::deploy(double factor) {
     version_factors_.push_back(factor);
     return SimulatedVersion::deploy(environment_, now_ns_, ++result_.versions, &versions_alive_);
@@ -99,8 +99,8 @@ SimulationResult Simulator::run() {
     return finish();
 }
 
-// A jump of the clock, where one comes before the next event: what was being computed is that much later, what was
-// waiting for an instant on the way wakes up behind it, and every request at hand has lost as much of its time.
+// Makes the jump of the clock that comes before the next event, if there is one. Every computation under way ends that much
+// later, every wait for an instant on the way ends behind the jump, and every open request loses as much of its time.
 bool Simulator::jumped(int64_t next_ns) {
     if (std::max(next_ns, not_before_ns_) < jumps_ns_) [[likely]] return false;
     const int64_t at_ns = jumps_ns_, by_ns = jump_by_ns_;
@@ -149,6 +149,7 @@ void Simulator::handle(const Event& event) {
 }
 
 void Simulator::schedule(int64_t at_ns, Kind kind, uint32_t index, uint32_t serial) {
+    ENGINE_ASSERT(at_ns < 2 * NEVER_NS, "an event has an instant");
     events_.push_back({at_ns, scheduled_++, index, serial, kind});
     std::push_heap(events_.begin(), events_.end(), Later{});
 }
@@ -162,15 +163,15 @@ void Simulator::check_counts() {
     checker_.expect(bounded && !sabotaged(Invariant::bounded_queue), Invariant::bounded_queue, arrived_);
 }
 
-// A new version of the first model takes over, at the fault's cost and at the plan's by turns. Requests keep what they
-// came in under.
+// A new version of the first model takes over; its cost alternates between the fault's and the plan's. Requests keep the
+// version that they came in under.
 void Simulator::swap(uint32_t index) {
     const SimulatedFault& fault = plan_.faults[index];
     const int64_t since = now_ns_ - SimulatedEnvironment::START_NS;
     if (since >= fault.until_ns) return;
-    const uint64_t turn = fault.every_ns > 0 ? static_cast<uint64_t>((since - fault.from_ns) / fault.every_ns) : 0;
+    const uint64_t round = fault.every_ns > 0 ? static_cast<uint64_t>((since - fault.from_ns) / fault.every_ns) : 0;
     Deployment* before = models_[0].current;
-    const double factor = turn % 2 == 0 ? fault.factor : 1.0;
+    const double factor = round % 2 == 0 ? fault.factor : 1.0;
     models_[0].current = deploy(factor);
     before->release();
     if (plan_.calibrated) calibrate(models_[0], factor * fault.measured);
@@ -208,6 +209,7 @@ void Simulator::arrive() {
 void Simulator::enqueue(uint32_t index) {
     Request& request = requests_[index];
     Model& model = model_of(request);
+    ENGINE_ASSERT(request.open && !request.falling_back, "a request that arrives is unanswered");
     int64_t predicted = 0;
     Reason reason = rejection(request, &predicted);
     if (reason == Reason::ok && (request.slot = model.slots.acquire()) == NO_SLOT) reason = Reason::full;
@@ -241,7 +243,7 @@ void Simulator::enqueue(uint32_t index) {
     wake_executor();
 }
 
-// As Runtime::rejection: ok for a request that is let in.
+// As Runtime::rejection: ok for a request that is admitted.
 Reason Simulator::rejection(const Request& request, int64_t* predicted_ns) {
     if (request.deadline_ns <= now_ns_) return Reason::late;
     const Reason reason = reason_of(
@@ -266,15 +268,14 @@ uint32_t Simulator::take_request() {
     return index;
 }
 
-// True once, for the invariant that the plan has chosen to break.
+// True once, for the invariant that the plan breaks.
 bool Simulator::sabotaged(Invariant which) noexcept {
     if (sabotage_ != static_cast<size_t>(which) || now_ns_ < sabotage_from_ns_) [[likely]] return false;
     sabotage_ = INVARIANTS;
     return true;
 }
 
-// As an engine closes: the queue is let go, and what executors still hold, which is what hangs or died, is all that may
-// be left of slots and old versions.
+// As an engine closes: the queue is dropped. Only executors that hang or died may still hold slots and old versions.
 SimulationResult Simulator::finish() {
     checker_.finish(arrived_);
     std::vector<Entry> none(plan_.batch_rows_max);

@@ -1,5 +1,5 @@
-// A model of the simulated environment behind the real socket: its answer to a row is the row and its own number, so that an
-// answer that mixes two requests or two versions shows. The row of a request is its number.
+// A simulated model behind the real scorer ABI. Its answer to a row is the row and its own version, so that an answer that
+// mixes two requests or two versions shows. The row of a request is its number.
 #pragma once
 
 #include <limits>

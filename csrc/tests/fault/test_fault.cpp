@@ -69,7 +69,7 @@ TEST(windows_open_at_the_start_and_close_at_the_stall) {
     CHECK(stall_end(stall, 100 * ms, 300 * ms) == 300 * ms);
     CHECK(stall_end(stall, 100 * ms, 2099 * ms) == 2099 * ms);
     CHECK(stall_end(stall, 100 * ms, 2100 * ms) == 2300 * ms);
-    CHECK(stall_end(stall, not_armed, 5 * ms) == 5 * ms);
+    CHECK(stall_end(stall, NOT_ARMED, 5 * ms) == 5 * ms);
     CHECK(stall_end(stall, -100 * ms, 0) == 100 * ms);
 }
 
@@ -96,10 +96,10 @@ TEST(disarmed_and_armed_again_at_run_time) {
     Twice twice;
     ManualClock time;
     engine_scorer scorer{};
-    Handle* handle = wrap(twice.scorer(), Stall{10 * ms, 20 * ms}, not_armed, time.clock(), scorer);
+    Handle* handle = wrap(twice.scorer(), Stall{10 * ms, 20 * ms}, NOT_ARMED, time.clock(), scorer);
     double out = 0;
     score_one(scorer, out);
-    CHECK(armed_since(handle) == not_armed);
+    CHECK(armed_since(handle) == NOT_ARMED);
     arm(handle, -5 * ms);
     score_one(scorer, out);
     disarm(handle);
@@ -185,7 +185,7 @@ TEST(shape_flags_and_row_types_are_those_of_the_wrapped_scorer) {
     engine_scorer plain = twice.scorer();
     plain.score_f64 = nullptr;
     engine_scorer scorer{};
-    Handle* handle = wrap(plain, Hanging{}, not_armed, scorer);
+    Handle* handle = wrap(plain, Hanging{}, NOT_ARMED, scorer);
     CHECK(scorer.flags == plain.flags);
     CHECK(scorer.n_features == 2 && scorer.n_outputs == 1);
     CHECK(scorer.score_f64 == nullptr);
