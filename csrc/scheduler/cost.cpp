@@ -16,7 +16,9 @@ constexpr double SURPRISE_RATIO = 0.25;   // one this far below is believed at o
 constexpr double BELIEVED_RATE = 0.5;     // a believed change moves all knots, and at once
 constexpr double LEARNING_RATE = 0.1;
 constexpr double SCALE_RATE = 0.02;
-constexpr double SCALE_MIN = 1e-3;        // costs stay above zero, whatever is observed
+// Costs stay above zero and below what an integer holds, whatever is observed.
+constexpr double SCALE_MIN = 1e-3, SCALE_MAX = 1e9;
+constexpr double COST_NS_MAX = 0x1p44;    // 4.9 hours
 constexpr double SHAPE_SHARE_MIN = 0.1;   // at least this share of a new knot's cost is shape, however large the shift
 constexpr double RETURN_RATE = 0.01;      // of knots far from the observed size, to the fitted cost
 constexpr double SPREAD_QUANTILE = 0.98;
@@ -55,7 +57,7 @@ void CostModel::prime(uint32_t rows, int64_t ns) noexcept {
     for (size_t k = 0; k < knots_; ++k) shape_[k] = fitted(k);
     scale_ = 1.0;
     shift_ = 0.0;
-    know(at, static_cast<double>(std::max<int64_t>(ns, 1)) * knot_rows(at) / rows);
+    know(at, std::clamp(static_cast<double>(ns), 1.0, COST_NS_MAX) * knot_rows(at) / rows);
     publish();
     refresh_efficient();
 }
@@ -97,7 +99,8 @@ void CostModel::fit(uint32_t rows, double ns, double rate) noexcept {
         scale_ += shift_ / known;
         shift_ = 0.0;
     }
-    scale_ = std::max(scale_, SCALE_MIN);
+    scale_ = std::clamp(scale_, SCALE_MIN, SCALE_MAX);
+    shift_ = std::min(shift_, COST_NS_MAX);
     ENGINE_ASSERT(std::isfinite(scale_) && std::isfinite(shift_) && shift_ >= 0.0, "the fit stays finite");
 }
 
@@ -112,6 +115,7 @@ double CostModel::shape(uint32_t rows) const noexcept {
 void CostModel::publish() noexcept {
     double most = 0.0;
     for (size_t k = 0; k < knots_; ++k) {
+        raw_[k] = std::min(raw_[k], COST_NS_MAX);
         most = std::max(most, raw_[k]);
         ENGINE_ASSERT(most > 0.0 && std::isfinite(most), "a batch costs some time");
         mean_[k].store(most, std::memory_order_relaxed);
@@ -124,7 +128,7 @@ int64_t CostModel::expected_ns(uint32_t rows) const noexcept {
     const double low = mean(at);
     const double from = knot_rows(at);
     if (rows == knot_rows(at)) return static_cast<int64_t>(low);
-    if (at + 1 >= knots_) return static_cast<int64_t>(low * rows / from);
+    if (at + 1 >= knots_) return static_cast<int64_t>(std::min(low * rows / from, COST_NS_MAX));
     const double share = (rows - from) / (knot_rows(at + 1) - from);
     return static_cast<int64_t>(low + share * (mean(at + 1) - low));
 }
@@ -152,6 +156,7 @@ uint32_t CostModel::rows_within(int64_t budget_ns) const noexcept {
 
 void CostModel::observe(uint32_t rows, int64_t ns) noexcept {
     if (rows == 0 || ns <= 0) return;
+    ns = std::min(ns, static_cast<int64_t>(COST_NS_MAX));
     const int64_t expected = expected_ns(rows);
     if (expected <= 0) return prime(rows, ns);
     double ratio = static_cast<double>(ns) / static_cast<double>(expected);

@@ -163,7 +163,7 @@ TEST(slowness_is_counted_by_call_and_row) {
     give_back(handle, scorer);
 }
 
-TEST(hung_calls_stay_until_they_are_let_go) {
+TEST(hung_calls_stay_until_the_fault_is_disarmed) {
     Twice twice;
     engine_scorer scorer{};
     Handle* handle = wrap(twice.scorer(), Hanging{}, 0, scorer);
@@ -192,7 +192,7 @@ TEST(shape_flags_and_row_types_are_those_of_the_wrapped_scorer) {
     give_back(handle, scorer);
 }
 
-TEST(the_wrapped_scorer_is_held_until_both_sides_let_go) {
+TEST(the_wrapped_scorer_is_kept_until_both_sides_release_it) {
     Twice twice;
     engine_scorer scorer{};
     Handle* handle = wrap(twice.scorer(), Failing{0.0, 1}, 0, scorer);

@@ -150,6 +150,17 @@ TEST(no_size_is_ever_free_whatever_is_observed) {
     }
 }
 
+TEST(costs_stay_below_five_hours_whatever_is_observed) {
+    CostModel cost(64);
+    cost.prime(1, 1);
+    cost.prime(64, 1'000'000'000'000);
+    for (int i = 0; i < 1'000; ++i) cost.observe(1, INT64_MAX / 4);  // far past four stalls in a row
+    for (uint32_t rows = 1; rows <= 64; ++rows) {
+        CHECK(cost.expected_ns(rows) > 0 && cost.expected_ns(rows) <= int64_t{1} << 44);
+        CHECK(cost.high_ns(rows) >= cost.expected_ns(rows));
+    }
+}
+
 TEST(sizes_that_never_run_do_not_drift_with_the_noise) {
     CostModel cost(64);
     for (uint32_t rows = 1; rows <= 64; rows *= 2) cost.prime(rows, 50'000 + 120'000 * rows);

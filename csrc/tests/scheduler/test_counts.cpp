@@ -1,5 +1,5 @@
-// What a request costs the core in allocations, sleeps and system calls: counted, never timed. The allocator is replaced
-// by one that counts, which the sanitizers' own leave no room for: under them that part says so and passes.
+// The allocations, sleeps and system calls of a request: counted, never timed. A counting allocator replaces malloc. Under a
+// sanitizer, which needs malloc for itself, those tests say so and pass.
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
@@ -28,14 +28,14 @@
 
 namespace {
 
-// Of the thread that counts, so that nobody else's are taken for its own. Plain data: safe to touch inside malloc.
+// Of each thread alone, so that other threads' allocations do not count. Plain data, because malloc touches it.
 thread_local bool counting = false;
 thread_local uint64_t allocations = 0;
 
 }  // namespace
 
 #if COUNTS_ALLOCATIONS
-// glibc's own, under the names that it keeps for whoever takes malloc's place. operator new comes through here too.
+// glibc's own allocator, under the names that it keeps for a replacement of malloc. operator new calls malloc.
 extern "C" {
 void* __libc_malloc(size_t);
 void* __libc_calloc(size_t, size_t);
@@ -187,7 +187,7 @@ TEST(an_inline_answer_never_sleeps) {
     Fixture fixture;
     CHECK(fixture.ask(10.0));
     uint64_t fewest = UINT64_MAX;
-    for (int attempt = 0; attempt < 3; ++attempt) {  // a page of the program may have to be fetched
+    for (int attempt = 0; attempt < 3; ++attempt) {  // the kernel may have to fetch a page of the program
         const uint64_t before = sleeps_of_this_thread();
         for (uint32_t i = 0; i < CALLS; ++i) fixture.ask(10.0);
         fewest = std::min(fewest, sleeps_of_this_thread() - before);
@@ -210,8 +210,8 @@ bool forbid_system_calls() {
 
 enum class Ended { well, badly, killed, rejected };
 
-// How a child ends that does `work` (true for well) and may make no system call. A child, because what is forbidden
-// stays so.
+// Runs `work` (true for well) in a child that may make no system call, and returns how the child ended. A child, because
+// the ban cannot be lifted.
 template <typename Work>
 Ended without_system_calls(Work work) {
     constexpr int WELL = 0, BADLY = 1, REFUSED = 2;
@@ -267,7 +267,7 @@ TEST(a_queued_answer_allocates_nothing_on_its_callers_thread) {
     CHECK(right == 1'300);
 }
 
-// The eventfd's counter is how often it was written.
+// The eventfd's counter is the number of writes to it.
 TEST(a_burst_signals_its_loop_once) {
     Fixture fixture;
     fixture.runtime->start_threads(fixture.deployment, nullptr, 0);

@@ -24,7 +24,7 @@ struct Model {
     Model(SharedExecutors& shared, double weight) : policy({1, 4096, 1}, (cost.prime(1, MS), cost), shared, weight) {}
 };
 
-// Runs the executor for `rows` batches, each from the model that stands first.
+// Runs the executor for `rows` batches, each from the model that ranks first.
 void serve(std::vector<std::unique_ptr<Model>>& models, int64_t& now, int rows, const std::function<void(int64_t)>& arrive) {
     for (int i = 0; i < rows; ++i) {
         arrive(now);
@@ -88,7 +88,7 @@ TEST(a_model_that_asks_seldom_is_admitted_though_another_fills_the_queue) {
     CHECK(hog.policy.admit(NOW, NOW + 30 * MS) == Verdict::late);
 }
 
-TEST(what_nobody_else_wanted_is_not_held_against_a_model) {
+TEST(time_that_no_other_model_wanted_is_not_charged_to_a_model) {
     SharedExecutors shared(1);
     Share alone, late;
     shared.activate(alone);

@@ -28,7 +28,7 @@ TEST(nothing_learned_sets_nothing_aside) {
     CHECK(margin.fallback_at(0, 1'000, 5) == 1'000);
 }
 
-TEST(the_rescue_comes_before_the_deadline_by_all_terms_and_the_crowds_share_of_the_cores) {
+TEST(the_fallback_starts_before_the_deadline_by_all_terms_and_the_crowds_share_of_the_cores) {
     SafetyMargin margin(0.001, 2);
     learn(margin);
     CHECK(margin.fallback_at(0, 1'000, 0) == 968);   // 1000 - 15 - 7 - 10
@@ -64,7 +64,7 @@ TEST(one_late_timer_is_forgotten_though_no_other_wait_is_timed) {
     CHECK(margin.terms().timer_ns >= 5'000'000);
     margin.fallback_at(4 * second, 4 * second + 10'000'000, 0);
     CHECK(margin.terms().timer_ns == 10);
-    // What it knows of ordinary ones it does not lose, however long nothing happens.
+    // Records of ordinary timers stay, however long nothing happens.
     for (int64_t t = 5; t < 100; ++t) margin.fallback_at(t * second, t * second + 10'000'000, 0);
     CHECK(margin.terms().timer_ns == 10);
 }

@@ -265,7 +265,7 @@ struct Crowd : Bench {
 };
 
 TEST(a_more_important_request_takes_the_place_of_others) {
-    // Behind the eight it would be done at 3800 and may be until 3500: too late, but for those that give way.
+    // Behind the eight it would be done at 3800, and its time is up at 3500: too late, unless some of them give way.
     for (const auto& [lower, upper] : {std::pair{Priority::sheddable, Priority::normal},
                                       std::pair{Priority::normal, Priority::critical}}) {
         Crowd b(lower);

@@ -1,4 +1,4 @@
-// The runtime under real threads: every request answered exactly once, whoever wins. Run under ASan and TSan.
+// The runtime under real threads: every request answered exactly once, whichever thread wins. Run under ASan and TSan.
 #include <poll.h>
 
 #include <array>
@@ -211,20 +211,20 @@ TEST(threads_each_get_their_own_answer) {
     CHECK(fixture.runtime->slots().in_use() == 0);
 }
 
-TEST(a_hung_primary_is_rescued_and_its_late_result_dropped) {
+TEST(a_hung_primary_gets_the_fallback_and_its_late_result_is_dropped) {
     Fixture fixture;
     fixture.start();
     fixture.primary.hang = true;
-    // On a machine so busy that the rescue itself wakes up late, the default stands in for the fallback.
-    const auto rescued = [](const Outcome& outcome, double value, double sum) {
+    // On a machine so busy that the timer itself wakes late, the default stands in for the fallback.
+    const auto fell_back = [](const Outcome& outcome, double value, double sum) {
         return outcome.source == Source::fallback ? value == sum + 1000.0
                                                   : outcome.source == Source::default_value && std::isnan(value);
     };
     const auto [first, value] = fixture.predict(1.0f, 1.0f, 100 * MS);
-    CHECK(rescued(first, value, 2.0));
+    CHECK(fell_back(first, value, 2.0));
     CHECK(first.reason == Reason::timeout);
     const auto [second, again] = fixture.predict(2.0f, 1.0f, 100 * MS);
-    CHECK(rescued(second, again, 3.0));
+    CHECK(fell_back(second, again, 3.0));
     fixture.primary.hang = false;
     fixture.runtime->close(NEVER_NS);
     CHECK(fixture.runtime->counters().late_dropped.load() == 1);
@@ -351,7 +351,7 @@ TEST(swaps_under_load_mix_nothing_and_free_the_old) {
     other.offset = 5000.0;
     std::atomic<bool> stop{false};
     std::atomic<int> wrong{0};
-    // The binding's part of a swap: whoever asks holds on to what it asks.
+    // The binding's part of a swap: a caller keeps a reference to the deployment that it asks.
     std::mutex swapping;
     Deployment* current = fixture.deployment;
     current->retain();

@@ -1,8 +1,7 @@
 // Everything at once, for as long as ENGINE_STRESS_S says (two seconds unless it does): several runtimes on shared
 // executors, priorities, hedges, swaps, cancelled requests, models that fail, answer NaN, stall and come back late,
-// event loops and groups, runtimes that open and close while others are busy. What must hold is checked on every
-// answer; what must not happen between threads is for ASan and TSan to see. ENGINE_SEED replays the draws, though not
-// the interleaving.
+// event loops and groups, runtimes that open and close while others are busy. Every answer is checked; ASan and TSan
+// watch the threads. ENGINE_SEED replays the draws, though not the interleaving.
 #include <poll.h>
 
 #include <atomic>
@@ -216,7 +215,7 @@ struct Service {
         const uint32_t slot = runtime->submit(request(random, deployment, row.values), {}, &outcome, &out);
         deployment->release();
         if (slot == NO_SLOT) return check(outcome, version, row.sum(), out, false, true);
-        if (random.one_in(20)) {  // an caller that was interrupted and will not come back
+        if (random.one_in(20)) {  // a caller that was interrupted and will not come back
             runtime->abandon(slot);
             findings.cancels.fetch_add(1, std::memory_order_relaxed);
             return;
@@ -260,12 +259,12 @@ struct Service {
     }
 };
 
-// One event loop's dealings with one service: many requests under way, answers through an eventfd, some cancelled.
+// One event loop that asks one service: many requests under way, answers through an eventfd, some cancelled.
 class Loop {
 public:
     Loop(Service& its, uint64_t stream) : service_(its), random_(stream) {}
 
-    void turn() {
+    void run_once() {
         for (uint64_t burst = 1 + random_.below(12); burst > 0 && asked_.size() < 40; --burst) {
             if (random_.one_in(12)) ask_many();
             else ask();
@@ -277,7 +276,7 @@ public:
         drain();
     }
 
-    // Everything asked is answered, whatever became of the runtime.
+    // Every request is answered, whatever became of the runtime.
     void finish() {
         for (const int64_t until = now_ns() + 20'000 * MS; completions_.pending > 0 && now_ns() < until;) {
             pollfd ready{completions_.fd(), POLLIN, 0};
@@ -407,7 +406,7 @@ private:
     uint64_t tickets_ = 0;
 };
 
-void ask_in_turn(const std::vector<std::unique_ptr<Service>>& services, uint64_t stream, const std::atomic<bool>& stop) {
+void ask_at_random(const std::vector<std::unique_ptr<Service>>& services, uint64_t stream, const std::atomic<bool>& stop) {
     Random random(stream);
     while (!stop.load(std::memory_order_relaxed)) {
         Service& service = *services[random.below(services.size())];
@@ -426,10 +425,10 @@ void open_and_close(Findings& findings, const std::shared_ptr<Executors>& execut
     Service& service = *services[0];
     std::atomic<bool> stop{false};
     std::vector<std::thread> callers;
-    callers.emplace_back([&] { ask_in_turn(services, stream + 1, stop); });
+    callers.emplace_back([&] { ask_at_random(services, stream + 1, stop); });
     callers.emplace_back([&] {
         Loop loop(service, stream + 2);
-        while (!stop.load(std::memory_order_relaxed)) loop.turn();
+        while (!stop.load(std::memory_order_relaxed)) loop.run_once();
         loop.finish();
     });
     std::this_thread::sleep_for(std::chrono::microseconds(5'000 + random.below(20'000)));
@@ -450,13 +449,13 @@ void stress(Findings& findings, double seconds) {
         services.push_back(std::make_unique<Service>(findings, executors, 2.0, false));
         std::atomic<bool> stop{false};
         std::vector<std::thread> threads;
-        for (uint64_t t = 0; t < 3; ++t) threads.emplace_back([&, t] { ask_in_turn(services, 1'000 + t, stop); });
+        for (uint64_t t = 0; t < 3; ++t) threads.emplace_back([&, t] { ask_at_random(services, 1'000 + t, stop); });
         for (uint64_t t = 0; t < 2; ++t)
             threads.emplace_back([&, t] {
                 std::vector<std::unique_ptr<Loop>> loops;
                 for (size_t i = 0; i < services.size(); ++i) loops.push_back(std::make_unique<Loop>(*services[i], 2'000 + 10 * t + i));
                 while (!stop.load(std::memory_order_relaxed))
-                    for (const auto& loop : loops) loop->turn();
+                    for (const auto& loop : loops) loop->run_once();
                 for (const auto& loop : loops) loop->finish();
             });
         threads.emplace_back([&] {
