@@ -31,8 +31,8 @@ private:
     std::unique_ptr<std::byte[]> heap_;
 };
 
-// An array of zeros that takes no memory before its first write. Tables are sized for the worst case at the start, and a
-// thousand idle engines cost what they use.
+// An array of zeros that takes no memory before its first write. Tables are sized for the worst case at the start, and
+// a thousand idle engines cost what they use.
 template <class T>
 class ZeroedArray {
     static_assert(std::is_trivially_destructible_v<T>, "no destructor runs");

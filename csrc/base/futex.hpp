@@ -1,8 +1,8 @@
 // Linux futexes on a 32-bit atomic, private to the process, timed on CLOCK_MONOTONIC by absolute instants.
 //
 // A futex sleeps only while the word still holds the value that the sleeper saw; the kernel compares and enqueues under
-// its own lock. So the order for every user is: the waker changes the word, then wakes; the sleeper reads the word, looks
-// for work, then waits on the value that it read. A change between the two makes the wait return at once.
+// its own lock. So the order for every user is: the waker changes the word, then wakes; the sleeper reads the word,
+// looks for work, then waits on the value that it read. A change between the two makes the wait return at once.
 #pragma once
 
 #include <linux/futex.h>
@@ -47,8 +47,8 @@ inline void futex_wake(std::atomic<uint32_t>& value, int count) noexcept {
     syscall(SYS_futex, futex_word(value), FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
 }
 
-// While one of these lives, timers of this thread fire within a nanosecond's slack. The destructor restores the thread's
-// own slack, 50 us by default.
+// While one of these lives, timers of this thread fire within a nanosecond's slack. The destructor restores the
+// thread's own slack, 50 us by default.
 class PreciseTimers {
 public:
     PreciseTimers() noexcept : before_(prctl(PR_GET_TIMERSLACK)) {

@@ -1,5 +1,5 @@
-// Log-linear histograms of durations: 16 buckets a power of two, so a reported quantile is at most 6.25 % above the truth.
-// Recording is one increment; reading walks the buckets. The layout is HdrHistogram's, without its resizing.
+// Log-linear histograms of durations: 16 buckets a power of two, so a reported quantile is at most 6.25 % above the
+// truth. Recording is one increment; reading walks the buckets. The layout is HdrHistogram's, without its resizing.
 //
 // All loads and stores are relaxed. Each count stands alone: no reader takes one count as proof of another, and nothing
 // else is published through them. A reader may see a record in a bucket and not yet in a total, and is then off by the
@@ -57,8 +57,8 @@ private:
     std::array<std::atomic<uint64_t>, LogBuckets::COUNT> counts_{};
 };
 
-// One quantile of recent records. After `window` records, or after `halve_every_ns`, it halves every count: a lone outlier
-// is gone after one halving, and a lasting change wins within two.
+// One quantile of recent records. After `window` records, or after `halve_every_ns`, it halves every count: a lone
+// outlier is gone after one halving, and a lasting change wins within two.
 class DecayingQuantile {
 public:
     DecayingQuantile(double quantile, uint32_t window, int64_t halve_every_ns = 2'000'000'000) noexcept
@@ -78,9 +78,9 @@ private:
     void refresh() noexcept;
     void halve() noexcept;
 
-    // busy_ admits one thread at a time to halve and refresh; a second thread goes on without waiting, because the first
-    // sees its record or the next refresh does. Taking busy_ is an acquire and giving it back a release, so one refresh
-    // sees the counts and the halving of the one before it. value_ is read on its own: it is the whole result.
+    // busy_ admits one thread at a time to halve and refresh; a second thread goes on without waiting, because the
+    // first sees its record or the next refresh does. Taking busy_ is an acquire and giving it back a release, so one
+    // refresh sees the counts and the halving of the one before it. value_ is read on its own: it is the whole result.
     double quantile_;
     uint32_t window_;
     int64_t halve_every_ns_;

@@ -1,5 +1,5 @@
-// Seeded random numbers: the same bits on every machine and with every standard library. The distributions of <random> do
-// not promise that.
+// Seeded random numbers: the same bits on every machine and with every standard library. The distributions of <random>
+// do not promise that.
 #pragma once
 
 #include <bit>
@@ -35,8 +35,8 @@ public:
 
     // Uniform in [0, 1), with all 53 bits of a double.
     double uniform() noexcept { return static_cast<double>(bits() >> 11) * 0x1p-53; }
-    // True for a share of the calls. A share of 0 draws nothing, so a plan without a fault leaves the rest of the stream as
-    // it was.
+    // True for a share of the calls. A share of 0 draws nothing, so a plan without a fault leaves the rest of the
+    // stream as it was.
     bool chance(double share) noexcept { return share > 0.0 && uniform() < share; }
     double exponential(double mean) noexcept { return -mean * std::log1p(-uniform()); }
     // A factor with median 1: exp(sigma * z), z standard normal (Box and Muller, 1958).

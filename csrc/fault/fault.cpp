@@ -53,8 +53,8 @@ bool chosen(uint64_t seed, uint64_t call, double share) {
     return static_cast<double>(word >> 11) * 0x1.0p-53 < share;
 }
 
-// start_ns is the switch, one word that arm() and disarm() store with release and calls load with acquire; a hanging call
-// sleeps on it. The counts are relaxed, because each stands alone.
+// start_ns is the switch, one word that arm() and disarm() store with release and calls load with acquire; a hanging
+// call sleeps on it. The counts are relaxed, because each stands alone.
 class Handle {
 public:
     using Kind = std::variant<Stall, Failing, Corrupting, Slow, Hanging>;

@@ -1,7 +1,7 @@
 // Faults put into a scorer on purpose: stalls by the clock, failures and corrupt answers by share, extra cost, hangs.
 //
-// Each wraps another scorer and is itself a scorer of the same shape and flags, so that every user of a scorer meets the
-// fault as it would meet a real one. Chance is drawn from the seed and the call's number.
+// Each wraps another scorer and is itself a scorer of the same shape and flags, so that every user of a scorer meets
+// the fault as it would meet a real one. Chance is drawn from the seed and the call's number.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +21,8 @@ struct Clock {
     void* self;
 };
 
-// CLOCK_MONOTONIC, and clock_nanosleep to a point in time. Burning counts CLOCK_THREAD_CPUTIME_ID, so two threads that share
-// a core burn one after the other, as real work would.
+// CLOCK_MONOTONIC, and clock_nanosleep to a point in time. Burning counts CLOCK_THREAD_CPUTIME_ID, so two threads that
+// share a core burn one after the other, as real work would.
 Clock real_clock();
 
 // Stalls for the first stall_ns of every every_ns, counted from start_ns: a call that starts in a stall sleeps until it
@@ -59,18 +59,18 @@ int64_t stall_end(const Stall& stall, int64_t start_ns, int64_t now);
 // Whether call number `call` (from 0) is among the share. The same arguments give the same answer on every machine.
 bool chosen(uint64_t seed, uint64_t call, double share);
 
-// What a fault has done so far.
+// The calls that a fault has seen and struck so far.
 struct Counts {
     uint64_t calls;   // score() calls
     uint64_t faults;  // calls that met the fault
 };
 
-// The switch of a wrapped scorer, and its counts. Any thread may use it while calls are running. The scorer and this handle
-// each hold a reference; close() gives the handle's back.
+// The switch of a wrapped scorer, and its counts. Any thread may use it while calls are running. The scorer and this
+// handle each hold a reference; close() gives the handle's back.
 class Handle;
 
-// Wraps `inner` and takes a reference to it. `start_ns` NOT_ARMED leaves the fault switched off. Any other value switches it
-// on, and is where Stall counts from. The caller gives back the reference in `scorer`.
+// Wraps `inner` and takes a reference to it. `start_ns` NOT_ARMED leaves the fault switched off. Any other value
+// switches it on, and is where Stall counts from. The caller gives back the reference in `scorer`.
 Handle* wrap(const engine_scorer& inner, const Stall& fault, int64_t start_ns, const Clock& clock,
              engine_scorer& scorer);
 Handle* wrap(const engine_scorer& inner, const Failing& fault, int64_t start_ns, engine_scorer& scorer);

@@ -8,8 +8,8 @@ namespace engine::scheduler {
 
 bool Breaker::probe(int64_t now_ns, int64_t until_ns) noexcept {
     if (now_ns < until_ns) return false;
-    // The thread that moves the end of the rest is the probe. Should it never come back, another probe follows after one
-    // more rest.
+    // The thread that moves the end of the rest is the probe. Should it never come back, another probe follows after
+    // one more rest.
     const int64_t next = now_ns + std::max(resting_ns_.load(std::memory_order_relaxed), limits_.rest_ns);
     if (!rests_until_ns_.compare_exchange_strong(until_ns, next, std::memory_order_relaxed)) return false;
     probing_.store(true, std::memory_order_relaxed);

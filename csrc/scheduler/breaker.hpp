@@ -1,14 +1,14 @@
-// The circuit breaker of one model: after many failures the model rests, and one probe at a time finds out whether it has
-// recovered (Nygard, Release It!, 2007). Time is handed in.
+// The circuit breaker of one model: after many failures the model rests, and one probe at a time finds out whether it
+// has recovered (Nygard, Release It!, 2007). Time is handed in.
 //
-// It opens after a run of failed calls, or when a share of recent rows failed. While it is open every request goes to the
-// fallback at once. When a rest is over it admits one call, the probe: if the probe succeeds the breaker closes, if not
-// the next rest is twice as long, up to a bound.
+// It opens after a run of failed calls, or when a share of recent rows failed. While it is open every request goes to
+// the fallback at once. When a rest is over it admits one call, the probe: if the probe succeeds the breaker closes, if
+// not the next rest is twice as long, up to a bound.
 //
-// Order. All loads and stores are relaxed: the breaker guards no data, only the decision to call. rests_until_ns_ is that
-// decision, in one word; only the exchange that moves it grants a probe, so two threads never both get one. The counts
-// beside it may be a moment old in another thread, which then decides as it would have a moment earlier. Two threads that
-// trip it at once may both set the first rest; they set it to the same length from about the same instant.
+// Order. All loads and stores are relaxed: the breaker guards no data, only the decision to call. rests_until_ns_ is
+// that decision, in one word; only the exchange that moves it grants a probe, so two threads never both get one. The
+// counts beside it may be a moment old in another thread, which then decides as it would have a moment earlier. Two
+// threads that trip it at once may both set the first rest; they set it to the same length from about the same instant.
 #pragma once
 
 #include <atomic>
@@ -37,15 +37,15 @@ public:
     }
     // Any thread. A call of `rows` rows ended; `failed` of them got no usable answer.
     void record(uint32_t rows, uint32_t failed, int64_t now_ns) noexcept;
-    // Closed, and the last call succeeded: a success changes nothing but the row counts, so record() may be called for many
-    // rows at once.
+    // Closed, and the last call succeeded: a success changes nothing but the row counts, so record() may be called for
+    // many rows at once.
     bool untroubled() const noexcept {
         return failed_in_a_row_.load(std::memory_order_relaxed) == 0 && !open();
     }
     // Opens it at once: an executor is stuck in the model.
     void trip(int64_t now_ns) noexcept;
-    // A lost call has come back after all, so the stall is over and the next request may be the probe. A stall of 200 ms
-    // then costs no rest on top.
+    // A lost call has come back after all, so the stall is over and the next request may be the probe. A stall of 200
+    // ms then costs no rest on top.
     void came_back(int64_t now_ns) noexcept;
 
     // Open, and not yet due for a probe.

@@ -1,4 +1,4 @@
-// What the runtime learns before it serves: the cost of the primary and of the fallback, and how late timers are here.
+// Measurements before serving: the cost of the primary and of the fallback, and how late timers are on this machine.
 #include <pthread.h>
 
 #include <algorithm>

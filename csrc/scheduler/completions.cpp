@@ -41,8 +41,8 @@ Completions* settle(SlotTable& slots, uint32_t index) noexcept {
         const uint32_t before = group->remaining.fetch_sub(1, std::memory_order_acq_rel);
         ENGINE_ASSERT(before > 0, "a row of a group is settled once");
         if (before != 1) return nullptr;
-        // A loop reads the group only when it is announced. A synchronous caller may have seen the 0 and freed the group
-        // already; waking an address that nobody sleeps on is harmless.
+        // A loop reads the group only when it is announced. A synchronous caller may have seen the 0 and freed the
+        // group already; waking an address that nobody sleeps on is harmless.
         if (completions != nullptr) return completions->announce(slots, group->first) ? completions : nullptr;
         futex_wake(group->remaining, 1);
         return nullptr;

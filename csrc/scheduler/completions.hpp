@@ -1,11 +1,11 @@
 // How answers reach an event loop: finished slots on a stack, and one eventfd that is written only when the stack was
 // empty, so that a burst of answers costs one wake-up.
 //
-// Order. A finisher pushes its slot and, where the stack was empty, writes the eventfd. The loop reads (clears) the eventfd
-// and then takes the stack: a slot pushed after the take finds the stack empty and writes again, so no answer waits
-// without a readable eventfd. A loop that polls stores polled_ = false and then looks at the stack once more; a finisher
-// pushes and then loads polled_. Both pairs are sequentially consistent, so either the finisher signals or the loop sees
-// the slot.
+// Order. A finisher pushes its slot and, where the stack was empty, writes the eventfd. The loop reads (clears) the
+// eventfd and then takes the stack: a slot pushed after the take finds the stack empty and writes again, so no answer
+// waits without a readable eventfd. A loop that polls stores polled_ = false and then looks at the stack once more; a
+// finisher pushes and then loads polled_. Both pairs are sequentially consistent, so either the finisher signals or the
+// loop sees the slot.
 #pragma once
 
 #include <atomic>
@@ -33,8 +33,8 @@ public:
     // Makes the eventfd readable, unless the loop is polling and will look by itself.
     void signal() noexcept;
 
-    // While it polls, the loop looks at has_answers() in every iteration and gets no signal. stop_polling() is true when
-    // an answer came at the last moment, for which nobody signals: the loop looks once more.
+    // While it polls, the loop looks at has_answers() in every iteration and gets no signal. stop_polling() is true
+    // when an answer came at the last moment, for which nobody signals: the loop looks once more.
     void start_polling() noexcept { polled_.store(true, std::memory_order_seq_cst); }
     bool stop_polling() noexcept {
         polled_.store(false, std::memory_order_seq_cst);

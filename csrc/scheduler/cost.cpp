@@ -86,8 +86,8 @@ void CostModel::know(size_t knot, double ns) noexcept {
         if (!known_[k]) raw_[k] = fitted(k);
 }
 
-// One step of normalised least mean squares (Widrow and Hoff, 1960) of scale_ and shift_ towards an observation, in units
-// of the shape of one row: a change seen at small batches alone goes half to the scale and half to the shift.
+// One step of normalised least mean squares (Widrow and Hoff, 1960) of scale_ and shift_ towards an observation, in
+// units of the shape of one row: a change seen at small batches alone goes half to the scale and half to the shift.
 void CostModel::fit(uint32_t rows, double ns, double rate) noexcept {
     const double unit = shape_[0], known = shape(rows);
     ENGINE_ASSERT(unit > 0.0 && known > 0.0, "a known batch costs some time");

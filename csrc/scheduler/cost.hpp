@@ -1,13 +1,13 @@
 // L(b): how long the primary takes on a batch of b rows, learned online.
 //
-// Means are kept at knots 1, 2, 3, 4, 6, 8, 12, 16, … and interpolated between them. An observation moves the knots beside
-// it. All other knots return to the calibrated shape times a common scale plus a common shift. Sizes that never run thus
-// neither drift with the noise nor miss a change of speed, and a cost that every batch has come to carry makes larger
-// batches worth a try. An observation far above expectation is a stall: it widens the spread and leaves the mean alone,
-// until several in a row show that the model has become slow.
+// Means are kept at knots 1, 2, 3, 4, 6, 8, 12, 16, … and interpolated between them. An observation moves the knots
+// beside it. All other knots return to the calibrated shape times a common scale plus a common shift. Sizes that never
+// run thus neither drift with the noise nor miss a change of speed, and a cost that every batch has come to carry makes
+// larger batches worth a try. An observation far above expectation is a stall: it widens the spread and leaves the mean
+// alone, until several in a row show that the model has become slow.
 //
-// Order. One thread at a time observes or primes (the executors' lock, or the inline lane's flag); any thread reads. Each
-// published mean, the spread and the two batch sizes are relaxed words of their own: a reader between two stores
+// Order. One thread at a time observes or primes (the executors' lock, or the inline lane's flag); any thread reads.
+// Each published mean, the spread and the two batch sizes are relaxed words of their own: a reader between two stores
 // interpolates between an old knot and a new one, which differ by one observation's step.
 #pragma once
 

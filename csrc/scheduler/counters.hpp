@@ -1,5 +1,5 @@
-// What a runtime counts. Any thread adds; every load and store is relaxed, because each count stands alone and a reader
-// wants only some recent state.
+// The counters of a runtime. Any thread adds; every load and store is relaxed, because each count stands alone and a
+// reader wants only some recent state.
 #pragma once
 
 #include <array>

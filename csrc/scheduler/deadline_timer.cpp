@@ -78,7 +78,7 @@ void DeadlineTimer::pop() noexcept {
     ENGINE_ASSERT(timers_.empty() || timers_.front().at_ns >= at, "the earliest timer is on top of the heap");
 }
 
-// Moves new timers into the heap, but for those whose request has been answered already.
+// Moves new timers into the heap, except timers of requests that are answered already.
 void DeadlineTimer::accept(int64_t now) {
     quiet_patrols_ = arrived_.empty() ? quiet_patrols_ + 1 : 0;
     for (const Timer& timer : arrived_) {

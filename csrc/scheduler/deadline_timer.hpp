@@ -2,11 +2,11 @@
 // serves all engines on the same executors. It also checks executors that may be stuck.
 //
 // Order. A caller adds a timer to the inbox and then reads wakes_ns_, the instant until which the thread may sleep; it
-// wakes the thread only where its timer is due before that. The thread, before it sleeps, stores wakes_ns_ and then looks
-// at the inbox once more. Both are sequentially consistent and the inbox has a lock: either the caller sees the new
-// instant and compares with it, or the thread sees the timer and does not sleep. While the thread works, wakes_ns_ is
-// NEVER_NS, so that whoever adds a timer after its look at the inbox changes word_; the thread read word_ before that look,
-// and its futex wait returns at once.
+// wakes the thread only where its timer is due before that. The thread, before it sleeps, stores wakes_ns_ and then
+// looks at the inbox once more. Both are sequentially consistent and the inbox has a lock: either the caller sees the
+// new instant and compares with it, or the thread sees the timer and does not sleep. While the thread works, wakes_ns_
+// is NEVER_NS, so that whoever adds a timer after its look at the inbox changes word_; the thread read word_ before
+// that look, and its futex wait returns at once.
 #pragma once
 
 #include <atomic>
@@ -43,8 +43,8 @@ public:
 
     // Any thread.
     void add(const Timer& timer) noexcept;
-    // Fires the handler's timers at once, and returns when none of them is left. The handler must be closing, so that it
-    // answers requests of its own that come after this.
+    // Fires the handler's timers at once, and returns when none of them is left. The handler must be closing, so that
+    // it answers requests of its own that come after this.
     void forget(FallbackHandler& handler) noexcept;
 
 private:

@@ -44,7 +44,8 @@ Deployment::~Deployment() {
 int Deployment::score_any_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns) {
     ENGINE_ASSERT(n_rows > 0, "a scoring call has rows");
     if (overlaps()) return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
-    if (calls_lost_.load(std::memory_order_relaxed) > 0) return ENGINE_SCORE_FAILED;  // it holds the lock, maybe for ever
+    // A lost call holds the lock, maybe for ever.
+    if (calls_lost_.load(std::memory_order_relaxed) > 0) return ENGINE_SCORE_FAILED;
     const std::lock_guard<std::mutex> one_at_a_time(primary_lock_);
     return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
 }

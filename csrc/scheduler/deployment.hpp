@@ -1,5 +1,5 @@
-// One version in memory: a primary, perhaps a fallback, and a number. A request keeps the deployment that it came in under,
-// so an answer never mixes two. Only the reference count and the record of the primary's failures change.
+// One version in memory: a primary, perhaps a fallback, and a number. A request keeps the deployment that it came in
+// under, so an answer never mixes two. Only the reference count and the record of the primary's failures change.
 //
 // Order. retain() is relaxed, because whoever takes a reference has one or holds the lock under which the current
 // deployment is kept. release() is acquire and release: what every owner did with the scorers comes before the last one
@@ -30,7 +30,8 @@ public:
     // floats and is used only where a scorer takes float32 and rows are float64. A primary that can stop does so once
     // until_ns has passed.
     int score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns = NEVER_NS) {
-        if (plain_) return primary_.score(primary_.ctx, static_cast<const float*>(rows), n_rows, primary_.n_features, out);
+        if (plain_)
+            return primary_.score(primary_.ctx, static_cast<const float*>(rows), n_rows, primary_.n_features, out);
         return score_any_primary(rows, n_rows, scratch, out, until_ns);
     }
     int score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out);

@@ -17,8 +17,8 @@ namespace {
 // A wake-up that takes less is an ordinary one, between processors that are awake.
 constexpr int64_t CHEAP_HANDOFF_NS = 20'000;
 constexpr int64_t WATCH_NS_MAX = 100'000;
-// Threads stuck in models keep their memory. Past this many, executors are no longer replaced, and the models are left to
-// their circuit breakers.
+// Threads stuck in models keep their memory. Past this many, executors are no longer replaced, and the models are left
+// to their circuit breakers.
 constexpr uint32_t LOST_MAX = 16;
 
 void apply(const ExecutorOptions& options, pthread_t thread) {
@@ -64,7 +64,9 @@ std::shared_ptr<Executors> Executors::make(const ExecutorOptions& options) {
 }
 
 Executors::Executors(const ExecutorOptions& options)
-    : options_(options), shared_(options.threads), deadline_timer_([this](int64_t now) { return check_executors(now); }) {}
+    : options_(options),
+      shared_(options.threads),
+      deadline_timer_([this](int64_t now) { return check_executors(now); }) {}
 
 Executors::~Executors() { stop(1'000'000'000); }
 
@@ -222,7 +224,7 @@ Executors::Dispatch Executors::next(Executor& me, int64_t now) noexcept {
     return dispatch;
 }
 
-// Lock. Lanes without work leave the list. True when another executor could find work in those that stay.
+// Lock. Lanes without work leave the list. True when another executor could find work in a lane that stays.
 bool Executors::retire_idle_lanes(const Dispatch& dispatch) noexcept {
     bool more = false;
     std::erase_if(active_, [&](Lane* it) {
@@ -238,8 +240,8 @@ bool Executors::retire_idle_lanes(const Dispatch& dispatch) noexcept {
     return more;
 }
 
-// Sleeps until there is work; true when it was woken for some. An executor that holds a batch back has a time to wake at
-// and does not count as parked, so arrivals that only fill its batch cost no wake-up.
+// Sleeps until there is work; true when it was woken for some. An executor that holds a batch back has a time to wake
+// at and does not count as parked, so arrivals that only fill its batch cost no wake-up.
 bool Executors::park(const Dispatch& dispatch, uint32_t seen) noexcept {
     if (dispatch.holding) {
         futex_wait_until(work_, seen, dispatch.wait_until_ns);
@@ -286,8 +288,8 @@ void Executors::suspect(const Lane& lane) noexcept {
     if (at < NEVER_NS) deadline_timer_.add({at, nullptr, 0, 0});
 }
 
-// Replaces executors that have been in one batch for too long. Runs on the deadline timer's thread. Returns when to check
-// again.
+// Replaces executors that have been in one batch for too long. Runs on the deadline timer's thread. Returns when to
+// check again.
 int64_t Executors::check_executors(int64_t now) noexcept {
     int64_t again = NEVER_NS;
     std::vector<std::shared_ptr<Executor>> hung;

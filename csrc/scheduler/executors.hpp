@@ -1,16 +1,16 @@
 // The threads that run primaries in the batch lane, one engine's own or shared by many.
 //
 // A lane that has work announces itself; idle lanes are in no list and cost nothing. A free executor takes, under one
-// lock, the batch that ranks first among the lanes with work (fair_share.hpp has the order). An executor that is stuck in
-// a model is replaced by a new thread; the answers it may still bring are dropped.
+// lock, the batch that ranks first among the lanes with work (fair_share.hpp has the order). An executor that is stuck
+// in a model is replaced by a new thread; the answers it may still bring are dropped.
 //
 // Order. All executors must not sleep while a request is queued. Three pairs of accesses see to that; in each, at least
 // one side sees the other's store.
 //   1. A submitter pushes its slot, then reads the lane's `announced`. An executor clears `announced`, then swaps the
 //      stack of submissions out. Both exchange the head of the stack with acquire and release: if the swap comes second
 //      it takes the slot; if the push comes second it also sees `announced` cleared, and announces the lane again.
-//   2. A submitter puts its lane on announced_, then reads parked_. An executor raises parked_, then reads announced_. All
-//      four are sequentially consistent, so not both can miss the other.
+//   2. A submitter puts its lane on announced_, then reads parked_. An executor raises parked_, then reads announced_.
+//      All four are sequentially consistent, so not both can miss the other.
 //   3. A waker changes work_, then wakes the futex. An executor reads work_ before it looks for work, and sleeps only
 //      while work_ is what it read.
 #pragma once
@@ -38,7 +38,8 @@ struct ExecutorOptions {
 
 class Executors : public std::enable_shared_from_this<Executors> {
 public:
-    // Throws std::system_error where the system refuses real-time scheduling or the processors, before any thread exists.
+    // Throws std::system_error where the system refuses real-time scheduling or the processors, before any thread
+    // exists.
     static std::shared_ptr<Executors> make(const ExecutorOptions& options);
     ~Executors();
     Executors(const Executors&) = delete;
@@ -60,9 +61,9 @@ public:
     void suspect(const Lane& lane) noexcept;
 
     // How long a thread should poll for an answer or for work before it sleeps; 0 where sleeping is cheap. On a virtual
-    // machine whose idle processors are taken away, waking one costs 50 us, ten times the usual. Polling for as long as a
-    // wake-up would take never costs more than twice the best choice (ski rental; Karlin et al., Algorithmica 11, 1994).
-    // The time of a wake-up is learned from the executors' own.
+    // machine whose idle processors are taken away, waking one costs 50 us, ten times the usual. Polling for as long as
+    // a wake-up would take never costs more than twice the best choice (ski rental; Karlin et al., Algorithmica 11,
+    // 1994). The time of a wake-up is learned from the executors' own.
     int64_t watch_ns() const noexcept;
     int64_t handoff_ns() const noexcept { return handoff_.value(); }
     uint64_t replaced() const noexcept { return replaced_.load(std::memory_order_relaxed); }
@@ -71,7 +72,6 @@ public:
     SharedExecutors& shared() noexcept { return shared_; }
     DeadlineTimer& deadline_timer() noexcept { return deadline_timer_; }
     uint32_t count() const noexcept { return shared_.count(); }
-    const ExecutorOptions& options() const noexcept { return options_; }
 
 private:
     struct Executor {
@@ -85,7 +85,7 @@ private:
         std::atomic<bool> ended{false};
         std::shared_ptr<Executors> owner;    // a lost thread keeps what it will come back to
     };
-    // What an executor does next.
+    // An executor's next step: a batch to run, or how long to wait.
     struct Dispatch {
         Lane* lane = nullptr;  // null for nothing to run
         int64_t wait_until_ns = NEVER_NS;

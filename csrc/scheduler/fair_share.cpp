@@ -18,7 +18,8 @@ SharedExecutors::SharedExecutors(uint32_t executors) noexcept : count_(std::clam
 
 void SharedExecutors::started(uint32_t executor, int64_t now_ns, int64_t expected_ns, int64_t high_ns) noexcept {
     ENGINE_ASSERT(executor < count_, "an executor's number is below their count");
-    ENGINE_ASSERT(expected_ns >= 0 && high_ns >= expected_ns, "a batch takes some time, and its high estimate is no less");
+    ENGINE_ASSERT(expected_ns >= 0 && high_ns >= expected_ns,
+                  "a batch takes some time, and its high estimate is no less");
     Executor& it = executors_[executor];
     ENGINE_ASSERT(!it.busy.load(std::memory_order_relaxed), "an executor begins a batch when it has none");
     latest_start_ns_.store(now_ns, std::memory_order_relaxed);

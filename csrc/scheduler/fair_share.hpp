@@ -1,10 +1,10 @@
-// What models that share executors know of each other: when an executor is free, how much work is ahead, and which model
-// has had more than its share. Pure: no threads, no clock, no allocation after construction.
+// Fair sharing of executors between models. Models learn here when an executor is free, how much work is ahead, and
+// which model has had more than its share. Pure: no threads, no clock, no allocation after construction.
 //
-// Below capacity the order is earliest deadline first across all models, which meets every deadline that can be met (Liu
-// and Layland, JACM 20(1), 1973). Above capacity EDF would give everything to the model that asks most. There a model is
-// eligible only while it has had no more than its weighted share, and EDF chooses among the eligible models: earliest
-// eligible virtual deadline first (Stoica and Abdel-Wahab, 1995), with the requests' own deadlines.
+// Below capacity the order is earliest deadline first across all models, which meets every deadline that can be met
+// (Liu and Layland, JACM 20(1), 1973). Above capacity EDF would give everything to the model that asks most. There a
+// model is eligible only while it has had no more than its weighted share, and EDF chooses among the eligible models:
+// earliest eligible virtual deadline first (Stoica and Abdel-Wahab, 1995), with the requests' own deadlines.
 //
 // Marked "lock": under the executors' lock. Any thread may call the rest.
 //

@@ -1,9 +1,9 @@
-// Sums of requests, or of their work, by the instant at which they must be finished. A ring of quarter-millisecond buckets
-// lets admission ask without a lock. An instant past the ring's horizon of 134 ms counts as last.
+// Sums of requests, or of their work, by the instant at which they must be finished. A ring of quarter-millisecond
+// buckets lets admission ask without a lock. An instant past the ring's horizon of 134 ms counts as last.
 //
-// Order. Relaxed: a sum is an estimate of the queue at about this instant. A request's amount is added to the total and to
-// its bucket by two increments, and another thread may see one without the other. before() therefore clamps its sum to
-// the total. An amount is removed only by a thread that has seen the request, so after it was added: no total that a
+// Order. Relaxed: a sum is an estimate of the queue at about this instant. A request's amount is added to the total and
+// to its bucket by two increments, and another thread may see one without the other. before() therefore clamps its sum
+// to the total. An amount is removed only by a thread that has seen the request, so after it was added: no total that a
 // thread removes from falls below zero.
 #pragma once
 

@@ -53,8 +53,8 @@ void Runtime::observe_inline(uint32_t rows, int64_t ns) noexcept {
     inline_observing_.clear(std::memory_order_release);
 }
 
-// One predict_many call. Rows go in deadline order. The primary takes chunks for as long as the fallback can still answer
-// every row behind the chunk in time; the fallback takes the rest.
+// One predict_many call. Rows go in deadline order. The primary takes chunks for as long as the fallback can still
+// answer every row behind the chunk in time; the fallback takes the rest.
 struct Runtime::ManyInline {
     Runtime& runtime;
     Deployment& deployment;
@@ -67,7 +67,7 @@ struct Runtime::ManyInline {
     Outcome* outcomes;
     double* out;
     std::vector<uint32_t> order;      // row numbers, earliest deadline first; empty where the rows come in that order
-    std::vector<int64_t> latest_ns;   // latest_ns[i]: when the fallback must begin on the i-th row and all rows behind it
+    std::vector<int64_t> latest_ns;   // [i]: when the fallback must begin on the i-th row and all rows behind it
     std::vector<std::byte> gathered;  // a chunk's rows side by side, where `order` scatters them
     std::vector<double> values;       // … and its answers
     float* scratch;
@@ -153,8 +153,8 @@ struct Runtime::ManyInline {
         double* chunk_out = out + i * width;
         if (!order.empty()) {
             for (uint32_t k = 0; k < chunk; ++k)
-                std::memcpy(gathered.data() + size_t{k} * limits.row_bytes, rows + size_t{row(i + k)} * limits.row_bytes,
-                            limits.row_bytes);
+                std::memcpy(gathered.data() + size_t{k} * limits.row_bytes,
+                            rows + size_t{row(i + k)} * limits.row_bytes, limits.row_bytes);
             chunk_rows = gathered.data();
             chunk_out = values.data();
         }

@@ -58,7 +58,8 @@ void Lane::take_submissions(int64_t now) noexcept {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
     for (uint32_t i = submitted_.take_all(slots_, &Slot::next); i != NO_SLOT;) {
         const Slot& slot = slots_[i];
-        ENGINE_ASSERT(slot.references.load(std::memory_order_relaxed) > 0, "a submitted slot has the queue's reference");
+        ENGINE_ASSERT(slot.references.load(std::memory_order_relaxed) > 0,
+                      "a submitted slot has the queue's reference");
         // Read before the push: once an executor has the entry, the slot's link may be the free list's.
         const uint32_t next = slot.next.load(std::memory_order_relaxed);
         const uint32_t generation = generation_of(slot.word.load(std::memory_order_relaxed));
@@ -137,7 +138,8 @@ Lane::Scored Lane::score(Batch& batch) {
     return scored;
 }
 
-// Scores rows from … to of the batch, which came under one deployment, and delivers them. Returns the count of failures.
+// Scores rows from … to of the batch, which came under one deployment, and delivers them. Returns the count of
+// failures.
 uint32_t Lane::score_run(Batch& batch, uint32_t from, uint32_t to, int64_t* ended_ns) {
     // Our own reference: once its slots are given back, a deployment that was swapped away has no other owner.
     Deployment* deployment = slots_[batch.entries[from].slot].deployment;
@@ -216,8 +218,8 @@ void Lane::finish_batch(uint32_t executor, const Batch& batch, const Scored& sco
     policy_.finished(executor, batch.size, scored.ended_ns, scored.all_ok);
 }
 
-// Without the lock, because the last reference frees a model, which may want the GIL for it. The answers are on their way
-// already: nobody waits for this.
+// Without the lock, because the last reference frees a model, which may want the GIL for it. The answers are on their
+// way already: nobody waits for this.
 void Lane::learn(Batch& batch, const Scored& scored, bool lost) noexcept {
     ENGINE_ASSERT(batch.deployment != nullptr, "a batch keeps its deployment until it has been learned from");
     if (lost) {

@@ -45,8 +45,8 @@ public:
     // Callers, any thread.
     void submit(uint32_t slot) noexcept { submitted_.push(slots_, slot, &Slot::next); }
     bool has_submissions() const noexcept { return !submitted_.empty(); }
-    // Moves a live slot to State::falling_back: from here on its answer is this thread's to give. False where the request
-    // is answered already or the slot has been reused.
+    // Moves a live slot to State::falling_back: from here on its answer is this thread's to give. False where the
+    // request is answered already or the slot has been reused.
     bool take_from_executors(uint32_t slot, uint32_t generation, bool* was_running = nullptr) noexcept;
     // Whether several batches may run at once: set with every change of primary.
     void set_overlaps(bool overlaps) noexcept { overlaps_.store(overlaps, std::memory_order_relaxed); }
@@ -65,15 +65,15 @@ public:
     void take_submissions(int64_t now) noexcept;
     // Lock. False while a batch runs whose primary allows no second call.
     bool may_begin_batch() const noexcept;
-    // Lock. Forms the next batch of this executor, and counts the executor as in flight where there is one. Requests that
-    // can no longer finish in time go to `dropped`, each with an executor in flight for it.
+    // Lock. Forms the next batch of this executor, and counts the executor as in flight where there is one. Requests
+    // that can no longer finish in time go to `dropped`, each with an executor in flight for it.
     BatchPlan form_batch(uint32_t executor, int64_t now, std::vector<Dropped>& dropped) noexcept;
     // Lock. The batch that form_batch() has just formed for this executor.
     Batch& batch_of(uint32_t executor) noexcept { return *batches_[executor]; }
     // Lock. The batch came back: its time is a measure of the primary.
     void finish_batch(uint32_t executor, const Batch& batch, const Scored& scored) noexcept;
-    // Lock. The executor's batch will not come back, or too late. Its thread keeps the batch; the executor gets a new one.
-    // Returns the entries to fail, each with a reference to its slot.
+    // Lock. The executor's batch will not come back, or too late. Its thread keeps the batch; the executor gets a new
+    // one. Returns the entries to fail, each with a reference to its slot.
     std::vector<Entry> lose_batch(uint32_t executor, int64_t now);
     // Lock. A lost batch came back: its buffers, for its thread to free.
     std::unique_ptr<Batch> take_lost(const Batch& batch) noexcept;

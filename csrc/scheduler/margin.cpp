@@ -22,7 +22,8 @@ SafetyMargin::SafetyMargin(double miss_rate, uint32_t cores) noexcept
       typical_(0.5, 1024),
       cores_(std::max(cores, 1u)) {}
 
-int64_t SafetyMargin::fallback_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring, bool hedged) const noexcept {
+int64_t SafetyMargin::fallback_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring,
+                                  bool hedged) const noexcept {
     for (DecayingQuantile* quantile : {&timer_, &return_, &fallback_}) quantile->age(started_ns);
     MarginTerms now = terms();
     if (hedged) now.fallback_ns = now.typical_ns = 0;

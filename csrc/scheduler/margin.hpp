@@ -1,8 +1,8 @@
-// The safety margin: how long before a deadline the fallback must begin so that its answer is still in time. It is learned
-// from measured timers, returns and fallbacks, and never configured.
+// The safety margin: how long before a deadline the fallback must begin so that its answer is still in time. It is
+// learned from measured timers, returns and fallbacks, and never configured.
 //
-// Order. Each term is one relaxed word of a DecayingQuantile. A reader may mix an old term with a new one; both were true
-// within the last few records, and the margin is an estimate of either.
+// Order. Each term is one relaxed word of a DecayingQuantile. A reader may mix an old term with a new one; both were
+// true within the last few records, and the margin is an estimate of either.
 #pragma once
 
 #include <atomic>
@@ -32,7 +32,9 @@ public:
     }
 
     int64_t typical_fallback_ns() const noexcept { return typical_.value(); }
-    MarginTerms terms() const noexcept { return {timer_.value(), return_.value(), fallback_.value(), typical_.value()}; }
+    MarginTerms terms() const noexcept {
+        return {timer_.value(), return_.value(), fallback_.value(), typical_.value()};
+    }
 
     // The instant at which the fallback of a request takes over. `expiring` requests may do so together and share the
     // cores. The margin beyond a typical fallback is capped at MARGIN_SHARE_MAX of the budget: past that the machine is
@@ -41,8 +43,8 @@ public:
     int64_t fallback_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring, bool hedged = false) const noexcept;
 
     // Whether a fallback begun now would usually be in time, with `running` others before it on the cores. If not, the
-    // default is the only answer in time. The worst cases do not count here: a fallback that was once preempted for four
-    // milliseconds is still worth trying with one left.
+    // default is the only answer in time. The worst cases do not count here: a fallback that was once preempted for
+    // four milliseconds is still worth trying with one left.
     bool time_for_fallback(int64_t now_ns, int64_t deadline_ns, uint32_t running) const noexcept;
 
     static constexpr double MARGIN_SHARE_MAX = 0.3;

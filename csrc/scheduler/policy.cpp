@@ -43,8 +43,8 @@ size_t Policy::depth() const noexcept {
     return sum;
 }
 
-// Counts the requests that go before one of this class and finish_by, and those of them in lower classes, whose place it
-// can take. Both come from one look at the counts, because executors take requests meanwhile.
+// Counts the requests that go before one of this class and finish_by, and those of them in lower classes, whose place
+// it can take. Both come from one look at the counts, because executors take requests meanwhile.
 Policy::Ahead Policy::ahead_of(int64_t now_ns, int64_t finish_by_ns, Priority priority) const noexcept {
     Ahead ahead;
     if (live_.load(std::memory_order_relaxed) <= 0) return ahead;
@@ -52,7 +52,8 @@ Policy::Ahead Policy::ahead_of(int64_t now_ns, int64_t finish_by_ns, Priority pr
     for (size_t c = 0; c < counts_.size(); ++c) {
         const auto its = static_cast<Priority>(c);
         if (counts_[c].total() <= 0 || (its > priority && classes_first)) continue;
-        const int64_t rows = its < priority && classes_first ? counts_[c].total() : counts_[c].before(now_ns, finish_by_ns);
+        const int64_t rows =
+            its < priority && classes_first ? counts_[c].total() : counts_[c].before(now_ns, finish_by_ns);
         ahead.rows += rows;
         if (its > priority) ahead.lower += rows;
     }
@@ -74,7 +75,8 @@ int64_t Policy::finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows
     if (!shared_->overloaded(now_ns) || !shared_->eligible(share_)) return by_deadline;
     // Under overload a model within its share goes before models beyond theirs.
     const double entitled = shared_->entitled(share_);
-    const auto by_share = free_ns + static_cast<int64_t>(static_cast<double>(full) / (working * entitled + 1e-9)) + last;
+    const auto by_share =
+        free_ns + static_cast<int64_t>(static_cast<double>(full) / (working * entitled + 1e-9)) + last;
     return std::min(by_deadline, by_share);
 }
 
@@ -82,8 +84,8 @@ int64_t Policy::predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns, Priori
     return finish_behind(now_ns, finish_by_ns, ahead_of(now_ns, finish_by_ns, priority).rows);
 }
 
-// Admission's margin, learned from past errors. A quarter of the slack bounds it, because a request with nothing ahead, an
-// idle executor and time for one row is always worth trying.
+// Admission's margin, learned from past errors. A quarter of the slack bounds it, because a request with nothing ahead,
+// an idle executor and time for one row is always worth trying.
 int64_t Policy::margin_ns(int64_t now_ns, int64_t slack_ns) const noexcept {
     const uint32_t batch = efficient_batch(now_ns);
     const int64_t spread = live() < batch ? 0 : cost_.high_ns(batch) - cost_.expected_ns(batch);
@@ -173,8 +175,8 @@ Policy::Rank Policy::rank(int64_t now_ns) const noexcept {
     return {overdrawn, shared_->classes_first(now_ns) ? head.priority : Priority::critical, head.finish_by_ns};
 }
 
-// The largest batch that its most urgent member can wait for. Never larger than the efficient batch, because more rows add
-// latency and no throughput.
+// The largest batch that its most urgent member can wait for. Never larger than the efficient batch, because more rows
+// add latency and no throughput.
 uint32_t Policy::batch_for(const Entry& head, int64_t now_ns) noexcept {
     const uint32_t wanted = std::min(static_cast<uint32_t>(depth()), efficient_batch(now_ns));
     const uint32_t fits = cost_.rows_within(head.finish_by_ns - now_ns);
@@ -193,8 +195,8 @@ bool Policy::worth_dropping(const Entry& head, int64_t now_ns) const noexcept {
     return without > (shared_->overloaded_lastingly(now_ns) ? HEAD_DROP_GAIN : HEAD_DROP_GAIN_SOON) * with_head;
 }
 
-// Start at once while the executors keep up with batches this small. Otherwise wait for the batch to fill, but never past
-// the instant at which its most urgent member must start.
+// Start at once while the executors keep up with batches this small. Otherwise wait for the batch to fill, but never
+// past the instant at which its most urgent member must start.
 bool Policy::should_hold(const Entry& head, int64_t now_ns, uint32_t rows, int64_t* until_ns) const noexcept {
     const uint32_t wanted = std::min(cost_.efficient_rows(), limits_.batch_rows_max);
     if (rows >= wanted || depth() >= wanted) return false;

@@ -1,22 +1,24 @@
-// The scheduling policy of one model: which requests to admit, run next and drop. Pure: state and `now` in, decision out; no
-// threads, no clock, no allocation after construction. The runtime drives it with the real clock, the simulator drives
-// this same code with a virtual one. What it shares with other models on the same executors is in fair_share.hpp.
+// The scheduling policy of one model: which requests to admit, run next and drop. Pure: state and `now` in, decision
+// out; no threads, no clock, no allocation after construction. The runtime drives it with the real clock, the simulator
+// drives this same code with a virtual one. What it shares with other models on the same executors is in
+// fair_share.hpp.
 //
-// Every request carries `finish_by_ns`: the instant at which its fallback takes over, so a later answer of the primary is
-// worth nothing. Order is earliest finish_by first (EDF: Liu and Layland, JACM 20(1), 1973). Admission by predicted finish
-// follows Clockwork (Gujarati et al., OSDI 2020, section 4). Dropping a late head so that the batch behind it stays
-// efficient is the early drop of Nexus (Shen et al., SOSP 2019, section 4.3). We wait for a better batch only where the
-// batches at hand would not keep up; Symphony's deferred scheduling (Chen et al., arXiv 2308.07470) answers the same
-// question. The batch size follows a learned L(b), without an AIMD search (Clipper, NSDI 2017, section 4.3).
+// Every request carries `finish_by_ns`: the instant at which its fallback takes over, so a later answer of the primary
+// is worth nothing. Order is earliest finish_by first (EDF: Liu and Layland, JACM 20(1), 1973). Admission by predicted
+// finish follows Clockwork (Gujarati et al., OSDI 2020, section 4). Dropping a late head so that the batch behind it
+// stays efficient is the early drop of Nexus (Shen et al., SOSP 2019, section 4.3). We wait for a better batch only
+// where the batches at hand would not keep up; Symphony's deferred scheduling (Chen et al., arXiv 2308.07470) answers
+// the same question. The batch size follows a learned L(b), without an AIMD search (Clipper, NSDI 2017, section 4.3).
 //
 // Priority classes make no difference while every request can be served in time. A request that can be admitted only in
 // the place of less important ones is admitted, and for the next 20 ms class goes before deadline.
 //
-// Any thread may call admit(), enter(), leave(), rejected() and missed_prediction_by(). The rest needs the executors' lock.
+// Any thread may call admit(), enter(), leave(), rejected() and missed_prediction_by(). The rest needs the executors'
+// lock.
 //
-// Order. The counts that admission reads are relaxed (finish_counts.hpp says why). A request is counted in before its slot
-// becomes `queued`, and counted out by the thread that moved it out of `queued`, so each count goes up before it goes
-// down, and is exact whenever no thread is between the two.
+// Order. The counts that admission reads are relaxed (finish_counts.hpp says why). A request is counted in before its
+// slot becomes `queued`, and counted out by the thread that moved it out of `queued`, so each count goes up before it
+// goes down, and is exact whenever no thread is between the two.
 #pragma once
 
 #include <algorithm>
@@ -61,7 +63,7 @@ enum class Claim : uint8_t {
     gone,   // another thread has answered it already
 };
 
-// What form() decided: run `rows` now, or look again later.
+// The decision of form(): run `rows` now, or look again later.
 struct BatchPlan {
     uint32_t rows = 0;                 // claimed and to be run now; 0 for nothing
     int64_t wait_until_ns = NEVER_NS;  // with rows 0: look again then, or at the next arrival
@@ -101,7 +103,8 @@ public:
     void push(const Entry& entry, int64_t now_ns) noexcept;
     size_t depth() const noexcept;
 
-    // This model's place in the order of the models that share the executors; the smallest goes first. Needs depth() > 0.
+    // This model's place in the order of the models that share the executors; the smallest goes first. Needs depth() >
+    // 0.
     struct Rank {
         bool overdrawn;    // it has had more than its share while there is not enough for all
         Priority priority; // Priority::critical unless class goes before deadline
@@ -110,8 +113,8 @@ public:
     };
     Rank rank(int64_t now_ns) const noexcept;
 
-    // Chooses the next batch. claim(entry) -> Claim makes a request the executor's. drop(entry) takes a request that can
-    // no longer finish in time; its fallback should run now. Claimed entries are written to `batch`, which holds
+    // Chooses the next batch. claim(entry) -> Claim makes a request the executor's. drop(entry) takes a request that
+    // can no longer finish in time; its fallback should run now. Claimed entries are written to `batch`, which holds
     // batch_rows_max. Never claims a request that cannot finish by its finish_by, but for a probe: one row that has not
     // expired, after an idle time long enough that the cost model's pessimism may be out of date.
     template <class ClaimFn, class DropFn>
@@ -121,9 +124,9 @@ public:
     void finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept;
     // The batch that `executor` began will not come back, or comes back too late to be a measure.
     void lost(uint32_t executor) noexcept { shared_->finished(executor); }
-    // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin. One full batch counts at
-    // most. A larger miss was a stall, or more urgent requests came in between; the fallback covers those, and a wider
-    // margin would only reject work.
+    // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin. One full batch counts
+    // at most. A larger miss was a stall, or more urgent requests came in between; the fallback covers those, and a
+    // wider margin would only reject work.
     void missed_prediction_by(int64_t ns, int64_t now_ns) noexcept;
 
     uint32_t live() const noexcept {
@@ -133,8 +136,6 @@ public:
         return static_cast<uint32_t>(std::max<int64_t>(counts_[static_cast<size_t>(priority)].total(), 0));
     }
     int64_t prediction_error_ns() const noexcept { return error_.value(); }
-    const PolicyLimits& limits() const noexcept { return limits_; }
-    const Share& share() const noexcept { return share_; }
 
 private:
     using Heap = std::vector<Entry>;
@@ -203,8 +204,8 @@ BatchPlan Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& r
             plan.holding = true;
             break;
         }
-        // Within a class nothing behind the head is more urgent. A row of a lower class that fills the batch up may be, and
-        // is then shed.
+        // Within a class nothing behind the head is more urgent. A row of a lower class that fills the batch up may be,
+        // and is then shed.
         const int64_t ends_ns = classes_first ? now_ns + cost_.high_ns(rows) : 0;
         while (plan.rows < rows && (first = first_heap(now_ns)) != nullptr) {
             Entry entry = first->front();
@@ -219,7 +220,8 @@ BatchPlan Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& r
         if (plan.rows > 0) break;  // else all were answered already: look at the requests behind them
     }
     ENGINE_ASSERT(plan.rows <= limits_.batch_rows_max, "a batch fits its buffer");
-    ENGINE_ASSERT(!plan.holding || (plan.rows == 0 && plan.wait_until_ns < NEVER_NS), "an executor holds back for a time");
+    ENGINE_ASSERT(!plan.holding || (plan.rows == 0 && plan.wait_until_ns < NEVER_NS),
+                  "an executor holds back for a time");
     if (depth() == 0) shared_->deactivate(share_);
     return plan;
 }

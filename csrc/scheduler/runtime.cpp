@@ -37,8 +37,8 @@ Runtime::~Runtime() { close(NEVER_NS); }
 Side Runtime::fallback_or_default(Deployment& deployment, const void* row, int64_t deadline_ns, Reason reason,
                                   double* out) {
     const int64_t start = now_ns();
-    // A request that expired before it came gets the default at once. A request whose timer woke too late has nothing to
-    // lose by a few microseconds more for the better answer.
+    // A request that expired before it came gets the default at once. A request whose timer woke too late has nothing
+    // to lose by a few microseconds more for the better answer.
     const bool worth_it =
         sync_margin_.time_for_fallback(start, deadline_ns, 0) ||
         (reason != Reason::expired && start > deadline_ns && sync_margin_.terms().typical_ns <= LATE_FALLBACK_NS_MAX);
@@ -234,7 +234,8 @@ void Runtime::abandon_row(uint32_t index) noexcept {
 void Runtime::account(const Outcome& outcome, int64_t returned_ns, bool queued, bool synchronous) noexcept {
     const auto source = static_cast<size_t>(outcome.source);
     const auto priority = static_cast<size_t>(outcome.priority);
-    ENGINE_ASSERT((outcome.source == Source::primary) == (outcome.reason == Reason::ok), "only the primary needs no reason");
+    ENGINE_ASSERT((outcome.source == Source::primary) == (outcome.reason == Reason::ok),
+                  "every answer but the primary's has a reason");
     counters_.answers[priority][source][static_cast<size_t>(outcome.reason)].fetch_add(1, std::memory_order_relaxed);
     counters_.latency_ns[source].record(outcome.ready_ns - outcome.started_ns);
     if (outcome.ready_ns > outcome.deadline_ns) counters_.late_ready.fetch_add(1, std::memory_order_relaxed);

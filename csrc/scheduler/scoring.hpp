@@ -1,4 +1,4 @@
-// What every place that calls a scorer needs: a scratch buffer, and the check of its values.
+// The scratch buffer and the check of values that every call of a scorer needs.
 #pragma once
 
 #include <cstddef>

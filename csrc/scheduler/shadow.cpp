@@ -100,7 +100,8 @@ void Shadow::score(const Item& item) noexcept {
         double most = 0.0;
         for (size_t i = 0; i < n_outputs_; ++i) most = std::max(most, std::abs(values_[i] - live_values_[i]));
         difference_sum_.store(difference_sum_.load(std::memory_order_relaxed) + most, std::memory_order_relaxed);
-        difference_max_.store(std::max(difference_max_.load(std::memory_order_relaxed), most), std::memory_order_relaxed);
+        difference_max_.store(std::max(difference_max_.load(std::memory_order_relaxed), most),
+                              std::memory_order_relaxed);
         compared_.fetch_add(1, std::memory_order_relaxed);
     }
     if (!observed_) return;
@@ -112,7 +113,8 @@ void Shadow::score(const Item& item) noexcept {
     shown.row = row_.data();
     shown.values = values_.data();
     shown.source = static_cast<uint8_t>(Source::primary);
-    shown.reason = static_cast<uint8_t>(good ? Reason::ok : status ? Reason::primary_error : Reason::primary_not_finite);
+    const Reason failure = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : Reason::primary_error;
+    shown.reason = static_cast<uint8_t>(good ? Reason::ok : failure);
     observer_.observe(observer_.ctx, &shown);
 }
 
@@ -144,7 +146,8 @@ bool Shadow::close(int64_t patience_ns) noexcept {
     if (!thread_.joinable()) return true;
     stopping_.store(true, std::memory_order_release);
     const sched_param none{};
-    pthread_setschedparam(thread_.native_handle(), SCHED_OTHER, &none);  // on a busy machine an idle thread would never end
+    // An idle thread would never end on a busy machine.
+    pthread_setschedparam(thread_.native_handle(), SCHED_OTHER, &none);
     const int64_t until = patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns;
     while (!ended_.load(std::memory_order_acquire)) {
         if (now_ns() >= until) {

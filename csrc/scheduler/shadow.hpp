@@ -2,13 +2,14 @@
 // caller gets them.
 //
 // It never delays a live request. A row is offered to a bounded ring by one try; if that fails the row is dropped and
-// counted. Nobody is woken for a row. The one thread that scores runs only when nothing else wants its core (SCHED_IDLE).
+// counted. Nobody is woken for a row. The one thread that scores runs only when nothing else wants its core
+// (SCHED_IDLE).
 //
-// Order. busy_ guards the ring and its positions. offer() takes it by one test_and_set and gives up where another thread
-// has it; the shadow's thread spins and yields, because only it may wait. Taking is an acquire and giving back a release,
-// so a row copied in under busy_ is whole when it is taken out. The counts are relaxed: each stands alone, and only the
-// shadow's thread writes the two doubles, so load and store need no exchange. ended_ is a release: close() that has seen
-// it may join without waiting.
+// Order. busy_ guards the ring and its positions. offer() takes it by one test_and_set and gives up where another
+// thread has it; the shadow's thread spins and yields, because only it may wait. Taking is an acquire and giving back a
+// release, so a row copied in under busy_ is whole when it is taken out. The counts are relaxed: each stands alone, and
+// only the shadow's thread writes the two doubles, so load and store need no exchange. ended_ is a release: close()
+// that has seen it may join without waiting.
 #pragma once
 
 #include <atomic>

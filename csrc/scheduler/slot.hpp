@@ -1,18 +1,18 @@
 // A slot holds one request from the moment it is queued until its answer has been read.
 //
 // One 32-bit word, generation and state, decides who answers: the thread that moves it out of `queued` or `running` by
-// compare-and-swap has won, and every other thread drops its own answer. Two references keep the slot alive, the caller's
-// and the executor's, so nothing ever points into a caller's stack. The generation grows with every reuse, so a timer or a
-// queue entry that outlived its request can tell.
+// compare-and-swap has won, and every other thread drops its own answer. Two references keep the slot alive, the
+// caller's and the executor's, so nothing ever points into a caller's stack. The generation grows with every reuse, so
+// a timer or a queue entry that outlived its request can tell.
 //
-//     free -> queued -> running -> primary                        an executor answered
-//                 \         \----> failed -> falling_back         the primary failed; its caller runs the fallback
-//                  \--------\----> falling_back -> fallback       its time was up, or it was dropped
+//     free -> queued -> running -> primary                    an executor answered
+//     queued or running -> falling_back -> fallback           one thread took it and answered without the primary
+//     queued or running -> falling_back -> failed -> fallback the primary failed; its synchronous caller answers
 //
-// Order. Whoever writes a part of the slot that another thread reads does so before the store or exchange of `word` that
-// hands the slot over, which is a release; the other thread loads `word` with acquire first. So the request's fields are
-// visible to the executor that claims it, and the answer to the caller that finds it answered. A compare-and-swap that
-// takes the slot over is both: it sees the request, and what the winner then writes follows it.
+// Order. Whoever writes a part of the slot that another thread reads does so before the store or exchange of `word`
+// that hands the slot over, which is a release; the other thread loads `word` with acquire first. So the request's
+// fields are visible to the executor that claims it, and the answer to the caller that finds it answered. A
+// compare-and-swap that takes the slot over is both: it sees the request, and what the winner then writes follows it.
 #pragma once
 
 #include <atomic>

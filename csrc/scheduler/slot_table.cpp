@@ -85,8 +85,8 @@ bool SlotTable::try_retain(uint32_t index) noexcept {
 
 void SlotTable::drop_reference(uint32_t index) noexcept {
     Slot& slot = slots_[index];
-    // Release, so that what this owner did to the slot comes before its reuse; acquire, so that the last owner sees what
-    // all others did.
+    // Release, so that this owner's accesses come before the slot's reuse. Acquire, so that the last owner's come after
+    // all others'.
     const uint32_t before = slot.references.fetch_sub(1, std::memory_order_acq_rel);
     ENGINE_ASSERT(before > 0, "a reference is dropped by its owner, once");
     if (before != 1) return;

@@ -1,11 +1,12 @@
 // All slots of a runtime, their rows and their answers, allocated once. acquire() and drop_reference() are lock-free.
 //
-// Free slots form a stack (Treiber, 1986). Its head is one 64-bit word: the index of the first free slot, and a tag that
-// every change of the head increments. Without the tag a thread that read head A and A's link could be delayed while A
-// is taken, its link changes, and A comes back: its compare-and-swap would then succeed and install a stale link (ABA).
+// Free slots form a stack (Treiber, 1986). Its head is one 64-bit word: the index of the first free slot, and a tag
+// that every change of the head increments. Without the tag a thread that read head A and A's link could be delayed
+// while A is taken, its link changes, and A comes back: its compare-and-swap would then succeed and install a stale
+// link (ABA).
 //
-// Order. drop_reference() writes a slot's link and state before the release exchange of the head; acquire() loads the head
-// with acquire, so it sees both, and everything that former owners wrote, because each gave up its reference by an
+// Order. drop_reference() writes a slot's link and state before the release exchange of the head; acquire() loads the
+// head with acquire, so it sees both, and everything that former owners wrote, because each gave up its reference by an
 // acquire-release decrement before the last one pushed the slot.
 #pragma once
 

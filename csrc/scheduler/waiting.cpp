@@ -48,8 +48,8 @@ bool Runtime::wait(uint32_t index) {
     }
 }
 
-// Answered rows leave the list; rows whose time is up are answered by the fallback and leave it too. Returns the instant
-// at which the next row's time is up.
+// Answered rows leave the list; rows whose time is up are answered by the fallback and leave it too. Returns the
+// instant at which the next row's time is up.
 int64_t Runtime::fall_back_due(std::vector<uint32_t>& open) {
     const int64_t now = now_ns();
     int64_t next = NEVER_NS;

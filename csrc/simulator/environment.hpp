@@ -1,5 +1,5 @@
-// The simulator's environment, drawn from its seed: arrivals, deadlines, true costs, late wake-ups and faults. Each has a
-// random stream of its own, so that adding a fault to a plan leaves everything else as it was.
+// The simulator's environment, drawn from its seed: arrivals, deadlines, true costs, late wake-ups and faults. Each has
+// a random stream of its own, so that adding a fault to a plan leaves everything else as it was.
 //
 // Instants are those of the virtual clock, which starts at START_NS; a fault's window counts from there.
 #pragma once
@@ -67,8 +67,8 @@ public:
         return NEVER_NS;
     }
 
-    // When a scoring call of `rows` rows that starts now ends; NEVER_NS for a hang without end. `replaced`: this executor is
-    // a new thread, so a hang of one executor is over.
+    // When a scoring call of `rows` rows that starts now ends; NEVER_NS for a hang without end. `replaced`: this
+    // executor is a new thread, so a hang of one executor is over.
     int64_t score_end(int64_t now_ns, uint32_t rows, double cost_factor, uint32_t executor, bool replaced) noexcept {
         double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * cost_factor;
         ns *= primary_.lognormal(plan_.batch_noise);
@@ -139,8 +139,8 @@ private:
         return hit;
     }
 
-    // The end of one exponential gap. Overloads may change the rate on the way, so the gap is a number of arrivals to wait
-    // for, used up at the rate of each stretch.
+    // The end of one exponential gap. Overloads may change the rate on the way, so the gap is a number of arrivals to
+    // wait for, used up at the rate of each stretch.
     int64_t after_gap(int64_t now_ns) noexcept {
         double left = gaps_.exponential(1.0);
         if (!has(FaultKind::overloading)) return now_ns + std::llround(left * 1e9 / plan_.rate_per_s);

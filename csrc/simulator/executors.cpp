@@ -1,4 +1,5 @@
-// The simulated executors: they form batches by the policy, score and deliver, as scheduler/lane.cpp and executors.cpp do.
+// The simulated executors: they form batches by the policy, score and deliver, as scheduler/lane.cpp and executors.cpp
+// do.
 #include <algorithm>
 
 #include "simulator/run.hpp"
@@ -273,7 +274,8 @@ void Simulator::check_executors() {
 
 // Takes the executor never to come back: its batch is answered without it, and another takes its place.
 void Simulator::replace(uint32_t e) {
-    ENGINE_ASSERT(executors_[e].batch != NO_SLOT && executors_[e].deaths == 0, "only an executor in a batch is replaced");
+    ENGINE_ASSERT(executors_[e].batch != NO_SLOT && executors_[e].deaths == 0,
+                  "only an executor in a batch is replaced");
     Batch& batch = batches_[executors_[e].batch];
     Model& model = models_[batch.model];
     ++result_.replaced;

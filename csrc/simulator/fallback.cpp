@@ -1,5 +1,5 @@
-// The requests that the primary does not answer: the timed fallback on the simulated cores, and the caller that gives up. As
-// scheduler/runtime.cpp does it, except that fallbacks queue for cores.
+// The requests that the primary does not answer: the timed fallback on the simulated cores, and the caller that gives
+// up. As scheduler/runtime.cpp does it, except that fallbacks queue for cores.
 #include <algorithm>
 
 #include "simulator/run.hpp"
@@ -52,8 +52,8 @@ void Simulator::cancel(uint32_t index) {
     close(index);
 }
 
-// The caller answers for itself on the first free core. Where the fallback would not be done in time it takes the default,
-// which costs nothing: at once, or when its core comes later than the number of fallbacks ahead had promised.
+// The caller answers for itself on the first free core. Where the fallback would not be done in time it takes the
+// default, which costs nothing: at once, or when its core comes later than the number of fallbacks ahead had promised.
 void Simulator::fall_back(uint32_t index, Reason reason) {
     Request& request = requests_[index];
     request.falling_back = true;

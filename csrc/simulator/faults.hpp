@@ -1,5 +1,5 @@
-// The faults of a simulation, as data: a plan holds any number of them, and they add up. A fault that a real model can be
-// made to show has the name of its function in engine.testing.faults.
+// The faults of a simulation, as data: a plan holds any number of them, and they add up. A fault that a real model can
+// be made to show has the name of its function in engine.testing.faults.
 #pragma once
 
 #include <array>

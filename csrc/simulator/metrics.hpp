@@ -1,4 +1,5 @@
-// The simulator's figures: outcomes by source and reason, by deadline and over time, and the hash that a seed stands for.
+// The simulator's figures: outcomes by source and reason, by deadline and over time, and the hash that a seed stands
+// for.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +13,8 @@
 
 namespace engine::simulator {
 
-// How soon after a stall the primary serves again at its steady rate. Its answers in time are folded over the period of the
-// stalls into bins, so that many stalls make one smooth curve.
+// How soon after a stall the primary serves again at its steady rate. Its answers in time are folded over the period of
+// the stalls into bins, so that many stalls make one smooth curve.
 class Recovery {
 public:
     static constexpr int64_t BINS = 2000;

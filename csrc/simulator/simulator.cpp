@@ -48,7 +48,8 @@ Simulator::~Simulator() {
 // As a warm-up before serving does: primes the cost at powers of two with `factor` times the true cost.
 void Simulator::calibrate(Model& model, double factor) {
     for (uint32_t rows = 1;; rows = std::min(rows * 2, plan_.batch_rows_max)) {
-        const double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor * factor;
+        const double ns =
+            static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor * factor;
         model.cost.prime(rows, static_cast<int64_t>(ns));
         if (rows == plan_.batch_rows_max) break;
     }
@@ -99,8 +100,9 @@ SimulationResult Simulator::run() {
     return finish();
 }
 
-// Makes the jump of the clock that comes before the next event, if there is one. Every computation under way ends that much
-// later, every wait for an instant on the way ends behind the jump, and every open request loses as much of its time.
+// Makes the jump of the clock that comes before the next event, if there is one. Every computation under way ends that
+// much later, every wait for an instant on the way ends behind the jump, and every open request loses as much of its
+// time.
 bool Simulator::jumped(int64_t next_ns) {
     if (std::max(next_ns, not_before_ns_) < jumps_ns_) [[likely]] return false;
     const int64_t at_ns = jumps_ns_, by_ns = jump_by_ns_;
@@ -163,8 +165,8 @@ void Simulator::check_counts() {
     checker_.expect(bounded && !sabotaged(Invariant::bounded_queue), Invariant::bounded_queue, arrived_);
 }
 
-// A new version of the first model takes over; its cost alternates between the fault's and the plan's. Requests keep the
-// version that they came in under.
+// A new version of the first model takes over; its cost alternates between the fault's and the plan's. Requests keep
+// the version that they came in under.
 void Simulator::swap(uint32_t index) {
     const SimulatedFault& fault = plan_.faults[index];
     const int64_t since = now_ns_ - SimulatedEnvironment::START_NS;

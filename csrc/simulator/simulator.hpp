@@ -1,5 +1,6 @@
-// The simulator: the compiled Policy, CostModel, SafetyMargin, SlotTable and Deployment on a virtual clock, under seeded load
-// and faults. One thread, one event heap. The same plan gives the same events in the same order, and the same trace_hash.
+// The simulator: the compiled Policy, CostModel, SafetyMargin, SlotTable and Deployment on a virtual clock, under
+// seeded load and faults. One thread, one event heap. The same plan gives the same events in the same order, and the
+// same trace_hash.
 //
 // It takes a request through the batch lane as the runtime does, by the same slots and the same state words: admission,
 // the submission stack, executors, the timed fallback on a few cores. It leaves out the GIL, the threads and the memory
@@ -46,7 +47,8 @@ struct SimulationPlan {
     uint32_t batch_rows_max = 64;
     uint32_t queue_rows_max = 4096;
     bool calibrated = true;  // cost model and safety margin start primed, as after a warm-up; else they know nothing
-    // Replace executors that are stuck in one batch, as Executors::check_executors does. budget_ns is the usual deadline.
+    // Replace executors that are stuck in one batch, as Executors::check_executors does. budget_ns is the usual
+    // deadline.
     bool replace_hung = true;
     int64_t budget_ns = 10'000'000;
 

@@ -1,5 +1,5 @@
-// A simulated model behind the real scorer ABI. Its answer to a row is the row and its own version, so that an answer that
-// mixes two requests or two versions shows. The row of a request is its number.
+// A simulated model behind the real scorer ABI. Its answer to a row is the row and its own version, so that an answer
+// that mixes two requests or two versions shows. The row of a request is its number.
 #pragma once
 
 #include <limits>
@@ -31,7 +31,14 @@ private:
     ~SimulatedVersion() { --*alive_; }
 
     engine_scorer scorer(engine_score_f64 score) noexcept {
-        return {ENGINE_SCORER_ABI, ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE, 1, OUTPUTS, this, reject, score, retain,
+        return {ENGINE_SCORER_ABI,
+                ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE,
+                1,
+                OUTPUTS,
+                this,
+                reject,
+                score,
+                retain,
                 release};
     }
 
@@ -42,7 +49,8 @@ private:
         if (version.environment_.call_fails(version.now_ns_)) return ENGINE_SCORE_FAILED;
         score_fallback(ctx, rows, n_rows, stride, out);
         for (size_t i = 0; i < n_rows; ++i)
-            if (version.environment_.row_is_nan(version.now_ns_)) out[OUTPUTS * i] = std::numeric_limits<double>::quiet_NaN();
+            if (version.environment_.row_is_nan(version.now_ns_))
+                out[OUTPUTS * i] = std::numeric_limits<double>::quiet_NaN();
         return ENGINE_SCORE_OK;
     }
 

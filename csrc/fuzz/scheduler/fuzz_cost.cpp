@@ -1,4 +1,4 @@
-// What the scheduler learns from, under any records: the cost model, and the histograms against sorted lists.
+// The cost model and the histograms under any records. The histograms are checked against sorted lists.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -92,12 +92,15 @@ void drive_histograms(Input& input) {
         decaying.age(now_ns);
         PROMISE(decaying.value() >= 0, "a duration is no less than zero");
         const int64_t upper = LogBuckets::upper(LogBuckets::index(value));
-        PROMISE(value >= int64_t{1} << LogBuckets::MAX_BITS || upper >= value, "a bucket reports no less than its values");
-        PROMISE(upper <= std::max<int64_t>(value, 0) + std::max<int64_t>(value, 0) / 16, "… and a sixteenth more at most");
+        PROMISE(value >= int64_t{1} << LogBuckets::MAX_BITS || upper >= value,
+                "a bucket reports no less than its values");
+        PROMISE(upper <= std::max<int64_t>(value, 0) + std::max<int64_t>(value, 0) / 16,
+                "… and a sixteenth more at most");
     }
     PROMISE(histogram.count() == records.size(), "every record counts once");
     for (const double quantile : {0.0, 0.1, 0.5, 0.9, 0.99, 1.0})
-        PROMISE(histogram.quantile(quantile) == quantile_of(records, quantile), "a quantile is that of the sorted records");
+        PROMISE(histogram.quantile(quantile) == quantile_of(records, quantile),
+                "a quantile is that of the sorted records");
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 // The scheduling policy under any sequence of operations, against a slow model of what it may do.
 //
 // The input is read as operations: requests arrive and are admitted or rejected, leave (their fallback took them), are
-// pushed, batches form, run and finish on one of the executors, and time goes on. Two models may share the executors. The
-// reference keeps every request in a plain list and checks each decision against the promises of policy.hpp.
+// pushed, batches form, run and finish on one of the executors, and time goes on. Two models may share the executors.
+// The reference keeps every request in a plain list and checks each decision against the promises of policy.hpp.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -75,7 +75,8 @@ struct Model {
     void check() const {
         PROMISE(policy.live() == live(), "the policy counts the live requests");
         for (int p = 0; p < PRIORITIES; ++p)
-            PROMISE(policy.live(static_cast<Priority>(p)) == live(static_cast<Priority>(p)), "… and each class of them");
+            PROMISE(policy.live(static_cast<Priority>(p)) == live(static_cast<Priority>(p)),
+                    "… and each class of them");
         PROMISE(policy.depth() == in_queue(), "the queue holds what was pushed and not yet formed");
         PROMISE(policy.prediction_error_ns() >= 0, "a margin is no less than zero");
     }
@@ -235,7 +236,9 @@ private:
             Running& running = running_[e];
             if (running.model == nullptr) continue;
             if (input_.byte() % 8 == 0) running.model->policy.lost(e);
-            else running.model->policy.finished(e, static_cast<uint32_t>(running.rows.size()), now_ns_, input_.byte() % 8);
+            else
+                running.model->policy.finished(e, static_cast<uint32_t>(running.rows.size()), now_ns_,
+                                               input_.byte() % 8);
             for (const uint32_t row : running.rows) running.model->requests[row].fate = Fate::gone;
             running.rows.clear();
             running.model = nullptr;

@@ -25,7 +25,8 @@ struct Model {
 };
 
 // Runs the executor for `rows` batches, each from the model that ranks first.
-void serve(std::vector<std::unique_ptr<Model>>& models, int64_t& now, int rows, const std::function<void(int64_t)>& arrive) {
+void serve(std::vector<std::unique_ptr<Model>>& models, int64_t& now, int rows,
+           const std::function<void(int64_t)>& arrive) {
     for (int i = 0; i < rows; ++i) {
         arrive(now);
         Model* first = nullptr;

@@ -325,8 +325,9 @@ TEST(groups_complete_whatever_happens_to_their_rows) {
         const int64_t now = now_ns();
         const std::vector<int64_t> deadlines(N, now + 200 * MS);
         const Caller caller{nullptr, &group};
-        bool done = fixture.runtime->submit_many(fixture.request(nullptr, now, 0), rows.data(), N, deadlines.data(), caller,
-                                               slots.data(), outcomes.data(), out.data());
+        bool done =
+            fixture.runtime->submit_many(fixture.request(nullptr, now, 0), rows.data(), N, deadlines.data(),
+                                         caller, slots.data(), outcomes.data(), out.data());
         std::vector<uint32_t> queued;
         for (uint32_t slot : slots)
             if (slot != NO_SLOT) queued.push_back(slot);

@@ -71,7 +71,9 @@ struct Model {
     bool faulty;
 
     Model(uint64_t version, double more, bool may_fail)
-        : draws(seed_of_run() ^ (version << 32)), added(PER_VERSION * static_cast<double>(version) + more), faulty(may_fail) {
+        : draws(seed_of_run() ^ (version << 32)),
+          added(PER_VERSION * static_cast<double>(version) + more),
+          faulty(may_fail) {
         alive.fetch_add(1);
     }
     ~Model() { alive.fetch_sub(1); }
@@ -86,13 +88,16 @@ struct Model {
             if (draw < 4) return ENGINE_SCORE_BAD_SHAPE;
             nan = draw < 6;
             // About as long as an executor may be stuck before it is replaced, so that it often comes back just then.
-            if (draw == 6) std::this_thread::sleep_for(std::chrono::nanoseconds(BUDGET_NS + static_cast<int64_t>(random.below(2 * BUDGET_NS))));
+            if (draw == 6)
+                std::this_thread::sleep_for(
+                    std::chrono::nanoseconds(BUDGET_NS + static_cast<int64_t>(random.below(2 * BUDGET_NS))));
             busy(10 * US + static_cast<int64_t>(n) * 5 * US);
         } else if (random.one_in(300)) {
             busy(MS);  // a fallback that was preempted
         }
         for (size_t r = 0; r < n; ++r) {
-            out[r] = self->added + static_cast<double>(rows[r * stride]) + 1000.0 * static_cast<double>(rows[r * stride + 1]);
+            out[r] = self->added + static_cast<double>(rows[r * stride]) +
+                     1000.0 * static_cast<double>(rows[r * stride + 1]);
             if (nan) out[r] = std::nan("");
         }
         return ENGINE_SCORE_OK;
@@ -124,7 +129,8 @@ Deployment* deploy(uint64_t version, bool reentrant) {
 
 struct Row {
     float values[2];
-    explicit Row(Random& random) : values{static_cast<float>(random.below(1000)), static_cast<float>(random.below(100))} {}
+    explicit Row(Random& random)
+        : values{static_cast<float>(random.below(1000)), static_cast<float>(random.below(100))} {}
     double sum() const { return static_cast<double>(values[0]) + 1000.0 * static_cast<double>(values[1]); }
 };
 
@@ -242,7 +248,8 @@ struct Service {
         Group group;
         Caller caller;
         caller.group = &group;
-        bool done = runtime->submit_many(all, rows.data(), n, deadlines.data(), caller, slots.data(), outcomes.data(), out.data());
+        bool done = runtime->submit_many(all, rows.data(), n, deadlines.data(), caller, slots.data(),
+                                         outcomes.data(), out.data());
         for (const uint32_t slot : slots)
             if (slot != NO_SLOT) queued.push_back(slot);
         while (!done) done = runtime->wait_group(group, queued);
@@ -406,7 +413,8 @@ private:
     uint64_t tickets_ = 0;
 };
 
-void ask_at_random(const std::vector<std::unique_ptr<Service>>& services, uint64_t stream, const std::atomic<bool>& stop) {
+void ask_at_random(const std::vector<std::unique_ptr<Service>>& services, uint64_t stream,
+                   const std::atomic<bool>& stop) {
     Random random(stream);
     while (!stop.load(std::memory_order_relaxed)) {
         Service& service = *services[random.below(services.size())];
@@ -453,7 +461,8 @@ void stress(Findings& findings, double seconds) {
         for (uint64_t t = 0; t < 2; ++t)
             threads.emplace_back([&, t] {
                 std::vector<std::unique_ptr<Loop>> loops;
-                for (size_t i = 0; i < services.size(); ++i) loops.push_back(std::make_unique<Loop>(*services[i], 2'000 + 10 * t + i));
+                for (size_t i = 0; i < services.size(); ++i)
+                    loops.push_back(std::make_unique<Loop>(*services[i], 2'000 + 10 * t + i));
                 while (!stop.load(std::memory_order_relaxed))
                     for (const auto& loop : loops) loop->run_once();
                 for (const auto& loop : loops) loop->finish();
@@ -484,8 +493,10 @@ TEST(every_request_gets_its_one_answer_whatever_happens) {
     std::printf("seed %" PRIu64 ": replay with ENGINE_SEED=%" PRIu64 "\n", seed_of_run(), seed_of_run());
     std::fflush(stdout);
     stress(found, seconds_of_run());
-    std::printf("%" PRIu64 " answers, %" PRIu64 " swaps, %" PRIu64 " cancels, %" PRIu64 " runtimes, %" PRIu64 " executors replaced\n",
-                found.answers.load(), found.swaps.load(), found.cancels.load(), found.runtimes.load(), found.replaced.load());
+    std::printf("%" PRIu64 " answers, %" PRIu64 " swaps, %" PRIu64 " cancels, %" PRIu64 " runtimes, %" PRIu64
+                " executors replaced\n",
+                found.answers.load(), found.swaps.load(), found.cancels.load(), found.runtimes.load(),
+                found.replaced.load());
     CHECK(found.answers.load() > 0);
     CHECK(found.wrong_values.load() == 0);
     CHECK(found.wrong_versions.load() == 0);
