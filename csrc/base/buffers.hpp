@@ -32,7 +32,7 @@ private:
 };
 
 // An array of zeros that takes no memory before its first write. Tables are sized for the worst case at the start, and
-// a thousand idle engines cost what they use.
+// a thousand idle engines cost only the slots they use.
 template <class T>
 class ZeroedArray {
     static_assert(std::is_trivially_destructible_v<T>, "no destructor runs");

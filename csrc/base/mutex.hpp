@@ -1,4 +1,4 @@
-// A mutex that knows its owner in builds with assertions, so that what needs the lock can say so.
+// A mutex that knows its owner in builds with assertions, so that code that needs the lock can assert it.
 #pragma once
 
 #include <atomic>

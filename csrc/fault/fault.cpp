@@ -146,7 +146,7 @@ int score_f64(void* ctx, const double* rows, size_t n_rows, size_t row_stride, d
 
 void retain(void* ctx) {
     [[maybe_unused]] const uint32_t before = of(ctx)->references.fetch_add(1, std::memory_order_relaxed);
-    ENGINE_ASSERT(before > 0, "a fault that was freed is retained by nobody");
+    ENGINE_ASSERT(before > 0, "nobody retains a fault that was freed");
 }
 
 void release(void* ctx) {

@@ -29,8 +29,8 @@ int64_t median_of(std::vector<int64_t>& took) {
 
 }  // namespace
 
-// A margin that knows nothing would trust the first timer. A few real waits tell what this machine does when quiet. One
-// made-up record stands for what a shared machine does now and then; it is the first to be forgotten once there are
+// A margin that knows nothing would trust the first timer. A few real waits show this machine when quiet. One
+// made-up record stands for the rare delays of a shared machine; it is the first to be forgotten once there are
 // enough real ones.
 void Runtime::seed_margins() noexcept {
     const PreciseTimers precise;

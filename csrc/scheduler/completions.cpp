@@ -37,7 +37,7 @@ Completions* settle(SlotTable& slots, uint32_t index) noexcept {
     Completions* completions = slot.completions;
     Group* group = slot.group;
     if (group != nullptr) {
-        // The row's answer is released by this decrement, and seen by whoever reads the 0 with acquire.
+        // The row's answer is released by this decrement, and seen by the thread that reads the 0 with acquire.
         const uint32_t before = group->remaining.fetch_sub(1, std::memory_order_acq_rel);
         ENGINE_ASSERT(before > 0, "a row of a group is settled once");
         if (before != 1) return nullptr;

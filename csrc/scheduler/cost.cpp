@@ -16,7 +16,7 @@ constexpr double SURPRISE_RATIO = 0.25;   // one this far below is believed at o
 constexpr double BELIEVED_RATE = 0.5;     // a believed change moves all knots, and at once
 constexpr double LEARNING_RATE = 0.1;
 constexpr double SCALE_RATE = 0.02;
-// Costs stay above zero and below what an integer holds, whatever is observed.
+// Costs stay above zero and below the bound of an integer, for any observations.
 constexpr double SCALE_MIN = 1e-3, SCALE_MAX = 1e9;
 constexpr double COST_NS_MAX = 0x1p44;    // 4.9 hours
 constexpr double SHAPE_SHARE_MIN = 0.1;   // at least this share of a new knot's cost is shape, however large the shift

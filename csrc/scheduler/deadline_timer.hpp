@@ -5,8 +5,8 @@
 // wakes the thread only where its timer is due before that. The thread, before it sleeps, stores wakes_ns_ and then
 // looks at the inbox once more. Both are sequentially consistent and the inbox has a lock: either the caller sees the
 // new instant and compares with it, or the thread sees the timer and does not sleep. While the thread works, wakes_ns_
-// is NEVER_NS, so that whoever adds a timer after its look at the inbox changes word_; the thread read word_ before
-// that look, and its futex wait returns at once.
+// is NEVER_NS, so that a caller that adds a timer after its look at the inbox changes word_; the thread read word_
+// before that look, and its futex wait returns at once.
 #pragma once
 
 #include <atomic>

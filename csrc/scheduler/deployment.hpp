@@ -1,8 +1,8 @@
 // One version in memory: a primary, perhaps a fallback, and a number. A request keeps the deployment that it came in
 // under, so an answer never mixes two. Only the reference count and the record of the primary's failures change.
 //
-// Order. retain() is relaxed, because whoever takes a reference has one or holds the lock under which the current
-// deployment is kept. release() is acquire and release: what every owner did with the scorers comes before the last one
+// Order. retain() is relaxed, because its thread has a reference already or holds the lock under which the current
+// deployment is kept. release() is acquire and release: every owner's use of the scorers comes before the last one
 // frees them.
 #pragma once
 
@@ -54,7 +54,7 @@ public:
 
     void retain() noexcept {
         [[maybe_unused]] const uint32_t before = references_.fetch_add(1, std::memory_order_relaxed);
-        ENGINE_ASSERT(before > 0, "a deployment that was freed is retained by nobody");
+        ENGINE_ASSERT(before > 0, "nobody retains a deployment that was freed");
     }
     void release() noexcept {
         const uint32_t before = references_.fetch_sub(1, std::memory_order_acq_rel);

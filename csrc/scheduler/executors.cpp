@@ -90,7 +90,7 @@ void Executors::spawn(uint32_t number) {
     executors_[number] = executor;
     executor->handle = std::thread([this, executor] {
         loop(*executor);
-        // Last: it may be what keeps this object alive.
+        // Last: this reference may be the last one to this object.
         const std::shared_ptr<Executors> owner = std::move(executor->owner);
     });
     char name[16];
@@ -104,7 +104,7 @@ void Executors::spawn(uint32_t number) {
 }
 
 void Executors::announce(Lane& lane) noexcept {
-    // One announcer at a time: whoever turns `announced` true owns the link until an executor turns it false again.
+    // One announcer at a time: the thread that turns `announced` true owns the link until an executor clears it.
     if (lane.announced.exchange(true, std::memory_order_acq_rel)) return;
     Lane* head = announced_.load(std::memory_order_relaxed);
     do {
@@ -122,7 +122,7 @@ void Executors::loop(Executor& me) {
     const PreciseTimers precise;
     bool slept = false;
     for (;;) {
-        // Before the look for work: what comes later changes work_, and park() does not sleep.
+        // Before the look for work: a later submission changes work_, and park() does not sleep.
         const uint32_t seen = work_.load(std::memory_order_seq_cst);
         if (stopping_.load(std::memory_order_seq_cst)) break;
         const int64_t now = now_ns();

@@ -12,7 +12,7 @@
 //   2. A submitter puts its lane on announced_, then reads parked_. An executor raises parked_, then reads announced_.
 //      All four are sequentially consistent, so not both can miss the other.
 //   3. A waker changes work_, then wakes the futex. An executor reads work_ before it looks for work, and sleeps only
-//      while work_ is what it read.
+//      while work_ still has the value that it read.
 #pragma once
 
 #include <atomic>
@@ -83,7 +83,7 @@ private:
         Batch* batch = nullptr;              // this thread's alone: the batch under way
         std::vector<Lane::Dropped> dropped;  // this thread's alone: dropped under the lock, answered without it
         std::atomic<bool> ended{false};
-        std::shared_ptr<Executors> owner;    // a lost thread keeps what it will come back to
+        std::shared_ptr<Executors> owner;    // a lost thread keeps the executors that it comes back to
     };
     // An executor's next step: a batch to run, or how long to wait.
     struct Dispatch {

@@ -19,7 +19,7 @@ void FinishCounts::add(uint16_t bucket, int64_t amount) noexcept {
 void FinishCounts::remove(uint16_t bucket, int64_t amount) noexcept {
     ENGINE_ASSERT(bucket <= FAR, "a bucket lies in the ring, or is the one past its horizon");
     [[maybe_unused]] const int64_t before = total_.fetch_sub(amount, std::memory_order_relaxed);
-    ENGINE_ASSERT(amount >= 0 && before >= amount, "what is removed was added before");
+    ENGINE_ASSERT(amount >= 0 && before >= amount, "an amount is added before it is removed");
     if (bucket != FAR) near_[bucket].fetch_sub(amount, std::memory_order_relaxed);
 }
 

@@ -196,7 +196,7 @@ void Runtime::predict_many_inline(const Request& request, const void* rows, uint
             continue;
         }
         const uint32_t run = call.fall_back_run(i, n, now);
-        ENGINE_ASSERT(run > 0 && run <= n - i, "every turn of the loop answers a row");
+        ENGINE_ASSERT(run > 0 && run <= n - i, "every round of the loop answers a row");
         i += run;
         now = now_ns();
     }

@@ -2,7 +2,7 @@
 //
 // Callers push slots; an executor that holds the executors' lock moves them into the policy's queue and forms a batch;
 // without the lock it scores the batch and delivers the answers; with the lock again it ends the batch. The lane knows
-// neither threads nor executors. What it answers without the primary it hands to its FallbackHandler.
+// neither threads nor executors. It hands requests that the primary will not answer to its FallbackHandler.
 //
 // Marked "lock": under the executors' lock. All else says who may call it.
 #pragma once
@@ -90,7 +90,7 @@ public:
     // Answers a request that the primary will not answer, and gives up the executor's reference to its slot.
     void drop(const Entry& entry, Reason reason);
 
-    // Executors at work for this lane, or about to answer what they dropped. The lane must outlive them.
+    // Executors at work for this lane, or about to answer requests that they dropped. The lane must outlive them.
     uint32_t in_flight() const noexcept { return in_flight_.load(std::memory_order_acquire); }
     void executor_enters() noexcept { in_flight_.fetch_add(1, std::memory_order_relaxed); }
     void executor_leaves() noexcept {

@@ -1,6 +1,6 @@
 // The scheduling policy of one model: which requests to admit, run next and drop. Pure: state and `now` in, decision
 // out; no threads, no clock, no allocation after construction. The runtime drives it with the real clock, the simulator
-// drives this same code with a virtual one. What it shares with other models on the same executors is in
+// drives this same code with a virtual one. The state that models on the same executors share is in
 // fair_share.hpp.
 //
 // Every request carries `finish_by_ns`: the instant at which its fallback takes over, so a later answer of the primary

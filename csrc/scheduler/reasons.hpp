@@ -1,4 +1,4 @@
-// Reasons, from the verdicts of admission and from what a primary returned.
+// Reasons, from the verdicts of admission and from the status of a scoring call.
 #pragma once
 
 #include "engine/scorer.h"

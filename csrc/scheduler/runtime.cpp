@@ -27,7 +27,7 @@ Runtime::Runtime(const RuntimeLimits& limits, std::shared_ptr<Executors> executo
       inline_cost_(std::max(limits.batch_rows_max, 64u)),
       lane_(limits, slots_, counters_, executors_->shared(), executors_->lock(), *this),
       sync_margin_(limits.miss_rate, cores()),
-      async_margin_(limits.miss_rate, 1),  // one deadline timer and one loop work off what expires together
+      async_margin_(limits.miss_rate, 1),  // one deadline timer and one loop work off all that expire together
       next_id_(limits.first_id) {
     seed_margins();
 }
@@ -106,7 +106,7 @@ uint32_t Runtime::submit(const Request& request, const Caller& caller, Outcome* 
     waiting.fetch_add(1, std::memory_order_relaxed);
     Slot& slot = slots_[index];
     const uint32_t generation = generation_of(slot.word.load(std::memory_order_relaxed));
-    // Publishes the fields that fill() wrote to whoever claims the slot.
+    // Publishes the fields that fill() wrote to the thread that claims the slot.
     slot.word.store(state_word(generation, State::queued), std::memory_order_release);
     // The executor first: it starts while this thread still sets the deadline timer, which has time until finish_by.
     lane_.submit(index);
@@ -187,7 +187,7 @@ void Runtime::answer_by_fallback(uint32_t index, uint32_t generation, Reason rea
     Slot& slot = slots_[index];
     ENGINE_ASSERT(slot.word.load(std::memory_order_relaxed) == state_word(generation, State::falling_back) ||
                       slot.word.load(std::memory_order_relaxed) == state_word(generation, State::failed),
-                  "whoever answers by the fallback has taken the slot");
+                  "a thread that answers by the fallback has taken the slot");
     ENGINE_ASSERT(reason != Reason::ok, "an answer without the primary has a reason");
     if (slot.hedged && !(limits_.errors_to_default && is_failure(reason))) {
         slot.by_fallback = {now_ns(), Source::fallback, reason};

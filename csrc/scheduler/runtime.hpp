@@ -3,7 +3,7 @@
 //
 //   inline    predict_inline / predict_many_inline: the primary on the caller's own thread
 //   batch     submit -> queue, earliest deadline first -> executor -> futex or completions
-//   fallback  a synchronous caller answers for itself when its wait times out; the deadline timer answers for event loops
+//   fallback  a synchronous caller answers for itself when its wait times out; a deadline timer for event loops
 //
 // No function here takes the GIL. A scorer that needs it takes it inside score(), on an executor.
 #pragma once
@@ -58,7 +58,7 @@ public:
 
     // Measures a deployment's primary on `rows` (dense, n_rows of them) at batches of 1, 2, 4, … on this thread.
     Calibration calibrate(Deployment& deployment, const void* rows, uint32_t n_rows);
-    // Takes a calibration as what the primary costs. It must be of the deployment that requests will come under.
+    // Takes a calibration as the cost of the primary. It must be of the deployment that requests will come under.
     // Returns the expected time of one row.
     int64_t adopt(const Calibration& calibration);
     // Measures the fallback, for the safety margins.
@@ -74,8 +74,8 @@ public:
     // A default leaves NaN in `out`, because the binding fills the value in.
     Outcome predict_inline(const Request& request, double* out);
     // n dense rows; deadlines has n entries, and request.row and request.deadline_ns are not read. Answers earliest
-    // deadline first, keeping back what the fallback needs for the rows still waiting. The primary must be done at
-    // least reserve_ns before each deadline.
+    // deadline first, keeping back the time that the fallback needs for the rows still waiting. The primary must be
+    // done at least reserve_ns before each deadline.
     void predict_many_inline(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
                              int64_t reserve_ns, Outcome* outcomes, double* out);
 

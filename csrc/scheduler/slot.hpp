@@ -9,10 +9,10 @@
 //     queued or running -> falling_back -> fallback           one thread took it and answered without the primary
 //     queued or running -> falling_back -> failed -> fallback the primary failed; its synchronous caller answers
 //
-// Order. Whoever writes a part of the slot that another thread reads does so before the store or exchange of `word`
+// Order. A thread that writes a part of the slot for another thread does so before the store or exchange of `word`
 // that hands the slot over, which is a release; the other thread loads `word` with acquire first. So the request's
 // fields are visible to the executor that claims it, and the answer to the caller that finds it answered. A
-// compare-and-swap that takes the slot over is both: it sees the request, and what the winner then writes follows it.
+// compare-and-swap that takes the slot over is both: it sees the request, and the winner's later writes follow it.
 #pragma once
 
 #include <atomic>
@@ -58,7 +58,7 @@ constexpr bool is_answered(uint32_t word) noexcept {
 class Completions;
 struct Group;
 
-// How one side answers: the executor with the primary, or whoever falls back.
+// How one side answers: the executor with the primary, or the thread that falls back.
 struct Side {
     int64_t ready_ns = 0;  // when the answer was ready
     Source source = Source::primary;

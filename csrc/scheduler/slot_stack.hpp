@@ -4,8 +4,8 @@
 // with acquire, so it sees every link, and every field that was written before the push. There is no ABA: the consumer
 // never exchanges one head for the next, and a producer's link to the head is right whatever happened to it meanwhile.
 //
-// take_all() also releases: a later push, which exchanges the same head, then sees what the consumer wrote before the
-// swap (the lane's `announced`, executors.hpp). push() and empty() are sequentially consistent, because a producer
+// take_all() also releases: a later push, which exchanges the same head, then sees all that the consumer wrote before
+// the swap (the lane's `announced`, executors.hpp). push() and empty() are sequentially consistent, because a producer
 // pushes and then reads a flag of the consumer (Completions::polled_), and the consumer writes the flag and then calls
 // empty(). Weaker orders would allow both to miss the other.
 #pragma once

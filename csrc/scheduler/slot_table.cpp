@@ -21,7 +21,7 @@ SlotTable::SlotTable(uint32_t count, uint32_t row_bytes, uint32_t n_outputs)
       outs_(size_t{count} * 2 * n_outputs),
       free_head_(pack(0, NO_SLOT)) {}
 
-// A slot that is nobody's, from the free list or never used before; NO_SLOT when all are in use.
+// A slot without an owner, from the free list or never used before; NO_SLOT when all are in use.
 uint32_t SlotTable::pop_free() noexcept {
     uint64_t head = free_head_.load(std::memory_order_acquire);
     for (;;) {

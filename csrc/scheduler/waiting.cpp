@@ -1,4 +1,4 @@
-// A synchronous caller's wait for its answer, and what it does when time is up.
+// A synchronous caller's wait for its answer, and its fallback when time is up.
 #include <sched.h>
 
 #include <algorithm>

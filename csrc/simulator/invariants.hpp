@@ -1,4 +1,4 @@
-// The invariant checker: what must hold at every event. It shares only request numbers with the simulated runtime, so a
+// The invariant checker: it checks every event. It shares only request numbers with the simulated runtime, so a
 // mistake in reusing a slot, in a state word or in a count shows at once and not only in a total at the end.
 #pragma once
 

@@ -232,7 +232,7 @@ Ended without_system_calls(Work work) {
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
     if (!WIFEXITED(status)) return Ended::killed;
-    if (WEXITSTATUS(status) == REFUSED) std::printf("system calls are not counted: seccomp is rejected here\n");
+    if (WEXITSTATUS(status) == REFUSED) std::printf("system calls are not counted: seccomp is refused here\n");
     return WEXITSTATUS(status) == WELL ? Ended::well : WEXITSTATUS(status) == BADLY ? Ended::badly : Ended::rejected;
 }
 
