@@ -16,7 +16,7 @@ from tests.unit.model.handmade_models import (
 
 from engine.errors import EngineError, ModelFormatError, UnsupportedModelError
 from engine.model import inspect, load_model
-from engine.model.ubjson import decode
+from engine.model.readers.ubjson import decode
 
 LIGHTGBM = lightgbm_text([stump("1.5", 10), stump("0.5", 2, feature=1)])
 XGBOOST = xgboost_json([xgboost_tree(), xgboost_tree()])

@@ -28,15 +28,15 @@ def read_fitted(fitted: Any, library: str) -> Model:
         return _read_catboost(fitted)
     if library == "treelite":
         return _read_treelite(fitted)
-    from engine.model import linear, sklearn_trees
+    from engine.model.readers import sklearn_linear, sklearn_trees
 
     if type(fitted).__name__ in sklearn_trees.ESTIMATORS:
         return sklearn_trees.read_trees(fitted)
-    return linear.read_linear(fitted)
+    return sklearn_linear.read_linear(fitted)
 
 
 def _read_lightgbm(fitted: Any) -> Model:
-    from engine.model.lightgbm import read_lightgbm
+    from engine.model.readers.lightgbm import read_lightgbm
 
     kind = type(fitted).__name__
     booster = fitted if hasattr(fitted, "model_to_string") else getattr(fitted, "booster_", None)
@@ -49,7 +49,7 @@ def _read_lightgbm(fitted: Any) -> Model:
 
 
 def _read_catboost(fitted: Any) -> Model:
-    from engine.model.catboost import read_catboost
+    from engine.model.readers.catboost import read_catboost
 
     kind = type(fitted).__name__
     if not hasattr(fitted, "save_model") or not fitted.is_fitted():
@@ -61,7 +61,7 @@ def _read_catboost(fitted: Any) -> Model:
 
 
 def _read_treelite(fitted: Any) -> Model:
-    from engine.model.treelite import read_treelite
+    from engine.model.readers.treelite import read_treelite
 
     if not hasattr(fitted, "serialize_bytes"):
         raise UnsupportedModelError(f"expected a treelite Model, got treelite {type(fitted).__name__}")
@@ -69,7 +69,7 @@ def _read_treelite(fitted: Any) -> Model:
 
 
 def _read_xgboost(fitted: Any) -> Model:
-    from engine.model.xgboost import read_xgboost_ubjson
+    from engine.model.readers.xgboost import read_xgboost_ubjson
 
     kind = type(fitted).__name__
     if hasattr(fitted, "save_raw"):

@@ -116,18 +116,18 @@ def read_file(path: Path) -> bytes:
 def read_native(content: bytes, kind: str, name: str) -> Model:
     """Reads any format but ONNX; `kind` is what `formats.sniff` said."""
     if kind == formats.LIGHTGBM:
-        from engine.model.lightgbm import read_lightgbm
+        from engine.model.readers.lightgbm import read_lightgbm
 
         return read_lightgbm(content, name)
     if kind == formats.CATBOOST:
-        from engine.model.catboost import read_catboost
+        from engine.model.readers.catboost import read_catboost
 
         return read_catboost(content, name)
     if kind == formats.TREELITE:
-        from engine.model.treelite import read_treelite
+        from engine.model.readers.treelite import read_treelite
 
         return read_treelite(content, name)
-    from engine.model.xgboost import read_xgboost_json, read_xgboost_ubjson
+    from engine.model.readers.xgboost import read_xgboost_json, read_xgboost_ubjson
 
     return (read_xgboost_json if kind == formats.XGBOOST_JSON else read_xgboost_ubjson)(content, name)
 

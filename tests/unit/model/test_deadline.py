@@ -9,7 +9,7 @@ from tests.unit.model.handmade_models import lightgbm_text, stump
 
 from engine.errors import ConfigError, ModelError
 from engine.model import _scorer, dense, load_model
-from engine.model.lightgbm import read_lightgbm
+from engine.model.readers.lightgbm import read_lightgbm
 
 ROWS = np.array([[0.0, 0.0], [2.0, 0.0]], dtype=np.float32)
 

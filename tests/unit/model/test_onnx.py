@@ -21,7 +21,7 @@ from engine.errors import (
     UnsupportedModelError,
 )
 from engine.model import _onnx, _scorer
-from engine.model import onnx as reader
+from engine.model.onnx import load as reader
 from engine.model.onnx import load_onnx
 
 RUNTIMES = ["c-api", "python"]

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.model.handmade_models import xgboost_document, xgboost_json, xgboost_tree
 
 from engine.errors import ModelFormatError, UnsupportedModelError
-from engine.model import ubjson
+from engine.model.readers import ubjson
 
 NAN = math.nan
 

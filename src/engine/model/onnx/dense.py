@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ModelFormatError, UnsupportedModelError
-from engine.model import _dense, protobuf
+from engine.model import _dense
 from engine.model.dense import ACTIVATIONS
 from engine.model.model import Model
+from engine.model.onnx import protobuf
 
 _FLOAT, _INT64, _DOUBLE = 1, 7, 11
 _DTYPES: dict[int, np.dtype[Any]] = {

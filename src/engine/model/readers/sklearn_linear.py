@@ -9,7 +9,7 @@ import numpy as np
 from engine.errors import UnsupportedModelError
 from engine.model.dense import dense
 from engine.model.model import Model
-from engine.model.sklearn_trees import ESTIMATORS
+from engine.model.readers.sklearn_trees import ESTIMATORS
 
 # fmt: off
 _PLAIN_REGRESSORS = (

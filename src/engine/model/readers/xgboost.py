@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ModelFormatError, UnsupportedModelError
-from engine.model import _dense, ubjson
+from engine.model import _dense
 from engine.model.dense import ACTIVATIONS
 from engine.model.forest import ForestBuilder, Link, Rule
 from engine.model.model import Model
+from engine.model.readers import ubjson
 
 _DENSE_OUTPUTS = {
     Link.IDENTITY: "identity",
