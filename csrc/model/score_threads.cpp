@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-namespace engine {
+namespace engine::model {
 namespace {
 
 int call(const engine_scorer& scorer, const float* rows, std::size_t n, std::size_t stride, double* out) noexcept {
@@ -60,4 +60,4 @@ int score_threads(const engine_scorer& scorer, const double* rows, std::size_t n
     return score(scorer, rows, n_rows, row_stride, out, threads);
 }
 
-}  // namespace engine
+}  // namespace engine::model

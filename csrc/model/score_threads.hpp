@@ -5,7 +5,7 @@
 
 #include "engine/scorer.h"
 
-namespace engine {
+namespace engine::model {
 
 // Rows that a thread takes at a time: enough to hide taking them, few enough that the last ones end together.
 inline constexpr std::size_t rows_a_turn = 256;
@@ -18,4 +18,4 @@ int score_threads(const engine_scorer& scorer, const float* rows, std::size_t n_
 int score_threads(const engine_scorer& scorer, const double* rows, std::size_t n_rows, std::size_t row_stride,
                   double* out, std::size_t threads) noexcept;
 
-}  // namespace engine
+}  // namespace engine::model

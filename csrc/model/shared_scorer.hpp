@@ -9,7 +9,7 @@
 
 #include "engine/scorer.h"
 
-namespace engine::detail {
+namespace engine::model {
 
 // Model has score(rows, n_rows, row_stride, out) for float and for double rows, returning an engine_score_status; where
 // it can stop, also score_by_deadline(rows, n_rows, row_stride, out, deadline_ns).
@@ -58,4 +58,4 @@ engine_scorer shared_scorer(std::unique_ptr<Model> model, std::uint32_t n_featur
     return scorer;
 }
 
-}  // namespace engine::detail
+}  // namespace engine::model

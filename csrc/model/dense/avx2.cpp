@@ -11,7 +11,7 @@
 #pragma GCC target("avx2,popcnt,bmi")
 #endif
 
-namespace engine::dense_detail {
+namespace engine::dense {
 namespace {
 #if defined(__x86_64__)
 inline std::uint64_t nonzero64(const float* values) noexcept {
@@ -40,4 +40,4 @@ constexpr bool sparse_together = false;
 const Kernels kernels_avx2{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>,
                              score_rows<double, OrZero>};
 
-}  // namespace engine::dense_detail
+}  // namespace engine::dense

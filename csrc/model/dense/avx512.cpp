@@ -11,7 +11,7 @@
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,popcnt,bmi")
 #endif
 
-namespace engine::dense_detail {
+namespace engine::dense {
 namespace {
 #if defined(__x86_64__)
 inline unsigned nonzero16(const float* values) noexcept {
@@ -44,4 +44,4 @@ constexpr bool sparse_together = true;
 const Kernels kernels_avx512{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>,
                              score_rows<double, OrZero>};
 
-}  // namespace engine::dense_detail
+}  // namespace engine::dense

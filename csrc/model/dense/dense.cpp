@@ -9,8 +9,7 @@
 #include "model/dense/net.hpp"
 #include "model/shared_scorer.hpp"
 
-namespace engine {
-namespace dense_detail {
+namespace engine::dense {
 namespace {
 
 template <class T>
@@ -42,13 +41,13 @@ void activate_in(Activation activation, T* values, std::size_t count) noexcept {
     throw std::invalid_argument("layer " + std::to_string(layer) + ": " + what);
 }
 
-void check(std::span<const DenseLayerSpec> layers) {
+void check(std::span<const LayerSpec> layers) {
     if (layers.empty()) throw std::invalid_argument("a dense net needs at least one layer");
     for (std::size_t l = 0; l < layers.size(); ++l) {
-        const DenseLayerSpec& layer = layers[l];
+        const LayerSpec& layer = layers[l];
         if (layer.n_in < 1 || layer.n_out < 1) refuse(l, "needs at least one input and one output");
-        if (layer.n_out > dense_width_max)
-            refuse(l, "expected at most " + std::to_string(dense_width_max) + " outputs, got " +
+        if (layer.n_out > width_max)
+            refuse(l, "expected at most " + std::to_string(width_max) + " outputs, got " +
                           std::to_string(layer.n_out));
         if (l && layer.n_in != layers[l - 1].n_out)
             refuse(l, "expected " + std::to_string(layers[l - 1].n_out) + " inputs, got " + std::to_string(layer.n_in));
@@ -66,7 +65,7 @@ void check(std::span<const DenseLayerSpec> layers) {
 constexpr std::size_t near_bytes = 40960;  // what a layer's weights may take and still stay near by and large
 
 template <class T>
-Layer<T> pack(const DenseLayerSpec& spec) {
+Layer<T> pack(const LayerSpec& spec) {
     constexpr std::size_t width = panel_width<T>;
     const std::size_t n_in = spec.n_in;
     const std::size_t n_out = spec.n_out;
@@ -93,10 +92,10 @@ Layer<T> pack(const DenseLayerSpec& spec) {
 }
 
 template <class T>
-std::unique_ptr<const Net<T>> pack_all(std::span<const DenseLayerSpec> layers) {
+std::unique_ptr<const Net<T>> pack_all(std::span<const LayerSpec> layers) {
     auto net = std::make_unique<Net<T>>();
     net->narrow = layers.front().n_in <= narrow_max;
-    for (const DenseLayerSpec& layer : layers) {
+    for (const LayerSpec& layer : layers) {
         net->layers.push_back(pack<T>(layer));
         net->narrow = net->narrow && layer.n_out <= narrow_max;
     }
@@ -121,13 +120,9 @@ void activate(Activation activation, double* values, std::size_t count) noexcept
     activate_in(activation, values, count);
 }
 
-}  // namespace dense_detail
-
-using namespace dense_detail;
-
 Dense::~Dense() = default;
 
-std::unique_ptr<Dense> Dense::load(std::span<const DenseLayerSpec> layers, bool float32, bool missing_zero) {
+std::unique_ptr<Dense> Dense::load(std::span<const LayerSpec> layers, bool float32, bool missing_zero) {
     check(layers);
     if (float32 && missing_zero) throw std::invalid_argument("a net that reads NaN as 0 computes in double");
     std::unique_ptr<Dense> net(new Dense());
@@ -170,7 +165,7 @@ engine_scorer Dense::scorer(std::unique_ptr<Dense> net) {
     const std::uint32_t n_features = net->n_features();
     const std::uint32_t n_outputs = net->n_outputs();
     const bool float32_rows = net->float32_rows();
-    return detail::shared_scorer(std::move(net), n_features, n_outputs, float32_rows);
+    return model::shared_scorer(std::move(net), n_features, n_outputs, float32_rows);
 }
 
-}  // namespace engine
+}  // namespace engine::dense

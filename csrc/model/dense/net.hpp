@@ -7,7 +7,7 @@
 
 #include "model/dense/dense.hpp"
 
-namespace engine::dense_detail {
+namespace engine::dense {
 
 template <class T>
 inline constexpr std::size_t panel_width = 64 / sizeof(T);  // outputs a panel: one AVX-512 register
@@ -75,4 +75,4 @@ extern const Kernels kernels_avx512;
 void activate(Activation activation, float* values, std::size_t count) noexcept;
 void activate(Activation activation, double* values, std::size_t count) noexcept;
 
-}  // namespace engine::dense_detail
+}  // namespace engine::dense

@@ -16,7 +16,7 @@
 // After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
 #pragma GCC target("avx2,popcnt")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 inline unsigned below16(const float* cuts, float x) noexcept {
@@ -159,11 +159,11 @@ void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
 
 const CodedKernels coded_avx2{code_row_f32, code_row_f64, score_lanes, score_rows, fold_rows};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const CodedKernels coded_avx2{nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 

@@ -21,7 +21,7 @@
 // After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt,bmi2")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 // One row into codes.
@@ -161,11 +161,11 @@ void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
 
 const CodedKernels coded_avx512{code_row_f32, code_row_f64, score_lanes, score_rows, fold_rows};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const CodedKernels coded_avx512{nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 

@@ -6,7 +6,7 @@
 #include <map>
 #include <tuple>
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 constexpr std::uint32_t leaf_cut = 255u << 8;
@@ -260,4 +260,4 @@ std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees) {
     return Packer(std::move(trees)).pack();
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

@@ -17,7 +17,7 @@
 
 #include "model/forest/trees.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 
 inline constexpr std::size_t columns_max = 256;  // a column number is a byte
 inline constexpr std::size_t codes_bytes = columns_max + 64;  // gathers of codes read three bytes further
@@ -129,4 +129,4 @@ bool category_goes_left(const Trees& trees, const Split& split, double x) noexce
 // The layouts of `coded` that this CPU runs.
 void add_coded_layouts(std::shared_ptr<const Coded> coded, std::vector<std::unique_ptr<Layout>>& layouts);
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

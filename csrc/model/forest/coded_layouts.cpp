@@ -4,7 +4,7 @@
 #include "model/forest/coded.hpp"
 #include "model/forest/symmetric.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 // What both ways to walk share. How says which it is, View and its kernel how trees are walked: CodedView in lanes, or
@@ -133,4 +133,4 @@ void add_coded_layouts(std::shared_ptr<const Coded> coded, std::vector<std::uniq
     }
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

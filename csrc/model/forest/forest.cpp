@@ -10,19 +10,15 @@
 #include "model/forest/wide.hpp"
 #include "model/shared_scorer.hpp"
 
-namespace engine {
+namespace engine::forest {
 
 // Byte codes ask each category set by itself for every row; beyond this many of them the table of wide codes is tried.
 static constexpr std::size_t few_sets = 8;
 
-using forest_detail::Layout;
-using forest_detail::Trees;
-using forest_detail::block_rows;
-
 Forest::~Forest() = default;
 
-std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
-    auto trees = std::make_shared<const Trees>(forest_detail::make_trees(spec));
+std::unique_ptr<Forest> Forest::load(const Spec& spec) {
+    auto trees = std::make_shared<const Trees>(make_trees(spec));
     std::unique_ptr<Forest> forest(new Forest());
     forest->n_features_ = spec.n_features;
     forest->n_outputs_ = spec.n_outputs;
@@ -34,10 +30,10 @@ std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
     forest->link_ = spec.link;
     forest->link_parameter_ = spec.link_parameter;
     forest->base_.assign(spec.base.begin(), spec.base.end());
-    forest->layouts_.push_back(forest_detail::make_reference(trees));
-    const auto coded = forest_detail::make_coded(trees);
-    if (coded) forest_detail::add_coded_layouts(coded, forest->layouts_);
-    if (!coded || coded->n_sets > few_sets) forest_detail::add_wide_layouts(trees, forest->layouts_);
+    forest->layouts_.push_back(make_reference(trees));
+    const auto coded = make_coded(trees);
+    if (coded) add_coded_layouts(coded, forest->layouts_);
+    if (!coded || coded->n_sets > few_sets) add_wide_layouts(trees, forest->layouts_);
     forest->calibrate(*trees);
     return forest;
 }
@@ -77,7 +73,7 @@ double taken_us(Call call) {
 
 // A layout under calibration. Microseconds a row, the fastest of several: one row a call, and a block of rows.
 struct Timed {
-    const forest_detail::Layout* layout;
+    const Layout* layout;
     std::size_t singles = 0;  // rows that it is timed on one by one
     double row_1 = 1e30, row_64 = 1e30;
 };
@@ -90,7 +86,7 @@ void Forest::calibrate(const Trees& trees) {
     const std::size_t n_rows = std::clamp(calibration_values_max / n_features_, std::size_t{1}, calibration_rows);
     const std::vector<float> rows = calibration_input(trees, n_rows);
     std::vector<double> sums(n_rows * n_outputs_);
-    forest_detail::Pace unhurried{Stop{}};
+    Pace unhurried{Stop{}};
     const auto score = [&](const Timed& timed, std::size_t first, std::size_t count) {
         timed.layout->raw(rows.data() + first * n_features_, count, n_features_, sums.data(), unhurried);
     };
@@ -131,7 +127,7 @@ void Forest::calibrate(const Trees& trees) {
 
 // Hot: once per row, in place of the raw sums.
 void Forest::finish(const double* raw, double* out) const noexcept {
-    double sums[forest_detail::outputs_max];
+    double sums[outputs_max];
     for (std::uint32_t k = 0; k < n_outputs_; ++k) sums[k] = raw[k] * scale_ + base_[k];
     switch (link_) {
         case Link::identity:
@@ -176,7 +172,7 @@ int Forest::score_with(const Layout& layout, const T* rows, std::size_t n_rows, 
     double sums[sums_max];
     const std::size_t block = std::min(block_rows, sums_max / n_outputs_);
     const std::uint32_t answers = n_answers();
-    forest_detail::Pace pace(stop);
+    Pace pace(stop);
     for (std::size_t first = 0; first < n_rows; first += block) {
         const std::size_t count = std::min(block, n_rows - first);
         if (!layout.raw(rows + first * row_stride, count, row_stride, sums, pace)) return ENGINE_SCORE_OUT_OF_TIME;
@@ -241,7 +237,7 @@ engine_scorer Forest::scorer(std::unique_ptr<Forest> forest) {
     const std::uint32_t n_features = forest->n_features();
     const std::uint32_t n_answers = forest->n_answers();
     const bool float32_rows = forest->float32_rows_;
-    return detail::shared_scorer(std::move(forest), n_features, n_answers, float32_rows);
+    return model::shared_scorer(std::move(forest), n_features, n_answers, float32_rows);
 }
 
-}  // namespace engine
+}  // namespace engine::forest

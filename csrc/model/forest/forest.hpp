@@ -16,7 +16,7 @@
 #include "base/clock.hpp"
 #include "engine/scorer.h"
 
-namespace engine {
+namespace engine::forest {
 
 // What is applied to the raw sums of a row, as the training library's own `predict` does.
 enum class Link : std::uint8_t {
@@ -32,7 +32,7 @@ enum class Link : std::uint8_t {
 };
 inline constexpr int link_count = 9;
 
-// Bits of ForestSpec::rule, one byte a split.
+// Bits of Spec::rule, one byte a split.
 namespace rule {
 inline constexpr std::uint8_t missing_left = 1;   // where a missing value goes
 inline constexpr std::uint8_t missing_mask = 6;   // which values are missing:
@@ -47,7 +47,7 @@ inline constexpr std::uint8_t all = 63;
 
 // A forest as its reader found it. Every span is borrowed during load only. Splits and leaves of all trees lie one
 // behind the other; a child c >= 0 is split c, a child c < 0 is leaf ~c.
-struct ForestSpec {
+struct Spec {
     std::uint32_t n_features = 0;
     std::uint32_t n_outputs = 0;            // raw sums a row; argmax makes one answer of them
     bool float32_rows = false;              // the trainer compares in float32: rows in double are rounded first
@@ -81,16 +81,14 @@ struct Stop {
     bool passed() const noexcept { return now() >= deadline_ns; }
 };
 
-namespace forest_detail {
 struct Trees;
 class Layout;
-}  // namespace forest_detail
 
 class Forest {
 public:
     // Throws std::invalid_argument naming the tree and what is wrong: a child out of range or shared, a cycle, a
     // feature, output or category set that does not exist, a threshold or leaf that is not a number.
-    static std::unique_ptr<Forest> load(const ForestSpec& spec);
+    static std::unique_ptr<Forest> load(const Spec& spec);
     ~Forest();
 
     // Hot: scores rows as engine_scorer says. Reentrant, allocates nothing.
@@ -135,13 +133,13 @@ public:
 private:
     Forest() = default;
     template <class T>
-    int score_with(const forest_detail::Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride,
+    int score_with(const Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride,
                    double* out, const Stop& stop) const noexcept;
     template <class T>
     int score_any(const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                   const Stop& stop) const noexcept;
-    const forest_detail::Layout* find(const std::string& name) const noexcept;
-    void calibrate(const forest_detail::Trees& trees);
+    const Layout* find(const std::string& name) const noexcept;
+    void calibrate(const Trees& trees);
     void finish(const double* raw, double* out) const noexcept;
 
     std::uint32_t n_features_ = 0;
@@ -154,11 +152,11 @@ private:
     Link link_ = Link::identity;
     double link_parameter_ = 1.0;
     std::vector<double> base_;
-    std::vector<std::unique_ptr<forest_detail::Layout>> layouts_;
-    const forest_detail::Layout* single_ = nullptr;
-    const forest_detail::Layout* batch_ = nullptr;
+    std::vector<std::unique_ptr<Layout>> layouts_;
+    const Layout* single_ = nullptr;
+    const Layout* batch_ = nullptr;
     std::size_t batch_rows_min_ = 64;
     std::vector<LayoutTime> times_;
 };
 
-}  // namespace engine
+}  // namespace engine::forest

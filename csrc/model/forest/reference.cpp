@@ -4,7 +4,7 @@
 
 #include "model/forest/coded.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 bool is_member(const Trees& trees, const Split& split, double x) noexcept {
@@ -97,4 +97,4 @@ std::unique_ptr<Layout> make_reference(std::shared_ptr<const Trees> trees) {
     return std::make_unique<Reference>(std::move(trees));
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

@@ -4,7 +4,7 @@
 
 #include "model/forest/coded.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 // How many of 256 sorted cuts are below x, by halving; NaN is below none.
@@ -67,4 +67,4 @@ void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t
 
 const CodedKernels coded_scalar{code_row_f32, code_row_f64, score_lanes, nullptr, nullptr};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

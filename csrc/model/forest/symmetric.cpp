@@ -3,7 +3,7 @@
 
 #include <bit>
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 // Complete, and every level asks one question: then split i has the children 2i + 1 and 2i + 2.
@@ -84,4 +84,4 @@ std::shared_ptr<const Symmetric> make_symmetric(std::shared_ptr<const Coded> cod
     return packed;
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

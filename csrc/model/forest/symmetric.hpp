@@ -12,7 +12,7 @@
 
 #include "model/forest/coded.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 
 inline constexpr std::size_t chunk_trees = 64;
 inline constexpr std::uint32_t symmetric_depth_max = 8;  // a leaf's number is a byte
@@ -55,4 +55,4 @@ struct Symmetric {
 // Null where a tree is not symmetric or is deeper than symmetric_depth_max.
 std::shared_ptr<const Symmetric> make_symmetric(std::shared_ptr<const Coded> coded);
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

@@ -14,7 +14,7 @@
 // After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
 #pragma GCC target("avx2")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 // leaf = 2 * leaf + (code > cut). There is no unsigned comparison of bytes: code <= cut where the smaller is the code.
@@ -52,11 +52,11 @@ void score_rows(const SymmetricView& forest, const std::uint8_t* codes, std::siz
 
 const SymmetricKernels symmetric_avx2{nullptr, score_rows};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const SymmetricKernels symmetric_avx2{nullptr, nullptr};
 }
 

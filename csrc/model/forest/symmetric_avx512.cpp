@@ -13,7 +13,7 @@
 // After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 #include "model/forest/leaves_avx512.inc"
@@ -89,11 +89,11 @@ void score_rows(const SymmetricView& forest, const std::uint8_t* codes, std::siz
 
 const SymmetricKernels symmetric_avx512{score_lanes, score_rows};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const SymmetricKernels symmetric_avx512{nullptr, nullptr};
 }
 

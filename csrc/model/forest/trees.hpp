@@ -11,7 +11,7 @@
 #include "base/cpu.hpp"
 #include "model/forest/forest.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 
 inline constexpr std::size_t lanes = 16;         // accumulators an output, and trees a group
 inline constexpr std::size_t block_rows = 64;    // rows that a layout is handed at most
@@ -51,7 +51,7 @@ struct Trees {
 };
 
 // Checks `spec` and puts it in order. Throws std::invalid_argument.
-Trees make_trees(const ForestSpec& spec);
+Trees make_trees(const Spec& spec);
 
 // The largest float32 that is not above x; -inf below the range.
 float round_down(double x) noexcept;
@@ -116,4 +116,4 @@ private:
 
 std::unique_ptr<Layout> make_reference(std::shared_ptr<const Trees> trees);
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

@@ -8,7 +8,7 @@
 #include <map>
 #include <tuple>
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 // Beyond this the sets are asked one by one for each row: a small file could claim a table of any size.
@@ -318,4 +318,4 @@ void add_wide_layouts(std::shared_ptr<const Trees> trees, std::vector<std::uniqu
             layouts.push_back(std::make_unique<WideLanes>(std::string("wide-") + isa_name(set.isa), wide, set.kernels));
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

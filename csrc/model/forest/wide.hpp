@@ -12,7 +12,7 @@
 
 #include "model/forest/coded.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 
 inline constexpr std::size_t wide_columns_max = 32704;
 inline constexpr std::size_t wide_codes = 32768 + 32;  // of a few rows together; gathers read two bytes further
@@ -67,4 +67,4 @@ extern const WideKernels wide_avx512;
 // The layouts that this CPU runs; none where the forest has over wide_columns_max columns or 2^30 nodes.
 void add_wide_layouts(std::shared_ptr<const Trees> trees, std::vector<std::unique_ptr<Layout>>& layouts);
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

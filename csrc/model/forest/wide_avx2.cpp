@@ -13,7 +13,7 @@
 // After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
 #pragma GCC target("avx2")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 template <int halves>
@@ -73,11 +73,11 @@ void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes)
 
 const WideKernels wide_avx2{score, unpack};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const WideKernels wide_avx2{nullptr, nullptr};
 }
 

@@ -13,7 +13,7 @@
 // After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
 #pragma GCC target("avx512f,avx512bw")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 template <int groups>
@@ -68,11 +68,11 @@ void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes)
 
 const WideKernels wide_avx512{score, unpack};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const WideKernels wide_avx512{nullptr, nullptr};
 }
 

@@ -11,7 +11,7 @@
 
 #include "model/onnx/onnx.hpp"
 
-namespace engine::onnx::detail {
+namespace engine::onnx {
 
 // Opaque to everyone but the library.
 struct Status;
@@ -97,4 +97,4 @@ const Library* open_library(const std::string& path, Error& error);
 // Text and code of a failed status, which is freed; nullptr (success) gives an Error without fault.
 Error take(const Api& api, Status* status);
 
-}  // namespace engine::onnx::detail
+}  // namespace engine::onnx

@@ -9,7 +9,7 @@
 
 #include "model/onnx/api.hpp"
 
-namespace engine::onnx::detail {
+namespace engine::onnx {
 namespace {
 
 struct ApiBase {
@@ -161,12 +161,8 @@ Error take(const Api& api, Status* status) {
     return error;
 }
 
-}  // namespace engine::onnx::detail
-
-namespace engine::onnx {
-
 std::string library_version(const std::string& library, Error& error) {
-    const detail::Library* opened = detail::open_library(library, error);
+    const Library* opened = open_library(library, error);
     return opened == nullptr ? std::string() : opened->version;
 }
 

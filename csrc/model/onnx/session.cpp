@@ -12,8 +12,6 @@
 namespace engine::onnx {
 namespace {
 
-using detail::Api;
-using detail::Library;
 
 // Frees what the C API made when the scope ends, on every path.
 template <class T>
@@ -39,8 +37,8 @@ struct Failed {
     Error error;
 };
 
-void require(const Api& api, detail::Status* status) {
-    if (status != nullptr) throw Failed{detail::take(api, status)};
+void require(const Api& api, Status* status) {
+    if (status != nullptr) throw Failed{take(api, status)};
 }
 
 class LoadedSession final : public Session {
@@ -48,7 +46,7 @@ public:
     LoadedSession(const Library& library, std::span<const std::byte> model, const std::string* path, int threads)
         : library(library), native_(library.api.release_session) {
         const Api& api = library.api;
-        Owned<detail::SessionOptions> options(api.release_options);
+        Owned<SessionOptions> options(api.release_options);
         configure(options, threads);
         if (path != nullptr) {
             require(api, api.create_session(library.env, path->c_str(), options.get(), native_.out()));
@@ -62,16 +60,16 @@ public:
 
     const std::vector<Port>& inputs() const override { return inputs_; }
     const std::vector<Port>& outputs() const override { return outputs_; }
-    detail::NativeSession* native() const { return native_.get(); }
+    NativeSession* native() const { return native_.get(); }
 
     // Element type and shape of what the library describes; throws Failed.
-    void read_type(const detail::TypeInfo* type, Port& port) const {
+    void read_type(const TypeInfo* type, Port& port) const {
         const Api& api = library.api;
         int kind = 0;
         require(api, api.type_kind(type, &kind));
-        port.tensor = kind == detail::type_tensor;
+        port.tensor = kind == type_tensor;
         if (!port.tensor) return;
-        const detail::TensorInfo* tensor = nullptr;
+        const TensorInfo* tensor = nullptr;
         require(api, api.type_tensor_info(type, &tensor));
         if (tensor == nullptr) throw Failed{{Fault::model, "'" + port.name + "' is a tensor without a type"}};
         size_t rank = 0;
@@ -84,10 +82,10 @@ public:
     const Library& library;
 
 private:
-    void configure(Owned<detail::SessionOptions>& options, int threads) const {
+    void configure(Owned<SessionOptions>& options, int threads) const {
         const Api& api = library.api;
         require(api, api.create_options(options.out()));
-        require(api, api.set_optimisation(options.get(), detail::optimise_all));
+        require(api, api.set_optimisation(options.get(), optimise_all));
         require(api, api.set_intra_op_threads(options.get(), threads));
         require(api, api.set_inter_op_threads(options.get(), 1));
         // A pool that spins between calls takes the core that the next deadline needs.
@@ -105,14 +103,14 @@ private:
             require(library.api, name_of(native(), index, library.allocator, &name));
             found[index].name = name;
             require(library.api, library.api.allocator_free(library.allocator, name));
-            Owned<detail::TypeInfo> type(library.api.release_type);
+            Owned<TypeInfo> type(library.api.release_type);
             require(library.api, type_of(native(), index, type.out()));
             read_type(type.get(), found[index]);
         }
         return found;
     }
 
-    Owned<detail::NativeSession> native_;
+    Owned<NativeSession> native_;
     std::vector<Port> inputs_, outputs_;
 };
 
@@ -133,15 +131,15 @@ struct OnnxScorer {
     }
 
     // Returns false, the reason remembered, where the call failed.
-    bool passed(detail::Status* status) {
+    bool passed(Status* status) {
         if (status == nullptr) return true;
-        remember(detail::take(session->library.api, status).text);
+        remember(take(session->library.api, status).text);
         return false;
     }
 
-    bool run(const void* rows, size_t n_rows, Owned<detail::Value>& output);
+    bool run(const void* rows, size_t n_rows, Owned<Value>& output);
     int answer(const void* rows, size_t n_rows, double* out);
-    int read(detail::Value* value, size_t n_rows, double* out);
+    int read(Value* value, size_t n_rows, double* out);
 };
 
 template <class T>
@@ -159,9 +157,9 @@ std::string text_of_shape(const int64_t* shape, size_t rank) {
     return text + "]";
 }
 
-int OnnxScorer::read(detail::Value* value, size_t n_rows, double* out) {
+int OnnxScorer::read(Value* value, size_t n_rows, double* out) {
     const Api& api = session->library.api;
-    Owned<detail::TensorInfo> info(api.release_tensor_info);
+    Owned<TensorInfo> info(api.release_tensor_info);
     int element = 0;
     size_t rank = 0;
     if (!passed(api.value_tensor_info(value, info.out())) || !passed(api.element_type(info.get(), &element)) ||
@@ -194,11 +192,11 @@ int OnnxScorer::read(detail::Value* value, size_t n_rows, double* out) {
 }
 
 // `rows` are dense and of the model's own element type.
-bool OnnxScorer::run(const void* rows, size_t n_rows, Owned<detail::Value>& output) {
+bool OnnxScorer::run(const void* rows, size_t n_rows, Owned<Value>& output) {
     const Api& api = session->library.api;
     const size_t size = plan.input_element == element_double ? sizeof(double) : sizeof(float);
     const int64_t shape[2] = {static_cast<int64_t>(n_rows), static_cast<int64_t>(plan.n_features)};
-    Owned<detail::Value> input(api.release_value);
+    Owned<Value> input(api.release_value);
     // The C API has no type for a tensor that is only read; ONNX Runtime never writes to what it is fed.
     if (!passed(api.wrap_tensor(session->library.cpu, const_cast<void*>(rows), n_rows * plan.n_features * size, shape, 2,
                                 plan.input_element, input.out()))) {
@@ -206,12 +204,12 @@ bool OnnxScorer::run(const void* rows, size_t n_rows, Owned<detail::Value>& outp
     }
     const char* input_name = plan.input.c_str();
     const char* output_name = plan.output.c_str();
-    const detail::Value* fed = input.get();
+    const Value* fed = input.get();
     return passed(api.run(session->native(), nullptr, &input_name, &fed, 1, &output_name, 1, output.out()));
 }
 
 int OnnxScorer::answer(const void* rows, size_t n_rows, double* out) {
-    Owned<detail::Value> output(session->library.api.release_value);
+    Owned<Value> output(session->library.api.release_value);
     return run(rows, n_rows, output) ? read(output.get(), n_rows, out) : ENGINE_SCORE_FAILED;
 }
 
@@ -278,7 +276,7 @@ std::shared_ptr<LoadedSession> as_loaded(const std::shared_ptr<Session>& session
 
 std::shared_ptr<Session> open(const std::string& path, std::span<const std::byte> model, const std::string* file,
                               int threads, Error& error) {
-    const Library* library = detail::open_library(path, error);
+    const Library* library = open_library(path, error);
     if (library == nullptr) return nullptr;
     try {
         return std::make_shared<LoadedSession>(*library, model, file, threads);
@@ -308,8 +306,8 @@ bool probe(const std::shared_ptr<Session>& session, const Plan& plan, size_t n_r
     // Zeros of either element type are zero bytes.
     const std::vector<double> rows(n_rows * plan.n_features);
     OnnxScorer scorer(loaded, plan);
-    Owned<detail::Value> output(api.release_value);
-    Owned<detail::TypeInfo> type(api.release_type);
+    Owned<Value> output(api.release_value);
+    Owned<TypeInfo> type(api.release_type);
     if (!scorer.run(rows.data(), n_rows, output) || !scorer.passed(api.value_type(output.get(), type.out()))) {
         error = {Fault::unsupported, scorer.error};
         return false;

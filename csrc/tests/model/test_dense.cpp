@@ -8,15 +8,15 @@
 
 #include "tests/check.hpp"
 
-using engine::Activation;
-using engine::Dense;
-using engine::DenseLayerSpec;
+using engine::dense::Activation;
+using engine::dense::Dense;
+using engine::dense::LayerSpec;
 using engine::Isa;
 
 TEST(a_hidden_layer_answers) {
     // relu(x - 1) and relu(-x), then 10 of the first plus 100 of the second plus 1.
     const double first[] = {1, -1}, second[] = {10, 100}, bias[] = {-1, 0}, last[] = {1};
-    const DenseLayerSpec layers[] = {{1, 2, first, bias, Activation::relu}, {2, 1, second, last, Activation::identity}};
+    const LayerSpec layers[] = {{1, 2, first, bias, Activation::relu}, {2, 1, second, last, Activation::identity}};
     for (bool float32 : {false, true}) {
         auto net = Dense::load(layers, float32);
         const float rows[] = {3.0f, 0.5f, -2.0f};
@@ -30,7 +30,7 @@ TEST(a_hidden_layer_answers) {
 
 TEST(missing_values_add_nothing_where_the_net_says_so) {
     const double weights[] = {1, 10, 2, 20, 3, 30}, bias[] = {0.25, 0.5};
-    const DenseLayerSpec layers[] = {{3, 2, weights, bias, Activation::identity}};
+    const LayerSpec layers[] = {{3, 2, weights, bias, Activation::identity}};
     auto net = Dense::load(layers, false, true);
     const float nan = __builtin_nanf("");
     const float rows[] = {1, nan, 1, nan, nan, nan};
@@ -56,7 +56,7 @@ TEST(instruction_sets_agree_bit_for_bit) {
         std::vector<double> weights(7 * width), bias(width), back(width * 3), last(3);
         for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = 0.1 * static_cast<double>(i % 13) - 0.6;
         for (std::size_t i = 0; i < back.size(); ++i) back[i] = 0.1 * static_cast<double>(i % 17) - 0.7;
-        const DenseLayerSpec layers[] = {{7, width, weights, bias, Activation::tanh},
+        const LayerSpec layers[] = {{7, width, weights, bias, Activation::tanh},
                                          {width, 3, back, last, Activation::softmax}};
         for (bool float32 : {false, true}) {
             auto net = Dense::load(layers, float32);
@@ -76,7 +76,7 @@ TEST(instruction_sets_agree_bit_for_bit) {
 }
 
 // One layer as dense.hpp defines it, in float: inputs in order, products rounded before they are added.
-std::vector<float> by_definition(const std::vector<float>& in, const DenseLayerSpec& layer) {
+std::vector<float> by_definition(const std::vector<float>& in, const LayerSpec& layer) {
     std::vector<float> out(layer.n_out);
     for (std::size_t o = 0; o < layer.n_out; ++o) {
         float sum = static_cast<float>(layer.bias[o]) + 0.0f;  // never -0
@@ -105,13 +105,13 @@ TEST(skipping_and_tiling_change_no_bit) {
         rows[5 * inputs] = __builtin_inff();
         for (double level : {-6.0, 0.0, 30.0}) {
             bias.assign(width, level);
-            const DenseLayerSpec layers[] = {{inputs, width, first, bias, Activation::relu},
+            const LayerSpec layers[] = {{inputs, width, first, bias, Activation::relu},
                                              {width, 70, second, rest, Activation::relu},
                                              {70, 5, third, std::span(rest).first(5), Activation::identity}};
             std::vector<double> expected;
             for (std::size_t r = 0; r < most_rows; ++r) {
                 std::vector<float> values(rows.begin() + r * inputs, rows.begin() + (r + 1) * inputs);
-                for (const DenseLayerSpec& layer : layers) values = by_definition(values, layer);
+                for (const LayerSpec& layer : layers) values = by_definition(values, layer);
                 expected.insert(expected.end(), values.begin(), values.end());
             }
             auto net = Dense::load(layers, true);
@@ -133,8 +133,8 @@ TEST(skipping_and_tiling_change_no_bit) {
 
 TEST(what_makes_no_net_is_refused) {
     const double one[] = {1};
-    const DenseLayerSpec narrow[] = {{1, 1, one, one, Activation::relu}, {2, 1, one, one, Activation::relu}};
-    const DenseLayerSpec early[] = {{1, 1, one, one, Activation::softmax}, {1, 1, one, one, Activation::relu}};
+    const LayerSpec narrow[] = {{1, 1, one, one, Activation::relu}, {2, 1, one, one, Activation::relu}};
+    const LayerSpec early[] = {{1, 1, one, one, Activation::softmax}, {1, 1, one, one, Activation::relu}};
     int refused = 0;
     for (const auto* layers : {narrow, early}) {
         try {

@@ -7,7 +7,7 @@
 
 #include "tests/check.hpp"
 
-using namespace engine;
+using namespace engine::model;
 
 namespace {
 

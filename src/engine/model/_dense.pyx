@@ -17,17 +17,17 @@ from engine.errors import ConfigError, ModelFormatError
 
 cnp.import_array()
 
-cdef extern from "model/dense/dense.hpp" namespace "engine" nogil:
+cdef extern from "model/dense/dense.hpp" namespace "engine::dense" nogil:
     cdef enum class Activation(uint8_t):
         pass
-    cdef cppclass LayerSpec "engine::DenseLayerSpec":
+    cdef cppclass LayerSpec "engine::dense::LayerSpec":
         LayerSpec()
         uint32_t n_in, n_out
         span_f64 weights, bias
         Activation activation
-    cdef cppclass layer_span "std::span<const engine::DenseLayerSpec>":
+    cdef cppclass layer_span "std::span<const engine::dense::LayerSpec>":
         layer_span(const LayerSpec*, size_t)
-    cdef cppclass CDense "engine::Dense":
+    cdef cppclass CDense "engine::dense::Dense":
         @staticmethod
         unique_ptr[CDense] load(layer_span layers, cbool float32, cbool missing_zero) except +
         @staticmethod

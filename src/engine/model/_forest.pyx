@@ -18,15 +18,15 @@ from engine.errors import ConfigError, InputError, ModelFormatError
 
 cnp.import_array()
 
-cdef extern from "model/forest/forest.hpp" namespace "engine" nogil:
+cdef extern from "model/forest/forest.hpp" namespace "engine::forest" nogil:
     cdef enum class Link(uint8_t):
         pass
     cdef struct LayoutTime:
         string name
         double us_row_1
         double us_row_64
-    cdef cppclass ForestSpec:
-        ForestSpec()
+    cdef cppclass Spec:
+        Spec()
         uint32_t n_features, n_outputs
         cbool float32_rows
         span_i32 root, output, feature, left, right, set_begin
@@ -35,9 +35,9 @@ cdef extern from "model/forest/forest.hpp" namespace "engine" nogil:
         span_u32 set_words
         double scale, link_parameter
         Link link
-    cdef cppclass CForest "engine::Forest":
+    cdef cppclass CForest "engine::forest::Forest":
         @staticmethod
-        unique_ptr[CForest] load(const ForestSpec& spec) except +
+        unique_ptr[CForest] load(const Spec& spec) except +
         @staticmethod
         engine_scorer scorer(unique_ptr[CForest] forest) except +
         int score_by(const string& layout, const float* rows, size_t n, size_t stride, double* out)
@@ -59,7 +59,7 @@ cdef const double* _f64(cnp.ndarray array): return <const double*>cnp.PyArray_DA
 
 
 cdef class Forest:
-    """A forest in native memory. Arrays are those of csrc/include/engine/forest.hpp, ForestSpec; copied.
+    """A forest in native memory. Arrays are those of csrc/include/engine/forest.hpp, Spec; copied.
 
     Raises ModelFormatError naming the tree where they do not make a forest.
     """
@@ -70,7 +70,7 @@ cdef class Forest:
     def __cinit__(self, *, uint32_t n_features, uint32_t n_outputs, bint float32_rows, root, output, feature,
                   threshold, left, right, rule, leaf, set_begin, set_words, base, double scale, int link,
                   double link_parameter):
-        cdef ForestSpec spec
+        cdef Spec spec
         cdef cnp.ndarray a_root = np.ascontiguousarray(root, np.int32)
         cdef cnp.ndarray a_output = np.ascontiguousarray(output, np.int32)
         cdef cnp.ndarray a_feature = np.ascontiguousarray(feature, np.int32)

@@ -16,7 +16,7 @@ cimport numpy as cnp
 
 from engine.errors import ConfigError, InputError, ModelError
 
-cdef extern from "model/score_threads.hpp" namespace "engine" nogil:
+cdef extern from "model/score_threads.hpp" namespace "engine::model" nogil:
     int score_threads(const engine_scorer& scorer, const float* rows, size_t n_rows, size_t row_stride, double* out,
                       size_t threads) noexcept
     int score_threads(const engine_scorer& scorer, const double* rows, size_t n_rows, size_t row_stride, double* out,
