@@ -4,11 +4,12 @@
 #include <vector>
 
 #include "model/dense/net.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#pragma GCC target("avx2,popcnt,bmi")
+ENGINE_TARGET_BEGIN("avx2,popcnt,bmi")
 #endif
 
 namespace engine::dense {
@@ -41,3 +42,7 @@ const Kernels kernels_avx2{score_rows<float, float>, score_rows<double, float>, 
                              score_rows<double, OrZero>};
 
 }  // namespace engine::dense
+
+#if defined(__x86_64__)
+ENGINE_TARGET_END
+#endif

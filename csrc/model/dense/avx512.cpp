@@ -4,11 +4,12 @@
 #include <vector>
 
 #include "model/dense/net.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,popcnt,bmi")
+ENGINE_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,popcnt,bmi")
 #endif
 
 namespace engine::dense {
@@ -45,3 +46,7 @@ const Kernels kernels_avx512{score_rows<float, float>, score_rows<double, float>
                              score_rows<double, OrZero>};
 
 }  // namespace engine::dense
+
+#if defined(__x86_64__)
+ENGINE_TARGET_END
+#endif

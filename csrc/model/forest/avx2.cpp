@@ -6,15 +6,12 @@
 #include <cstdint>
 
 #include "model/forest/coded.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
-#pragma GCC target("avx2,popcnt")
+ENGINE_TARGET_BEGIN("avx2,popcnt")
 
 namespace engine::forest {
 namespace {
@@ -160,6 +157,8 @@ void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
 const CodedKernels coded_avx2{code_row_f32, code_row_f64, score_lanes, score_rows, fold_rows};
 
 }  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 

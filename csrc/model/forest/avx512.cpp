@@ -11,15 +11,12 @@
 #include <cstdint>
 
 #include "model/forest/coded.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt,bmi2")
+ENGINE_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt,bmi2")
 
 namespace engine::forest {
 namespace {
@@ -162,6 +159,8 @@ void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
 const CodedKernels coded_avx512{code_row_f32, code_row_f64, score_lanes, score_rows, fold_rows};
 
 }  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 

@@ -3,15 +3,12 @@
 #include <cstdint>
 
 #include "model/forest/symmetric.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
+ENGINE_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
 
 namespace engine::forest {
 namespace {
@@ -90,6 +87,8 @@ void score_rows(const SymmetricView& forest, const std::uint8_t* codes, std::siz
 const SymmetricKernels symmetric_avx512{score_lanes, score_rows};
 
 }  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 

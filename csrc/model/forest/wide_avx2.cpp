@@ -3,15 +3,12 @@
 #include <cstdint>
 
 #include "model/forest/wide.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
-#pragma GCC target("avx2")
+ENGINE_TARGET_BEGIN("avx2")
 
 namespace engine::forest {
 namespace {
@@ -74,6 +71,8 @@ void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes)
 const WideKernels wide_avx2{score, unpack};
 
 }  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 
