@@ -1,8 +1,10 @@
-// Dense kernels for AVX-512.
+// Dense kernels for AVX-512: registers of 64 bytes, one a panel. Thirty-two registers hold the sums of four panels for four
+// rows, or of one panel for sixteen.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "base/assert.hpp"
 #include "model/dense/net.hpp"
 #include "model/target.hpp"
 
@@ -22,6 +24,9 @@ inline unsigned nonzero16(const double* values) noexcept {
     const unsigned high = _mm512_cmp_pd_mask(_mm512_loadu_pd(values + 8), _mm512_setzero_pd(), _CMP_NEQ_UQ);
     return high << 8 | _mm512_cmp_pd_mask(_mm512_loadu_pd(values), _mm512_setzero_pd(), _CMP_NEQ_UQ);
 }
+// `sixteen` holds the numbers of the values under comparison; compress packs those of the values that are not 0, and the
+// store writes all sixteen lanes at `count`. count is at most `from` there, so no more than n rounded up to 16 are written;
+// the lanes behind the packed ones are overwritten by the next store, or never read.
 template <class T>
 inline std::size_t list_active(const T* values, std::size_t n, std::uint32_t* numbers) noexcept {
     __m512i sixteen = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -43,7 +48,7 @@ constexpr bool sparse_together = true;
 }  // namespace
 
 const Kernels kernels_avx512{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>,
-                             score_rows<double, OrZero>};
+                               score_rows<double, OrZero>};
 
 }  // namespace engine::dense
 

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/assert.hpp"
 #include "model/dense/net.hpp"
 #include "model/shared_scorer.hpp"
 
@@ -62,7 +63,7 @@ void check(std::span<const LayerSpec> layers) {
     }
 }
 
-constexpr std::size_t near_bytes = 40960;  // what a layer's weights may take and still stay near by and large
+constexpr std::size_t near_bytes = 40960;  // weights of a layer up to this size mostly stay in the nearest cache
 
 template <class T>
 Layer<T> pack(const LayerSpec& spec) {
@@ -70,24 +71,27 @@ Layer<T> pack(const LayerSpec& spec) {
     const std::size_t n_in = spec.n_in;
     const std::size_t n_out = spec.n_out;
     const std::size_t panels = n_out <= 2 ? 0 : (n_out + width - 1) / width;
-    // Rows jump about in weights that stay in the nearest cache, and find those of four panels together; weights from
-    // farther off are better streamed panel by panel.
+    // Where the weights stay in the nearest cache, rows skip inputs and find the weights of four panels side by side.
+    // Weights from farther off are better streamed panel by panel.
     const std::size_t group = panels * n_in * sizeof(Panel<T>) <= near_bytes ? 4 : 1;
     Layer<T> layer{n_in, n_out, group, panels, {}, {}, spec.activation};
     const std::size_t parts = (n_in + width - 1) / width;  // of a dot product
     layer.weights.resize(layer.panels ? layer.panels * n_in : n_out * parts);
     layer.bias.assign(layer.panels ? layer.panels * width : n_out, T(0));
     for (std::size_t o = 0; o < n_out; ++o) {
-        layer.bias[o] = static_cast<T>(spec.bias[o]) + T(0);  // never -0, which a product of 0 would turn to 0
+        layer.bias[o] = static_cast<T>(spec.bias[o]) + T(0);  // never -0: adding a product of +0 would change it
         const std::size_t panel = o / width;
         for (std::size_t i = 0; i < n_in; ++i) {
             const T weight = static_cast<T>(spec.weights[i * n_out + o]);
+            ENGINE_ASSERT(!layer.panels || layer.begin(panel) + i * layer.step(panel) < layer.weights.size(),
+                          "a weight lies inside its layer");
             if (layer.panels)
                 layer.weights[layer.begin(panel) + i * layer.step(panel)].values[o % width] = weight;
             else
                 layer.weights[o * parts + i / width].values[i % width] = weight;
         }
     }
+    ENGINE_ASSERT(reinterpret_cast<std::uintptr_t>(layer.weights.data()) % 64 == 0, "panels lie on lines of the cache");
     return layer;
 }
 
@@ -128,7 +132,6 @@ std::unique_ptr<Dense> Dense::load(std::span<const LayerSpec> layers, bool float
     std::unique_ptr<Dense> net(new Dense());
     net->n_features_ = layers.front().n_in;
     net->n_outputs_ = layers.back().n_out;
-    net->n_layers_ = layers.size();
     net->missing_zero_ = missing_zero;
     if (float32)
         net->single_ = pack_all<float>(layers);
@@ -140,6 +143,8 @@ std::unique_ptr<Dense> Dense::load(std::span<const LayerSpec> layers, bool float
 int Dense::score_by(Isa isa, const float* rows, std::size_t n_rows, std::size_t row_stride,
                     double* out) const noexcept {
     if (isa > detected_isa()) return ENGINE_SCORE_FAILED;
+    ENGINE_ASSERT((single_ != nullptr) != (double_ != nullptr), "a net computes in one type");
+    ENGINE_ASSERT(n_rows == 0 || (rows != nullptr && out != nullptr), "rows and answers have memory");
     const Kernels& kernels = kernels_of(isa);
     if (single_)
         kernels.f32(*single_, rows, n_rows, row_stride, out);
@@ -155,7 +160,7 @@ int Dense::score(const float* rows, std::size_t n_rows, std::size_t row_stride, 
 }
 
 int Dense::score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
-    // A net in float32 offers no double entry to the socket: whoever holds the rows rounds them.
+    // A net in float32 offers the socket no entry for double rows: the caller rounds them.
     if (float32_rows()) return ENGINE_SCORE_FAILED;
     kernels_of(active_isa()).f64(*double_, rows, n_rows, row_stride, out);
     return ENGINE_SCORE_OK;

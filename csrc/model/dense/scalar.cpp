@@ -1,8 +1,9 @@
-// Dense kernels for whatever the compiler takes for granted: SSE2 on x86-64.
+// Dense kernels for the baseline: SSE2 on x86-64, NEON on ARM.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "base/assert.hpp"
 #include "model/dense/net.hpp"
 
 namespace engine::dense {

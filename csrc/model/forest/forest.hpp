@@ -1,9 +1,9 @@
-// A forest of decision trees behind the scorer socket: any number of outputs, any of the missing-value rules and links
-// that LightGBM, XGBoost and scikit-learn know, thresholds in float32 or double.
+// A forest of decision trees behind the scorer socket: any number of outputs; the missing-value rules and links of
+// LightGBM, XGBoost, CatBoost and scikit-learn; thresholds in float32 or double.
 //
-// The same row gives the same bits at any batch size, thread count and instruction set: trees are put in one order at
-// load, and every layout adds the leaf of the s-th tree of an output to accumulator s % 16 in double, in that order,
-// and folds the sixteen accumulators by halves.
+// The same row gives the same bits at any batch size, thread count and instruction set. Load puts the trees in one order;
+// every layout adds the leaf of tree s of an output to accumulator s % 16 in double, in that order, and folds the sixteen
+// accumulators by halves.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@
 
 namespace engine::forest {
 
-// What is applied to the raw sums of a row, as the training library's own `predict` does.
+// The function from a row's raw sums to its answer, as in the training library's own `predict`.
 enum class Link : std::uint8_t {
     identity = 0,
     sigmoid = 1,        // 1 / (1 + exp(-parameter * raw)), each output by itself
@@ -74,7 +74,7 @@ struct LayoutTime {
     double us_row_64 = 0;  // per row, 64 rows a call
 };
 
-// When to give up between two groups of trees. Tests bring a clock of their own.
+// The time to give up, asked for between groups of trees. Tests bring a clock of their own.
 struct Stop {
     std::int64_t deadline_ns = NEVER_NS;
     std::int64_t (*now)() noexcept = now_ns;
@@ -95,8 +95,8 @@ public:
     int score(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
     int score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
 
-    // The same, ENGINE_SCORE_OUT_OF_TIME where `stop` passes first. It is asked at once, and then between groups of
-    // trees, every few microseconds of work.
+    // As score(), or ENGINE_SCORE_OUT_OF_TIME where `stop` passes first. The clock is read at once, and then between groups
+    // of trees, every few microseconds of work.
     int score_until(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                     const Stop& stop) const noexcept;
     int score_until(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
@@ -108,7 +108,7 @@ public:
         return score_until(rows, n_rows, row_stride, out, Stop{deadline_ns});
     }
 
-    // The same through one layout by name, for tests and benchmarks; ENGINE_SCORE_FAILED where it is not there.
+    // As score_until(), through one layout by name, for tests and benchmarks. ENGINE_SCORE_FAILED without such a layout.
     int score_by(const std::string& layout, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                  const Stop& stop = {}) const noexcept;
     int score_by(const std::string& layout, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
@@ -121,7 +121,7 @@ public:
     std::size_t batch_rows_min() const noexcept;
     std::vector<LayoutTime> calibration() const { return times_; }
 
-    // A scorer over `forest`, which it takes over; its release() deletes the forest with the last reference.
+    // A scorer that owns `forest` by one reference; the last release() deletes the forest.
     static engine_scorer scorer(std::unique_ptr<Forest> forest);
 
     std::uint32_t n_features() const noexcept { return n_features_; }

@@ -7,6 +7,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "base/assert.hpp"
+
 namespace engine::forest {
 namespace {
 
@@ -66,8 +68,8 @@ Split make_split(const Spec& spec, std::size_t s) {
             spec.rule[s]};
 }
 
-// Walks one tree from its root without recursion and returns its depth. `seen_*` hold what any tree has reached: a
-// split or leaf met twice is shared or lies on a cycle.
+// Walks one tree from its root without recursion and returns its depth. `seen_*` mark the splits and leaves that any tree
+// has reached: one that is met twice is shared, or lies on a cycle.
 std::uint32_t walk(const Spec& spec, std::size_t tree, std::vector<bool>& seen_split,
                    std::vector<bool>& seen_leaf) {
     std::vector<std::pair<std::int32_t, std::uint32_t>> open{{spec.root[tree], 0}};
@@ -135,6 +137,12 @@ Trees make_trees(const Spec& spec) {
             made.groups.push_back({output, static_cast<std::uint32_t>(made.trees.size()), 0});
         ++made.groups.back().count;
         made.trees.push_back(trees[i]);
+    }
+    ENGINE_ASSERT(made.trees.size() == spec.root.size(), "every tree stands in one group");
+    for (const Group& group : made.groups) {
+        ENGINE_ASSERT(group.count >= 1 && group.count <= lanes, "a group has one to sixteen trees");
+        ENGINE_ASSERT(group.first + group.count <= made.trees.size(), "a group's trees exist");
+        ENGINE_ASSERT(group.output < spec.n_outputs, "a group adds to an output that exists");
     }
     return made;
 }

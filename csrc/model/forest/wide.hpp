@@ -1,8 +1,8 @@
 // A forest over wide codes, for what does not fit bytes: over 256 columns, trees of over 32,767 leaves, many category
-// sets. Columns, cuts and codes are 16 bits wide and a node is eight bytes; otherwise it is forest_coded.hpp's idea.
+// sets. Columns, cuts and codes are 16 bits wide and a node is eight bytes; otherwise it works as coded.hpp does.
 //
-// The category sets of a feature are columns side by side. Which side each of them sends a category to is written down
-// at load, one bit a set, so that a row's category becomes codes by unpacking one line of that table.
+// The category sets of a feature are columns side by side. A table, made at load, has a line for each category with one
+// bit a set: the side that the set sends the category to. A row's category becomes codes by unpacking one line.
 #pragma once
 
 #include <cstddef>
@@ -49,6 +49,8 @@ struct WideCategories {  // all sets of one feature under one rule
 struct WideView {
     std::uint32_t n_outputs;
     const WideNode* nodes;
+    std::uint32_t n_nodes;
+    std::uint32_t n_values;
     const std::int32_t* roots;  // [groups][lanes]; a lane without a tree leads to a leaf of 0.0
     const double* values;
 };

@@ -1,7 +1,14 @@
 // The walk over wide codes for AVX-512: sixteen trees in the lanes, four groups in flight, three gathers a step.
+//
+// A node is eight bytes: `ask` (column in the low half, cut in the high one) and `next` (nodes ahead to the left child;
+// the right child follows). The gathers of the two read the two halves of the node that a lane stands on, and nothing
+// beyond. A code is gathered as four bytes of which the low two are kept; the others may lie behind the last column, where
+// wide_codes has room. A leaf has the cut 65535: its lane stays where it is, and `next` is the number of its value.
+// Additions: lane l to accumulator l, groups in ascending order, as the reference does.
 #include <cstddef>
 #include <cstdint>
 
+#include "base/assert.hpp"
 #include "model/forest/wide.hpp"
 #include "model/target.hpp"
 
@@ -45,6 +52,7 @@ inline __attribute__((always_inline)) void walk(const WideView& forest, const st
 
 void score(const WideView& forest, const std::uint16_t* codes, std::size_t first, std::size_t end,
            double* sums) noexcept {
+    ENGINE_ASSERT(first <= end && reinterpret_cast<std::uintptr_t>(sums) % 64 == 0, "sums lie on a line of the cache");
     __m512d low = _mm512_load_pd(sums);
     __m512d high = _mm512_load_pd(sums + 8);
     std::size_t g = first;
@@ -54,6 +62,8 @@ void score(const WideView& forest, const std::uint16_t* codes, std::size_t first
     _mm512_store_pd(sums + 8, high);
 }
 
+// Bit i of the words becomes code i, by a register of ones under a mask. The store is masked too: nothing behind code
+// count - 1 is written, and word count / 32 is read only where it has a bit of ours.
 void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes) noexcept {
     for (std::size_t i = 0; i < count; i += 32) {
         const __mmask32 there = count - i < 32 ? (1u << (count - i)) - 1 : ~0u;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "base/assert.hpp"
 #include "model/onnx/api.hpp"
 
 namespace engine::onnx {
@@ -27,6 +28,7 @@ public:
     template <class Function>
     void read(size_t index, Function& out) const {
         static_assert(sizeof(Function) == sizeof(void*));
+        ENGINE_ASSERT(entries_ != nullptr, "the library offered a table");
         std::memcpy(&out, &entries_[index], sizeof out);
     }
 

@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/assert.hpp"
 #include "model/onnx/api.hpp"
 #include "model/onnx/onnx.hpp"
 
@@ -124,7 +125,7 @@ struct OnnxScorer {
     std::mutex error_mutex;
     std::string error;
 
-    // Kept aside from the status, which has room for a number only.
+    // Keeps the text of a failure, because a status has room for a number only.
     void remember(std::string text) {
         const std::lock_guard lock(error_mutex);
         error = std::move(text);
@@ -144,6 +145,7 @@ struct OnnxScorer {
 
 template <class T>
 void copy_columns(const T* from, const Plan& plan, size_t n_rows, double* out) {
+    ENGINE_ASSERT(plan.first_column + plan.n_outputs <= plan.n_columns, "the answer's columns exist");
     for (size_t row = 0; row < n_rows; ++row, from += plan.n_columns) {
         for (uint32_t column = 0; column < plan.n_outputs; ++column) {
             *out++ = static_cast<double>(from[plan.first_column + column]);
@@ -193,6 +195,8 @@ int OnnxScorer::read(Value* value, size_t n_rows, double* out) {
 
 // `rows` are dense and of the model's own element type.
 bool OnnxScorer::run(const void* rows, size_t n_rows, Owned<Value>& output) {
+    ENGINE_ASSERT(rows != nullptr && n_rows > 0, "a run has rows");
+    ENGINE_ASSERT(plan.n_features >= 1, "a plan has features");
     const Api& api = session->library.api;
     const size_t size = plan.input_element == element_double ? sizeof(double) : sizeof(float);
     const int64_t shape[2] = {static_cast<int64_t>(n_rows), static_cast<int64_t>(plan.n_features)};
@@ -213,8 +217,8 @@ int OnnxScorer::answer(const void* rows, size_t n_rows, double* out) {
     return run(rows, n_rows, output) ? read(output.get(), n_rows, out) : ENGINE_SCORE_FAILED;
 }
 
-// Rows as the model wants them: in place where type and spacing agree, else in a buffer that each thread keeps and
-// that grows to the largest batch it has seen.
+// Rows as the model wants them: in place where type and spacing agree, else copied to a buffer that each thread keeps and
+// that grows to its largest batch.
 template <class Wanted, class Given>
 const Wanted* dense_rows(const Given* rows, size_t n_rows, size_t row_stride, size_t n_features) {
     if constexpr (std::is_same_v<Wanted, Given>) {
@@ -262,14 +266,21 @@ int score_f64(void* ctx, const double* rows, size_t n_rows, size_t row_stride, d
     return score(ctx, rows, n_rows, row_stride, out);
 }
 
-void retain(void* ctx) { static_cast<OnnxScorer*>(ctx)->references.fetch_add(1, std::memory_order_relaxed); }
+// The orders are those of model/shared_scorer.hpp, for its reasons.
+void retain(void* ctx) {
+    const size_t before = static_cast<OnnxScorer*>(ctx)->references.fetch_add(1, std::memory_order_relaxed);
+    ENGINE_ASSERT(before > 0, "only a model that somebody holds is retained");
+    static_cast<void>(before);
+}
 
 void release(void* ctx) {
     OnnxScorer* scorer = static_cast<OnnxScorer*>(ctx);
-    if (scorer->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete scorer;
+    const size_t before = scorer->references.fetch_sub(1, std::memory_order_acq_rel);
+    ENGINE_ASSERT(before > 0, "a reference is given back once");
+    if (before == 1) delete scorer;
 }
 
-// Every Session is made by open(), so this is what it is.
+// open() makes every Session, so each is a LoadedSession.
 std::shared_ptr<LoadedSession> as_loaded(const std::shared_ptr<Session>& session) {
     return std::static_pointer_cast<LoadedSession>(session);
 }
@@ -322,6 +333,8 @@ bool probe(const std::shared_ptr<Session>& session, const Plan& plan, size_t n_r
 }
 
 engine_scorer make_scorer(std::shared_ptr<Session> session, const Plan& plan) {
+    ENGINE_ASSERT(plan.n_features >= 1 && plan.n_outputs >= 1, "a plan has features and outputs");
+    ENGINE_ASSERT(plan.first_column + plan.n_outputs <= plan.n_columns, "the answer's columns exist");
     auto* scorer = new OnnxScorer(as_loaded(session), plan);
     return {ENGINE_SCORER_ABI,
             ENGINE_SCORER_REENTRANT,
@@ -335,7 +348,7 @@ engine_scorer make_scorer(std::shared_ptr<Session> session, const Plan& plan) {
 }
 
 std::string last_error(const engine_scorer& scorer) {
-    if (scorer.score != score_f32) return {};  // somebody else's context
+    if (scorer.score != score_f32) return {};  // not made here: its context is another type
     OnnxScorer& ours = *static_cast<OnnxScorer*>(scorer.ctx);
     const std::lock_guard lock(ours.error_mutex);
     return ours.error;
