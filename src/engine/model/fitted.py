@@ -1,4 +1,4 @@
-"""Turns fitted objects into models. The object's library is imported already, by whoever fitted it."""
+"""Turns fitted objects into models. Fitting an object has imported its library already."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ LIBRARIES = ("lightgbm", "xgboost", "sklearn", "catboost", "treelite")
 
 
 def library_of(fitted: Any) -> str | None:
-    """Which of LIBRARIES the class of an object comes from."""
+    """Return the one of LIBRARIES that the object's class comes from, or None."""
     library = type(fitted).__module__.partition(".")[0]
     return library if library in LIBRARIES else None
 
 
 def read_fitted(fitted: Any, library: str) -> Model:
-    """Reads a fitted object of one of LIBRARIES. Raises UnsupportedModelError."""
+    """Read a fitted object of `library`, one of LIBRARIES.
+
+    Raises:
+        UnsupportedModelError: the object is not fitted, of another class, or cannot be represented exactly.
+    """
     if library == "lightgbm":
         return _read_lightgbm(fitted)
     if library == "xgboost":

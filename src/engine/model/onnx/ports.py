@@ -30,10 +30,8 @@ class Port:
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
-        if self.element is None:
-            kind = "no tensor"
-        else:
-            kind = ELEMENTS.get(self.element, f"element type {self.element}")
+        known = ELEMENTS.get(self.element or 0, f"element type {self.element}")
+        kind = "no tensor" if self.element is None else known
         axes = ", ".join("?" if size < 0 else str(size) for size in self.shape)
         return f"'{self.name}' ({kind} [{axes}])"
 
