@@ -42,7 +42,13 @@ void activate_in(Activation activation, T* values, std::size_t count) noexcept {
     throw std::invalid_argument("layer " + std::to_string(layer) + ": " + what);
 }
 
-void check(std::span<const LayerSpec> layers) {
+// Whether a number is finite in the net's own type. A weight of infinity would make NaN of an input of 0, and kernels that
+// skip such inputs would answer otherwise.
+bool finite(double value, bool float32) noexcept {
+    return float32 ? std::isfinite(static_cast<float>(value)) : std::isfinite(value);
+}
+
+void check(std::span<const LayerSpec> layers, bool float32) {
     if (layers.empty()) throw std::invalid_argument("a dense net needs at least one layer");
     for (std::size_t l = 0; l < layers.size(); ++l) {
         const LayerSpec& layer = layers[l];
@@ -57,9 +63,9 @@ void check(std::span<const LayerSpec> layers) {
         if (static_cast<int>(layer.activation) >= activation_count) refuse(l, "unknown activation");
         if (layer.activation == Activation::softmax && l + 1 != layers.size()) refuse(l, "softmax before the last layer");
         for (double weight : layer.weights)
-            if (!std::isfinite(weight)) refuse(l, "a weight is not finite");
+            if (!finite(weight, float32)) refuse(l, float32 ? "a weight is not finite in float32" : "a weight is not finite");
         for (double bias : layer.bias)
-            if (!std::isfinite(bias)) refuse(l, "a bias is not finite");
+            if (!finite(bias, float32)) refuse(l, float32 ? "a bias is not finite in float32" : "a bias is not finite");
     }
 }
 
@@ -127,7 +133,7 @@ void activate(Activation activation, double* values, std::size_t count) noexcept
 Dense::~Dense() = default;
 
 std::unique_ptr<Dense> Dense::load(std::span<const LayerSpec> layers, bool float32, bool missing_zero) {
-    check(layers);
+    check(layers, float32);
     if (float32 && missing_zero) throw std::invalid_argument("a net that reads NaN as 0 computes in double");
     std::unique_ptr<Dense> net(new Dense());
     net->n_features_ = layers.front().n_in;

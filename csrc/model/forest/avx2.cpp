@@ -41,7 +41,7 @@ inline double spread(double x) noexcept { return x; }
 #include "model/forest/code_row.inc"
 
 // Walks `halves` half groups of eight trees to their leaves; half h is lanes 8 * (h % 2) on of group + h / 2. A gathered
-// code is four bytes of which the first is kept; the last three may lie behind column 255, where codes_bytes has room.
+// code is four bytes. The first is kept; the other three may lie behind column 255, where codes_bytes has room.
 // A comparison gives -1 where it holds, so `at` goes one further by subtracting it. Codes and cuts are below 256 in
 // 32-bit lanes, where the signed comparison serves.
 //

@@ -51,9 +51,9 @@ struct Codes {
 
     // The code of each lane's column, which byte 0 of the lane's word names; bytes 1 to 3 of the result are 0.
     //   one_register   the permute reads the low six bits of each index byte: enough for 64 columns
-    //   two_registers  the low seven bits, of which the seventh chooses the register: 128 columns
-    //   gathered       four bytes from the column's place on, of which the first is kept. The last three may lie behind
-    //                  column 255; codes_bytes has room for them
+    //   two_registers  the low seven bits, and the seventh chooses the register: 128 columns
+    //   gathered       four bytes from the column's place on; the first is kept. The other three may lie behind column
+    //                  255, where codes_bytes has room
     inline __m512i of(__m512i words) const noexcept {
         constexpr __mmask64 byte0 = 0x1111111111111111u;
         if constexpr (how == one_register) return _mm512_maskz_permutexvar_epi8(byte0, words, low);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "tests/check.hpp"
@@ -127,6 +128,47 @@ TEST(skipping_and_tiling_change_no_bit) {
                     CHECK(same);
                 }
             }
+        }
+    }
+}
+
+// Beyond float32's range a weight would be infinite, and an input of 0 would be NaN in some kernels and skipped in others.
+TEST(a_weight_must_be_finite_in_the_nets_own_type) {
+    const double one[] = {1}, huge[] = {1e39};
+    for (const bool in_bias : {false, true}) {
+        const LayerSpec layer[] = {{1, 1, in_bias ? one : huge, in_bias ? huge : one, Activation::identity}};
+        CHECK(Dense::load(layer, false) != nullptr);
+        bool refused = false;
+        try {
+            Dense::load(layer, true);
+        } catch (const std::invalid_argument& error) {
+            refused = std::string(error.what()).find("not finite in float32") != std::string::npos;
+        }
+        CHECK(refused);
+    }
+}
+
+// 18 rows are a tile of sixteen and two single rows; row 0 of such a tile was once wrong in an instrumented build.
+TEST(rows_beyond_a_tile_agree) {
+    const std::uint32_t widths[] = {21, 44, 49, 1};
+    std::vector<std::vector<double>> weights, biases;
+    std::vector<LayerSpec> layers;
+    for (std::size_t l = 0; l < 3; ++l) {
+        weights.emplace_back(widths[l] * widths[l + 1]);
+        biases.emplace_back(widths[l + 1], 0.1);
+        for (std::size_t i = 0; i < weights[l].size(); ++i) weights[l][i] = 0.01 * static_cast<double>(i * 37 % 101) - 0.5;
+    }
+    for (std::size_t l = 0; l < 3; ++l)
+        layers.push_back({widths[l], widths[l + 1], weights[l], biases[l], l < 2 ? Activation::relu : Activation::identity});
+    std::vector<float> rows(18 * 21);
+    for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i * 29 % 103) / 50.0f - 1.0f;
+    for (bool float32 : {false, true}) {
+        const auto net = Dense::load(layers, float32);
+        std::vector<double> expected(18), got(18);
+        for (std::size_t r = 0; r < 18; ++r) net->score_by(Isa::scalar, rows.data() + r * 21, 1, 21, &expected[r]);
+        for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+            if (net->score_by(isa, rows.data(), 18, 21, got.data()) != ENGINE_SCORE_OK) continue;
+            CHECK(got == expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-"""ONNX models: the C API, the Python API and ONNX Runtime itself agree; what cannot be scored is refused by name."""
+"""ONNX models: the C API, the Python API and ONNX Runtime itself agree; models that cannot be scored are refused by name."""
 
 import ctypes
 import sys
@@ -178,7 +178,7 @@ def test_scores_appear_while_another_thread_holds_the_gil():
             looks = 0
             while out[landed] == 0 and looks < 10_000_000:
                 looks += 1
-            waited += looks > 0  # this row was not there yet, and came
+            waited += looks > 0  # this row was not there yet, and arrived
             landed += 1
     finally:
         sys.setswitchinterval(before)
@@ -367,7 +367,7 @@ def reshaped(shape):
 def test_a_call_that_fails_says_what_the_library_said(runtime):
     model = load_onnx(
         reshaped([2, 2]), runtime=runtime
-    )  # right for the two rows that loading tries, for no other
+    )  # right for the two rows of loading's trial, wrong for any other number
     with pytest.raises(ModelError, match=r"status 1\).*Reshape"):
         model.predict(ROWS)
     assert "Reshape" in model.last_error()
@@ -466,7 +466,7 @@ def test_damaged_bytes_are_a_format_error(content, runtime):
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    chain = load_onnx(MLP)  # what needs no ONNX Runtime is read without it
+    chain = load_onnx(MLP)  # a chain of dense layers is read without ONNX Runtime
     assert (chain.describe()["runtime"], chain.native) == ("native", True)
     other = model_of([("Elu", ["rows"], ["score"], {})], [], outputs=(("score", FLOAT, ["batch", 2]),))
     with pytest.raises(MissingDependencyError, match=r"pip install 'deadline-engine\[onnx\]'") as missing:

@@ -1,4 +1,4 @@
-"""Python callables as models: what they are given, what they may answer, what happens when they go wrong."""
+"""Python callables as models: their rows, their answers, their failures."""
 
 import functools
 import gc

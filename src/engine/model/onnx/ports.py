@@ -145,7 +145,7 @@ def _choose_output(outputs: Sequence[Port], name: str | None) -> Port:
 def columns(choice: Choice, probed: Port) -> Columns:
     """The columns of the answer, from the output of a trial run on `choice.probe_rows` rows.
 
-    Of a classifier's two columns the second is taken: the probability of class 1.
+    A classifier's two columns become one, the second: the probability of class 1.
 
     Raises:
         UnsupportedModelError: the output is not [batch] or [batch, n_outputs] of float or double.

@@ -18,7 +18,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 def fields(message: bytes, what: str) -> dict[int, list[Any]]:
     """Return the values of each field by its number: an int for a varint, 4 or 8 bytes for a fixed one, else bytes.
 
-    Raises ModelFormatError, in which `what` names the file, where the message is damaged.
+    Raises ModelFormatError where the message is damaged; `what` stands for the file in it.
     """
     found: dict[int, list[Any]] = defaultdict(list)
     at = 0
