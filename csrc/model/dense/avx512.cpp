@@ -17,12 +17,14 @@ ENGINE_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,popcnt,bmi")
 namespace engine::dense {
 namespace {
 #if defined(__x86_64__)
+#include "model/mask_bits.inc"
+
 inline unsigned nonzero16(const float* values) noexcept {
-    return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    return bits_of(_mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_setzero_ps(), _CMP_NEQ_UQ));
 }
 inline unsigned nonzero16(const double* values) noexcept {
-    const unsigned high = _mm512_cmp_pd_mask(_mm512_loadu_pd(values + 8), _mm512_setzero_pd(), _CMP_NEQ_UQ);
-    return high << 8 | _mm512_cmp_pd_mask(_mm512_loadu_pd(values), _mm512_setzero_pd(), _CMP_NEQ_UQ);
+    const unsigned high = bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(values + 8), _mm512_setzero_pd(), _CMP_NEQ_UQ));
+    return high << 8 | bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(values), _mm512_setzero_pd(), _CMP_NEQ_UQ));
 }
 // `sixteen` holds the numbers of the values under comparison; compress packs those of the values that are not 0, and the
 // store writes all sixteen lanes at `count`. count is at most `from` there, so no more than n rounded up to 16 are written;

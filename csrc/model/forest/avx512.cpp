@@ -25,14 +25,16 @@ ENGINE_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt,bmi2")
 namespace engine::forest {
 namespace {
 
+#include "model/mask_bits.inc"
+
 // One row into codes.
 
 inline unsigned below16(const float* cuts, __m512 x) noexcept {
-    return static_cast<unsigned>(_mm_popcnt_u32(_mm512_cmp_ps_mask(_mm512_loadu_ps(cuts), x, _CMP_LT_OQ)));
+    return static_cast<unsigned>(_mm_popcnt_u32(bits_of(_mm512_cmp_ps_mask(_mm512_loadu_ps(cuts), x, _CMP_LT_OQ))));
 }
 inline unsigned below16(const double* cuts, __m512d x) noexcept {
-    const unsigned low = _mm512_cmp_pd_mask(_mm512_loadu_pd(cuts), x, _CMP_LT_OQ);
-    const unsigned high = _mm512_cmp_pd_mask(_mm512_loadu_pd(cuts + 8), x, _CMP_LT_OQ);
+    const unsigned low = bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(cuts), x, _CMP_LT_OQ));
+    const unsigned high = bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(cuts + 8), x, _CMP_LT_OQ));
     return static_cast<unsigned>(_mm_popcnt_u32(low | high << 8));
 }
 inline __m512 spread(float x) noexcept { return _mm512_set1_ps(x); }

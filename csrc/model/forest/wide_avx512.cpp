@@ -20,6 +20,8 @@ ENGINE_TARGET_BEGIN("avx512f,avx512bw")
 namespace engine::forest {
 namespace {
 
+#include "model/mask_bits.inc"
+
 template <int groups>
 inline __attribute__((always_inline)) void walk(const WideView& forest, const std::uint16_t* codes, std::size_t group,
                                                 __m512d& low, __m512d& high) noexcept {
@@ -36,7 +38,7 @@ inline __attribute__((always_inline)) void walk(const WideView& forest, const st
             const __m512i ask = _mm512_i32gather_epi32(at[g], asks, 8);
             next[g] = _mm512_i32gather_epi32(at[g], asks + 4, 8);
             const __mmask16 here = _mm512_cmplt_epu32_mask(ask, leaf);
-            walking |= here;
+            walking |= bits_of(here);
             const __m512i code = _mm512_and_si512(_mm512_i32gather_epi32(_mm512_and_si512(ask, half), codes, 2), half);
             const __mmask16 right = _mm512_mask_cmpgt_epu32_mask(here, code, _mm512_srli_epi32(ask, 16));
             at[g] = _mm512_mask_add_epi32(at[g], here, at[g], next[g]);

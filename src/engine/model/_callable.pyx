@@ -108,7 +108,8 @@ class BadShape(ValueError):
 cdef class Callable:
     """Calls `fn` with a fresh float32 [n, n_features] array, reads its answer, and keeps its last failure.
 
-    The kept failure holds no traceback, because its frames would keep the caller's locals alive, and so this very model.
+    The kept failure holds no traceback, because its frames would keep the caller's locals alive, and with them this
+    model.
 
     Args:
         fn: as in `engine.model.python.from_callable`.

@@ -1,4 +1,4 @@
-"""ONNX models: the C API, the Python API and ONNX Runtime itself agree; models that cannot be scored are refused by name."""
+"""ONNX models: the C API, the Python API and ONNX Runtime itself agree; other models are refused by name."""
 
 import ctypes
 import sys
