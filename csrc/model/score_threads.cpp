@@ -47,7 +47,7 @@ int score(const engine_scorer& scorer, const T* rows, std::size_t n_rows, std::s
     try {
         others.reserve(threads - 1);
         for (std::size_t i = 1; i < threads; ++i) others.emplace_back(work);
-    } catch (const std::system_error&) {  // the system gives no more threads: the caller and those that started do the work
+    } catch (const std::system_error&) {  // no more threads to be had: those that started do the work, and the caller
     } catch (const std::bad_alloc&) {
     }
     work();

@@ -28,7 +28,7 @@ struct SharedScorer {
                            std::int64_t deadline_ns) {
         return static_cast<SharedScorer*>(ctx)->model->score_by_deadline(rows, n_rows, row_stride, out, deadline_ns);
     }
-    // Relaxed: whoever retains holds a reference already, so the model cannot go away meanwhile.
+    // Relaxed, because the caller holds a reference already: the model cannot go away meanwhile.
     static void retain(void* ctx) {
         const std::size_t before = static_cast<SharedScorer*>(ctx)->references.fetch_add(1, std::memory_order_relaxed);
         ENGINE_ASSERT(before > 0, "only a model that somebody holds is retained");
@@ -44,8 +44,8 @@ struct SharedScorer {
     }
 };
 
-// A scorer that holds the model by one reference. float32_rows: the model compares in float32, so it offers no entry for
-// double rows.
+// A scorer that holds the model by one reference. float32_rows: the model compares in float32, so it offers no entry
+// for double rows.
 template <class Model>
 engine_scorer shared_scorer(std::unique_ptr<Model> model, std::uint32_t n_features, std::uint32_t n_outputs,
                             bool float32_rows) {

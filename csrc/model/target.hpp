@@ -9,9 +9,10 @@
 // linker keeps for code that runs on every CPU. For the same reason everything between the two lies in an unnamed
 // namespace.
 //
-// GCC sets the target for the rest of the file, and it has to: templates are instantiated at the file's end. Clang adds an attribute to each function that follows, but not to the
-// call operator of a lambda, which would then be compiled for the baseline and could take no vector by value nor inline a
-// function that does. So there are no lambdas between the two, only named functions and structs with an operator().
+// GCC sets the target for the rest of the file, and it has to: templates are instantiated at the file's end. Clang adds
+// an attribute to each function that follows, but not to the call operator of a lambda, which would then be compiled
+// for the baseline and could take no vector by value nor inline a function that does. So there are no lambdas between
+// the two, only functions and structs with named members.
 #pragma once
 
 #define ENGINE_PRAGMA(text) _Pragma(#text)

@@ -1,7 +1,8 @@
 // Bytes -> the arrays of a dense net -> a net that load() refuses by std::invalid_argument, or scores.
 //
-// Accepted nets are scored by the kernels of every instruction set that this CPU has, one row and many, and must give the
-// bits of the plain C++ kernel on single rows. NaN is compared as NaN: its sign and payload are the compiler's choice.
+// Accepted nets are scored by the kernels of every instruction set that this CPU has, one row and many, and must give
+// the bits of the plain C++ kernel on single rows. NaN is compared as NaN: its sign and payload are the compiler's
+// choice.
 #include <cmath>
 #include <cstring>
 #include <memory>

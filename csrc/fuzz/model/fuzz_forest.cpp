@@ -1,11 +1,11 @@
 // Bytes -> the arrays that a reader of trees hands over -> a forest that load() refuses, or scores.
 //
-// Refused ones must be refused by std::invalid_argument, whatever the arrays hold. Accepted ones are scored by every layout
-// of every instruction set that this CPU has, in float and in double, one row and many, and must give the bits of the
-// plain reference.
+// Refused ones must be refused by std::invalid_argument, whatever the arrays hold. Accepted ones are scored by every
+// layout of every instruction set that this CPU has, in float and in double, one row and many, and must give the bits
+// of the plain reference.
 //
-// Half of the inputs describe sound trees (grown leaf by leaf, then perhaps damaged in one place), because random arrays
-// would nearly never be accepted.
+// Half of the inputs describe sound trees (grown leaf by leaf, then perhaps damaged in one place), because random
+// arrays would nearly never be accepted.
 #include <cstring>
 #include <memory>
 #include <stdexcept>

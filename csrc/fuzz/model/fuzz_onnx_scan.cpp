@@ -1,8 +1,9 @@
-// The scan of an ONNX file before ONNX Runtime sees it: any bytes are read to their end or refused, never out of bounds.
+// The scan of an ONNX file before ONNX Runtime sees it: any bytes are read to their end or refused, never out of
+// bounds.
 //
-// Differential: the finding must not depend on where the bytes lie. Each input is scanned from a copy of exactly its size
-// at every offset from 0 to 7 of an aligned block, so that AddressSanitizer sees a read past the end, and then behind a
-// copy of itself: appending a model to itself doubles what is found.
+// Differential: the finding must not depend on where the bytes lie. Each input is scanned from a copy of exactly its
+// size at every offset from 0 to 7 of an aligned block, so that AddressSanitizer sees a read past the end, and then
+// behind a copy of itself: appending a model to itself doubles what is found.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

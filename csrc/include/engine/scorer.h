@@ -43,9 +43,10 @@ enum engine_scorer_flags {
 typedef int (*engine_score_f32)(void *ctx, const float *rows, size_t n_rows, size_t row_stride, double *out);
 typedef int (*engine_score_f64)(void *ctx, const double *rows, size_t n_rows, size_t row_stride, double *out);
 
-/* The same, but gives up between two parts of the work once CLOCK_MONOTONIC (nanoseconds) has passed deadline_ns. It then
- * returns ENGINE_SCORE_OUT_OF_TIME, and out holds anything. The clock is read before the first part, so a call after the
- * deadline does no work, and before every later part. An answer may be late by the last part, and is then whole. */
+/* The same, but gives up between two parts of the work once CLOCK_MONOTONIC (nanoseconds) has passed deadline_ns. It
+ * then returns ENGINE_SCORE_OUT_OF_TIME, and out holds anything. The clock is read before the first part, so a call
+ * after the deadline does no work, and before every later part. An answer may be late by the last part, and is then
+ * whole. */
 typedef int (*engine_score_until_f32)(void *ctx, const float *rows, size_t n_rows, size_t row_stride, double *out,
                                       int64_t deadline_ns);
 typedef int (*engine_score_until_f64)(void *ctx, const double *rows, size_t n_rows, size_t row_stride, double *out,
@@ -69,8 +70,8 @@ typedef struct engine_scorer {
     /* Reference counting, from any thread, without the GIL. A scorer whose release() needs the GIL takes it itself. */
     void (*retain)(void *ctx);
     void (*release)(void *ctx);
-    /* Since ABI 2. Older scorers end before these fields, so read them through the functions below. NULL where the model
-     * cannot stop, or is too quick to need it. A scorer that wraps another replaces or clears them too. */
+    /* Since ABI 2. Older scorers end before these fields, so read them through the functions below. NULL where the
+     * model cannot stop, or is too quick to need it. A scorer that wraps another replaces or clears them too. */
     engine_score_until_f32 score_until ENGINE_SCORER_SINCE_2;
     engine_score_until_f64 score_until_f64 ENGINE_SCORER_SINCE_2; /* NULL where score_f64 is */
 } engine_scorer;

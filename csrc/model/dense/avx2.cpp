@@ -1,6 +1,6 @@
-// Dense kernels for AVX2: registers of 32 bytes, two a panel. Sixteen registers hold the sums of four panels for one row,
-// or of one panel for four rows, beside a weight and an input. Weights that rows skip by themselves are loaded anew for
-// each row, and a load here is half a panel: skipping pays for single rows alone.
+// Dense kernels for AVX2: registers of 32 bytes, two a panel. Sixteen registers hold the sums of four panels for one
+// row, or of one panel for four rows, beside a weight and an input. Weights that rows skip by themselves are loaded
+// anew for each row, and a load here is half a panel: skipping pays for single rows alone.
 #include <cstddef>
 #include <cstdint>
 #include <vector>

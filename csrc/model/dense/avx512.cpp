@@ -1,5 +1,5 @@
-// Dense kernels for AVX-512: registers of 64 bytes, one a panel. Thirty-two registers hold the sums of four panels for four
-// rows, or of one panel for sixteen.
+// Dense kernels for AVX-512: registers of 64 bytes, one a panel. Thirty-two registers hold the sums of four panels for
+// four rows, or of one panel for sixteen.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -26,9 +26,9 @@ inline unsigned nonzero16(const double* values) noexcept {
     const unsigned high = bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(values + 8), _mm512_setzero_pd(), _CMP_NEQ_UQ));
     return high << 8 | bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(values), _mm512_setzero_pd(), _CMP_NEQ_UQ));
 }
-// `sixteen` holds the numbers of the values under comparison; compress packs those of the values that are not 0, and the
-// store writes all sixteen lanes at `count`. count is at most `from` there, so no more than n rounded up to 16 are written;
-// the lanes behind the packed ones are overwritten by the next store, or never read.
+// `sixteen` holds the numbers of the values under comparison; compress packs those of the values that are not 0, and
+// the store writes all sixteen lanes at `count`. count is at most `from` there, so no more than n rounded up to 16 are
+// written; the lanes behind the packed ones are overwritten by the next store, or never read.
 template <class T>
 inline std::size_t list_active(const T* values, std::size_t n, std::uint32_t* numbers) noexcept {
     __m512i sixteen = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -42,8 +42,8 @@ void activate_in(Activation activation, T* values, std::size_t count) noexcept {
     throw std::invalid_argument("layer " + std::to_string(layer) + ": " + what);
 }
 
-// Whether a number is finite in the net's own type. A weight of infinity would make NaN of an input of 0, and kernels that
-// skip such inputs would answer otherwise.
+// Whether a number is finite in the net's own type. A weight of infinity would make NaN of an input of 0, and kernels
+// that skip such inputs would answer otherwise.
 bool finite(double value, bool float32) noexcept {
     return float32 ? std::isfinite(static_cast<float>(value)) : std::isfinite(value);
 }
@@ -63,9 +63,9 @@ void check(std::span<const LayerSpec> layers, bool float32) {
         if (static_cast<int>(layer.activation) >= activation_count) refuse(l, "unknown activation");
         if (layer.activation == Activation::softmax && l + 1 != layers.size()) refuse(l, "softmax before the last layer");
         for (double weight : layer.weights)
-            if (!finite(weight, float32)) refuse(l, float32 ? "a weight is not finite in float32" : "a weight is not finite");
+            if (!finite(weight, float32)) refuse(l, std::string("a weight is not finite") + (float32 ? " in float32" : ""));
         for (double bias : layer.bias)
-            if (!finite(bias, float32)) refuse(l, float32 ? "a bias is not finite in float32" : "a bias is not finite");
+            if (!finite(bias, float32)) refuse(l, std::string("a bias is not finite") + (float32 ? " in float32" : ""));
     }
 }
 

@@ -1,8 +1,8 @@
 // Dense nets behind the scorer socket: linear and logistic models and multi-layer perceptrons.
 //
-// The same row gives the same bits at any batch size, thread count and instruction set. Each output adds its inputs in one
-// order, products are rounded before they are added (no fused multiply-add), and vector lanes hold different outputs. A
-// layer of one or two outputs is a dot product in sixteen (float) or eight (double) interleaved sums.
+// The same row gives the same bits at any batch size, thread count and instruction set. Each output adds its inputs in
+// one order, products are rounded before they are added (no fused multiply-add), and vector lanes hold different
+// outputs. A layer of one or two outputs is a dot product in sixteen (float) or eight (double) interleaved sums.
 #pragma once
 
 #include <cstddef>
@@ -40,9 +40,9 @@ struct Net;
 
 class Dense {
 public:
-    // float32: computes in float32, else in double. missing_zero: reads rows in float32 and a NaN as 0, as XGBoost's linear
-    // models skip it; such a net computes in double. Throws std::invalid_argument naming the layer whose shape does not
-    // fit, is too wide, or holds a weight that is not finite.
+    // float32: computes in float32, else in double. missing_zero: reads rows in float32 and a NaN as 0, as XGBoost's
+    // linear models skip it; such a net computes in double. Throws std::invalid_argument naming the layer whose shape
+    // does not fit, is too wide, or holds a weight that is not finite.
     static std::unique_ptr<Dense> load(std::span<const LayerSpec> layers, bool float32, bool missing_zero = false);
     ~Dense();
 

@@ -12,7 +12,8 @@ namespace engine::dense {
 template <class T>
 inline constexpr std::size_t panel_width = 64 / sizeof(T);  // outputs a panel: one AVX-512 register
 
-// One AVX-512 register of weights. Aligned to a line of the cache, because a load across two lines takes twice the time.
+// One AVX-512 register of weights. Aligned to a line of the cache, because a load across two lines takes twice the
+// time.
 template <class T>
 struct alignas(64) Panel {
     T values[panel_width<T>];
@@ -39,8 +40,8 @@ struct Layer {
         const std::size_t left = panels - panel / group * group;
         return left < group ? left : group;
     }
-    // The numbers from panel `at` of `weights` on. They run from panel to panel, which an index into one Panel's own array
-    // could not.
+    // The numbers from panel `at` of `weights` on. They run from panel to panel, which an index into one Panel's own
+    // array could not.
     [[gnu::always_inline]] const T* numbers(std::size_t at) const noexcept {
         return reinterpret_cast<const T*>(weights.data() + at);
     }

@@ -1,9 +1,9 @@
 // Coded forest kernels for AVX2.
 //
 // lanes: eight trees a register, four registers in flight. AVX2 has no byte permute over 64 columns, so codes are
-// gathered too: two gathers a step.
-// rows: sixty-four rows in the bytes of two registers, as the AVX-512 kernel does it, with its mask registers spelled out.
-// The words of a node, the order of additions and why empty lanes change no bit: as avx512.cpp says.
+// gathered too: two gathers a step. rows: sixty-four rows in the bytes of two registers, as the AVX-512 kernel does it,
+// with its mask registers spelled out. The words of a node, the order of additions and why empty lanes change no bit:
+// as avx512.cpp says.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -40,10 +40,10 @@ inline double spread(double x) noexcept { return x; }
 
 #include "model/forest/code_row.inc"
 
-// Walks `halves` half groups of eight trees to their leaves; half h is lanes 8 * (h % 2) on of group + h / 2. A gathered
-// code is four bytes. The first is kept; the other three may lie behind column 255, where codes_bytes has room.
-// A comparison gives -1 where it holds, so `at` goes one further by subtracting it. Codes and cuts are below 256 in
-// 32-bit lanes, where the signed comparison serves.
+// Walks `halves` half groups of eight trees to their leaves; half h is lanes 8 * (h % 2) on of group + h / 2. A
+// gathered code is four bytes. The first is kept; the other three may lie behind column 255, where codes_bytes has
+// room. A comparison gives -1 where it holds, so `at` goes one further by subtracting it. Codes and cuts are below 256
+// in 32-bit lanes, where the signed comparison serves.
 //
 // sums[0] and sums[1] are accumulators 0 to 7, sums[2] and sums[3] the rest. Halves come in ascending order, so each
 // accumulator gets its groups in theirs.
@@ -108,8 +108,8 @@ inline __m256i spread_bits(std::uint32_t bits) noexcept {
     return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit_of_row), bit_of_row);
 }
 
-// The number of the leaf that each of the 64 rows reaches in one tree; reach[] and its order are as in avx512.cpp. Every
-// row lies in the mask of exactly one leaf, so OR puts the numbers together.
+// The number of the leaf that each of the 64 rows reaches in one tree; reach[] and its order are as in avx512.cpp.
+// Every row lies in the mask of exactly one leaf, so OR puts the numbers together.
 inline void leaves_of(const CodedView& forest, const RowTree& tree, const std::uint8_t* codes, std::uint64_t* reach,
                       std::uint8_t* number) noexcept {
     const RowSplit* splits = forest.row_splits + tree.first_split;

@@ -133,8 +133,8 @@ void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t
 //
 // reach[slot] is the mask of rows that reach a place: slots 0 to splits-1 are the splits, breadth first, and the leaves
 // follow, 2 * splits + 1 slots in all. A parent stands before its children, so the rows that reach a split are known
-// before it is asked. Exactly one leaf has a row's bit: writing the leaves' numbers under their masks gives each row the
-// number of its own, and leaf 0 needs no writing. Rows beyond the last have codes too, and nobody reads their sums.
+// before it is asked. Exactly one leaf has a row's bit: writing the leaves' numbers under their masks gives each row
+// the number of its own, and leaf 0 needs no writing. Rows beyond the last have codes too, and nobody reads their sums.
 inline __m512i leaves_of(const CodedView& forest, const RowTree& tree, const std::uint8_t* codes,
                          std::uint64_t* reach) noexcept {
     const RowSplit* splits = forest.row_splits + tree.first_split;

@@ -1,10 +1,10 @@
 // A forest over coded features. Each row's features are turned once into small codes, and a split is then one byte
 // compared with another.
 //
-// A column is a feature under one missing-value rule. A code is how many of the column's thresholds are below x, so
-// `x <= threshold k` is `code <= k` in any precision. A missing value takes code 0 where it goes left and 255 where it
-// goes right, so no split has a branch for it. More than 254 thresholds make several columns. A category set is a column
-// of its own: code 0 for the left side, 1 for the right.
+// A column is a feature under one missing-value rule. A code is how many of the column's thresholds are below x, so `x
+// <= threshold k` is `code <= k` in any precision. A missing value takes code 0 where it goes left and 255 where it
+// goes right, so no split has a branch for it. More than 254 thresholds make several columns. A category set is a
+// column of its own: code 0 for the left side, 1 for the right.
 //
 // A node is four bytes, its children lie side by side, and a leaf is a node that leads to itself:
 //   bits 0-7 column (leaf: index of the leaf in its tree), 8-15 cut (leaf: 255), 16-31 nodes ahead to the left child
@@ -67,8 +67,8 @@ struct RowTree {
     std::uint32_t first_value;
 };
 
-// The packed forest as kernels read it: plain pointers, so that a file compiled for another instruction set instantiates
-// no templates.
+// The packed forest as kernels read it: plain pointers, so that a file compiled for another instruction set
+// instantiates no templates.
 struct CodedView {
     std::uint32_t n_outputs;
     std::uint32_t n_columns;
@@ -110,8 +110,9 @@ struct Coded {
 // Null where the forest does not fit: over 256 columns, or a tree of over 32,767 leaves.
 std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees);
 
-// The kernels of one instruction set; a kernel that it does not have is null. Codes of one row are [codes_bytes], aligned
-// to 64; codes of a block are [column][block_rows]. Leaves of groups [first, end) are added to `sums`, lane by lane.
+// The kernels of one instruction set; a kernel that it does not have is null. Codes of one row are [codes_bytes],
+// aligned to 64; codes of a block are [column][block_rows]. Leaves of groups [first, end) are added to `sums`, lane by
+// lane.
 struct CodedKernels {
     void (*code_row_f32)(const CodedView&, const float* row, std::uint8_t* codes) noexcept;
     void (*code_row_f64)(const CodedView&, const double* row, std::uint8_t* codes) noexcept;

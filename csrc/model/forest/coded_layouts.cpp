@@ -8,8 +8,8 @@
 namespace engine::forest {
 namespace {
 
-// The part that Lanes and Rows share. How is one of the two; View is the packed forest that its kernel walks, CodedView or
-// SymmetricView.
+// The part that Lanes and Rows share. How is one of the two; View is the packed forest that its kernel walks, CodedView
+// or SymmetricView.
 template <class How, class View, class Walk_>
 class CodedLayout : public Layout {
 public:
@@ -93,7 +93,8 @@ public:
             code_row(forest, rows + r * stride, by_row);
             for (std::size_t c = 0; c < n_columns; ++c) block[c * block_rows + r] = by_row[c];
         }
-        // Rows beyond the last are walked too, because a register holds 64: any code serves, and nobody reads their sums.
+        // Rows beyond the last are walked too, because a register holds 64: any code serves, and nobody reads their
+        // sums.
         for (std::size_t c = 0; c < n_columns; ++c)
             std::fill(block + c * block_rows + n_rows, block + (c + 1) * block_rows, std::uint8_t{0});
         for (const Part& part : this->parts_) {

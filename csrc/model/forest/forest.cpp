@@ -13,7 +13,8 @@
 
 namespace engine::forest {
 
-// Byte codes ask each category set by itself for every row. Beyond this many sets, load tries the table of wide codes too.
+// Byte codes ask each category set by itself for every row. Beyond this many sets, load tries the table of wide codes
+// too.
 static constexpr std::size_t few_sets = 8;
 
 Forest::~Forest() = default;
@@ -46,8 +47,8 @@ constexpr std::size_t calibration_values_max = 1u << 22;  // a small file may cl
 constexpr double calibration_us_max = 3000;  // for a layout's single rows in one round
 constexpr double calibration_behind = 3;     // times the fastest: a layout this slow is timed no more
 
-// Rows that take both sides of the forest's own splits: each value is one of its feature's thresholds, or the next float
-// after it. Zeros would walk one path and flatter every layout.
+// Rows that take both sides of the forest's own splits: each value is one of its feature's thresholds, or the next
+// float after it. Zeros would walk one path and flatter every layout.
 std::vector<float> calibration_input(const Trees& trees, std::size_t n_rows) {
     std::vector<float> rows(n_rows * trees.n_features, 0.0f);
     std::uint64_t state = 0x9e3779b97f4a7c15u;
@@ -81,8 +82,9 @@ struct Timed {
 
 }  // namespace
 
-// Times every layout on synthetic rows and keeps the fastest for single rows and for blocks. Layouts are timed in rounds,
-// because a shared machine may be half as fast for some milliseconds. A layout far behind the fastest drops out.
+// Times every layout on synthetic rows and keeps the fastest for single rows and for blocks. Layouts are timed in
+// rounds, because a shared machine may be half as fast for some milliseconds. A layout far behind the fastest drops
+// out.
 void Forest::calibrate(const Trees& trees) {
     const std::size_t n_rows = std::clamp(calibration_values_max / n_features_, std::size_t{1}, calibration_rows);
     const std::vector<float> rows = calibration_input(trees, n_rows);
@@ -94,8 +96,8 @@ void Forest::calibrate(const Trees& trees) {
     std::vector<Timed> all;
     for (const auto& layout : layouts_) {
         Timed timed{.layout = layout.get()};
-        // Different rows, one a call, because the branch predictor learns a row that is repeated; it learned sixteen. Slow
-        // layouts get fewer of them.
+        // Different rows, one a call, because the branch predictor learns a row that is repeated; it learned sixteen.
+        // Slow layouts get fewer of them.
         const double first_us = taken_us([&] { score(timed, 0, 1); });
         timed.singles = std::min(n_rows, static_cast<std::size_t>(std::max(calibration_us_max / first_us, 4.0)));
         all.push_back(timed);

@@ -1,9 +1,9 @@
 // A forest of decision trees behind the scorer socket: any number of outputs; the missing-value rules and links of
 // LightGBM, XGBoost, CatBoost and scikit-learn; thresholds in float32 or double.
 //
-// The same row gives the same bits at any batch size, thread count and instruction set. Load puts the trees in one order;
-// every layout adds the leaf of tree s of an output to accumulator s % 16 in double, in that order, and folds the sixteen
-// accumulators by halves.
+// The same row gives the same bits at any batch size, thread count and instruction set. Load puts the trees in one
+// order; every layout adds the leaf of tree s of an output to accumulator s % 16 in double, in that order, and folds
+// the sixteen accumulators by halves.
 #pragma once
 
 #include <cstddef>
@@ -95,8 +95,8 @@ public:
     int score(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
     int score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
 
-    // As score(), or ENGINE_SCORE_OUT_OF_TIME where `stop` passes first. The clock is read at once, and then between groups
-    // of trees, every few microseconds of work.
+    // As score(), or ENGINE_SCORE_OUT_OF_TIME where `stop` passes first. The clock is read at once, and then between
+    // groups of trees, every few microseconds of work.
     int score_until(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                     const Stop& stop) const noexcept;
     int score_until(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
@@ -108,7 +108,8 @@ public:
         return score_until(rows, n_rows, row_stride, out, Stop{deadline_ns});
     }
 
-    // As score_until(), through one layout by name, for tests and benchmarks. ENGINE_SCORE_FAILED without such a layout.
+    // As score_until(), through one layout by name, for tests and benchmarks. ENGINE_SCORE_FAILED without such a
+    // layout.
     int score_by(const std::string& layout, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                  const Stop& stop = {}) const noexcept;
     int score_by(const std::string& layout, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,

@@ -1,8 +1,8 @@
-// A forest of symmetric trees, as CatBoost grows them: all splits of a level ask the same question. A tree is then a list
-// of questions, its leaf is the number that their answers spell, and no node is ever looked up.
+// A forest of symmetric trees, as CatBoost grows them: all splits of a level ask the same question. A tree is then a
+// list of questions, its leaf is the number that their answers spell, and no node is ever looked up.
 //
-// It uses the columns and codes of coded.hpp. 64 trees of one output make a chunk: level by level, the columns and cuts of
-// all of them lie side by side.
+// It uses the columns and codes of coded.hpp. 64 trees of one output make a chunk: level by level, the columns and cuts
+// of all of them lie side by side.
 #pragma once
 
 #include <cstddef>

@@ -1,9 +1,9 @@
 // Symmetric trees for AVX2: 64 rows in the bytes of two registers, one tree at a time. Single rows go to the plain C++
 // kernel, because AVX2 has no byte permute over 64 columns.
 //
-// A tree's leaf is the number that its answers spell, first level first. A chunk has at most eight levels, so the number
-// is a byte; a tree with fewer levels than its chunk answers left at the first ones (cut 255), which spells leading
-// zeros. values[number] then lies inside the tree: it has 2^levels leaves at most.
+// A tree's leaf is the number that its answers spell, first level first. A chunk has at most eight levels, so the
+// number is a byte; a tree with fewer levels than its chunk answers left at the first ones (cut 255), which spells
+// leading zeros. values[number] then lies inside the tree: it has 2^levels leaves at most.
 #include <cstddef>
 #include <cstdint>
 

@@ -1,9 +1,9 @@
 // Symmetric trees for AVX-512 (F, BW, VBMI): 64 trees a register for one row, or 64 rows a register for one tree.
 //
 // A chunk is 64 trees, and each of its levels 64 columns and 64 cuts side by side, so the two loads of a level read
-// exactly that level. A leaf is the number that its answers spell, a byte; see symmetric_avx2.cpp on trees of fewer levels.
-// Places without a tree have leaf 0 of value_base 0, which is 0.0. Trees t and t + 16 share a lane, so groups are added in
-// ascending order, as the reference adds them.
+// exactly that level. A leaf is the number that its answers spell, a byte; see symmetric_avx2.cpp on trees of fewer
+// levels. Places without a tree have leaf 0 of value_base 0, which is 0.0. Trees t and t + 16 share a lane, so groups
+// are added in ascending order, as the reference adds them.
 #include <cstddef>
 #include <cstdint>
 
@@ -21,9 +21,9 @@ namespace {
 
 #include "model/forest/leaves_avx512.inc"
 
-// All codes of a row lie in four registers at most, so asking 64 columns is one or two byte permutes. A permute over two
-// registers reads the low seven bits of a column's number; its eighth bit chooses between the two pairs. Loads of whole
-// registers read up to 256 bytes, which codes_bytes covers.
+// All codes of a row lie in four registers at most, so asking 64 columns is one or two byte permutes. A permute over
+// two registers reads the low seven bits of a column's number; its eighth bit chooses between the two pairs. Loads of
+// whole registers read up to 256 bytes, which codes_bytes covers.
 template <int registers>
 void score_lanes_in(const SymmetricView& forest, const std::uint8_t* memory, std::size_t first, std::size_t end,
                     double* sums) noexcept {

@@ -68,8 +68,8 @@ Split make_split(const Spec& spec, std::size_t s) {
             spec.rule[s]};
 }
 
-// Walks one tree from its root without recursion and returns its depth. `seen_*` mark the splits and leaves that any tree
-// has reached: one that is met twice is shared, or lies on a cycle.
+// Walks one tree from its root without recursion and returns its depth. `seen_*` mark the splits and leaves that any
+// tree has reached: one that is met twice is shared, or lies on a cycle.
 std::uint32_t walk(const Spec& spec, std::size_t tree, std::vector<bool>& seen_split,
                    std::vector<bool>& seen_leaf) {
     std::vector<std::pair<std::int32_t, std::uint32_t>> open{{spec.root[tree], 0}};

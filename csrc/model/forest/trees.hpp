@@ -28,7 +28,8 @@ struct Split {
     std::uint8_t rule;
 };
 
-// One tree: its root as a child number, and its depth in splits. A group holds up to 16 trees of one output, one a lane.
+// One tree: its root as a child number, and its depth in splits. A group holds up to 16 trees of one output, one a
+// lane.
 struct Tree {
     std::int32_t root;
     std::uint32_t depth;
@@ -98,8 +99,8 @@ private:
     std::size_t since_look_ = group_rows_a_look;
 };
 
-// One way to hold a forest. raw() writes n_rows x n_outputs sums of leaves, for up to block_rows rows, and returns true.
-// It gives up where `pace` says so, and returns false.
+// One way to hold a forest. raw() writes n_rows x n_outputs sums of leaves, for up to block_rows rows, and returns
+// true. It gives up where `pace` says so, and returns false.
 class Layout {
 public:
     explicit Layout(std::string name) : name_(std::move(name)) {}

@@ -13,7 +13,8 @@
 namespace engine::forest {
 namespace {
 
-// Beyond this size there is no table and each row asks the sets one by one: a small file could claim a table of any size.
+// Beyond this size there is no table and each row asks the sets one by one: a small file could claim a table of any
+// size.
 constexpr std::size_t table_words_max = std::size_t{1} << 24;
 constexpr std::size_t nodes_max = std::size_t{1} << 30;
 

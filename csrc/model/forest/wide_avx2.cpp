@@ -1,5 +1,5 @@
-// The walk over wide codes for AVX2: eight trees a register, four registers in flight. Nodes, reads beyond the last column
-// and the order of additions: as wide_avx512.cpp says.
+// The walk over wide codes for AVX2: eight trees a register, four registers in flight. Nodes, reads beyond the last
+// column and the order of additions: as wide_avx512.cpp says.
 #include <cstddef>
 #include <cstdint>
 
@@ -15,7 +15,8 @@ ENGINE_TARGET_BEGIN("avx2")
 namespace engine::forest {
 namespace {
 
-// Codes and cuts are below 65,536 in 32-bit lanes, where signed comparisons serve. A comparison gives -1 where it holds.
+// Codes and cuts are below 65,536 in 32-bit lanes, where signed comparisons serve. A comparison gives -1 where it
+// holds.
 template <int halves>
 inline __attribute__((always_inline)) void walk(const WideView& forest, const std::uint16_t* codes, std::size_t group,
                                                 __m256d* sums) noexcept {
@@ -59,8 +60,9 @@ void score(const WideView& forest, const std::uint16_t* codes, std::size_t first
     for (int i = 0; i < 4; ++i) _mm256_store_pd(sums + 4 * i, accumulators[i]);
 }
 
-// Bit i of the words becomes code i, sixteen at a time: each lane keeps its own bit of the half word and compares it with
-// itself, and a shift makes 1 of -1. The tail, fewer than sixteen, goes one by one, so nothing behind it is written.
+// Bit i of the words becomes code i, sixteen at a time: each lane keeps its own bit of the half word and compares it
+// with itself, and a shift makes 1 of -1. The tail, fewer than sixteen, goes one by one, so nothing behind it is
+// written.
 void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes) noexcept {
     const __m256i bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
     std::size_t i = 0;

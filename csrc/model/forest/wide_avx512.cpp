@@ -2,8 +2,8 @@
 //
 // A node is eight bytes: `ask` (column in the low half, cut in the high one) and `next` (nodes ahead to the left child;
 // the right child follows). The gathers of the two read the two halves of the node that a lane stands on, and nothing
-// beyond. A gathered code is four bytes. The low two are kept; the high two may lie behind the last column, where wide_codes
-// has room. A leaf has the cut 65535: its lane stays where it is, and `next` is the number of its value.
+// beyond. A gathered code is four bytes. The low two are kept; the high two may lie behind the last column, where
+// wide_codes has room. A leaf has the cut 65535: its lane stays where it is, and `next` is the number of its value.
 // Additions: lane l to accumulator l, groups in ascending order, as the reference does.
 #include <cstddef>
 #include <cstdint>

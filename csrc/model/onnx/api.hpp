@@ -1,8 +1,8 @@
 // The part of ONNX Runtime's C API that scoring needs, found by position in its function table.
 //
-// The table only ever grows at its end: ONNX Runtime pins positions by compile-time assertions (entry 101 closes version
-// 1 of the table, 118 version 2), and the positions used here are the same in its headers of API versions 1 and 29.
-// Declaring the functions here keeps the build free of that header; a library is tried before its table is trusted.
+// The table only ever grows at its end: ONNX Runtime pins positions by compile-time assertions (entry 101 closes
+// version 1 of the table, 118 version 2), and the positions used here are the same in its headers of API versions 1 and
+// 29. Declaring the functions here keeps the build free of that header; a library is tried before its table is trusted.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // ONNX models scored through ONNX Runtime's C API: no interpreter and no lock between a row and its score.
 //
-// The shared library is opened at run time from a path that the caller gives; nothing here is linked against it. The job
-// ends at the scorer socket: the caller chooses the input and the output, from the ports that a session lists.
+// The shared library is opened at run time from a path that the caller gives; nothing here is linked against it. The
+// job ends at the scorer socket: the caller chooses the input and the output, from the ports that a session lists.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // Walks the protobuf bytes of an ONNX model and lists the files that its tensors refer to.
 //
-// It runs before ONNX Runtime sees the model, because ONNX Runtime would open those paths: a model from elsewhere must not
-// choose a file of this machine.
+// It runs before ONNX Runtime sees the model, because ONNX Runtime would open those paths: a model from elsewhere must
+// not choose a file of this machine.
 #include <array>
 #include <optional>
 #include <string_view>

@@ -217,8 +217,8 @@ int OnnxScorer::answer(const void* rows, size_t n_rows, double* out) {
     return run(rows, n_rows, output) ? read(output.get(), n_rows, out) : ENGINE_SCORE_FAILED;
 }
 
-// Rows as the model wants them: in place where type and spacing agree, else copied to a buffer that each thread keeps and
-// that grows to its largest batch.
+// Rows as the model wants them: in place where type and spacing agree, else copied to a buffer that each thread keeps
+// and that grows to its largest batch.
 template <class Wanted, class Given>
 const Wanted* dense_rows(const Given* rows, size_t n_rows, size_t row_stride, size_t n_features) {
     if constexpr (std::is_same_v<Wanted, Given>) {

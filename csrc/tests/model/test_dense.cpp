@@ -132,7 +132,8 @@ TEST(skipping_and_tiling_change_no_bit) {
     }
 }
 
-// Beyond float32's range a weight would be infinite, and an input of 0 would be NaN in some kernels and skipped in others.
+// Beyond float32's range a weight would be infinite, and an input of 0 would be NaN in some kernels and skipped in
+// others.
 TEST(a_weight_must_be_finite_in_the_nets_own_type) {
     const double one[] = {1}, huge[] = {1e39};
     for (const bool in_bias : {false, true}) {
@@ -156,10 +157,12 @@ TEST(rows_beyond_a_tile_agree) {
     for (std::size_t l = 0; l < 3; ++l) {
         weights.emplace_back(widths[l] * widths[l + 1]);
         biases.emplace_back(widths[l + 1], 0.1);
-        for (std::size_t i = 0; i < weights[l].size(); ++i) weights[l][i] = 0.01 * static_cast<double>(i * 37 % 101) - 0.5;
+        for (std::size_t i = 0; i < weights[l].size(); ++i)
+            weights[l][i] = 0.01 * static_cast<double>(i * 37 % 101) - 0.5;
     }
     for (std::size_t l = 0; l < 3; ++l)
-        layers.push_back({widths[l], widths[l + 1], weights[l], biases[l], l < 2 ? Activation::relu : Activation::identity});
+        layers.push_back({widths[l], widths[l + 1], weights[l], biases[l],
+                          l < 2 ? Activation::relu : Activation::identity});
     std::vector<float> rows(18 * 21);
     for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i * 29 % 103) / 50.0f - 1.0f;
     for (bool float32 : {false, true}) {
