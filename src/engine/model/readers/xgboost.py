@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ModelFormatError, UnsupportedModelError
-from engine.model import _dense, ubjson
+from engine.model import _dense
 from engine.model.dense import ACTIVATIONS
 from engine.model.forest import ForestBuilder, Link, Rule
 from engine.model.model import Model
+from engine.model.readers import ubjson
 
 _DENSE_OUTPUTS = {
     Link.IDENTITY: "identity",
@@ -25,7 +26,7 @@ _DENSE_OUTPUTS = {
 }
 CATEGORIES_MAX = 2**24  # XGBoost reads categories from float32, which counts that far
 
-_PLAIN = "plain"  # how base_score, kept in the space of the answer, becomes a margin
+_PLAIN = "plain"  # the function from base_score, in the space of the answer, to a margin
 _LOGIT = "logit"
 _LOG = "log"
 _OBJECTIVES = {
@@ -53,7 +54,7 @@ _OBJECTIVES = {
 
 
 def read_xgboost_json(content: bytes, name: str) -> Model:
-    """Reads the JSON form; errors as `read_xgboost`."""
+    """Read the JSON form. Errors as `read_xgboost`."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -64,17 +65,21 @@ def read_xgboost_json(content: bytes, name: str) -> Model:
 
 
 def read_xgboost_ubjson(content: bytes, name: str) -> Model:
-    """Reads the UBJSON form; errors as `read_xgboost`."""
+    """Read the UBJSON form. Errors as `read_xgboost`."""
     return read_xgboost(ubjson.decode(content, name), hashlib.sha256(content).hexdigest(), name)
 
 
 def read_xgboost(document: Any, digest: str, name: str) -> Model:
-    """Makes a model of the decoded document.
+    """Make a model of the decoded document.
+
+    Args:
+        document: dicts, lists, text and numbers, as the JSON and UBJSON forms share them.
+        digest: value of `Model.digest`.
+        name: stands for the file in messages.
 
     Raises:
-        ModelFormatError: a part is missing, of the wrong type or length.
-        UnsupportedModelError: vector leaves of versions before 3.1, an objective whose `predict`
-            is not known here.
+        ModelFormatError: a part is missing, or of the wrong type or length.
+        UnsupportedModelError: vector leaves of versions before 3.1, or an objective whose `predict` is not known here.
     """
     learner = _get(document, "learner", dict, name)
     parameters = _get(learner, "learner_model_param", dict, name)

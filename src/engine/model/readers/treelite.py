@@ -1,9 +1,8 @@
-"""Reads treelite's checkpoints (`Model.serialize`, treelite 4): what its own `gtil.predict` gives is what they answer.
+"""Reads treelite's checkpoints (`Model.serialize`, treelite 4). A model answers as treelite's own `gtil.predict` does.
 
-A checkpoint is a sequence of numbers, texts and arrays, each array behind its length. It is read here, without
-treelite, whose reader trusts the lengths that a file gives it. What treelite did not keep of the model that it was
-made from (LightGBM's zero_as_missing, say) cannot be told from a checkpoint either: load the original where there
-is one.
+A checkpoint is a sequence of numbers, texts and arrays, each array behind its length. The reader is our own, because
+treelite's trusts the lengths in a file. treelite drops some facts of the model that it imports, such as LightGBM's
+zero_as_missing, and a checkpoint cannot bring them back: load the original model where you have it.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ CATEGORIES_MAX = 2**24
 
 
 class _Cursor:
-    """Takes parts off the front of the bytes, and refuses what would lie beyond their end."""
+    """Takes parts off the front of the bytes. Raises ModelFormatError where one would lie beyond their end."""
 
     def __init__(self, content: bytes, name: str) -> None:
         self.content, self.name, self.at = content, name, 0
@@ -89,14 +88,14 @@ class _Cursor:
 
 
 def read_treelite(content: bytes, name: str) -> Model:
-    """Makes a model of a checkpoint.
+    """Make a model of a checkpoint; `name` stands for the file in messages.
 
-    A classifier gives what treelite's `gtil.predict` gives, so two columns where treelite has two classes.
+    A classifier gives what treelite's `gtil.predict` gives: two columns where treelite has two classes.
 
     Raises:
-        ModelFormatError: truncated, damaged, no trees.
-        UnsupportedModelError: another major version, integer leaves, targets with unlike numbers of classes, an
-            equality test, a postprocessor that is not known.
+        ModelFormatError: the checkpoint is truncated or damaged, or has no trees.
+        UnsupportedModelError: another major version, integer leaves, targets with different numbers of classes, a test
+            for equality, or an unknown postprocessor.
     """
     cursor = _Cursor(content, name)
     header = _Header(cursor)
@@ -126,7 +125,7 @@ def read_treelite(content: bytes, name: str) -> Model:
 
 
 class _Header:
-    """What precedes the trees."""
+    """The fields in front of the trees."""
 
     def __init__(self, cursor: _Cursor) -> None:
         name = cursor.name
@@ -212,14 +211,14 @@ class _Header:
         return [target * self.n_classes + k for target in targets for k in classes]
 
     def scale(self) -> float:
-        """What the sums are multiplied by: averages divide by the number of trees that add to an output."""
+        """The factor of the sums: an average divides by the number of trees that add to an output."""
         if not self.averages:
             return self.stretch
         counts = np.zeros(self.n_targets * self.n_classes, np.int64)
         for tree in range(self.n_trees):
             counts[self.outputs_of(tree)] += 1
         if counts.min() != counts.max():
-            raise UnsupportedModelError(f"{self.name}: averages over unlike numbers of trees")
+            raise UnsupportedModelError(f"{self.name}: averages over different numbers of trees")
         return self.stretch / int(counts[0])
 
     @staticmethod
@@ -280,7 +279,7 @@ def _read_tree(builder: ForestBuilder, header: _Header, index: int, cursor: _Cur
 def _tests(
     node: dict[str, npt.NDArray[Any]], where: str
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float64], npt.NDArray[Any]]:
-    """Left, right, threshold and rule of each node, every numerical test turned into `x <= threshold`."""
+    """Left, right, threshold and rule of each node, with every numerical test turned into `x <= threshold`."""
     compare, numerical = node["compare"], node["kind"] == _NUMERICAL
     if np.any(numerical & ((compare < _LESS) | (compare > _GREATER_EQUAL))):
         raise UnsupportedModelError(f"{where}: a test for equality")

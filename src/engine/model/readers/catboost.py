@@ -1,7 +1,7 @@
 """Reads CatBoost's JSON models (`save_model(path, format="json")`): symmetric trees and those grown by other policies.
 
-Rows are rounded to float32 and go right where they lie above a border. Categories, text and embeddings need CatBoost's
-own hashing and statistics, and are refused.
+A row is rounded to float32 and goes right where its value is above a border. Categories, text and embeddings would need
+CatBoost's own hashing and statistics, so models with them are refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LINKS = {
     "Poisson": Link.EXPONENTIAL,
     "Tweedie": Link.EXPONENTIAL,
 }
-# Where NaN goes: right where it counts as larger than every border.
+# NaN goes right where it counts as larger than every border, else left.
 _NAN_RULES = {
     "AsIs": int(Rule.MISSING_NAN | Rule.MISSING_LEFT),
     "AsFalse": int(Rule.MISSING_NAN | Rule.MISSING_LEFT),
@@ -51,11 +51,11 @@ _NAN_RULES = {
 
 
 def read_catboost(content: bytes, name: str) -> Model:
-    """Reads one model; a classifier gives probabilities, of class 1 where there are two.
+    """Read one model. A classifier gives probabilities, of class 1 where there are two.
 
     Raises:
-        ModelFormatError: a part is missing, of the wrong type or length.
-        UnsupportedModelError: splits on categories, text or embeddings, a loss whose link is not known here.
+        ModelFormatError: a part is missing, or of the wrong type or length.
+        UnsupportedModelError: splits on categories, text or embeddings, or a loss whose link is not known here.
     """
     try:
         document = json.loads(content)
@@ -138,7 +138,7 @@ class _Nodes:
         return ~(len(self.leaves[0]) - 1)
 
     def add_symmetric(self, tree: Any) -> None:
-        """Every split of one level is the same; split i is bit i of the number of the leaf."""
+        """Add a tree whose splits are alike within a level; split i gives bit i of the leaf's number."""
         splits = tree.get("splits") if isinstance(tree, dict) else None
         splits = [] if splits is None and isinstance(tree, dict) else splits
         if not isinstance(splits, list) or len(splits) > DEPTH_MAX:
@@ -149,9 +149,8 @@ class _Nodes:
             raise ModelFormatError(
                 f"{self.where}: expected {outputs << depth} leaf values, got {len(values)}"
             )
-        for level in range(
-            depth
-        ):  # the last split is asked first, so that leaves lie in order of their number
+        # The last split is asked first, so that leaves lie in order of their number.
+        for level in range(depth):
             first = len(self.feature)
             for at in range(first, first + (1 << level)):
                 self.add_split(splits[depth - 1 - level])
@@ -188,7 +187,7 @@ class _Nodes:
 
 
 def _features(document: Any, name: str) -> tuple[dict[int, tuple[int, int]], int, list[str] | None]:
-    """Float feature -> its column and where its NaN goes, the width of a row, and the names where all have one."""
+    """Float feature -> its column and rule for NaN; the width of a row; the names, where all columns have one."""
     info = _get(document, "features_info", dict, name)
     others = sorted(key for key, value in info.items() if key != "float_features" and value)
     if others:

@@ -1,10 +1,10 @@
 """Reads ONNX networks that are one chain of dense layers, and makes a native net of them: no ONNX Runtime, no GIL.
 
-The chain may hold Gemm, MatMul, Add, Sub, Mul, Div and BatchNormalization with constants, Relu, Tanh, Sigmoid and
-Softmax, and what does nothing at inference (Identity, Dropout, Flatten of rows). Whatever multiplies or adds a column
-is folded into the layer beside it, in double, and each folded weight is then rounded once to the network's own type: a
-batch norm costs nothing, and the answer differs from ONNX Runtime's by a few roundings (1e-6 of the terms that are
-added), as two versions of that do. A net without such folding has the very weights of the file.
+The chain may hold Gemm, MatMul, Add, Sub, Mul, Div and BatchNormalization with constants; Relu, Tanh, Sigmoid and
+Softmax; and nodes without effect at inference (Identity, Dropout, Flatten of rows). A node that multiplies or adds
+constants by column is folded into the layer beside it, in double, and each folded weight is then rounded once to the
+network's own type. So a batch norm costs nothing, and answers differ from ONNX Runtime's by a few roundings (1e-6 of
+the terms added), as two versions of ONNX Runtime do. A net without such nodes has exactly the file's weights.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ModelFormatError, UnsupportedModelError
-from engine.model import _dense, protobuf
+from engine.model import _dense
 from engine.model.dense import ACTIVATIONS
 from engine.model.model import Model
+from engine.model.onnx import protobuf
 
 _FLOAT, _INT64, _DOUBLE = 1, 7, 11
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -49,7 +50,7 @@ class _Node:
 
 @dataclass
 class _Chain:
-    """Layers so far, and what waits to be folded into the next one: x * scale + shift of each column."""
+    """Layers so far, and the affine map (x * scale + shift, by column) that is to be folded into the next one."""
 
     width: int
     weights: list[Array] = field(default_factory=list)
@@ -60,7 +61,7 @@ class _Chain:
 
     @property
     def open(self) -> bool:
-        """Whether the last layer has no activation yet, so that what follows can be folded into it."""
+        """Whether the last layer has no activation yet, so that an affine map can be folded into it."""
         return bool(self.activations) and self.activations[-1] == "identity"
 
     def multiply(self, matrix: Array, node: _Node) -> None:
@@ -82,7 +83,7 @@ class _Chain:
         self.activations.append("identity")
 
     def affine(self, scale: Array, shift: Array, node: _Node) -> None:
-        """x * scale + shift, each a number or one a column."""
+        """Append x * scale + shift; each of the two is a number, or one number a column."""
         for part in (scale, shift):
             if part.size not in (1, self.width) or part.ndim > 2 or part.shape[:-1] not in ((), (1,)):
                 raise UnsupportedModelError(
@@ -105,18 +106,18 @@ class _Chain:
 def load_onnx_dense(
     content: bytes, name: str, digest: str, *, output: str | None = None, names: Sequence[str] | None = None
 ) -> Model:
-    """Makes a native model of an ONNX file that is one chain of dense layers.
+    """Make a native model of an ONNX file that is one chain of dense layers.
 
     Args:
-        content: the file's bytes; tensors in files of their own are refused.
-        name: of the file, for messages.
-        digest: as `Model.digest`.
-        output: the output that holds the scores, where there are several.
+        content: the file's bytes.
+        name: stands for the file in messages.
+        digest: value of `Model.digest`.
+        output: name of the output that holds the scores, where there are several.
         names: the columns' names.
 
     Raises:
-        ModelFormatError: damaged.
-        UnsupportedModelError: anything but such a chain, with the first node that is none.
+        ModelFormatError: the file is damaged.
+        UnsupportedModelError: not such a chain, naming the first node that does not fit; or tensors in other files.
     """
     graph = _Graph(content, name)
     try:
@@ -175,7 +176,7 @@ class _Graph:
         self.outputs = [self._port(message) for message in _messages(graph, 12)]
 
     def chain(self, output: str | None) -> tuple[_Chain, int]:
-        """The layers from the one input to the output, and the input's element type."""
+        """Return the layers from the one input to the output, and the input's element type."""
         if len(self.inputs) != 1:
             raise UnsupportedModelError(f"expected one input, got {len(self.inputs)}")
         start, element, shape = self.inputs[0]
@@ -303,7 +304,9 @@ class _Graph:
         element = tensor[2][-1] if tensor[2] else 0
         dims = protobuf.integers(tensor[1], self.name)
         if element not in _DTYPES:
-            return key, np.empty(0)  # of no use to a dense layer: whoever wants it finds the shape wrong
+            return key, np.empty(
+                0
+            )  # no dense layer has such a tensor: one that asks for it finds the shape wrong
         dtype = _DTYPES[element]
         if tensor[9]:
             raw = _messages(tensor, 9)[-1]

@@ -16,7 +16,7 @@ _CONSTANTS = {b"Z": None, b"T": True, b"F": False}
 
 
 def decode(content: bytes, name: str) -> Any:
-    """The document as dicts, lists, str, numbers and, for typed arrays, NumPy arrays in native byte order.
+    """Return the document as dicts, lists, str, numbers and, for typed arrays, NumPy arrays in native byte order.
 
     Raises ModelFormatError where the bytes end early, go on after the document, or are not UBJSON.
     """

@@ -1,8 +1,8 @@
 """Reads fitted scikit-learn trees and forests: the arrays that scikit-learn itself walks, under its own rules.
 
-Trees, forests and gradient boosting round rows to float32 and compare with thresholds in double; the histogram
-boosters compare in double. A missing value goes where the split was told at training; gradient boosting, which knows
-no missing values and refuses them, sends one to the right.
+Trees, forests and gradient boosting round rows to float32 and compare with thresholds in double; the histogram boosters
+compare in double. A missing value goes to the side that training chose for its split. scikit-learn's gradient boosting
+refuses missing values; here they go right.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ Array = npt.NDArray[Any]
 
 
 def read_trees(fitted: Any) -> Model:
-    """Reads one fitted estimator of ESTIMATORS.
+    """Read one fitted estimator of ESTIMATORS.
 
-    A classifier gives probabilities, of class 1 where there are two; an isolation forest its `decision_function`;
-    everything else its `predict`.
+    A classifier gives probabilities, of class 1 where there are two; an isolation forest its `decision_function`; any
+    other estimator its `predict`.
 
-    Raises UnsupportedModelError where it is not fitted, or holds what cannot be represented exactly.
+    Raises:
+        UnsupportedModelError: the estimator is not fitted, or cannot be represented exactly.
     """
     kind = type(fitted).__name__
     if not hasattr(fitted, "n_features_in_"):
@@ -129,7 +130,7 @@ def _read_histogram_boosting(fitted: Any, kind: str) -> ForestBuilder:
     if kind == "HistGradientBoostingClassifier":
         link = Link.SIGMOID if outputs == 1 else Link.SOFTMAX
     elif callable(fitted.loss) or not isinstance(fitted.loss, str):
-        raise UnsupportedModelError(f"{kind} with a loss of the user's own, whose link is not known")
+        raise UnsupportedModelError(f"{kind} with the user's own loss, whose link is not known")
     base = np.broadcast_to(np.ravel(fitted._baseline_prediction), (outputs,))
     builder = _builder(fitted, outputs, base=base, link=link, float32_rows=False)
     for iteration in fitted._predictors:
@@ -178,7 +179,7 @@ def _depths(nodes: Array) -> npt.NDArray[np.float64]:
 
 
 def _path_length(samples: Array) -> npt.NDArray[np.float64]:
-    """The mean depth of a search that fails in a tree of so many samples (Liu, Ting, Zhou 2008, equation 1)."""
+    """Mean depth of a failed search in a tree of `samples` samples (Liu, Ting, Zhou 2008, equation 1)."""
     n = np.asarray(samples, np.float64)
     many = np.maximum(n, 3)
     mean = 2 * (np.log(many - 1) + np.euler_gamma) - 2 * (many - 1) / many
@@ -205,7 +206,7 @@ def _builder(
 
 
 def _add_tree(builder: ForestBuilder, output: int, nodes: Array, value: Array) -> None:
-    """Adds one tree of `sklearn.tree`; before 1.3 its nodes said nothing of missing values."""
+    """Add one tree of `sklearn.tree`; before 1.3 its nodes had no field for missing values."""
     named = "missing_go_to_left" in (nodes.dtype.names or ())
     _add_nodes(
         builder,
@@ -246,7 +247,7 @@ def _add_nodes(
 
 
 def _digest(builder: ForestBuilder) -> str:
-    """sha256 over what scores: a fitted object has no file whose bytes could stand for it."""
+    """sha256 over the arrays and numbers that score, because a fitted object has no file to hash."""
     facts = (builder.n_features, builder.n_outputs, builder.float32_rows, builder.base, int(builder.link))
     digest = hashlib.sha256(repr((facts, builder.link_parameter, builder.scale)).encode())
     builder.feed(digest.update)

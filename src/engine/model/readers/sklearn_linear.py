@@ -9,7 +9,7 @@ import numpy as np
 from engine.errors import UnsupportedModelError
 from engine.model.dense import dense
 from engine.model.model import Model
-from engine.model.sklearn_trees import ESTIMATORS
+from engine.model.readers.sklearn_trees import ESTIMATORS
 
 # fmt: off
 _PLAIN_REGRESSORS = (
@@ -19,7 +19,7 @@ _PLAIN_REGRESSORS = (
     "MultiTaskElasticNet", "OrthogonalMatchingPursuit"
 )
 # fmt: on
-# What `predict` is: the dot product itself, or its exponential.
+# `predict` gives the dot product, or its exponential.
 _REGRESSORS = {
     **dict.fromkeys(_PLAIN_REGRESSORS, "identity"),
     "PoissonRegressor": "exponential",
@@ -30,9 +30,10 @@ _PERCEPTRONS = ("MLPRegressor", "MLPClassifier")
 
 
 def read_linear(fitted: Any) -> Model:
-    """Reads one fitted estimator; a classifier gives probabilities, of class 1 where there are two.
+    """Read one fitted estimator. A classifier gives probabilities, of class 1 where there are two.
 
-    Raises UnsupportedModelError for an estimator of another class, or one that was not fitted.
+    Raises:
+        UnsupportedModelError: an estimator of another class, or one that is not fitted.
     """
     kind = type(fitted).__name__
     if kind in _PERCEPTRONS:

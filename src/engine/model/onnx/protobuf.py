@@ -1,7 +1,7 @@
 """The wire form of protocol buffers, as far as ONNX uses it: fields of a message by their number.
 
-https://protobuf.dev/programming-guides/encoding describes it. Whatever would lie beyond the end of the message is a
-`ModelFormatError`; nothing is allocated by a length alone.
+https://protobuf.dev/programming-guides/encoding describes it. A field that runs past the end of its message is a
+`ModelFormatError`; no memory is allocated by a length alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def fields(message: bytes, what: str) -> dict[int, list[Any]]:
-    """The values of each field: an int for a varint, 4 or 8 bytes for fixed ones, bytes for the rest."""
+    """Return the values of each field by its number: an int for a varint, 4 or 8 bytes for a fixed one, else bytes.
+
+    Raises ModelFormatError where the message is damaged; `what` stands for the file in it.
+    """
     found: dict[int, list[Any]] = defaultdict(list)
     at = 0
     while at < len(message):
@@ -42,7 +45,7 @@ def fields(message: bytes, what: str) -> dict[int, list[Any]]:
 
 
 def varint(message: bytes, at: int, what: str) -> tuple[int, int]:
-    """The number at `at` and where the next field begins."""
+    """Return the number at `at`, and the place of the byte after it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):
@@ -56,12 +59,12 @@ def varint(message: bytes, at: int, what: str) -> tuple[int, int]:
 
 
 def signed(value: int) -> int:
-    """An int64 that was written as a varint."""
+    """Return the int64 that was written as this varint."""
     return value - 2**64 if value >= 2**63 else value
 
 
 def integers(values: list[Any], what: str) -> list[int]:
-    """A repeated integer field, packed or not."""
+    """Return the values of a repeated integer field, packed or not."""
     found: list[int] = []
     for value in values:
         if isinstance(value, int):
@@ -75,7 +78,7 @@ def integers(values: list[Any], what: str) -> list[int]:
 
 
 def single(values: list[Any], default: float) -> float:
-    """The last value of an optional float field."""
+    """Return the last value of an optional float field, or `default`."""
     if not values:
         return default
     if not isinstance(values[-1], bytes) or len(values[-1]) != 4:

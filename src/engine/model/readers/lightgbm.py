@@ -1,8 +1,8 @@
 """Reads LightGBM's text format (`Booster.save_model`, versions 3 and 4).
 
-The reader is our own: LightGBM's parser ends the process on most damaged files, and treelite takes most
-truncated ones for whole and crashes on a few. Here every array must have the length that its tree
-declares before native code sees it.
+The reader is our own, because LightGBM's parser ends the process on most damaged files, and treelite accepts most
+truncated files and crashes on a few. Here every array must have the length that its tree declares before native code
+sees it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BEFORE_ZERO_BAND = float(np.nextafter(np.float64(-ZERO_BAND), -np.inf))
 _CATEGORICAL, _DEFAULT_LEFT, _MISSING_SHIFT = 1, 2, 2  # bits of decision_type
 _MISSING_RULES = (0, int(Rule.MISSING_ZERO), int(Rule.MISSING_NAN))
 
-# objective -> link; whether `sigmoid:` or `sqrt` further on in the line changes it is read in _link.
+# objective -> link; _link reads the options `sigmoid:` and `sqrt` behind it, which change the link.
 _LINKS = {
     "regression": Link.IDENTITY,
     "regression_l1": Link.IDENTITY,
@@ -48,11 +48,11 @@ _LINKS = {
 
 
 def read_lightgbm(content: bytes, name: str) -> Model:
-    """Reads one model from the bytes of a file; `name` is what messages call it.
+    """Read one model from the bytes of a file; `name` stands for the file in messages.
 
     Raises:
-        ModelFormatError: truncated, damaged or of another version.
-        UnsupportedModelError: linear trees, an objective whose link is not known here, no trees.
+        ModelFormatError: the file is truncated, damaged or of another version.
+        UnsupportedModelError: linear trees, an objective whose link is not known here, or no trees.
     """
     try:
         text = content.decode()
@@ -91,7 +91,7 @@ def read_lightgbm(content: bytes, name: str) -> Model:
 
 
 def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """The header and the trees as key -> value, once the file's own sizes and end marks were checked."""
+    """The header and the trees as key -> value, after checking the file's own sizes and end marks."""
     head, found, rest = text.partition("\n\n")
     header = _pairs(head, name)
     if not found or "tree_sizes" not in header:
@@ -126,7 +126,7 @@ def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]
 
 
 def _check_tail(tail: str, name: str) -> None:
-    """What follows the trees is not needed for scoring, but its end mark tells of a truncated file."""
+    """Check the end mark of the parameters behind the trees: without it the file is truncated."""
     _, found, after = tail.partition("\nend of parameters\n")
     if not found or not re.fullmatch(r"\n?(pandas_categorical:[^\n]*\n?)?", after):
         raise ModelFormatError(f"{name}: expected 'end of parameters' after the trees: the file is truncated")
@@ -157,7 +157,7 @@ _PLAIN = b"0123456789+-.eE "
 
 
 def _array(text: str, kind: Callable[[str], Any], where: str) -> npt.NDArray[Any]:
-    """`_numbers` as an array. NumPy's parser is quicker; what it does not read whole goes the long way."""
+    """`_numbers` as an array. NumPy's parser is quicker; where it stops early, Python's reads the text."""
     dtype = np.float64 if kind is float else np.int64
     if text and text.isascii() and not text.encode().translate(None, _PLAIN):
         try:
@@ -185,7 +185,7 @@ def _count(header: dict[str, str], key: str, name: str, *, low: int, high: int) 
 
 
 def _link(header: dict[str, str], outputs: int, name: str) -> tuple[Link, float]:
-    if "objective" not in header:  # trained with an objective of the user's own: predict gives the raw sum
+    if "objective" not in header:  # trained with the user's own objective: predict gives the raw sum
         return Link.IDENTITY, 1.0
     objective, *options = header["objective"].split(" ")
     if objective not in _LINKS:
@@ -250,7 +250,7 @@ def _read_tree(builder: ForestBuilder, output: int, block: dict[str, str], where
 
 
 def _snap_to_zero_band(threshold: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """LightGBM reads |x| <= 1e-35 as 0.0; thresholds moved out of the band do the same."""
+    """Move thresholds out of the band |x| <= 1e-35, which has the effect of LightGBM's reading such x as 0.0."""
     threshold = np.where((threshold >= 0) & (threshold < ZERO_BAND), ZERO_BAND, threshold)
     return np.where((threshold < 0) & (threshold >= -ZERO_BAND), _BEFORE_ZERO_BAND, threshold)
 
@@ -263,7 +263,7 @@ def _read_sets(
     block: dict[str, str],
     where: str,
 ) -> npt.NDArray[np.float64]:
-    """Adds the tree's category sets; returns the number in the forest of each split's set."""
+    """Add the tree's category sets; return the number in the forest of each split's set."""
     begin = column("cat_boundaries", int, n_sets + 1)
     if begin[0] != 0 or np.any(np.diff(begin) < 0) or begin[-1] > len(block.get("cat_threshold", "")):
         raise ModelFormatError(f"{where}: cat_boundaries do not rise from 0")
