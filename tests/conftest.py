@@ -16,6 +16,8 @@ hypothesis.settings.load_profile("engine")
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+# Programs that `make servers` put beside the interpreter, redis-server above all.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 from tests.servers import redis_server, redis_url  # noqa: E402, F401  (fixtures)
 
