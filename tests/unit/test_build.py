@@ -77,7 +77,17 @@ def test_make_installs_again_after_an_edit_of_any_file_it_compiles(committed):
 
 def test_the_core_compiles_again_what_rests_on_an_edited_file(tmp_path):
     shutil.copy(ROOT / "csrc" / "Makefile", tmp_path)
-    for room in "base scheduler simulator model transform monitor feature_store fault tests".split():
+    for room in [
+        "base",
+        "scheduler",
+        "simulator",
+        "model",
+        "transform",
+        "monitor",
+        "feature_store",
+        "fault",
+        "tests",
+    ]:
         (tmp_path / room).mkdir()
     (tmp_path / "base" / "one.cpp").write_text(
         '#include "base/one.hpp"\nint one() {\n#include "base/one.inc"\n}\n'
@@ -133,7 +143,7 @@ def test_debug_and_release_builds_share_no_object(build, monkeypatch):
     spec = importlib.util.spec_from_file_location("engine_setup_debug", ROOT / "setup.py")
     debug = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(debug)
-    assert debug.OBJECTS != release
+    assert release != debug.OBJECTS
     assert debug.ARCHIVE != build.ARCHIVE
     assert "-UNDEBUG" in debug.COMPILE
     assert "-DNDEBUG" in build.COMPILE
