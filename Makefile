@@ -11,7 +11,10 @@ NATIVE := setup.py pyproject.toml csrc/Makefile \
                   -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.cu' -o -name '*.cuh' \) \
                   -not -path 'csrc/tests/*' -not -path 'csrc/fuzz/*' 2>/dev/null)
 
-.PHONY: setup servers demo test check bench lint fuzz debug clean
+# What `servers` puts there is found by tests and benchmarks.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: setup servers compilers demo test check bench lint fuzz debug clean
 
 setup: $(STAMP)-all servers
 
@@ -22,6 +25,11 @@ servers: $(BIN)/python
 	@command -v redis-server >/dev/null || test -x $(BIN)/redis-server || { \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-tools && \
 	    ln -sf "$$(command -v redis-check-rdb)" $(BIN)/redis-server && $(BIN)/redis-server --version; }
+
+# The other compiler of the core, which brings libFuzzer.
+compilers:
+	@command -v clang++ >/dev/null || { \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends clang libclang-rt-dev; }
 
 demo: $(STAMP)-demo
 	$(BIN)/engine demo
