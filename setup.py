@@ -133,7 +133,7 @@ class Python(build_py):
 
     def run(self) -> None:
         if not self.editable_mode:
-            # What an earlier build left would go into the wheel, modules that are gone included.
+            # Remove the last build, because its modules would go into the wheel, deleted ones included.
             shutil.rmtree(Path(self.build_lib, "engine"), ignore_errors=True)
         super().run()
         for header, copy in self._headers().items():

@@ -1,9 +1,9 @@
-"""The lint and the tests of what changed: for the minute between an edit and a commit, not instead of `make test`.
+"""The lint and the tests of changed files: for the minute between an edit and a commit, not instead of `make test`.
 
 python .ci/check.py [--list] [REV]
 
-Changed is what differs from REV, or from where the branch left main, or on main itself from the last commit; files
-that git does not know yet count too. A file of a room brings the tests of that room, in Python and in C++; a page
+A file counts as changed if it differs from REV, from where the branch left main, or on main itself from the last
+commit. Files that git does not know yet count too. A file of a room brings the tests of that room, in Python and in C++; a page
 brings the run of its code. Tests that are marked slow are left out.
 """
 
@@ -21,7 +21,7 @@ BIN = Path(sys.executable).parent
 LINTED = (".cpp", ".hpp", ".h", ".inc", ".cu", ".cuh", ".pyx", ".pxd")
 # Rooms of the core whose Python has another name.
 PYTHON_ROOM = {"scheduler": "serving", "simulator": "simulation", "fault": "testing", "base": "serving"}
-# What looks at the whole tree, and takes seconds.
+# Tests of the whole tree, which take seconds.
 ALWAYS = ["layers", "public_names", "stubs", "tidy"]
 
 
@@ -57,7 +57,7 @@ def changed(rev: str) -> list[str]:
 
 
 def commands(paths: list[str]) -> list[list[str]]:
-    """What to run for these changed files, cheapest first."""
+    """Return the commands for these changed files, cheapest first."""
     steps: list[list[str]] = []
     python = [path for path in paths if path.endswith((".py", ".pyi"))]
     if python:

@@ -1,4 +1,4 @@
-"""Compares results with those that another commit has: a ratio for each figure, what left its spread first.
+"""Compares results with the results of another commit: a ratio for each figure, figures that left their spread first.
 
 A case may store the spread of its repeats in its conditions: under "engine" or another group, [least, greatest] by
 figure. A figure has left its spread where today's and the former do not touch. Without a spread nothing can be said of
@@ -68,7 +68,7 @@ def results_in(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
-    """Every figure that both results of a case have, what left its spread first, then by size."""
+    """Return a Change for each figure in both results: those outside their spread first, then by size."""
     made = []
     for key, now in after["metrics"].items():
         if key not in before["metrics"]:
@@ -99,13 +99,13 @@ def spread_of(result: dict[str, Any], key: str) -> Interval | None:
             found = figures[key.removeprefix(f"{group}_")]
     if not isinstance(found, list) or len(found) != 2:
         return None
-    # Of a figure that is a median of others, the value itself may lie beyond.
+    # The value may lie beyond, where it is a median over other groups of repeats.
     value = result["metrics"][key]
     return min(found[0], value), max(found[1], value)
 
 
 def rivals_ratio(before: dict[str, Any], after: dict[str, Any]) -> float | None:
-    """The median ratio of the rivals' figures: what the machine did between the two runs, rather than the engine."""
+    """Return the median ratio of the rivals' figures, which tells how much of a change is the machine's."""
     ratios = [
         figures[key] / then[key]
         for name, figures in after["rivals"].items()

@@ -22,7 +22,7 @@ import pytest
 import engine
 
 ROOT = Path(__file__).parents[2]
-# What nothing compiles.
+# Suffixes that no compiler reads.
 NOT_COMPILED = {".py", ".pyi", ".typed", ".md"}
 
 

@@ -1,7 +1,7 @@
 """Every Python block of README.md and docs runs as printed, page by page and in order, in a folder of its own.
 
-A block that must not run has a comment before it that says why: `<!-- not run: it needs a network -->`. Where a block
-says in a comment what a `print` shows, it shows that. Links lead to files, commands exist, and docstring examples hold.
+A block that must not run has a comment before it with the reason: `<!-- not run: it needs a network -->`. A comment
+behind a `print` promises its output. Links lead to files, commands exist, and docstring examples hold.
 """
 
 import doctest
@@ -51,7 +51,7 @@ WITH_CODE = [page for page in PAGES if blocks(page)]
 def test_the_python_blocks_run_as_printed(page, tmp_path):
     done = run(page, tmp_path)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    # What a block says it prints stands behind the print as a comment. A page may print more than that.
+    # A comment behind a print promises its output. A page may print more than it promises.
     shown = iter(done.stdout.splitlines())
     for promised in PROMISED.findall("\n".join(blocks(page))):
         assert promised in shown, f"{page.name} promises {promised!r}; it prints:\n{done.stdout}"

@@ -99,7 +99,7 @@ def test_the_walk_finds_what_is_public():
     found = dict(PUBLIC)
     assert {"engine.Engine", "engine.Answer", "engine.simulate", "engine.registry.Bundle"} <= found.keys()
     names = {name for name, *_ in members(found["engine.Engine"])}
-    # Of the class itself, of its compiled base, and of that one's.
+    # Members of the class, of its compiled base, and of the base's base.
     assert {"swap", "predict", "predict_async", "predict_many", "lane"} <= names
 
 
@@ -157,7 +157,7 @@ def test_its_stub_says_the_same(path, value):
         for name, member in vars(value).items():
             if name.startswith("_") or not is_member(member) or name not in inside:
                 continue
-            # What a field cannot say at run time, the stub may.
+            # A field has no docstring at run time; the stub may describe it.
             if text_of(member) or not isinstance(member, FIELDS):
                 expected[f"{path}.{name}"] = text_of(member)
                 found[f"{path}.{name}"] = ast.get_docstring(inside[name]) or ""

@@ -132,7 +132,7 @@ def core_files():
 
 
 def core_room(path):
-    """The room of a file of the core; that of a test or of a fuzz target is the one that it tests."""
+    """Return the room of a file of the core. A test or fuzz target belongs to the room it tests."""
     parts = path.relative_to(CORE).parts
     return parts[1] if parts[0] in ("tests", "fuzz") and len(parts) > 2 else parts[0]
 

@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote opens, and answers the same bits. tests/fixtures/make_v0_1_0.py says how it was written."""
+"""Files that version 0.1.0 wrote open, and answer the same bits. tests/fixtures/make_v0_1_0.py wrote them."""
 
 import json
 import shutil
@@ -190,7 +190,7 @@ def check_online(online, sources):
 
 def test_a_cut_run_goes_on_from_its_checkpoint(folder, tmp_path, monkeypatch):
     expected = ANSWERS["checkpoint"]
-    # The digest of a run covers the libraries around it; here they are said to be those of then.
+    # The digest of a run covers the versions of libraries, so the test pretends to have those of the old run.
     monkeypatch.setattr(lineage, "environment", lambda: expected["environment"])
     monkeypatch.setattr("engine.training.learners._version", lambda *names: expected["library"])
     steps = []

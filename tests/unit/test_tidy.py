@@ -201,7 +201,7 @@ ONLY_IN = {
     "told": ("registry", "rollout"),
     "owed": ("scheduler", "simulator", "serving"),
 }
-# What users see stays as it is, and so does what is not ours.
+# Names that users see stay, and so do names that are not ours.
 STAYS = {
     "lock_guard": "of the standard library",
     "resident_kb": "a process's resident set, as the kernel calls it",
