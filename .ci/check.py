@@ -3,8 +3,8 @@
 python .ci/check.py [--list] [REV]
 
 A file counts as changed if it differs from REV, from where the branch left main, or on main itself from the last
-commit. Files that git does not know yet count too. A file of a room brings the tests of that room, in Python and in C++; a page
-brings the run of its code. Tests that are marked slow are left out.
+commit. Files that git does not know yet count too. A file of a room brings the tests of that room, in Python and in
+C++; a page brings the run of its code. Tests that are marked slow are left out.
 """
 
 from __future__ import annotations

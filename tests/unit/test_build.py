@@ -118,6 +118,38 @@ def test_the_core_compiles_again_what_rests_on_an_edited_file(tmp_path):
     assert run("ar", "t", tmp_path / "build" / "lib" / "libengine.a").split() == ["one.o"]
 
 
+def test_make_fuzz_runs_every_target(tmp_path):
+    said = run("make", "-n", "-C", "csrc", "fuzz", "FUZZER=", f"BUILD={tmp_path}", "SECONDS=7", cwd=ROOT)
+    for target in (ROOT / "csrc" / "fuzz").glob("*/fuzz_*.cpp"):
+        name = f"{target.parent.name}/{target.stem}"
+        assert f"== fuzz {name} for 7 s" in said
+        assert f"fuzz/{target.parent.name}/corpus/{target.stem.removeprefix('fuzz_')}" in said
+
+
+def test_redis_is_installed_without_its_service(tmp_path):
+    """Debian's redis-server starts a service when it is installed; redis-tools holds the same program and none."""
+    tools, venv = tmp_path / "tools", tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").touch()
+    tools.mkdir()
+    for name in ("ln", "nproc", "find", "make"):
+        (tools / name).symlink_to(shutil.which(name))
+    for name, script in (
+        ("apt-get", f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'),
+        ("redis-check-rdb", '#!/bin/sh\necho "$0 $1"\n'),
+    ):
+        (tools / name).write_text(script)
+        (tools / name).chmod(0o755)
+    command = ["make", "-s", "servers", f"VENV={venv}"]
+    said = run(*command, cwd=ROOT, env={"PATH": str(tools)})
+    assert said.split() == [f"{venv}/bin/redis-server", "--version"]
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == ["update -qq", "install -y -qq --no-install-recommends redis-tools"]
+    # The second time there is nothing to do.
+    assert run(*command, cwd=ROOT, env={"PATH": str(tools)}) == ""
+    assert (tmp_path / "asked").read_text().splitlines() == asked
+
+
 def test_a_binding_is_compiled_again_after_an_edit_of_what_it_includes(build, tmp_path):
     made, source, header = (tmp_path / name for name in ("m.o", "m.cpp", "a header.hpp"))
     escaped = str(header).replace(" ", "\\ ")
