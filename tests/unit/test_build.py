@@ -246,7 +246,7 @@ SERVE = """
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_wheel_made_from_the_sdist_serves_in_a_fresh_environment(sdist, tmp_path):
     # A debug build takes half the time, makes one archive instead of two, and gives the same bits.
     environment = {**os.environ, "ENGINE_DEBUG_BUILD": "1"}

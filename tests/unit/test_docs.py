@@ -47,6 +47,7 @@ WITH_CODE = [page for page in PAGES if blocks(page)]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", WITH_CODE, ids=names(WITH_CODE))
 def test_the_python_blocks_run_as_printed(page, tmp_path):
     done = run(page, tmp_path)
@@ -66,12 +67,15 @@ def test_the_walk_finds_the_pages_and_their_blocks(tmp_path):
     assert blocks(page) == ["a\n"]
 
 
+@pytest.mark.timeout(600)
 def test_the_page_of_the_monitor_shows_a_drift_and_writes_a_report(tmp_path):
     done = run(ROOT / "docs" / "monitor.md", tmp_path)
     assert "temp is no longer as in the reference" in done.stdout, done.stderr
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_print_of_the_readme_is_promised(tmp_path):
     done = run(ROOT / "README.md", tmp_path)
     assert done.stdout.splitlines() == PROMISED.findall("\n".join(blocks(ROOT / "README.md"))), done.stderr
