@@ -11,6 +11,7 @@ from engine.model import Model, inspect, load_model
 from engine.serving import Engine, Executors, remaining_ms
 
 if TYPE_CHECKING:
+    from engine._common.headers import get_include
     from engine.feature_store import FeatureStore
     from engine.monitor import ModelMonitor
     from engine.registry import ModelRegistry
@@ -31,6 +32,7 @@ __all__ = [
     "ModelMonitor",
     "ModelRegistry",
     "TrainingPipeline",
+    "get_include",
     "inspect",
     "load_model",
     "open",
@@ -45,6 +47,7 @@ _LATER = {
     "ModelMonitor": "engine.monitor",
     "ModelRegistry": "engine.registry",
     "TrainingPipeline": "engine.training",
+    "get_include": "engine._common.headers",
     "open": "engine.rollout",
     "simulate": "engine.simulation.simulate",
 }
