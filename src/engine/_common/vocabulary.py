@@ -12,3 +12,6 @@ REASONS = (
     "default_error",
 )  # fmt: skip
 PRIORITIES = ("critical", "normal", "sheddable")
+# Words for Engine's `lane` and `on_error`; native code has flags for them.
+LANES = ("auto", "inline", "batch")
+ERROR_RULES = ("fallback", "default")
