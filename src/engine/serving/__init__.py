@@ -2,7 +2,7 @@
 more."""
 
 from engine.serving._answers import Answer, Answers
-from engine.serving._engine import remaining_ms
+from engine.serving._executors import remaining_ms
 from engine.serving.engine import Engine
 from engine.serving.executors import Executors
 

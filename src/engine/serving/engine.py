@@ -353,7 +353,7 @@ class Engine(CoreEngine):
                     f"golden rows must be [n, {self.n_features}], got shape {list(matrix.shape)}"
                 )
             return matrix
-        return self._read_rows(served, rows)
+        return served.read_rows(rows)
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start and learned quantities of now, as a plain dict; times in microseconds.

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from engine.errors import ConfigError
-from engine.serving._engine import CoreExecutors
+from engine.serving._executors import CoreExecutors
 from engine.serving.parts import whole
 
 
