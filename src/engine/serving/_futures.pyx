@@ -129,8 +129,8 @@ cdef class AnswerFuture:
     def set_result(self, answer, *, bint step=False):
         """Set the answer. Not for users.
 
-        With `step` the first callback runs before this returns, which is allowed only in a callback of the loop, where no
-        task runs.
+        With `step` the first callback runs before this returns. Allowed only in a callback of the loop, where no task
+        runs.
         """
         self.finish(answer, step)
 

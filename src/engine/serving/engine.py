@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from engine._common.options import OPTIONS
 from engine.errors import ConfigError, ModelError
 from engine.model import Model
 from engine.serving import golden as golden_rows
@@ -26,12 +27,8 @@ from engine.serving.parts import Default, Features, Monitor
 if TYPE_CHECKING:
     from engine.serving._engine import Deadlines, Instants, Rows
 
-LANES = ("auto", "inline", "batch")
-PRIORITIES = ("critical", "normal", "sheddable")
-ERROR_RULES = ("fallback", "default")
 INLINE_COST_US_MAX = 20.0  # a hand-off to another thread costs about half of this
 WARM_UP_S_MAX = 1.0
-NO_DEADLINE_NS = 2**60
 SHADOW_ROWS_MAX = 4096
 
 
@@ -118,38 +115,37 @@ class Engine(CoreEngine):
         realtime_priority: int | None = None,
         cpus: Iterable[int] | None = None,
     ) -> None:
-        rows_max = parts.whole("batch_rows_max", batch_rows_max, 1, 1 << 20)
         shared = isinstance(executors, Executors)
         if shared and (realtime_priority is not None or cpus is not None):
             raise ConfigError("realtime_priority and cpus belong to the shared Executors, not to one engine")
-        realtime, chosen_cpus = placement(realtime_priority, cpus)
-        limits = {
-            "batch_rows_max": rows_max,
-            "executors": executors if shared else parts.whole("executors", executors, 1, 64),
-            "queue_rows_max": parts.whole("queue_rows_max", queue_rows_max, 1, 1 << 24),
-            "spin": bool(spin),
-            "miss_rate": parts.between("miss_rate", miss_rate, 0.0, 0.5),
-            "priority": parts.one_of("priority", priority, PRIORITIES),
-            "weight": parts.between("weight", weight, 0.0, 1e6),
-            "on_error": parts.one_of("on_error", on_error, ERROR_RULES),
-            "allow_nonfinite": bool(allow_nonfinite),
-            "realtime_priority": realtime,
-            "cpus": chosen_cpus,
-            "observer": parts.observer(monitor),
-            "breaker": parts.breaker(breaker),
+        given = {
+            "deadline_ms": deadline_ms,
+            "batch_rows_max": batch_rows_max,
+            "lane": lane,
+            "executors": 1 if shared else executors,
+            "queue_rows_max": queue_rows_max,
+            "spin": spin,
+            "miss_rate": miss_rate,
+            "priority": priority,
+            "weight": weight,
+            "on_error": on_error,
+            "allow_nonfinite": allow_nonfinite,
+            "breaker": breaker,
         }
-        parts.one_of("lane", lane, LANES)
+        limits = {name: OPTIONS[name].checked(value) for name, value in given.items()}
+        limits["realtime_priority"], limits["cpus"] = placement(realtime_priority, cpus)
+        limits["breaker"] = parts.breaker(limits["breaker"])
+        limits["observer"] = parts.observer(monitor)
+        if shared:
+            limits["executors"] = executors
         model, spare = parts.models(primary, fallback)
         parts.checked_features(features)
         if lane == "inline" and parts.takes_gil(model):
             raise ConfigError(
-                "a Python callable cannot be served inline, where nothing could rescue its caller: "
+                "a Python callable cannot be served inline, where no fallback could answer for it in time: "
                 "use lane='batch' or lane='auto'"
             )
-        budget_ns = int(
-            min(parts.between("deadline_ms", deadline_ms, 0.0, float("inf")) * 1e6, NO_DEADLINE_NS)
-        )
-        self._batch_rows_max = rows_max
+        self._batch_rows_max: int = limits["batch_rows_max"]
         self._open(
             model.scorer,
             spare.scorer if spare else None,
@@ -157,8 +153,8 @@ class Engine(CoreEngine):
             version if version is not None else model.digest[:12],
             features,
             (model, spare, default, features),
-            parts.warm_rows(warmup, model.n_features, rows_max),
-            budget_ns,
+            parts.warm_rows(warmup, model.n_features, self._batch_rows_max),
+            int(min(limits["deadline_ms"] * 1e6, parts.FAR_NS)),
             limits,
         )
         self._start(lane, model)
