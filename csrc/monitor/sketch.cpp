@@ -102,7 +102,7 @@ bool Sketch::observe(const engine_answer& answer) noexcept {
     if ((position & (ring_.capacity() / 4 - 1)) == 0) {
         // Once a quarter of the ring, so that the folder's sleep never costs records and no answer pays for a wake-up.
         bell_.fetch_add(1, std::memory_order_release);
-        detail::futex_wake(bell_, 1);
+        futex_wake(bell_, 1);
     }
     return true;
 }
@@ -116,7 +116,7 @@ void Sketch::run() noexcept {
             folded = fold_some(CHUNK);
         } while (folded == CHUNK && !closed_.load(std::memory_order_relaxed));
         if (bell_.load(std::memory_order_acquire) == heard && !closed_.load(std::memory_order_acquire)) {
-            detail::futex_wait_until(bell_, heard, now_ns() + IDLE_NS);
+            futex_wait_until(bell_, heard, now_ns() + IDLE_NS);
         }
     }
 }
@@ -285,7 +285,7 @@ std::vector<std::pair<uint64_t, std::string>> Sketch::versions() {
 void Sketch::close() noexcept {
     if (closed_.exchange(true, std::memory_order_acq_rel) || !alive()) return;
     bell_.fetch_add(1, std::memory_order_release);
-    detail::futex_wake(bell_, INT32_MAX);
+    futex_wake(bell_, INT32_MAX);
     folder_->join();
     const std::lock_guard lock(mutex_);
     while (fold_some(CHUNK) == CHUNK) {
