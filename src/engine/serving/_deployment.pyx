@@ -19,22 +19,27 @@ from engine.serving._scheduler cimport (
     ENGINE_OBSERVER_ABI,
     ENGINE_OBSERVER_CAPSULE,
     NEVER_NS,
+    PRIORITIES,
     REASONS,
     SOURCES,
+    Priority,
+    Reason,
     ShadowCounts,
     Source,
     draw,
     engine_answer,
     key_hash,
     now_ns,
+    priority_name,
+    reason_name,
+    source_name,
 )
 
 import math
 
 import numpy as np
 
-from engine._common.vocabulary import REASONS as _reasons
-from engine._common.vocabulary import SOURCES as _sources
+from engine._common import vocabulary
 from engine.errors import ConfigError, InputError
 from engine.serving._answers import Answers
 from engine.serving._executors import _looking_up_until
@@ -42,9 +47,9 @@ from engine.serving._rows import checked_default
 
 cnp.import_array()
 
-cdef tuple REASON_NAMES = _reasons
-cdef tuple SOURCE_NAMES = _sources
-cdef uint8_t DEFAULT_ERROR = _reasons.index("default_error")
+cdef tuple REASON_NAMES = vocabulary.REASONS
+cdef tuple SOURCE_NAMES = vocabulary.SOURCES
+cdef uint8_t DEFAULT_ERROR = REASON_NAMES.index("default_error")
 
 # Golden rows are no requests: their online features are looked up within a second.
 cdef int64_t GOLDEN_LOOKUP_NS = 1_000_000_000
@@ -54,6 +59,35 @@ cdef int64_t SHADOW_PATIENCE_NS = 1_000_000_000
 cdef uint64_t _last_deployment = 0
 # Salted, so that the canary's share of the keys is not the same share that another experiment draws by this hash.
 cdef uint64_t CANARY_SALT = key_hash(b"canary", 6, 0)
+
+
+def _native_vocabulary():
+    """The words of the native core by name of their tuple in engine._common.vocabulary; a word's place is its code."""
+    cdef int code
+    return {
+        "SOURCES": tuple([source_name(<Source><uint8_t>code).decode() for code in range(SOURCES)]),
+        "REASONS": tuple([reason_name(<Reason><uint8_t>code).decode() for code in range(REASONS)]),
+        "PRIORITIES": tuple([priority_name(<Priority><uint8_t>code).decode() for code in range(PRIORITIES)]),
+    }
+
+
+def _check_vocabulary(native, words):
+    """Raise ImportError, which names the first difference, if two vocabularies are not the same."""
+    for name, expected in native.items():
+        found = tuple(getattr(words, name))
+        if found == expected:
+            continue
+        code = next((i for i, pair in enumerate(zip(found, expected)) if pair[0] != pair[1]),
+                    min(len(found), len(expected)))
+        raise ImportError(
+            f"engine._common.vocabulary.{name} and the native core differ at code {code}: Python has "
+            f"{found[code] if code < len(found) else 'no word'}, C++ has "
+            f"{expected[code] if code < len(expected) else 'no word'}; build the bindings again"
+        )
+
+
+# Answers carry codes, so a word at another place would give wrong reasons.
+_check_vocabulary(_native_vocabulary(), vocabulary)
 
 
 @cython.final

@@ -42,6 +42,6 @@ class AnswerFuture:
     def set_result(self, answer: Any, *, step: bool = False) -> None:
         """Set the answer. Not for users.
 
-        With `step` the first callback runs before this returns, which is allowed only in a callback of the loop, where no
-        task runs.
+        With `step` the first callback runs before this returns. Allowed only in a callback of the loop, where no task
+        runs.
         """
