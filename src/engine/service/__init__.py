@@ -9,7 +9,7 @@ keep(
         "events": "engine.rollout.events",
         "opening": "engine.rollout.opening",
         "probation": "engine.rollout.probation",
-        "residents": "engine.rollout.residents",
+        "residents": "engine.rollout.loaded",
         "service": "engine.rollout.service",
     },
 )

@@ -126,7 +126,8 @@ class Answers:
         "_missing": "List of n tuples of names, or None.",
     }
 
-    def __init__(self, values, source_codes, reason_codes, latency_us, on_time, on_time_ready, ids, version, missing=None):
+    def __init__(self, values, source_codes, reason_codes, latency_us, on_time, on_time_ready, ids, version,
+                 missing=None):
         self.values = values
         self.source_codes = source_codes
         self.reason_codes = reason_codes

@@ -47,7 +47,7 @@ cdef class Deployment:
     cdef int take_features(self, object features) except -1
     # Hot: once per request. Reads one row of the caller's into `row`, which has room for n_features values.
     cdef int read(self, object x, void* row) except -1
-    # Fetches the online features of one request and moves its asked_ns: (the request with them, names of those missing).
+    # Fetches the online features of one request: (the request with them, names of those missing). Moves its asked_ns.
     cdef tuple look_up(self, object x, Request* request)
     # Rows as a C-contiguous matrix [rows, n_features]; a mapping whose deadline has passed is not read.
     cdef cnp.ndarray matrix(self, object rows, cnp.ndarray deadlines, int64_t started_ns)

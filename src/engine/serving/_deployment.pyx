@@ -281,8 +281,8 @@ cdef class Versions:
         return row_ns / 1e3
 
     # A deployment can go once its native half has no reference but ours. A request of an event loop finds its deployment
-    # again by the number; it is submitted with the GIL held, so its reference is counted before this can run. Every other
-    # call holds the Deployment object itself.
+    # again by the number; it is submitted with the GIL held, so its reference is counted before this can run. Every
+    # other call holds the Deployment object itself.
     cdef int _forget_unused(self) except -1:
         cdef Deployment deployment
         for number, held in list(self._deployments.items()):
@@ -356,8 +356,8 @@ cdef class Versions:
     # Answers
 
     cdef Answer _answer(self, Deployment deployment, const Outcome& outcome, const double* values, int64_t returned):
-        ENGINE_ASSERT(<int>outcome.reason < REASONS and <int>outcome.source < SOURCES, b"codes of an outcome have names")
-        ENGINE_ASSERT(outcome.deployment == deployment.number, b"an answer carries the version that its request came under")
+        ENGINE_ASSERT(<int>outcome.reason < REASONS and <int>outcome.source < SOURCES, b"an outcome's codes have names")
+        ENGINE_ASSERT(outcome.deployment == deployment.number, b"an answer carries its own request's version")
         cdef Answer answer = Answer.__new__(Answer)
         answer._reason = <str>REASON_NAMES[<Py_ssize_t>outcome.reason]
         if outcome.source == Source.default_value:

@@ -114,7 +114,8 @@ cdef class CoreEngine(Versions):
         self._bridges = Bridges.__new__(Bridges)
         self._forked_at = forks
 
-    def _open(self, primary, fallback, default, str version, features, parts, warm_rows, int64_t budget_ns, dict limits):
+    def _open(self, primary, fallback, default, str version, features, parts, warm_rows, int64_t budget_ns,
+              dict limits):
         """Make the native runtime and its first deployment, whose shape all others must have.
 
         Args:
@@ -274,8 +275,8 @@ cdef class CoreEngine(Versions):
             self._watch_lane(outcome.ready_ns)
         return answer
 
-    # Nothing can interrupt an inline primary that blocks. One overrun may be the machine's fault. Two within ten seconds
-    # are the primary's, and it leaves the inline lane.
+    # Nothing can interrupt an inline primary that blocks. One overrun may be the machine's fault. Two within ten
+    # seconds are the primary's, and it leaves the inline lane.
     cdef int _watch_lane(self, int64_t now) except -1:
         cdef uint64_t overruns = self.runtime.counters().inline_overruns.load()
         if overruns == self._overruns:
@@ -466,13 +467,15 @@ cdef class CoreEngine(Versions):
             x, missing = deployment.look_up(x, &request)
         return self._ask(deployment, x, &request, loop, missing)
 
-    async def _after_look_up(self, Deployment deployment, x, int64_t started, int64_t deadline, int priority, bint hedge):
+    async def _after_look_up(self, Deployment deployment, x, int64_t started, int64_t deadline, int priority,
+                             bint hedge):
         cdef int64_t until = min(deadline, NEVER_NS)
         _looking_up_until.set(until)  # in the context of this task alone
         x, missing = await deployment.lookup.fetch_async(x, look_up_until(started, until))
         return await self._ask_later(deployment, x, started, deadline, priority, hedge, missing)
 
-    def _ask_later(self, Deployment deployment, x, int64_t started, int64_t deadline, int priority, bint hedge, missing):
+    def _ask_later(self, Deployment deployment, x, int64_t started, int64_t deadline, int priority, bint hedge,
+                   missing):
         self._check_open()
         cdef Request request = _request_of(deployment, started, deadline, <Priority><uint8_t>priority, hedge)
         request.asked_ns = now_ns()

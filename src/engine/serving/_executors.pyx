@@ -68,8 +68,8 @@ cdef shared_ptr[Executors] make_executors(object threads, bint spin, object real
         wanted = [f"cpus={sorted(cpus)}"] if cpus is not None else []
         wanted += [f"realtime_priority={realtime_priority}"] if realtime_priority is not None else []
         raise ConfigError(
-            f"the system refuses {' and '.join(wanted)}: {error.strerror}. Real-time scheduling needs CAP_SYS_NICE or an "
-            f"RLIMIT_RTPRIO of at least that priority; cpus must be among those this process may run on, "
+            f"the system refuses {' and '.join(wanted)}: {error.strerror}. Real-time scheduling needs CAP_SYS_NICE or "
+            f"an RLIMIT_RTPRIO of at least that priority; cpus must be among those this process may run on, "
             f"{sorted(os.sched_getaffinity(0))}"
         ) from None
 

@@ -1,9 +1,9 @@
 # cython: annotation_typing=False
-"""The future that `predict_async` returns: all that asyncio asks of a future, in C, and its first waiter is woken at once.
+"""The future that `predict_async` returns: all that asyncio asks of a future, in C. Its first waiter is woken at once.
 
-asyncio wakes the waiters of a future in the loop's next turn, and a turn costs 3 us of selectors and Python, a good part
-of a round trip. A drain of the engine's completions is a callback of the loop itself, so no task runs and the waiting
-task can be stepped there and then. A subclass of asyncio.Future would need Python methods for that, which cost another
+asyncio wakes the waiters of a future in the loop's next turn, and a turn costs 3 us of selectors and Python, a good
+part of a round trip. A drain of the engine's completions is a callback of the loop itself, so no task runs and the
+waiting task can be stepped there and then. A subclass of asyncio.Future would need Python methods for that, which cost another
 microsecond. asyncio accepts any object with `_asyncio_future_blocking` as a future (asyncio.isfuture), so this is a
 class of its own. It never holds an exception, because failures of a model are answers.
 

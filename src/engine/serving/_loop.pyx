@@ -136,8 +136,8 @@ cdef class LoopBridge:
     """One event loop's end of the completions. Not public."""
 
     def __dealloc__(self):
-        # Reached only with nothing pending, because Bridges keeps every bridge that has. If the interpreter ends before,
-        # the core may still signal: the memory stays.
+        # Reached only with nothing pending, because Bridges keeps every bridge that has. If the interpreter ends
+        # before, the core may still signal: the memory stays.
         if self.native is not NULL and self.native.pending == 0:
             del self.native
 
