@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# First, because a binding refuses a second interpreter in words; NumPy fails in one for reasons of its own.
+# First, because a binding says in words that it refuses a second interpreter; NumPy fails there in its own way.
 from engine.serving._answers import Answer, Answers  # isort: split
 
 from engine.errors import EngineError
@@ -40,7 +40,7 @@ __all__ = [
     "simulate",
 ]
 
-# Brought in when first asked for: a service that only serves does not wait 30 ms for them at its start.
+# Imported at first use, so that a service that only serves does not wait 30 ms for them at its start.
 _LATER = {
     "FeatureProgram": "engine.transform",
     "FeatureStore": "engine.feature_store",
