@@ -60,7 +60,7 @@ public:
     using Kind = std::variant<Stall, Failing, Corrupting, Slow, Hanging>;
 
     Handle(const engine_scorer& inner, const Kind& kind, int64_t start_ns, const Clock& clock)
-        : start_ns(start_ns), inner(inner), kind(kind), clock(clock) {
+        : start_ns(start_ns), inner(inner), kind_(kind), clock_(clock) {
         ENGINE_ASSERT(inner.retain != nullptr && inner.release != nullptr, "every scorer counts its references");
         inner.retain(inner.ctx);
     }
@@ -94,15 +94,15 @@ private:
         const int64_t start = start_ns.load(std::memory_order_acquire);
         if (start == NOT_ARMED) return Outcome::run;
         // get_if instead of visit, because visit may throw and this function is noexcept.
-        if (const auto* stall = std::get_if<Stall>(&kind)) return sleep_through(*stall, start);
-        if (const auto* failing = std::get_if<Failing>(&kind)) {
+        if (const auto* stall = std::get_if<Stall>(&kind_)) return sleep_through(*stall, start);
+        if (const auto* failing = std::get_if<Failing>(&kind_)) {
             return struck(chosen(failing->seed, call, failing->share), Outcome::fail);
         }
-        if (const auto* corrupting = std::get_if<Corrupting>(&kind)) {
+        if (const auto* corrupting = std::get_if<Corrupting>(&kind_)) {
             return struck(chosen(corrupting->seed, call, corrupting->share), Outcome::corrupt);
         }
-        if (const auto* slow = std::get_if<Slow>(&kind)) {
-            clock.burn(clock.self, slow->per_call_ns + slow->per_row_ns * static_cast<int64_t>(n_rows));
+        if (const auto* slow = std::get_if<Slow>(&kind_)) {
+            clock_.burn(clock_.self, slow->per_call_ns + slow->per_row_ns * static_cast<int64_t>(n_rows));
             return struck(true, Outcome::run);
         }
         struck(true, Outcome::run);
@@ -113,11 +113,11 @@ private:
     }
 
     Outcome sleep_through(const Stall& stall, int64_t start) noexcept {
-        const int64_t now = clock.now(clock.self);
+        const int64_t now = clock_.now(clock_.self);
         const int64_t end = stall_end(stall, start, now);
         if (end > now) {
             struck(true, Outcome::run);
-            clock.sleep_until(clock.self, end);
+            clock_.sleep_until(clock_.self, end);
         }
         return Outcome::run;
     }
@@ -128,8 +128,8 @@ private:
         return outcome;
     }
 
-    const Kind kind;
-    const Clock clock;
+    const Kind kind_;
+    const Clock clock_;
 };
 
 namespace {

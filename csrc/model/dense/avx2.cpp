@@ -37,8 +37,8 @@ inline std::uint64_t nonzero64(const double* values) noexcept {
 }
 #endif
 #include "model/dense/active.inc"
-constexpr int vector_bytes = 32, panels_alone = 4, rows_some = 4, panels_some = 1, rows_many = 4;
-constexpr bool sparse_together = false;
+constexpr int VECTOR_BYTES = 32, PANELS_ALONE = 4, ROWS_SOME = 4, PANELS_SOME = 1, ROWS_MANY = 4;
+constexpr bool SPARSE_TOGETHER = false;
 #include "model/dense/kernel.inc"
 }  // namespace
 

@@ -44,8 +44,8 @@ inline std::size_t list_active(const T* values, std::size_t n, std::uint32_t* nu
 #else
 #include "model/dense/active.inc"
 #endif
-constexpr int vector_bytes = 64, panels_alone = 4, rows_some = 4, panels_some = 4, rows_many = 16;
-constexpr bool sparse_together = true;
+constexpr int VECTOR_BYTES = 64, PANELS_ALONE = 4, ROWS_SOME = 4, PANELS_SOME = 4, ROWS_MANY = 16;
+constexpr bool SPARSE_TOGETHER = true;
 #include "model/dense/kernel.inc"
 }  // namespace
 

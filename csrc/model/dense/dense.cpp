@@ -69,7 +69,7 @@ void check(std::span<const LayerSpec> layers, bool float32) {
     }
 }
 
-constexpr std::size_t near_bytes = 40960;  // weights of a layer up to this size mostly stay in the nearest cache
+constexpr std::size_t NEAR_BYTES = 40960;  // weights of a layer up to this size mostly stay in the nearest cache
 
 template <class T>
 Layer<T> pack(const LayerSpec& spec) {
@@ -79,7 +79,7 @@ Layer<T> pack(const LayerSpec& spec) {
     const std::size_t panels = n_out <= 2 ? 0 : (n_out + width - 1) / width;
     // Where the weights stay in the nearest cache, rows skip inputs and find the weights of four panels side by side.
     // Weights from farther off are better streamed panel by panel.
-    const std::size_t group = panels * n_in * sizeof(Panel<T>) <= near_bytes ? 4 : 1;
+    const std::size_t group = panels * n_in * sizeof(Panel<T>) <= NEAR_BYTES ? 4 : 1;
     Layer<T> layer{n_in, n_out, group, panels, {}, {}, spec.activation};
     const std::size_t parts = (n_in + width - 1) / width;  // of a dot product
     layer.weights.resize(layer.panels ? layer.panels * n_in : n_out * parts);

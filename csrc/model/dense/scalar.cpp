@@ -9,8 +9,8 @@
 namespace engine::dense {
 namespace {
 #include "model/dense/active.inc"
-constexpr int vector_bytes = 16, panels_alone = 2, rows_some = 2, panels_some = 1, rows_many = 0;
-constexpr bool sparse_together = true;
+constexpr int VECTOR_BYTES = 16, PANELS_ALONE = 2, ROWS_SOME = 2, PANELS_SOME = 1, ROWS_MANY = 0;
+constexpr bool SPARSE_TOGETHER = true;
 #include "model/dense/kernel.inc"
 }  // namespace
 

@@ -11,7 +11,7 @@
 namespace engine::forest {
 namespace {
 
-constexpr std::uint32_t leaf_cut = 255u << 8;
+constexpr std::uint32_t LEAF_CUT = 255u << 8;
 
 // Two splits share a column when they ask the same feature under the same rule, or for the same category set.
 using ColumnKey = std::tuple<std::int32_t, std::uint8_t, std::int32_t>;
@@ -38,7 +38,7 @@ public:
         if (!make_columns()) return nullptr;
         by_node_ = largest_tree() > leaves_by_byte;
         if (largest_tree() > 32767) return nullptr;
-        coded_->words.push_back(leaf_cut);  // node 0 and value 0: the leaf of lanes without a tree
+        coded_->words.push_back(LEAF_CUT);  // node 0 and value 0: the leaf of lanes without a tree
         coded_->values.push_back(0.0);
         for (const Group& group : trees().groups) pack_group(group);
         std::vector<std::uint32_t> outputs;
@@ -185,7 +185,7 @@ private:
         for (std::size_t leaf = 0; leaf < leaf_order.size(); ++leaf) {
             const Open& open = queue[leaf_order[leaf]];
             const double value = trees().leaves[~open.child];
-            coded_->words[open.at] = leaf_cut | (by_node_ ? 0 : static_cast<std::uint32_t>(leaf));
+            coded_->words[open.at] = LEAF_CUT | (by_node_ ? 0 : static_cast<std::uint32_t>(leaf));
             if (by_node_)
                 coded_->values[open.at] = value;
             else

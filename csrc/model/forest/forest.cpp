@@ -15,7 +15,7 @@ namespace engine::forest {
 
 // Byte codes ask each category set by itself for every row. Beyond this many sets, load tries the table of wide codes
 // too.
-static constexpr std::size_t few_sets = 8;
+static constexpr std::size_t FEW_SETS = 8;
 
 Forest::~Forest() = default;
 
@@ -35,17 +35,17 @@ std::unique_ptr<Forest> Forest::load(const Spec& spec) {
     forest->layouts_.push_back(make_reference(trees));
     const auto coded = make_coded(trees);
     if (coded) add_coded_layouts(coded, forest->layouts_);
-    if (!coded || coded->n_sets > few_sets) add_wide_layouts(trees, forest->layouts_);
+    if (!coded || coded->n_sets > FEW_SETS) add_wide_layouts(trees, forest->layouts_);
     forest->calibrate(*trees);
     return forest;
 }
 
 namespace {
 
-constexpr std::size_t calibration_rows = 64;
-constexpr std::size_t calibration_values_max = 1u << 22;  // a small file may claim millions of features
-constexpr double calibration_us_max = 3000;  // for a layout's single rows in one round
-constexpr double calibration_behind = 3;     // times the fastest: a layout this slow is timed no more
+constexpr std::size_t CALIBRATION_ROWS = 64;
+constexpr std::size_t CALIBRATION_VALUES_MAX = 1u << 22;  // a small file may claim millions of features
+constexpr double CALIBRATION_US_MAX = 3000;  // for a layout's single rows in one round
+constexpr double CALIBRATION_BEHIND = 3;     // times the fastest: a layout this slow is timed no more
 
 // Rows that take both sides of the forest's own splits: each value is one of its feature's thresholds, or the next
 // float after it. Zeros would walk one path and flatter every layout.
@@ -86,7 +86,7 @@ struct Timed {
 // rounds, because a shared machine may be half as fast for some milliseconds. A layout far behind the fastest drops
 // out.
 void Forest::calibrate(const Trees& trees) {
-    const std::size_t n_rows = std::clamp(calibration_values_max / n_features_, std::size_t{1}, calibration_rows);
+    const std::size_t n_rows = std::clamp(CALIBRATION_VALUES_MAX / n_features_, std::size_t{1}, CALIBRATION_ROWS);
     const std::vector<float> rows = calibration_input(trees, n_rows);
     std::vector<double> sums(n_rows * n_outputs_);
     Pace unhurried{Stop{}};
@@ -99,16 +99,16 @@ void Forest::calibrate(const Trees& trees) {
         // Different rows, one a call, because the branch predictor learns a row that is repeated; it learned sixteen.
         // Slow layouts get fewer of them.
         const double first_us = taken_us([&] { score(timed, 0, 1); });
-        timed.singles = std::min(n_rows, static_cast<std::size_t>(std::max(calibration_us_max / first_us, 4.0)));
+        timed.singles = std::min(n_rows, static_cast<std::size_t>(std::max(CALIBRATION_US_MAX / first_us, 4.0)));
         all.push_back(timed);
     }
     const auto time_all = [&](double best_1, double best_64) {
         for (Timed& timed : all) {
-            if (timed.row_1 <= calibration_behind * best_1) {
+            if (timed.row_1 <= CALIBRATION_BEHIND * best_1) {
                 const double us = taken_us([&] { for (std::size_t r = 0; r < timed.singles; ++r) score(timed, r, 1); });
                 timed.row_1 = std::min(timed.row_1, us / static_cast<double>(timed.singles));
             }
-            if (timed.row_64 <= calibration_behind * best_64) {
+            if (timed.row_64 <= CALIBRATION_BEHIND * best_64) {
                 const double us = taken_us([&] { score(timed, 0, n_rows); });
                 timed.row_64 = std::min(timed.row_64, us / static_cast<double>(n_rows));
             }
@@ -125,7 +125,7 @@ void Forest::calibrate(const Trees& trees) {
     for (const Timed& timed : all) times_.push_back({timed.layout->name(), timed.row_1, timed.row_64});
     ENGINE_ASSERT(single_ != nullptr && batch_ != nullptr, "calibration chooses two layouts");
     // A block takes nearly the same time however few rows fill it: it pays once its single rows would take longer.
-    const double break_even = best_64 * calibration_rows / best_1;
+    const double break_even = best_64 * CALIBRATION_ROWS / best_1;
     batch_rows_min_ = static_cast<std::size_t>(std::clamp(break_even + 1.0, 2.0, 64.0));
 }
 

@@ -15,8 +15,8 @@ namespace {
 
 // Beyond this size there is no table and each row asks the sets one by one: a small file could claim a table of any
 // size.
-constexpr std::size_t table_words_max = std::size_t{1} << 24;
-constexpr std::size_t nodes_max = std::size_t{1} << 30;
+constexpr std::size_t TABLE_WORDS_MAX = std::size_t{1} << 24;
+constexpr std::size_t NODES_MAX = std::size_t{1} << 30;
 
 using Key = std::tuple<std::int32_t, std::uint8_t, std::int32_t>;  // feature, rule, set or -1
 
@@ -48,7 +48,7 @@ public:
     }
 
     std::shared_ptr<const Wide> pack() {
-        if (2 * trees().splits.size() + trees().trees.size() >= nodes_max) return nullptr;
+        if (2 * trees().splits.size() + trees().trees.size() >= NODES_MAX) return nullptr;
         sort_thresholds();
         if (!make_columns()) return nullptr;
         wide_->nodes.push_back({wide_leaf, 0});  // node 0 and value 0: the leaf of lanes without a tree
@@ -137,7 +137,7 @@ private:
             categories = std::max(categories, 32 * static_cast<std::size_t>(words));
         }
         const std::size_t line = (block.sets + 31) / 32;
-        if ((categories + 1) * line > table_words_max - std::min(table_words_max, wide_->table.size())) return;
+        if ((categories + 1) * line > TABLE_WORDS_MAX - std::min(TABLE_WORDS_MAX, wide_->table.size())) return;
         block.categories = static_cast<std::uint32_t>(categories);
         block.first_word = wide_->table.size();
         wide_->table.resize(wide_->table.size() + (categories + 1) * line, 0);

@@ -32,7 +32,7 @@ struct Child {
 };
 
 // The fields of onnx.proto that lead to a tensor or to metadata; every other field is stepped over.
-constexpr std::array children{
+constexpr std::array CHILDREN{
     Child{Message::model, 7, Message::graph},          Child{Message::model, 14, Message::entry_property},
     Child{Message::model, 20, Message::training},      Child{Message::model, 25, Message::function},
     Child{Message::training, 1, Message::graph},       Child{Message::training, 2, Message::graph},
@@ -47,14 +47,14 @@ constexpr std::array children{
 };
 
 std::optional<Message> child_of(Message parent, uint32_t field) {
-    for (const Child& known : children) {
+    for (const Child& known : CHILDREN) {
         if (known.parent == parent && known.field == field) return known.child;
     }
     return std::nullopt;
 }
 
 // protobuf's own parsers stop at this depth, so no model that loads is nested deeper.
-constexpr int depth_max = 100;
+constexpr int DEPTH_MAX = 100;
 
 class Walker {
 public:
@@ -62,7 +62,7 @@ public:
 
     bool walk(Message message, size_t begin, size_t end, int depth) {
         ENGINE_ASSERT(begin <= end && end <= bytes_.size(), "a message lies inside the bytes");
-        if (depth > depth_max) return fail(begin, "messages nested too deep");
+        if (depth > DEPTH_MAX) return fail(begin, "messages nested too deep");
         Entry entry;
         size_t at = begin;
         while (at < end) {
