@@ -14,7 +14,7 @@ NATIVE := setup.py pyproject.toml csrc/Makefile \
 # What `servers` puts there is found by tests and benchmarks.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup servers compilers demo test check bench lint fuzz debug clean
+.PHONY: setup servers compilers demo test check bench lint fuzz debug barriers clean
 
 setup: $(STAMP)-all servers
 
@@ -55,6 +55,10 @@ lint: $(STAMP)-all
 SECONDS ?= 60
 fuzz:
 	$(MAKE) -j$(JOBS) -C csrc fuzz SECONDS=$(SECONDS)
+
+# Removes each barrier of the GPU kernels in turn: a test must notice.
+barriers:
+	$(MAKE) -j$(JOBS) -C csrc barriers
 
 debug:
 	$(MAKE) -j$(JOBS) -C csrc asan tsan

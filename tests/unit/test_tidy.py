@@ -20,7 +20,7 @@ LINE_MAX = 120
 FORMER = {"batch", "planning", "service"}
 
 
-def files(*kinds, under=("src", "csrc", "tests", "benchmarks", ".ci")):
+def files(*kinds, under=("src", "csrc", "kernels", "tests", "benchmarks", ".ci")):
     """Source files of these suffixes, those of hidden folders and caches left out."""
     for folder in under:
         for path in sorted((ROOT / folder).rglob("*")):

@@ -26,6 +26,8 @@ enum engine_score_status {
     ENGINE_SCORE_FAILED = 1,    /* the model raised or its run-time library returned an error */
     ENGINE_SCORE_BAD_SHAPE = 2, /* the model did not return n_rows x n_outputs values */
     ENGINE_SCORE_OUT_OF_TIME = 3, /* score_until() only: stopped because its deadline had passed */
+    ENGINE_SCORE_PENDING = 4,     /* poll() only: the batch is still with the device */
+    ENGINE_SCORE_BUSY = 5,        /* begin() only: as many batches are in flight as the device takes */
 };
 
 enum engine_scorer_flags {

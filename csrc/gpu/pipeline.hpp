@@ -1,0 +1,119 @@
+// A model on a GPU: graphs captured once, then batches begun and polled without blocking and without the GIL.
+//
+// A lane is a stream, page-locked memory for one batch, and one graph for each bucket of rows (1, 2, 4, … the most). A
+// batch takes a free lane, is written into the lane's memory, and one call launches the graph of its bucket:
+//
+//     copy in (or nothing: kernels read small batches over the bus) → body → copy out → the token
+//
+// The last kernel of the graph writes the batch's token to a word of host memory. So completion costs a load, not a call,
+// and the driver is asked only once an answer is overdue.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gpu/batch.hpp"
+#include "gpu/device.hpp"
+
+namespace engine::gpu {
+
+// Where one captured batch lies.
+struct Batch {
+    std::uint32_t rows;     // of the bucket; how many are real is in the control block
+    DevicePointer control;  // a Control
+    DevicePointer in;       // float32 [rows][n_features]
+    DevicePointer out;      // double [rows][n_outputs]
+};
+
+// What is captured. enqueue() puts the model's work for one batch on `stream`, and nothing else; it is called once to
+// warm up and once for each bucket and lane while the stream captures, always by one thread at a time. 0, or a driver
+// result. release() is called when no graph refers to the body any more.
+struct Body {
+    void* ctx = nullptr;
+    Result (*enqueue)(void* ctx, Stream stream, const Batch& batch) = nullptr;
+    void (*release)(void* ctx) = nullptr;
+};
+
+struct PipelineOptions {
+    std::uint32_t n_features = 0;
+    std::uint32_t n_outputs = 1;
+    std::uint32_t rows_max = 64;  // of one batch
+    std::uint32_t lanes = 2;      // batches in flight
+    // Batches of up to so many bytes are not copied: kernels read and write host memory over the bus.
+    std::size_t mapped_bytes_max = 64 * 1024;
+    // An answer that is overdue by this much: ask the driver whether the device still lives.
+    std::int64_t ask_after_ns = 200'000;
+};
+
+class Pipeline {
+public:
+    // Allocates and captures everything. Null, with the reason in `error`; then the body is released and nothing of the
+    // device is kept. `publish` is the kernel of that name.
+    static std::unique_ptr<Pipeline> make(std::shared_ptr<Device> device, const PipelineOptions& options,
+                                          const Body& body, Function publish, std::string* error);
+    ~Pipeline();
+    Pipeline(const Pipeline&) = delete;
+    Pipeline& operator=(const Pipeline&) = delete;
+
+    // Hot, any thread, never waits for the device. Copies n rows (float32, `stride` floats from row to row) and launches
+    // them: ENGINE_SCORE_OK with *ticket, ENGINE_SCORE_BUSY where every lane is taken, ENGINE_SCORE_FAILED.
+    int begin(const float* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
+    // Hot, one thread a ticket. ENGINE_SCORE_PENDING; or the batch's status, and the ticket is then spent. Answers are in
+    // `out` (double [n][n_outputs]) where that is ENGINE_SCORE_OK.
+    int poll(std::uint32_t ticket, double* out) noexcept;
+    // Nobody waits for the ticket any more. Its lane is free again once the device is through with the batch.
+    void abandon(std::uint32_t ticket) noexcept;
+    // Begins and polls until `deadline_ns` of the monotonic clock; ENGINE_SCORE_OUT_OF_TIME after that.
+    int score_until(const float* rows, std::size_t n, std::size_t stride, double* out,
+                    std::int64_t deadline_ns) noexcept;
+
+    std::uint32_t free_lanes() noexcept;
+    std::uint64_t launched() const noexcept { return launched_.load(std::memory_order_relaxed); }
+    const PipelineOptions& options() const noexcept { return options_; }
+    Device& device() noexcept { return *device_; }
+
+private:
+    enum LaneState : int { IDLE, IN_FLIGHT, ABANDONED };
+    struct alignas(64) Lane {
+        Stream stream = nullptr;
+        std::byte* in = nullptr;                      // host: Control, then rows
+        std::byte* out = nullptr;                     // host: the token in a line of its own, then answers
+        DevicePointer in_mapped = 0, out_mapped = 0;  // the same memory, as the device addresses it
+        DevicePointer in_device = 0, out_device = 0;  // copies in device memory; 0 where every bucket is mapped
+        std::vector<GraphExec> graphs;                // by bucket
+        // Written by whoever holds the lane, read by any thread that looks whether an abandoned one is through.
+        std::atomic<std::uint32_t> token{0};
+        std::uint32_t n_rows = 0;
+        std::int64_t begun_ns = 0;
+        std::int64_t ask_ns = 0;
+        std::atomic<int> state{IDLE};
+    };
+
+    Pipeline(std::shared_ptr<Device> device, const PipelineOptions& options, const Body& body, Function publish);
+    bool build(std::string* error);
+    bool allocate(Lane& lane, std::string* error);
+    bool capture(Lane& lane, std::uint32_t rows, std::string* error);
+    Result record(Lane& lane, std::uint32_t rows) noexcept;
+    std::size_t staged_bytes(std::uint32_t rows) const noexcept;
+    bool is_mapped(const Lane& lane, std::uint32_t rows) const noexcept;
+    Lane* take_lane(std::uint32_t* ticket) noexcept;
+    void stage(Lane& lane, const float* rows, std::size_t n, std::size_t stride) noexcept;
+    int ask(Lane& lane) noexcept;
+    bool published(const Lane& lane) const noexcept;
+    void reclaim(Lane& lane) noexcept;
+    bool all_through() noexcept;
+
+    std::shared_ptr<Device> device_;
+    PipelineOptions options_;
+    Body body_;
+    Function publish_;
+    std::vector<std::uint32_t> buckets_;  // rows, ascending
+    std::unique_ptr<Lane[]> lanes_;
+    std::atomic<std::uint64_t> launched_{0};
+};
+
+}  // namespace engine::gpu
