@@ -152,7 +152,8 @@ DEVICE void forest_code_body(const ForestView& forest, const float* rows, std::u
 // For many rows: a block keeps a few trees in shared memory and takes rows past them.
 //   Block     trees_a_block trees and rows_a_block rows; one thread one (tree, row).
 //   Grid      x = parts of the rows, y = parts of the trees.
-//   Shared    4 * words_max bytes of nodes, then rows_a_block * code_stride bytes of codes; code_stride a multiple of 4.
+//   Shared    4 * words_max bytes of nodes, then rows_a_block * code_stride bytes of codes; code_stride is a multiple
+//             of 4.
 //   Out       leaf_at[tree][rows_max], the leaf of each row: forest_sum adds them in order.
 //   Wants     the trees of a block to lie one behind the other; tree_end[t] is the word behind tree t.
 DEVICE void forest_trees_body(const ForestView& forest, const std::uint8_t* codes, std::uint32_t code_stride,

@@ -1,4 +1,5 @@
-// The CUDA driver, opened at run time: nothing of CUDA is needed to build or to import the package. Names are the ABI's.
+// The CUDA driver, opened at run time: nothing of CUDA is needed to build or to import the package. Names are the
+// ABI's.
 #pragma once
 
 #include <cstddef>
@@ -68,8 +69,8 @@ struct Driver {
     ENGINE_GPU_CALLS(ENGINE_GPU_MEMBER)
 #undef ENGINE_GPU_MEMBER
 
-    // The driver at `path`, which stays open for the life of the process: it does not survive being unloaded. Null, with
-    // the reason in `error`, where there is no driver, an older one than CUDA 12's, or no device.
+    // The driver at `path`, which stays open for the life of the process: it does not survive being unloaded. Null,
+    // with the reason in `error`, where there is no driver, an older one than CUDA 12's, or no device.
     static std::shared_ptr<const Driver> open(const char* path, std::string* error);
 
     // CUDA_ERROR_… of a result, for error texts.

@@ -5,8 +5,8 @@
 
 namespace engine::gpu {
 
-// One table and the bag of ids that a row has for it: `bag` columns of the row, whole numbers as float32. A negative id,
-// one beyond the table, or NaN is an empty place.
+// One table and the bag of ids that a row has for it: `bag` columns of the row, whole numbers as float32. A negative
+// id, one beyond the table, or NaN is an empty place.
 struct Embedding {
     const float* table;  // [n_vectors][width]
     std::uint32_t n_vectors;

@@ -1,5 +1,5 @@
-// The coded forest as kernels read it: the arrays of model/forest/coded.hpp, in device memory. nvcc reads this file too,
-// so it repeats the three structs; forest_body.cpp asserts that they are the same.
+// The coded forest as kernels read it: the arrays of model/forest/coded.hpp, in device memory. nvcc reads this file
+// too, so it repeats the three structs; forest_body.cpp asserts that they are the same.
 #pragma once
 
 #include <cstdint>

@@ -5,8 +5,8 @@
 //
 //     copy in (or nothing: kernels read small batches over the bus) → body → copy out → the token
 //
-// The last kernel of the graph writes the batch's token to a word of host memory. So completion costs a load, not a call,
-// and the driver is asked only once an answer is overdue.
+// The last kernel of the graph writes the batch's token to a word of host memory. So completion costs a load, not a
+// call, and the driver is asked only once an answer is overdue.
 #pragma once
 
 #include <atomic>
@@ -59,11 +59,11 @@ public:
     Pipeline(const Pipeline&) = delete;
     Pipeline& operator=(const Pipeline&) = delete;
 
-    // Hot, any thread, never waits for the device. Copies n rows (float32, `stride` floats from row to row) and launches
-    // them: ENGINE_SCORE_OK with *ticket, ENGINE_SCORE_BUSY where every lane is taken, ENGINE_SCORE_FAILED.
+    // Hot, any thread, never waits for the device. Copies n rows (float32, `stride` floats from row to row) and
+    // launches them: ENGINE_SCORE_OK with *ticket, ENGINE_SCORE_BUSY where every lane is taken, ENGINE_SCORE_FAILED.
     int begin(const float* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
-    // Hot, one thread a ticket. ENGINE_SCORE_PENDING; or the batch's status, and the ticket is then spent. Answers are in
-    // `out` (double [n][n_outputs]) where that is ENGINE_SCORE_OK.
+    // Hot, one thread a ticket. ENGINE_SCORE_PENDING; or the batch's status, and the ticket is then spent. Answers are
+    // in `out` (double [n][n_outputs]) where that is ENGINE_SCORE_OK.
     int poll(std::uint32_t ticket, double* out) noexcept;
     // Nobody waits for the ticket any more. Its lane is free again once the device is through with the batch.
     void abandon(std::uint32_t ticket) noexcept;

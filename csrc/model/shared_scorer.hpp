@@ -61,7 +61,7 @@ engine_scorer shared_scorer(std::unique_ptr<Model> model, std::uint32_t n_featur
                          float32_rows ? nullptr : Shared::template score<double>,
                          Shared::retain,
                          Shared::release};
-    if constexpr (requires(Model& m, const float* rows, double* out) { m.score_by_deadline(rows, 1, 1, out, 1); }) {
+    if constexpr (requires(Model & m, const float* rows, double* out) { m.score_by_deadline(rows, 1, 1, out, 1); }) {
         scorer.score_until = Shared::template score_until<float>;
         scorer.score_until_f64 = float32_rows ? nullptr : Shared::template score_until<double>;
     }

@@ -22,8 +22,8 @@ public:
 
     // Edge values of a float now and then, else a number with few digits, so that values meet thresholds.
     double real() {
-        static constexpr double edges[] = {0.0,   -0.0,    1e-35f,  -1e-35f, 2e-35, 1.0,      16777215.0, 16777216.0, 1e-45,
-                                           3e38f, -3e38f,  -0.5,    0.1,     1e300, -1e300,   31.0,       32.0,       63.5};
+        static constexpr double edges[] = {0.0,   -0.0,   1e-35f, -1e-35f, 2e-35, 1.0,    16777215.0, 16777216.0, 1e-45,
+                                           3e38f, -3e38f, -0.5,   0.1,     1e300, -1e300, 31.0,       32.0,       63.5};
         const std::uint8_t kind = byte();
         if (kind < 64) return edges[kind % (sizeof edges / sizeof edges[0])];
         return (static_cast<int>(kind) - 160) / 8.0;

@@ -29,7 +29,8 @@ bool same(const std::vector<double>& a, const std::vector<double>& b) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fuzz::Bytes in(data, size);
-    static constexpr std::uint32_t widths[] = {1, 2, 3, 8, 15, 16, 17, 44, 49, 64, 65, 100, 129, 256, 257, 300, 1024, 1025};
+    static constexpr std::uint32_t widths[] = {1,  2,  3,   8,   15,  16,  17,  44,   49,
+                                               64, 65, 100, 129, 256, 257, 300, 1024, 1025};
     const std::size_t n_layers = in.below(5);
     std::vector<LayerSpec> layers;
     std::vector<std::vector<double>> weights, biases;

@@ -133,10 +133,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const bool symmetric = in.byte() % 4 == 0;
     add_sets(a, in);
     for (std::size_t trees = 1 + in.below(40); trees > 0 && a.feature.size() < splits_max; --trees) {
-        if (symmetric)
-            grow_symmetric(a, in, n_features, static_cast<std::uint32_t>(in.below(6)));
-        else
-            grow(a, in, n_features, in.below(30) == 7 ? 300 : in.below(20));
+        if (symmetric) grow_symmetric(a, in, n_features, static_cast<std::uint32_t>(in.below(6)));
+        else grow(a, in, n_features, in.below(30) == 7 ? 300 : in.below(20));
         a.output.push_back(static_cast<std::int32_t>(in.below(n_outputs)));
     }
     for (std::uint32_t k = 0; k < n_outputs; ++k) a.base.push_back(in.real() / 1e300);

@@ -50,7 +50,7 @@ constexpr bool SPARSE_TOGETHER = true;
 }  // namespace
 
 const Kernels kernels_avx512{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>,
-                               score_rows<double, OrZero>};
+                             score_rows<double, OrZero>};
 
 }  // namespace engine::dense
 

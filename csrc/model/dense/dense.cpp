@@ -54,16 +54,17 @@ void check(std::span<const LayerSpec> layers, bool float32) {
         const LayerSpec& layer = layers[l];
         if (layer.n_in < 1 || layer.n_out < 1) refuse(l, "needs at least one input and one output");
         if (layer.n_out > width_max)
-            refuse(l, "expected at most " + std::to_string(width_max) + " outputs, got " +
-                          std::to_string(layer.n_out));
+            refuse(l, "expected at most " + std::to_string(width_max) + " outputs, got " + std::to_string(layer.n_out));
         if (l && layer.n_in != layers[l - 1].n_out)
             refuse(l, "expected " + std::to_string(layers[l - 1].n_out) + " inputs, got " + std::to_string(layer.n_in));
         if (layer.weights.size() != std::size_t(layer.n_in) * layer.n_out || layer.bias.size() != layer.n_out)
             refuse(l, "weights or bias have the wrong length");
         if (static_cast<int>(layer.activation) >= activation_count) refuse(l, "unknown activation");
-        if (layer.activation == Activation::softmax && l + 1 != layers.size()) refuse(l, "softmax before the last layer");
+        if (layer.activation == Activation::softmax && l + 1 != layers.size())
+            refuse(l, "softmax before the last layer");
         for (double weight : layer.weights)
-            if (!finite(weight, float32)) refuse(l, std::string("a weight is not finite") + (float32 ? " in float32" : ""));
+            if (!finite(weight, float32))
+                refuse(l, std::string("a weight is not finite") + (float32 ? " in float32" : ""));
         for (double bias : layer.bias)
             if (!finite(bias, float32)) refuse(l, std::string("a bias is not finite") + (float32 ? " in float32" : ""));
     }
@@ -91,10 +92,8 @@ Layer<T> pack(const LayerSpec& spec) {
             const T weight = static_cast<T>(spec.weights[i * n_out + o]);
             ENGINE_ASSERT(!layer.panels || layer.begin(panel) + i * layer.step(panel) < layer.weights.size(),
                           "a weight lies inside its layer");
-            if (layer.panels)
-                layer.weights[layer.begin(panel) + i * layer.step(panel)].values[o % width] = weight;
-            else
-                layer.weights[o * parts + i / width].values[i % width] = weight;
+            if (layer.panels) layer.weights[layer.begin(panel) + i * layer.step(panel)].values[o % width] = weight;
+            else layer.weights[o * parts + i / width].values[i % width] = weight;
         }
     }
     ENGINE_ASSERT(reinterpret_cast<std::uintptr_t>(layer.weights.data()) % 64 == 0, "panels lie on lines of the cache");
@@ -139,10 +138,8 @@ std::unique_ptr<Dense> Dense::load(std::span<const LayerSpec> layers, bool float
     net->n_features_ = layers.front().n_in;
     net->n_outputs_ = layers.back().n_out;
     net->missing_zero_ = missing_zero;
-    if (float32)
-        net->single_ = pack_all<float>(layers);
-    else
-        net->double_ = pack_all<double>(layers);
+    if (float32) net->single_ = pack_all<float>(layers);
+    else net->double_ = pack_all<double>(layers);
     return net;
 }
 
@@ -152,12 +149,10 @@ int Dense::score_by(Isa isa, const float* rows, std::size_t n_rows, std::size_t 
     ENGINE_ASSERT((single_ != nullptr) != (double_ != nullptr), "a net computes in one type");
     ENGINE_ASSERT(n_rows == 0 || (rows != nullptr && out != nullptr), "rows and answers have memory");
     const Kernels& kernels = kernels_of(isa);
-    if (single_)
-        kernels.f32(*single_, rows, n_rows, row_stride, out);
+    if (single_) kernels.f32(*single_, rows, n_rows, row_stride, out);
     else if (missing_zero_)
         kernels.f64_present(*double_, reinterpret_cast<const OrZero*>(rows), n_rows, row_stride, out);
-    else
-        kernels.f64_f32(*double_, rows, n_rows, row_stride, out);
+    else kernels.f64_f32(*double_, rows, n_rows, row_stride, out);
     return ENGINE_SCORE_OK;
 }
 

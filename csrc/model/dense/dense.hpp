@@ -20,9 +20,9 @@ enum class Activation : std::uint8_t {
     identity = 0,
     relu = 1,
     tanh = 2,
-    logistic = 3,     // 1 / (1 + exp(-x))
+    logistic = 3,  // 1 / (1 + exp(-x))
     exponential = 4,
-    softmax = 5,      // last layer only
+    softmax = 5,  // last layer only
 };
 inline constexpr int activation_count = 6;
 inline constexpr std::uint32_t width_max = 1024;  // outputs a layer: two buffers of four such rows lie on the stack
@@ -30,8 +30,9 @@ inline constexpr std::uint32_t width_max = 1024;  // outputs a layer: two buffer
 struct LayerSpec {
     std::uint32_t n_in = 0;
     std::uint32_t n_out = 0;
-    std::span<const double> weights;  // [n_in * n_out], input-major: the weight of input i for output o at i * n_out + o
-    std::span<const double> bias;     // [n_out]
+    std::span<const double>
+        weights;                   // [n_in * n_out], input-major: the weight of input i for output o at i * n_out + o
+    std::span<const double> bias;  // [n_out]
     Activation activation = Activation::identity;
 };
 

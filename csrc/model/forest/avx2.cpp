@@ -139,7 +139,8 @@ inline void leaves_of(const CodedView& forest, const RowTree& tree, const std::u
     for (std::uint32_t leaf = 1; leaf <= tree.splits; ++leaf) {
         const std::uint64_t here = reach[tree.splits + leaf];
         low = _mm256_or_si256(low, _mm256_and_si256(spread_bits(static_cast<std::uint32_t>(here)), leaf_number));
-        high = _mm256_or_si256(high, _mm256_and_si256(spread_bits(static_cast<std::uint32_t>(here >> 32)), leaf_number));
+        high =
+            _mm256_or_si256(high, _mm256_and_si256(spread_bits(static_cast<std::uint32_t>(here >> 32)), leaf_number));
         leaf_number = _mm256_add_epi8(leaf_number, one);
     }
     _mm256_store_si256(reinterpret_cast<__m256i*>(number), low);

@@ -96,8 +96,8 @@ private:
         const std::size_t first = first_column_.at(key);
         // A category set has one threshold, 0: code 0 goes left and 1 goes right.
         const std::vector<double>& sorted = thresholds_.at(key);
-        const auto rank = static_cast<std::size_t>(
-            std::lower_bound(sorted.begin(), sorted.end(), split.threshold) - sorted.begin());
+        const auto rank =
+            static_cast<std::size_t>(std::lower_bound(sorted.begin(), sorted.end(), split.threshold) - sorted.begin());
         ENGINE_ASSERT(rank < sorted.size() && sorted[rank] == split.threshold, "a split's threshold is a cut");
         ENGINE_ASSERT(first + rank / cuts_max < coded_->columns.size(), "a split's column exists");
         return {static_cast<std::uint8_t>(first + rank / cuts_max), static_cast<std::uint8_t>(rank % cuts_max)};
@@ -186,16 +186,14 @@ private:
             const Open& open = queue[leaf_order[leaf]];
             const double value = trees().leaves[~open.child];
             coded_->words[open.at] = LEAF_CUT | (by_node_ ? 0 : static_cast<std::uint32_t>(leaf));
-            if (by_node_)
-                coded_->values[open.at] = value;
-            else
-                coded_->values.push_back(value);
+            if (by_node_) coded_->values[open.at] = value;
+            else coded_->values.push_back(value);
             if (open.split_of != no_parent)
                 set_slot(open.split_of, open.is_right, n_splits + static_cast<std::uint32_t>(leaf));
         }
         coded_->value_base.push_back(by_node_ ? 0 : static_cast<std::int32_t>(first_value));
-        coded_->row_trees.push_back({static_cast<std::uint32_t>(first_split), n_splits,
-                                     static_cast<std::uint32_t>(first_value)});
+        coded_->row_trees.push_back(
+            {static_cast<std::uint32_t>(first_split), n_splits, static_cast<std::uint32_t>(first_value)});
     }
 
     void set_slot(std::uint32_t split, bool is_right, std::uint32_t slot) {
@@ -271,8 +269,6 @@ std::vector<Part> make_parts(std::uint32_t n_outputs, const std::vector<std::uin
     return parts;
 }
 
-std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees) {
-    return Packer(std::move(trees)).pack();
-}
+std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees) { return Packer(std::move(trees)).pack(); }
 
 }  // namespace engine::forest

@@ -19,16 +19,16 @@
 
 namespace engine::forest {
 
-inline constexpr std::size_t columns_max = 256;  // a column number is a byte
+inline constexpr std::size_t columns_max = 256;               // a column number is a byte
 inline constexpr std::size_t codes_bytes = columns_max + 64;  // gathers of codes read three bytes further
-inline constexpr std::size_t cuts_max = 254;     // codes 0..254, and 255 for missing-goes-right
-inline constexpr std::size_t cuts_padded = 256;  // sixteen blocks of sixteen, filled up with +inf
+inline constexpr std::size_t cuts_max = 254;                  // codes 0..254, and 255 for missing-goes-right
+inline constexpr std::size_t cuts_padded = 256;               // sixteen blocks of sixteen, filled up with +inf
 inline constexpr std::size_t leaves_by_byte = 256;
 
 struct Column {
     std::int32_t feature;
-    std::int32_t split;   // for a category set: a split that asks for it; -1 for thresholds
-    std::uint8_t rule;    // missing_* bits
+    std::int32_t split;    // for a category set: a split that asks for it; -1 for thresholds
+    std::uint8_t rule;     // missing_* bits
     std::uint8_t missing;  // the code of a missing value
 };
 
@@ -36,7 +36,7 @@ struct Column {
 struct RowSplit {
     std::uint8_t column;
     std::uint8_t cut;
-    std::uint16_t left;   // slots: splits first, then leaves
+    std::uint16_t left;  // slots: splits first, then leaves
     std::uint16_t right;
 };
 
@@ -77,10 +77,10 @@ struct CodedView {
     std::uint32_t n_values;        // without the 32 zeros behind them
     std::uint32_t values_by_node;  // 1 where a tree has over 256 leaves: values are found by node, not by leaf
     const Column* columns;
-    const float* cuts_f32;    // [columns][cuts_padded]
-    const double* cuts_f64;   // the same
-    const float* tops_f32;    // [columns][16] last cut of each block of sixteen
-    const double* tops_f64;   // the same
+    const float* cuts_f32;   // [columns][cuts_padded]
+    const double* cuts_f64;  // the same
+    const float* tops_f32;   // [columns][16] last cut of each block of sixteen
+    const double* tops_f64;  // the same
     const std::uint32_t* words;
     const CodedGroup* groups;
     const std::int32_t* roots;       // [groups][lanes]; a lane without a tree leads to a leaf of 0.0

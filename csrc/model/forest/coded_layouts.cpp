@@ -15,10 +15,15 @@ class CodedLayout : public Layout {
 public:
     using Walk = Walk_;
 
-    CodedLayout(std::string name, std::shared_ptr<const Coded> coded, std::shared_ptr<const void> owner, const View& view,
-                const std::vector<Part>& parts, const CodedKernels& kernels, Walk walk)
-        : Layout(std::move(name)), coded_(std::move(coded)), owner_(std::move(owner)), view_(view), parts_(parts),
-          kernels_(kernels), walk_(walk) {}
+    CodedLayout(std::string name, std::shared_ptr<const Coded> coded, std::shared_ptr<const void> owner,
+                const View& view, const std::vector<Part>& parts, const CodedKernels& kernels, Walk walk)
+        : Layout(std::move(name)),
+          coded_(std::move(coded)),
+          owner_(std::move(owner)),
+          view_(view),
+          parts_(parts),
+          kernels_(kernels),
+          walk_(walk) {}
 
     bool raw(const float* rows, std::size_t n_rows, std::size_t stride, double* sums,
              Pace& pace) const noexcept override {
@@ -63,7 +68,8 @@ public:
         for (const Part& part : this->parts_) {
             if (pace.over()) return false;
             if (part.opens) std::fill_n(lane_sums[0], n_rows * lanes, 0.0);
-            for (std::size_t r = 0; r < n_rows; ++r) this->walk_(this->view_, codes[r], part.first, part.end, lane_sums[r]);
+            for (std::size_t r = 0; r < n_rows; ++r)
+                this->walk_(this->view_, codes[r], part.first, part.end, lane_sums[r]);
             pace.did(n_rows * (part.end - part.first));
             if (!part.closes) continue;
             for (std::size_t r = 0; r < n_rows; ++r) sums[r * forest.n_outputs + part.output] = fold(lane_sums[r]);
@@ -126,8 +132,8 @@ void add_coded_layouts(std::shared_ptr<const Coded> coded, std::vector<std::uniq
         const std::string suffix = std::string("-") + isa_name(set.isa);
         const auto add = [&]<class LayoutOf>(const char* name, const auto& view, const auto& owner, auto walk) {
             if (walk)
-                layouts.push_back(std::make_unique<LayoutOf>(name + suffix, coded, owner, view, owner->parts,
-                                                             set.kernels, walk));
+                layouts.push_back(
+                    std::make_unique<LayoutOf>(name + suffix, coded, owner, view, owner->parts, set.kernels, walk));
         };
         add.template operator()<Lanes<CodedView>>("lanes", coded->view, coded, set.kernels.lanes);
         if (coded->view.row_trees)

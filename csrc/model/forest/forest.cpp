@@ -44,8 +44,8 @@ namespace {
 
 constexpr std::size_t CALIBRATION_ROWS = 64;
 constexpr std::size_t CALIBRATION_VALUES_MAX = 1u << 22;  // a small file may claim millions of features
-constexpr double CALIBRATION_US_MAX = 3000;  // for a layout's single rows in one round
-constexpr double CALIBRATION_BEHIND = 3;     // times the fastest: a layout this slow is timed no more
+constexpr double CALIBRATION_US_MAX = 3000;               // for a layout's single rows in one round
+constexpr double CALIBRATION_BEHIND = 3;                  // times the fastest: a layout this slow is timed no more
 
 // Rows that take both sides of the forest's own splits: each value is one of its feature's thresholds, or the next
 // float after it. Zeros would walk one path and flatter every layout.
@@ -58,8 +58,9 @@ std::vector<float> calibration_input(const Trees& trees, std::size_t n_rows) {
         const auto& split = trees.splits[(state >> 20) % splits];
         float value = split.threshold_f32;
         if (split.set >= 0)
-            value = static_cast<float>((state >> 33) % (32u * static_cast<std::uint32_t>(
-                trees.set_begin[split.set + 1] - trees.set_begin[split.set]) + 1));
+            value = static_cast<float>(
+                (state >> 33) %
+                (32u * static_cast<std::uint32_t>(trees.set_begin[split.set + 1] - trees.set_begin[split.set]) + 1));
         if (state >> 63) value = std::nextafter(value, HUGE_VALF);
         rows[(draw % n_rows) * trees.n_features + static_cast<std::uint32_t>(split.feature)] = value;
     }
@@ -105,7 +106,9 @@ void Forest::calibrate(const Trees& trees) {
     const auto time_all = [&](double best_1, double best_64) {
         for (Timed& timed : all) {
             if (timed.row_1 <= CALIBRATION_BEHIND * best_1) {
-                const double us = taken_us([&] { for (std::size_t r = 0; r < timed.singles; ++r) score(timed, r, 1); });
+                const double us = taken_us([&] {
+                    for (std::size_t r = 0; r < timed.singles; ++r) score(timed, r, 1);
+                });
                 timed.row_1 = std::min(timed.row_1, us / static_cast<double>(timed.singles));
             }
             if (timed.row_64 <= CALIBRATION_BEHIND * best_64) {
@@ -135,9 +138,7 @@ void Forest::finish(const double* raw, double* out) const noexcept {
     double sums[outputs_max];
     for (std::uint32_t k = 0; k < n_outputs_; ++k) sums[k] = raw[k] * scale_ + base_[k];
     switch (link_) {
-        case Link::identity:
-            std::copy_n(sums, n_outputs_, out);
-            return;
+        case Link::identity: std::copy_n(sums, n_outputs_, out); return;
         case Link::sigmoid:
             for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = 1.0 / (1.0 + std::exp(-link_parameter_ * sums[k]));
             return;
@@ -163,9 +164,7 @@ void Forest::finish(const double* raw, double* out) const noexcept {
         case Link::anomaly:
             for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = link_parameter_ - std::exp(sums[k]);
             return;
-        case Link::argmax:
-            *out = static_cast<double>(std::max_element(sums, sums + n_outputs_) - sums);
-            return;
+        case Link::argmax: *out = static_cast<double>(std::max_element(sums, sums + n_outputs_) - sums); return;
     }
 }
 
@@ -218,14 +217,14 @@ const Layout* Forest::find(const std::string& name) const noexcept {
     return nullptr;
 }
 
-int Forest::score_by(const std::string& name, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
-                     const Stop& stop) const noexcept {
+int Forest::score_by(const std::string& name, const float* rows, std::size_t n_rows, std::size_t row_stride,
+                     double* out, const Stop& stop) const noexcept {
     const Layout* layout = find(name);
     return layout ? score_with(*layout, rows, n_rows, row_stride, out, stop) : ENGINE_SCORE_FAILED;
 }
 
-int Forest::score_by(const std::string& name, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
-                     const Stop& stop) const noexcept {
+int Forest::score_by(const std::string& name, const double* rows, std::size_t n_rows, std::size_t row_stride,
+                     double* out, const Stop& stop) const noexcept {
     const Layout* layout = find(name);
     return layout ? score_with(*layout, rows, n_rows, row_stride, out, stop) : ENGINE_SCORE_FAILED;
 }

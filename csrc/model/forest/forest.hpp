@@ -49,20 +49,20 @@ inline constexpr std::uint8_t all = 63;
 // behind the other; a child c >= 0 is split c, a child c < 0 is leaf ~c.
 struct Spec {
     std::uint32_t n_features = 0;
-    std::uint32_t n_outputs = 0;            // raw sums a row; argmax makes one answer of them
-    bool float32_rows = false;              // the trainer compares in float32: rows in double are rounded first
-    std::span<const std::int32_t> root;     // [trees] child number of the root
-    std::span<const std::int32_t> output;   // [trees] the raw sum that a tree adds to
-    std::span<const std::int32_t> feature;  // [splits]
-    std::span<const double> threshold;      // [splits] left where x <= threshold; or the index of a category set
-    std::span<const std::int32_t> left;     // [splits]
-    std::span<const std::int32_t> right;    // [splits]
-    std::span<const std::uint8_t> rule;     // [splits] bits of namespace rule
-    std::span<const double> leaf;           // [leaves]
+    std::uint32_t n_outputs = 0;               // raw sums a row; argmax makes one answer of them
+    bool float32_rows = false;                 // the trainer compares in float32: rows in double are rounded first
+    std::span<const std::int32_t> root;        // [trees] child number of the root
+    std::span<const std::int32_t> output;      // [trees] the raw sum that a tree adds to
+    std::span<const std::int32_t> feature;     // [splits]
+    std::span<const double> threshold;         // [splits] left where x <= threshold; or the index of a category set
+    std::span<const std::int32_t> left;        // [splits]
+    std::span<const std::int32_t> right;       // [splits]
+    std::span<const std::uint8_t> rule;        // [splits] bits of namespace rule
+    std::span<const double> leaf;              // [leaves]
     std::span<const std::int32_t> set_begin;   // [sets + 1] first word of each category set
     std::span<const std::uint32_t> set_words;  // bit c % 32 of word c / 32 stands for category c
-    std::span<const double> base;           // [n_outputs] added to each sum after `scale`
-    double scale = 1.0;                     // multiplies each sum: 1 / iterations where the forest averages
+    std::span<const double> base;              // [n_outputs] added to each sum after `scale`
+    double scale = 1.0;                        // multiplies each sum: 1 / iterations where the forest averages
     Link link = Link::identity;
     double link_parameter = 1.0;
 };
@@ -134,8 +134,8 @@ public:
 private:
     Forest() = default;
     template <class T>
-    int score_with(const Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride,
-                   double* out, const Stop& stop) const noexcept;
+    int score_with(const Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                   const Stop& stop) const noexcept;
     template <class T>
     int score_any(const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                   const Stop& stop) const noexcept;

@@ -24,9 +24,13 @@ bool is_member(const Trees& trees, const Split& split, double x) noexcept {
 template <class T>
 T threshold_of(const Split& split) noexcept;
 template <>
-float threshold_of<float>(const Split& split) noexcept { return split.threshold_f32; }
+float threshold_of<float>(const Split& split) noexcept {
+    return split.threshold_f32;
+}
 template <>
-double threshold_of<double>(const Split& split) noexcept { return split.threshold; }
+double threshold_of<double>(const Split& split) noexcept {
+    return split.threshold;
+}
 
 template <class T>
 bool goes_left(const Trees& trees, const Split& split, const T* row) noexcept {

@@ -78,12 +78,13 @@ std::shared_ptr<const Symmetric> make_symmetric(std::shared_ptr<const Coded> cod
     for (const Part& part : coded->parts) {
         const auto chunks = [&] { return static_cast<std::uint32_t>(packed->chunks.size()); };
         Part mine{part.output, chunks(), 0, part.opens, part.closes};
-        for (std::uint32_t g = part.first; g < part.end; g += 4) pack_chunk(forest, g, std::min(g + 4, part.end), *packed);
+        for (std::uint32_t g = part.first; g < part.end; g += 4)
+            pack_chunk(forest, g, std::min(g + 4, part.end), *packed);
         mine.end = chunks();
         packed->parts.push_back(mine);
     }
-    packed->view = {forest.n_columns,           packed->chunks.data(),     packed->columns.data(),
-                    packed->cuts.data(),        packed->value_base.data(), forest.values};
+    packed->view = {forest.n_columns,    packed->chunks.data(),     packed->columns.data(),
+                    packed->cuts.data(), packed->value_base.data(), forest.values};
     ENGINE_ASSERT(packed->columns.size() == packed->cuts.size(), "every question has a cut");
     ENGINE_ASSERT(packed->value_base.size() == packed->chunks.size() * chunk_trees, "every place has a first value");
     ENGINE_ASSERT(packed->parts.size() == coded->parts.size(), "parts are those of the coded forest");

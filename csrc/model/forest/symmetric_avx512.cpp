@@ -54,7 +54,8 @@ void score_lanes_in(const SymmetricView& forest, const std::uint8_t* memory, std
         alignas(64) std::uint8_t number[chunk_trees];
         _mm512_store_si512(number, leaf);
         for (std::size_t g = 0; g < chunk.groups; ++g) {
-            const __m512i wide = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(number + g * lanes)));
+            const __m512i wide =
+                _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(number + g * lanes)));
             const __m512i base = _mm512_loadu_si512(forest.value_base + c * chunk_trees + g * lanes);
             const __m512i at = _mm512_add_epi32(wide, base);
             low = _mm512_add_pd(low, _mm512_i32gather_pd(_mm512_castsi512_si256(at), forest.values, 8));

@@ -63,15 +63,14 @@ void check_split(const Spec& spec, std::size_t tree, std::size_t s) {
 Split make_split(const Spec& spec, std::size_t s) {
     const bool categorical = spec.rule[s] & rule::categorical;
     const double threshold = categorical ? 0.0 : spec.threshold[s];
-    return {threshold,     round_down(threshold), spec.feature[s],
-            spec.left[s],  spec.right[s],         categorical ? static_cast<std::int32_t>(spec.threshold[s]) : -1,
+    return {threshold,    round_down(threshold), spec.feature[s],
+            spec.left[s], spec.right[s],         categorical ? static_cast<std::int32_t>(spec.threshold[s]) : -1,
             spec.rule[s]};
 }
 
 // Walks one tree from its root without recursion and returns its depth. `seen_*` mark the splits and leaves that any
 // tree has reached: one that is met twice is shared, or lies on a cycle.
-std::uint32_t walk(const Spec& spec, std::size_t tree, std::vector<bool>& seen_split,
-                   std::vector<bool>& seen_leaf) {
+std::uint32_t walk(const Spec& spec, std::size_t tree, std::vector<bool>& seen_split, std::vector<bool>& seen_leaf) {
     std::vector<std::pair<std::int32_t, std::uint32_t>> open{{spec.root[tree], 0}};
     std::uint32_t deepest = 0;
     while (!open.empty()) {

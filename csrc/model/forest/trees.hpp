@@ -13,18 +13,18 @@
 
 namespace engine::forest {
 
-inline constexpr std::size_t lanes = 16;         // accumulators an output, and trees a group
-inline constexpr std::size_t block_rows = 64;    // rows of one call of a layout, at most
+inline constexpr std::size_t lanes = 16;       // accumulators an output, and trees a group
+inline constexpr std::size_t block_rows = 64;  // rows of one call of a layout, at most
 inline constexpr std::uint32_t outputs_max = 1024;
-inline constexpr double zero_band = 1e-35f;      // LightGBM's kZeroThreshold, a float constant held in double
+inline constexpr double zero_band = 1e-35f;  // LightGBM's kZeroThreshold, a float constant held in double
 
 struct Split {
-    double threshold;      // x <= threshold goes left, rows in double
-    float threshold_f32;   // the largest float32 <= threshold: exact for rows in float32
+    double threshold;     // x <= threshold goes left, rows in double
+    float threshold_f32;  // the largest float32 <= threshold: exact for rows in float32
     std::int32_t feature;
-    std::int32_t left;     // >= 0 a split, < 0 leaf ~left
+    std::int32_t left;  // >= 0 a split, < 0 leaf ~left
     std::int32_t right;
-    std::int32_t set;      // category set, -1 for a numerical split
+    std::int32_t set;  // category set, -1 for a numerical split
     std::uint8_t rule;
 };
 

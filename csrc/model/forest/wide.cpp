@@ -95,8 +95,7 @@ private:
             first_column_[key] = wide_->n_columns;
             const std::size_t needed = (sorted.size() + wide_cuts_max - 1) / wide_cuts_max;
             if (wide_->n_columns + needed > wide_columns_max) return false;
-            if (std::get<2>(key) >= 0)
-                add_set(key);
+            if (std::get<2>(key) >= 0) add_set(key);
             else
                 for (std::size_t from = 0; from < sorted.size(); from += wide_cuts_max) add_column(key, sorted, from);
         }
@@ -154,8 +153,8 @@ private:
     std::uint32_t ask_of(const Split& split) const {
         const Key key = key_of(split);
         const std::vector<double>& sorted = thresholds_.at(key);
-        const auto rank = static_cast<std::size_t>(
-            std::lower_bound(sorted.begin(), sorted.end(), split.threshold) - sorted.begin());
+        const auto rank =
+            static_cast<std::size_t>(std::lower_bound(sorted.begin(), sorted.end(), split.threshold) - sorted.begin());
         ENGINE_ASSERT(rank < sorted.size() && sorted[rank] == split.threshold, "a split's threshold is a cut");
         const std::size_t column = first_column_.at(key) + rank / wide_cuts_max;
         ENGINE_ASSERT(column < wide_->n_columns, "a split's column exists");
@@ -218,7 +217,8 @@ void code_categories(const Wide& wide, const WideKernels& kernels, const WideCat
     }
     if (block.categories == 0) {
         for (std::size_t j = 0; j < block.sets; ++j)
-            to[j] = category_goes_left(*wide.trees, wide.trees->splits[wide.set_splits[block.first_split + j]], x) ? 0 : 1;
+            to[j] =
+                category_goes_left(*wide.trees, wide.trees->splits[wide.set_splits[block.first_split + j]], x) ? 0 : 1;
         return;
     }
     std::size_t line = block.categories;  // in no set
@@ -238,7 +238,8 @@ template <class T>
 void code_row(const Wide& wide, const WideKernels& kernels, const T* row, std::uint16_t* codes) noexcept {
     const T* cuts = cuts_of(wide, T(0));
     for (const WideColumn& column : wide.columns) codes[column.column] = code_of(column, cuts, row[column.feature]);
-    for (const WideCategories& block : wide.categories) code_categories(wide, kernels, block, row[block.feature], codes);
+    for (const WideCategories& block : wide.categories)
+        code_categories(wide, kernels, block, row[block.feature], codes);
 }
 
 class WideLanes final : public Layout {

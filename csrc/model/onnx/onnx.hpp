@@ -70,8 +70,8 @@ public:
     static std::shared_ptr<Session> from_bytes(const std::string& library, std::span<const std::byte> model,
                                                int intra_op_threads, Error& error);
     // The same from a file, for models with external data: locations are relative to the file's folder.
-    static std::shared_ptr<Session> from_file(const std::string& library, const std::string& path,
-                                              int intra_op_threads, Error& error);
+    static std::shared_ptr<Session> from_file(const std::string& library, const std::string& path, int intra_op_threads,
+                                              Error& error);
 
     virtual ~Session() = default;
     virtual const std::vector<Port>& inputs() const = 0;

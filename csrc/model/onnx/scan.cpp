@@ -33,16 +33,26 @@ struct Child {
 
 // The fields of onnx.proto that lead to a tensor or to metadata; every other field is stepped over.
 constexpr std::array CHILDREN{
-    Child{Message::model, 7, Message::graph},          Child{Message::model, 14, Message::entry_property},
-    Child{Message::model, 20, Message::training},      Child{Message::model, 25, Message::function},
-    Child{Message::training, 1, Message::graph},       Child{Message::training, 2, Message::graph},
-    Child{Message::function, 7, Message::node},        Child{Message::function, 11, Message::attribute},
-    Child{Message::graph, 1, Message::node},           Child{Message::graph, 5, Message::tensor},
-    Child{Message::graph, 15, Message::sparse},        Child{Message::node, 5, Message::attribute},
-    Child{Message::attribute, 5, Message::tensor},     Child{Message::attribute, 6, Message::graph},
-    Child{Message::attribute, 10, Message::tensor},    Child{Message::attribute, 11, Message::graph},
-    Child{Message::attribute, 22, Message::sparse},    Child{Message::attribute, 23, Message::sparse},
-    Child{Message::sparse, 1, Message::tensor},        Child{Message::sparse, 2, Message::tensor},
+    Child{Message::model, 7, Message::graph},
+    Child{Message::model, 14, Message::entry_property},
+    Child{Message::model, 20, Message::training},
+    Child{Message::model, 25, Message::function},
+    Child{Message::training, 1, Message::graph},
+    Child{Message::training, 2, Message::graph},
+    Child{Message::function, 7, Message::node},
+    Child{Message::function, 11, Message::attribute},
+    Child{Message::graph, 1, Message::node},
+    Child{Message::graph, 5, Message::tensor},
+    Child{Message::graph, 15, Message::sparse},
+    Child{Message::node, 5, Message::attribute},
+    Child{Message::attribute, 5, Message::tensor},
+    Child{Message::attribute, 6, Message::graph},
+    Child{Message::attribute, 10, Message::tensor},
+    Child{Message::attribute, 11, Message::graph},
+    Child{Message::attribute, 22, Message::sparse},
+    Child{Message::attribute, 23, Message::sparse},
+    Child{Message::sparse, 1, Message::tensor},
+    Child{Message::sparse, 2, Message::tensor},
     Child{Message::tensor, 13, Message::entry_external},
 };
 
@@ -131,8 +141,8 @@ private:
     }
 
     bool fail(size_t at, const char* what) {
-        error = {Fault::model, std::string(what) + " at byte " + std::to_string(at) + " of " +
-                                   std::to_string(bytes_.size())};
+        error = {Fault::model,
+                 std::string(what) + " at byte " + std::to_string(at) + " of " + std::to_string(bytes_.size())};
         return false;
     }
 

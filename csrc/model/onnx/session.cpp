@@ -13,7 +13,6 @@
 namespace engine::onnx {
 namespace {
 
-
 // Frees what the C API made when the scope ends, on every path.
 template <class T>
 class Owned {
@@ -117,7 +116,8 @@ private:
 
 // The context behind a scorer socket.
 struct OnnxScorer {
-    OnnxScorer(std::shared_ptr<LoadedSession> session, Plan plan) : session(std::move(session)), plan(std::move(plan)) {}
+    OnnxScorer(std::shared_ptr<LoadedSession> session, Plan plan)
+        : session(std::move(session)), plan(std::move(plan)) {}
 
     const std::shared_ptr<LoadedSession> session;
     const Plan plan;
@@ -202,8 +202,8 @@ bool OnnxScorer::run(const void* rows, size_t n_rows, Owned<Value>& output) {
     const int64_t shape[2] = {static_cast<int64_t>(n_rows), static_cast<int64_t>(plan.n_features)};
     Owned<Value> input(api.release_value);
     // The C API has no type for a tensor that is only read; ONNX Runtime never writes to what it is fed.
-    if (!passed(api.wrap_tensor(session->library.cpu, const_cast<void*>(rows), n_rows * plan.n_features * size, shape, 2,
-                                plan.input_element, input.out()))) {
+    if (!passed(api.wrap_tensor(session->library.cpu, const_cast<void*>(rows), n_rows * plan.n_features * size, shape,
+                                2, plan.input_element, input.out()))) {
         return false;
     }
     const char* input_name = plan.input.c_str();

@@ -1,5 +1,5 @@
-// The pipeline on the fake driver: right bits from many threads, two batches in flight from one, and everything that may
-// go wrong; then the scheduler on top of it, with the same forest on the CPU as the fallback.
+// The pipeline on the fake driver: right bits from many threads, two batches in flight from one, and everything that
+// may go wrong; then the scheduler on top of it, with the same forest on the CPU as the fallback.
 #include "gpu/pipeline.hpp"
 
 #include <algorithm>

@@ -62,9 +62,9 @@ TEST(a_dense_net_gives_the_written_bits) {
     }
     std::vector<engine::dense::LayerSpec> layers;
     for (std::size_t l = 0; l < weights.size(); ++l)
-        layers.push_back({widths[l], widths[l + 1], weights[l], biases[l],
-                          l + 1 < weights.size() ? engine::dense::Activation::relu
-                                                 : engine::dense::Activation::identity});
+        layers.push_back(
+            {widths[l], widths[l + 1], weights[l], biases[l],
+             l + 1 < weights.size() ? engine::dense::Activation::relu : engine::dense::Activation::identity});
     const std::vector<float> rows = rows_of(numbers);
     for (const auto& [float32, expected] : {std::pair{true, written_f32}, {false, written_f64}}) {
         const auto net = engine::dense::Dense::load(layers, float32);

@@ -9,10 +9,10 @@
 
 #include "tests/check.hpp"
 
+using engine::Isa;
 using engine::dense::Activation;
 using engine::dense::Dense;
 using engine::dense::LayerSpec;
-using engine::Isa;
 
 TEST(a_hidden_layer_answers) {
     // relu(x - 1) and relu(-x), then 10 of the first plus 100 of the second plus 1.
@@ -58,7 +58,7 @@ TEST(instruction_sets_agree_bit_for_bit) {
         for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = 0.1 * static_cast<double>(i % 13) - 0.6;
         for (std::size_t i = 0; i < back.size(); ++i) back[i] = 0.1 * static_cast<double>(i % 17) - 0.7;
         const LayerSpec layers[] = {{7, width, weights, bias, Activation::tanh},
-                                         {width, 3, back, last, Activation::softmax}};
+                                    {width, 3, back, last, Activation::softmax}};
         for (bool float32 : {false, true}) {
             auto net = Dense::load(layers, float32);
             std::vector<float> rows(9 * 7);
@@ -107,8 +107,8 @@ TEST(skipping_and_tiling_change_no_bit) {
         for (double level : {-6.0, 0.0, 30.0}) {
             bias.assign(width, level);
             const LayerSpec layers[] = {{inputs, width, first, bias, Activation::relu},
-                                             {width, 70, second, rest, Activation::relu},
-                                             {70, 5, third, std::span(rest).first(5), Activation::identity}};
+                                        {width, 70, second, rest, Activation::relu},
+                                        {70, 5, third, std::span(rest).first(5), Activation::identity}};
             std::vector<double> expected;
             for (std::size_t r = 0; r < most_rows; ++r) {
                 std::vector<float> values(rows.begin() + r * inputs, rows.begin() + (r + 1) * inputs);
@@ -161,8 +161,8 @@ TEST(rows_beyond_a_tile_agree) {
             weights[l][i] = 0.01 * static_cast<double>(i * 37 % 101) - 0.5;
     }
     for (std::size_t l = 0; l < 3; ++l)
-        layers.push_back({widths[l], widths[l + 1], weights[l], biases[l],
-                          l < 2 ? Activation::relu : Activation::identity});
+        layers.push_back(
+            {widths[l], widths[l + 1], weights[l], biases[l], l < 2 ? Activation::relu : Activation::identity});
     std::vector<float> rows(18 * 21);
     for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i * 29 % 103) / 50.0f - 1.0f;
     for (bool float32 : {false, true}) {

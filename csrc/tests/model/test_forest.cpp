@@ -12,8 +12,8 @@
 #include "tests/check.hpp"
 
 using engine::forest::Forest;
-using engine::forest::Spec;
 using engine::forest::Link;
+using engine::forest::Spec;
 namespace rule = engine::forest::rule;
 
 namespace {
@@ -186,7 +186,8 @@ void check_layouts(const Forest& forest, std::uint32_t features, const std::vect
     forest.score_by("reference", rows.data(), 70, features, expected.data());
     for (const std::string& layout : forest.layouts()) {
         for (std::size_t n : {1, 63, 64, 65, 70}) {
-            CHECK(forest.score_by(layout, rows.data() + (70 - n) * features, n, features, got.data()) == ENGINE_SCORE_OK);
+            CHECK(forest.score_by(layout, rows.data() + (70 - n) * features, n, features, got.data()) ==
+                  ENGINE_SCORE_OK);
             CHECK(std::memcmp(got.data(), expected.data() + (70 - n), n * sizeof(double)) == 0);
         }
     }
@@ -241,7 +242,8 @@ TEST(category_sets_beyond_bytes_are_looked_up_in_a_table) {
     a.set_begin.push_back(static_cast<std::int32_t>(a.set_words.size()));
     auto forest = Forest::load(a.spec());
     CHECK(has_layout(*forest, "wide-scalar") && !has_layout(*forest, "lanes-scalar"));
-    check_layouts(*forest, 4, {-1, -0.5, 0, 1, 2, 31, 32, 33.5, 63, 64, 95, 96, 1e9, NAN, INFINITY, -INFINITY, 16777216});
+    check_layouts(*forest, 4,
+                  {-1, -0.5, 0, 1, 2, 31, 32, 33.5, 63, 64, 95, 96, 1e9, NAN, INFINITY, -INFINITY, 16777216});
 }
 
 // A clock that moves on by one each time it is read.

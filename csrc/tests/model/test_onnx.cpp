@@ -86,12 +86,12 @@ TEST(damage_never_reads_outside_the_bytes) {
 
 TEST(what_is_no_model_is_refused) {
     CHECK(refused(""));
-    CHECK(refused(number(1, 8)));                               // no graph
-    CHECK(refused(std::string("\x08")));                        // a number that is missing
-    CHECK(refused(std::string(12, '\xff')));                    // a number that does not end
-    CHECK(refused(std::string("\x00\x00", 2)));                 // field number 0
-    CHECK(refused(std::string("\x3a\xff\xff\xff\xff\x0f", 6))); // a graph of 4 GiB
-    CHECK(refused(field(7, "") + std::string("\x0b")));         // a group
+    CHECK(refused(number(1, 8)));                                // no graph
+    CHECK(refused(std::string("\x08")));                         // a number that is missing
+    CHECK(refused(std::string(12, '\xff')));                     // a number that does not end
+    CHECK(refused(std::string("\x00\x00", 2)));                  // field number 0
+    CHECK(refused(std::string("\x3a\xff\xff\xff\xff\x0f", 6)));  // a graph of 4 GiB
+    CHECK(refused(field(7, "") + std::string("\x0b")));          // a group
 }
 
 TEST(nesting_is_bounded) {

@@ -1,5 +1,5 @@
-// A libcuda.so.1 without a GPU: the part of the driver API that the executor uses, executed. Streams are threads, graphs
-// are lists, kernels are the host-compiled ones. Calls that the real driver refuses are refused, what it leaves
+// A libcuda.so.1 without a GPU: the part of the driver API that the executor uses, executed. Streams are threads,
+// graphs are lists, kernels are the host-compiled ones. Calls that the real driver refuses are refused, what it leaves
 // undefined is a complaint, and latency, hangs, errors and a lost device are brought about on request.
 #include "tests/gpu/fake/fake_driver.hpp"
 

@@ -13,13 +13,12 @@ typedef const char* (*fake_driver_run)(void* kernel, void** params, const unsign
                                        std::size_t shared_bytes);
 void fake_driver_register(const char* name, void* kernel, fake_driver_run run, const std::size_t* sizes,
                           unsigned count);
-// "kernel_ns", "launch_ns": what a kernel, and a call that submits, take at least. "hang": 1 stops the device before its
-// next operation until 0. "sticky_after": so many kernels from now the context fails with "sticky_code". "fail": the
-// next call to the function named in fake_driver_fail() returns its code. "memory_bytes": of the device. "devices".
+// "kernel_ns", "launch_ns": what a kernel, and a call that submits, take at least. "hang": 1 stops the device before
+// its next operation until 0. "sticky_after": so many kernels from now the context fails with "sticky_code". "fail":
+// the next call to the function named in fake_driver_fail() returns its code. "memory_bytes": of the device. "devices".
 void fake_driver_set(const char* key, long long value);
-long long fake_driver_get(
-    const char*
-        key);  // "kernels", "graph_launches", "in_use_bytes", "pageable_copies", "exec_overlaps", "capture_violations", "live"
+// "kernels", "graph_launches", "in_use_bytes", "pageable_copies", "exec_overlaps", "capture_violations", "live".
+long long fake_driver_get(const char* key);
 void fake_driver_fail(const char* function, int code, int times);
 const char* fake_driver_complaint();  // the first misuse that the real driver would leave undefined; null for none
 void fake_driver_reset();             // a new machine: all contexts, memory and counters gone
