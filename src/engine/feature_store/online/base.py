@@ -137,6 +137,18 @@ class OnlineStore:
         """
         raise NotImplementedError
 
+    def keep(self, view: str, ttl_ns: int | None) -> None:
+        """Keep the stored rows of a view for this TTL; called before rows are written. Do nothing, as a store must that
+        never forgets a row.
+
+        Args:
+            view: the name of the view.
+            ttl_ns: its TTL as it is defined now; None for never.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+
     def upsert(
         self, features: Features, *, progress: Progress | None = None, revision: int | None = None
     ) -> Written:
@@ -166,6 +178,7 @@ class OnlineStore:
         prefix, mark = self.prefix(definition.name), f"mark:{definition.name}"
         done = resumed = self._resumed(features, self.note(mark))
         revision = self.next_revision() if revision is None else revision
+        self.keep(definition.name, definition.ttl_ns)
         self.write((), None, {f"schema:{definition.name}": view.schema.to_json()})
         counts = [0, 0, 0]
         for batch in features.batches(skip=done, rows_max=BATCH_ROWS):
