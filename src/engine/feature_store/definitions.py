@@ -103,7 +103,8 @@ class Source:
         created_time: the column that says when a row was written; the copy written last wins. Without this column, or
             where two copies have the same created time, the later in the source wins.
         event_id: a column that tells apart events of one entity at one instant. Rows with the same entity, event time
-            and id are copies of each other; without an id, rows with the same entity and event time are.
+            and id are copies of one event, so it counts once in windows. Without an id every row is an event of its
+            own; of rows with the same entity and event time, those with the newest created time count.
         naive: the meaning of a timestamp without a zone: "refuse" raises InputError when the source is read, "utc"
             takes it as UTC.
 

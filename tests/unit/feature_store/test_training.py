@@ -119,7 +119,32 @@ def test_an_event_id_keeps_events_of_one_instant_apart():
 
     # Of the two copies of flight 8 the later in the source counts: 4.0, which is also the row of 1 o'clock.
     assert counted("flight") == [[4.0, 8.0], [2, 3], [5.0, 13.0]]
-    assert counted(None) == [[4.0, 8.0], [1, 2], [4.0, 12.0]]
+    # Without an id every row is an event.
+    assert counted(None) == [[4.0, 8.0], [3, 4], [7.0, 15.0]]
+
+
+def test_without_an_event_id_every_row_that_was_written_last_counts():
+    """149 flights of one hour are 149 events; a later write of an instant replaces an earlier one."""
+    hour = pa.table(
+        {"carrier": ["UA"] * 149, "t": times(*[1] * 149), "made": times(*[2] * 149), "delay": range(149)}
+    )
+    late = pa.table({"carrier": ["UA"] * 2, "t": times(1, 1), "made": times(3, 3), "delay": [7, 8]})
+    null = pa.table({"carrier": ["UA"] * 2, "t": times(1, 1), "flight": pa.array([None, None], pa.int64())})
+
+    def counted(rows, *names):
+        column = "delay" if "delay" in rows.column_names else "one"
+        rows = rows if "delay" in rows.column_names else rows.append_column("one", pa.array([1] * len(rows)))
+        view = FeatureView(
+            "c", Entity("carrier"), Source(rows, "t", *names), [], [Aggregate("count", column, "1h")]
+        )
+        config = DatasetConfig(Source(pa.table({"carrier": ["UA"], "t": times(1)}), "t"), view)
+        return STORE.get_training_features(config)[view.feature_names[0]].to_pylist()
+
+    assert counted(hour) == [149]
+    assert counted(hour, "made") == [149]
+    assert counted(pa.concat_tables([hour, late]), "made") == [2]
+    assert counted(pa.concat_tables([hour, late])) == [151]
+    assert counted(null, None, "flight") == [2]
 
 
 def test_of_events_of_one_instant_the_later_written_is_the_row():
