@@ -226,7 +226,8 @@ def _instants(column: Any, name: str, snapshot: Snapshot) -> Any:
 
 
 def _require_unchanged(offline: OfflineStore, snapshots: Sequence[Snapshot]) -> None:
-    """Raise StoreError if a source changed since its snapshot: its rows would be of two contents under one digest."""
+    """Raise StoreError if rows of a snapshot changed: they would be of two contents under one digest. New files may
+    have come."""
     for snapshot in snapshots:
-        if snapshot.table is None and offline.snapshot(snapshot.source).digest != snapshot.digest:
+        if snapshot.table is None and offline.snapshot(snapshot.pinned).digest != snapshot.digest:
             raise StoreError(f"{snapshot.place}: changed while it was read; read it again")

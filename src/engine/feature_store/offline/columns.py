@@ -5,8 +5,9 @@ A column has one of five kinds, "bool", "int", "float", "text" and "time"; a col
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import InputError
@@ -55,6 +56,13 @@ class Snapshot(SourceColumns):
     digest: str
     files: tuple[str, ...] = ()
     table: Any = None
+
+    @property
+    def pinned(self) -> Source:
+        """The source with these files and no others, for a source may grow while it is read."""
+        if not self.files:
+            return self.source
+        return replace(self.source, data=[os.path.abspath(file) for file in self.files])
 
 
 def kind_of(kind: pa.DataType) -> str | None:
