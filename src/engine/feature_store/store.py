@@ -6,13 +6,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, InputTypeError, StoreError
 from engine.feature_store.dataset import DatasetConfig, training_table
 from engine.feature_store.definitions import FeatureView, require, sequence_of
-from engine.feature_store.instants import time_range
+from engine.feature_store.instants import EPOCH, time_range
 from engine.feature_store.late import refresh
 from engine.feature_store.offline.base import Features, OfflineStore, schema_of
 from engine.feature_store.offline.columns import Snapshot, kinds_of
@@ -91,7 +91,8 @@ class FeatureStore:
             StoreError: the source cannot be read, or the online store cannot be written.
         """
         if end_time is None:
-            end_time = datetime.fromtimestamp(time.time(), UTC)
+            # Rounded to the past, so that no row of the future is in the range.
+            end_time = EPOCH + timedelta(microseconds=int(time.time() * 1e6) - 1)
         self._check(feature_definition, start_time, end_time)
         if progress is not None and not callable(progress):
             raise InputTypeError(f"progress: expected a callable, got {type(progress).__name__}")

@@ -75,7 +75,7 @@ class Written:
 
     Attributes:
         rows: rows of the view in the range.
-        written: rows that were new, or newer than the stored row.
+        written: rows that were new, or newer than the stored row; and rows whose newer stored row got other aggregates.
         same: rows that were stored already.
         older: rows older than the stored row, which stays.
         resumed: rows that an earlier, interrupted run of the same range had dealt with.
