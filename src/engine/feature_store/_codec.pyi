@@ -13,7 +13,7 @@ def keys_of(prefix: bytes, columns: Sequence[Sequence[int | str]]) -> list[bytes
 
     Args:
         prefix: the view's, as `OnlineStore.prefix` gives it.
-        columns: for each key column a list of int or str, equally long.
+        columns: for each key column a list of int, str or bytes, equally long.
     """
 
 def supersedes(new: bytes, old: bytes) -> int:
@@ -109,7 +109,7 @@ class Reader:
 
     Args:
         prefix: the beginning of the stored keys.
-        keys: pairs of the request's key name and its kind, "int" or "text".
+        keys: pairs of the request's key name and its kind, "int", "text" or "bytes".
         layout: the layout of the rows.
         wanted: pairs of a feature's full name and its column in the layout.
         ttl_ns: a row older than this is expired; None for never.

@@ -227,11 +227,19 @@ def test_a_source_row_without_an_event_time_is_named():
         STORE.offline.compute(view)
 
 
-def test_times_beyond_the_clock_are_named():
-    far = pa.array([datetime(9999, 1, 1, tzinfo=UTC)], UTC_US)
-    view = FeatureView("v", Entity("k"), Source(pa.table({"k": ["a"], "t": far, "x": [1]}), "t"), ["x"])
-    with pytest.raises(InputError, match="a value of the source cannot be read as its column's type"):
-        STORE.offline.compute(view)
+def test_times_beyond_the_clock_hold_never_or_always_and_labels_have_none():
+    far = pa.array([datetime(9999, 12, 31, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC), at(5)], UTC_US)
+    rows = pa.table({"k": ["a", "b", "a"], "t": far, "made": far, "x": [1, 2, 3]})
+    view = FeatureView("v", Entity("k"), Source(rows, "t", "made"), ["x"], [Aggregate("sum", "x", "1d")])
+    times = pa.array(
+        [at(6), at(4), datetime(1678, 1, 1, tzinfo=UTC), datetime(2261, 12, 31, tzinfo=UTC)], UTC_US
+    )
+    config = DatasetConfig(Source(pa.table({"k": ["a", "a", "b", "a"], "t": times}), "t"), view)
+    table = STORE.get_training_features(config)
+    assert table["v__x"].to_pylist() == [3, None, 2, 3]
+    assert table["v__x_sum_1d"].to_pylist() == [3.0, None, 2.0, 3.0]
+    assert STORE.offline.compute(view).table["v__x"].to_pylist() == [3, 2]
+    far = far.slice(0, 1)
     config = DatasetConfig(Source(pa.table({"origin": ["a"], "at": far}), "at"), weather())
     with pytest.raises(InputError, match="labels, column 'at': expected times from 1678 to 2261"):
         STORE.get_training_features(config)
