@@ -92,6 +92,8 @@ cdef extern from "feature_store/codec.hpp" namespace "engine::feature_store" nog
 MAGIC = b"EFB\x01"
 FLOAT_KEY_MAX = 2.0**53
 KINDS = ("bool", "int", "float", "text", "time")
+# A list of floats is stored as a text is: its bytes, 8 a float.
+LIST = "list"
 # The outcomes of a look-up, as `OnlineFeatures.stats` counts them; in the order of Outcome.
 REASONS = ("found", "not_found", "expired", "foreign", "schema", "null_key")
 
@@ -146,11 +148,11 @@ cdef class Layout:
 
     Attributes:
         tag: 8 bytes that name the schema.
-        kinds: the kind of each column, from KINDS.
+        kinds: the kind of each column, from KINDS, or LIST.
 
     Args:
         tag: 8 bytes that name the schema.
-        kinds: the kind of each column, from KINDS; 1 to 1,024 of them.
+        kinds: the kind of each column, from KINDS, or LIST; 1 to 1,024 of them.
 
     Raises:
         ValueError: a tag of another length, an unknown kind, or a number of columns out of range.
@@ -158,6 +160,7 @@ cdef class Layout:
     cdef readonly bytes tag
     cdef readonly tuple kinds
     cdef CoreLayout core
+    cdef vector[cbool] lists  # whether each column holds lists
 
     def __init__(self, bytes tag, kinds):
         self.kinds = tuple(kinds)
@@ -165,9 +168,10 @@ cdef class Layout:
             raise ValueError("a layout has a tag of 8 bytes and 1 to 1,024 columns")
         cdef vector[Kind] codes
         for kind in self.kinds:
-            if kind not in KINDS:
-                raise ValueError(f"a kind is one of {', '.join(KINDS)}, got {kind!r}")
-            codes.push_back(<Kind><uint8_t>KINDS.index(kind))
+            if kind not in KINDS and kind != LIST:
+                raise ValueError(f"a kind is one of {', '.join(KINDS)}, got {kind!r}; or it is {LIST}")
+            self.lists.push_back(kind == LIST)
+            codes.push_back(<Kind><uint8_t>KINDS.index("text" if kind == LIST else kind))
         self.tag = tag
         self.core = CoreLayout(tag_span(PyBytes_AS_STRING(tag), TAG_BYTES), kind_span(codes.data(), codes.size()))
 
@@ -178,7 +182,8 @@ cdef class Layout:
             event_ns: int64 [n], nanoseconds since 1970.
             created_ns: int64 [n], the same; None if the source has no created time.
             revision: of the materialisation, 0 to 2^64 - 1.
-            columns: for each column int64 or float64 [n], or for text a list of n str.
+            columns: for each column int64 or float64 [n], or for text a list of n str, or for lists a list of n bytes
+                objects, 8 bytes a float.
             nulls: for each column uint8 [n], not zero where the value is null; None for no nulls.
 
         Raises:
@@ -228,7 +233,11 @@ cdef class Layout:
                 cells[i].null = masks[i] is not NULL and masks[i][row] != 0
                 if cells[i].null:
                     continue
-                if values[i] is NULL:
+                if self.lists[i]:
+                    blob = columns[i][row]
+                    cells[i].text = PyBytes_AS_STRING(blob)
+                    cells[i].bits = <uint64_t>PyBytes_GET_SIZE(blob)
+                elif values[i] is NULL:
                     cells[i].text = PyUnicode_AsUTF8AndSize(columns[i][row], &length)
                     cells[i].bits = <uint64_t>length
                 else:
@@ -252,6 +261,10 @@ cdef class Layout:
         cdef Kind kind = self.core.kind(column)
         if kind == Kind.FLOAT:
             return PyFloat_FromDouble(cell.number())
+        if self.lists[column]:
+            if cell.bits % 8:
+                raise ValueError("a list that ends within a float")
+            return np.frombuffer(PyBytes_FromStringAndSize(cell.text, <Py_ssize_t>cell.bits), np.float64).tolist()
         if kind == Kind.TEXT:
             return PyUnicode_DecodeUTF8(cell.text, <Py_ssize_t>cell.bits, NULL)
         if kind == Kind.INT:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from engine.feature_store._codec import KINDS, Layout
+from engine.feature_store._codec import KINDS, LIST, Layout
 from engine.feature_store.definitions import FeatureView
 
 KEY_KINDS = ("int", "text", "bytes")
@@ -59,7 +59,7 @@ class Schema:
             return None
         known = {kind for _, kind in found.keys} <= set(KEY_KINDS) and {
             kind for _, kind in found.features
-        } <= set(KINDS)
+        } <= {*KINDS, LIST}
         return found if found.to_json() == text and known else None
 
     @property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import EngineError, InputTypeError, StoreError
 from engine.feature_store.dataset import DatasetConfig, training_table
 from engine.feature_store.definitions import FeatureView, require, sequence_of
-from engine.feature_store.instants import EPOCH, time_range
+from engine.feature_store.instants import EPOCH, shown, time_range
 from engine.feature_store.late import refresh
 from engine.feature_store.offline.base import Features, OfflineStore, schema_of
 from engine.feature_store.offline.columns import Snapshot, kinds_of
@@ -98,6 +98,12 @@ class FeatureStore:
             raise InputTypeError(f"progress: expected a callable, got {type(progress).__name__}")
         features, revision = self._computed(feature_definition, start_time, end_time)
         written = self.online.upsert(features, progress=progress, revision=revision)
+        _, end_ns = time_range(start_time, end_time)
+        assert end_ns is not None
+        until_ns = self.online.materialized(feature_definition.name, end_ns)
+        if until_ns is not None and written.written:
+            # Newer rows of these entities may have been evicted, and an older one must not stand in for them.
+            self.materialize(feature_definition, shown(end_ns), shown(until_ns))
         if not feature_definition.aggregates or not (written.older or written.resumed):
             return written
         # Events of this range lie in windows of newer rows that are online already.

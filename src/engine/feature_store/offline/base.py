@@ -156,8 +156,8 @@ class Features:
         """The rows as pyarrow RecordBatches, in the same order each time.
 
         The columns are k0, k1, … (int64, uint64, string or binary), the event time `t` and the created time `c` (int64
-        nanoseconds since 1970; `c` is null without one), then f0, f1, …: bool, int64, float64 or string as their
-        kind says, and int64 microseconds since 1970 for a time.
+        nanoseconds since 1970; `c` is null without one), then f0, f1, …: bool, int64, float64, string or a list of
+        float64 as their kind says, and int64 microseconds since 1970 for a time.
 
         Args:
             skip: leave out this many rows at the beginning.
@@ -211,6 +211,7 @@ def batch_schema(view: View) -> pa.Schema:
 
     whole = pa.int64()
     types = {"bool": pa.bool_(), "int": whole, "float": pa.float64(), "text": pa.string(), "time": whole}
+    types["list"] = pa.list_(pa.float64())
     of_keys = {"int": whole, "text": pa.string(), "bytes": pa.binary()}
     keys = [
         (f"k{i}", pa.uint64() if kind == "int" and is_unsigned(view.snapshot.types[key]) else of_keys[kind])

@@ -1,7 +1,7 @@
 """The columns of a source and their types: every check of a definition against its source, before any row is read.
 
-A column has one of five kinds, "bool", "int", "float", "text" and "time"; a column of any other type is no feature. A
-key has one of three: "int", "text" and "bytes".
+A column has one of six kinds, "bool", "int", "float", "text", "time" and "list" (of floats); a column of any other type
+is no feature. A key has one of three: "int", "text" and "bytes".
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Snapshot(SourceColumns):
 
 
 def kind_of(kind: pa.DataType) -> str | None:
-    """The kind of a column of this Arrow type: "bool", "int", "float", "text" or "time"; None if it is no feature."""
+    """The kind of a column of this Arrow type: "bool", "int", "float", "text", "time" or "list"; None if it is no
+    feature."""
     import pyarrow as pa
 
     t = pa.types
@@ -93,6 +94,8 @@ def kind_of(kind: pa.DataType) -> str | None:
         return "float"
     if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind) or _is_uuid(kind):
         return "text"
+    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+        return "list" if t.is_floating(kind.value_type) else None
     return "time" if t.is_timestamp(kind) or t.is_date(kind) else None
 
 
@@ -129,8 +132,8 @@ def kinds_of(view: FeatureView, columns: SourceColumns) -> dict[str, str]:
     kinds: dict[str, str] = {}
     for column in view.columns:
         kinds[column] = _kind(
-            view, columns, column, ("bool", "int", "float", "text", "time"),
-            "a feature is a number, a boolean, text or a timestamp; cast it in the source",
+            view, columns, column, ("bool", "int", "float", "text", "time", "list"),
+            "a feature is a number, a boolean, text, a timestamp or a list of floats; cast it in the source",
         )  # fmt: skip
     for aggregate in view.aggregates:
         kinds[aggregate.column] = _kind(

@@ -22,7 +22,7 @@ from engine.feature_store.offline.sources import NULL_PARTITION
 TABLE = "source"
 # The file of a row, while columns are taken from its path.
 FILE = "engine file of a row"
-_CASTS = {"bool": "BOOLEAN", "int": "BIGINT", "float": "DOUBLE", "text": "VARCHAR"}
+_CASTS = {"bool": "BOOLEAN", "int": "BIGINT", "float": "DOUBLE", "text": "VARCHAR", "list": "DOUBLE[]"}
 
 
 def quoted(name: str) -> str:

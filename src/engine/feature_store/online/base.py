@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from engine._common import arguments
 from engine.errors import InputTypeError, StoreError
-from engine.feature_store._codec import keys_of
+from engine.feature_store._codec import LIST, keys_of
 from engine.feature_store.definitions import require
 from engine.feature_store.offline.base import Features, View
 
@@ -149,6 +151,22 @@ class OnlineStore:
             StoreError: the store cannot be written.
         """
 
+    def materialized(self, view: str, end_ns: int) -> int | None:
+        """Take note that rows of a view before `end_ns` were written. Do nothing, as a store must that loses no row.
+
+        Args:
+            view: the name of the view.
+            end_ns: the end of the range, nanoseconds since 1970.
+
+        Returns:
+            The end of the latest range, if this one ends earlier and the store may have lost rows that are newer: the
+            caller writes the rows between the two again. None otherwise.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        return None
+
     def upsert(
         self, features: Features, *, progress: Progress | None = None, revision: int | None = None
     ) -> Written:
@@ -230,11 +248,16 @@ def packed(batch: Any, view: View, prefix: bytes, revision: int) -> list[tuple[b
 
 
 def _values(column: Any, kind: str) -> Any:
-    """A column as the codec takes it: a list of texts, or int64 or float64 with any value in place of a null."""
+    """A column as the codec takes it: a list of texts or bytes, or int64 or float64 with any value in place of null."""
     import pyarrow as pa
 
     if kind == "text":
         return column.to_pylist()
+    if kind == LIST:
+        # A null in a list is no number.
+        floats = column.flatten().fill_null(float("nan")).to_numpy()
+        ends = np.cumsum(column.value_lengths().fill_null(0).to_numpy())
+        return [part.tobytes() for part in np.split(floats, ends[:-1])] if len(ends) else []
     wanted = pa.float64() if kind == "float" else pa.int64()
     if column.null_count:
         column = column.fill_null(False if kind == "bool" else 0)

@@ -179,6 +179,21 @@ class RedisOnline(OnlineStore):
                     self._keep(keys=part, args=[_ttl_ms(ttl_ns)])
             self._client.set(self._own(name), now)
 
+    def materialized(self, view: str, end_ns: int) -> int | None:
+        """As `OnlineStore.materialized` says, for a server that has evicted keys. Raises StoreError."""
+        name, end_us = f"until:{view}", end_ns // 1000
+        until_us = int(self.note(name) or end_us)
+        with self._mapped():
+            if end_us >= until_us:
+                self._client.set(self._own(name), end_us)
+                return None
+            try:
+                evicted = int(self._client.info("stats").get("evicted_keys", 0))
+            except self._redis.exceptions.ResponseError:
+                # The user may not ask for this.
+                evicted = 0
+        return until_us * 1000 if evicted else None
+
     def note(self, name: str) -> bytes | None:
         """A small record beside the rows, None if there is none. Raises StoreError if the server cannot be read."""
         with self._mapped():

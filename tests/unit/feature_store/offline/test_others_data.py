@@ -3,6 +3,7 @@
 import uuid
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from engine.feature_store import (
     LMDBOnline,
     Source,
 )
+from engine.feature_store._codec import keys_of
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 UTC_US, UTC_NS = pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC")
@@ -148,6 +150,32 @@ def test_a_folder_and_the_names_of_its_folders_are_columns(tmp_path):
     (root / "k=2").rename(root / "k=5")
     assert OFFLINE.snapshot(Source(root, "t")).digest != before
     assert trained(root, [2, 5]) == [[None, 2.0]]
+
+
+def test_lists_of_floats_are_trained_and_stored(tmp_path):
+    lists = [[1.5, -0.0], [], None, [None, float("inf")]]
+    rows = pa.table({"k": [1, 2, 3, 4], "t": hours(1, 1, 1, 1), "v": pa.array(lists, pa.list_(pa.float32()))})
+    fixed = pa.table(
+        {"k": [1, 2], "t": hours(1, 1), "v": pa.array([[1.0, 2.0], None], pa.list_(pa.float64(), 2))}
+    )
+    for data in (rows, written(tmp_path, rows)):
+        assert trained(data, [4, 3, 2, 1, 9]) == [[*reversed(lists), None]]
+    assert trained(fixed, [2, 1]) == [[None, [1.0, 2.0]]]
+    view = FeatureView("s", Entity("k"), Source(rows, "t"), ["v"], ttl="30d")
+    store = FeatureStore(OFFLINE, LMDBOnline(tmp_path / "online"))
+    store.materialize(view, None, START + timedelta(days=1))
+    blobs = store.online.wire().read(keys_of(store.online.prefix("s"), [[1, 2, 3, 4]]), 2**62)
+    layout = OFFLINE.view(view).schema.layout
+    assert repr([layout.unpack(blob)[3][0] for blob in blobs]) == "[[1.5, -0.0], [], None, [nan, inf]]"
+    assert layout.unpack(blobs[0][:-1]) == "foreign"
+    # A program that asks for what it is given gets the list.
+    program = SimpleNamespace(capsule=None, input_names=("s__v",))
+    features = store.online_features(program, [view], now_ns=lambda: 0)
+    assert features.fetch({"k": 1}, 2**62)[0]["s__v"] == [1.5, -0.0]
+    with pytest.raises(ConfigError, match="is a number, view 's' has list there"):
+        store.online_features(t.FeatureProgram.fit([t.number("s__v")], {"s__v": [0.0]}), [view])
+    with pytest.raises(InputError, match="column 'v' of the source table has type list"):
+        trained(rows.set_column(2, "v", pa.array([["a"]] * 4)), [1])
 
 
 BIG = 2**53 + 1

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -155,6 +155,34 @@ def test_revisions_ascend_though_the_server_clock_is_behind(redis_url, client):
     client.set("engine::revision", str(first + 10**15))
     assert online.next_revision() == first + 10**15 + 1
     assert online.note("revision") == b"%d" % (first + 10**15 + 1)
+
+
+def test_an_older_row_does_not_stand_in_for_one_that_was_evicted(tmp_path):
+    server = RedisServer(tmp_path)
+    try:
+        rows = pa.table(
+            {"k": [1, 1, 2], "t": [NOW - timedelta(hours=h) for h in (5, 1, 1)], "v": [1.0, 2.0, 3.0]}
+        )
+        made = FeatureView("s", Entity("k"), Source(rows, "t"), ["v"])
+        store, client = store_of(server.url), server.client()
+        store.materialize(made, None, NOW)
+        features = features_of(server.url)
+        client.config_set("maxmemory-policy", "volatile-lru")
+        client.set("other", b"x" * 4_000_000, ex=1000)
+        client.config_set("maxmemory", client.info("memory")["used_memory"] - 2_000_000)
+        client.get("other")
+        client.config_set("maxmemory", 0)
+        assert client.info("stats")["evicted_keys"] == 1
+        client.delete("engine:s:1", "engine:s:2")
+        # The repair of an old hour.
+        old = (NOW - timedelta(hours=6), NOW - timedelta(hours=4))
+        assert store.materialize(made, *old).written == 1
+        assert fetch(features) == 2.0
+        assert store.materialize(made, *old).older == 1
+        features.close()
+        client.close()
+    finally:
+        server.stop()
 
 
 def test_under_eviction_a_row_is_right_or_missing(tmp_path):
