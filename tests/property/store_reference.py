@@ -52,11 +52,20 @@ def written(row, created):
 
 
 def distinct(rows, event, created, event_id):
-    """The events of one entity's rows: one row of each set of copies."""
+    """The events of one entity's rows: the newest copy of each id, and each row without an id that was written last."""
     groups = {}
     for row in rows:
         groups.setdefault((row[event], None if event_id is None else row[event_id]), []).append(row)
-    return [newest(copies, created) for copies in groups.values()]
+    events = []
+    for (_, name), copies in groups.items():
+        last = newest(copies, created)
+        if name is not None:
+            events.append(last)
+        else:
+            events += [
+                row for row in copies if created is None or written(row, created) == written(last, created)
+            ]
+    return events
 
 
 def aggregate(function, values):

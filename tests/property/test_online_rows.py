@@ -244,6 +244,56 @@ def test_after_runs_in_any_order_online_holds_the_newest_row_of_offline(
             assert repr(list(wanted)) == repr(found[3] if found else [None] * len(view.columns_out))
 
 
+repairs = st.lists(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"), st.integers(0, HOURS - 1), st.one_of(st.none(), st.floats(-10, 10))
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(arrivals=repairs, with_id=st.booleans(), ttl=st.sampled_from([None, "30d", "300d"]))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_repair_of_the_hours_that_got_late_rows_is_enough(make_online, arrivals, with_id, ttl):
+    """Rows arrive in any order, and only the hours that they lie in are materialised: online equals offline at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = FeatureStore(DuckDBOffline(threads=1), make_online(folder, "o"))
+        rows = []
+        for arrived in arrivals:
+            rows += [(*row, len(rows) + i) for i, row in enumerate(arrived)]
+            table = pa.table(
+                {
+                    "k": [row[0] for row in rows],
+                    "t": pa.array(
+                        [START + timedelta(hours=row[1]) for row in rows], pa.timestamp("us", "UTC")
+                    ),
+                    "x": pa.array([row[2] for row in rows], pa.float64()),
+                    "id": [row[3] for row in rows],
+                }
+            )
+            windows = [
+                Aggregate("sum", "x", "5h"),
+                Aggregate("count", "x", "24h"),
+                Aggregate("max", "x", "1h"),
+            ]
+            source = Source(table, "t", event_id="id" if with_id else None)
+            view = FeatureView("v", Entity("k"), source, ["x"], windows, ttl)
+            first, last = min(row[1] for row in arrived), max(row[1] for row in arrived)
+            store.materialize(view, START + timedelta(hours=first), START + timedelta(hours=last + 1))
+            labels = pa.table({"k": list("abcd"), "t": [START + timedelta(hours=HOURS)] * 4})
+            offline = store.get_training_features(DatasetConfig(Source(labels, "t"), [view]))
+            values = zip(*(offline[name].to_pylist() for name in view.feature_names), strict=True)
+            online = newest_online(store, view)
+            for entity, wanted in zip("abcd", values, strict=True):
+                found = online.get(entity)
+                assert repr(list(wanted)) == repr(found[3] if found else [None] * len(view.columns_out))
+
+
 def newest_online(store, view):
     """Entity -> (event, created, revision, values) of every stored row."""
     schema = store.offline.view(view).schema

@@ -50,7 +50,7 @@ source_rows = st.lists(
             "n": st.one_of(st.none(), st.integers(0, 1)),
             "t": instants,
             "made": st.one_of(st.none(), st.sampled_from([START_NS, START_NS + 1]), instants),
-            "id": st.integers(0, 2),
+            "id": st.one_of(st.none(), st.integers(0, 2)),
             "x": numbers,
             "s": maybe_names,
             "flag": st.one_of(st.none(), st.booleans()),

@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 MAGIC: bytes
 KINDS: tuple[str, ...]
+LIST: str
 REASONS: tuple[str, ...]
 NO_KEY: bytes
 
@@ -13,7 +14,7 @@ def keys_of(prefix: bytes, columns: Sequence[Sequence[int | str]]) -> list[bytes
 
     Args:
         prefix: the view's, as `OnlineStore.prefix` gives it.
-        columns: for each key column a list of int or str, equally long.
+        columns: for each key column a list of int, str or bytes, equally long.
     """
 
 def supersedes(new: bytes, old: bytes) -> int:
@@ -61,11 +62,11 @@ class Layout:
 
     Attributes:
         tag: 8 bytes that name the schema.
-        kinds: the kind of each column, from KINDS.
+        kinds: the kind of each column, from KINDS, or LIST.
 
     Args:
         tag: 8 bytes that name the schema.
-        kinds: the kind of each column, from KINDS; 1 to 1,024 of them.
+        kinds: the kind of each column, from KINDS, or LIST; 1 to 1,024 of them.
 
     Raises:
         ValueError: a tag of another length, an unknown kind, or a number of columns out of range.
@@ -88,7 +89,8 @@ class Layout:
             event_ns: int64 [n], nanoseconds since 1970.
             created_ns: int64 [n], the same; None if the source has no created time.
             revision: of the materialisation, 0 to 2^64 - 1.
-            columns: for each column int64 or float64 [n], or for text a list of n str.
+            columns: for each column int64 or float64 [n], or for text a list of n str, or for lists a list of n bytes
+                objects, 8 bytes a float.
             nulls: for each column uint8 [n], not zero where the value is null; None for no nulls.
 
         Raises:
@@ -109,7 +111,7 @@ class Reader:
 
     Args:
         prefix: the beginning of the stored keys.
-        keys: pairs of the request's key name and its kind, "int" or "text".
+        keys: pairs of the request's key name and its kind, "int", "text" or "bytes".
         layout: the layout of the rows.
         wanted: pairs of a feature's full name and its column in the layout.
         ttl_ns: a row older than this is expired; None for never.

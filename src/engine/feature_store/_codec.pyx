@@ -12,6 +12,8 @@ from libcpp.vector cimport vector
 
 import hashlib
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from uuid import UUID
 
 import numpy as np
 
@@ -88,7 +90,10 @@ cdef extern from "feature_store/codec.hpp" namespace "engine::feature_store" nog
     Order compare(string_view row, string_view stored) noexcept
 
 MAGIC = b"EFB\x01"
+FLOAT_KEY_MAX = 2.0**53
 KINDS = ("bool", "int", "float", "text", "time")
+# A list of floats is stored as a text is: its bytes, 8 a float.
+LIST = "list"
 # The outcomes of a look-up, as `OnlineFeatures.stats` counts them; in the order of Outcome.
 REASONS = ("found", "not_found", "expired", "foreign", "schema", "null_key")
 
@@ -118,16 +123,20 @@ def keys_of(bytes prefix, columns):
 
     Args:
         prefix: the view's, as `OnlineStore.prefix` gives it.
-        columns: for each key column a list of int or str, equally long.
+        columns: for each key column a list of int, str or bytes, equally long.
     """
     cdef list keys = []
     if len(columns) == 1:
         for value in columns[0]:
-            keys.append(_key(prefix, (str(value).encode(),)))
+            keys.append(_key(prefix, (_text_of(value),)))
         return keys
     for values in zip(*columns):
-        keys.append(_key(prefix, tuple([str(value).encode() for value in values])))
+        keys.append(_key(prefix, tuple([_text_of(value) for value in values])))
     return keys
+
+
+cdef bytes _text_of(object value):
+    return <bytes>value if PyBytes_CheckExact(value) else str(value).encode()
 
 
 cdef string_view _view(bytes blob) noexcept:
@@ -139,11 +148,11 @@ cdef class Layout:
 
     Attributes:
         tag: 8 bytes that name the schema.
-        kinds: the kind of each column, from KINDS.
+        kinds: the kind of each column, from KINDS, or LIST.
 
     Args:
         tag: 8 bytes that name the schema.
-        kinds: the kind of each column, from KINDS; 1 to 1,024 of them.
+        kinds: the kind of each column, from KINDS, or LIST; 1 to 1,024 of them.
 
     Raises:
         ValueError: a tag of another length, an unknown kind, or a number of columns out of range.
@@ -151,6 +160,7 @@ cdef class Layout:
     cdef readonly bytes tag
     cdef readonly tuple kinds
     cdef CoreLayout core
+    cdef vector[cbool] lists  # whether each column holds lists
 
     def __init__(self, bytes tag, kinds):
         self.kinds = tuple(kinds)
@@ -158,9 +168,10 @@ cdef class Layout:
             raise ValueError("a layout has a tag of 8 bytes and 1 to 1,024 columns")
         cdef vector[Kind] codes
         for kind in self.kinds:
-            if kind not in KINDS:
-                raise ValueError(f"a kind is one of {', '.join(KINDS)}, got {kind!r}")
-            codes.push_back(<Kind><uint8_t>KINDS.index(kind))
+            if kind not in KINDS and kind != LIST:
+                raise ValueError(f"a kind is one of {', '.join(KINDS)}, got {kind!r}; or it is {LIST}")
+            self.lists.push_back(kind == LIST)
+            codes.push_back(<Kind><uint8_t>KINDS.index("text" if kind == LIST else kind))
         self.tag = tag
         self.core = CoreLayout(tag_span(PyBytes_AS_STRING(tag), TAG_BYTES), kind_span(codes.data(), codes.size()))
 
@@ -171,7 +182,8 @@ cdef class Layout:
             event_ns: int64 [n], nanoseconds since 1970.
             created_ns: int64 [n], the same; None if the source has no created time.
             revision: of the materialisation, 0 to 2^64 - 1.
-            columns: for each column int64 or float64 [n], or for text a list of n str.
+            columns: for each column int64 or float64 [n], or for text a list of n str, or for lists a list of n bytes
+                objects, 8 bytes a float.
             nulls: for each column uint8 [n], not zero where the value is null; None for no nulls.
 
         Raises:
@@ -221,7 +233,11 @@ cdef class Layout:
                 cells[i].null = masks[i] is not NULL and masks[i][row] != 0
                 if cells[i].null:
                     continue
-                if values[i] is NULL:
+                if self.lists[i]:
+                    blob = columns[i][row]
+                    cells[i].text = PyBytes_AS_STRING(blob)
+                    cells[i].bits = <uint64_t>PyBytes_GET_SIZE(blob)
+                elif values[i] is NULL:
                     cells[i].text = PyUnicode_AsUTF8AndSize(columns[i][row], &length)
                     cells[i].bits = <uint64_t>length
                 else:
@@ -245,6 +261,10 @@ cdef class Layout:
         cdef Kind kind = self.core.kind(column)
         if kind == Kind.FLOAT:
             return PyFloat_FromDouble(cell.number())
+        if self.lists[column]:
+            if cell.bits % 8:
+                raise ValueError("a list that ends within a float")
+            return np.frombuffer(PyBytes_FromStringAndSize(cell.text, <Py_ssize_t>cell.bits), np.float64).tolist()
         if kind == Kind.TEXT:
             return PyUnicode_DecodeUTF8(cell.text, <Py_ssize_t>cell.bits, NULL)
         if kind == Kind.INT:
@@ -300,14 +320,14 @@ cdef class Reader:
 
     Args:
         prefix: the beginning of the stored keys.
-        keys: pairs of the request's key name and its kind, "int" or "text".
+        keys: pairs of the request's key name and its kind, "int", "text" or "bytes".
         layout: the layout of the rows.
         wanted: pairs of a feature's full name and its column in the layout.
         ttl_ns: a row older than this is expired; None for never.
     """
     cdef bytes prefix
     cdef tuple key_names
-    cdef list key_is_int
+    cdef list key_kinds
     cdef Layout layout
     cdef readonly tuple names
     cdef vector[size_t] columns
@@ -319,12 +339,12 @@ cdef class Reader:
     def __init__(self, bytes prefix, keys, Layout layout, wanted, ttl_ns):
         self.prefix = prefix
         self.key_names = tuple([name for name, _ in keys])
-        self.key_is_int = [kind == "int" for _, kind in keys]
+        self.key_kinds = [kind for _, kind in keys]
         self.layout = layout
         self.names = tuple([name for name, _ in wanted])
         self.columns = [column for _, column in wanted]
         self.ttl_ns = -1 if ttl_ns is None else ttl_ns
-        self.one_text = len(self.key_names) == 1 and not self.key_is_int[0]
+        self.one_text = self.key_kinds == ["text"]
         self.one_key = self.key_names[0]
 
     # Hot: once per view and request.
@@ -350,14 +370,14 @@ cdef class Reader:
 
     cdef bytes any_key(self, dict request):
         cdef list texts = []
-        for name, is_int in zip(self.key_names, self.key_is_int):
+        for name, kind in zip(self.key_names, self.key_kinds):
             if name not in request:
                 # A request that brings all of the view's features needs no entity key.
                 if all(feature in request for feature in self.names):
                     return _NO_KEY
                 raise InputError(f"the request has no entity key {name!r}, which features {', '.join(self.names[:3])} "
                                  f"are looked up by; it has: {', '.join(map(str, list(request)[:20]))}")
-            text = _key_text(request[name], is_int, name)
+            text = _key_text(request[name], kind, name)
             if text is None:
                 return _NO_KEY
             texts.append(text)
@@ -404,17 +424,30 @@ cdef extern from "Python.h":
     void* PyDict_GetItem(object mapping, object key) noexcept
 
 
-cdef bytes _key_text(object value, bint is_int, name):
+cdef bytes _key_text(object value, str kind, name):
     """One part of a stored key, None for a missing value. Raises InputError for a value of another type."""
     if (value is None or type(value).__name__ in ("NAType", "NaTType")
             or (isinstance(value, (float, np.floating)) and value != value)):
         return None
-    if is_int:
+    if kind == "int":
         if PyLong_CheckExact(value):
             return b"%d" % value
-        if isinstance(value, np.integer) or (isinstance(value, (float, np.floating)) and value == value // 1):
+        if isinstance(value, (float, np.floating)) and value == value // 1:
+            # A greater float stands for many whole numbers.
+            if abs(value) > FLOAT_KEY_MAX:
+                raise InputError(f"entity key {name!r}: a float holds whole numbers up to 2^53 exactly, got "
+                                 f"{shown(value)}; give it as an int")
+            return b"%d" % int(value)
+        if isinstance(value, (np.integer, Decimal)) and value == int(value):
             return b"%d" % int(value)
         raise InputError(f"entity key {name!r}: expected a whole number, got {shown(value)}")
+    if kind == "bytes":
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return bytes(value)
+        if not isinstance(value, str):
+            raise InputError(f"entity key {name!r}: expected bytes, got {shown(value)}")
+    elif isinstance(value, UUID):
+        return str(value).encode()
     if not isinstance(value, str):
         raise InputError(f"entity key {name!r}: expected text, got {shown(value)}")
     try:

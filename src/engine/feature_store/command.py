@@ -9,8 +9,10 @@ import argparse
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from engine.errors import ConfigError
 from engine.feature_store.definitions import FeatureView
@@ -69,6 +71,8 @@ def _imported(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # As for a script, the modules beside it can be imported.
+    sys.path.insert(0, str(path.resolve().parent))
     spec.loader.exec_module(module)
     return module
 
@@ -80,8 +84,23 @@ def _store(module: ModuleType, name: str) -> FeatureStore:
     return next(iter(stores.values()))
 
 
+def _views_in(values: Iterable[Any]) -> Iterator[FeatureView]:
+    """The views among these values, and in the lists, tuples, sets and dicts among them."""
+    for value in values:
+        if isinstance(value, FeatureView):
+            yield value
+        elif isinstance(value, dict):
+            yield from (part for part in value.values() if isinstance(part, FeatureView))
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            yield from (part for part in value if isinstance(part, FeatureView))
+
+
 def _views(module: ModuleType, wanted: list[str], name: str) -> list[FeatureView]:
-    views = {value.name: value for value in vars(module).values() if isinstance(value, FeatureView)}
+    views: dict[str, FeatureView] = {}
+    for view in _views_in(vars(module).values()):
+        other = views.setdefault(view.name, view)
+        if other != view or other.source.patterns != view.source.patterns:
+            raise ConfigError(f"{name}: defines two views named {view.name!r}; rename one of them")
     unknown = [view for view in wanted if view not in views]
     if unknown or not views:
         there = ", ".join(sorted(views)) or "none"

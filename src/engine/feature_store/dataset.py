@@ -11,7 +11,14 @@ import numpy as np
 
 from engine._common import canonical
 from engine.errors import ConfigError, InputError, InputTypeError, StoreError
-from engine.feature_store.definitions import FeatureView, Source, column_names, require, sequence_of
+from engine.feature_store.definitions import (
+    FeatureView,
+    Source,
+    column_names,
+    require,
+    require_distinct,
+    sequence_of,
+)
 from engine.feature_store.instants import time_range
 from engine.feature_store.offline.base import FOUND, REASONS, View
 from engine.feature_store.offline.columns import Snapshot, check_keys, check_times, kinds_of
@@ -88,10 +95,16 @@ class DatasetConfig:
         column_names([view.name for view in self.views], "views")
         if self.label is not None:
             require(self.label, str, "label")
+        require_distinct([name for view in self.views for name in view.feature_names])
         known = {name for view in self.views for name in view.feature_names}
         unknown = [name for name in self.features or () if name not in known]
         if unknown:
             raise ConfigError(f"no view has feature {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+        for view in self.views if self.reasons else ():
+            if (name := f"{view.name}__reason") in known:
+                raise ConfigError(
+                    f"{name!r} is a feature already, so reasons=True cannot be a column of that name"
+                )
         time_range(self.start_time, self.end_time)
 
     @property
@@ -226,7 +239,8 @@ def _instants(column: Any, name: str, snapshot: Snapshot) -> Any:
 
 
 def _require_unchanged(offline: OfflineStore, snapshots: Sequence[Snapshot]) -> None:
-    """Raise StoreError if a source changed since its snapshot: its rows would be of two contents under one digest."""
+    """Raise StoreError if rows of a snapshot changed: they would be of two contents under one digest. New files may
+    have come."""
     for snapshot in snapshots:
-        if snapshot.table is None and offline.snapshot(snapshot.source).digest != snapshot.digest:
+        if snapshot.table is None and offline.snapshot(snapshot.pinned).digest != snapshot.digest:
             raise StoreError(f"{snapshot.place}: changed while it was read; read it again")

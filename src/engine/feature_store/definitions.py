@@ -24,8 +24,18 @@ FUNCTIONS = ("count", "sum", "mean", "min", "max")
 NAIVE = ("refuse", "utc")
 SEPARATOR = "__"
 FEATURES_MAX = 1000
+_WHOLE_UNITS = (("s", 10**9), ("ms", 10**6), ("us", 10**3))
 
 T = TypeVar("T")
+
+
+def require_distinct(names: Sequence[str]) -> None:
+    """Raise ConfigError if two features of a set of views have the same full name."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ConfigError(f"two features would be called {name!r}; rename one of the views or columns")
+        seen.add(name)
 
 
 def plain_name(value: Any, what: str) -> str:
@@ -74,7 +84,7 @@ class Entity:
     Args:
         name: letters, digits and single underscores, a letter first, 64 at most.
         keys: the column or columns that identify it, under the same names in sources, labels and requests; None for
-            one column named as the entity. A key holds whole numbers or text.
+            one column named as the entity. A key holds whole numbers, text or bytes.
 
     Raises:
         ConfigError: the name is not allowed, a key stands there twice, or there is none.
@@ -97,13 +107,15 @@ class Source:
     """Rows with an event time: Parquet files, or a table in memory.
 
     Args:
-        data: a path or glob of Parquet files, a list of them, or a table (pyarrow, pandas, Polars). A glob is expanded
-            each time the source is read, and its files are read in the order of their names.
+        data: a path, folder or glob of Parquet files, a list of them, or a table (pyarrow, pandas, Polars). A glob is
+            expanded each time the source is read, and its files are read in the order of their names. Columns in the
+            names of the folders below, as `day=2024-01-01`, are columns of the source.
         event_time: the column that says when a row became true. It has a time zone; see `naive`.
         created_time: the column that says when a row was written; the copy written last wins. Without this column, or
             where two copies have the same created time, the later in the source wins.
         event_id: a column that tells apart events of one entity at one instant. Rows with the same entity, event time
-            and id are copies of each other; without an id, rows with the same entity and event time are.
+            and id are copies of one event, so it counts once in windows. Without an id every row is an event of its
+            own; of rows with the same entity and event time, those with the newest created time count.
         naive: the meaning of a timestamp without a zone: "refuse" raises InputError when the source is read, "utc"
             takes it as UTC.
 
@@ -185,9 +197,12 @@ class Aggregate:
 
     @property
     def name(self) -> str:
-        """The feature's own name, as `dep_delay_mean_24h`; a timedelta is named in seconds, as `dep_delay_mean_60s`."""
-        window = self.window if isinstance(self.window, str) else f"{self.window_ns // 10**9}s"
-        return f"{self.column}_{self.function}_{window}"
+        """The feature's own name, as `dep_delay_mean_24h`. A timedelta is named in seconds, as `dep_delay_mean_60s`,
+        and in ms or us if it has a fraction of one."""
+        if isinstance(self.window, str):
+            return f"{self.column}_{self.function}_{self.window}"
+        unit, ns = next((unit, ns) for unit, ns in _WHOLE_UNITS if self.window_ns % ns == 0)
+        return f"{self.column}_{self.function}_{self.window_ns // ns}{unit}"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NS_MIN, NS_MAX = -(2**63) + 1, 2**63 - 1
 
 _UNITS_NS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+# The digits of a fraction of a second that are beyond the microsecond.
+_NANOSECONDS = re.compile(r"[.,]\d{6}(\d+)")
 _SPAN = re.compile(r"(\d{1,9})([smhd])")
 
 
@@ -24,15 +26,18 @@ def instant_ns(value: Any, what: str) -> int:
     """Nanoseconds since 1970 UTC of a datetime with a zone, or of ISO 8601 text with one.
 
     Args:
-        value: the instant. A pandas Timestamp keeps its nanoseconds.
+        value: the instant. A pandas Timestamp and text keep their nanoseconds; what is beyond is cut off.
         what: the beginning of every error text.
 
     Raises:
         InputTypeError: neither a datetime nor text.
         InputError: the text is not ISO 8601, the instant has no zone, or its year is not from 1678 to 2261.
     """
-    given = value
+    given, beyond_us = value, 0
     if isinstance(value, str):
+        if match := _NANOSECONDS.search(value):
+            # A datetime would drop what is beyond the microsecond.
+            beyond_us = int(match[1].ljust(3, "0")[:3])
         try:
             value = datetime.fromisoformat(value)
         except ValueError as error:
@@ -46,7 +51,7 @@ def instant_ns(value: Any, what: str) -> int:
             f"{what}: {given!r} has no time zone; write it with one, as 2013-07-01T00:00:00+00:00"
         )
     # A pandas Timestamp is a datetime with nanoseconds of its own.
-    ns = (value - EPOCH) // timedelta(microseconds=1) * 1000 + int(getattr(value, "nanosecond", 0))
+    ns = (value - EPOCH) // timedelta(microseconds=1) * 1000 + int(getattr(value, "nanosecond", beyond_us))
     if not NS_MIN <= ns <= NS_MAX:
         raise InputError(f"{what}: expected a year from 1678 to 2261, got {given!r}")
     return ns

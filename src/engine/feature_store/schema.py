@@ -9,9 +9,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from engine.feature_store._codec import KINDS, Layout
+from engine.feature_store._codec import KINDS, LIST, Layout
 from engine.feature_store.definitions import FeatureView
 
+KEY_KINDS = ("int", "text", "bytes")
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -21,7 +22,7 @@ class Schema:
 
     Attributes:
         view: the view's name.
-        keys: pairs of key and kind, "int" or "text".
+        keys: pairs of key and kind, from KEY_KINDS.
         features: pairs of a feature's own name and its kind, in order.
         aggregates: function, column and window in nanoseconds of each aggregate.
     """
@@ -56,8 +57,10 @@ class Schema:
             found = cls.of(view, tuple(kind for _, kind in keys), tuple(kind for _, kind in features))
         except (ValueError, TypeError):
             return None
-        kinds = {kind for _, kind in (*found.keys, *found.features)}
-        return found if found.to_json() == text and kinds <= set(KINDS) else None
+        known = {kind for _, kind in found.keys} <= set(KEY_KINDS) and {
+            kind for _, kind in found.features
+        } <= {*KINDS, LIST}
+        return found if found.to_json() == text and known else None
 
     @property
     def layout(self) -> Layout:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import EngineError, InputTypeError, StoreError
 from engine.feature_store.dataset import DatasetConfig, training_table
 from engine.feature_store.definitions import FeatureView, require, sequence_of
-from engine.feature_store.instants import time_range
+from engine.feature_store.instants import EPOCH, shown, time_range
+from engine.feature_store.late import refresh
 from engine.feature_store.offline.base import Features, OfflineStore, schema_of
-from engine.feature_store.offline.columns import kinds_of
+from engine.feature_store.offline.columns import Snapshot, kinds_of
 from engine.feature_store.online.base import OnlineStore, Progress, Written
 from engine.feature_store.online.features import OnlineFeatures, Program, check_fits
 from engine.feature_store.schema import Schema
@@ -69,7 +72,9 @@ class FeatureStore:
         """Bring the newest row of each entity with start_time <= event time < end_time into the online store.
 
         A second call for the same range writes nothing. A call for an older range replaces nothing newer. Rows that
-        came late are written by any range that holds their event time. After a kill, the next call for the same range
+        came late are written by any range that holds their event time, and the aggregates of a newer row that is online
+        already are computed again where an event of the range lies in its windows. Files that come into a source's
+        folder meanwhile are left to the next call. After a kill, the next call for the same range
         goes on where the killed one stopped. Several calls may run at once, in any process. Blocks until all is
         written.
 
@@ -86,12 +91,26 @@ class FeatureStore:
             StoreError: the source cannot be read, or the online store cannot be written.
         """
         if end_time is None:
-            end_time = datetime.fromtimestamp(time.time(), UTC)
+            # Rounded to the past, so that no row of the future is in the range.
+            end_time = EPOCH + timedelta(microseconds=int(time.time() * 1e6) - 1)
         self._check(feature_definition, start_time, end_time)
         if progress is not None and not callable(progress):
             raise InputTypeError(f"progress: expected a callable, got {type(progress).__name__}")
         features, revision = self._computed(feature_definition, start_time, end_time)
-        return self.online.upsert(features, progress=progress, revision=revision)
+        written = self.online.upsert(features, progress=progress, revision=revision)
+        _, end_ns = time_range(start_time, end_time)
+        assert end_ns is not None
+        until_ns = self.online.materialized(feature_definition.name, end_ns)
+        if until_ns is not None and written.written:
+            # Newer rows of these entities may have been evicted, and an older one must not stand in for them.
+            self.materialize(feature_definition, shown(end_ns), shown(until_ns))
+        if not feature_definition.aggregates or not (written.older or written.resumed):
+            return written
+        # Events of this range lie in windows of newer rows that are online already.
+        changed = refresh(self.offline, self.online, features, revision)
+        return replace(
+            written, written=written.written + changed, older=written.older - min(changed, written.older)
+        )
 
     def _check(self, view: FeatureView, start_time: Any, end_time: Any) -> None:
         """Raise what `materialize` would raise for this view and range, from the columns of the source alone."""
@@ -104,19 +123,31 @@ class FeatureStore:
         source later, because no other run drew a revision between ours and our look at the source."""
         for _ in range(LOOKS_MAX):
             revision = self.online.next_revision()
-            seen = self.offline.snapshot(view.source).digest
+            seen = self.offline.snapshot(view.source)
             if self.online.note("revision") != b"%d" % revision:
                 continue
-            features = self.offline.compute(view, start_time, end_time)
-            # A file that was replaced while it was read would give rows of two contents.
-            changing = features.view.snapshot.table is None
-            after = self.offline.snapshot(view.source).digest if changing else seen
-            if features.view.snapshot.digest == seen == after:
-                return features, revision
+            # The files that were there at our look, and none that came since.
+            pinned = replace(view, source=seen.pinned)
+            try:
+                features = self.offline.compute(pinned, start_time, end_time)
+                found = features.view.snapshot
+                # A file that was replaced while it was read would give rows of two contents.
+                after = self.offline.snapshot(pinned.source).digest if found.table is None else seen.digest
+            except StoreError:
+                if self._all_there(seen):
+                    raise
+                continue
+            if found.digest == seen.digest == after:
+                return replace(features, view=replace(features.view, definition=view)), revision
         raise StoreError(
             f"view {view.name!r}: its source changed, or others began to materialise, {LOOKS_MAX} times while it was "
             "looked at; write whole files and move them into place"
         )
+
+    @staticmethod
+    def _all_there(snapshot: Snapshot) -> bool:
+        """Whether no file of a snapshot has been removed since."""
+        return all(os.path.exists(file) for file in snapshot.files)
 
     def get_training_features(self, dataset_config: DatasetConfig, *, digest: str | None = None) -> pa.Table:
         """The label rows in their order, each with the features that were known at its instant.

@@ -1,5 +1,6 @@
 """`engine materialize` from the command line, on a file of definitions."""
 
+import sys
 import textwrap
 
 import pyarrow as pa
@@ -62,3 +63,31 @@ def test_a_file_that_defines_nothing_is_refused(tmp_path, capsys):
     assert "none.py: no such file" in capsys.readouterr().err
     assert main(["materialize", "no.such.module"]) == 1
     assert "no such module, and no Python file" in capsys.readouterr().err
+
+
+def test_modules_beside_the_file_and_views_in_lists_are_found(definitions, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder = definitions.parent
+    (folder / "entities_beside.py").write_text(
+        "from engine.feature_store import Entity\nplane = Entity('tail')\n"
+    )
+    lines = (
+        definitions.read_text()
+        .replace("plane = FeatureView", "views = [FeatureView")
+        .replace('["seats"])', '["seats"])]')
+    )
+    lines = lines.replace('Entity("tail")', "entity").replace(
+        "weather = FeatureView", "more = {1: FeatureView"
+    )
+    lines = lines.replace('["temp"])', '["temp"])}')
+    definitions.write_text("from entities_beside import plane as entity\n" + lines)
+    assert main(["materialize", str(definitions), "plane", "weather"]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["plane", "weather"]
+
+
+def test_two_views_of_one_name_are_refused(definitions, capsys):
+    text = definitions.read_text()
+    again = next(line for line in text.splitlines() if line.startswith("weather"))
+    definitions.write_text(f"{text}same = weather\nother{again.replace('temp', 'wind')}\n")
+    assert main(["materialize", str(definitions)]) == 1
+    assert "defines two views named 'weather'; rename one of them" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 from engine.errors import InputError, StoreError
 from engine.feature_store import (
     Aggregate,
+    DatasetConfig,
     DuckDBOffline,
     Entity,
     FeatureStore,
@@ -20,6 +21,7 @@ from engine.feature_store import (
     Written,
 )
 from engine.feature_store import store as store_module
+from engine.feature_store._codec import keys_of
 from engine.feature_store.online import base
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -94,6 +96,58 @@ def test_a_late_row_changes_the_windows_it_lies_in(store):
     # Events before the range still count in the windows of the rows in it.
     store.materialize(view([("a", 5, 5, 5.0), ("a", 2, 9, 4.0)], **windows), START + timedelta(hours=5), DAY)
     assert stored(store, late) == [[5.0, 9.0], None]
+
+
+def test_a_late_row_changes_newer_rows_that_are_beyond_the_range(store):
+    """The usual repair of one hour: the newest rows are not in the range, but the late event is in their windows."""
+    windows = {"aggregates": [Aggregate("sum", "x", "5h"), Aggregate("count", "x", "1h")]}
+    before = [("a", 10, 1, 2.0), ("b", 11, 1, 3.0), ("c", 20, 1, 4.0), ("d", 9, 1, 1.0)]
+    store.materialize(view(before, **windows), START, DAY)
+    # Of b the event is as old as the window is long, which is no longer in it. d is no longer in the source.
+    late = [
+        ("a", 6, 2, 100.0),
+        ("b", 6, 2, 100.0),
+        ("c", 6, 2, 100.0),
+        ("d", 6, 2, 100.0),
+        ("e", 6, 2, 100.0),
+    ]
+    after = view([*before[:3], *late], **windows)
+    hour = (START + timedelta(hours=6), START + timedelta(hours=7))
+    assert store.materialize(after, *hour) == Written(5, 2, 0, 3, 0)
+    values = [[2.0, 102.0, 1], [3.0, 3.0, 1], [4.0, 4.0, 1], [1.0, 1.0, 1], [100.0, 100.0, 1]]
+    assert stored(store, after, "abcde") == values
+    assert store.materialize(after, *hour) == Written(5, 0, 1, 4, 0)
+    assert stored(store, after, "abcde") == values
+    # A later run of everything finds nothing to do but d, whose row at 6 is older than the one that is online.
+    assert store.materialize(after, START, DAY).written == 0
+
+
+def test_a_late_row_changes_newer_rows_by_keys_of_any_kind(store, tmp_path):
+    def rows(*hours):
+        times = pa.array([START + timedelta(hours=hour) for hour in hours], UTC_US)
+        return pa.table(
+            {
+                "t": ["x"] * len(hours),
+                "n": [7] * len(hours),
+                "at": times,
+                "seen": times,
+                "x": [1] * len(hours),
+            }
+        )
+
+    made = FeatureView(
+        "v", Entity("e", ["t", "n"]), Source(tmp_path / "*.parquet", "at"), ["seen"], [Aggregate("count", "x", "24h")]
+    )  # fmt: skip
+    pq.write_table(rows(1, 10), tmp_path / "1.parquet")
+    assert store.materialize(made, START, DAY).written == 1
+    pq.write_table(rows(5), tmp_path / "2.parquet")
+    assert store.materialize(made, START + timedelta(hours=5), START + timedelta(hours=6)) == Written(
+        1, 1, 0, 0, 0
+    )
+    wire = store.online.wire()
+    [blob] = wire.read(keys_of(store.online.prefix("v"), [["x"], [7]]), 2**62)
+    wire.close()
+    assert store.offline.view(made).schema.layout.unpack(blob)[3] == [START + timedelta(hours=10), 3]
 
 
 def test_of_copies_in_one_source_the_later_written_goes_online(store):
@@ -192,6 +246,47 @@ def test_views_with_alike_names_and_keys_do_not_meet(store):
     store.materialize(one, START, DAY)
     store.materialize(other, START, DAY)
     assert stored(store, one, ["a", "", "_a"]) == [[1.0], None, None]
+
+
+def test_a_folder_that_grows_with_every_look_is_read_as_it_was(store, tmp_path, monkeypatch):
+    pq.write_table(view([("a", 1, 1, 1.0)]).source.data, tmp_path / "0.parquet")
+    made = FeatureView("v", Entity("k"), Source(tmp_path / "*.parquet", "t"), ["x"])
+    snapshot, looks = store.offline.snapshot, []
+
+    def growing(source):
+        found = snapshot(source)
+        looks.append(source)
+        rows = view([("a", 1 + len(looks), 1, 1.0 + len(looks))]).source.data
+        pq.write_table(rows, tmp_path / f"{len(looks)}.parquet")
+        return found
+
+    monkeypatch.setattr(store.offline, "snapshot", growing)
+    assert store.materialize(made, START, DAY) == Written(1, 1, 0, 0, 0)
+    assert stored(store, made, "a") == [[1.0]]
+    labels = pa.table({"k": ["a"], "t": pa.array([DAY], UTC_US)})
+    table = store.get_training_features(DatasetConfig(Source(labels, "t"), [made]))
+    assert table["v__x"].to_pylist()[0] >= 3.0
+    monkeypatch.undo()
+    assert store.materialize(made, START, DAY).written == 1
+    assert stored(store, made, "a") == [[1.0 + len(looks)]]
+
+
+def test_a_file_that_was_compacted_away_is_looked_for_again(store, tmp_path, monkeypatch):
+    for name in ("1", "2"):
+        pq.write_table(view([("a", int(name), 1, float(name))]).source.data, tmp_path / f"{name}.parquet")
+    made = FeatureView("v", Entity("k"), Source(tmp_path / "*.parquet", "t"), ["x"])
+    snapshot, looks = store.offline.snapshot, []
+
+    def compacted(source):
+        found = snapshot(source)
+        looks.append(source)
+        if len(looks) == 1:
+            (tmp_path / "2.parquet").rename(tmp_path / "3.parquet")
+        return found
+
+    monkeypatch.setattr(store.offline, "snapshot", compacted)
+    assert store.materialize(made, START, DAY).written == 1
+    assert stored(store, made, "a") == [[2.0]]
 
 
 def test_a_source_that_never_holds_still_is_named(store, tmp_path, monkeypatch):

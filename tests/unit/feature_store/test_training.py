@@ -119,7 +119,32 @@ def test_an_event_id_keeps_events_of_one_instant_apart():
 
     # Of the two copies of flight 8 the later in the source counts: 4.0, which is also the row of 1 o'clock.
     assert counted("flight") == [[4.0, 8.0], [2, 3], [5.0, 13.0]]
-    assert counted(None) == [[4.0, 8.0], [1, 2], [4.0, 12.0]]
+    # Without an id every row is an event.
+    assert counted(None) == [[4.0, 8.0], [3, 4], [7.0, 15.0]]
+
+
+def test_without_an_event_id_every_row_that_was_written_last_counts():
+    """149 flights of one hour are 149 events; a later write of an instant replaces an earlier one."""
+    hour = pa.table(
+        {"carrier": ["UA"] * 149, "t": times(*[1] * 149), "made": times(*[2] * 149), "delay": range(149)}
+    )
+    late = pa.table({"carrier": ["UA"] * 2, "t": times(1, 1), "made": times(3, 3), "delay": [7, 8]})
+    null = pa.table({"carrier": ["UA"] * 2, "t": times(1, 1), "flight": pa.array([None, None], pa.int64())})
+
+    def counted(rows, *names):
+        column = "delay" if "delay" in rows.column_names else "one"
+        rows = rows if "delay" in rows.column_names else rows.append_column("one", pa.array([1] * len(rows)))
+        view = FeatureView(
+            "c", Entity("carrier"), Source(rows, "t", *names), [], [Aggregate("count", column, "1h")]
+        )
+        config = DatasetConfig(Source(pa.table({"carrier": ["UA"], "t": times(1)}), "t"), view)
+        return STORE.get_training_features(config)[view.feature_names[0]].to_pylist()
+
+    assert counted(hour) == [149]
+    assert counted(hour, "made") == [149]
+    assert counted(pa.concat_tables([hour, late]), "made") == [2]
+    assert counted(pa.concat_tables([hour, late])) == [151]
+    assert counted(null, None, "flight") == [2]
 
 
 def test_of_events_of_one_instant_the_later_written_is_the_row():
@@ -202,11 +227,19 @@ def test_a_source_row_without_an_event_time_is_named():
         STORE.offline.compute(view)
 
 
-def test_times_beyond_the_clock_are_named():
-    far = pa.array([datetime(9999, 1, 1, tzinfo=UTC)], UTC_US)
-    view = FeatureView("v", Entity("k"), Source(pa.table({"k": ["a"], "t": far, "x": [1]}), "t"), ["x"])
-    with pytest.raises(InputError, match="a value of the source cannot be read as its column's type"):
-        STORE.offline.compute(view)
+def test_times_beyond_the_clock_hold_never_or_always_and_labels_have_none():
+    far = pa.array([datetime(9999, 12, 31, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC), at(5)], UTC_US)
+    rows = pa.table({"k": ["a", "b", "a"], "t": far, "made": far, "x": [1, 2, 3]})
+    view = FeatureView("v", Entity("k"), Source(rows, "t", "made"), ["x"], [Aggregate("sum", "x", "1d")])
+    times = pa.array(
+        [at(6), at(4), datetime(1678, 1, 1, tzinfo=UTC), datetime(2261, 12, 31, tzinfo=UTC)], UTC_US
+    )
+    config = DatasetConfig(Source(pa.table({"k": ["a", "a", "b", "a"], "t": times}), "t"), view)
+    table = STORE.get_training_features(config)
+    assert table["v__x"].to_pylist() == [3, None, 2, 3]
+    assert table["v__x_sum_1d"].to_pylist() == [3.0, None, 2.0, 3.0]
+    assert STORE.offline.compute(view).table["v__x"].to_pylist() == [3, 2]
+    far = far.slice(0, 1)
     config = DatasetConfig(Source(pa.table({"origin": ["a"], "at": far}), "at"), weather())
     with pytest.raises(InputError, match="labels, column 'at': expected times from 1678 to 2261"):
         STORE.get_training_features(config)

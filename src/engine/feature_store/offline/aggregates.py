@@ -39,11 +39,8 @@ def aggregated_rows(
     columns = [*view.columns, *inputs]
     rows = view_rows.plain_rows(view, snapshot, kinds, columns, (read_from, end), numbered=True)
     keys = view_rows.keys(view)
-    partition = ", ".join([*keys, "t", "e"])
-    order = "c DESC NULLS LAST, o DESC"
     events = connection.sql(
-        f"SELECT * EXCLUDE (e) FROM ({rows} QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY {order}) = 1) "
-        f"ORDER BY {', '.join(keys)}, t, c NULLS FIRST, o"
+        f"SELECT * EXCLUDE (e) FROM ({rows}{_events_only(view)}) ORDER BY {', '.join(keys)}, t, c NULLS FIRST, o"
     ).to_arrow_table()
     groups = _groups(events, keys)
     times = events["t"].to_numpy()
@@ -56,6 +53,18 @@ def aggregated_rows(
     if start is not None:
         keep &= times >= start
     return table if keep.all() else table.filter(pa.array(keep))
+
+
+def _events_only(view: FeatureView) -> str:
+    """SQL that leaves each event once: of rows with one event id the newest; of rows without an id, those that were
+    written last, because each of them is an event of its own."""
+    source = view.source
+    partition = ", ".join([*view_rows.keys(view), "t", "e"])
+    written_last = f"rank() OVER (PARTITION BY {partition} ORDER BY c DESC NULLS LAST) = 1"
+    newest = f"row_number() OVER (PARTITION BY {partition} ORDER BY c DESC NULLS LAST, o DESC) = 1"
+    if source.event_id is not None:
+        return f" QUALIFY CASE WHEN e IS NULL THEN {written_last} ELSE {newest} END"
+    return "" if source.created_time is None else f" QUALIFY {written_last}"
 
 
 def _aggregate_columns(

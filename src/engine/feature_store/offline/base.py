@@ -15,7 +15,7 @@ import numpy.typing as npt
 from engine._common import arguments
 from engine.errors import InputTypeError
 from engine.feature_store.definitions import FeatureView, Source
-from engine.feature_store.offline.columns import Snapshot, SourceColumns, kinds_of
+from engine.feature_store.offline.columns import Snapshot, SourceColumns, is_unsigned, kinds_of
 from engine.feature_store.schema import Schema
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class View:
 
     @property
     def key_kinds(self) -> tuple[str, ...]:
-        """The kind of each key, "int" or "text", in the view's order."""
+        """The kind of each key, "int", "text" or "bytes", in the view's order."""
         return tuple(self.kinds[key] for key in self.definition.keys)
 
     @property
@@ -155,9 +155,9 @@ class Features:
     def batches(self, skip: int = 0, rows_max: int = 10_000) -> Iterator[Any]:
         """The rows as pyarrow RecordBatches, in the same order each time.
 
-        The columns are k0, k1, … (int64 or string), the event time `t` and the created time `c` (int64 nanoseconds
-        since 1970; `c` is null without one), then f0, f1, …: bool, int64, float64 or string as their kind says, and
-        int64 microseconds since 1970 for a time.
+        The columns are k0, k1, … (int64, uint64, string or binary), the event time `t` and the created time `c` (int64
+        nanoseconds since 1970; `c` is null without one), then f0, f1, …: bool, int64, float64, string or a list of
+        float64 as their kind says, and int64 microseconds since 1970 for a time.
 
         Args:
             skip: leave out this many rows at the beginning.
@@ -211,6 +211,11 @@ def batch_schema(view: View) -> pa.Schema:
 
     whole = pa.int64()
     types = {"bool": pa.bool_(), "int": whole, "float": pa.float64(), "text": pa.string(), "time": whole}
-    keys = [(f"k{i}", types[kind]) for i, kind in enumerate(view.key_kinds)]
+    types["list"] = pa.list_(pa.float64())
+    of_keys = {"int": whole, "text": pa.string(), "bytes": pa.binary()}
+    keys = [
+        (f"k{i}", pa.uint64() if kind == "int" and is_unsigned(view.snapshot.types[key]) else of_keys[kind])
+        for i, (key, kind) in enumerate(zip(view.definition.keys, view.key_kinds, strict=True))
+    ]
     features = [(f"f{i}", types[kind]) for i, kind in enumerate(view.kinds_out)]
     return pa.schema([*keys, ("t", whole), ("c", whole), *features])

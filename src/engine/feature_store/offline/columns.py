@@ -1,12 +1,14 @@
 """The columns of a source and their types: every check of a definition against its source, before any row is read.
 
-A column has one of five kinds, "bool", "int", "float", "text" and "time"; a column of any other type is no feature.
+A column has one of six kinds, "bool", "int", "float", "text", "time" and "list" (of floats); a column of any other type
+is no feature. A key has one of three: "int", "text" and "bytes".
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import InputError
@@ -16,7 +18,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NAMES_SHOWN = 30
-_KEY_WORDS = {"int": "whole numbers", "text": "text"}
+_KEY_WORDS = {"int": "whole numbers", "text": "text", "bytes": "bytes"}
+
+
+class Files(list[str]):
+    """Paths of files, in order, with the names of the columns that stand in the names of their folders."""
+
+    def __init__(self, files: Iterable[str], partitions: tuple[str, ...] = ()) -> None:
+        super().__init__(files)
+        self.partitions = partitions
 
 
 @dataclass(frozen=True)
@@ -27,11 +37,15 @@ class SourceColumns:
         source: the definition.
         place: where the rows are, for error texts: a path, or the name of a table.
         types: the Arrow type of each column, by name.
+        partitions: the columns that are written in the names of folders, as `day=2024-01-01`, and in no file.
+        lacking: a file that lacks a column which others have, by the column's name.
     """
 
     source: Source
     place: str
     types: dict[str, Any]
+    partitions: tuple[str, ...] = field(default=(), kw_only=True)
+    lacking: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     def type_of(self, column: str, where: str) -> Any:
         """The Arrow type of a column. Raises InputError, which begins with `where`, if the source lacks it."""
@@ -56,9 +70,17 @@ class Snapshot(SourceColumns):
     files: tuple[str, ...] = ()
     table: Any = None
 
+    @property
+    def pinned(self) -> Source:
+        """The source with these files and no others, for a source may grow while it is read."""
+        if not self.files:
+            return self.source
+        return replace(self.source, data=Files(map(os.path.abspath, self.files), self.partitions))
+
 
 def kind_of(kind: pa.DataType) -> str | None:
-    """The kind of a column of this Arrow type: "bool", "int", "float", "text" or "time"; None if it is no feature."""
+    """The kind of a column of this Arrow type: "bool", "int", "float", "text", "time" or "list"; None if it is no
+    feature."""
     import pyarrow as pa
 
     t = pa.types
@@ -68,11 +90,37 @@ def kind_of(kind: pa.DataType) -> str | None:
         return "bool"
     if t.is_integer(kind):
         return "int"
-    if t.is_float32(kind) or t.is_float64(kind):
+    if t.is_float32(kind) or t.is_float64(kind) or t.is_decimal(kind):
         return "float"
-    if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
+    if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind) or _is_uuid(kind):
         return "text"
-    return "time" if t.is_timestamp(kind) else None
+    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+        return "list" if t.is_floating(kind.value_type) else None
+    return "time" if t.is_timestamp(kind) or t.is_date(kind) else None
+
+
+def key_kind_of(kind: pa.DataType) -> str | None:
+    """The kind of a key column of this Arrow type: "int", "text" or "bytes"; None if it is no key."""
+    import pyarrow as pa
+
+    t = pa.types
+    if t.is_dictionary(kind):
+        kind = kind.value_type
+    if t.is_binary(kind) or t.is_large_binary(kind) or t.is_fixed_size_binary(kind) or t.is_binary_view(kind):
+        return "bytes"
+    if t.is_decimal(kind) and kind.scale == 0:
+        return "int"
+    found = kind_of(kind)
+    return found if found in ("int", "text") else None
+
+
+def is_unsigned(kind: Any) -> bool:
+    """Whether this Arrow type is uint64, plain or as a dictionary's values."""
+    return str(getattr(kind, "value_type", kind)) == "uint64"
+
+
+def _is_uuid(kind: Any) -> bool:
+    return getattr(kind, "extension_name", None) == "arrow.uuid"
 
 
 def kinds_of(view: FeatureView, columns: SourceColumns) -> dict[str, str]:
@@ -81,22 +129,54 @@ def kinds_of(view: FeatureView, columns: SourceColumns) -> dict[str, str]:
     Raises:
         InputError: a column is missing, has a type that is no feature or no key, or has times without a zone.
     """
-    kinds = {}
-    for key in view.keys:
-        kinds[key] = _kind(view, columns, key, ("int", "text"), "a key is whole numbers or text")
+    kinds: dict[str, str] = {}
     for column in view.columns:
         kinds[column] = _kind(
-            view, columns, column, ("bool", "int", "float", "text", "time"),
-            "a feature is a number, a boolean, text or a timestamp; cast it in the source",
+            view, columns, column, ("bool", "int", "float", "text", "time", "list"),
+            "a feature is a number, a boolean, text, a timestamp or a list of floats; cast it in the source",
         )  # fmt: skip
     for aggregate in view.aggregates:
         kinds[aggregate.column] = _kind(
             view, columns, aggregate.column, ("bool", "int", "float"), "an aggregate is over numbers"
         )
+    for key in view.keys:
+        kind = columns.type_of(key, f"view {view.name!r}")
+        found = key_kind_of(kind)
+        if found is None or kinds.get(key, found) != found:
+            raise InputError(
+                f"view {view.name!r}: column {key!r} of {columns.place} has type {kind}: a key is whole numbers or "
+                "text, or bytes"
+            )
+        kinds[key] = found
     if view.source.event_id is not None:
         columns.type_of(view.source.event_id, f"view {view.name!r}")
     check_times(columns, f"view {view.name!r}")
+    _require_everywhere(view, columns)
+    _require_distinct(view, columns, kinds)
     return kinds
+
+
+def _require_everywhere(view: FeatureView, columns: SourceColumns) -> None:
+    """Raise InputError if a file lacks a key or an event time: its rows would belong to no entity or instant."""
+    for name in (*view.keys, view.source.event_time):
+        if name in columns.lacking:
+            raise InputError(
+                f"view {view.name!r}: {columns.lacking[name]} has no column {name!r}, which other files have"
+            )
+
+
+def _require_distinct(view: FeatureView, columns: SourceColumns, kinds: Iterable[str]) -> None:
+    """Raise InputError if a column that the view reads differs from another in case only: SQL would take either."""
+    source = view.source
+    read = {*kinds, source.event_time, *(name for name in (source.created_time, source.event_id) if name)}
+    folded: dict[str, str] = {}
+    for name in columns.types:
+        other = folded.setdefault(name.lower(), name)
+        if other != name and not read.isdisjoint((name, other)):
+            raise InputError(
+                f"view {view.name!r}: columns {other!r} and {name!r} of {columns.place} differ in case only, so one "
+                "could be taken for the other; rename one of them"
+            )
 
 
 def check_keys(types: Mapping[str, pa.DataType], view: FeatureView, kinds: Mapping[str, str]) -> None:
@@ -116,7 +196,9 @@ def check_keys(types: Mapping[str, pa.DataType], view: FeatureView, kinds: Mappi
                 f"view {view.name!r} needs key column {key!r} in the labels, which have: {names}"
             )
         # A column of nulls has no type of its own, and says that the entity of every label is unknown.
-        if kind_of(types[key]) != kinds[key] and not pa.types.is_null(types[key]):
+        found = key_kind_of(types[key])
+        fits = found == kinds[key] or (found, kinds[key]) == ("text", "bytes")
+        if not fits and not pa.types.is_null(types[key]):
             raise InputError(
                 f"key column {key!r}: view {view.name!r} has {_KEY_WORDS[kinds[key]]}, the labels have {types[key]}; "
                 "cast one of them"
@@ -153,6 +235,7 @@ def _kind(view: FeatureView, columns: SourceColumns, column: str, allowed: Itera
     found = kind_of(kind)
     if found is None or found not in allowed:
         raise InputError(f"{where}: column {column!r} of {columns.place} has type {kind}: {wanted}")
-    if found == "time":
+    # A date is a calendar's day, whose midnight in UTC stands for it.
+    if found == "time" and not str(kind).startswith("date"):
         _require_zone(columns.source, kind, f"{where}: column {column!r} of {columns.place}")
     return found

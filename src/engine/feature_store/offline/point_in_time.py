@@ -22,6 +22,7 @@ from engine.feature_store.offline.base import (
     View,
     as_feature,
 )
+from engine.feature_store.offline.columns import is_unsigned
 
 
 def join(cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, rows: str) -> Joined:
@@ -113,6 +114,15 @@ def _key_columns(labels: Any, view: View) -> dict[str, Any]:
     """The labels' key columns in the view's types, under the names of the query: k0, k1, …."""
     import pyarrow as pa
 
-    types = {"int": pa.int64(), "text": pa.string()}
-    named = zip(view.definition.keys, view.key_kinds, strict=True)
-    return {f"k{i}": labels[key].cast(types[kind]) for i, (key, kind) in enumerate(named)}
+    types = {"int": pa.int64(), "text": pa.string(), "bytes": pa.binary()}
+    keys = {}
+    for i, (key, kind) in enumerate(zip(view.definition.keys, view.key_kinds, strict=True)):
+        # DuckDB compares whole numbers of any two types by their value.
+        unsigned = kind == "int" and is_unsigned(labels[key].type)
+        keys[f"k{i}"] = labels[key].cast(pa.uint64() if unsigned else _plain(types[kind], labels[key].type))
+    return keys
+
+
+def _plain(wanted: Any, given: Any) -> Any:
+    """The type to cast a column to. DuckDB reads a UUID, and then takes it for its text."""
+    return given if getattr(given, "extension_name", None) is not None else wanted

@@ -8,15 +8,17 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from engine._common import canonical, optional
 from engine.errors import InputTypeError, StoreError
 from engine.feature_store.definitions import Source
-from engine.feature_store.offline.columns import Snapshot, SourceColumns, kind_of
+from engine.feature_store.offline.columns import Files, Snapshot, SourceColumns, key_kind_of, kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 # clock leave the same ctime, so keep a digest only if the file has rested this long.
 SETTLED_NS = 2 * 10**9
 _DIGESTS_MAX = 100_000
+# Writers of partitions put this in place of a null.
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+# A number with zeros before it is a text: 007 is not 7.
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _digests: dict[tuple[str, int, int, int, int], str] = {}
 
 
@@ -48,8 +54,15 @@ def take(source: Source, folder: str | os.PathLike[str] | None = None) -> Snapsh
     if table is not None:
         digest = _digest_of_table(table)
     else:
-        digest = canonical.digest([_digest_of_file(file) for file in files])
-    return Snapshot(source, columns.place, columns.types, digest, files, table)
+        content: list[Any] = [_digest_of_file(file) for file in files]
+        if columns.partitions:
+            # The values in the names of folders are content too.
+            content = [content, [_partitions_of(file, columns.partitions) for file in files]]
+        digest = canonical.digest(content)
+    return Snapshot(
+        source, columns.place, columns.types, digest, files, table,
+        partitions=columns.partitions, lacking=columns.lacking,
+    )  # fmt: skip
 
 
 def read(snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
@@ -60,10 +73,26 @@ def read(snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
         return snapshot.table.select(names)
     pq = parquet()
     try:
-        parts = [pq.read_table(file, columns=list(names), partitioning=None) for file in snapshot.files]
-        return pa.concat_tables(parts, promote_options="permissive")
+        parts = [_read_file(pq, file, snapshot, names) for file in snapshot.files]
+        return pa.concat_tables(parts, promote_options="permissive").select(names)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{snapshot.place}: cannot be read: {error}") from None
+
+
+def _read_file(pq: Any, file: str, snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
+    """The columns of one file, those in the names of its folders too. A column that it lacks is left out."""
+    import pyarrow as pa
+
+    there = pq.read_schema(file).names
+    inside = [name for name in names if name in there and name not in snapshot.partitions]
+    table = pq.read_table(file, columns=inside, partitioning=None)
+    for name, value in _partitions_of(file, snapshot.partitions).items():
+        if name in names:
+            kind = snapshot.types[name]
+            typed = int(value) if value is not None and pa.types.is_integer(kind) else value
+            table = table.append_column(name, pa.array([typed] * len(table), kind))
+    # A file without any of the columns has rows all the same.
+    return table if table.num_columns else pa.table({names[0]: pa.nulls(len(table))})
 
 
 def parquet() -> Any:
@@ -94,16 +123,27 @@ def _found(
     if source.patterns is None:
         table = as_table(source.data)
         return SourceColumns(source, "the source table", _types(table.schema)), (), table
-    files = _files(source.patterns, folder)
+    files, partitions = _files(source, folder)
     types: dict[str, Any] = {}
-    for position, file in enumerate(files):
+    lacking: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for file in files:
         try:
             found = _types(pq.read_schema(file))
         except (OSError, ValueError) as error:
             raise StoreError(f"{file}: cannot be read as Parquet: {error}") from None
-        types = found if position == 0 else _agreed(types, found, files[0], file)
+        if first:
+            lacking |= {name: files[0] for name in found if name not in types}
+            lacking |= {name: file for name in types if name not in found}
+        for name, kind in found.items():
+            types[name] = _agreed(name, types.get(name, kind), kind, first.setdefault(name, file), file)
+    # A column that the files have is theirs.
+    partitions = tuple(name for name in partitions if name not in types)
+    for name in partitions:
+        values = [_partitions_of(file, (name,))[name] for file in files]
+        types[name] = _type_of_texts(values)
     place = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    return SourceColumns(source, place, types), files, None
+    return SourceColumns(source, place, types, partitions=partitions, lacking=lacking), files, None
 
 
 def _types(schema: Any) -> dict[str, Any]:
@@ -115,39 +155,96 @@ def _types(schema: Any) -> dict[str, Any]:
     return types
 
 
-def _agreed(first: dict[str, Any], types: dict[str, Any], first_file: str, file: str) -> dict[str, Any]:
-    """The columns that both files have.
+def _agreed(name: str, first: Any, kind: Any, first_file: str, file: str) -> Any:
+    """The type of a column that has these two types in two files.
 
-    A column that changed its kind between files is refused, because a silent cast would hide the change. A column that
-    one file lacks is left out, so only a view that reads it is refused, and by name.
+    A column of nulls fits any other, and whole numbers become floats. A column that changed its kind between files is
+    refused, because a silent cast would hide the change.
     """
-    for name in first.keys() & types.keys():
-        if first[name] != types[name] and _meaning(first[name]) != _meaning(types[name]):
-            raise StoreError(
-                f"column {name!r} has type {first[name]} in {first_file} and {types[name]} in {file}; "
-                "write one of them again with the type of the other"
-            )
-    return {name: kind for name, kind in first.items() if name in types}
+    import pyarrow as pa
+
+    if first == kind or pa.types.is_null(kind):
+        return first
+    if pa.types.is_null(first):
+        return kind
+    meanings = _meaning(first), _meaning(kind)
+    if {meaning for meaning, _ in meanings} == {"int", "float"}:
+        return pa.float64()
+    if meanings[0] != meanings[1]:
+        raise StoreError(
+            f"column {name!r} has type {first} in {first_file} and {kind} in {file}; "
+            "write one of them again with the type of the other"
+        )
+    if "uint64" in (str(first), str(kind)) or "[ns" in str(kind):
+        return kind if str(first) != "uint64" else first
+    return first
 
 
 def _meaning(kind: Any) -> tuple[str, bool]:
     """The part of a type that all files must share: int32 and int64 are both whole numbers, but a zone matters."""
-    return kind_of(kind) or str(kind), getattr(kind, "tz", None) is None
+    found = "date" if str(kind).startswith("date") else kind_of(kind) or key_kind_of(kind) or str(kind)
+    return found, getattr(kind, "tz", None) is None
 
 
-def _files(patterns: Iterable[str], folder: str | os.PathLike[str] | None) -> tuple[str, ...]:
+def _files(source: Source, folder: str | os.PathLike[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The files of a source in their order, and the names of the columns that stand in the names of their folders."""
     found: list[str] = []
-    for pattern in patterns:
+    partitions: dict[str, None] = {}
+    if isinstance(source.data, Files):
+        partitions = dict.fromkeys(source.data.partitions)
+    for pattern in source.patterns or ():
         path = pattern if folder is None else os.path.join(folder, pattern)
         # A file of that very name wins over the pattern: names may have brackets in them.
-        matches = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
+        if os.path.isfile(path):
+            found.append(path)
+            continue
+        root = path if os.path.isdir(path) else _root(path)
+        matches = _in_folder(path) if os.path.isdir(path) else sorted(glob.glob(path, recursive=True))
         matches = [match for match in matches if os.path.isfile(match)]
         if not matches:
             raise StoreError(f"{path}: no such Parquet file")
+        for match in matches:
+            steps = Path(os.path.relpath(match, root)).parts[:-1]
+            partitions |= dict.fromkeys(step.partition("=")[0] for step in steps if step.find("=") > 0)
         found += matches
     if not found:
         raise StoreError("the source names no file")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found)), tuple(partitions)
+
+
+def _in_folder(folder: str) -> list[str]:
+    """The Parquet files in a folder and in those below, without those that are hidden or in the making."""
+    found = []
+    for path in sorted(Path(folder).rglob("*.parquet")):
+        if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
+            found.append(str(path))
+    return found
+
+
+def _root(pattern: str) -> str:
+    """The folder above the first wildcard of a pattern."""
+    parts = Path(pattern).parts
+    wild = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return str(Path(*parts[:wild])) if wild else "."
+
+
+def _partitions_of(file: str, names: Iterable[str]) -> dict[str, str | None]:
+    """The value of each of these columns in the names of a file's folders, the last that there is; None for a null."""
+    values: dict[str, str | None] = {}
+    steps = Path(file).parts[:-1]
+    for name in names:
+        last = next((step for step in reversed(steps) if step.startswith(f"{name}=")), None)
+        value = None if last is None else unquote(last.partition("=")[2])
+        values[name] = None if value in ("", NULL_PARTITION) else value
+    return values
+
+
+def _type_of_texts(values: Iterable[str | None]) -> Any:
+    """The Arrow type of a column of texts: whole numbers if all of them are, as they are written, or else text."""
+    import pyarrow as pa
+
+    whole = all(value is None or (_WHOLE.fullmatch(value) and abs(int(value)) < 2**63) for value in values)
+    return pa.int64() if whole else pa.string()
 
 
 def _digest_of_file(file: str) -> str:

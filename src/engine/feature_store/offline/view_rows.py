@@ -7,6 +7,7 @@ nanoseconds, f0… for the features. So no column name of a user can collide wit
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -14,11 +15,14 @@ from typing import Any
 from engine.errors import InputError
 from engine.feature_store.definitions import FeatureView
 from engine.feature_store.instants import EPOCH, NS_MAX, NS_MIN
-from engine.feature_store.offline.columns import Snapshot
+from engine.feature_store.offline.columns import Snapshot, is_unsigned, kind_of
+from engine.feature_store.offline.sources import NULL_PARTITION
 
 # A table in memory is registered under this name.
 TABLE = "source"
-_CASTS = {"bool": "BOOLEAN", "int": "BIGINT", "float": "DOUBLE", "text": "VARCHAR"}
+# The file of a row, while columns are taken from its path.
+FILE = "engine file of a row"
+_CASTS = {"bool": "BOOLEAN", "int": "BIGINT", "float": "DOUBLE", "text": "VARCHAR", "list": "DOUBLE[]"}
 
 
 def quoted(name: str) -> str:
@@ -37,14 +41,82 @@ def relation(snapshot: Snapshot) -> str:
         return TABLE
     # Escaped, because DuckDB takes brackets and stars in a file's own name for a pattern.
     files = ", ".join(text(glob.escape(file)) for file in snapshot.files)
-    return f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+    options = "union_by_name = true, hive_partitioning = false"
+    if not snapshot.partitions:
+        return f"read_parquet([{files}], {options})"
+    # DuckDB's own reading of the folders' names would also take those above the source.
+    made = ", ".join(f"{_in_path(name, snapshot)} AS {quoted(name)}" for name in snapshot.partitions)
+    return f"(SELECT * EXCLUDE ({quoted(FILE)}), {made} FROM read_parquet([{files}], {options}, filename = '{FILE}'))"
 
 
-def value(column: str, kind: str) -> str:
+def _in_path(name: str, snapshot: Snapshot) -> str:
+    """The value of a column that stands in the names of folders, as `name=value`: of the last such folder."""
+    pattern = f".*[/\\\\]{re.escape(name)}=([^/\\\\]*)[/\\\\].*"
+    found = f"regexp_extract({quoted(FILE)}, {text(pattern)}, 1)"
+    cast = "BIGINT" if kind_of(snapshot.types[name]) == "int" else "VARCHAR"
+    return f"CAST(nullif(nullif(url_decode({found}), {text(NULL_PARTITION)}), '') AS {cast})"
+
+
+def value(snapshot: Snapshot, column: str, kind: str) -> str:
     """A column cast to the type of its kind; a time as microseconds since 1970, rounded towards the past."""
+    of_type, name = str(snapshot.types[column]), quoted(column)
     if kind == "time":
-        return f"epoch_us({quoted(column)})"
+        # A remainder is negative before 1970. Of other units, epoch_us is exact.
+        past = f"(epoch_ns({name}) - (epoch_ns({name}) % 1000 + 1000) % 1000) // 1000"
+        return past if of_type.startswith("timestamp[ns") else f"epoch_us({name})"
+    return f"CAST({name} AS {_CASTS[kind]})"
+
+
+def key_value(snapshot: Snapshot, column: str, kind: str) -> str:
+    """A key column cast to the type of its kind. Bytes stay as they are, and so do numbers that are uint64."""
+    if kind == "bytes":
+        return quoted(column)
+    if kind == "int" and is_unsigned(snapshot.types[column]):
+        return f"CAST({quoted(column)} AS UBIGINT)"
     return f"CAST({quoted(column)} AS {_CASTS[kind]})"
+
+
+def instant(snapshot: Snapshot, column: str) -> str:
+    """A column of timestamps or dates as nanoseconds since 1970. One before 1677 is taken for the first that there is;
+    `in_reach` leaves out event times after 2262, and such a created time is the last that there is."""
+    name, word = quoted(column), _type_word(snapshot, column)
+    if word.endswith("_NS"):
+        return f"epoch_ns({name})"
+    # DuckDB's least and greatest take no account of nulls, and a null stays one.
+    within = f"greatest(least({name}, {_literal(NS_MAX, word)}), {_literal(NS_MIN, word)})"
+    return f"CASE WHEN {name} IS NULL THEN NULL ELSE epoch_ns({within}) END"
+
+
+def event(snapshot: Snapshot) -> str:
+    """The event time in nanoseconds since 1970, of rows that are `in_reach`."""
+    name, word = quoted(snapshot.source.event_time), _type_word(snapshot, snapshot.source.event_time)
+    if word.endswith("_NS"):
+        return f"epoch_ns({name})"
+    return f"epoch_ns(greatest({name}, {_literal(NS_MIN, word)}))"
+
+
+def in_reach(snapshot: Snapshot) -> str:
+    """SQL that is true for event times before 2262. A later one, such as 9999-12-31 for never, holds at no instant."""
+    name, word = quoted(snapshot.source.event_time), _type_word(snapshot, snapshot.source.event_time)
+    return "true" if word.endswith("_NS") else f"{name} <= {_literal(NS_MAX, word)}"
+
+
+def _type_word(snapshot: Snapshot, column: str) -> str:
+    """DuckDB's type of a column of timestamps or dates. It refuses to compare timestamps of different units."""
+    kind = snapshot.types[column]
+    if not str(kind).startswith("timestamp"):
+        return "DATE"
+    return ("TIMESTAMP" if kind.tz is None else "TIMESTAMPTZ") + ("_NS" if kind.unit == "ns" else "")
+
+
+def _literal(ns: int, word: str) -> str:
+    """An instant as an SQL literal of a type that `_type_word` gave, rounded towards 1970."""
+    instant = EPOCH + timedelta(microseconds=ns // 1000 if ns >= 0 else -(-ns // 1000))
+    if word == "DATE":
+        # The first midnight is a day after the first instant.
+        days = instant + timedelta(days=1 if ns < 0 else 0)
+        return f"DATE '{days.strftime('%Y-%m-%d')}'"
+    return f"CAST({text(instant.strftime('%Y-%m-%d %H:%M:%S.%f+00'))} AS {word})"
 
 
 def keys(view: FeatureView) -> list[str]:
@@ -74,13 +146,13 @@ def plain_rows(
         numbered: add the created time `c`, the place in the source `o` and the event id `e`, which tell copies apart.
     """
     source = snapshot.source
-    selected = [f"{value(key, kinds[key])} AS k{i}" for i, key in enumerate(view.keys)]
-    selected.append(f"epoch_ns({quoted(source.event_time)}) AS t")
+    selected = [f"{key_value(snapshot, key, kinds[key])} AS k{i}" for i, key in enumerate(view.keys)]
+    selected.append(f"{event(snapshot)} AS t")
     if numbered:
-        created = f"epoch_ns({quoted(source.created_time)})" if source.created_time else "NULL::BIGINT"
+        created = instant(snapshot, source.created_time) if source.created_time else "NULL::BIGINT"
         event_id = quoted(source.event_id) if source.event_id else "NULL"
         selected += [f"{created} AS c", "row_number() OVER () AS o", f"{event_id} AS e"]
-    selected += [f"{value(column, kinds[column])} AS f{i}" for i, column in enumerate(columns)]
+    selected += [f"{value(snapshot, column, kinds[column])} AS f{i}" for i, column in enumerate(columns)]
     inner = f"SELECT {', '.join(selected)} FROM {relation(snapshot)}{_pruned(snapshot, range_ns)}"
     wanted = [f"{key} IS NOT NULL" for key in keys(view)]
     if range_ns[0] is not None:
@@ -92,7 +164,7 @@ def plain_rows(
 
 def known_keys(view: FeatureView, snapshot: Snapshot, kinds: Mapping[str, str]) -> str:
     """SQL of the keys of every row, at any event time."""
-    selected = ", ".join(f"{value(key, kinds[key])} AS k{i}" for i, key in enumerate(view.keys))
+    selected = ", ".join(f"{key_value(snapshot, key, kinds[key])} AS k{i}" for i, key in enumerate(view.keys))
     return f"SELECT {selected} FROM {relation(snapshot)}"
 
 
@@ -117,32 +189,27 @@ def newest(rows: str, view: FeatureView) -> str:
 def _pruned(snapshot: Snapshot, range_ns: tuple[int | None, int | None]) -> str:
     """A coarse filter on the event time as it is stored, so that Parquet's statistics skip row groups out of range.
 
-    It may let rows out of range through, because an exact filter follows.
+    It may let rows out of range through, because an exact filter follows. It leaves out rows that are not `in_reach`.
     """
-    kind = snapshot.types[snapshot.source.event_time]
-    if not str(kind).startswith("timestamp"):
-        return ""
-    # DuckDB refuses to compare timestamps of different units.
-    word = ("TIMESTAMP" if kind.tz is None else "TIMESTAMPTZ") + ("_NS" if kind.unit == "ns" else "")
-    column = quoted(snapshot.source.event_time)
-    parts = []
-    for bound, sign, slack_us in ((range_ns[0], ">=", -1), (range_ns[1], "<=", 1)):
+    column, word = quoted(snapshot.source.event_time), _type_word(snapshot, snapshot.source.event_time)
+    parts = [in_reach(snapshot)]
+    if word == "DATE":
+        return f" WHERE {parts[0]}"
+    for bound, sign, slack_us in ((range_ns[0], ">=", -2), (range_ns[1], "<=", 2)):
         if bound is not None and NS_MIN // 2 < bound < NS_MAX // 2:
-            instant = EPOCH + timedelta(microseconds=bound // 1000 + slack_us)
-            parts.append(
-                f"{column} {sign} CAST({text(instant.strftime('%Y-%m-%d %H:%M:%S.%f+00'))} AS {word})"
-            )
-    return f" WHERE {' AND '.join(parts)}" if parts else ""
+            parts.append(f"{column} {sign} {_literal(bound + 1000 * slack_us, word)}")
+    return f" WHERE {' AND '.join(parts)}"
 
 
 def check_facts(view: FeatureView, snapshot: Snapshot, connection: Any, kinds: Mapping[str, str]) -> bool:
-    """Whether the source holds copies. Raises InputError if a row has no event time, or one beyond 1677 to 2262."""
-    parts = [value(key, kinds[key]) for key in view.keys]
-    present = " AND ".join(f"{quoted(key)} IS NOT NULL" for key in view.keys)
-    event = f"epoch_ns({quoted(view.source.event_time)})"
+    """Whether the source holds copies. Raises InputError if a row has no event time."""
+    parts = [key_value(snapshot, key, kinds[key]) for key in view.keys]
+    present = " AND ".join([*(f"{quoted(key)} IS NOT NULL" for key in view.keys), in_reach(snapshot)])
     # The event id is left out, because a view has one row an entity and instant: events that differ in their id alone
     # are copies here.
-    distinct = f"SELECT DISTINCT {', '.join([*parts, event])} FROM {relation(snapshot)} WHERE {present}"
+    distinct = (
+        f"SELECT DISTINCT {', '.join([*parts, event(snapshot)])} FROM {relation(snapshot)} WHERE {present}"
+    )
     rows, with_time, with_keys, different = connection.sql(
         f"SELECT count(*), count({quoted(view.source.event_time)}), count(*) FILTER ({present}), "
         f"(SELECT count(*) FROM ({distinct})) FROM {relation(snapshot)}"

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from engine._common import arguments
 from engine.errors import InputTypeError, StoreError
-from engine.feature_store._codec import keys_of
+from engine.feature_store._codec import LIST, keys_of
 from engine.feature_store.definitions import require
 from engine.feature_store.offline.base import Features, View
 
@@ -75,7 +77,7 @@ class Written:
 
     Attributes:
         rows: rows of the view in the range.
-        written: rows that were new, or newer than the stored row.
+        written: rows that were new, or newer than the stored row; and rows whose newer stored row got other aggregates.
         same: rows that were stored already.
         older: rows older than the stored row, which stays.
         resumed: rows that an earlier, interrupted run of the same range had dealt with.
@@ -137,6 +139,34 @@ class OnlineStore:
         """
         raise NotImplementedError
 
+    def keep(self, view: str, ttl_ns: int | None) -> None:
+        """Keep the stored rows of a view for this TTL; called before rows are written. Do nothing, as a store must that
+        never forgets a row.
+
+        Args:
+            view: the name of the view.
+            ttl_ns: its TTL as it is defined now; None for never.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+
+    def materialized(self, view: str, end_ns: int) -> int | None:
+        """Take note that rows of a view before `end_ns` were written. Do nothing, as a store must that loses no row.
+
+        Args:
+            view: the name of the view.
+            end_ns: the end of the range, nanoseconds since 1970.
+
+        Returns:
+            The end of the latest range, if this one ends earlier and the store may have lost rows that are newer: the
+            caller writes the rows between the two again. None otherwise.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        return None
+
     def upsert(
         self, features: Features, *, progress: Progress | None = None, revision: int | None = None
     ) -> Written:
@@ -166,6 +196,7 @@ class OnlineStore:
         prefix, mark = self.prefix(definition.name), f"mark:{definition.name}"
         done = resumed = self._resumed(features, self.note(mark))
         revision = self.next_revision() if revision is None else revision
+        self.keep(definition.name, definition.ttl_ns)
         self.write((), None, {f"schema:{definition.name}": view.schema.to_json()})
         counts = [0, 0, 0]
         for batch in features.batches(skip=done, rows_max=BATCH_ROWS):
@@ -217,11 +248,16 @@ def packed(batch: Any, view: View, prefix: bytes, revision: int) -> list[tuple[b
 
 
 def _values(column: Any, kind: str) -> Any:
-    """A column as the codec takes it: a list of texts, or int64 or float64 with any value in place of a null."""
+    """A column as the codec takes it: a list of texts or bytes, or int64 or float64 with any value in place of null."""
     import pyarrow as pa
 
     if kind == "text":
         return column.to_pylist()
+    if kind == LIST:
+        # A null in a list is no number.
+        floats = column.flatten().fill_null(float("nan")).to_numpy()
+        ends = np.cumsum(column.value_lengths().fill_null(0).to_numpy())
+        return [part.tobytes() for part in np.split(floats, ends[:-1])] if len(ends) else []
     wanted = pa.float64() if kind == "float" else pa.int64()
     if column.null_count:
         column = column.fill_null(False if kind == "bool" else 0)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from engine.errors import ConfigError
 from engine.feature_store._codec import REASONS, Reader, merge, request_keys
-from engine.feature_store.definitions import SEPARATOR, FeatureView
+from engine.feature_store.definitions import SEPARATOR, FeatureView, require_distinct
 from engine.feature_store.online.base import OnlineStore, Unavailable
 from engine.feature_store.schema import Schema
 from engine.transform.fitting import inputs_of
@@ -135,6 +135,7 @@ def check_fits(program: Program, views: Sequence[FeatureView]) -> None:
         raise ConfigError(f"program: expected a FeatureProgram, got {type(program).__name__}")
     if not views:
         raise ConfigError("views: expected at least one FeatureView, got none")
+    require_distinct([name for view in views for name in view.feature_names])
     inputs = set(program.input_names)
     for view in views:
         if inputs.isdisjoint(view.feature_names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +19,15 @@ _NOTE = b"\x00note\x00"
 _REVISION = _NOTE + b"revision"
 MAP_BYTES_MAX = 2**63 - 1
 
+# A write waits this long for the transactions of other threads to end before the environment grows.
+GROW_S_MAX = 30.0
+_GROW_PAUSE_S = 0.0002
+
 # LMDB forbids a process to open one environment twice, so all stores of a folder share it. An environment closes with
 # its last user: an operation holds it until it ends, a wire that has fetched holds it on. So a process can materialise,
 # then fork, and its children can open the environment.
 _open: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
+_gates: weakref.WeakKeyDictionary[Any, Gate] = weakref.WeakKeyDictionary()
 _open_lock = threading.Lock()
 
 
@@ -34,12 +40,90 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)
 
 
+class Gate:
+    """Let an open environment grow while no thread of this process has a transaction, because growing moves the map.
+
+    An environment must grow when another process has written more than the map held here. Each transaction is entered
+    and left by one atomic operation on a list. A thread that grows the map closes the gate, and then waits until the
+    lists are empty.
+
+    Args:
+        environment: the environment, which this does not keep open.
+        map_bytes: the size that it was opened with.
+
+    Attributes:
+        map_bytes: its size now.
+        reading: one element for each read transaction of this process.
+        closed: whether a thread is about to grow it. A read enters first and looks at this then.
+    """
+
+    def __init__(self, environment: Any, map_bytes: int) -> None:
+        self.map_bytes = map_bytes
+        self._environment = weakref.ref(environment)
+        self.reading: list[None] = []
+        self._writing: list[None] = []
+        self.closed = False
+        self._lock = threading.Lock()
+
+    def enter(self, deadline_ns: int) -> None:
+        """Enter a read transaction. Raises TimeoutError if the gate is closed until `deadline_ns`."""
+        self._enter(self.reading, deadline_ns)
+
+    def enter_writing(self, deadline_ns: int) -> None:
+        """Enter a write transaction. Raises TimeoutError if the gate is closed until `deadline_ns`."""
+        self._enter(self._writing, deadline_ns)
+
+    def leave_writing(self) -> None:
+        """Leave a write transaction."""
+        self._writing.pop()
+
+    def _enter(self, entered: list[None], deadline_ns: int) -> None:
+        # Enter first and look then: a thread that closes the gate looks at the lists afterwards.
+        entered.append(None)
+        while self.closed:
+            entered.pop()
+            if time.monotonic_ns() > deadline_ns:
+                raise TimeoutError("the store grows")
+            time.sleep(_GROW_PAUSE_S)
+            entered.append(None)
+
+    def grow(self, map_bytes: int, deadline_ns: int) -> None:
+        """Take the size on disk (0), or grow to `map_bytes` if that is more. The caller has no transaction.
+
+        Raises:
+            TimeoutError: transactions of other threads did not end by `deadline_ns`.
+        """
+        with self._lock:
+            if 0 < map_bytes <= self.map_bytes:
+                return
+            # A write may wait for another process for long, and reads go on meanwhile.
+            self._wait_for(self._writing, deadline_ns)
+            self.closed = True
+            try:
+                self._wait_for(self._writing, deadline_ns)
+                self._wait_for(self.reading, deadline_ns)
+                environment = self._environment()
+                if environment is not None:
+                    environment.set_mapsize(map_bytes)
+                    self.map_bytes = environment.info()["map_size"]
+            finally:
+                self.closed = False
+
+    @staticmethod
+    def _wait_for(entered: list[None], deadline_ns: int) -> None:
+        while entered:
+            if time.monotonic_ns() > deadline_ns:
+                raise TimeoutError("the store has grown, and another thread still uses it")
+            time.sleep(_GROW_PAUSE_S)
+
+
 class LMDBOnline(OnlineStore):
     """Keep rows in an LMDB environment: a read takes microseconds, in place; one process writes while others wait.
 
     Args:
         folder: the environment's folder; the first write or read makes it.
-        map_bytes: the most bytes it may ever hold, above zero. This is address space, not memory or disk.
+        map_bytes: the most bytes it may ever hold, above zero. This is address space, not memory or disk. It may be
+            opened with more later, while other processes have it open.
         read_only: open an existing environment and refuse to write. A folder without write permission needs this.
 
     Attributes:
@@ -85,8 +169,19 @@ class LMDBOnline(OnlineStore):
         with _open_lock:
             environment = _open.get(key)
             if environment is None:
-                environment = _open[key] = self._open_environment()
-            return environment
+                environment = self._open_environment()
+                _gates[environment] = Gate(environment, environment.info()["map_size"])
+                _open[key] = environment
+        gate = _gates[environment]
+        if gate.map_bytes < self.map_bytes and not self.read_only:
+            # Another store of this process opened it with less.
+            try:
+                gate.grow(self.map_bytes, _grown_by())
+            except (TimeoutError, self._lmdb.Error) as error:
+                raise StoreError(
+                    f"{self.folder}: cannot grow to map_bytes={self.map_bytes}: {error}"
+                ) from error
+        return environment
 
     def _open_environment(self) -> Any:
         try:
@@ -122,11 +217,10 @@ class LMDBOnline(OnlineStore):
 
     def note(self, name: str) -> bytes | None:
         """A small record beside the rows, None if there is none. Raises StoreError if it cannot be read."""
+        wire = self.wire()
         try:
-            environment = self.environment
-            with environment.begin() as transaction:
-                return transaction.get(_NOTE + name.encode())
-        except self._lmdb.Error as error:
+            return wire.read([_NOTE + name.encode()], _grown_by())[0]
+        except Unavailable as error:
             raise StoreError(f"{self.folder}: cannot be read: {error}") from error
 
     def write(
@@ -147,6 +241,11 @@ class LMDBOnline(OnlineStore):
 
     def _writing(self) -> _Writing:
         return _Writing(self)
+
+
+def _grown_by() -> int:
+    """The point of `time.monotonic_ns` until which a call that has no deadline waits for the environment to grow."""
+    return time.monotonic_ns() + int(GROW_S_MAX * 1e9)
 
 
 class _Foreign(Exception):
@@ -187,12 +286,31 @@ class _Writing:
         try:
             # The transaction alone does not keep the environment open.
             self.environment = store.environment
-            self.transaction = self.environment.begin(write=True)
-        except store._lmdb.Error as error:
+            self.gate = _gates[self.environment]
+            try:
+                self.transaction = self._begun()
+            except store._lmdb.MapResizedError:
+                self.gate.grow(0, _grown_by())
+                self.transaction = self._begun()
+        except (TimeoutError, store._lmdb.Error) as error:
             raise StoreError(f"{store.folder}: cannot be written: {error}") from error
         return self.transaction
 
+    def _begun(self) -> Any:
+        self.gate.enter_writing(_grown_by())
+        try:
+            return self.environment.begin(write=True)
+        except BaseException:
+            self.gate.leave_writing()
+            raise
+
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            self._ended(kind, error)
+        finally:
+            self.gate.leave_writing()
+
+    def _ended(self, kind: Any, error: Any) -> None:
         store, lmdb = self.store, self.store._lmdb
         try:
             if kind is None:
@@ -219,7 +337,9 @@ class LMDBWire:
     def __init__(self, store: LMDBOnline) -> None:
         self._store = store
         self._error = store._lmdb.Error
+        self._grew = store._lmdb.MapResizedError
         self._environment: Any = None
+        self._gate: Any = None
         self._pid = 0
 
     # Hot: once per request.
@@ -228,11 +348,30 @@ class LMDBWire:
         try:
             if self._pid != os.getpid():
                 self._environment = self._store.environment
+                self._gate = _gates[self._environment]
                 self._pid = os.getpid()
-            with self._environment.begin() as transaction:
-                return list(map(transaction.get, keys))
+            try:
+                return self._rows(keys, deadline_ns)
+            except self._grew:
+                self._gate.grow(0, deadline_ns)
+                return self._rows(keys, deadline_ns)
         except (self._error, StoreError) as error:
             raise Unavailable("store_down", str(error)) from None
+        except TimeoutError as error:
+            raise Unavailable("timeout", str(error)) from None
+
+    # Hot: once per request, so it enters the gate without a call unless the gate is closed.
+    def _rows(self, keys: list[bytes], deadline_ns: int) -> list[bytes | None]:
+        gate = self._gate
+        gate.reading.append(None)
+        if gate.closed:
+            gate.reading.pop()
+            gate.enter(deadline_ns)
+        try:
+            with self._environment.begin() as transaction:
+                return list(map(transaction.get, keys))
+        finally:
+            gate.reading.pop()
 
     async def read_async(self, keys: list[bytes], deadline_ns: int) -> Sequence[bytes | None]:
         """`read`, which takes microseconds, so the event loop may wait for it."""

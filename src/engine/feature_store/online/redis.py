@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from itertools import islice
 
 from engine._common import arguments, optional
 from engine.errors import ConfigError, InputTypeError, StoreError
 from engine.feature_store.online.base import OnlineStore
+from engine.feature_store.online.redis_address import Address, safe
 from engine.feature_store.online.redis_wire import RedisWire
 
 # The server does nothing else while one call of the script writes this many rows: about half a millisecond.
@@ -23,7 +24,8 @@ TIMEOUT_S_MAX = 3600.0
 # csrc/feature_store/codec.hpp describes a row. The 24 bytes from the 13th on are event time, created time and revision,
 # and each sorts as its value does. They are compared as 32-bit numbers, because Lua's numbers hold those exactly and
 # its string comparison follows the server's locale. A key expires later than its row's TTL demands, because readers
-# look at the event time anyway.
+# look at the event time anyway. The script never shortens a key's time to live. For a view without a TTL it removes the
+# time to live, from a newer row too.
 _UPSERT = """
 local written, same, older = 0, 0, 0
 local ttl = tonumber(ARGV[1])
@@ -47,7 +49,9 @@ for i = 1, #KEYS do
       if a[5] < b[5] or (a[5] == b[5] and a[6] < b[6]) then order = -1 end
     end
   end
+  local left = 0
   if order == 1 then
+    if old and ttl > 0 then left = redis.call('PTTL', KEYS[i]) end
     redis.call('SET', KEYS[i], new)
     written = written + 1
   elseif order == 0 then
@@ -55,9 +59,38 @@ for i = 1, #KEYS do
   else
     older = older + 1
   end
-  if ttl > 0 and order >= 0 then redis.call('PEXPIRE', KEYS[i], ttl) end
+  if ttl == 0 then
+    redis.call('PERSIST', KEYS[i])
+  elseif order == 1 then
+    redis.call('PEXPIRE', KEYS[i], math.max(ttl, left))
+  elseif redis.call('PTTL', KEYS[i]) < ttl then
+    redis.call('PEXPIRE', KEYS[i], ttl)
+  end
 end
 return {written, same, older, 0}
+"""
+
+# The counter plus one, or the server's own clock in microseconds if that is greater. So a counter that was evicted goes
+# on above every revision that it has given.
+_REVISION = """
+local now = redis.call('TIME')
+local next = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') + 1, tonumber(now[1]) * 1000000 + tonumber(now[2]))
+local text = string.format('%.0f', next)
+redis.call('SET', KEYS[1], text)
+return text
+"""
+
+# Keys that were written with a shorter time to live get ARGV[1] milliseconds; 0 is for ever.
+_KEEP = """
+local ttl = tonumber(ARGV[1])
+for i = 1, #KEYS do
+  local left = redis.call('PTTL', KEYS[i])
+  if ttl == 0 then
+    redis.call('PERSIST', KEYS[i])
+  elseif left >= 0 and left < ttl then
+    redis.call('PEXPIRE', KEYS[i], ttl)
+  end
+end
 """
 
 
@@ -65,7 +98,9 @@ class RedisOnline(OnlineStore):
     """Keep rows on a Redis server, each as one string of bytes.
 
     Args:
-        url: redis://[user:password@]host[:port][/db], rediss:// for TLS, or unix:///path[?db=n].
+        url: redis://[user:password@]host[:port][/db], rediss:// for TLS, or unix:///path[?db=n]. The query takes
+            redis-py's options, for reading and writing alike: db, username, password, client_name, and for TLS
+            ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs and the like.
         namespace: the beginning of every key, so that several stores can share a server: letters, digits, "-", "." and
             "_".
         timeout_s: the longest wait to connect, and for each call while writing; above 0, at most 3,600. A read waits
@@ -78,7 +113,8 @@ class RedisOnline(OnlineStore):
     row is missing until it is materialised again.
 
     Raises:
-        ConfigError: a URL or namespace of another form.
+        ConfigError: a URL or namespace of another form, an option of the URL that is not known, or a certificate that
+            cannot be read.
         InputError: timeout_s is out of range.
         MissingDependencyError: redis or hiredis is not installed.
     """
@@ -86,23 +122,20 @@ class RedisOnline(OnlineStore):
     def __init__(self, url: str, *, namespace: str = "engine", timeout_s: float = 5.0) -> None:
         redis = optional.need("redis", "the Redis online store", "redis")
         optional.need("hiredis", "the Redis online store", "redis")
-        if not _is_address(url):
-            raise ConfigError(
-                f"expected a URL like redis://host:6379/0, rediss://… or unix://…, got {_safe(url)!r}"
-            )
+        self._address = Address.of(url)
         if not _is_plain(namespace):
             raise ConfigError(f"namespace: expected letters, digits, '-', '.' and '_', got {namespace!r}")
         arguments.number("timeout_s", timeout_s, 0.0, TIMEOUT_S_MAX, above=True, type_error=InputTypeError)
         self._redis = redis
         self.url = url
         self.namespace = namespace
-        self._client = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, decode_responses=False
-        )
+        self._client = self._address.client(redis, timeout_s)
         self._upsert = self._client.register_script(_UPSERT)
+        self._revision = self._client.register_script(_REVISION)
+        self._keep = self._client.register_script(_KEEP)
 
     def __repr__(self) -> str:
-        return f"RedisOnline({_safe(self.url)!r})"
+        return f"RedisOnline({safe(self.url)!r})"
 
     def prefix(self, view: str) -> bytes:
         """The beginning of every stored key of a view: `namespace:view:`. No name has a colon."""
@@ -110,7 +143,7 @@ class RedisOnline(OnlineStore):
 
     def wire(self) -> RedisWire:
         """A new reader with connections of its own, which it opens when it first reads."""
-        return RedisWire(self.url)
+        return RedisWire(self._address)
 
     def ping(self) -> None:
         """Raise StoreError if the server cannot be reached, or refuses the user or password."""
@@ -120,11 +153,46 @@ class RedisOnline(OnlineStore):
     def close(self) -> None:
         """Close the connections that writing opened. A later call opens new ones."""
         self._client.close()
+        self._client.connection_pool.disconnect()
 
     def next_revision(self) -> int:
         """A number above every earlier one, from any machine. Raises StoreError if the server cannot be written."""
         with self._mapped():
-            return int(self._client.incr(self._own("revision")))
+            return int(self._revision(keys=[self._own("revision")]))
+
+    def keep(self, view: str, ttl_ns: int | None) -> None:
+        """Let the server keep rows that are there already for this TTL, where it grew or was taken away.
+
+        Reads the names of all keys of the server when the TTL has changed, and then only. Raises StoreError.
+        """
+        name, before = f"ttl:{view}", self.note(f"ttl:{view}")
+        now = b"none" if ttl_ns is None else b"%d" % ttl_ns
+        if before == now:
+            return
+        # An earlier version kept no record of a TTL.
+        written = before is not None or self.note(f"schema:{view}") is not None
+        grew = before != b"none" and (ttl_ns is None or before is None or int(before) < ttl_ns)
+        with self._mapped():
+            if written and grew:
+                found = self._client.scan_iter(match=self.prefix(view) + b"*", count=ROWS_PER_CALL)
+                while part := list(islice(found, ROWS_PER_CALL)):
+                    self._keep(keys=part, args=[_ttl_ms(ttl_ns)])
+            self._client.set(self._own(name), now)
+
+    def materialized(self, view: str, end_ns: int) -> int | None:
+        """As `OnlineStore.materialized` says, for a server that has evicted keys. Raises StoreError."""
+        name, end_us = f"until:{view}", end_ns // 1000
+        until_us = int(self.note(name) or end_us)
+        with self._mapped():
+            if end_us >= until_us:
+                self._client.set(self._own(name), end_us)
+                return None
+            try:
+                evicted = int(self._client.info("stats").get("evicted_keys", 0))
+            except self._redis.exceptions.ResponseError:
+                # The user may not ask for this.
+                evicted = 0
+        return until_us * 1000 if evicted else None
 
     def note(self, name: str) -> bytes | None:
         """A small record beside the rows, None if there is none. Raises StoreError if the server cannot be read."""
@@ -136,8 +204,7 @@ class RedisOnline(OnlineStore):
         self, pairs: Sequence[tuple[bytes, bytes]], ttl_ns: int | None, notes: Mapping[str, bytes | None]
     ) -> tuple[int, int, int, bytes | None]:
         """Write rows, then notes, as `OnlineStore.write` says. A kill between the two repeats rows and loses none."""
-        # A second beyond the TTL, because the clocks of the server and of the source may differ.
-        ttl_ms = 0 if ttl_ns is None else ttl_ns // 1_000_000 + 1000
+        ttl_ms = _ttl_ms(ttl_ns)
         counts = [0, 0, 0]
         with self._mapped():
             parts = [pairs[at : at + ROWS_PER_CALL] for at in range(0, len(pairs), ROWS_PER_CALL)]
@@ -179,16 +246,9 @@ class RedisOnline(OnlineStore):
             raise StoreError(f"{self}: {error or type(error).__name__}") from error
 
 
-def _is_address(url: object) -> bool:
-    """Whether this is a URL of a Redis server, with a whole number for a port if it has one."""
-    if not isinstance(url, str):
-        return False
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in ("redis", "rediss", "unix") and (port is None or parts.scheme != "unix")
+def _ttl_ms(ttl_ns: int | None) -> int:
+    """The time to live of a key; 0 is for ever. A second beyond the TTL, because clocks differ between machines."""
+    return 0 if ttl_ns is None else ttl_ns // 1_000_000 + 1000
 
 
 def _is_plain(namespace: object) -> bool:
@@ -198,14 +258,3 @@ def _is_plain(namespace: object) -> bool:
         and namespace != ""
         and all(letter.isalnum() or letter in "-._" for letter in namespace)
     )
-
-
-def _safe(url: object) -> object:
-    """A URL without its password, for errors and logs."""
-    if not isinstance(url, str):
-        return url
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    login, _, place = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{login.partition(':')[0]}:***@{place}").geturl()

@@ -12,7 +12,6 @@ import asyncio
 import os
 import random
 import socket
-import ssl
 import threading
 import time
 import weakref
@@ -22,7 +21,7 @@ from typing import Any
 
 from engine.feature_store.online._descriptor import readable_by
 from engine.feature_store.online.base import Unavailable
-from engine.feature_store.online.redis_address import Address
+from engine.feature_store.online.redis_address import Address, keep_alive
 
 # A look-up on a quiet machine takes about this long, so with less time left nothing is sent.
 WORTH_WAITING_NS = 50_000
@@ -195,8 +194,8 @@ class RedisWire:
 
     blocking = True
 
-    def __init__(self, url: str) -> None:
-        self._address = Address.of(url)
+    def __init__(self, address: Address) -> None:
+        self._address = address.look()
         self._idle: list[Connection] = []
         self._pid = os.getpid()
         self._breaker = Breaker()
@@ -216,9 +215,18 @@ class RedisWire:
         self._admit(began_ns, deadline_ns)
         connection = self._idle_connection()
         try:
+            if connection is not None:
+                try:
+                    rows = connection.ask(("MGET", *keys), deadline_ns)
+                except TimeoutError:
+                    raise
+                except self._broken:
+                    # The server closes a connection that was idle, or was restarted: ask once more on a new one.
+                    self._drop(connection)
+                    connection = None
             if connection is None:
                 connection = Connection(self._address, deadline_ns)
-            rows = connection.ask(("MGET", *keys), deadline_ns)
+                rows = connection.ask(("MGET", *keys), deadline_ns)
         except Unavailable:
             self._drop(connection)
             self._breaker.failed(certain=True)
@@ -303,6 +311,10 @@ class RedisWire:
             other.close()
 
 
+class Lost(ConnectionResetError):
+    """The server closed a connection on which requests were waiting."""
+
+
 class LoopConnection(asyncio.Protocol):
     """One connection for all requests of an event loop. Commands are sent at once, and replies come in their order.
 
@@ -323,7 +335,15 @@ class LoopConnection(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[Any]] = deque()
 
     async def ask(self, command: tuple[Any, ...]) -> Any:
-        """The reply to a command. If the caller stops waiting, its reply is dropped when it comes."""
+        """The reply to a command. If the caller stops waiting, its reply is dropped when it comes.
+
+        A connection that the server has closed since the last reply is opened anew, once.
+        """
+        if self._transport is not None and not self._transport.is_closing():
+            try:
+                return await self._asked(command)
+            except Lost:
+                pass
         if self._transport is None or self._transport.is_closing():
             await self._connected()
         return await self._asked(command)
@@ -358,8 +378,10 @@ class LoopConnection(asyncio.Protocol):
             if address.family == socket.AF_UNIX:
                 await loop.create_unix_connection(lambda: self, address.target)
             else:
-                tls = ssl.create_default_context() if address.tls else None
+                tls = address.contexts[0] if address.tls else None
                 await loop.create_connection(lambda: self, *address.target, ssl=tls)
+                assert self._transport is not None
+                keep_alive(self._transport.get_extra_info("socket"))
             try:
                 for command in address.greeting:
                     await self._asked(command)
@@ -394,7 +416,7 @@ class LoopConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by asyncio: requests that wait raise ConnectionResetError."""
-        self._hang_up(ConnectionResetError(f"the connection was lost: {error or 'closed by the server'}"))
+        self._hang_up(Lost(f"the connection was lost: {error or 'closed by the server'}"))
 
     def _hang_up(self, error: Exception) -> None:
         """Close the connection and raise `error` in every request that waits."""

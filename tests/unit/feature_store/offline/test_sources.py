@@ -114,11 +114,15 @@ def test_whole_numbers_of_two_widths_are_read_as_the_wider(tmp_path):
     assert sorted(features.table["v__x"].to_pylist()) == [4, 2**40]
 
 
-def test_a_column_that_one_file_lacks_is_refused_only_where_it_is_asked_for(tmp_path):
-    pq.write_table(table(y=[1, 2]), tmp_path / "1.parquet")
-    pq.write_table(table(), tmp_path / "2.parquet")
-    assert DuckDBOffline(threads=1).view(view(tmp_path / "*.parquet")).kinds_out == ("float",)
-    refused("has no column 'y'; it has: k, t, x", tmp_path / "*.parquet", columns=["y"])
+def test_a_column_that_one_file_lacks_is_null_there_unless_it_is_a_key_or_the_event_time(tmp_path):
+    pq.write_table(table(y=[1, 2], k2=["a", "b"]), tmp_path / "1.parquet")
+    pq.write_table(table(k=["c", "d"]), tmp_path / "2.parquet")
+    features = DuckDBOffline(threads=1).compute(view(tmp_path / "*.parquet", columns=["y"]))
+    assert features.table["v__y"].to_pylist() == [1, 2, None, None]
+    refused("2.parquet has no column 'k2', which other files have", tmp_path / "*.parquet", keys="k2")
+    (tmp_path / "1.parquet").rename(tmp_path / "3.parquet")
+    assert DuckDBOffline(threads=1).compute(view(tmp_path / "*.parquet", columns=["y"])).rows == 4
+    refused("2.parquet has no column 'k2', which other files have", tmp_path / "*.parquet", keys="k2")
 
 
 def test_columns_that_cannot_be_used_are_named():
