@@ -18,6 +18,8 @@ struct Remembered {
     uint8_t labelled = 0;  // 1 once a label was joined to it
     uint8_t used = 0;      // 0: the entry is empty
     uint8_t canary = 0;
+    uint8_t valued = 0;      // 1 once its worth was joined to it
+    uint16_t n_outputs = 0;  // that the answer had; the others are NaN
 };
 
 // A fixed number of answers in a circle: the oldest is forgotten first. An open-addressing index finds one by id

@@ -160,6 +160,8 @@ TEST(a_new_layout_keeps_answers_that_were_not_taken) {
         made.deployment = 7 + i % 2;
         sketch->observe(made);
     }
+    sketch->drain(false);
+    CHECK(!sketch->set_layout({continuous({0.5f, 0.7f})}, 1, false));
     sketch->set_layout({continuous({0.5f, 0.7f})}, 1);
     sketch->drain(true);
     Block block;

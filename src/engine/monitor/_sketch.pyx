@@ -81,6 +81,8 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         uint8_t source
         uint8_t labelled
         uint8_t canary
+        uint8_t valued
+        uint16_t n_outputs
 
     cdef cppclass Limits:
         Limits()
@@ -99,16 +101,18 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         cbool observe(const engine_answer& answer) noexcept
         void deployed(uint64_t deployment, const char* version) except +
         vector[pair[uint64_t, string]] versions() except +
-        void set_layout(vector[Column] columns, uint32_t n_features) except +
+        cbool set_layout(vector[Column] columns, uint32_t n_features, cbool drop) except +
         void fold_features(const float* rows, size_t n, size_t stride) except +
         void fold_outputs(const double* rows, size_t n, size_t stride) except +
-        void drain(cbool flush) except +
+        cbool drain(cbool flush) except +
+        cbool pressed() noexcept
         cbool take(Block& into) except +
         void wait(int64_t timeout_ns) except +
         cbool wait_closed(int64_t timeout_ns) except +
         Totals totals() except +
         cbool find(uint64_t id, Remembered& found, double* outputs) except +
         cbool label(uint64_t id) except +
+        cbool value(uint64_t id) except +
         vector[float] sample(uint32_t& width) except +
         void close() noexcept
         cbool alive() noexcept
@@ -160,8 +164,9 @@ cdef class Sketch:
         features_max: widest row, in features.
         outputs_max: most outputs of an answer.
         ring_rows: answers that wait to be counted, rounded up to a power of two. Further ones are dropped and counted.
-        block_rows: rows after which a block is closed.
-        blocks_max: closed blocks that wait to be taken. While there are that many, the open block grows.
+        block_rows: rows, output rows or answers after which a block is closed.
+        blocks_max: closed blocks that wait to be taken. While there are that many, answers wait in the ring; once a
+            quarter of it is full, the open block grows.
         answers_max: answers remembered for labels; the oldest is forgotten first.
         sample_rows: raw rows kept while there is no layout.
         shadow_tolerance: largest difference at which a shadow's first output agrees with the live one.
@@ -231,13 +236,15 @@ cdef class Sketch:
         self._sketch.retain()
         return PyCapsule_New(made, ENGINE_OBSERVER_CAPSULE, _free_capsule)
 
-    def set_layout(self, columns, uint32_t n_features) -> None:
-        """Set how values become bins. Drops the columns of all blocks that were not taken; answers stay counted.
+    def set_layout(self, columns, uint32_t n_features, cbool drop=True) -> bool:
+        """Set how values become bins. Answers that still wait in the ring are counted by the new bins.
 
         Args:
             columns: (cuts, bin_of, n_bins) of each feature, then of each output. cuts: float32 [m], ascending. bin_of:
                 uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins.
             n_features: how many of the columns are features; 0 where the first row shall decide the width.
+            drop: drop the columns of all blocks that were not taken; answers stay counted. Where False and there are
+                such blocks, nothing changes, and it returns False.
         """
         self.check()
         cdef vector[Column] made
@@ -250,8 +257,10 @@ cdef class Sketch:
                 column.bin_of = bin_of.tolist()
             column.n_bins = n_bins
             made.push_back(column)
+        cdef cbool done
         with nogil:
-            self._sketch.set_layout(made, n_features)
+            done = self._sketch.set_layout(made, n_features, drop)
+        return done
 
     def push(self, uint64_t id, *, uint64_t deployment=0, int64_t started_ns=0, int64_t deadline_ns=0,
              int64_t ready_ns=0, cnp.ndarray row=None, cnp.ndarray values=None, uint8_t source=0, uint8_t reason=0,
@@ -347,14 +356,21 @@ cdef class Sketch:
         with nogil:
             self._sketch.fold_outputs(data, n, stride)
 
-    def drain(self, cbool flush) -> None:
+    def drain(self, cbool flush) -> bool:
         """Count what the ring holds, and with `flush` close the open block.
 
-        Where `blocks_max` blocks are closed already, the open one is closed as soon as one of them is taken.
+        Return False where it stopped because `blocks_max` blocks are closed: take them, and call it again.
         """
         self.check()
+        cdef cbool done
         with nogil:
-            self._sketch.drain(flush)
+            done = self._sketch.drain(flush)
+        return done
+
+    @property
+    def pressed(self) -> bool:
+        """Whether blocks should be taken soon, because the queue of closed blocks or the ring fills up."""
+        return self._sketch.pressed()
 
     def take(self):
         """Return the oldest closed block as a dict, or None where there is none.
@@ -459,7 +475,7 @@ cdef class Sketch:
     def find(self, uint64_t id):
         """Return (deployment, ready_ns, source, labelled, canary, outputs) of a remembered answer, or None.
 
-        outputs: float64 [outputs_max]; NaN where the answer had fewer.
+        outputs: float64 [n_outputs], as many as the answer had.
         """
         self.check()
         cdef Remembered found
@@ -470,7 +486,8 @@ cdef class Sketch:
             known = self._sketch.find(id, found, data)
         if not known:
             return None
-        return found.deployment, found.ready_ns, found.source, bool(found.labelled), bool(found.canary), outputs
+        return found.deployment, found.ready_ns, found.source, bool(found.labelled), bool(found.canary), \
+            outputs[:found.n_outputs]
 
     def label(self, uint64_t id) -> bool:
         """Mark an answer as labelled. Return False where it was already, or is not remembered."""
@@ -478,6 +495,14 @@ cdef class Sketch:
         cdef cbool fresh
         with nogil:
             fresh = self._sketch.label(id)
+        return fresh
+
+    def value(self, uint64_t id) -> bool:
+        """Mark an answer as worth something. Return False where it was already, or is not remembered."""
+        self.check()
+        cdef cbool fresh
+        with nogil:
+            fresh = self._sketch.value(id)
         return fresh
 
     def sample(self):
