@@ -39,6 +39,13 @@ def known_columns(table: Any, names: Sequence[str]) -> dict[str, Values]:
     return {name: as_values(name, columns[name]) for name in names if name in there}
 
 
+def as_rows(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table as mappings by name. Raises MonitorError where it is no table."""
+    columns = _columns(table, None)
+    values = [_as_array(columns[name]).tolist() for name in columns.names]
+    return [dict(zip(map(str, columns.names), row, strict=True)) for row in zip(*values, strict=True)]
+
+
 def _columns(table: Any, names: Sequence[str] | None) -> Columns:
     try:
         return Columns(table, names)

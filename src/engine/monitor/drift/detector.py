@@ -55,11 +55,14 @@ class DriftDetector:
         columns: of the reference.
         bins_max: width of the counts that `observe` takes.
         rows_window: rows of a window.
+        rows_block: rows that are tested together. What `observe` is given waits until they are complete, so that the
+            same rows are tested in the same blocks, however they came.
         false_alarms_per_100k: acceptable false alarms in 100,000 rows, over all columns.
+        rows_before: rows that an earlier detector saw.
 
     Attributes:
         columns: tuple of Column.
-        rows: int, rows seen.
+        rows: int, rows seen, those of earlier detectors and those that wait included.
         open: dict of column name -> Episode that has not ended.
         windows: Windows, the tests of windows.
     """
@@ -70,10 +73,15 @@ class DriftDetector:
         bins_max: int,
         *,
         rows_window: int = 1000,
+        rows_block: int = 1,
         false_alarms_per_100k: float = 1.0,
+        rows_before: int = 0,
     ) -> None:
         self.columns = tuple(columns)
-        self.rows = 0
+        self.rows = rows_before
+        self._rows_block = rows_block
+        self._since_block = 0
+        self._waiting: tuple[int, list[npt.NDArray[Any]]] | None = None
         self.open: dict[str, Episode] = {}
         chance = false_alarms_per_100k / 100_000
         n_charts = max(CHARTS_A_COLUMN * len(self.columns), 1)
@@ -98,24 +106,54 @@ class DriftDetector:
         unseen: npt.NDArray[Any],
         sums: npt.NDArray[np.float64],
     ) -> list[Episode]:
-        """Add a block, and return the episodes that began or ended with it.
+        """Add rows, and return the episodes that began or ended with them.
+
+        Rows wait until they end a block. More than a block may come at once, and are then tested together.
 
         Args:
-            rows: rows of the block.
+            rows: how many rows.
             counts: [columns, bins_max].
             missing, infinite, unseen: [columns].
             sums: float64 [columns, 2], sum and sum of squares of the finite values.
         """
         if rows == 0 or not self.columns:
             return []
+        self.rows += rows
+        self._since_block += rows
+        given = [counts, missing, infinite, unseen, sums]
+        if self._waiting is not None:
+            rows += self._waiting[0]
+            given = [old + new for old, new in zip(self._waiting[1], given, strict=True)]
+        self._waiting = rows, given
+        if self._since_block % self._rows_block:
+            return []
+        return self.finish()
+
+    def finish(self) -> list[Episode]:
+        """Test the rows that wait for their block, and return the episodes that began or ended with them."""
+        if self._waiting is None:
+            return []
+        rows, given = self._waiting
+        self._waiting = None
+        self._since_block = 0
+        return self._test(rows, *given)
+
+    def _test(
+        self,
+        rows: int,
+        counts: npt.NDArray[Any],
+        missing: npt.NDArray[Any],
+        infinite: npt.NDArray[Any],
+        unseen: npt.NDArray[Any],
+        sums: npt.NDArray[np.float64],
+    ) -> list[Episode]:
         # An infinite code is counted as unseen and as infinite.
         strange = np.maximum(unseen, infinite)
-        self._location.observe(counts, self.rows)
-        self._rates.observe(missing, strange, rows, self.rows)
+        before = self.rows - rows
+        self._location.observe(counts, before)
+        self._rates.observe(missing, strange, rows, before)
         self.windows.observe(counts, rows)
-        self.rows += rows
-        by_column = np.column_stack([np.full(len(missing), rows), missing, strange, sums])
-        self._recent.append((self.rows, by_column.astype(np.float64)))
+        self._recent.append((self.rows, _sums_of(rows, *(missing, infinite, unseen, sums))))
         alarmed = self.windows.alarmed.copy()
         for charts in self._charts():
             alarmed |= charts.alarmed.any(axis=0)
@@ -124,10 +162,28 @@ class DriftDetector:
         over = self._is_open & (self.rows - self._seen_row >= self._clear_rows)
         return changed + [self._end(place) for place in np.flatnonzero(over).tolist()]
 
+    def go_on_from(self, before: DriftDetector) -> list[Episode]:
+        """Take over the open episodes of a detector that had another reference; return those of columns that are gone.
+
+        An episode goes on until the tests against this reference no longer see a change.
+        """
+        places = {column.name: place for place, column in enumerate(self.columns)}
+        gone = []
+        for name, episode in before.open.items():
+            if name not in places:
+                episode.ended_row = self.rows
+                gone.append(episode)
+                continue
+            self.open[name] = episode
+            self._is_open[places[name]] = True
+            self._seen_row[places[name]] = self.rows
+        return gone
+
     @property
     def recent_counts(self) -> npt.NDArray[np.float64]:
         """Counts, float64 [columns, bins_max], of the last whole window and of the rows after it."""
-        return self.windows.counts + self.windows.gathered
+        waiting = 0 if self._waiting is None else self._waiting[1][0]
+        return self.windows.counts + self.windows.gathered + waiting
 
     def _charts(self) -> tuple[Charts, Charts]:
         return self._location.charts, self._rates.charts
@@ -163,7 +219,11 @@ class DriftDetector:
         tell as much as one independent row. The reference's figures have the suffix _reference.
         """
         column = self.columns[place]
-        kept = [block[place] for end, block in self._recent if end > since] or [self._recent[-1][1][place]]
+        blocks = list(self._recent)
+        if self._waiting is not None:
+            rows_waiting, (_, *sums) = self._waiting
+            blocks.append((self.rows, _sums_of(rows_waiting, *sums)))
+        kept = [block[place] for end, block in blocks if end > since] or [blocks[-1][1][place]]
         rows, missing, strange, total, squares = np.sum(kept, axis=0).tolist()
         finite = rows - missing - (0.0 if column.bins.discrete else strange)
         mean = total / finite if finite > 0 else None
@@ -171,9 +231,9 @@ class DriftDetector:
         return {
             "rows": int(rows),
             "codes": column.bins.discrete,
-            "mean": mean,
+            "mean": _steady(mean),
             "mean_reference": finite_or_none(column.mean),
-            "std": None if variance is None else variance**0.5,
+            "std": None if variance is None else _steady(variance**0.5),
             "std_reference": finite_or_none(column.std),
             "missing_share": missing / rows,
             "missing_share_reference": column.missing / column.rows,
@@ -188,8 +248,26 @@ class DriftDetector:
         """Yield every column with its figures: drifted, nearest_alarm (1 is an alarm), and those of `evidence`."""
         near = np.maximum(*(charts.level.max(axis=0) for charts in self._charts()))
         for place, column in enumerate(self.columns):
-            figures = self.evidence(place) if self.rows else {}
+            figures = self.evidence(place) if self._recent or self._waiting else {}
             yield (
                 column,
                 {"drifted": bool(self._is_open[place]), "nearest_alarm": float(near[place]), **figures},
             )
+
+
+def _sums_of(
+    rows: int,
+    missing: npt.NDArray[Any],
+    infinite: npt.NDArray[Any],
+    unseen: npt.NDArray[Any],
+    sums: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Return float64 [columns, 5]: rows, missing, strange values, sum and sum of squares."""
+    # An infinite code is counted as unseen and as infinite.
+    strange = np.maximum(unseen, infinite)
+    return np.column_stack([np.full(len(missing), rows), missing, strange, sums]).astype(np.float64)
+
+
+def _steady(value: float | None) -> float | None:
+    """Round to nine digits: the last ones depend on the order of additions, which depends on how the rows came."""
+    return None if value is None else float(f"{value:.9g}")

@@ -44,12 +44,6 @@ class OpenAlerts:
         evidence = {"share": spent.share, "budget": spent.budget}
         return [self._begin((spent.kind, ""), message, severity, spent, evidence)]
 
-    def end_drift(self) -> None:
-        """End the alerts about drift, because their reference is no longer used."""
-        for key, alert in list(self._open.items()):
-            if key[0] in ("input_drift", "output_drift"):
-                self._end(key, alert.detected_row or 0)
-
     def _begin(
         self,
         key: tuple[str, str],
