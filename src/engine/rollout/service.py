@@ -332,7 +332,9 @@ class Service:
 
     def _set_reference(self, deployment: Deployment) -> None:
         """Tells the monitor what to compare with from now on. Nothing that it does may stop a flip half-way."""
-        set_reference = getattr(self._parts.monitor, "set_reference", None)
+        monitor = self._parts.monitor
+        # A reference that the user gave the monitor stays.
+        set_reference = getattr(monitor, "set_version_reference", None) or getattr(monitor, "set_reference", None)
         if set_reference is None:
             return
         try:
