@@ -546,10 +546,12 @@ class ModelMonitor:
 
     def _test_blocks(self) -> None:
         while (block := self._sketch.take()) is not None:
-            reasons = self._tallies.observe(block, self._names_of(block["deployments"].tolist()))
             for side in (self.input_distribution, self.output_distribution):
                 for episode in side.observe(block):
                     self._begun += self._open_alerts.drift(side.kind, side.severity, episode)
+            if not block["answers"]:
+                continue
+            reasons = self._tallies.observe(block, self._names_of(block["deployments"].tolist()))
             for spent in self._budgets.observe(reasons, int(block["late"].sum())):
                 self._begun += self._open_alerts.budget(spent)
 

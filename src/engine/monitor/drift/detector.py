@@ -157,6 +157,8 @@ class DriftDetector:
         alarmed = self.windows.alarmed.copy()
         for charts in self._charts():
             alarmed |= charts.alarmed.any(axis=0)
+        if not self.open and not alarmed.any():
+            return []
         self._seen_row[alarmed] = self.rows
         changed = [self._begin(place) for place in np.flatnonzero(alarmed & ~self._is_open).tolist()]
         over = self._is_open & (self.rows - self._seen_row >= self._clear_rows)
@@ -264,8 +266,9 @@ def _sums_of(
 ) -> npt.NDArray[np.float64]:
     """Return float64 [columns, 5]: rows, missing, strange values, sum and sum of squares."""
     # An infinite code is counted as unseen and as infinite.
-    strange = np.maximum(unseen, infinite)
-    return np.column_stack([np.full(len(missing), rows), missing, strange, sums]).astype(np.float64)
+    found = np.empty((len(missing), 5))
+    found[:, 0], found[:, 1], found[:, 2], found[:, 3:] = rows, missing, np.maximum(unseen, infinite), sums
+    return found
 
 
 def _steady(value: float | None) -> float | None:
