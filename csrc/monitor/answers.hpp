@@ -22,6 +22,8 @@ struct Remembered {
     uint16_t n_outputs = 0;  // that the answer had; the others are NaN
 };
 
+static_assert(sizeof(Remembered) == 32, "Python reads it by the offsets in _sketch.pyx");
+
 // A fixed number of answers in a circle: the oldest is forgotten first. An open-addressing index finds one by id
 // (linear probing; deletion shifts later entries back, so there are no tombstones). All memory is taken by the
 // constructor. Not thread-safe.
@@ -34,6 +36,8 @@ public:
     // nullptr where the id was never remembered, or is forgotten.
     Remembered* find(uint64_t id) noexcept;
     void erase(Remembered* entry) noexcept;
+    // Appends all answers, the oldest first, and their outputs [size(), n_outputs].
+    void copy(std::vector<Remembered>& entries, std::vector<double>& outputs) const;
 
     const double* outputs(const Remembered* entry) const noexcept {
         return outputs_.data() + place_in_circle(entry) * n_outputs_;

@@ -317,6 +317,25 @@ bool Sketch::value(uint64_t id) {
     return true;
 }
 
+void Sketch::answers(std::vector<Remembered>& entries, std::vector<double>& outputs) {
+    if (!alive()) return;
+    const std::lock_guard lock(mutex_);
+    answers_.copy(entries, outputs);
+}
+
+void Sketch::remember(const Remembered* entries, const double* outputs, size_t n) {
+    if (!alive()) return;
+    const std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < n; ++i) {
+        const Remembered& from = entries[i];
+        if (answers_.find(from.id)) continue;
+        Remembered* to = answers_.insert(from.id, outputs + i * limits_.outputs_max);
+        *to = from;
+        to->used = 1;
+        to->n_outputs = std::min<uint16_t>(from.n_outputs, static_cast<uint16_t>(limits_.outputs_max));
+    }
+}
+
 std::vector<float> Sketch::sample(uint32_t& width) {
     if (!alive()) return {};
     const std::lock_guard lock(mutex_);

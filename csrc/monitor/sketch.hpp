@@ -152,6 +152,10 @@ public:
     bool label(uint64_t id);
     // The same for the worth of an answer.
     bool value(uint64_t id);
+    // Copies all remembered answers, the oldest first, and their outputs [n, outputs_max].
+    void answers(std::vector<Remembered>& entries, std::vector<double>& outputs);
+    // Remembers n answers of another sketch, with outputs [n, outputs_max]. An answer of an id that is known stays.
+    void remember(const Remembered* entries, const double* outputs, size_t n);
     // Raw rows [n, n_features + n_outputs] gathered while there was no layout, at most sample_rows.
     std::vector<float> sample(uint32_t& width);
 

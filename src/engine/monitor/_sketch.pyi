@@ -9,6 +9,7 @@ from typing_extensions import CapsuleType
 
 SHADOW: Final[int]
 CANARY: Final[int]
+ANSWERS: np.dtype[Any]
 LATENCY_UPPER_NS: Final[npt.NDArray[np.int64]]
 
 class Sketch:
@@ -170,5 +171,17 @@ class Sketch:
         """Mark an answer as worth something. Return False where it was already, or is not remembered."""
     def sample(self) -> npt.NDArray[np.float32]:
         """Return the primary's raw answers of before the first layout, float32 [rows, n_features + outputs_max]."""
+    def answers(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+        """Return all remembered answers, ANSWERS [n], the oldest first, and their outputs, float64 [n, outputs_max]."""
+    def remember(self, entries: npt.NDArray[Any], outputs: npt.NDArray[np.float64]) -> None:
+        """Remember answers of another sketch, as `answers` returned them. An answer of an id that is known stays.
+
+        Args:
+            entries: ANSWERS [n].
+            outputs: float64 [n, outputs_max], C-contiguous.
+
+        Raises:
+            MonitorError: arrays of another dtype, layout or shape.
+        """
     def close(self) -> None:
         """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""

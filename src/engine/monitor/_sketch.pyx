@@ -114,6 +114,8 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         cbool label(uint64_t id) except +
         cbool value(uint64_t id) except +
         vector[float] sample(uint32_t& width) except +
+        void answers(vector[Remembered]& entries, vector[double]& outputs) except +
+        void remember(const Remembered* entries, const double* outputs, size_t n) except +
         void close() noexcept
         cbool alive() noexcept
         uint32_t n_features() noexcept
@@ -137,6 +139,13 @@ if <Py_ssize_t>SOURCES != len(vocabulary.SOURCES) or <Py_ssize_t>REASONS < len(v
     raise ImportError("csrc/monitor/sketch.hpp has other sources or fewer reasons than engine._common.vocabulary; "
                       "compile again")
 
+# One remembered answer, as csrc/monitor/answers.hpp lays it out.
+ANSWERS = np.dtype({
+    "names": ["id", "deployment", "ready_ns", "source", "labelled", "used", "canary", "valued", "n_outputs"],
+    "formats": ["<u8", "<u8", "<i8", "u1", "u1", "u1", "u1", "u1", "<u2"],
+    "offsets": [0, 8, 16, 24, 25, 26, 27, 28, 30],
+    "itemsize": 32,
+})
 LATENCY_UPPER_NS = np.array([LogBuckets.upper(i) for i in range(LOG_BUCKETS)], dtype=np.int64)
 
 
@@ -511,6 +520,38 @@ cdef class Sketch:
         cdef uint32_t width = 0
         cdef vector[float] rows = self._sketch.sample(width)
         return _copied(cnp.NPY_FLOAT32, rows.data(), 4, (rows.size() // max(width, 1), width))
+
+    def answers(self):
+        """Return all remembered answers, ANSWERS [n], the oldest first, and their outputs, float64 [n, outputs_max]."""
+        self.check()
+        cdef vector[Remembered] entries
+        cdef vector[double] outputs
+        with nogil:
+            self._sketch.answers(entries, outputs)
+        cdef size_t n = entries.size()
+        raw = _copied(cnp.NPY_UINT8, entries.data(), 1, (n * sizeof(Remembered),))
+        return raw.view(ANSWERS), _copied(cnp.NPY_FLOAT64, outputs.data(), 8, (n, self.outputs_max))
+
+    def remember(self, entries, cnp.ndarray outputs) -> None:
+        """Remember answers of another sketch, as `answers` returned them. An answer of an id that is known stays.
+
+        Args:
+            entries: ANSWERS [n].
+            outputs: float64 [n, outputs_max], C-contiguous.
+
+        Raises:
+            MonitorError: arrays of another dtype, layout or shape.
+        """
+        self.check()
+        cdef cnp.ndarray raw = np.ascontiguousarray(entries, dtype=ANSWERS).view(np.uint8)
+        cdef size_t n = len(entries)
+        _flat(outputs, cnp.NPY_FLOAT64)
+        if (<object>outputs).shape != (n, self.outputs_max):
+            raise MonitorError(f"expected outputs [{n}, {self.outputs_max}], got {list((<object>outputs).shape)}")
+        cdef const Remembered* first = <const Remembered*>cnp.PyArray_DATA(raw)
+        cdef const double* values = <const double*>cnp.PyArray_DATA(outputs)
+        with nogil:
+            self._sketch.remember(first, values, n)
 
     def close(self) -> None:
         """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -116,6 +116,22 @@ class Alerts:
             except Exception:
                 self.handler_errors += 1
                 LOGGER.exception("an alert handler failed on: %s", alert.message)
+
+    def saved(self) -> dict[str, Any]:
+        """Return what `restore` takes, in plain values."""
+        with self._lock:
+            return {
+                "kept": [asdict(alert) for alert in self._kept],
+                "counts": [[*key, count] for key, count in self._counts.items()],
+            }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned. Raises ValueError, KeyError or TypeError where it is damaged."""
+        kept = [Alert(**made) for made in saved["kept"]]
+        with self._lock:
+            self._kept.extend(kept)
+            self._counts = {(kind, severity): int(count) for kind, severity, count in saved["counts"]}
+            self._numbers = itertools.count(max((alert.number for alert in kept), default=0) + 1)
 
     def all(self) -> list[Alert]:
         """Return the latest 1,000 alerts, oldest first."""

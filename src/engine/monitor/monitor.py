@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import secrets
@@ -18,10 +19,10 @@ from engine._common.arguments import finite, number, one_of, whole
 from engine._common.optional import need
 from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import ClosedError, MonitorError
-from engine.monitor import metrics
+from engine.monitor import _state, metrics
 from engine.monitor._background import watch
 from engine.monitor._learning import Learning
-from engine.monitor._sketch import Sketch
+from engine.monitor._sketch import ANSWERS, Sketch
 from engine.monitor._tallies import Tallies
 from engine.monitor.alerts import Alert, Alerts, Handler
 from engine.monitor.counters import BusinessCounter
@@ -39,6 +40,7 @@ FEATURES_MAX = 256
 BLOCKS_MAX = 64
 # How often a change of the reference waits for rows to be tested that arrive meanwhile.
 LAYOUT_TRIES = 100
+SAVE_EVERY_S = 60.0
 COUNT_MAX = 1 << 30
 LOGGER = logging.getLogger("engine.monitor")
 
@@ -79,6 +81,7 @@ class ModelMonitor:
         decision_threshold: float = 0.5,
         background: bool = True,
         name: str = "",
+        state: str | Path | None = None,
     ) -> None:
         """Args:
         reference: what rows are compared with: a Reference, or its JSON. Where None, the first `learn_rows` rows become
@@ -103,6 +106,10 @@ class ModelMonitor:
         background: False for no thread of Python's. Handlers are then called by `check`, `drift_detected`, `update`
             and `close` alone.
         name: of the model; the label "model" of all metrics. Empty for none.
+        state: file that keeps what the monitor knows, so that a process that starts again goes on: rows, evidence, open
+            alerts, answers that wait for labels, figures of outcomes, counters, and a reference that was learned. It is
+            read here, and written once a minute by `check` or the background thread, and by `close` and `save`. One
+            process a file. A damaged file is logged, put aside as "….damaged", and the monitor starts anew.
 
         Raises:
             MonitorError: a reference that cannot be used, or a number out of range.
@@ -162,8 +169,18 @@ class ModelMonitor:
         self._names: dict[int, str] = {}
         self.input_distribution = Distribution("input_drift", "warning", self._update_inputs, self.check)
         self.output_distribution = Distribution("output_drift", "critical", self._update_outputs, self.check)
+        self._state = None if state is None else Path(state)
+        self._save_lock = threading.Lock()
+        self._saved_at = time.monotonic()
+        self._background = False  # no thread until the state is read
+        found = self._read_state()
+        if reference is None and found is not None and found["reference"] is not None:
+            reference = Reference.from_json(found["reference"])
+            self._make_room(len(reference.features), len(reference.outputs))
         if reference is not None:
             self._compare_with(reference)
+        if found is not None:
+            self._go_on(found)
         self._background = background
         self._thread = watch(self.check, self._sketch) if background else None
 
@@ -524,8 +541,102 @@ class ModelMonitor:
         self._test()
         self._learn()
         self._notify()
+        self._save_at_times()
         with self._lock:
             return self._open_alerts.all()
+
+    # State between processes.
+
+    def save(self) -> None:
+        """Write the state to the file that `state=` names; does nothing without one.
+
+        The file is written whole or not at all, whenever the process or the machine stops.
+
+        Raises:
+            OSError: the file cannot be written. The former one stays.
+            ClosedError: this is a child of fork().
+        """
+        self._check_process()
+        if self._state is None:
+            return
+        with self._save_lock:
+            self._saved_at = time.monotonic()
+            with self._lock:
+                state = self._knowledge()
+            _state.write(self._state, state)
+
+    def _save_at_times(self) -> None:
+        if self._state is None or time.monotonic() - self._saved_at < SAVE_EVERY_S:
+            return
+        try:
+            self.save()
+        except OSError:
+            LOGGER.exception("the monitor could not save its state to %s", self._state)
+
+    def _knowledge(self) -> dict[str, Any]:
+        answers, outputs = self._sketch.answers()
+        numbers = sorted(set(answers["deployment"].tolist()) - {0})
+        names = self._names_of(numbers)
+        learned = self.reference is not None and not self._reference_given
+        return {
+            "reference": self.reference.to_json() if self.reference is not None and learned else None,
+            "digest": None if self.reference is None else _state.digest(self.reference),
+            "inputs": self.input_distribution.saved(),
+            "outputs": self.output_distribution.saved(),
+            "budgets": self._budgets.saved(),
+            "alerts": self._alerts.saved(),
+            "tallies": self._tallies.saved(),
+            "outcomes": self._outcomes.saved(),
+            "counters": [[c.name, c.description, c.values] for c in self._counters.values()],
+            "versions": [[number, names.get(number, str(number))] for number in numbers],
+            "answers": [answers.view(np.uint8), outputs],
+        }
+
+    def _read_state(self) -> dict[str, Any] | None:
+        if self._state is None:
+            return None
+        try:
+            return _state.read(self._state)
+        except MonitorError as error:
+            self._put_aside(error)
+            return None
+
+    def _put_aside(self, error: Exception) -> None:
+        assert self._state is not None
+        LOGGER.error("the monitor starts anew: %s", error)
+        with contextlib.suppress(OSError):
+            self._state.replace(f"{self._state}.damaged")
+
+    def _go_on(self, found: dict[str, Any]) -> None:
+        """Take over the state of a process that has ended."""
+        same = self.reference is not None and found["digest"] == _state.digest(self.reference)
+        try:
+            sides = {"inputs": self.input_distribution, "outputs": self.output_distribution}
+            for key, side in sides.items():
+                side.restore(found[key], same)
+            self._budgets.restore(found["budgets"])
+            self._alerts.restore(found["alerts"])
+            self._open_alerts.restore()
+            watched = [(side.kind, column) for side in sides.values() for column in side.drifted]
+            self._open_alerts.keep({*watched, *((kind, "") for kind in self._budgets.open)})
+            self._tallies.restore(found["tallies"])
+            self._outcomes.restore(found["outcomes"])
+            for name, description, values in found["counters"]:
+                self.counter(name, description).restore(values)
+            self._remember(found)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            self._put_aside(error)
+
+    def _remember(self, found: dict[str, Any]) -> None:
+        raw, outputs = found["answers"]
+        answers = raw.view(ANSWERS)
+        deployments = {number: self._deployment(name) for number, name in found["versions"]}
+        answers["deployment"] = [deployments.get(number, 0) for number in answers["deployment"].tolist()]
+        fits = answers["n_outputs"] <= self._sketch.outputs_max
+        padded = np.full((len(answers), self._sketch.outputs_max), np.nan)
+        width = min(outputs.shape[1], self._sketch.outputs_max)
+        padded[:, :width] = outputs[:, :width]
+        self._sketch.remember(answers[fits], np.ascontiguousarray(padded[fits]))
 
     def _test(self, flush: bool = True) -> None:
         """Count and test what waits. Handlers are called by `_notify`."""
@@ -663,8 +774,11 @@ class ModelMonitor:
                 for spent in self._budgets.finish():
                     self._begun += self._open_alerts.budget(spent)
             self._notify()
+            self.save()
         except ClosedError:
             return
+        except OSError:
+            LOGGER.exception("the monitor could not save its state to %s", self._state)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             # A handler may hang in the thread, which is a daemon and does not keep the process.

@@ -51,6 +51,22 @@ class Group:
         else:
             self.not_finite += 1
 
+    def saved(self) -> dict[str, Any]:
+        """Return a copy of what `restore` takes."""
+        width = max((len(outputs) for outputs, _ in self._recent), default=0)
+        recent = np.full((len(self._recent), width + 1), np.nan)
+        for place, (outputs, label) in enumerate(self._recent):
+            recent[place, 0], recent[place, 1 : 1 + len(outputs)] = label, outputs
+        totals = [self.labels, self.not_finite, self.value, self.values]
+        return {"totals": totals, "recent": recent}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what `saved` returned."""
+        labels, not_finite, self.value, values = saved["totals"]
+        self.labels, self.not_finite, self.values = int(labels), int(not_finite), int(values)
+        # All outputs that are kept are finite.
+        self._recent.extend((row[1:][~np.isnan(row[1:])], float(row[0])) for row in saved["recent"])
+
     def figures(self) -> dict[str, Any]:
         """Return the figures by name.
 
@@ -190,6 +206,20 @@ class Outcomes:
             self._groups[key].add(outputs, label)
         if value is not None:
             self._groups[key].add_value(value)
+
+    def saved(self) -> dict[str, Any]:
+        """Return a copy of what `restore` takes."""
+        return {
+            "counts": dict(self.counts),
+            "groups": [[*key, group.saved()] for key, group in self._groups.items()],
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what `saved` returned. Raises ValueError, KeyError or TypeError where it is damaged."""
+        self.counts.update({status: int(count) for status, count in saved["counts"].items()})
+        for version, source, made in saved["groups"]:
+            group = self._groups[version, source] = Group(self._rolling)
+            group.restore(made)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values: counts; groups, the figures of each version and source; fallback_cost.

@@ -11,7 +11,7 @@ def test_the_page_s_examples_run_in_order_as_printed(root, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     assert done.returncode == 0, done.stderr
     assert "temp is no longer as in the reference" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

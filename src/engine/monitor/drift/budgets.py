@@ -7,7 +7,9 @@ alarms soon where the budget is overspent twice over, however small the share, a
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -131,6 +133,26 @@ class Budgets:
                 over.ended_row = self._seen[kind]
                 changed.append(over)
         return changed
+
+    def saved(self) -> dict[str, Any]:
+        """Return a copy of what `restore` takes."""
+        return {
+            "budgets": dict(self.budgets),
+            "charts": self._charts.saved(),
+            "open": [asdict(over) for over in self.open.values()],
+            "seen": dict(self._seen),
+            "answers": self.answers,
+            "waiting": self._waiting.copy(),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned. Raises ValueError, KeyError or TypeError where it is damaged."""
+        self.answers = int(saved["answers"])
+        self._seen = {kind: int(saved["seen"][kind]) for kind in self.KINDS}
+        self.open = {made["kind"]: Overspending(**made) for made in saved["open"]}
+        if saved["budgets"] == self.budgets:
+            self._charts.restore(saved["charts"])
+            self._waiting = saved["waiting"]
 
     def _begin(self, kind: str, place: int) -> Overspending:
         started = int(self._charts.since[place, 0])

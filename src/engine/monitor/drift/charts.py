@@ -15,7 +15,7 @@ estimated, and because the reference holds few independent stretches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,22 @@ class Charts:
         self.level = level
         self.alarmed &= level > CLEARED
         self.alarmed |= level >= 1.0
+
+    def saved(self) -> dict[str, FloatArray]:
+        """Return a copy of what `restore` takes."""
+        return {
+            "level": self.level.copy(),
+            "alarmed": self.alarmed.astype(float),
+            "since": self.since.astype(float),
+        }
+
+    def restore(self, saved: Mapping[str, FloatArray]) -> None:
+        """Go on from what `saved` returned. Raises ValueError where the charts are others."""
+        if any(saved[name].shape != self.level.shape for name in ("level", "alarmed", "since")):
+            raise ValueError(f"expected charts {list(self.level.shape)}, got {list(saved['level'].shape)}")
+        self.level = np.clip(saved["level"], 0.0, 1.0)
+        self.alarmed = saved["alarmed"] > 0.0
+        self.since = saved["since"].astype(np.int64)
 
 
 class LocationCharts:

@@ -6,8 +6,8 @@ Each lasting change of a column is one episode, however many tests see it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -163,6 +163,42 @@ class DriftDetector:
         changed = [self._begin(place) for place in np.flatnonzero(alarmed & ~self._is_open).tolist()]
         over = self._is_open & (self.rows - self._seen_row >= self._clear_rows)
         return changed + [self._end(place) for place in np.flatnonzero(over).tolist()]
+
+    def saved(self) -> dict[str, Any]:
+        """Return a copy of what `restore` takes, in plain values and arrays of float64."""
+        rows, given = self._waiting if self._waiting is not None else (0, [])
+        return {
+            "rows": self.rows,
+            "charts": [charts.saved() for charts in self._charts()],
+            "windows": self.windows.saved(),
+            "seen_row": self._seen_row.astype(float),
+            "open": [asdict(episode) for episode in self.open.values()],
+            "recent": [[end for end, _ in self._recent], np.array([sums for _, sums in self._recent])],
+            "waiting": [rows, [part.astype(float) for part in given]],
+        }
+
+    def restore(self, saved: Mapping[str, Any], same_reference: bool) -> None:
+        """Go on from what `saved` returned; with another reference only with its rows and open episodes.
+
+        Raises ValueError, KeyError or TypeError where it is not of such a detector.
+        """
+        places = {column.name: place for place, column in enumerate(self.columns)}
+        self.rows = int(saved["rows"])
+        for episode in (Episode(**made) for made in saved["open"]):
+            if episode.column in places:
+                self.open[episode.column] = episode
+                self._is_open[places[episode.column]] = True
+        self._seen_row[self._is_open] = self.rows
+        if not same_reference:
+            return
+        for charts, made in zip(self._charts(), saved["charts"], strict=True):
+            charts.restore(made)
+        self.windows.restore(saved["windows"])
+        self._seen_row = saved["seen_row"].astype(np.int64)
+        self._recent.extend((int(end), sums) for end, sums in zip(*saved["recent"], strict=True))
+        rows, given = saved["waiting"]
+        if rows:
+            self._waiting = int(rows), given
 
     def go_on_from(self, before: DriftDetector) -> list[Episode]:
         """Take over the open episodes of a detector that had another reference; return those of columns that are gone.

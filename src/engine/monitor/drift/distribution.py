@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,19 @@ class Distribution:
         for episode in before.open.values():
             episode.ended_row = before.rows
         return list(before.open.values())
+
+    def saved(self) -> dict[str, Any]:
+        """Return what `restore` takes."""
+        return {
+            "rows": self._rows,
+            "detector": self._detector.saved() if self._detector is not None else None,
+        }
+
+    def restore(self, saved: Mapping[str, Any], same_reference: bool) -> None:
+        """Go on from what `saved` returned. Raises ValueError, KeyError or TypeError where it is damaged."""
+        if self._detector is not None and saved["detector"] is not None:
+            self._detector.restore(saved["detector"], same_reference)
+        self._rows = int(saved["rows"])
 
     def finish(self) -> list[Episode]:
         """Test the rows that wait for their block, and return the episodes that began or ended with them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from engine.monitor.alerts import Alert, Alerts
@@ -21,6 +22,15 @@ class OpenAlerts:
     def all(self) -> tuple[Alert, ...]:
         """Return the open alerts, oldest first."""
         return tuple(self._open.values())
+
+    def restore(self) -> None:
+        """Take over the alerts of the log that have not ended."""
+        self._open = {(alert.kind, alert.column): alert for alert in self._alerts.all() if alert.lasts}
+
+    def keep(self, keys: Collection[tuple[str, str]]) -> None:
+        """End the alerts of other kinds and columns, which nothing watches any more."""
+        for key in [key for key in self._open if key not in keys]:
+            self._end(key, self._open[key].detected_row or 0)
 
     def drift(self, kind: str, severity: str, episode: Episode) -> list[Alert]:
         """Return the alert of an episode that began. For an episode that ended, end its alert and return nothing."""

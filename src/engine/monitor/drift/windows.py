@@ -9,7 +9,7 @@ own windows (first-order correction; Rao and Scott, Ann. Statist. 12, 1984).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from engine.monitor.drift.dependence import caution
 
 # A column with a smaller share of its values present in a window is not tested there.
 PRESENT_MIN = 0.05
+SAVED = ("alarmed", "p_values", "psi", "distance", "counts", "gathered")
 
 
 class Windows:
@@ -71,6 +72,19 @@ class Windows:
             self._divisor[place] = factor * caution(factor, column.stretches(factor))
         depends = column.mean_dependence.factor
         self._effective[place] = depends * caution(depends, column.stretches(depends))
+
+    def saved(self) -> dict[str, Any]:
+        """Return a copy of what `restore` takes."""
+        return {"rows": self._rows} | {name: getattr(self, name).astype(float) for name in SAVED}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned. Raises ValueError where the columns are others."""
+        for name in SAVED:
+            now = getattr(self, name)
+            if saved[name].shape != now.shape:
+                raise ValueError(f"expected {name} {list(now.shape)}, got {list(saved[name].shape)}")
+            setattr(self, name, saved[name].astype(now.dtype))
+        self._rows = int(saved["rows"])
 
     def observe(self, counts: npt.NDArray[Any], rows_block: int) -> bool:
         """Add a block's counts, [columns, bins_max]. Return whether it completed a window, which is then tested."""
