@@ -21,6 +21,7 @@ from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import ClosedError, MonitorError
 from engine.monitor import _state, metrics
 from engine.monitor._background import watch
+from engine.monitor._delivery import Delivery
 from engine.monitor._learning import Learning
 from engine.monitor._sketch import ANSWERS, Sketch
 from engine.monitor._tallies import Tallies
@@ -86,7 +87,8 @@ class ModelMonitor:
         """Args:
         reference: what rows are compared with: a Reference, or its JSON. Where None, the first `learn_rows` rows become
             the reference.
-        handlers: callables, called once with each Alert when it begins. None for the logger "engine.monitor".
+        handlers: callables, called with each Alert when it begins, as by `on_alert`. None for the logger
+            "engine.monitor".
         learn_rows: rows that become the reference, at least 100 of them.
         n_features, n_outputs: widths where there is no reference. Where None, the first logged row tells. Rows of an
             engine then have at most 256 features and 1 output.
@@ -103,8 +105,8 @@ class ModelMonitor:
         outcomes_rolling: labels in the rolling figures of each version and source.
         shadow_tolerance: largest difference at which a shadow's first output agrees with the live one.
         decision_threshold: outputs on the same side of it are the same decision.
-        background: False for no thread of Python's. Handlers are then called by `check`, `drift_detected`, `update`
-            and `close` alone.
+        background: False for no thread of Python's. Handlers are then called by `check`, `drift_detected`, `update`,
+            `alert` and `close` alone.
         name: of the model; the label "model" of all metrics. Empty for none.
         state: file that keeps what the monitor knows, so that a process that starts again goes on: rows, evidence, open
             alerts, answers that wait for labels, figures of outcomes, counters, and a reference that was learned. It is
@@ -157,6 +159,7 @@ class ModelMonitor:
         self._alerts = Alerts(handlers)
         self._open_alerts = OpenAlerts(self._alerts)
         self._begun: list[Alert] = []  # alerts that the handlers have not seen
+        self._delivery = Delivery(self._alerts, apart=background)
         self._tallies = Tallies()
         self._budgets = Budgets(
             fallback_share_max, late_share_max, error_share_max, false_alarms_per_100k / 100_000, block_rows
@@ -532,18 +535,24 @@ class ModelMonitor:
     def check(self) -> tuple[Alert, ...]:
         """Count everything that came up to now, test all whole blocks, and return the alerts that last.
 
-        Handlers run on this thread. The last rows, fewer than `block_rows`, wait for the others of their block; `close`
-        tests them.
+        With `background=False` handlers run on this thread. The last rows, fewer than `block_rows`, wait for the others
+        of their block; `close` tests them.
 
         Raises:
             ClosedError: this is a child of fork().
         """
-        self._test()
-        self._learn()
+        self._look()
         self._notify()
-        self._save_at_times()
         with self._lock:
             return self._open_alerts.all()
+
+    def _look(self) -> None:
+        """Count and test what came, and call no handler on this thread, because a scrape must not wait for one."""
+        self._test()
+        self._learn()
+        self._save_at_times()
+        if self._background:
+            self._notify()
 
     # State between processes.
 
@@ -650,10 +659,10 @@ class ModelMonitor:
 
     def _notify(self) -> None:
         with self._lock:
-            begun, self._begun = self._begun, []
+            self._delivery.add(self._begun, self._open_alerts.take_ended())
+            self._begun = []
         # Handlers run without the lock, because one may ask for a report.
-        for alert in begun:
-            self._alerts.notify(alert)
+        self._delivery.bring()
 
     def _test_blocks(self) -> None:
         while (block := self._sketch.take()) is not None:
@@ -675,6 +684,8 @@ class ModelMonitor:
     def alert(self, message: str, severity: str = "warning") -> Alert:
         """Raise an alert of your own: keep it, call the handlers, and return it. Errors of handlers are logged.
 
+        With a background thread the handlers run on another thread, and this call does not wait for them.
+
         Args:
             message: any text.
             severity: "info", "warning" or "critical".
@@ -683,7 +694,8 @@ class ModelMonitor:
             MonitorError: another severity.
         """
         made = self._alerts.add(message, severity)
-        self._alerts.notify(made)
+        self._delivery.add([made])
+        self._delivery.bring()
         return made
 
     @property
@@ -691,13 +703,19 @@ class ModelMonitor:
         """The latest 1,000 alerts, oldest first, ended ones included."""
         return self._alerts.all()
 
-    def on_alert(self, handler: Handler) -> None:
-        """Add a handler. It is called once with each Alert when it begins, on the thread that found it.
+    def on_alert(self, handler: Handler, *, ends: bool = False) -> None:
+        """Add a handler. It is called with each Alert when it begins, on a thread of its own, after the former alerts.
+
+        With `background=False` it is called on the thread of `check`, `drift_detected`, `update`, `alert` or `close`.
+
+        Args:
+            handler: takes the Alert.
+            ends: call it again with the same Alert when it has ended; `Alert.lasts` is then False.
 
         Raises:
             MonitorError: it cannot be called.
         """
-        self._alerts.add_handler(handler)
+        self._alerts.add_handler(handler, ends)
 
     # Everything a monitor knows.
 
@@ -725,7 +743,7 @@ class ModelMonitor:
         Raises:
             ClosedError: this is a child of fork().
         """
-        self.check()
+        self._look()
         with self._lock:
             return summary(self._facts())
 
@@ -751,7 +769,7 @@ class ModelMonitor:
             OSError: the file cannot be written. A file that was there before stays as it was.
             ClosedError: this is a child of fork().
         """
-        self.check()
+        self._look()
         with self._lock:
             contents = page.collect(self._facts())
         return page.write(contents, Path(path))
@@ -783,6 +801,7 @@ class ModelMonitor:
         if thread is not None and thread is not threading.current_thread():
             # A handler may hang in the thread, which is a daemon and does not keep the process.
             thread.join(timeout=2.0)
+        self._delivery.wait(2.0)
 
     def __enter__(self) -> ModelMonitor:
         return self

@@ -18,10 +18,16 @@ class OpenAlerts:
         """`alerts`: the log that each alert goes to."""
         self._alerts = alerts
         self._open: dict[tuple[str, str], Alert] = {}
+        self._ended: list[Alert] = []
 
     def all(self) -> tuple[Alert, ...]:
         """Return the open alerts, oldest first."""
         return tuple(self._open.values())
+
+    def take_ended(self) -> list[Alert]:
+        """Return the alerts that ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
 
     def restore(self) -> None:
         """Take over the alerts of the log that have not ended."""
@@ -78,6 +84,7 @@ class OpenAlerts:
         alert = self._open.pop(key, None)
         if alert is not None:
             alert.ended_row, alert.ended_at = row, time.time()
+            self._ended.append(alert)
 
 
 def drift_message(kind: str, episode: Episode) -> str:
