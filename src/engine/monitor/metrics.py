@@ -128,7 +128,7 @@ def _outcomes(core: Any, made: dict[str, Any]) -> Iterator[Any]:
     for status, count in outcomes["counts"].items():
         labels.add_metric([status], count)
     yield labels
-    for key in ("auc", "brier", "calibration_error", "error_mean", "value_mean"):
+    for key in ("auc", "accuracy", "brier", "calibration_error", "coverage", "error_mean", "value_mean"):
         family = core.GaugeMetricFamily(
             f"engine_monitor_outcome_{key}", f"{key} of recent outcomes", labels=["version", "source"]
         )
