@@ -334,7 +334,9 @@ class Service:
         """Tells the monitor what to compare with from now on. Nothing that it does may stop a flip half-way."""
         monitor = self._parts.monitor
         # A reference that the user gave the monitor stays.
-        set_reference = getattr(monitor, "set_version_reference", None) or getattr(monitor, "set_reference", None)
+        set_reference = getattr(monitor, "set_version_reference", None) or getattr(
+            monitor, "set_reference", None
+        )
         if set_reference is None:
             return
         try:
