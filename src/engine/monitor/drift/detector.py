@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from engine.monitor.drift.charts import Charts, LocationCharts, RateCharts
 from engine.monitor.drift.column import Column, finite_or_none
-from engine.monitor.drift.windows import Windows
+from engine.monitor.drift.windows import POOLED, Windows
 
 # A change is over when no test has seen it for this many windows and this many independent stretches of its column (at
-# most as many rows as the reference has). A cool day in July does not end the summer.
-CLEAR_WINDOWS = 5
+# most as many rows as the reference has), and the pool of the last windows is like the reference. A cool day in July
+# does not end the summer.
+CLEAR_WINDOWS = 4
 CLEAR_STRETCHES = 200
 # The windows' share of the acceptable false alarms; the charts have the rest.
 WINDOWS_PART = 0.1
@@ -93,6 +94,7 @@ class DriftDetector:
         ]
         self._clear_rows = np.maximum(CLEAR_WINDOWS * rows_window, stretches)
         self._seen_row = np.zeros(len(self.columns), dtype=np.int64)
+        self._pooled_row = np.zeros(len(self.columns), dtype=np.int64)
         self._is_open = np.zeros(len(self.columns), dtype=bool)
         # The latest blocks: the row count at their end, and [columns, (rows, missing, strange, sum, sum of squares)].
         self._recent: deque[tuple[int, npt.NDArray[np.float64]]] = deque(maxlen=BLOCKS_KEPT)
@@ -162,6 +164,12 @@ class DriftDetector:
         self._seen_row[alarmed] = self.rows
         changed = [self._begin(place) for place in np.flatnonzero(alarmed & ~self._is_open).tolist()]
         over = self._is_open & (self.rows - self._seen_row >= self._clear_rows)
+        if over.any():
+            lasts = over & self.windows.differs()
+            # Somewhere in the pool the change was still there.
+            pooled = self.rows - POOLED * self.windows.rows_window
+            self._pooled_row[lasts] = np.maximum(self._pooled_row[lasts], pooled)
+            over &= ~lasts
         return changed + [self._end(place) for place in np.flatnonzero(over).tolist()]
 
     def saved(self) -> dict[str, Any]:
@@ -245,7 +253,7 @@ class DriftDetector:
 
     def _end(self, place: int) -> Episode:
         episode = self.open.pop(self.columns[place].name)
-        episode.ended_row = int(self._seen_row[place])
+        episode.ended_row = int(max(self._seen_row[place], self._pooled_row[place]))
         self._is_open[place] = False
         return episode
 
