@@ -166,8 +166,8 @@ class DriftDetector:
         over = self._is_open & (self.rows - self._seen_row >= self._clear_rows)
         if over.any():
             lasts = over & self.windows.differs()
-            # Somewhere in the pool the change was still there.
-            pooled = self.rows - POOLED * self.windows.rows_window
+            # Somewhere in the pool the change was still there: its middle is the estimate.
+            pooled = self.rows - POOLED * self.windows.rows_window // 2
             self._pooled_row[lasts] = np.maximum(self._pooled_row[lasts], pooled)
             over &= ~lasts
         return changed + [self._end(place) for place in np.flatnonzero(over).tolist()]
