@@ -176,9 +176,9 @@ class ModelMonitor:
         self._save_lock = threading.Lock()
         self._saved_at = time.monotonic()
         self._background = False  # no thread until the state is read
-        found = self._read_state()
-        if reference is None and found is not None and found["reference"] is not None:
-            reference = Reference.from_json(found["reference"])
+        found, learned = self._read_state()
+        if reference is None and learned is not None:
+            reference = learned
             self._make_room(len(reference.features), len(reference.outputs))
         if reference is not None:
             self._compare_with(reference)
@@ -601,14 +601,17 @@ class ModelMonitor:
             "answers": [answers.view(np.uint8), outputs],
         }
 
-    def _read_state(self) -> dict[str, Any] | None:
+    def _read_state(self) -> tuple[dict[str, Any] | None, Reference | None]:
+        """Return what a process that has ended knew, and the reference that it learned."""
         if self._state is None:
-            return None
+            return None, None
         try:
-            return _state.read(self._state)
-        except MonitorError as error:
+            found = _state.read(self._state)
+            learned = found["reference"] if found is not None else None
+            return found, Reference.from_json(learned) if learned is not None else None
+        except (MonitorError, KeyError, TypeError) as error:
             self._put_aside(error)
-            return None
+            return None, None
 
     def _put_aside(self, error: Exception) -> None:
         assert self._state is not None
@@ -633,7 +636,16 @@ class ModelMonitor:
             for name, description, values in found["counters"]:
                 self.counter(name, description).restore(values)
             self._remember(found)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (
+            MonitorError,
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            OverflowError,
+        ) as error:
+            # What was taken over up to here stays.
             self._put_aside(error)
 
     def _remember(self, found: dict[str, Any]) -> None:

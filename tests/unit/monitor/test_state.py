@@ -185,3 +185,28 @@ while True:
     with started(reference, tmp_path / "state") as monitor:
         assert monitor.input_distribution.rows >= 100
         assert monitor.input_distribution.rows % 50 == 0
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "reference", "digest", "inputs", "outputs", "budgets", "alerts", "tallies", "outcomes", "counters", "versions",
+        "answers",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("wrong", [5, "text", [], {}, [[1, 2]], {"rows": "many"}])
+def test_a_file_with_wrong_contents_raises_nothing(reference, tmp_path, key, wrong):
+    path = tmp_path / "state"
+    with started(reference, path) as monitor:
+        monitor.log_prediction([0, 0], 0.5, 1.0, version="7")
+        monitor.input_distribution.update(shifted(500, by=2.0))
+    state = _state.read(path)
+    _state.write(path, state | {key: wrong})
+    with started(reference, path) as monitor:
+        monitor.input_distribution.update(shifted(500, by=2.0))
+        assert monitor.input_distribution.drift_detected()
+        monitor.to_json()
+    del state[key]
+    _state.write(path, state)
+    with started(None, path) as monitor:
+        monitor.check()
