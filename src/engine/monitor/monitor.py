@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import secrets
@@ -19,11 +18,12 @@ from engine._common.arguments import finite, number, one_of, whole
 from engine._common.optional import need
 from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import ClosedError, MonitorError
-from engine.monitor import _state, metrics
+from engine.monitor import metrics
 from engine.monitor._background import watch
 from engine.monitor._delivery import Delivery
 from engine.monitor._learning import Learning
 from engine.monitor._sketch import ANSWERS, Sketch
+from engine.monitor._state import StateFile, digest
 from engine.monitor._tallies import Tallies
 from engine.monitor.alerts import Alert, Alerts, Handler
 from engine.monitor.counters import BusinessCounter
@@ -41,7 +41,6 @@ FEATURES_MAX = 256
 BLOCKS_MAX = 64
 # How often a change of the reference waits for rows to be tested that arrive meanwhile.
 LAYOUT_TRIES = 100
-SAVE_EVERY_S = 60.0
 COUNT_MAX = 1 << 30
 LOGGER = logging.getLogger("engine.monitor")
 
@@ -172,11 +171,9 @@ class ModelMonitor:
         self._names: dict[int, str] = {}
         self.input_distribution = Distribution("input_drift", "warning", self._update_inputs, self.check)
         self.output_distribution = Distribution("output_drift", "critical", self._update_outputs, self.check)
-        self._state = None if state is None else Path(state)
-        self._save_lock = threading.Lock()
-        self._saved_at = time.monotonic()
+        self._state = StateFile(state)
         self._background = False  # no thread until the state is read
-        found, learned = self._read_state()
+        found, learned = self._state.read()
         if reference is None and learned is not None:
             reference = learned
             self._make_room(len(reference.features), len(reference.outputs))
@@ -550,7 +547,7 @@ class ModelMonitor:
         """Count and test what came, and call no handler on this thread, because a scrape must not wait for one."""
         self._test()
         self._learn()
-        self._save_at_times()
+        self._state.save_at_times(self._knowledge)
         if self._background:
             self._notify()
 
@@ -566,30 +563,21 @@ class ModelMonitor:
             ClosedError: this is a child of fork().
         """
         self._check_process()
-        if self._state is None:
-            return
-        with self._save_lock:
-            self._saved_at = time.monotonic()
-            with self._lock:
-                state = self._knowledge()
-            _state.write(self._state, state)
-
-    def _save_at_times(self) -> None:
-        if self._state is None or time.monotonic() - self._saved_at < SAVE_EVERY_S:
-            return
-        try:
-            self.save()
-        except OSError:
-            LOGGER.exception("the monitor could not save its state to %s", self._state)
+        self._state.save(self._knowledge)
 
     def _knowledge(self) -> dict[str, Any]:
+        """Return all that a process that goes on needs to know."""
+        with self._lock:
+            return self._known()
+
+    def _known(self) -> dict[str, Any]:
         answers, outputs = self._sketch.answers()
         numbers = sorted(set(answers["deployment"].tolist()) - {0})
         names = self._names_of(numbers)
         learned = self.reference is not None and not self._reference_given
         return {
             "reference": self.reference.to_json() if self.reference is not None and learned else None,
-            "digest": None if self.reference is None else _state.digest(self.reference),
+            "digest": None if self.reference is None else digest(self.reference),
             "inputs": self.input_distribution.saved(),
             "outputs": self.output_distribution.saved(),
             "budgets": self._budgets.saved(),
@@ -601,27 +589,9 @@ class ModelMonitor:
             "answers": [answers.view(np.uint8), outputs],
         }
 
-    def _read_state(self) -> tuple[dict[str, Any] | None, Reference | None]:
-        """Return what a process that has ended knew, and the reference that it learned."""
-        if self._state is None:
-            return None, None
-        try:
-            found = _state.read(self._state)
-            learned = found["reference"] if found is not None else None
-            return found, Reference.from_json(learned) if learned is not None else None
-        except (MonitorError, KeyError, TypeError) as error:
-            self._put_aside(error)
-            return None, None
-
-    def _put_aside(self, error: Exception) -> None:
-        assert self._state is not None
-        LOGGER.error("the monitor starts anew: %s", error)
-        with contextlib.suppress(OSError):
-            self._state.replace(f"{self._state}.damaged")
-
     def _go_on(self, found: dict[str, Any]) -> None:
         """Take over the state of a process that has ended."""
-        same = self.reference is not None and found["digest"] == _state.digest(self.reference)
+        same = self.reference is not None and found["digest"] == digest(self.reference)
         try:
             sides = {"inputs": self.input_distribution, "outputs": self.output_distribution}
             for key, side in sides.items():
@@ -646,7 +616,7 @@ class ModelMonitor:
             OverflowError,
         ) as error:
             # What was taken over up to here stays.
-            self._put_aside(error)
+            self._state.put_aside(error)
 
     def _remember(self, found: dict[str, Any]) -> None:
         raw, outputs = found["answers"]
@@ -804,11 +774,9 @@ class ModelMonitor:
                 for spent in self._budgets.finish():
                     self._begun += self._open_alerts.budget(spent)
             self._notify()
-            self.save()
+            self._state.try_save(self._knowledge)
         except ClosedError:
             return
-        except OSError:
-            LOGGER.exception("the monitor could not save its state to %s", self._state)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             # A handler may hang in the thread, which is a daemon and does not keep the process.

@@ -153,7 +153,7 @@ def test_a_file_that_cannot_be_written_is_logged_and_nothing_raises(reference, t
 
 
 def test_the_state_is_written_once_a_minute(reference, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.monitor.monitor.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(_state.StateFile, "EVERY_S", 0.0)
     with started(reference, tmp_path / "state") as monitor:
         monitor.input_distribution.update(shifted(100))
         assert not (tmp_path / "state").exists()
