@@ -209,8 +209,8 @@ private:
     Block open_;
     std::vector<Block> closed_blocks_;  // a circle of blocks_max
     size_t first_closed_ = 0;
-    std::atomic<size_t> n_closed_{0};       // written under the lock; pressed() reads it without
-    std::atomic<uint64_t> folded_{0};       // as totals_.folded, for pressed()
+    std::atomic<size_t> n_closed_{0};  // written under the lock; pressed() reads it without
+    std::atomic<uint64_t> folded_{0};  // as totals_.folded, for pressed()
     // Since the last cut of each kind, below block_rows.
     uint32_t answers_since_cut_ = 0;
     uint32_t rows_since_cut_ = 0;

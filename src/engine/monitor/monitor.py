@@ -21,9 +21,10 @@ from engine.errors import ClosedError, MonitorError
 from engine.monitor import metrics
 from engine.monitor._background import watch
 from engine.monitor._delivery import Delivery
+from engine.monitor._knowledge import DAMAGE, knowledge, take_over
 from engine.monitor._learning import Learning
-from engine.monitor._sketch import ANSWERS, Sketch
-from engine.monitor._state import StateFile, digest
+from engine.monitor._sketch import Sketch
+from engine.monitor._state import StateFile
 from engine.monitor._tallies import Tallies
 from engine.monitor.alerts import Alert, Alerts, Handler
 from engine.monitor.counters import BusinessCounter
@@ -571,63 +572,16 @@ class ModelMonitor:
             return self._known()
 
     def _known(self) -> dict[str, Any]:
-        answers, outputs = self._sketch.answers()
-        numbers = sorted(set(answers["deployment"].tolist()) - {0})
-        names = self._names_of(numbers)
-        learned = self.reference is not None and not self._reference_given
-        return {
-            "reference": self.reference.to_json() if self.reference is not None and learned else None,
-            "digest": None if self.reference is None else digest(self.reference),
-            "inputs": self.input_distribution.saved(),
-            "outputs": self.output_distribution.saved(),
-            "budgets": self._budgets.saved(),
-            "alerts": self._alerts.saved(),
-            "tallies": self._tallies.saved(),
-            "outcomes": self._outcomes.saved(),
-            "counters": [[c.name, c.description, c.values] for c in self._counters.values()],
-            "versions": [[number, names.get(number, str(number))] for number in numbers],
-            "answers": [answers.view(np.uint8), outputs],
-        }
+        learned = self.reference if not self._reference_given else None
+        return knowledge(self._facts(), self.reference, learned, self._names_of)
 
     def _go_on(self, found: dict[str, Any]) -> None:
         """Take over the state of a process that has ended."""
-        same = self.reference is not None and found["digest"] == digest(self.reference)
         try:
-            sides = {"inputs": self.input_distribution, "outputs": self.output_distribution}
-            for key, side in sides.items():
-                side.restore(found[key], same)
-            self._budgets.restore(found["budgets"])
-            self._alerts.restore(found["alerts"])
-            self._open_alerts.restore()
-            watched = [(side.kind, column) for side in sides.values() for column in side.drifted]
-            self._open_alerts.keep({*watched, *((kind, "") for kind in self._budgets.open)})
-            self._tallies.restore(found["tallies"])
-            self._outcomes.restore(found["outcomes"])
-            for name, description, values in found["counters"]:
-                self.counter(name, description).restore(values)
-            self._remember(found)
-        except (
-            MonitorError,
-            ValueError,
-            KeyError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            OverflowError,
-        ) as error:
+            take_over(found, self._facts(), self.reference, self.counter, self._deployment)
+        except DAMAGE as error:
             # What was taken over up to here stays.
             self._state.put_aside(error)
-
-    def _remember(self, found: dict[str, Any]) -> None:
-        raw, outputs = found["answers"]
-        answers = raw.view(ANSWERS)
-        deployments = {number: self._deployment(name) for number, name in found["versions"]}
-        answers["deployment"] = [deployments.get(number, 0) for number in answers["deployment"].tolist()]
-        fits = answers["n_outputs"] <= self._sketch.outputs_max
-        padded = np.full((len(answers), self._sketch.outputs_max), np.nan)
-        width = min(outputs.shape[1], self._sketch.outputs_max)
-        padded[:, :width] = outputs[:, :width]
-        self._sketch.remember(answers[fits], np.ascontiguousarray(padded[fits]))
 
     def _test(self, flush: bool = True) -> None:
         """Count and test what waits. Handlers are called by `_notify`."""
