@@ -16,8 +16,11 @@ class Delivery:
     """Calls the handlers of alerts, in the order of the alerts. Thread-safe.
 
     With `apart`, handlers run one after the other on a daemon thread, which lives as long as there is something to
-    bring. A handler that is slow or hangs holds up later alerts, and never the caller.
+    bring. A handler that is slow or hangs holds up later alerts, and a caller at most as long as it wants to wait.
     """
+
+    # How long a caller waits that would see its alerts delivered. Quick handlers are done by then.
+    WAIT_S = 1.0
 
     def __init__(self, alerts: Alerts, apart: bool) -> None:
         self._alerts = alerts
@@ -31,29 +34,37 @@ class Delivery:
         self._waiting.extend((alert, False) for alert in begun)
         self._waiting.extend((alert, True) for alert in ended)
 
-    def bring(self) -> None:
-        """Call the handlers: on this thread and at once, or with `apart` on another and soon. Never raises."""
+    def bring(self, wait_s: float = 0.0) -> None:
+        """Call the handlers: on this thread, or with `apart` on another, for which this one waits at most `wait_s`.
+
+        Never raises.
+        """
         if not self._apart:
             while (found := self._next()) is not None:
                 self._alerts.notify(*found)
-            return
-        with self._lock:
-            if self._thread is not None or not self._waiting:
-                return
-            self._thread = threading.Thread(target=self._run, name="engine-monitor-alerts", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:
-                # The interpreter ends and starts no threads; nothing is left to hold up.
-                self._thread = None
-        if self._thread is None:
+        elif self._started():
+            self.wait(wait_s)
+        else:
+            # The interpreter ends and starts no threads; nothing is left to hold up.
             while (found := self._next()) is not None:
                 self._alerts.notify(*found)
+
+    def _started(self) -> bool:
+        """Start the thread where there is something to bring. Return False where none can be started."""
+        with self._lock:
+            if self._thread is None and self._waiting:
+                self._thread = threading.Thread(target=self._run, name="engine-monitor-alerts", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread = None
+                    return False
+        return True
 
     def wait(self, timeout_s: float) -> None:
         """Wait until what was added is brought, or the time is over; not on the thread that brings it."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if timeout_s > 0.0 and thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
     def _run(self) -> None:

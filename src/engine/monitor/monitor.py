@@ -183,7 +183,7 @@ class ModelMonitor:
         if found is not None:
             self._go_on(found)
         self._background = background
-        self._thread = watch(self.check, self._sketch) if background else None
+        self._thread = watch(self._look, self._sketch) if background else None
 
     # Answers and labels.
 
@@ -479,7 +479,7 @@ class ModelMonitor:
             for version, deployment in self._deployments.items():
                 self._sketch.deployed(deployment, version)
             if self._background:
-                self._thread = watch(self.check, self._sketch)
+                self._thread = watch(self._look, self._sketch)
         # Ends its threads.
         before.close()
 
@@ -533,8 +533,8 @@ class ModelMonitor:
     def check(self) -> tuple[Alert, ...]:
         """Count everything that came up to now, test all whole blocks, and return the alerts that last.
 
-        With `background=False` handlers run on this thread. The last rows, fewer than `block_rows`, wait for the others
-        of their block; `close` tests them.
+        Handlers run on another thread, for which this call waits at most a second; with `background=False` they run on
+        this one. The last rows, fewer than `block_rows`, wait for the others of their block; `close` tests them.
 
         Raises:
             ClosedError: this is a child of fork().
@@ -550,7 +550,7 @@ class ModelMonitor:
         self._learn()
         self._state.save_at_times(self._knowledge)
         if self._background:
-            self._notify()
+            self._notify(wait_s=0.0)
 
     # State between processes.
 
@@ -593,12 +593,12 @@ class ModelMonitor:
             if done:
                 return
 
-    def _notify(self) -> None:
+    def _notify(self, wait_s: float | None = None) -> None:
         with self._lock:
             self._delivery.add(self._begun, self._open_alerts.take_ended())
             self._begun = []
         # Handlers run without the lock, because one may ask for a report.
-        self._delivery.bring()
+        self._delivery.bring(Delivery.WAIT_S if wait_s is None else wait_s)
 
     def _test_blocks(self) -> None:
         while (block := self._sketch.take()) is not None:
@@ -620,7 +620,7 @@ class ModelMonitor:
     def alert(self, message: str, severity: str = "warning") -> Alert:
         """Raise an alert of your own: keep it, call the handlers, and return it. Errors of handlers are logged.
 
-        With a background thread the handlers run on another thread, and this call does not wait for them.
+        With a background thread the handlers run on another thread, for which this call waits at most a second.
 
         Args:
             message: any text.
@@ -631,7 +631,7 @@ class ModelMonitor:
         """
         made = self._alerts.add(message, severity)
         self._delivery.add([made])
-        self._delivery.bring()
+        self._delivery.bring(Delivery.WAIT_S)
         return made
 
     @property

@@ -15,7 +15,8 @@ def reference():
     return Reference.fit(rng.normal(size=(3000, 1)), ("a",), outputs=rng.random(3000))
 
 
-def test_with_a_background_thread_no_call_waits_for_a_handler(reference):
+def test_with_a_background_thread_no_call_waits_long_for_a_handler(reference, monkeypatch):
+    monkeypatch.setattr(Delivery, "WAIT_S", 0.05)
     release, seen = threading.Event(), []
 
     def slow(alert):
@@ -35,6 +36,16 @@ def test_with_a_background_thread_no_call_waits_for_a_handler(reference):
     monitor.close()
     assert [message.split(":")[0] for message, _ in seen] == ["first", "input drift", "last"]
     assert {thread for _, thread in seen} == {"engine-monitor-alerts"}
+
+
+def test_quick_handlers_have_run_when_a_call_returns(reference):
+    seen = []
+    with ModelMonitor(reference, handlers=[seen.append]) as monitor:
+        alert = monitor.alert("first")
+        assert seen == [alert]
+        monitor.input_distribution.update(np.full((500, 1), 9.0))
+        assert monitor.input_distribution.drift_detected()
+        assert [found.kind for found in seen] == ["message", "input_drift"]
 
 
 def test_closing_does_not_wait_for_ever_for_a_handler_that_hangs(reference):
