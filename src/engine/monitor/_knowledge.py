@@ -1,4 +1,4 @@
-"""What a monitor knows and a process that starts again goes on from, as nested plain values and arrays."""
+"""The contents of a monitor's state file: nested plain values and arrays, from the parts of a monitor and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.monitor.counters import BusinessCounter
 from engine.monitor.reference import Reference
 from engine.monitor.report.summary import Facts
 
-# What reading a damaged state may raise.
+# Errors that a damaged state raises.
 DAMAGE = (MonitorError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 
 
@@ -71,7 +71,7 @@ def take_over(
         deployment: returns the deployment number of a version.
 
     Raises:
-        DAMAGE: the state is damaged. What was taken over before stays.
+        DAMAGE: the state is damaged. The parts taken over before stay.
     """
     same = reference is not None and found["digest"] == digest(reference)
     facts.inputs.restore(found["inputs"], same)

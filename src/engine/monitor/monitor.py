@@ -413,7 +413,7 @@ class ModelMonitor:
         with self._lock:
             columns = (*reference.features, *reference.outputs)
             layout = [(c.bins.cuts, c.bins.bin_of, c.bins.n_bins) for c in columns]
-            # Rows that came before are tested against the old reference, those that come meanwhile too.
+            # Test earlier rows against the old reference. More may come meanwhile, so try again.
             for left in reversed(range(LAYOUT_TRIES)):
                 self._test()
                 if self._sketch.set_layout(layout, n_features, left == 0):
@@ -521,7 +521,7 @@ class ModelMonitor:
     def _fold(self, fold: Callable[[np.ndarray], None], rows: np.ndarray) -> None:
         """Count and test rows that come past the ring, in parts that find room."""
         with self._lock:
-            # What was logged came before.
+            # Logged rows came before these.
             self._test(flush=False)
             step = BLOCKS_MAX // 2 * self._block_rows
             for start in range(0, len(rows), step):
@@ -580,7 +580,7 @@ class ModelMonitor:
         try:
             take_over(found, self._facts(), self.reference, self.counter, self._deployment)
         except DAMAGE as error:
-            # What was taken over up to here stays.
+            # The parts taken over before the damage stay.
             self._state.put_aside(error)
 
     def _test(self, flush: bool = True) -> None:

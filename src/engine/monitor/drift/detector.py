@@ -63,7 +63,7 @@ class DriftDetector:
 
     Attributes:
         columns: tuple of Column.
-        rows: int, rows seen, those of earlier detectors and those that wait included.
+        rows: int, rows seen. It includes rows of earlier detectors and rows that wait.
         open: dict of column name -> Episode that has not ended.
         windows: Windows, the tests of windows.
     """

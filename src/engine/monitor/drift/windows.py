@@ -25,8 +25,8 @@ PRESENT_MIN = 0.05
 # Windows that are pooled to see whether a change is over. Four see a tenth of a standard deviation at 5.8 standard
 # errors, and are all new soon after a change is undone.
 POOLED = 4
-# From these on a pool is not like the reference. They are far below what begins an alert, because each change was
-# certain once, and only its end is asked for.
+# From these on a pool is not like the reference. They are far below the level that begins an alert, because each change
+# was certain once.
 POOLED_Z = 2.5
 POOLED_P = 0.01
 SAVED = ("alarmed", "p_values", "psi", "distance", "counts", "gathered")
