@@ -80,6 +80,18 @@ Remembered* AnswerMemory::find(uint64_t id) noexcept {
     return at == EMPTY ? nullptr : &entries_[at];
 }
 
+void AnswerMemory::copy(std::vector<Remembered>& entries, std::vector<double>& outputs) const {
+    entries.reserve(entries.size() + size_);
+    outputs.reserve(outputs.size() + size_ * n_outputs_);
+    for (size_t i = 0; i < entries_.size(); ++i) {
+        const Remembered& entry = entries_[(next_ + i) % entries_.size()];
+        if (!entry.used) continue;
+        entries.push_back(entry);
+        const double* from = this->outputs(&entry);
+        outputs.insert(outputs.end(), from, from + n_outputs_);
+    }
+}
+
 void AnswerMemory::erase(Remembered* entry) noexcept {
     ENGINE_ASSERT(entry->used && &entries_[place_in_circle(entry)] == entry, "only an entry in use is erased");
     ENGINE_ASSERT(size_ > 0, "an entry in use is counted");

@@ -18,7 +18,11 @@ struct Remembered {
     uint8_t labelled = 0;  // 1 once a label was joined to it
     uint8_t used = 0;      // 0: the entry is empty
     uint8_t canary = 0;
+    uint8_t valued = 0;      // 1 once its worth was joined to it
+    uint16_t n_outputs = 0;  // that the answer had; the others are NaN
 };
+
+static_assert(sizeof(Remembered) == 32, "Python reads it by the offsets in _sketch.pyx");
 
 // A fixed number of answers in a circle: the oldest is forgotten first. An open-addressing index finds one by id
 // (linear probing; deletion shifts later entries back, so there are no tombstones). All memory is taken by the
@@ -32,6 +36,8 @@ public:
     // nullptr where the id was never remembered, or is forgotten.
     Remembered* find(uint64_t id) noexcept;
     void erase(Remembered* entry) noexcept;
+    // Appends all answers, the oldest first, and their outputs [size(), n_outputs].
+    void copy(std::vector<Remembered>& entries, std::vector<double>& outputs) const;
 
     const double* outputs(const Remembered* entry) const noexcept {
         return outputs_.data() + place_in_circle(entry) * n_outputs_;

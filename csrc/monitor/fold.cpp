@@ -140,6 +140,7 @@ void Sketch::fold_live(const Record& record) noexcept {
         entry->ready_ns = record.ready_ns;
         entry->source = static_cast<uint8_t>(source);
         entry->canary = canary;
+        entry->n_outputs = outputs ? record.n_outputs : 0;
         if (any_shadow_ && outputs) {
             if (Remembered* shadow = shadows_.find(record.id)) {
                 compare(outputs[0], shadow->deployment, shadows_.outputs(shadow)[0]);
@@ -153,16 +154,16 @@ void Sketch::fold_live(const Record& record) noexcept {
         moments[1] += outputs[0];
         moments[2] += outputs[0] * outputs[0];
     }
+    bool close = cut(answers_since_cut_);
     if (columns_.empty()) {
         keep_sample(record);
     } else {
-        if (record.flags & RECORD_HAS_ROW) fold_row(ring_.features(&record));
+        if (record.flags & RECORD_HAS_ROW) close |= fold_row(ring_.features(&record));
         // The reference holds the primary's outputs. A fallback's and a canary's are counted by source and version
         // alone.
-        if (outputs && source == 0 && !canary) fold_output(outputs);
+        if (outputs && source == 0 && !canary) close |= fold_output(outputs);
     }
-    // By answers and not by rows: they differ only by rows that were never read.
-    if (open_.answers >= limits_.block_rows) close_block(false);
+    if (close) close_block(false);
 }
 
 void Sketch::fold_shadow(const Record& record) noexcept {
@@ -213,17 +214,19 @@ void Sketch::compare(double live_value, uint64_t shadow, double shadow_value) no
     ++to->histogram[static_cast<size_t>(std::clamp(octave, 0.0, static_cast<double>(DIFFERENCE_BINS - 1)))];
 }
 
-void Sketch::fold_row(const float* row) noexcept {
+bool Sketch::fold_row(const float* row) noexcept {
     ENGINE_ASSERT(features_in_layout_ <= columns_.size(), "the features lead the columns");
     ++open_.rows;
     for (uint32_t i = 0; i < features_in_layout_; ++i) count_value(i, row[i]);
+    return cut(rows_since_cut_);
 }
 
-void Sketch::fold_output(const double* values) noexcept {
+bool Sketch::fold_output(const double* values) noexcept {
     ++open_.output_rows;
     for (size_t i = features_in_layout_; i < columns_.size(); ++i) {
         count_value(i, static_cast<float>(values[i - features_in_layout_]));
     }
+    return cut(output_rows_since_cut_);
 }
 
 // Hot: once per value.

@@ -57,7 +57,7 @@ struct Record {
     uint32_t flags;  // engine_answer_flags and RecordFlags
     uint8_t source;
     uint8_t reason;
-    uint16_t unused;
+    uint16_t n_outputs;  // that the answer had
 };
 static_assert(sizeof(Record) == 48, "outputs follow a record and must stay aligned to 8 bytes");
 static_assert(sizeof(std::atomic<uint64_t>) == 8, "a record follows its sequence and must stay aligned to 8 bytes");

@@ -103,6 +103,7 @@ bool Sketch::observe(const engine_answer& answer) noexcept {
     }
     if (answer.deadline_ns > answer.started_ns && answer.deadline_ns < NEVER_NS) flags |= RECORD_TIMED;
     record->flags = flags;
+    record->n_outputs = static_cast<uint16_t>(std::min<uint32_t>(answer.n_outputs, UINT16_MAX));
     ring_.publish(position);
     if (!fits && answer.row) wrong_width_.fetch_add(1, std::memory_order_relaxed);
     if ((position & wake_mask_) == 0) {
@@ -122,7 +123,7 @@ void Sketch::run() noexcept {
         size_t folded;
         do {
             const std::lock_guard lock(mutex_);
-            folded = fold_some(CHUNK);
+            folded = fold_some(CHUNK, ring_.pushed() - totals_.folded > ring_.capacity() / 4);
         } while (folded == CHUNK && !closed_.load(std::memory_order_relaxed));
         if (wake_signal_.load(std::memory_order_acquire) == seen && !closed_.load(std::memory_order_acquire)) {
             futex_wait_until(wake_signal_, seen, now_ns() + IDLE_NS);
@@ -130,30 +131,45 @@ void Sketch::run() noexcept {
     }
 }
 
-size_t Sketch::fold_some(size_t records_max) noexcept {
+size_t Sketch::fold_some(size_t records_max, bool grow) noexcept {
     size_t folded = 0;
-    for (; folded < records_max; ++folded) {
+    for (; folded < records_max && (grow || !full()); ++folded) {
         const Record* record = ring_.front();
         if (!record) break;
         fold(*record);
         ring_.pop();
     }
     totals_.folded += folded;
+    folded_.store(totals_.folded, std::memory_order_relaxed);
     ENGINE_ASSERT(totals_.folded <= ring_.pushed(), "no record is counted twice");
     return folded;
 }
 
-void Sketch::drain(bool flush) {
-    if (!alive()) return;
+bool Sketch::drain(bool flush) {
+    if (!alive()) return true;
     // At most one ring full, because producers that never stop would keep the caller here.
     const size_t chunks = ring_.capacity() / CHUNK + 1;
     for (size_t i = 0; i < chunks; ++i) {
         const std::lock_guard lock(mutex_);
-        if (fold_some(CHUNK) < CHUNK) break;
+        if (fold_some(CHUNK, false) < CHUNK) break;
     }
-    if (!flush) return;
     const std::lock_guard lock(mutex_);
-    close_block(true);
+    const bool stopped = full() && ring_.front();
+    if (flush && !stopped) close_block(true);
+    return !stopped;
+}
+
+bool Sketch::pressed() const noexcept {
+    const uint64_t pushed = ring_.pushed(), folded = folded_.load(std::memory_order_relaxed);
+    return n_closed_.load(std::memory_order_relaxed) * 4 >= closed_blocks_.size() * 3 ||
+           (pushed > folded && pushed - folded >= ring_.capacity() / 8);
+}
+
+// Counts one row or answer towards the next cut; true at every block_rows-th.
+bool Sketch::cut(uint32_t& counted) noexcept {
+    if (++counted < limits_.block_rows) return false;
+    counted = 0;
+    return true;
 }
 
 bool Sketch::take(Block& into) {
@@ -177,7 +193,7 @@ bool Sketch::take(Block& into) {
 
 void Sketch::close_block(bool flush) noexcept {
     if (open_.rows == 0 && open_.output_rows == 0 && open_.answers == 0) return;
-    if (n_closed_ == closed_blocks_.size()) {
+    if (full()) {
         // With no room for it the block stays open and grows.
         flush_pending_ |= flush;
         return;
@@ -206,16 +222,16 @@ bool Sketch::wait_closed(int64_t timeout_ns) {
     return changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns), [this] { return closed_.load(); });
 }
 
-void Sketch::set_layout(std::vector<Column> columns, uint32_t n_features) {
-    if (!alive()) return;
+bool Sketch::set_layout(std::vector<Column> columns, uint32_t n_features, bool drop) {
+    if (!alive()) return true;
     const std::lock_guard lock(mutex_);
-    while (fold_some(CHUNK) == CHUNK) {
-    }
+    if (!drop && (n_closed_ > 0 || open_.rows > 0 || open_.output_rows > 0)) return false;
     ENGINE_ASSERT(n_features <= limits_.features_max && n_features <= columns.size(), "the features lead the columns");
     ENGINE_ASSERT(columns.size() - n_features <= limits_.outputs_max, "the outputs of a layout fit a record");
     columns_ = std::move(columns);
     features_in_layout_ = n_features;
     flush_pending_ = false;
+    rows_since_cut_ = output_rows_since_cut_ = 0;
     bins_max_ = 0;
     for ([[maybe_unused]] const Column& column : columns_) {
         ENGINE_ASSERT(column.consistent(), "a column's cuts ascend and its bins belong to them");
@@ -233,28 +249,27 @@ void Sketch::set_layout(std::vector<Column> columns, uint32_t n_features) {
     first_closed_ = n_closed_ = 0;
     if (n_features) n_features_.store(n_features, std::memory_order_relaxed);
     sample_.clear();
+    return true;
 }
 
 template <class T>
-void Sketch::fold_many(const T* rows, size_t n, size_t stride, void (Sketch::*fold)(const T*),
-                       uint64_t Block::*folded) {
+void Sketch::fold_many(const T* rows, size_t n, size_t stride, bool (Sketch::*fold)(const T*)) {
     if (!alive()) return;
     const std::lock_guard lock(mutex_);
     const int64_t now = now_ns();
     for (size_t i = 0; i < n; ++i) {
         if (open_.first_ns == 0) open_.first_ns = now;
         open_.last_ns = now;
-        (this->*fold)(rows + i * stride);
-        if (open_.*folded >= limits_.block_rows) close_block(false);
+        if ((this->*fold)(rows + i * stride)) close_block(false);
     }
 }
 
 void Sketch::fold_features(const float* rows, size_t n, size_t stride) {
-    fold_many(rows, n, stride, &Sketch::fold_row, &Block::rows);
+    fold_many(rows, n, stride, &Sketch::fold_row);
 }
 
 void Sketch::fold_outputs(const double* rows, size_t n, size_t stride) {
-    fold_many(rows, n, stride, &Sketch::fold_output, &Block::output_rows);
+    fold_many(rows, n, stride, &Sketch::fold_output);
 }
 
 Totals Sketch::totals() {
@@ -293,6 +308,34 @@ bool Sketch::label(uint64_t id) {
     return true;
 }
 
+bool Sketch::value(uint64_t id) {
+    if (!alive()) return false;
+    const std::lock_guard lock(mutex_);
+    Remembered* entry = answers_.find(id);
+    if (!entry || entry->valued) return false;
+    entry->valued = 1;
+    return true;
+}
+
+void Sketch::answers(std::vector<Remembered>& entries, std::vector<double>& outputs) {
+    if (!alive()) return;
+    const std::lock_guard lock(mutex_);
+    answers_.copy(entries, outputs);
+}
+
+void Sketch::remember(const Remembered* entries, const double* outputs, size_t n) {
+    if (!alive()) return;
+    const std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < n; ++i) {
+        const Remembered& from = entries[i];
+        if (answers_.find(from.id)) continue;
+        Remembered* to = answers_.insert(from.id, outputs + i * limits_.outputs_max);
+        *to = from;
+        to->used = 1;
+        to->n_outputs = std::min<uint16_t>(from.n_outputs, static_cast<uint16_t>(limits_.outputs_max));
+    }
+}
+
 std::vector<float> Sketch::sample(uint32_t& width) {
     if (!alive()) return {};
     const std::lock_guard lock(mutex_);
@@ -320,7 +363,7 @@ void Sketch::close() noexcept {
     futex_wake(wake_signal_, INT32_MAX);
     folder_->join();
     const std::lock_guard lock(mutex_);
-    while (fold_some(CHUNK) == CHUNK) {
+    while (fold_some(CHUNK, true) == CHUNK) {
     }
     close_block(true);
     changed_.notify_all();

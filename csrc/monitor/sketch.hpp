@@ -1,8 +1,10 @@
 // Counts the answers that a monitor is shown: by bin, source, reason and version, in blocks that add up.
 //
 // Answers go through a ring to one native thread, which counts them. Neither the threads that serve nor the GIL takes
-// part. Some rows make a block, which is closed and queued for the thread that runs the tests. Where that thread is
-// slow the open block grows instead, because blocks are sums: nothing is lost, and no memory is taken.
+// part. A block is closed after every `block_rows`-th row, output row and answer, and queued for the thread that runs
+// the tests. The same rows are therefore cut at the same places, however they came. Where the queue is full, records wait
+// in the ring. Once a quarter of the ring waits the open block grows instead, because blocks are sums: nothing is lost,
+// and no memory is taken.
 #pragma once
 
 #include <array>
@@ -123,16 +125,19 @@ public:
     void deployed(uint64_t deployment, const char* version);
     std::vector<std::pair<uint64_t, std::string>> versions();
 
-    // n_features may be 0 where it is not known; the first row decides then. Drops the columns of every block that was
-    // not taken; their answers stay counted.
-    void set_layout(std::vector<Column> columns, uint32_t n_features);
+    // n_features may be 0 where it is not known; the first row decides then. Records in the ring are counted by the new
+    // layout. Columns that are counted and not taken: with `drop` they are dropped, and their answers stay counted;
+    // without it nothing changes, and it returns false.
+    bool set_layout(std::vector<Column> columns, uint32_t n_features, bool drop = true);
     // Counts rows that came past the ring: n rows of n_features floats, or of n_outputs doubles.
     void fold_features(const float* rows, size_t n, size_t stride);
     void fold_outputs(const double* rows, size_t n, size_t stride);
 
     // Counts what the ring holds, and with `flush` closes the open block: now, or where blocks_max are closed already,
-    // as soon as one of them is taken.
-    void drain(bool flush);
+    // as soon as one of them is taken. False where it stopped because blocks_max are closed: take them and call again.
+    bool drain(bool flush);
+    // Whether blocks should be taken soon, because later ones would have to wait in the ring. Any thread, without lock.
+    bool pressed() const noexcept;
     // Moves the oldest closed block into `into`, whose memory is reused; false where there is none.
     bool take(Block& into);
     // Waits until a block is closed, the sketch is closed, or the time is over.
@@ -145,6 +150,12 @@ public:
     bool find(uint64_t id, Remembered& found, double* outputs);
     // Marks an answer as labelled; false where it was already, or is not remembered.
     bool label(uint64_t id);
+    // The same for the worth of an answer.
+    bool value(uint64_t id);
+    // Copies all remembered answers, the oldest first, and their outputs [n, outputs_max].
+    void answers(std::vector<Remembered>& entries, std::vector<double>& outputs);
+    // Remembers n answers of another sketch, with outputs [n, outputs_max]. An answer of an id that is known stays.
+    void remember(const Remembered* entries, const double* outputs, size_t n);
     // Raw rows [n, n_features + n_outputs] gathered while there was no layout, at most sample_rows.
     std::vector<float> sample(uint32_t& width);
 
@@ -162,19 +173,22 @@ public:
 private:
     void run() noexcept;
     // Those below need the lock.
-    size_t fold_some(size_t records_max) noexcept;
+    // Stops where blocks_max blocks are closed, unless the open one may `grow`.
+    size_t fold_some(size_t records_max, bool grow) noexcept;
+    bool cut(uint32_t& counted) noexcept;
     void fold(const Record& record) noexcept;
     void fold_live(const Record& record) noexcept;
     void fold_shadow(const Record& record) noexcept;
-    void fold_row(const float* row) noexcept;
-    void fold_output(const double* values) noexcept;
+    bool fold_row(const float* row) noexcept;  // whether the block is to be closed here
+    bool fold_output(const double* values) noexcept;
     void keep_sample(const Record& record) noexcept;
     void count_value(size_t column, float value) noexcept;
     void compare(double live_value, uint64_t shadow, double shadow_value) noexcept;
     void close_block(bool flush) noexcept;
+    bool full() const noexcept { return n_closed_.load(std::memory_order_relaxed) == closed_blocks_.size(); }
     // Takes the lock.
     template <class T>
-    void fold_many(const T* rows, size_t n, size_t stride, void (Sketch::*fold)(const T*), uint64_t Block::*folded);
+    void fold_many(const T* rows, size_t n, size_t stride, bool (Sketch::*fold)(const T*));
 
     const Limits limits_;
     Ring ring_;
@@ -195,7 +209,12 @@ private:
     Block open_;
     std::vector<Block> closed_blocks_;  // a circle of blocks_max
     size_t first_closed_ = 0;
-    size_t n_closed_ = 0;
+    std::atomic<size_t> n_closed_{0};  // written under the lock; pressed() reads it without
+    std::atomic<uint64_t> folded_{0};  // as totals_.folded, for pressed()
+    // Since the last cut of each kind, below block_rows.
+    uint32_t answers_since_cut_ = 0;
+    uint32_t rows_since_cut_ = 0;
+    uint32_t output_rows_since_cut_ = 0;
     bool flush_pending_ = false;  // a flush found no room
     Totals totals_;
     AnswerMemory answers_;

@@ -120,6 +120,7 @@ public:
     }
 
     void layout(Bytes& bytes) {
+        while (!sketch_->drain(false)) take();
         const uint32_t n_features = width_ ? width_ : 1 + bytes.below(limits_.features_max);
         const uint32_t n_outputs = bytes.below(limits_.outputs_max + 1);
         layout_.clear();
@@ -215,7 +216,7 @@ public:
 
     void label(Bytes& bytes) {
         const uint64_t id = bytes.below(48);
-        sketch_->drain(false);
+        while (!sketch_->drain(false)) take();
         SlowMemory::Entry* known = memory_.find(id);
         Remembered found;
         std::vector<double> outputs(limits_.outputs_max);
@@ -269,8 +270,11 @@ public:
 
     // Counts and takes everything. Both sides must then be equal.
     void compare() {
-        sketch_->drain(true);
-        while (take()) {
+        bool drained = false;
+        while (!drained) {
+            drained = sketch_->drain(true);
+            while (take()) {
+            }
         }
         REQUIRE(fast_.answers == slow_.answers);
         REQUIRE(fast_.by_reason == slow_.by_reason);

@@ -160,6 +160,8 @@ TEST(a_new_layout_keeps_answers_that_were_not_taken) {
         made.deployment = 7 + i % 2;
         sketch->observe(made);
     }
+    sketch->drain(false);
+    CHECK(!sketch->set_layout({continuous({0.5f, 0.7f})}, 1, false));
     sketch->set_layout({continuous({0.5f, 0.7f})}, 1);
     sketch->drain(true);
     Block block;
@@ -330,6 +332,27 @@ TEST(a_label_finds_its_answer_once) {
     sketch->drain(false);
     CHECK(!sketch->find(42, found, &output));  // eight later answers have taken its place
     CHECK(sketch->find(100, found, &output));
+}
+
+TEST(answers_go_to_another_sketch) {
+    Held first(small()), second(small());
+    const double values[3] = {0.25, 0.5, 0.75};
+    for (uint64_t i = 0; i < 12; ++i) first->observe(answer(i, nullptr, 0, &values[i % 3]));  // room for 8
+    first->drain(false);
+    CHECK(first->label(9));
+    std::vector<Remembered> entries;
+    std::vector<double> outputs;
+    first->answers(entries, outputs);
+    CHECK(entries.size() == 8 && outputs.size() == 8 && entries[0].id == 4 && entries[7].id == 11);
+    const double own = 0.9;
+    second->observe(answer(10, nullptr, 0, &own));
+    second->drain(false);
+    second->remember(entries.data(), outputs.data(), entries.size());
+    Remembered found;
+    double output = 0.0;
+    CHECK(second->find(9, found, &output) && output == 0.25 && found.labelled == 1 && found.n_outputs == 1);
+    CHECK(!second->label(9) && second->label(11));
+    CHECK(second->find(10, found, &output) && output == 0.9);
 }
 
 TEST(a_shadow_is_compared_with_the_live_answer_whichever_comes_first) {

@@ -9,6 +9,7 @@ from typing_extensions import CapsuleType
 
 SHADOW: Final[int]
 CANARY: Final[int]
+ANSWERS: np.dtype[Any]
 LATENCY_UPPER_NS: Final[npt.NDArray[np.int64]]
 
 class Sketch:
@@ -21,8 +22,9 @@ class Sketch:
         features_max: widest row, in features.
         outputs_max: most outputs of an answer.
         ring_rows: answers that wait to be counted, rounded up to a power of two. Further ones are dropped and counted.
-        block_rows: rows after which a block is closed.
-        blocks_max: closed blocks that wait to be taken. While there are that many, the open block grows.
+        block_rows: rows, output rows or answers after which a block is closed.
+        blocks_max: closed blocks that wait to be taken. While there are that many, answers wait in the ring; once a
+            quarter of it is full, the open block grows.
         answers_max: answers remembered for labels; the oldest is forgotten first.
         sample_rows: raw rows kept while there is no layout.
         shadow_tolerance: largest difference at which a shadow's first output agrees with the live one.
@@ -64,13 +66,16 @@ class Sketch:
         self,
         columns: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint16] | None, int]],
         n_features: int,
-    ) -> None:
-        """Set how values become bins. Drops the columns of all blocks that were not taken; answers stay counted.
+        drop: bool = True,
+    ) -> bool:
+        """Set how values become bins. Answers that still wait in the ring are counted by the new bins.
 
         Args:
             columns: (cuts, bin_of, n_bins) of each feature, then of each output. cuts: float32 [m], ascending. bin_of:
                 uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins.
             n_features: how many of the columns are features; 0 where the first row shall decide the width.
+            drop: drop the columns of all blocks that were not taken; answers stay counted. Where False and there are
+                such blocks, nothing changes, and it returns False.
         """
     def push(
         self,
@@ -124,11 +129,14 @@ class Sketch:
         """Count rows, float32 [n, n_features], past the ring: on this thread, without the GIL."""
     def fold_outputs(self, rows: npt.NDArray[np.float64]) -> None:
         """Count outputs, float64 [n, n_outputs], past the ring: on this thread, without the GIL."""
-    def drain(self, flush: bool) -> None:
+    def drain(self, flush: bool) -> bool:
         """Count what the ring holds, and with `flush` close the open block.
 
-        Where `blocks_max` blocks are closed already, the open one is closed as soon as one of them is taken.
+        Return False where it stopped because `blocks_max` blocks are closed: take them, and call it again.
         """
+    @property
+    def pressed(self) -> bool:
+        """Whether blocks should be taken soon, because the queue of closed blocks or the ring fills up."""
     def take(self) -> dict[str, Any] | None:
         """Return the oldest closed block as a dict, or None where there is none.
 
@@ -155,11 +163,25 @@ class Sketch:
     def find(self, id: int) -> tuple[int, int, int, bool, bool, npt.NDArray[np.float64]] | None:
         """Return (deployment, ready_ns, source, labelled, canary, outputs) of a remembered answer, or None.
 
-        outputs: float64 [outputs_max]; NaN where the answer had fewer.
+        outputs: float64 [n_outputs], as many as the answer had.
         """
     def label(self, id: int) -> bool:
         """Mark an answer as labelled. Return False where it was already, or is not remembered."""
+    def value(self, id: int) -> bool:
+        """Mark an answer as worth something. Return False where it was already, or is not remembered."""
     def sample(self) -> npt.NDArray[np.float32]:
         """Return the primary's raw answers of before the first layout, float32 [rows, n_features + outputs_max]."""
+    def answers(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+        """Return all remembered answers, ANSWERS [n], the oldest first, and their outputs, float64 [n, outputs_max]."""
+    def remember(self, entries: npt.NDArray[Any], outputs: npt.NDArray[np.float64]) -> None:
+        """Remember answers of another sketch, as `answers` returned them. An answer of an id that is known stays.
+
+        Args:
+            entries: ANSWERS [n].
+            outputs: float64 [n, outputs_max], C-contiguous.
+
+        Raises:
+            MonitorError: arrays of another dtype, layout or shape.
+        """
     def close(self) -> None:
         """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""

@@ -81,6 +81,8 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         uint8_t source
         uint8_t labelled
         uint8_t canary
+        uint8_t valued
+        uint16_t n_outputs
 
     cdef cppclass Limits:
         Limits()
@@ -99,17 +101,21 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         cbool observe(const engine_answer& answer) noexcept
         void deployed(uint64_t deployment, const char* version) except +
         vector[pair[uint64_t, string]] versions() except +
-        void set_layout(vector[Column] columns, uint32_t n_features) except +
+        cbool set_layout(vector[Column] columns, uint32_t n_features, cbool drop) except +
         void fold_features(const float* rows, size_t n, size_t stride) except +
         void fold_outputs(const double* rows, size_t n, size_t stride) except +
-        void drain(cbool flush) except +
+        cbool drain(cbool flush) except +
+        cbool pressed() noexcept
         cbool take(Block& into) except +
         void wait(int64_t timeout_ns) except +
         cbool wait_closed(int64_t timeout_ns) except +
         Totals totals() except +
         cbool find(uint64_t id, Remembered& found, double* outputs) except +
         cbool label(uint64_t id) except +
+        cbool value(uint64_t id) except +
         vector[float] sample(uint32_t& width) except +
+        void answers(vector[Remembered]& entries, vector[double]& outputs) except +
+        void remember(const Remembered* entries, const double* outputs, size_t n) except +
         void close() noexcept
         cbool alive() noexcept
         uint32_t n_features() noexcept
@@ -133,6 +139,13 @@ if <Py_ssize_t>SOURCES != len(vocabulary.SOURCES) or <Py_ssize_t>REASONS < len(v
     raise ImportError("csrc/monitor/sketch.hpp has other sources or fewer reasons than engine._common.vocabulary; "
                       "compile again")
 
+# One remembered answer, as csrc/monitor/answers.hpp lays it out.
+ANSWERS = np.dtype({
+    "names": ["id", "deployment", "ready_ns", "source", "labelled", "used", "canary", "valued", "n_outputs"],
+    "formats": ["<u8", "<u8", "<i8", "u1", "u1", "u1", "u1", "u1", "<u2"],
+    "offsets": [0, 8, 16, 24, 25, 26, 27, 28, 30],
+    "itemsize": 32,
+})
 LATENCY_UPPER_NS = np.array([LogBuckets.upper(i) for i in range(LOG_BUCKETS)], dtype=np.int64)
 
 
@@ -160,8 +173,9 @@ cdef class Sketch:
         features_max: widest row, in features.
         outputs_max: most outputs of an answer.
         ring_rows: answers that wait to be counted, rounded up to a power of two. Further ones are dropped and counted.
-        block_rows: rows after which a block is closed.
-        blocks_max: closed blocks that wait to be taken. While there are that many, the open block grows.
+        block_rows: rows, output rows or answers after which a block is closed.
+        blocks_max: closed blocks that wait to be taken. While there are that many, answers wait in the ring; once a
+            quarter of it is full, the open block grows.
         answers_max: answers remembered for labels; the oldest is forgotten first.
         sample_rows: raw rows kept while there is no layout.
         shadow_tolerance: largest difference at which a shadow's first output agrees with the live one.
@@ -231,13 +245,15 @@ cdef class Sketch:
         self._sketch.retain()
         return PyCapsule_New(made, ENGINE_OBSERVER_CAPSULE, _free_capsule)
 
-    def set_layout(self, columns, uint32_t n_features) -> None:
-        """Set how values become bins. Drops the columns of all blocks that were not taken; answers stay counted.
+    def set_layout(self, columns, uint32_t n_features, cbool drop=True) -> bool:
+        """Set how values become bins. Answers that still wait in the ring are counted by the new bins.
 
         Args:
             columns: (cuts, bin_of, n_bins) of each feature, then of each output. cuts: float32 [m], ascending. bin_of:
                 uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins.
             n_features: how many of the columns are features; 0 where the first row shall decide the width.
+            drop: drop the columns of all blocks that were not taken; answers stay counted. Where False and there are
+                such blocks, nothing changes, and it returns False.
         """
         self.check()
         cdef vector[Column] made
@@ -250,8 +266,10 @@ cdef class Sketch:
                 column.bin_of = bin_of.tolist()
             column.n_bins = n_bins
             made.push_back(column)
+        cdef cbool done
         with nogil:
-            self._sketch.set_layout(made, n_features)
+            done = self._sketch.set_layout(made, n_features, drop)
+        return done
 
     def push(self, uint64_t id, *, uint64_t deployment=0, int64_t started_ns=0, int64_t deadline_ns=0,
              int64_t ready_ns=0, cnp.ndarray row=None, cnp.ndarray values=None, uint8_t source=0, uint8_t reason=0,
@@ -347,14 +365,21 @@ cdef class Sketch:
         with nogil:
             self._sketch.fold_outputs(data, n, stride)
 
-    def drain(self, cbool flush) -> None:
+    def drain(self, cbool flush) -> bool:
         """Count what the ring holds, and with `flush` close the open block.
 
-        Where `blocks_max` blocks are closed already, the open one is closed as soon as one of them is taken.
+        Return False where it stopped because `blocks_max` blocks are closed: take them, and call it again.
         """
         self.check()
+        cdef cbool done
         with nogil:
-            self._sketch.drain(flush)
+            done = self._sketch.drain(flush)
+        return done
+
+    @property
+    def pressed(self) -> bool:
+        """Whether blocks should be taken soon, because the queue of closed blocks or the ring fills up."""
+        return self._sketch.pressed()
 
     def take(self):
         """Return the oldest closed block as a dict, or None where there is none.
@@ -459,7 +484,7 @@ cdef class Sketch:
     def find(self, uint64_t id):
         """Return (deployment, ready_ns, source, labelled, canary, outputs) of a remembered answer, or None.
 
-        outputs: float64 [outputs_max]; NaN where the answer had fewer.
+        outputs: float64 [n_outputs], as many as the answer had.
         """
         self.check()
         cdef Remembered found
@@ -470,7 +495,8 @@ cdef class Sketch:
             known = self._sketch.find(id, found, data)
         if not known:
             return None
-        return found.deployment, found.ready_ns, found.source, bool(found.labelled), bool(found.canary), outputs
+        return found.deployment, found.ready_ns, found.source, bool(found.labelled), bool(found.canary), \
+            outputs[:found.n_outputs]
 
     def label(self, uint64_t id) -> bool:
         """Mark an answer as labelled. Return False where it was already, or is not remembered."""
@@ -480,12 +506,52 @@ cdef class Sketch:
             fresh = self._sketch.label(id)
         return fresh
 
+    def value(self, uint64_t id) -> bool:
+        """Mark an answer as worth something. Return False where it was already, or is not remembered."""
+        self.check()
+        cdef cbool fresh
+        with nogil:
+            fresh = self._sketch.value(id)
+        return fresh
+
     def sample(self):
         """Return the primary's raw answers of before the first layout, float32 [rows, n_features + outputs_max]."""
         self.check()
         cdef uint32_t width = 0
         cdef vector[float] rows = self._sketch.sample(width)
         return _copied(cnp.NPY_FLOAT32, rows.data(), 4, (rows.size() // max(width, 1), width))
+
+    def answers(self):
+        """Return all remembered answers, ANSWERS [n], the oldest first, and their outputs, float64 [n, outputs_max]."""
+        self.check()
+        cdef vector[Remembered] entries
+        cdef vector[double] outputs
+        with nogil:
+            self._sketch.answers(entries, outputs)
+        cdef size_t n = entries.size()
+        raw = _copied(cnp.NPY_UINT8, entries.data(), 1, (n * sizeof(Remembered),))
+        return raw.view(ANSWERS), _copied(cnp.NPY_FLOAT64, outputs.data(), 8, (n, self.outputs_max))
+
+    def remember(self, entries, cnp.ndarray outputs) -> None:
+        """Remember answers of another sketch, as `answers` returned them. An answer of an id that is known stays.
+
+        Args:
+            entries: ANSWERS [n].
+            outputs: float64 [n, outputs_max], C-contiguous.
+
+        Raises:
+            MonitorError: arrays of another dtype, layout or shape.
+        """
+        self.check()
+        cdef cnp.ndarray raw = np.ascontiguousarray(entries, dtype=ANSWERS).view(np.uint8)
+        cdef size_t n = len(entries)
+        _flat(outputs, cnp.NPY_FLOAT64)
+        if (<object>outputs).shape != (n, self.outputs_max):
+            raise MonitorError(f"expected outputs [{n}, {self.outputs_max}], got {list((<object>outputs).shape)}")
+        cdef const Remembered* first = <const Remembered*>cnp.PyArray_DATA(raw)
+        cdef const double* values = <const double*>cnp.PyArray_DATA(outputs)
+        with nogil:
+            self._sketch.remember(first, values, n)
 
     def close(self) -> None:
         """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,31 +12,56 @@ import numpy.typing as npt
 
 from engine._common.tables import KINDS, Columns
 from engine.errors import InputError, InputTypeError, MonitorError
+from engine.monitor._ids import WideIds
 from engine.monitor.drift.bins import UNKNOWN_CODE
 
 # A column's values, and the texts that its codes stand for (none for numbers).
 Values = tuple[npt.NDArray[np.float32], tuple[str, ...]]
 
 
-def as_columns(table: Any, names: Sequence[str] | None = None) -> dict[str, Values]:
-    """Return the columns of a table or of a matrix by name.
+def as_columns(
+    table: Any, names: Sequence[str] | None = None, categorical: Collection[str] = ()
+) -> tuple[dict[str, Values], dict[str, WideIds]]:
+    """Return the columns of a table or of a matrix by name, and the ids that float32 does not hold, by column.
 
     Args:
         table: any table that `engine._common.tables` reads, or a matrix [n, columns].
         names: of a matrix's columns ("f0", "f1", … where None); or which columns of a table, in that order.
+        categorical: names of columns whose numbers are codes.
 
     Raises:
         MonitorError: no table, a name that is not there, two columns of one name, or values that are no numbers.
     """
     raw = _matrix_columns(table, names) if _is_matrix(table) else _table_columns(table, names)
-    return {str(name): as_values(str(name), column) for name, column in raw.items()}
+    found, wide = {}, {}
+    for name, column in ((str(name), column) for name, column in raw.items()):
+        values, levels = as_values(name, column)
+        if name in categorical and not levels and (ids := WideIds.of(_as_array(column))):
+            values, wide[name] = ids.codes(_as_array(column), values), ids
+        found[name] = values, levels
+    return found, wide
 
 
-def known_columns(table: Any, names: Sequence[str]) -> dict[str, Values]:
-    """Return those of the named columns that a table has. Raises MonitorError where it is no table."""
+def known_columns(table: Any, names: Sequence[str], wide: Mapping[str, WideIds]) -> dict[str, Values]:
+    """Return those of the named columns that a table has. Raises MonitorError where it is no table.
+
+    `wide`: codes of ids that float32 does not hold, by column.
+    """
     columns = _columns(table, None)
-    there = set(columns.names)
-    return {name: as_values(name, columns[name]) for name in names if name in there}
+    found = {}
+    for name in set(columns.names).intersection(names):
+        values, levels = as_values(name, columns[name])
+        if name in wide and not levels:
+            values = wide[name].codes(_as_array(columns[name]), values)
+        found[name] = values, levels
+    return found
+
+
+def as_rows(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table as mappings by name. Raises MonitorError where it is no table."""
+    columns = _columns(table, None)
+    values = [_as_array(columns[name]).tolist() for name in columns.names]
+    return [dict(zip(map(str, columns.names), row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def _columns(table: Any, names: Sequence[str] | None) -> Columns:
@@ -126,14 +151,14 @@ def _is_missing(value: Any) -> bool:
         return type(value).__name__ == "NAType"
 
 
-def _number(name: str, value: Any, codes: Mapping[str, float]) -> float:
-    """Return a value as a float; in a column that has codes, the code of its text."""
+def _number(name: str, value: Any, codes: Mapping[str, float] | WideIds) -> float:
+    """Return a value as a float; in a column that has codes, the code of its text or id."""
     if _is_missing(value):
         return math.nan
-    if codes:
-        return codes.get(str(value), UNKNOWN_CODE)
     try:
-        return float(value)
+        if isinstance(codes, WideIds):
+            return codes.code(value)
+        return codes.get(str(value), UNKNOWN_CODE) if codes else float(value)
     except (TypeError, ValueError, OverflowError):
         raise MonitorError(f"feature {name!r}: expected a number or None, got {value!r}") from None
 
@@ -141,9 +166,13 @@ def _number(name: str, value: Any, codes: Mapping[str, float]) -> float:
 def encode(
     features: Mapping[str, Any] | Sequence[Any] | npt.NDArray[Any],
     names: tuple[str, ...],
-    levels: Sequence[Mapping[str, float]],
+    levels: Sequence[Mapping[str, float] | WideIds],
+    wide: Sequence[tuple[int, WideIds]] = (),
 ) -> npt.NDArray[np.float32]:
-    """Return one row as float32 [len(names)]; `levels` has the code of each text, by column. See Reference.row."""
+    """Return one row as float32 [len(names)]; `levels` has the code of each text or id, by column.
+
+    `wide`: the places and codes of the columns of ids. See Reference.row.
+    """
     if isinstance(features, Mapping):
         values: Any = [features.get(name) for name in names]
     elif isinstance(features, np.ndarray) and features.dtype.kind in "fiub":
@@ -159,7 +188,11 @@ def encode(
             for name, value, codes in zip(names, values, levels, strict=True)
         ]
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values, dtype=np.float32)
+        row = np.array(values, dtype=np.float32)
+    if isinstance(values, np.ndarray):
+        for place, ids in wide:
+            row[place] = ids.code(values[place])
+    return row
 
 
 def named_outputs(outputs: Any) -> dict[str, Values]:

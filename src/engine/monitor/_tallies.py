@@ -87,6 +87,29 @@ class Tallies:
             self._per_slice *= 2
             self._in_slice = 0
 
+    def saved(self) -> dict[str, Any]:
+        """Return a copy of what `restore` takes."""
+        return {
+            "versions": [
+                [name, self.by_version[name].copy(), self.outputs[name].copy()] for name in self.by_version
+            ],
+            "late": self.late.copy(),
+            "slices": [list(part) for part in self.slices],
+            "per_slice": [self._per_slice, self._in_slice],
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned. Raises ValueError, KeyError or TypeError where it is damaged."""
+        for name, counts, moments in saved["versions"]:
+            table = np.zeros((len(SOURCES), len(REASONS)))
+            if counts.shape[0] != len(SOURCES) or counts.shape[1] > len(REASONS):
+                raise ValueError(f"expected at most {list(table.shape)} answers by source and reason")
+            table[:, : counts.shape[1]] = counts
+            self.by_version[name], self.outputs[name] = table, moments
+        self.late = saved["late"]
+        self.slices = [list(part) for part in saved["slices"]]
+        self._per_slice, self._in_slice = (int(number) for number in saved["per_slice"])
+
     def shares(self) -> dict[str, float]:
         """Return the share of each source in all answers; empty before the first answer."""
         totals = sum((table.sum(axis=1) for table in self.by_version.values()), np.zeros(len(SOURCES)))

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,12 +70,13 @@ def log_alert(alert: Alert) -> None:
 
 
 class Alerts:
-    """The latest 1,000 alerts, and the handlers, which are called once for each alert. Thread-safe.
+    """The latest 1,000 alerts, and the handlers, which are called when each alert begins. Thread-safe.
 
     A handler that raises is logged and counted, and the others are called all the same.
 
     Attributes:
         handlers: list of callables that take an Alert.
+        end_handlers: list of those of them that are called again when an alert ends.
         handler_errors: int, how often one raised.
     """
 
@@ -84,6 +85,7 @@ class Alerts:
     def __init__(self, handlers: Iterable[Handler] | None) -> None:
         """`handlers`: None for `log_alert`. Raises MonitorError for one that cannot be called."""
         self.handlers: list[Handler] = []
+        self.end_handlers: list[Handler] = []
         for handler in handlers if handlers is not None else [log_alert]:
             self.add_handler(handler)
         self.handler_errors = 0
@@ -92,11 +94,13 @@ class Alerts:
         self._counts: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
 
-    def add_handler(self, handler: Handler) -> None:
-        """Add a handler. Raises MonitorError where it cannot be called."""
+    def add_handler(self, handler: Handler, ends: bool = False) -> None:
+        """Add a handler, with `ends` for the ends of alerts too. Raises MonitorError where it cannot be called."""
         if not callable(handler):
             raise MonitorError(f"an alert handler must be callable, got {type(handler).__name__}")
         self.handlers.append(handler)
+        if ends:
+            self.end_handlers.append(handler)
 
     def add(self, message: str, severity: str, **details: Any) -> Alert:
         """Keep an alert without calling the handlers, and return it. Raises MonitorError for an unknown severity."""
@@ -108,14 +112,30 @@ class Alerts:
             self._counts[key] = self._counts.get(key, 0) + 1
         return alert
 
-    def notify(self, alert: Alert) -> None:
-        """Call the handlers with an alert. Never raises."""
-        for handler in list(self.handlers):
+    def notify(self, alert: Alert, ended: bool = False) -> None:
+        """Call the handlers with an alert that began, or those for ends with one that `ended`. Never raises."""
+        for handler in list(self.end_handlers if ended else self.handlers):
             try:
                 handler(alert)
             except Exception:
                 self.handler_errors += 1
                 LOGGER.exception("an alert handler failed on: %s", alert.message)
+
+    def saved(self) -> dict[str, Any]:
+        """Return what `restore` takes, in plain values."""
+        with self._lock:
+            return {
+                "kept": [asdict(alert) for alert in self._kept],
+                "counts": [[*key, count] for key, count in self._counts.items()],
+            }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned. Raises ValueError, KeyError or TypeError where it is damaged."""
+        kept = [Alert(**made) for made in saved["kept"]]
+        with self._lock:
+            self._kept.extend(kept)
+            self._counts = {(kind, severity): int(count) for kind, severity, count in saved["counts"]}
+            self._numbers = itertools.count(max((alert.number for alert in kept), default=0) + 1)
 
     def all(self) -> list[Alert]:
         """Return the latest 1,000 alerts, oldest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 
 from engine._common.arguments import finite
 from engine.errors import MonitorError
@@ -46,6 +47,11 @@ class BusinessCounter:
             if version not in self._values and len(self._values) >= VERSIONS_MAX:
                 version = next(iter(self._values))
             self._values[version] = self._values.get(version, 0.0) + added
+
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Go on from the totals of another process."""
+        with self._lock:
+            self._values = {str(version): float(value) for version, value in values.items()}
 
     @property
     def values(self) -> dict[str, float]:

@@ -1,37 +1,69 @@
-"""A monitor's summary as Prometheus text."""
+"""Summaries of monitors as Prometheus text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine._common.optional import need
 
 
-def text(summary: dict[str, Any]) -> str:
-    """Return `ModelMonitor.to_json()` in Prometheus' exposition format. Raises MissingDependencyError."""
+def text(summaries: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Return names and `ModelMonitor.to_json()` of monitors in Prometheus' exposition format.
+
+    Each metric comes once, with the samples of all monitors. They have the label "model", except those of a single
+    monitor without a name. Raises MissingDependencyError.
+    """
     prometheus = need("prometheus_client", "metrics_text", "monitor")
     registry = prometheus.CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(summary))
+    registry.register(_Collector(summaries))
     return prometheus.generate_latest(registry).decode()
 
 
 class _Collector:
-    def __init__(self, summary: dict[str, Any]) -> None:
-        self._summary = summary
+    def __init__(self, summaries: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        self._summaries = summaries
 
     def collect(self) -> Iterator[Any]:
         core = need("prometheus_client.core", "metrics_text", "monitor")
-        yield from _answers(core, self._summary)
-        yield from _columns(core, self._summary)
-        yield from _outcomes(core, self._summary)
-        for name, counter in self._summary["counters"].items():
-            family = core.CounterMetricFamily(
-                f"engine_business_{name}", counter["description"], labels=["version"]
-            )
-            for version, value in counter["values"].items():
-                family.add_metric([version], value)
-            yield family
+        families: dict[str, Any] = {}
+        names = _apart([name for name, _ in self._summaries])
+        for name, (_, made) in zip(names, self._summaries, strict=True):
+            for family in _families(core, made):
+                known = families.setdefault(family.name, family)
+                # A list of its own, because the first family is extended by its own samples too.
+                samples, family.samples = family.samples, []
+                for sample in samples:
+                    labels = {"model": name, **sample.labels} if name else sample.labels
+                    known.samples.append(sample._replace(labels=labels))
+        yield from families.values()
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Return names that differ. "-2", "-3", … goes behind a name that comes again; a single one stays as it is."""
+    if len(names) < 2:
+        return list(names)
+    taken: list[str] = []
+    for name in names:
+        made, number = name or "model", 1
+        while made in taken:
+            number += 1
+            made = f"{name or 'model'}-{number}"
+        taken.append(made)
+    return taken
+
+
+def _families(core: Any, made: dict[str, Any]) -> Iterator[Any]:
+    yield from _answers(core, made)
+    yield from _columns(core, made)
+    yield from _outcomes(core, made)
+    for name, counter in made["counters"].items():
+        family = core.CounterMetricFamily(
+            f"engine_business_{name}", counter["description"], labels=["version"]
+        )
+        for version, value in counter["values"].items():
+            family.add_metric([version], value)
+        yield family
 
 
 def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
@@ -96,7 +128,7 @@ def _outcomes(core: Any, made: dict[str, Any]) -> Iterator[Any]:
     for status, count in outcomes["counts"].items():
         labels.add_metric([status], count)
     yield labels
-    for key in ("auc", "brier", "calibration_error", "error_mean", "value_mean"):
+    for key in ("auc", "accuracy", "brier", "calibration_error", "coverage", "error_mean", "value_mean"):
         family = core.GaugeMetricFamily(
             f"engine_monitor_outcome_{key}", f"{key} of recent outcomes", labels=["version", "source"]
         )

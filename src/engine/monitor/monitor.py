@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import ClosedError, MonitorError
 from engine.monitor import metrics
 from engine.monitor._background import watch
+from engine.monitor._delivery import Delivery
+from engine.monitor._knowledge import DAMAGE, knowledge, take_over
 from engine.monitor._learning import Learning
 from engine.monitor._sketch import Sketch
+from engine.monitor._state import StateFile
 from engine.monitor._tallies import Tallies
 from engine.monitor.alerts import Alert, Alerts, Handler
 from engine.monitor.counters import BusinessCounter
@@ -33,9 +37,13 @@ from engine.monitor.reference import Reference
 from engine.monitor.report import page
 from engine.monitor.report.summary import Facts, summary
 
-# Widest row where neither a reference nor `n_features` tells.
+# Widest row of an engine where neither a reference nor `n_features` tells. The first logged row may be wider.
 FEATURES_MAX = 256
+BLOCKS_MAX = 64
+# How often a change of the reference waits for rows to be tested that arrive meanwhile.
+LAYOUT_TRIES = 100
 COUNT_MAX = 1 << 30
+LOGGER = logging.getLogger("engine.monitor")
 
 
 class ModelMonitor:
@@ -50,6 +58,7 @@ class ModelMonitor:
         input_distribution: Distribution of the rows. Its alerts are warnings.
         output_distribution: Distribution of the primary's outputs. Its alerts are critical.
         reference: Reference that rows are compared with; None while it is being learned.
+        name: str, as given.
     """
 
     def __init__(
@@ -72,15 +81,20 @@ class ModelMonitor:
         shadow_tolerance: float = 0.01,
         decision_threshold: float = 0.5,
         background: bool = True,
+        name: str = "",
+        state: str | Path | None = None,
     ) -> None:
         """Args:
         reference: what rows are compared with: a Reference, or its JSON. Where None, the first `learn_rows` rows become
             the reference.
-        handlers: callables, called once with each Alert when it begins. None for the logger "engine.monitor".
+        handlers: callables, called with each Alert when it begins, as by `on_alert`. None for the logger
+            "engine.monitor".
         learn_rows: rows that become the reference, at least 100 of them.
-        n_features, n_outputs: widths where there is no reference. Where None, at most 256 features and 1 output.
+        n_features, n_outputs: widths where there is no reference. Where None, the first logged row tells. Rows of an
+            engine then have at most 256 features and 1 output.
         window_rows: rows of a window, which is tested as a whole.
-        block_rows: rows that are counted before they are handed to the tests.
+        block_rows: rows that are tested together. The same rows raise the same alerts, however they came and whenever
+            `check` is called, because each block is tested when its last row came.
         false_alarms_per_100k: acceptable false drift alerts in 100,000 rows, over all columns together: above 0, at
             most 1,000.
         fallback_share_max, late_share_max, error_share_max: budgets as shares of the answers: above 0, at most 1; 1 is
@@ -91,67 +105,92 @@ class ModelMonitor:
         outcomes_rolling: labels in the rolling figures of each version and source.
         shadow_tolerance: largest difference at which a shadow's first output agrees with the live one.
         decision_threshold: outputs on the same side of it are the same decision.
-        background: False for no thread of Python's. Tests are then made by `check`, `drift_detected` and `update`
-            alone.
+        background: False for no thread of Python's. Handlers are then called by `check`, `drift_detected`, `update`,
+            `alert` and `close` alone.
+        name: of the model; the label "model" of all metrics. Empty for none.
+        state: file that keeps what the monitor knows, so that a process that starts again goes on: rows, evidence, open
+            alerts, answers that wait for labels, figures of outcomes, counters, and a reference that was learned. It is
+            read here, and written once a minute by `check` or the background thread, and by `close` and `save`. One
+            process a file. A damaged file is logged, put aside as "….damaged", and the monitor starts anew.
 
         Raises:
             MonitorError: a reference that cannot be used, or a number out of range.
             MissingDependencyError: SciPy is not installed.
         """
         need("scipy", "a monitor", "monitor")
+        self.name = str(name)
         if reference is not None and not isinstance(reference, Reference):
             reference = Reference.from_json(reference)
-        for name, given in (
+        for option, given in (
             ("learn_rows", learn_rows), ("window_rows", window_rows), ("block_rows", block_rows),
             ("ring_rows", ring_rows), ("answers_max", answers_max), ("outcomes_rolling", outcomes_rolling),
         ):  # fmt: skip
-            whole(name, given, 1, COUNT_MAX, error=MonitorError)
+            whole(option, given, 1, COUNT_MAX, error=MonitorError)
         self._false_alarms = number(
             "false_alarms_per_100k", false_alarms_per_100k, 0.0, 1000.0, above=True, error=MonitorError
         )
         self.reference: Reference | None = None
+        self._reference_given = reference is not None
         self._window_rows = window_rows
-        for name, width in (("n_features", n_features), ("n_outputs", n_outputs)):
+        self._block_rows = block_rows
+        for option, width in (("n_features", n_features), ("n_outputs", n_outputs)):
             if width is not None:
-                whole(name, width, 0, COUNT_MAX, error=MonitorError)
+                whole(option, width, 0, COUNT_MAX, error=MonitorError)
         widths = (n_features or FEATURES_MAX, n_outputs or 1)
         if reference is not None:
             widths = (len(reference.features), max(len(reference.outputs), n_outputs or 1))
-        self._sketch = Sketch(
-            features_max=max(widths[0], 1),
-            outputs_max=widths[1],
-            ring_rows=ring_rows,
-            block_rows=block_rows,
-            answers_max=answers_max,
-            sample_rows=0 if reference is not None else learn_rows,
-            shadow_tolerance=shadow_tolerance,
-            decision_threshold=decision_threshold,
-        )
+        self._widths_given = n_features is not None, n_outputs is not None
+        self._sketch_options: dict[str, Any] = {
+            "features_max": max(widths[0], 1),
+            "outputs_max": widths[1],
+            "ring_rows": ring_rows,
+            "block_rows": block_rows,
+            "blocks_max": BLOCKS_MAX,
+            "answers_max": answers_max,
+            "sample_rows": 0 if reference is not None else learn_rows,
+            "shadow_tolerance": shadow_tolerance,
+            "decision_threshold": decision_threshold,
+        }
+        self._test_rounds = 2 + ring_rows // (BLOCKS_MAX * block_rows)
+        self._sketch = Sketch(**self._sketch_options)
+        self._shown_to_engine = False
         self._finalizer = weakref.finalize(self, self._sketch.close)
         self._lock = threading.RLock()
         self._alerts = Alerts(handlers)
         self._open_alerts = OpenAlerts(self._alerts)
+        self._begun: list[Alert] = []  # alerts that the handlers have not seen
+        self._delivery = Delivery(self._alerts, apart=background)
         self._tallies = Tallies()
         self._budgets = Budgets(
-            fallback_share_max, late_share_max, error_share_max, false_alarms_per_100k / 100_000
+            fallback_share_max, late_share_max, error_share_max, false_alarms_per_100k / 100_000, block_rows
         )
         self._outcomes = Outcomes(outcomes_rolling)
         self._counters: dict[str, BusinessCounter] = {}
-        self._learning = Learning(learn_rows)
+        self._learning = Learning(learn_rows, n_features)
         self._ids = itertools.count(secrets.randbits(62))
         self._deployments: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self.input_distribution = Distribution("input_drift", "warning", self._update_inputs, self.check)
         self.output_distribution = Distribution("output_drift", "critical", self._update_outputs, self.check)
+        self._state = StateFile(state)
+        self._background = False  # no thread until the state is read
+        found, learned = self._state.read()
+        if reference is None and learned is not None:
+            reference = learned
+            self._make_room(len(reference.features), len(reference.outputs))
         if reference is not None:
-            self.set_reference(reference)
-        self._thread = watch(self.check, self._sketch) if background else None
+            self._compare_with(reference)
+        if found is not None:
+            self._go_on(found)
+        self._background = background
+        self._thread = watch(self._look, self._sketch) if background else None
 
     # Answers and labels.
 
     @property
     def observer(self) -> Any:
         """A capsule of csrc/include/engine/observer.h, through which an engine shows its answers."""
+        self._shown_to_engine = True
         return self._sketch.observer
 
     def log_prediction(
@@ -167,11 +206,11 @@ class ModelMonitor:
     ) -> int:
         """Log one prediction that no engine made, and return the id that `outcome` takes.
 
-        Copies its arguments. Blocks only where the ring is full, while it is counted.
+        Copies its arguments. Where many answers wait to be tested, it tests them.
 
         Args:
             input_features: a mapping by name, or values in the reference's order. None and NaN are missing.
-            prediction: a number, or n_outputs numbers.
+            prediction: a number, or n_outputs numbers, such as the shares of the classes.
             latency_ms: how long the prediction took, at least 0.
             version: of the model; any text.
             source: "primary", "fallback" or "default", as `Answer.source`.
@@ -185,6 +224,8 @@ class ModelMonitor:
         """
         self._check_process()
         values = as_outputs(prediction)
+        if self.reference is None and 1 in values.shape:
+            self._make_room(0, values.size)
         if values.size > self._sketch.outputs_max or (values.shape[0] != 1 and values.shape[1] != 1):
             raise MonitorError(
                 f"expected at most {self._sketch.outputs_max} outputs, got shape {list(np.shape(prediction))}"
@@ -197,13 +238,6 @@ class ModelMonitor:
             "source": SOURCES.index(one_of("source", source, SOURCES, error=MonitorError)),
             "reason": REASONS.index(one_of("reason", reason, REASONS, error=MonitorError)),
         }
-        row = None
-        with self._lock:
-            if self.reference is not None:
-                row = self.reference.row(input_features)
-            else:
-                self._learning.add(input_features, values.ravel())
-                self._learn()
         now = time.monotonic_ns()
         started = now - int(latency * 1e6)
         answer: dict[str, Any] = {
@@ -211,52 +245,86 @@ class ModelMonitor:
             "started_ns": started,
             "ready_ns": now,
             "deadline_ns": 0 if budget_ms is None else started + int(budget_ms * 1e6),
-            "row": row,
             "values": values.ravel(),
             **codes,
         }
+        with self._lock:
+            learns = self.reference is None
+            row = None if self.reference is None else self.reference.row(input_features)
+            if learns:
+                self._learning.add(input_features, values.ravel())
+                self._make_room(self._learning.width, values.size)
+                # Under the lock, so that no answer is both learned and counted.
+                answer_id = self._push(None, answer)
+        if not learns:
+            answer_id = self._push(row, answer)
+        elif not self._background:
+            self._learn()
+        return answer_id
+
+    def _push(self, row: np.ndarray | None, answer: dict[str, Any]) -> int:
         answer_id = next(self._ids)
-        if not self._sketch.push(answer_id, **answer):
-            # No deadline waits for this call, so it makes room itself. After close() that does not help, and is no
-            # error.
-            self._sketch.drain(False)
-            self._sketch.push(answer_id, **answer)
+        if self._sketch.pressed:
+            # No deadline waits for this call, so it tests what waits, and no block grows.
+            self._test()
+        if not self._sketch.push(answer_id, row=row, **answer):
+            # After close() that does not help, and is no error.
+            self._test()
+            self._sketch.push(answer_id, row=row, **answer)
         return answer_id
 
     def outcome(
-        self, answer_id: int, label: float, value: float | None = None, *, strict: bool = False
+        self,
+        answer_id: int,
+        label: float | None = None,
+        value: float | None = None,
+        *,
+        strict: bool = False,
     ) -> str:
         """Join what really happened to an answer. Return "joined", "unknown" or "repeated"; all are counted.
 
-        "unknown": the answer was never seen, or `answers_max` later ones came since. "repeated": it has a label
-        already.
+        Label and value may come together, or in two calls in any order. "unknown": the answer was never seen, or
+        `answers_max` later ones came since. "repeated": all that is given was given before; the first one counts.
 
         Args:
             answer_id: `Answer.id`, or what `log_prediction` returned.
-            label: the truth: 0 or 1, a class, or a number; finite.
+            label: the truth: 0 or 1, a class, or a number; finite. None where only the value is known.
             value: what the answer was worth, in any unit; finite, or None.
             strict: raise instead of returning "unknown" or "repeated".
 
         Raises:
-            MonitorError: a label or value that is no finite number, an id that is no int; with `strict`, an id that is
-                unknown or repeated.
+            MonitorError: neither a label nor a value, one that is no finite number, an id that is no int; with
+                `strict`, an id that is unknown or repeated.
             ClosedError: this is a child of fork().
         """
-        truth = finite("label", label, error=MonitorError)
+        if label is None and value is None:
+            raise MonitorError("outcome needs a label, a value or both, got neither")
+        truth = None if label is None else finite("label", label, error=MonitorError)
         worth = None if value is None else finite("value", value, error=MonitorError)
         if isinstance(answer_id, bool) or not isinstance(answer_id, (int, np.integer)):
             raise MonitorError(f"answer_id must be an int, as in Answer.id, got {answer_id!r}")
-        found = self._sketch.find(int(answer_id)) if 0 <= answer_id < 1 << 64 else None
+        found = self._find(int(answer_id)) if 0 <= answer_id < 1 << 64 else None
         with self._lock:
             if found is None:
                 return self._not_joined("unknown", answer_id, strict)
-            if not self._sketch.label(int(answer_id)):
+            if truth is not None and not self._sketch.label(int(answer_id)):
+                truth = None
+            if worth is not None and not self._sketch.value(int(answer_id)):
+                worth = None
+            if truth is None and worth is None:
                 return self._not_joined("repeated", answer_id, strict)
             deployment, _, source, _, _, outputs = found
-            outputs = outputs[np.isfinite(outputs)] if len(outputs) > 1 else outputs
             version = self._names_of([deployment]).get(deployment, str(deployment) if deployment else "")
-            self._outcomes.add(version, source, outputs if len(outputs) else np.array([np.nan]), truth, worth)
+            self._outcomes.add(version, source, outputs, truth, worth)
         return "joined"
+
+    def _find(self, answer_id: int) -> Any:
+        found = self._sketch.find(answer_id)
+        if found is None and self._sketch.pressed:
+            # The answer may wait in the ring until there is room for its block.
+            self._test()
+            found = self._sketch.find(answer_id)
+        return found
 
     def _not_joined(self, status: str, answer_id: int, strict: bool) -> str:
         self._outcomes.counts[status] += 1
@@ -286,7 +354,10 @@ class ModelMonitor:
     # Reference.
 
     def set_reference(self, reference: Reference | str | bytes | Mapping[str, Any]) -> None:
-        """Compare with another reference from now on. Alerts about drift from the old one end.
+        """Compare with another reference from now on. What came before is tested against the old one.
+
+        Rows count on. A drift alert goes on until the tests against the new reference no longer see a change; it ends
+        now where its column is gone. The same reference again changes nothing.
 
         Args:
             reference: a Reference, or its JSON.
@@ -298,12 +369,39 @@ class ModelMonitor:
         self._check_process()
         if not isinstance(reference, Reference):
             reference = Reference.from_json(reference)
+        self._compare_with(reference)
+        self._reference_given = True
+
+    def set_version_reference(self, reference: Reference | str | bytes | Mapping[str, Any]) -> bool:
+        """Compare with the reference of a version that was promoted, unless you gave one yourself.
+
+        Return whether rows are compared with it. A service calls this at every promotion. A reference that you gave to
+        ModelMonitor or to `set_reference` stays.
+
+        Args:
+            reference: a Reference, or its JSON.
+
+        Raises:
+            MonitorError, ClosedError: as `set_reference`.
+        """
+        self._check_process()
+        if self._reference_given:
+            return False
+        if not isinstance(reference, Reference):
+            reference = Reference.from_json(reference)
+        self._compare_with(reference)
+        return True
+
+    def _compare_with(self, reference: Reference) -> None:
+        if self.reference is not None and self.reference.to_json() == reference.to_json():
+            return
         n_features, width = len(reference.features), self._sketch.n_features
         if width and n_features != width:
             raise MonitorError(
                 f"the reference has {n_features} features, expected {width} as the rows of this monitor have; make "
                 f"another monitor for a model of another width"
             )
+        self._make_room(n_features, len(reference.outputs))
         for name, got, most in (
             ("features", n_features, self._sketch.features_max),
             ("outputs", len(reference.outputs), self._sketch.outputs_max),
@@ -312,96 +410,217 @@ class ModelMonitor:
                 raise MonitorError(
                     f"the reference has {got} {name}, expected at most {most}, the width this monitor was made for"
                 )
-        # Rows that came before are tested against the old reference.
-        self._sketch.drain(True)
-        self._take()
         with self._lock:
             columns = (*reference.features, *reference.outputs)
-            self._sketch.set_layout(
-                [(c.bins.cuts, c.bins.bin_of, c.bins.n_bins) for c in columns], n_features
-            )
+            layout = [(c.bins.cuts, c.bins.bin_of, c.bins.n_bins) for c in columns]
+            # Test earlier rows against the old reference. More may come meanwhile, so try again.
+            for left in reversed(range(LAYOUT_TRIES)):
+                self._test()
+                if self._sketch.set_layout(layout, n_features, left == 0):
+                    break
+            self._finish_blocks()
             bins_max = max((column.bins.n_bins for column in columns), default=1)
             parts = slice(0, n_features), slice(n_features, len(columns))
-            self._open_alerts.end_drift()
             # Each side gets its part of the acceptable false alarms, by its number of columns.
             for side, part in zip((self.input_distribution, self.output_distribution), parts, strict=True):
                 chance = self._false_alarms * len(columns[part]) / max(len(columns), 1)
                 detector = None
                 if columns[part]:
                     detector = DriftDetector(
-                        columns[part], bins_max, rows_window=self._window_rows, false_alarms_per_100k=chance
+                        columns[part],
+                        bins_max,
+                        rows_window=self._window_rows,
+                        rows_block=self._block_rows,
+                        false_alarms_per_100k=chance,
+                        rows_before=side.rows,
                     )
-                side.restart(detector, part)
+                for episode in side.restart(detector, part):
+                    self._open_alerts.drift(side.kind, side.severity, episode)
             self.reference = reference
-            self._learning.stop()
 
     def _learn(self) -> None:
-        if self.reference is None and (reference := self._learning.reference(self._sketch)) is not None:
-            self.set_reference(reference)
+        """Make the reference once there are enough rows. Rows that come meanwhile are kept, and counted then."""
+        with self._lock:
+            fit = self._learning.enough(self._sketch) if self.reference is None else None
+        if fit is None:
+            return
+        reference = fit()
+        with self._lock:
+            if self.reference is not None or reference is None:
+                self._learning.forget()
+                return
+            try:
+                self._compare_with(reference)
+            except MonitorError:
+                LOGGER.exception("the first rows cannot become the reference")
+                self._learning.forget()
+                return
+            rows, outputs = self._learning.rest(reference)
+            self._fold(self._sketch.fold_features, rows)
+            if len(outputs) and outputs.shape[1] == len(reference.outputs):
+                self._fold(self._sketch.fold_outputs, outputs)
+
+    def _make_room(self, n_features: int, n_outputs: int) -> None:
+        """Take wider rows and outputs than the native part was made for, as long as it has seen nothing."""
+        options = self._sketch_options
+        wanted = {
+            "features_max": options["features_max"] if self._widths_given[0] else n_features,
+            "outputs_max": options["outputs_max"] if self._widths_given[1] else n_outputs,
+        }
+        if all(options[key] >= width for key, width in wanted.items()):
+            return
+        with self._lock:
+            if self._shown_to_engine or self._sketch.n_features or self._sketch.totals()["pushed"]:
+                return
+            options |= {key: max(options[key], width) for key, width in wanted.items()}
+            before, self._sketch = self._sketch, Sketch(**options)
+            self._finalizer.detach()
+            self._finalizer = weakref.finalize(self, self._sketch.close)
+            for version, deployment in self._deployments.items():
+                self._sketch.deployed(deployment, version)
+            if self._background:
+                self._thread = watch(self._look, self._sketch)
+        # Ends its threads.
+        before.close()
 
     def _update_inputs(self, rows: Any) -> None:
         self._check_process()
         with self._lock:
             if self.reference is None:
                 self._learning.add_inputs(rows)
-                self._learn()
-                return
-            matrix = self.reference.matrix(rows)
-        self._sketch.fold_features(matrix)
-        self._take()
+                matrix = None
+            else:
+                matrix = self.reference.matrix(rows)
+        if matrix is None:
+            self._learn()
+        else:
+            self._fold(self._sketch.fold_features, matrix)
+        self._notify()
 
     def _update_outputs(self, rows: Any) -> None:
         self._check_process()
         matrix = as_outputs(rows)
         with self._lock:
-            if self.reference is None:
+            learns = self.reference is None
+            if learns:
                 self._learning.add_outputs(matrix)
-                self._learn()
-                return
-            expected = len(self.reference.outputs)
+            expected = 0 if self.reference is None else len(self.reference.outputs)
+        if learns:
+            self._learn()
+            self._notify()
+            return
         if expected == 0:
             raise MonitorError("the reference has no outputs; fit it with outputs=")
         if matrix.shape[1] != expected:
             if matrix.shape != (expected, 1):
                 raise MonitorError(f"expected {expected} outputs a row, got {matrix.shape[1]}")
             matrix = matrix.reshape(1, expected)
-        self._sketch.fold_outputs(matrix)
-        self._take()
+        self._fold(self._sketch.fold_outputs, matrix)
+        self._notify()
+
+    def _fold(self, fold: Callable[[np.ndarray], None], rows: np.ndarray) -> None:
+        """Count and test rows that come past the ring, in parts that find room."""
+        with self._lock:
+            # Logged rows came before these.
+            self._test(flush=False)
+            step = BLOCKS_MAX // 2 * self._block_rows
+            for start in range(0, len(rows), step):
+                fold(rows[start : start + step])
+                self._test_blocks()
 
     # Tests and alerts.
 
     def check(self) -> tuple[Alert, ...]:
-        """Test everything that came up to now, and return the alerts that last. Handlers run on this thread.
+        """Count everything that came up to now, test all whole blocks, and return the alerts that last.
+
+        Handlers run on another thread, for which this call waits at most a second; with `background=False` they run on
+        this one. The last rows, fewer than `block_rows`, wait for the others of their block; `close` tests them.
 
         Raises:
             ClosedError: this is a child of fork().
         """
-        self._sketch.drain(True)
-        self._take()
+        self._look()
+        self._notify()
         with self._lock:
-            self._learn()
             return self._open_alerts.all()
 
-    def _take(self) -> None:
-        with self._lock:
-            begun = self._take_blocks()
-        # Handlers run without the lock, because one may ask for a report.
-        for alert in begun:
-            self._alerts.notify(alert)
+    def _look(self) -> None:
+        """Count and test what came, and call no handler on this thread, because a scrape must not wait for one."""
+        self._test()
+        self._learn()
+        self._state.save_at_times(self._knowledge)
+        if self._background:
+            self._notify(wait_s=0.0)
 
-    def _take_blocks(self) -> list[Alert]:
-        begun: list[Alert] = []
+    # State between processes.
+
+    def save(self) -> None:
+        """Write the state to the file that `state=` names; does nothing without one.
+
+        The file is written whole or not at all, whenever the process or the machine stops.
+
+        Raises:
+            OSError: the file cannot be written. The former one stays.
+            ClosedError: this is a child of fork().
+        """
+        self._check_process()
+        self._state.save(self._knowledge)
+
+    def _knowledge(self) -> dict[str, Any]:
+        """Return all that a process that goes on needs to know."""
+        with self._lock:
+            return self._known()
+
+    def _known(self) -> dict[str, Any]:
+        learned = self.reference if not self._reference_given else None
+        return knowledge(self._facts(), self.reference, learned, self._names_of)
+
+    def _go_on(self, found: dict[str, Any]) -> None:
+        """Take over the state of a process that has ended."""
+        try:
+            take_over(found, self._facts(), self.reference, self.counter, self._deployment)
+        except DAMAGE as error:
+            # The parts taken over before the damage stay.
+            self._state.put_aside(error)
+
+    def _test(self, flush: bool = True) -> None:
+        """Count and test what waits. Handlers are called by `_notify`."""
+        # Counting stops where blocks have no room. Producers that never stop must not keep the caller here.
+        for _ in range(self._test_rounds):
+            done = self._sketch.drain(flush)
+            with self._lock:
+                self._test_blocks()
+            if done:
+                return
+
+    def _notify(self, wait_s: float | None = None) -> None:
+        with self._lock:
+            self._delivery.add(self._begun, self._open_alerts.take_ended())
+            self._begun = []
+        # Handlers run without the lock, because one may ask for a report.
+        self._delivery.bring(Delivery.WAIT_S if wait_s is None else wait_s)
+
+    def _test_blocks(self) -> None:
         while (block := self._sketch.take()) is not None:
-            reasons = self._tallies.observe(block, self._names_of(block["deployments"].tolist()))
             for side in (self.input_distribution, self.output_distribution):
                 for episode in side.observe(block):
-                    begun += self._open_alerts.drift(side.kind, side.severity, episode)
+                    self._begun += self._open_alerts.drift(side.kind, side.severity, episode)
+            if not block["answers"]:
+                continue
+            reasons = self._tallies.observe(block, self._names_of(block["deployments"].tolist()))
             for spent in self._budgets.observe(reasons, int(block["late"].sum())):
-                begun += self._open_alerts.budget(spent)
-        return begun
+                self._begun += self._open_alerts.budget(spent)
+
+    def _finish_blocks(self) -> None:
+        """Test the rows that wait for others of their block."""
+        for side in (self.input_distribution, self.output_distribution):
+            for episode in side.finish():
+                self._begun += self._open_alerts.drift(side.kind, side.severity, episode)
 
     def alert(self, message: str, severity: str = "warning") -> Alert:
         """Raise an alert of your own: keep it, call the handlers, and return it. Errors of handlers are logged.
+
+        With a background thread the handlers run on another thread, for which this call waits at most a second.
 
         Args:
             message: any text.
@@ -411,7 +630,8 @@ class ModelMonitor:
             MonitorError: another severity.
         """
         made = self._alerts.add(message, severity)
-        self._alerts.notify(made)
+        self._delivery.add([made])
+        self._delivery.bring(Delivery.WAIT_S)
         return made
 
     @property
@@ -419,13 +639,19 @@ class ModelMonitor:
         """The latest 1,000 alerts, oldest first, ended ones included."""
         return self._alerts.all()
 
-    def on_alert(self, handler: Handler) -> None:
-        """Add a handler. It is called once with each Alert when it begins, on the thread that found it.
+    def on_alert(self, handler: Handler, *, ends: bool = False) -> None:
+        """Add a handler. It is called with each Alert when it begins, on a thread of its own, after the former alerts.
+
+        With `background=False` it is called on the thread of `check`, `drift_detected`, `update`, `alert` or `close`.
+
+        Args:
+            handler: takes the Alert.
+            ends: call it again with the same Alert when it has ended; `Alert.lasts` is then False.
 
         Raises:
             MonitorError: it cannot be called.
         """
-        self._alerts.add_handler(handler)
+        self._alerts.add_handler(handler, ends)
 
     # Everything a monitor knows.
 
@@ -453,18 +679,23 @@ class ModelMonitor:
         Raises:
             ClosedError: this is a child of fork().
         """
-        self.check()
+        self._look()
         with self._lock:
             return summary(self._facts())
 
-    def metrics_text(self) -> str:
+    def metrics_text(self, *others: ModelMonitor) -> str:
         """Return everything that is a number in Prometheus' text format, after a `check`.
+
+        Args:
+            others: further monitors of this process. Each metric then comes once, with a sample for each monitor,
+                because two texts one after the other are not valid. The label "model" is a monitor's `name`; monitors
+                of one name get "-2", "-3", … behind it.
 
         Raises:
             MissingDependencyError: prometheus-client is not installed.
             ClosedError: this is a child of fork().
         """
-        return metrics.text(self.to_json())
+        return metrics.text([(monitor.name, monitor.to_json()) for monitor in (self, *others)])
 
     def report(self, path: str | Path = "report.html") -> Path:
         """Write one HTML file that needs no other, pictures included, and return its path.
@@ -474,7 +705,7 @@ class ModelMonitor:
             OSError: the file cannot be written. A file that was there before stays as it was.
             ClosedError: this is a child of fork().
         """
-        self.check()
+        self._look()
         with self._lock:
             contents = page.collect(self._facts())
         return page.write(contents, Path(path))
@@ -487,15 +718,24 @@ class ModelMonitor:
         if not self._sketch.alive:
             self._finalizer.detach()
             return
-        self._finalizer()
         try:
-            self._take()
+            self._test()
+            self._learn()
+            self._finalizer()
+            self._test()
+            with self._lock:
+                self._finish_blocks()
+                for spent in self._budgets.finish():
+                    self._begun += self._open_alerts.budget(spent)
+            self._notify()
+            self._state.try_save(self._knowledge)
         except ClosedError:
             return
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             # A handler may hang in the thread, which is a daemon and does not keep the process.
             thread.join(timeout=2.0)
+        self._delivery.wait(2.0)
 
     def __enter__(self) -> ModelMonitor:
         return self

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import MonitorError
+from engine.monitor._ids import WideIds
 from engine.monitor._table import as_columns, encode, known_columns, named_outputs
 from engine.monitor.drift.bins import UNKNOWN_CODE
 from engine.monitor.drift.column import Column, fit_column
@@ -30,7 +31,7 @@ class Reference:
         rows: int, rows it was fitted on.
     """
 
-    __slots__ = ("_levels", "_names", "features", "outputs", "rows")
+    __slots__ = ("_levels", "_names", "_wide", "_wide_places", "features", "outputs", "rows")
 
     def __init__(self, features: Sequence[Column], outputs: Sequence[Column] = ()) -> None:
         """Take columns that were fitted. Raises MonitorError where two features have one name."""
@@ -40,8 +41,13 @@ class Reference:
         self._names = tuple(column.name for column in self.features)
         if len(set(self._names)) != len(self._names):
             raise MonitorError(f"feature names must differ, got {list(self._names)}")
-        self._levels = [
-            {text: float(code) for code, text in enumerate(column.levels)} for column in self.features
+        self._wide = {column.name: WideIds(column.wide_ids) for column in self.features if column.wide_ids}
+        self._wide_places = [
+            (i, self._wide[name]) for i, name in enumerate(self._names) if name in self._wide
+        ]
+        self._levels: list[dict[str, float] | WideIds] = [
+            self._wide.get(column.name) or {text: float(code) for code, text in enumerate(column.levels)}
+            for column in self.features
         ]
 
     @property
@@ -72,7 +78,8 @@ class Reference:
             names: of a matrix's columns ("f0", "f1", … where None); or which columns of a table, in that order.
             outputs: what the model answered to these rows: [n], [n, n_outputs], or a mapping of name to [n].
             categorical: names of columns whose numbers are codes. A value that the reference does not have is then a
-                new category. Up to 40 whole numbers 0, 1, 2, … without a gap count as codes anyway.
+                new category. Whole numbers beyond 2^24, which float32 does not hold, are told apart. Up to 40 whole
+                numbers 0, 1, 2, … without a gap count as codes anyway.
             ordered: False to count rows as independent, whatever their order shows. Every lasting difference then
                 raises an alert within hundreds of rows, even one that each hour or day brings.
 
@@ -80,7 +87,7 @@ class Reference:
             MonitorError: fewer than 100 rows, columns of different lengths, a name that is not there, two columns of
                 one name, or a value that is no number.
         """
-        columns = as_columns(table, names)
+        columns, wide = as_columns(table, names, categorical)
         answered = named_outputs(outputs)
         for name in categorical:
             if name not in columns and name not in answered:
@@ -100,6 +107,7 @@ class Reference:
                     values,
                     categorical=name in categorical or bool(levels),
                     levels=levels,
+                    wide_ids=tuple(wide.get(name, ())) if part is columns else (),
                     ordered=ordered,
                 )
                 for name, (values, levels) in part.items()
@@ -118,7 +126,7 @@ class Reference:
         Raises:
             MonitorError: a row of another width, or a value that is no number.
         """
-        return encode(features, self._names, self._levels)
+        return encode(features, self._names, self._levels, self._wide_places)
 
     def matrix(self, rows: Any) -> npt.NDArray[np.float32]:
         """Return rows as float32 [n, n_features]; text becomes codes, and missing values become NaN.
@@ -134,7 +142,12 @@ class Reference:
             found = np.atleast_2d(rows)
             self._check_width(found.shape[-1] if found.ndim == 2 else rows.shape)
             with np.errstate(over="ignore"):
-                return np.ascontiguousarray(found, dtype=np.float32)
+                matrix = np.ascontiguousarray(found, dtype=np.float32)
+            if self._wide_places and np.shares_memory(matrix, rows):
+                matrix = matrix.copy()
+            for place, ids in self._wide_places:
+                matrix[:, place] = ids.codes(found[:, place], matrix[:, place])
+            return matrix
         if isinstance(rows, Mapping) and not any(_is_column(value) for value in rows.values()):
             return self.row(rows)[None, :]
         if isinstance(rows, Sequence) and not isinstance(rows, str):
@@ -145,13 +158,15 @@ class Reference:
                 if rows
                 else np.empty((0, len(self._names)), np.float32)
             )
-        columns = known_columns(rows, self._names)
+        columns = known_columns(rows, self._names, self._wide)
         n = max((len(values) for values, _ in columns.values()), default=0)
         missing = np.full(n, np.nan, dtype=np.float32)
         out = []
         for name, levels in zip(self._names, self._levels, strict=True):
             values, own = columns.get(name, (missing, ()))
             if own:
+                if isinstance(levels, WideIds):
+                    raise MonitorError(f"feature {name!r}: expected numbers, as in the reference, got text")
                 # The table's own codes become the reference's.
                 codes = np.array(
                     [levels.get(text, UNKNOWN_CODE) for text in own] + [np.nan], dtype=np.float32

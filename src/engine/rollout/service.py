@@ -352,7 +352,9 @@ class Service:
 
     def _set_reference(self, deployment: Deployment) -> None:
         """Give the monitor the version's reference. An error of the monitor must not stop an activation half-way."""
-        set_reference = getattr(self._parts.monitor, "set_reference", None)
+        monitor = self._parts.monitor
+        # A reference that the user gave the monitor stays.
+        set_reference = getattr(monitor, "set_version_reference", None) or getattr(monitor, "set_reference", None)
         if set_reference is None:
             return
         try:

@@ -32,6 +32,35 @@ def test_the_text_is_prometheus_and_has_the_counts():
     assert found[("engine_monitor_dropped_total",)] == 0
 
 
+def test_monitors_of_one_process_make_one_valid_text():
+    made = [ModelMonitor(background=False, name=name) for name in ("fraud", "", "fraud")]
+    for count, monitor in enumerate(made):
+        monitor.counter("bookings", "Bookings made").inc(count + 1, version="7")
+    text = made[0].metrics_text(*made[1:])
+    metadata = [line for line in text.splitlines() if line.startswith("# ")]
+    assert len(metadata) == len(set(metadata))
+    values = [line for line in text.splitlines() if not line.startswith("# ")]
+    assert len({line.rsplit(" ", 1)[0] for line in values}) == len(values)
+    bookings = [line for line in values if line.startswith("engine_business_bookings_total")]
+    assert bookings == [
+        'engine_business_bookings_total{model="fraud",version="7"} 1.0',
+        'engine_business_bookings_total{model="model",version="7"} 2.0',
+        'engine_business_bookings_total{model="fraud-2",version="7"} 3.0',
+    ]
+    # The lines of a metric stand together.
+    names = [line.split("{")[0].split(" ")[0] for line in values]
+    assert len([name for name, before in zip(names, ["", *names], strict=False) if name != before]) == len(
+        set(names)
+    )
+    for monitor in made:
+        monitor.close()
+
+
+def test_a_name_is_the_model_s_label():
+    with ModelMonitor(background=False, name="fraud") as monitor:
+        assert samples(monitor)[("engine_monitor_dropped_total", ("model", "fraud"))] == 0
+
+
 def test_a_monitor_without_answers_has_metrics_too():
     with ModelMonitor(background=False) as monitor:
         assert samples(monitor)[("engine_monitor_dropped_total",)] == 0

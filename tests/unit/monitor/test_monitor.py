@@ -11,6 +11,7 @@ from engine.errors import MonitorError
 from engine.monitor import ModelMonitor, Reference
 
 NAMES = ("a", "b", "c")
+A_MOVED = np.array([2.0, 0.0, 0.0])
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,163 @@ def test_everything_is_tested_at_once_however_long_nobody_looked(reference):
     assert monitor.input_distribution.rows == 10_000
 
 
+def shifted_stream():
+    rng = np.random.default_rng(8)
+    rows = rng.normal(size=(6010, 3)).astype(np.float32)
+    rows[3000:, 1] += 1.0
+    outputs = rng.random(6010)
+    outputs[4000:] *= 0.5
+    return rows, outputs
+
+
+def alerts_of(monitor):
+    monitor.close()
+    found = [
+        (alert.kind, alert.column, alert.message, alert.evidence, alert.ended_row) for alert in monitor.alerts
+    ]
+    return sorted(found, key=lambda alert: alert[:2])
+
+
+def fed(reference, feed, **options):
+    monitor = ModelMonitor(reference, handlers=[], **({"background": False} | options))
+    feed(monitor, *shifted_stream())
+    return alerts_of(monitor)
+
+
+def one_by_one(monitor, rows, outputs):
+    for row, output in zip(rows, outputs, strict=True):
+        monitor.input_distribution.update(row)
+        monitor.output_distribution.update(output)
+
+
+def in_parts(monitor, rows, outputs):
+    for start in range(0, len(rows), 77):
+        monitor.input_distribution.update(rows[start : start + 77])
+        monitor.output_distribution.update(outputs[start : start + 77])
+        monitor.check()
+
+
+def at_once(monitor, rows, outputs):
+    monitor.input_distribution.update(rows)
+    monitor.output_distribution.update(outputs)
+
+
+def as_a_table(monitor, rows, outputs):
+    monitor.input_distribution.update(dict(zip(NAMES, rows.T, strict=True)))
+    monitor.output_distribution.update(outputs[:, None])
+
+
+def logged(monitor, rows, outputs):
+    for row, output in zip(rows, outputs, strict=True):
+        monitor.log_prediction(row, output, 1.0)
+
+
+def logged_and_looked_at(monitor, rows, outputs):
+    for i, (row, output) in enumerate(zip(rows, outputs, strict=True)):
+        monitor.log_prediction(dict(zip(NAMES, row, strict=True)), output, 1.0)
+        if i % 13 == 0:
+            monitor.input_distribution.drift_detected()
+
+
+def pushed(monitor, rows, outputs):
+    monitor._sketch.push_rows(rows, outputs)
+
+
+def logged_and_fallen_back(monitor, rows, outputs):
+    for i, (row, output) in enumerate(zip(rows, outputs, strict=True)):
+        monitor.log_prediction(row, output, 1.0)
+        if i % 7 == 0:
+            # Answers without a row of the primary's put the three counts out of step.
+            monitor._sketch.push(i, values=np.array([0.9]), source=1)
+
+
+WAYS = (one_by_one, in_parts, as_a_table, logged, logged_and_looked_at, pushed)
+
+
+@pytest.mark.parametrize("feed", WAYS)
+def test_the_same_rows_give_the_same_alerts_however_they_come(reference, feed):
+    expected = fed(reference, at_once)
+    assert [alert[:2] for alert in expected] == [("input_drift", "b"), ("output_drift", "prediction")]
+    assert fed(reference, feed) == expected
+
+
+def test_a_background_thread_changes_no_alert(reference):
+    assert fed(reference, logged, background=True) == fed(reference, at_once)
+
+
+def test_answers_of_the_fallback_between_them_change_no_drift_alert(reference):
+    found = fed(reference, logged_and_fallen_back)
+    assert [alert for alert in found if alert[0].endswith("drift")] == fed(reference, at_once)
+
+
+@pytest.mark.parametrize("feed", [one_by_one, in_parts])
+def test_without_a_reference_the_same_rows_give_the_same_alerts_too(feed):
+    expected = fed(None, logged, learn_rows=2000)
+    assert [alert[:2] for alert in expected] == [("input_drift", "f1"), ("output_drift", "prediction")]
+    assert fed(None, feed, learn_rows=2000) == expected
+
+
+def test_without_a_reference_a_table_at_once_is_learned_and_tested():
+    rows, _ = shifted_stream()
+    found = []
+    for table in (rows, dict(zip(("f0", "f1", "f2"), rows.T, strict=True)), list(rows)):
+        monitor = ModelMonitor(handlers=[], learn_rows=2000, background=False)
+        monitor.input_distribution.update(table)
+        found.append(alerts_of(monitor))
+    assert [alert[:2] for alert in found[0]] == [("input_drift", "f1")]
+    assert found == [found[0]] * 3
+
+
+@pytest.mark.parametrize(("overspent", "checks"), [(0, 1), (7, 1), (50, 1), (1, 13)])
+def test_budgets_do_not_depend_on_when_somebody_looks(reference, overspent, checks):
+    with ModelMonitor(reference, handlers=[], background=False) as monitor:
+        for i in range(1000):
+            monitor.log_prediction([0, 0, 0], 0.5, 1.0, source="fallback" if i >= 500 else "primary")
+            if overspent and i % overspent == 0:
+                monitor.check()
+        monitor.check()
+        (alert,) = [alert for alert in monitor.alerts if alert.kind == "fallback_share"]
+        assert (alert.started_row, alert.detected_row) == (500, 550)
+
+
+def test_rows_that_wait_for_their_block_are_counted_and_close_tests_them(reference, seen):
+    monitor = ModelMonitor(reference, handlers=[seen.append], background=False)
+    monitor.input_distribution.update(np.full((49, 3), 9.0))
+    assert monitor.check() == ()
+    assert monitor.input_distribution.rows == 49
+    assert monitor.input_distribution.columns()["a"]["mean"] == 9.0
+    monitor.close()
+    assert {(alert.column, alert.detected_row) for alert in seen} == {("a", 49), ("b", 49), ("c", 49)}
+
+
+def test_a_value_may_come_after_the_label_or_before_it(monitor):
+    first, second, third = (monitor.log_prediction([0, 0, 0], 0.5, 1.0) for _ in range(3))
+    assert [monitor.outcome(first, 1), monitor.outcome(first, 1, value=20.0)] == ["joined", "joined"]
+    assert [monitor.outcome(second, value=4.0), monitor.outcome(second, 0)] == ["joined", "joined"]
+    assert [monitor.outcome(first, value=9.0), monitor.outcome(second, 1, 9.0)] == ["repeated", "repeated"]
+    assert monitor.outcome(third, 1, value=6.0) == "joined"
+    (group,) = monitor.to_json()["outcomes"]["groups"]
+    assert (group["labels"], group["value"], group["value_mean"]) == (3, 30.0, 10.0)
+    with pytest.raises(MonitorError, match="outcome needs a label, a value or both"):
+        monitor.outcome(third)
+
+
+def test_a_class_without_a_share_is_not_taken_for_another_class():
+    reference = Reference.fit(
+        np.random.default_rng(0).normal(size=(200, 1)), outputs=np.full((200, 3), 1 / 3)
+    )
+    with ModelMonitor(reference, handlers=[], background=False) as monitor:
+        broken = monitor.log_prediction([0.0], [np.nan, 0.3, 0.7], 1.0)
+        whole = monitor.log_prediction([0.0], [0.1, 0.2, 0.7], 1.0)
+        fallback = monitor.log_prediction([0.0], 0.5, 1.0, source="fallback")
+        for answer in (broken, whole, fallback):
+            assert monitor.outcome(answer, 1) == "joined"
+        primary, other = monitor.to_json()["outcomes"]["groups"]
+    assert (primary["labels"], primary["not_finite"], primary["rows"]) == (2, 1, 1)
+    assert primary["error_mean"] == pytest.approx(0.8)
+    assert (other["prediction_mean"], other["not_finite"]) == (0.5, 0)
+
+
 def test_answers_that_are_too_old_are_forgotten(reference):
     with ModelMonitor(reference, answers_max=10, background=False) as monitor:
         ids = [monitor.log_prediction([0, 0, 0], 0.5, 1.0) for _ in range(20)]
@@ -180,6 +338,55 @@ def test_a_row_of_a_rejected_call_is_not_learned():
         assert (monitor.reference.rows, monitor.reference.features[0].high) == (100, pytest.approx(0.99))
 
 
+def test_any_width_becomes_the_reference_without_one():
+    rows = np.random.default_rng(0).normal(size=(210, 300))
+    with ModelMonitor(handlers=[], learn_rows=200, background=False) as monitor:
+        ids = [monitor.log_prediction(row, [0.25, 0.75], 1.0) for row in rows]
+        assert (len(monitor.reference.features), len(monitor.reference.outputs)) == (300, 2)
+        assert monitor.to_json()["rows"] == 10
+        assert [monitor.outcome(ids[0], 1), monitor.outcome(ids[-1], 1)] == ["joined", "joined"]
+        assert monitor.to_json()["wrong_width"] == 0
+    with ModelMonitor(handlers=[], learn_rows=200, background=False) as monitor:
+        monitor.input_distribution.update(rows)
+        monitor.check()
+        assert (len(monitor.reference.features), monitor.input_distribution.rows) == (300, 10)
+
+
+def test_with_a_width_that_was_given_a_wider_row_is_named_at_once():
+    with ModelMonitor(n_features=4, learn_rows=100, background=False) as monitor:
+        with pytest.raises(MonitorError, match="expected a row of 4 features, got 5"):
+            monitor.log_prediction(np.zeros(5), 0.5, 1.0)
+    with ModelMonitor(n_outputs=1, learn_rows=100, background=False) as monitor:
+        with pytest.raises(MonitorError, match=r"expected at most 1 outputs, got shape \[2\]"):
+            monitor.log_prediction(np.zeros(5), [0.5, 0.5], 1.0)
+
+
+def test_a_row_unlike_the_first_one_is_named_and_not_learned():
+    with ModelMonitor(learn_rows=100, background=False) as monitor:
+        monitor.log_prediction([1.0, None], 0.5, 1.0)
+        for row, message in (
+            ([1.0], r"expected a row of 2 features, as the first one, got shape \[1\]"),
+            ({"a": 1.0}, "expected a row of 2 numbers, as the first one, got a mapping"),
+            (["red", 1.0], "must be a mapping by name"),
+        ):
+            with pytest.raises(MonitorError, match=message):
+                monitor.log_prediction(row, 0.5, 1.0)
+        for i in range(99):
+            monitor.log_prediction([i, 2.0], 0.5, 1.0)
+        assert monitor.reference.rows == 100
+
+
+def test_rows_of_an_engine_that_are_too_wide_to_learn_are_told_once(caplog):
+    with ModelMonitor(learn_rows=100, background=False) as monitor:
+        rows = np.zeros((150, 300), dtype=np.float32)
+        assert monitor.observer is not None
+        monitor._sketch.push_rows(rows, np.zeros(150))
+        monitor.check()
+        monitor.check()
+        assert caplog.text.count("150 rows have more than 256 features; give ModelMonitor n_features=") == 1
+        assert monitor.reference is None
+
+
 def test_an_engine_s_first_rows_become_the_reference_too():
     rng = np.random.default_rng(5)
     with ModelMonitor(learn_rows=200, background=False) as monitor:
@@ -200,16 +407,60 @@ def test_a_reference_of_another_width_names_both(monitor, reference):
             other.set_reference(wide)
 
 
-def test_a_new_reference_ends_what_lasted_against_the_old_one(monitor, seen):
+def test_a_new_reference_that_has_the_change_ends_its_alert_by_the_tests_and_rows_count_on(monitor, seen):
     rng = np.random.default_rng(6)
-    shifted = rng.normal(size=(1000, 3)) + 2.0
+    shifted = rng.normal(size=(5020, 3)) + A_MOVED
     monitor.input_distribution.update(shifted)
-    assert monitor.input_distribution.drift_detected()
-    monitor.set_reference(Reference.fit(shifted, NAMES, outputs=rng.random(1000)).to_json())
-    assert monitor.input_distribution.drifted == ()
-    assert not any(alert.lasts for alert in seen)
-    monitor.input_distribution.update(rng.normal(size=(1000, 3)) + 2.0)
+    assert monitor.input_distribution.drifted == ("a",)
+    monitor.set_reference(Reference.fit(shifted, NAMES, outputs=rng.random(5020)).to_json())
+    assert monitor.input_distribution.rows == 5020
+    assert [alert.lasts for alert in seen] == [True]
+    for _ in range(6):
+        monitor.input_distribution.update(rng.normal(size=(1000, 3)) + A_MOVED)
     assert not monitor.input_distribution.drift_detected()
+    assert monitor.input_distribution.rows == 11_020
+    assert [(alert.lasts, alert.ended_row) for alert in seen] == [(False, 5020)]
+
+
+def test_a_change_that_the_new_reference_does_not_have_either_is_still_the_same_alert(monitor, seen):
+    rng = np.random.default_rng(6)
+    monitor.input_distribution.update(rng.normal(size=(1000, 3)) + A_MOVED)
+    monitor.set_reference(Reference.fit(rng.normal(size=(3000, 3)), NAMES, outputs=rng.random(3000)))
+    for _ in range(20):
+        monitor.input_distribution.update(rng.normal(size=(1000, 3)) + A_MOVED)
+    assert monitor.input_distribution.drift_detected()
+    assert [(alert.column, alert.lasts) for alert in monitor.alerts] == [("a", True)]
+    assert len(seen) == 1
+
+
+def test_an_alert_ends_where_the_new_reference_has_no_such_column(monitor, seen):
+    rng = np.random.default_rng(6)
+    monitor.input_distribution.update(rng.normal(size=(1000, 3)) + A_MOVED)
+    monitor.set_reference(Reference.fit(rng.normal(size=(3000, 3)), ("x", "b", "c")))
+    assert [(alert.column, alert.ended_row) for alert in seen] == [("a", 1000)]
+
+
+def test_the_same_reference_again_changes_nothing(monitor, reference):
+    rows = np.random.default_rng(6).normal(size=(80, 3)) + 0.5
+    monitor.input_distribution.update(rows)
+    before = monitor.to_json()["inputs"]
+    monitor.set_reference(reference.to_json())
+    assert monitor.to_json()["inputs"] == before
+
+
+def test_a_version_s_reference_does_not_replace_the_user_s(reference):
+    other = Reference.fit(np.random.default_rng(1).normal(size=(500, 3)), NAMES)
+    third = Reference.fit(np.random.default_rng(2).normal(size=(500, 3)), NAMES)
+    with ModelMonitor(reference, background=False) as monitor:
+        assert monitor.set_version_reference(other) is False
+        assert monitor.reference is reference
+    with ModelMonitor(background=False) as monitor:
+        assert monitor.set_version_reference(other.to_json()) is True
+        assert monitor.set_version_reference(third) is True
+        assert monitor.reference is third
+        monitor.set_reference(reference)
+        assert monitor.set_version_reference(other) is False
+        assert monitor.reference is reference
 
 
 @pytest.mark.parametrize(

@@ -58,18 +58,87 @@ def test_figures_roll_and_totals_stay():
     assert "auc" not in group
 
 
-def test_a_class_label_counts_the_share_it_was_given():
-    outcomes = Outcomes(3)
-    outcomes.add("", 0, np.array([0.1, 0.7, 0.2]), 1.0, None)
+def figures_of(rows):
+    outcomes = Outcomes(100)
+    for outputs, label in rows:
+        outcomes.add("", 0, np.array(outputs), label, None)
     (group,) = outcomes.to_json()["groups"]
-    assert (group["prediction_mean"], group["label_mean"]) == (0.7, 1.0)
+    return group
 
 
-def test_a_prediction_that_is_no_number_is_counted_and_left_out():
+def test_the_shares_of_two_classes_have_the_figures_of_the_second():
+    rows = [([0.1, 0.9], 1.0), ([0.8, 0.2], 0.0), ([0.4, 0.6], 0.0), ([0.3, 0.7], 1.0), ([0.85, 0.15], 1.0)]
+    group = figures_of(rows)
+    # Pairs (1, 0): .9 and .7 are above .2 and .6, .15 is above neither.
+    assert group["auc"] == pytest.approx(4 / 6)
+    assert group["brier"] == pytest.approx((0.01 + 0.04 + 0.36 + 0.09 + 0.7225) / 5)
+    # Tenths: .15 -> 1 (bin 1), .2 -> 0 (bin 2), .6 -> 0, .7 -> 1, .9 -> 1.
+    assert group["calibration_error"] == pytest.approx((0.85 + 0.2 + 0.6 + 0.3 + 0.1) / 5)
+    assert (group["label_mean"], group["prediction_mean"]) == (0.6, pytest.approx(0.51))
+    assert group["error_mean"] == pytest.approx((0.1 + 0.2 + 0.6 + 0.3 + 0.85) / 5)
+    assert group == figures_of([([outputs[1]], label) for outputs, label in rows])
+
+
+def test_the_shares_of_three_classes():
+    group = figures_of([([0.7, 0.2, 0.1], 0.0), ([0.3, 0.6, 0.1], 1.0), ([0.5, 0.3, 0.2], 2.0)])
+    assert group["accuracy"] == pytest.approx(2 / 3)
+    # Class 0: .7 above .3 and .5; class 1: .6 above .2 and .3; class 2: .2 above .1 and .1.
+    assert group["auc"] == 1.0
+    brier = (0.09 + 0.04 + 0.01) + (0.09 + 0.16 + 0.01) + (0.25 + 0.09 + 0.64)
+    assert group["brier"] == pytest.approx(brier / 3)
+    # The likeliest class: .7 right, .6 right, .5 wrong.
+    assert group["calibration_error"] == pytest.approx((0.3 + 0.4 + 0.5) / 3)
+    assert group["error_mean"] == pytest.approx((0.3 + 0.4 + 0.8) / 3)
+    assert (group["label_mean"], group["prediction_mean"]) == (1.0, pytest.approx((0.4 + 0.8 + 0.7) / 3))
+
+
+def test_a_class_that_never_came_does_not_count_in_the_auc():
+    group = figures_of([([0.7, 0.2, 0.1], 0.0), ([0.3, 0.6, 0.1], 1.0)])
+    assert group["auc"] == 1.0
+    assert figures_of([([0.7, 0.2, 0.1], 0.0)])["auc"] is None
+
+
+def test_quantiles_are_judged_by_their_middle_and_their_coverage():
+    group = figures_of(
+        [([1.0, 2.0, 4.0], 1.0), ([0.0, 2.0, 3.0], 4.0), ([1.0, 3.0, 5.0], 3.5), ([2.0, 2.0, 2.0], 1.0)]
+    )
+    assert group["error_mean"] == pytest.approx((1.0 + 2.0 + 0.5 + 1.0) / 4)
+    assert (group["prediction_mean"], group["label_mean"]) == (2.25, 2.375)
+    # 1 <= 1, 2, 4; 4 <= none; 3.5 <= 5; 1 <= 2, 2, 2.
+    assert group["below"] == [0.5, 0.5, 0.75]
+    assert group["coverage"] == 0.5
+    assert "auc" not in group
+    assert figures_of([([1.0, 2.0], 0.0)])["prediction_mean"] == 1.5
+
+
+def test_outputs_that_are_neither_shares_nor_quantiles_are_judged_by_the_first():
+    group = figures_of([([3.0, 1.0], 1.0), ([4.0, 9.0], 2.0)])
+    assert (group["prediction_mean"], group["error_mean"]) == (3.5, 2.0)
+
+
+@pytest.mark.parametrize("outputs", [[np.nan], [np.nan, 0.3, 0.7], [0.3, np.inf], []])
+def test_an_answer_with_an_output_that_is_no_number_is_counted_and_left_out(outputs):
+    group = figures_of([(outputs, 1.0)])
+    assert (group["labels"], group["not_finite"], group["rows"]) == (1, 1, 0)
+
+
+def test_what_falling_back_costs_is_compared_within_each_version():
+    outcomes = Outcomes(100)
+    # Version 1 is worth 10 and falls back 90 of 100 times; version 2 is worth 20 and falls back 10 of 100 times. An
+    # answer of the fallback is worth 1 less in both.
+    for version, worth, fallbacks in (("1", 10.0, 90), ("2", 20.0, 10)):
+        for i in range(100):
+            source = 1 if i < fallbacks else 0
+            outcomes.add(version, source, np.array([0.5]), 1.0, worth - source)
+    outcomes.add("3", 1, np.array([0.5]), 1.0, 100.0)  # there is no primary to compare with
+    assert outcomes.to_json()["fallback_cost"] == {"per_answer": 1.0, "total": 100.0, "answers": 100}
+
+
+def test_a_value_may_come_without_a_label():
     outcomes = Outcomes(3)
-    outcomes.add("", 0, np.array([np.nan]), 1.0, None)
+    outcomes.add("", 0, np.array([0.5]), None, 7.0)
     (group,) = outcomes.to_json()["groups"]
-    assert (group["labels"], group["rows"]) == (1, 0)
+    assert (group["labels"], group["rows"], group["value"], group["value_mean"]) == (0, 0, 7.0, 7.0)
 
 
 def test_groups_are_bounded():

@@ -4,6 +4,7 @@ tests that say otherwise, so that nothing here depends on time."""
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tests.unit.registry.bundles import constant, overflowing, step
 import engine
 from engine import transform as t
 from engine.errors import ConfigError, RegistryError
-from engine.monitor import ModelMonitor
+from engine.monitor import ModelMonitor, Reference
 from engine.registry import ModelRegistry
 from engine.rollout import Probation
 from engine.rollout import open as open_service
@@ -249,6 +250,21 @@ def test_the_monitor_gets_the_versions_reference_and_cannot_stop_a_flip(registry
         assert given == [{"columns": "good"}, {"columns": "bad"}]
         assert ("error", "model@5") in kinds(service)
         assert "ValueError: what is this?" in next(e.message for e in service.events if e.kind == "error")
+
+
+def test_a_promotion_does_not_replace_the_reference_that_the_user_gave(registry, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(200, 2))
+    mine, other = Reference.fit(rows), Reference.fit(rows + 1.0)
+    registry.register(constant(tmp_path, 5), reference=json.loads(other.to_json()))
+    for given, expected in ((mine, mine), (None, other)):
+        registry.promote("model", 1)
+        with (
+            ModelMonitor(given, handlers=[], n_features=2) as monitor,
+            open_service("model@production", registry=registry, poll_ms=None, monitor=monitor) as service,
+        ):
+            registry.promote("model", 4)
+            service.follow()
+            assert monitor.reference.to_json() == expected.to_json()
 
 
 def test_a_version_without_a_fallback_does_not_inherit_one(tmp_path):

@@ -8,6 +8,7 @@ Every test is a sum of scores over counts, so a monitor keeps histograms alone, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,8 @@ SCORE_MAX = 8.0
 SPREAD_MAX = 6.25
 # The code of a text that the reference does not have; never equal to a cut.
 UNKNOWN_CODE = -2.0
+# The code of the most frequent id that float32 does not hold; further ids count down from it.
+FIRST_WIDE = float(-(1 << 23))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,21 @@ def codes(values: npt.NDArray[np.float32]) -> Bins:
     kept = np.sort(np.argsort(-counts, kind="stable")[:CODES_MAX])
     bin_of[kept] = np.arange(len(kept))
     return Bins(distinct, len(kept) + (len(kept) < len(distinct)), bin_of)
+
+
+def with_roundings(bins: Bins, wide_ids: Sequence[int]) -> Bins:
+    """Return bins that find an id by its float32 too, unless that is a code of its own; the most frequent id first.
+
+    `wide_ids`: as in `Column`, whose codes are FIRST_WIDE, FIRST_WIDE - 1, ….
+    """
+    assert bins.bin_of is not None
+    place_of = dict(zip(bins.cuts.tolist(), bins.bin_of.tolist(), strict=True))
+    with np.errstate(over="ignore"):
+        for place, rounded in enumerate(np.array(wide_ids, dtype=np.float64).astype(np.float32).tolist()):
+            if np.isfinite(rounded) and FIRST_WIDE - place in place_of:
+                place_of.setdefault(rounded, place_of[FIRST_WIDE - place])
+    cuts = np.array(sorted(place_of), dtype=np.float32)
+    return Bins(cuts, bins.n_bins, np.array([place_of[cut] for cut in cuts.tolist()], dtype=np.uint16))
 
 
 def look_like_codes(values: npt.NDArray[np.float32]) -> bool:

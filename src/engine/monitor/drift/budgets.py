@@ -7,7 +7,9 @@ alarms soon where the budget is overspent twice over, however small the share, a
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,11 +65,17 @@ class Budgets:
     KINDS = ("fallback_share", "late_share", "error_share")
 
     def __init__(
-        self, fallback_share_max: float, late_share_max: float, error_share_max: float, chance: float
+        self,
+        fallback_share_max: float,
+        late_share_max: float,
+        error_share_max: float,
+        chance: float,
+        answers_block: int = 1,
     ) -> None:
         """Args:
         fallback_share_max, late_share_max, error_share_max: budgets, above 0 and at most 1; 1 is no budget.
         chance: acceptable false alarms per answer.
+        answers_block: answers that are tested together. What `observe` is given waits until they are complete.
 
         Raises:
             MonitorError: a budget outside that range.
@@ -88,24 +96,31 @@ class Budgets:
         self.open: dict[str, Overspending] = {}
         self._seen = dict.fromkeys(self.KINDS, 0)
         self.answers = 0
+        self._answers_block = answers_block
+        self._waiting = np.zeros(4)
 
     def observe(self, by_reason: FloatArray, late: int) -> list[Overspending]:
-        """Add a block, and return what began or ended with it.
+        """Add answers, and return what began or ended with them. They wait until they end a block.
 
         Args:
             by_reason: float64 [sources, reasons], answers.
             late: how many of them came after their deadline.
         """
-        answers = int(by_reason.sum())
-        if answers == 0:
+        answers = float(by_reason.sum())
+        self.answers += int(answers)
+        self._waiting += [
+            answers - by_reason[PRIMARY].sum(), late, by_reason[:, ERROR_REASONS].sum(), answers
+        ]  # fmt: skip
+        return self.finish() if answers and self.answers % self._answers_block == 0 else []
+
+    def finish(self) -> list[Overspending]:
+        """Test the answers that wait for their block, and return what began or ended with them."""
+        hits, answers = self._waiting[:3], float(self._waiting[3])
+        if answers == 0.0:
             return []
-        hits = np.array(
-            [by_reason.sum() - by_reason[PRIMARY].sum(), late, by_reason[:, ERROR_REASONS].sum()],
-            dtype=np.float64,
-        )
+        self._waiting = np.zeros(4)
         steps = hits * self._hit + (answers - hits) * self._miss
-        self._charts.observe(steps[:, None], self.answers)
-        self.answers += answers
+        self._charts.observe(steps[:, None], self.answers - int(answers))
         self._recent.append((self.answers, np.array([*hits, answers])))
         changed = []
         for place, kind in enumerate(self.KINDS):
@@ -118,6 +133,26 @@ class Budgets:
                 over.ended_row = self._seen[kind]
                 changed.append(over)
         return changed
+
+    def saved(self) -> dict[str, Any]:
+        """Return a copy of what `restore` takes."""
+        return {
+            "budgets": dict(self.budgets),
+            "charts": self._charts.saved(),
+            "open": [asdict(over) for over in self.open.values()],
+            "seen": dict(self._seen),
+            "answers": self.answers,
+            "waiting": self._waiting.copy(),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned. Raises ValueError, KeyError or TypeError where it is damaged."""
+        self.answers = int(saved["answers"])
+        self._seen = {kind: int(saved["seen"][kind]) for kind in self.KINDS}
+        self.open = {made["kind"]: Overspending(**made) for made in saved["open"]}
+        if saved["budgets"] == self.budgets:
+            self._charts.restore(saved["charts"])
+            self._waiting = saved["waiting"]
 
     def _begin(self, kind: str, place: int) -> Overspending:
         started = int(self._charts.since[place, 0])

@@ -15,7 +15,7 @@ estimated, and because the reference holds few independent stretches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,16 +47,37 @@ class Charts:
     def __init__(self, names: Sequence[str], thresholds: FloatArray) -> None:
         self.names = tuple(names)
         self.thresholds = thresholds
+        self._per_threshold = 1.0 / thresholds
         self.level = np.zeros_like(thresholds)
         self.alarmed = np.zeros(thresholds.shape, dtype=bool)
         self.since = np.zeros(thresholds.shape, dtype=np.int64)
 
     def observe(self, steps: FloatArray, rows: int) -> None:
         """Add steps, float64 [charts, columns], of a block that begins after `rows` rows."""
-        self.since[self.level <= 0.0] = rows
-        level = np.minimum(np.maximum(self.level + steps / self.thresholds, 0.0), 1.0)
+        np.copyto(self.since, rows, where=self.level <= 0.0)
+        level = steps * self._per_threshold
+        level += self.level
+        np.maximum(level, 0.0, out=level)
+        np.minimum(level, 1.0, out=level)
         self.level = level
-        self.alarmed = (level >= 1.0) | (self.alarmed & (level > CLEARED))
+        self.alarmed &= level > CLEARED
+        self.alarmed |= level >= 1.0
+
+    def saved(self) -> dict[str, FloatArray]:
+        """Return a copy of what `restore` takes."""
+        return {
+            "level": self.level.copy(),
+            "alarmed": self.alarmed.astype(float),
+            "since": self.since.astype(float),
+        }
+
+    def restore(self, saved: Mapping[str, FloatArray]) -> None:
+        """Go on from what `saved` returned. Raises ValueError where the charts are others."""
+        if any(saved[name].shape != self.level.shape for name in ("level", "alarmed", "since")):
+            raise ValueError(f"expected charts {list(self.level.shape)}, got {list(saved['level'].shape)}")
+        self.level = np.clip(saved["level"], 0.0, 1.0)
+        self.alarmed = saved["alarmed"] > 0.0
+        self.since = saved["since"].astype(np.int64)
 
 
 class LocationCharts:
@@ -120,8 +141,10 @@ class RateCharts:
         self, missing: npt.NDArray[Any], unseen: npt.NDArray[Any], rows_block: float, rows: int
     ) -> None:
         """Add a block of `rows_block` rows that begins after `rows` rows: missing and unseen values, int [columns]."""
-        hits = np.stack([missing, unseen]).astype(np.float64)
-        misses = np.stack([np.full(len(missing), rows_block), rows_block - missing]) - hits
+        hits = np.empty_like(self._hit)
+        hits[0], hits[1] = missing, unseen
+        misses = rows_block - hits
+        misses[1] -= hits[0]
         self.charts.observe(hits * self._hit + misses * self._miss, rows)
 
 

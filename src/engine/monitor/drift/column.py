@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import MonitorError
-from engine.monitor.drift.bins import Bins, Scores, codes, look_like_codes, numeric, scores
+from engine.monitor.drift.bins import (
+    FIRST_WIDE,
+    Bins,
+    Scores,
+    codes,
+    look_like_codes,
+    numeric,
+    scores,
+    with_roundings,
+)
 from engine.monitor.drift.dependence import INDEPENDENT, Dependence, allowance, dependence
 
 # Windows into which a reference is divided to see how much its own windows differ.
@@ -28,6 +37,7 @@ class Column:
         rows, missing, infinite: int, rows of the reference; how many are NaN; how many are infinite.
         mean, std, low, high: float, of the finite values; NaN where there are none.
         levels: tuple of str, the texts that the codes 0, 1, … stand for; empty for numbers.
+        wide_ids: tuple of int, the ids that float32 does not hold, in the order of their codes (`engine.monitor._ids`).
         mean_dependence, spread_dependence, missing_dependence: Dependence of the rows in their order.
         window_factor: float, how many times larger the chi-square of consecutive rows is than that of independent ones.
         excursions: tuple of four floats, how high the charts (mean up, mean down, spread up, spread down) climb over
@@ -50,6 +60,7 @@ class Column:
     missing_dependence: Dependence = INDEPENDENT
     window_factor: float = 1.0
     excursions: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    wide_ids: tuple[int, ...] = ()
 
     @property
     def present(self) -> int:
@@ -72,6 +83,26 @@ class Column:
         share = self.present / self.rows if self.missing_dependence.factor > 1.0 else 1.0
         return max(self.present * share, 1.0) / factor
 
+    def bin_names(self) -> list[str]:
+        """Return what each bin of codes holds: a text, an id or a number; "others" for the rarest ones together."""
+        assert self.bins.bin_of is not None
+        names = [""] * self.bins.n_bins
+        wide = {FIRST_WIDE - place: str(number) for place, number in enumerate(self.wide_ids)}
+        roundings = {float(np.float32(number)) for number in self.wide_ids}
+        ids = {place for code, place in self._code_bins() if code in wide}
+        for code, place in self._code_bins():
+            if code in roundings and place in ids:
+                continue  # another name of the same bin
+            name = wide.get(code, f"{code:.9g}")
+            if self.levels and 0 <= code < len(self.levels):
+                name = self.levels[int(code)]
+            names[place] = "others" if names[place] else name
+        return names
+
+    def _code_bins(self) -> list[tuple[float, int]]:
+        assert self.bins.bin_of is not None
+        return list(zip(self.bins.cuts.tolist(), self.bins.bin_of.tolist(), strict=True))
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as values that JSON has; NaN and infinity become None."""
         bin_of = self.bins.bin_of
@@ -93,6 +124,7 @@ class Column:
             ],
             "window_factor": self.window_factor,
             "excursions": list(self.excursions),
+            **({"wide_ids": list(self.wide_ids)} if self.wide_ids else {}),
         }
 
     @classmethod
@@ -151,6 +183,7 @@ class Column:
             missing_dependence=depends[2],
             window_factor=float(made["window_factor"]),
             excursions=tuple(map(float, made["excursions"])),
+            wide_ids=tuple(map(int, made.get("wide_ids", ()))),
         )
 
 
@@ -160,6 +193,7 @@ def fit_column(
     *,
     categorical: bool,
     levels: tuple[str, ...] = (),
+    wide_ids: tuple[int, ...] = (),
     ordered: bool = True,
 ) -> Column:
     """Return the column of some values.
@@ -169,6 +203,7 @@ def fit_column(
         values: float32 [n] in the order the rows came; NaN is missing.
         categorical: whether values are codes. Few whole numbers without a gap count as codes anyway.
         levels: the texts that the codes 0, 1, … stand for.
+        wide_ids: the ids that codes below -2^23 stand for.
         ordered: False where the order means nothing; rows then count as independent.
     """
     missing, infinite = np.isnan(values), np.isinf(values)
@@ -177,6 +212,8 @@ def fit_column(
         bins = Bins(np.zeros(0, dtype=np.float32), 1)
     elif categorical or look_like_codes(finite):
         bins = codes(finite)
+        if wide_ids:
+            bins = with_roundings(bins, wide_ids)
     else:
         bins = numeric(finite)
     index = bins.index(values)
@@ -196,6 +233,7 @@ def fit_column(
         low=float(wide.min()) if there else float("nan"),
         high=float(wide.max()) if there else float("nan"),
         levels=levels,
+        wide_ids=wide_ids,
     )
     return _with_dependence(column, index) if ordered else column
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Distribution:
         self._check = check
         self._detector: DriftDetector | None = None
         self._part = slice(0, 0)
+        self._rows = 0
 
     def update(self, rows: Any) -> None:
         """Count rows that were not logged, and test them. Blocks until they are counted, without the GIL.
@@ -67,8 +68,11 @@ class Distribution:
 
     @property
     def rows(self) -> int:
-        """Rows tested since the reference was set; 0 without one."""
-        return self._detector.rows if self._detector else 0
+        """Rows counted since there is a reference, up to the last test; another reference does not restart them.
+
+        The last ones, fewer than `block_rows`, wait for the others of their block and are tested with them.
+        """
+        return self._rows
 
     def columns(self) -> dict[str, dict[str, Any]]:
         """Return the figures of every column by name; empty without a reference.
@@ -84,16 +88,44 @@ class Distribution:
 
     # The rest is called by the monitor, which holds its lock.
 
-    def restart(self, detector: DriftDetector | None, part: slice) -> None:
-        """Compare with another reference from now on: `part` of a block's columns by `detector`."""
+    def restart(self, detector: DriftDetector | None, part: slice) -> list[Episode]:
+        """Compare with another reference from now on: `part` of a block's columns by `detector`.
+
+        Return the episodes of columns that are gone. All others go on until `detector` sees no change any more.
+        """
+        before, self._part = self._detector, part
         self._detector = detector if detector is not None and detector.columns else None
-        self._part = part
+        if before is None:
+            return []
+        if self._detector is not None:
+            return self._detector.go_on_from(before)
+        for episode in before.open.values():
+            episode.ended_row = before.rows
+        return list(before.open.values())
+
+    def saved(self) -> dict[str, Any]:
+        """Return what `restore` takes."""
+        return {
+            "rows": self._rows,
+            "detector": self._detector.saved() if self._detector is not None else None,
+        }
+
+    def restore(self, saved: Mapping[str, Any], same_reference: bool) -> None:
+        """Go on from what `saved` returned. Raises ValueError, KeyError or TypeError where it is damaged."""
+        if self._detector is not None and saved["detector"] is not None:
+            self._detector.restore(saved["detector"], same_reference)
+        self._rows = int(saved["rows"])
+
+    def finish(self) -> list[Episode]:
+        """Test the rows that wait for their block, and return the episodes that began or ended with them."""
+        return [] if self._detector is None else self._detector.finish()
 
     def observe(self, block: dict[str, Any]) -> list[Episode]:
         """Add a block of the native counter, and return the episodes that began or ended with it."""
         rows = block["rows"] if self.kind == "input_drift" else block["output_rows"]
         if self._detector is None or not rows:
             return []
+        self._rows += rows
         names = ("counts", "missing", "infinite", "unseen", "sums")
         return self._detector.observe(rows, *(block[name][self._part] for name in names))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from engine.monitor.alerts import Alert, Alerts
@@ -17,10 +18,25 @@ class OpenAlerts:
         """`alerts`: the log that each alert goes to."""
         self._alerts = alerts
         self._open: dict[tuple[str, str], Alert] = {}
+        self._ended: list[Alert] = []
 
     def all(self) -> tuple[Alert, ...]:
         """Return the open alerts, oldest first."""
         return tuple(self._open.values())
+
+    def take_ended(self) -> list[Alert]:
+        """Return the alerts that ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def restore(self) -> None:
+        """Take over the alerts of the log that have not ended."""
+        self._open = {(alert.kind, alert.column): alert for alert in self._alerts.all() if alert.lasts}
+
+    def keep(self, keys: Collection[tuple[str, str]]) -> None:
+        """End the alerts of other kinds and columns, which nothing watches any more."""
+        for key in [key for key in self._open if key not in keys]:
+            self._end(key, self._open[key].detected_row or 0)
 
     def drift(self, kind: str, severity: str, episode: Episode) -> list[Alert]:
         """Return the alert of an episode that began. For an episode that ended, end its alert and return nothing."""
@@ -43,12 +59,6 @@ class OpenAlerts:
         severity = "warning" if spent.kind == "fallback_share" else "critical"
         evidence = {"share": spent.share, "budget": spent.budget}
         return [self._begin((spent.kind, ""), message, severity, spent, evidence)]
-
-    def end_drift(self) -> None:
-        """End the alerts about drift, because their reference is no longer used."""
-        for key, alert in list(self._open.items()):
-            if key[0] in ("input_drift", "output_drift"):
-                self._end(key, alert.detected_row or 0)
 
     def _begin(
         self,
@@ -74,6 +84,7 @@ class OpenAlerts:
         alert = self._open.pop(key, None)
         if alert is not None:
             alert.ended_row, alert.ended_at = row, time.time()
+            self._ended.append(alert)
 
 
 def drift_message(kind: str, episode: Episode) -> str:

@@ -9,7 +9,8 @@ own windows (first-order correction; Rao and Scott, Ann. Statist. 12, 1984).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,14 @@ from engine.monitor.drift.dependence import caution
 
 # A column with a smaller share of its values present in a window is not tested there.
 PRESENT_MIN = 0.05
+# Windows that are pooled to see whether a change is over. Four see a tenth of a standard deviation at 5.8 standard
+# errors, and are all new soon after a change is undone.
+POOLED = 4
+# From these on a pool is not like the reference. They are far below the level that begins an alert, because each change
+# was certain once.
+POOLED_Z = 2.5
+POOLED_P = 0.01
+SAVED = ("alarmed", "p_values", "psi", "distance", "counts", "gathered")
 
 
 class Windows:
@@ -43,6 +52,9 @@ class Windows:
         self._group = np.zeros((len(columns), bins_max), dtype=np.int64)
         self._freedom = np.zeros(len(columns))
         self._divisor = np.ones(len(columns))
+        self._score = np.zeros((len(columns), bins_max))
+        self._reference_rows = np.array([max(column.rows, 1) for column in columns], dtype=np.float64)
+        self._absent_factor = np.ones(len(columns))
         self._effective = np.ones(len(columns))
         self._ordered = np.array([not column.bins.discrete for column in columns], dtype=bool)
         for place, column in enumerate(columns):
@@ -56,6 +68,8 @@ class Windows:
         self.counts = np.zeros_like(self._reference)
         self.gathered = np.zeros_like(self._reference)
         self._rows = 0
+        self._pool: deque[tuple[int, FloatArray]] = deque(maxlen=POOLED)
+        self._differs: npt.NDArray[np.bool_] | None = None
 
     def _learn(self, place: int, column: Column) -> None:
         self._reference[place, : len(column.counts)] = column.counts
@@ -64,6 +78,9 @@ class Windows:
         groups = groups_of(column.counts, self.rows_window * share)
         self._group[place, : len(groups)] = groups
         self._freedom[place] = groups.max(initial=0)
+        if (scores := column.scores()) is not None:
+            self._score[place, : len(scores.location)] = scores.location
+        self._absent_factor[place] = max(column.missing_dependence.factor, column.mean_dependence.factor)
         if column.window_factor > 1.0:
             # The factor was seen in windows of a 16th of the reference; it grows with longer windows.
             longer = max(1.0, self.rows_window * WINDOWS / max(column.rows, 1))
@@ -71,6 +88,23 @@ class Windows:
             self._divisor[place] = factor * caution(factor, column.stretches(factor))
         depends = column.mean_dependence.factor
         self._effective[place] = depends * caution(depends, column.stretches(depends))
+
+    def saved(self) -> dict[str, Any]:
+        """Return a copy of what `restore` takes."""
+        pool = [[rows for rows, _ in self._pool], np.array([counts for _, counts in self._pool])]
+        return {"rows": self._rows, "pool": pool} | {
+            name: getattr(self, name).astype(float) for name in SAVED
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` returned. Raises ValueError where the columns are others."""
+        for name in SAVED:
+            now = getattr(self, name)
+            if saved[name].shape != now.shape:
+                raise ValueError(f"expected {name} {list(now.shape)}, got {list(saved[name].shape)}")
+            setattr(self, name, saved[name].astype(now.dtype))
+        self._rows = int(saved["rows"])
+        self._pool.extend((int(rows), counts) for rows, counts in zip(*saved["pool"], strict=True))
 
     def observe(self, counts: npt.NDArray[Any], rows_block: int) -> bool:
         """Add a block's counts, [columns, bins_max]. Return whether it completed a window, which is then tested."""
@@ -81,7 +115,40 @@ class Windows:
         self.counts, self.gathered = self.gathered, np.zeros_like(self.gathered)
         rows, self._rows = self._rows, 0
         self._test(rows)
+        self._pool.append((rows, self.counts))
+        self._differs = None
         return True
+
+    def differs(self) -> npt.NDArray[np.bool_]:
+        """Return whether the pool of the last four windows is unlike the reference, bool [columns].
+
+        It looks at the mean score, at the share of rows without a bin, and at the shape (chi-square). The sampling
+        error of the reference and the dependence of rows count in each.
+        """
+        if self._differs is None:
+            self._differs = self._compare_pool()
+        return self._differs
+
+    def _compare_pool(self) -> npt.NDArray[np.bool_]:
+        from scipy import special
+
+        if not self._pool:
+            return np.zeros(len(self._freedom), dtype=bool)
+        rows = float(sum(rows for rows, _ in self._pool))
+        counts = np.sum([counts for _, counts in self._pool], axis=0)
+        present, total = counts.sum(axis=1), np.maximum(self._reference.sum(axis=1), 1.0)
+        error = np.sqrt(np.maximum(present, 1.0) * (1.0 + present / total) * self._effective)
+        differs = np.abs((counts * self._score).sum(axis=1)) > POOLED_Z * error
+
+        usual = (self._reference_rows - self._reference.sum(axis=1) + 0.5) / (self._reference_rows + 1.0)
+        variance = usual * (1.0 - usual) * rows * (1.0 + rows / self._reference_rows) * self._absent_factor
+        differs |= np.abs(rows - present - rows * usual) > POOLED_Z * np.sqrt(variance) + 1.0
+
+        statistic = two_sample_chi_square(self._in_groups(counts), self._grouped_reference)
+        # Chi-squares of dependent rows grow with the length of a window.
+        longer = np.where(self._divisor > 1.0, len(self._pool), 1.0)
+        p_values = special.chdtrc(np.maximum(self._freedom, 1.0), statistic / (self._divisor * longer))
+        return differs | ((p_values < POOLED_P) & (self._freedom > 0) & (present > 0))
 
     def _test(self, rows: int) -> None:
         from scipy import special

@@ -152,6 +152,8 @@ def _table(rows: Sequence[dict[str, Any]], _unit: str = "") -> str:
 def _number(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list):
+        return ", ".join(map(_number, value))
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:.4g}"

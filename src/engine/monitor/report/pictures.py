@@ -69,12 +69,7 @@ def _limit(axes: Any, column: Column, counts: npt.NDArray[np.float64]) -> None:
 
 def _name_codes(axes: Any, column: Column) -> None:
     shown = min(column.bins.n_bins, CODES_SHOWN_MAX)
-    assert column.bins.bin_of is not None
-    names = [""] * column.bins.n_bins
-    for code, place in zip(column.bins.cuts.tolist(), column.bins.bin_of.tolist(), strict=True):
-        name = column.levels[int(code)] if column.levels and 0 <= code < len(column.levels) else f"{code:g}"
-        names[place] = "others" if names[place] else name
-    axes.set_xticks(range(shown), names[:shown], rotation=60, fontsize=6)
+    axes.set_xticks(range(shown), column.bin_names()[:shown], rotation=60, fontsize=6)
 
 
 def draw_sources(slices: Sequence[Sequence[float]]) -> Any:

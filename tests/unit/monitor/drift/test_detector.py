@@ -64,6 +64,29 @@ def test_a_drift_that_pauses_is_the_same_episode():
     assert len(stream.events) == 1
 
 
+def test_a_small_lasting_change_is_one_episode_and_ends_soon_after_it_is_undone():
+    rng = np.random.default_rng(1)
+    made = Reference.fit(rng.normal(size=(20_000, 1)))
+    stream = Stream(made).feed(rng.normal(0.1, 1.0, size=(60_000, 1)))
+    (episode,) = stream.events
+    assert episode.ended_row is None
+    stream.feed(rng.normal(size=(6000, 1)))
+    assert stream.events == [episode, episode]
+    assert 60_000 <= episode.ended_row <= 62_000
+
+
+def test_a_small_lasting_change_of_a_share_is_one_episode():
+    rng = np.random.default_rng(2)
+    names = np.array([0.0, 1.0, 2.0, 3.0])
+    made = Reference.fit({"code": rng.choice(names, 20_000, p=[0.5, 0.3, 0.1, 0.1])}, categorical=["code"])
+    stream = Stream(made).feed(rng.choice(names, (80_000, 1), p=[0.46, 0.3, 0.14, 0.1]))
+    assert len(stream.events) == 1
+    gaps = np.where(rng.random((20_000, 1)) < 0.05, np.nan, rng.normal(size=(20_000, 1)))
+    stream = Stream(Reference.fit(gaps))
+    stream.feed(np.where(rng.random((60_000, 1)) < 0.08, np.nan, rng.normal(size=(60_000, 1))))
+    assert len(stream.events) == 1
+
+
 def test_missing_values_and_new_categories_are_seen_at_once():
     codes = np.random.default_rng(5).integers(0, 4, size=5000).astype(np.float32)
     made = Reference.fit(

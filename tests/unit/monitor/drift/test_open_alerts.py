@@ -48,15 +48,6 @@ def test_a_budget_s_alert_has_the_share_and_the_budget():
     assert fallback.evidence == {"share": 0.25, "budget": 0.05}
 
 
-def test_another_reference_ends_drift_and_no_budget():
-    lasting = OpenAlerts(Alerts([]))
-    (drift,) = lasting.drift("output_drift", "critical", Episode("prediction", 0, 50, evidence=EVIDENCE))
-    (budget,) = lasting.budget(Overspending("late_share", 100, 300, 0.25, 0.05))
-    lasting.end_drift()
-    assert (drift.lasts, drift.ended_row) == (False, 50)
-    assert lasting.all() == (budget,)
-
-
 def test_an_episode_in_words():
     assert drift_message("input_drift", Episode("temp", 1000, 1500, evidence=EVIDENCE)) == (
         "input drift: temp is no longer as in the reference (mean up, shape); mean 2.5, was 0.5; std 1, was 1.25; "

@@ -59,3 +59,18 @@ def test_the_page_shows_everything_and_links_to_nothing(tmp_path):
 def test_a_monitor_without_answers_reports_no_alerts(tmp_path):
     with ModelMonitor(background=False) as monitor:
         assert "None." in monitor.report(tmp_path / "empty.html").read_text()
+
+
+def test_outcomes_of_every_kind_are_shown(tmp_path):
+    outputs = np.array([[0.2, 0.3, 0.5]] * 100)
+    made = Reference.fit(np.random.default_rng(0).normal(size=(100, 1)), outputs=outputs)
+    with ModelMonitor(made, handlers=[], background=False) as monitor:
+        shares = monitor.log_prediction([0.0], [0.2, 0.3, 0.5], 1.0, version="shares")
+        quantiles = monitor.log_prediction([0.0], [1.0, 2.0, 4.0], 1.0, version="quantiles")
+        broken = monitor.log_prediction([0.0], [np.nan, 2.0, 4.0], 1.0, version="broken")
+        for answer in (shares, quantiles, broken):
+            monitor.outcome(answer, 2)
+        page = monitor.report(tmp_path / "report.html").read_text()
+    assert "<th>coverage" in page
+    assert "<td class=n>0, 1, 1" in page
+    assert "<th>accuracy" in page
