@@ -62,6 +62,6 @@ def open(
         raise ConfigError(f"poll_ms must be above 0 and at most 60,000, or None, got {poll_ms!r}")
     if store is not None and not views:
         raise ConfigError("a store needs views=[…]: the feature views that the program's inputs come from")
-    opened = registry if isinstance(registry, ModelRegistry) else ModelRegistry(registry)
+    opened = registry if isinstance(registry, ModelRegistry) else ModelRegistry(registry, create=False)
     parts = Parts(opened, store, tuple(views), monitor, tuple(functions), options)
     return Service(reference, parts, poll_ms=poll_ms, probation=probation or Probation(), on_event=on_event)
