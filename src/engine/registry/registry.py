@@ -58,9 +58,10 @@ class ModelRegistry:
             them runs code: anyone who can write to the folder then runs code in every service.
         code: a folder in the git repository whose commit and changes are recorded; by default the working folder, False
             for none.
+        create: make a registry where there is none; False raises instead, and makes nothing.
 
     Raises:
-        RegistryError: the folder cannot be used, or holds something else.
+        RegistryError: the folder cannot be used or holds something else, or there is no registry and not `create`.
 
     >>> import tempfile
     >>> registry = ModelRegistry(tempfile.mkdtemp())
@@ -75,17 +76,22 @@ class ModelRegistry:
         default_name: str = "model",
         trust: bool = False,
         code: str | os.PathLike[str] | bool = True,
+        create: bool = True,
     ) -> None:
         self.path = Path(path).absolute()
         self.default_name = checked_name(default_name)
         self.trust = trust
         self._code = Path.cwd() if code is True else Path(code) if code else None
         index = self.path / INDEX
-        create = is_missing(index)
-        if create:
+        missing = is_missing(index)
+        if missing and (create or (self.path / "blobs").is_dir()):
             _require_fresh(self.path)
-        self._blobs = Blobs(self.path, create=create)
-        self._index = Index(index, create=create)
+        if missing and not create:
+            raise RegistryError(
+                f"no registry at {self.path}: {INDEX} is missing; check the path, or make one with ModelRegistry(path)"
+            )
+        self._blobs = Blobs(self.path, create=missing)
+        self._index = Index(index, create=missing)
         self._manifests: dict[str, dict[str, Any]] = {}
 
     def register(

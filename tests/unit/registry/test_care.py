@@ -199,3 +199,14 @@ def test_a_scikit_learn_model_has_the_same_bytes_each_time(tmp_path):
         assert first == second
         answers = registry.resolve(first).primary().predict(rows)
         np.testing.assert_allclose(answers, fitted[0].predict_proba(rows)[:, 1], rtol=1e-6)
+
+
+def test_a_wrong_path_makes_nothing(tmp_path):
+    import engine
+
+    wrong = tmp_path / "nowhere" / "registry"
+    with pytest.raises(RegistryError, match=r"no registry at .*registry.db is missing; check the path"):
+        engine.open("model@production", registry=wrong)
+    with pytest.raises(RegistryError, match="no registry at"):
+        ModelRegistry(wrong, create=False)
+    assert list(tmp_path.iterdir()) == []
