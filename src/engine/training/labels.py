@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,16 +113,6 @@ def _numbers(column: Any) -> Array:
     import pyarrow.compute as pc
 
     return np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
-
-
-def decoded_kind(classes: Sequence[Label]) -> Any:
-    """Return the Arrow type that holds every class."""
-    import pyarrow as pa
-
-    for kind, found in ((str, pa.string()), (bool, pa.bool_()), (int, pa.int64())):
-        if all(isinstance(label, kind) for label in classes):
-            return found
-    return pa.string() if any(isinstance(label, str) for label in classes) else pa.float64()
 
 
 def _as_classes(learn: list[Any], judge: list[Any], name: str) -> Encoded:
