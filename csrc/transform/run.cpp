@@ -233,9 +233,9 @@ void call_with(NativeFunction address, const float* arguments, std::uint32_t n_r
 }
 
 // Entry i calls a function of i + 1 arguments.
-constexpr Call kCalls[] = {call_with<1>, call_with<2>, call_with<3>, call_with<4>,
+constexpr Call CALLS[] = {call_with<1>, call_with<2>, call_with<3>, call_with<4>,
                            call_with<5>, call_with<6>, call_with<7>, call_with<8>};
-static_assert(std::size(kCalls) == Program::kArgumentsMax);
+static_assert(std::size(CALLS) == Program::kArgumentsMax);
 
 }  // namespace
 
@@ -245,7 +245,7 @@ void Program::call_step(const Step& step, std::size_t n, double* numbers) const 
     const std::size_t n_arguments = function.arguments.size();
     ENGINE_ASSERT(n_arguments >= 1 && n_arguments <= kArgumentsMax, "a function has 1 to 8 arguments");
     ENGINE_ASSERT(function.n_results >= 1 && function.n_results <= kResultsMax, "a function has 1 to 64 results");
-    const Call call = kCalls[n_arguments - 1];
+    const Call call = CALLS[n_arguments - 1];
     float arguments[kArgumentsMax];
     float results[kResultsMax];
     for (std::size_t i = 0; i < n; ++i) {

@@ -7,9 +7,10 @@
 #include <memory>
 #include <mutex>
 
+#include "base/assert.hpp"
 #include "model/onnx/api.hpp"
 
-namespace engine::onnx::detail {
+namespace engine::onnx {
 namespace {
 
 struct ApiBase {
@@ -19,7 +20,7 @@ struct ApiBase {
 
 // The oldest table asked for: that of onnxruntime 1.17, the oldest release this package admits. A newer library hands
 // out the same positions for it.
-constexpr uint32_t api_version = 17;
+constexpr uint32_t API_VERSION = 17;
 
 class Table {
 public:
@@ -27,6 +28,7 @@ public:
     template <class Function>
     void read(size_t index, Function& out) const {
         static_assert(sizeof(Function) == sizeof(void*));
+        ENGINE_ASSERT(entries_ != nullptr, "the library offered a table");
         std::memcpy(&out, &entries_[index], sizeof out);
     }
 
@@ -119,14 +121,14 @@ std::unique_ptr<Library> load(const std::string& path, Error& error) {
     library->version = get_base()->version();
     unsigned major = 0, minor = 0;
     // Checked before asking for the table: an older library would print a complaint and return nothing.
-    if (std::sscanf(library->version.c_str(), "%u.%u", &major, &minor) != 2 || major != 1 || minor < api_version) {
-        error = refuse(path, "version 1." + std::to_string(api_version) + " or later of series 1 is needed, it is " +
+    if (std::sscanf(library->version.c_str(), "%u.%u", &major, &minor) != 2 || major != 1 || minor < API_VERSION) {
+        error = refuse(path, "version 1." + std::to_string(API_VERSION) + " or later of series 1 is needed, it is " +
                                  library->version);
         return nullptr;
     }
-    const void* table = get_base()->get_api(api_version);
+    const void* table = get_base()->get_api(API_VERSION);
     if (table == nullptr) {
-        error = refuse(path, "it does not offer API version " + std::to_string(api_version));
+        error = refuse(path, "it does not offer API version " + std::to_string(API_VERSION));
         return nullptr;
     }
     library->api = read_api(table);
@@ -161,12 +163,8 @@ Error take(const Api& api, Status* status) {
     return error;
 }
 
-}  // namespace engine::onnx::detail
-
-namespace engine::onnx {
-
 std::string library_version(const std::string& library, Error& error) {
-    const detail::Library* opened = detail::open_library(library, error);
+    const Library* opened = open_library(library, error);
     return opened == nullptr ? std::string() : opened->version;
 }
 

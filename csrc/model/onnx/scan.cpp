@@ -1,11 +1,12 @@
-// A walk over the protobuf bytes of an ONNX model that finds the files it refers to.
+// Walks the protobuf bytes of an ONNX model and lists the files that its tensors refer to.
 //
-// It runs before ONNX Runtime sees the model, because a location is a path that the run-time library would open: a
-// model from elsewhere must not choose which file of this machine is read.
+// It runs before ONNX Runtime sees the model, because ONNX Runtime would open those paths: a model from elsewhere must
+// not choose a file of this machine.
 #include <array>
 #include <optional>
 #include <string_view>
 
+#include "base/assert.hpp"
 #include "model/onnx/onnx.hpp"
 
 namespace engine::onnx {
@@ -31,7 +32,7 @@ struct Child {
 };
 
 // The fields of onnx.proto that lead to a tensor or to metadata; every other field is stepped over.
-constexpr std::array children{
+constexpr std::array CHILDREN{
     Child{Message::model, 7, Message::graph},          Child{Message::model, 14, Message::entry_property},
     Child{Message::model, 20, Message::training},      Child{Message::model, 25, Message::function},
     Child{Message::training, 1, Message::graph},       Child{Message::training, 2, Message::graph},
@@ -46,21 +47,22 @@ constexpr std::array children{
 };
 
 std::optional<Message> child_of(Message parent, uint32_t field) {
-    for (const Child& known : children) {
+    for (const Child& known : CHILDREN) {
         if (known.parent == parent && known.field == field) return known.child;
     }
     return std::nullopt;
 }
 
 // protobuf's own parsers stop at this depth, so no model that loads is nested deeper.
-constexpr int depth_max = 100;
+constexpr int DEPTH_MAX = 100;
 
 class Walker {
 public:
     Walker(std::span<const std::byte> bytes, Contents& contents) : bytes_(bytes), contents_(contents) {}
 
     bool walk(Message message, size_t begin, size_t end, int depth) {
-        if (depth > depth_max) return fail(begin, "messages nested too deep");
+        ENGINE_ASSERT(begin <= end && end <= bytes_.size(), "a message lies inside the bytes");
+        if (depth > DEPTH_MAX) return fail(begin, "messages nested too deep");
         Entry entry;
         size_t at = begin;
         while (at < end) {
@@ -68,6 +70,7 @@ public:
             if (!varint(at, end, tag)) return false;
             const uint64_t field = tag >> 3;
             if (field == 0 || field > 0x1fffffff) return fail(at, "a field number out of range");
+            ENGINE_ASSERT(at <= end, "no read goes past the message");
             if ((tag & 7) == 2) {
                 uint64_t length = 0;
                 if (!varint(at, end, length)) return false;

@@ -1,4 +1,4 @@
-# Faults put into a scorer on purpose: the switch and the counters of csrc/include/engine/fault.hpp.
+# Faults put into a scorer on purpose: the switch and the counters of csrc/fault/fault.hpp.
 from libc.stdint cimport INT64_MIN, int64_t, uint64_t
 
 from engine.model._scorer cimport engine_scorer, scorer_from_capsule, scorer_to_capsule
