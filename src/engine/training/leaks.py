@@ -54,28 +54,23 @@ def warnings(
     if len(learn) < ROWS_MIN:
         return found
     some, others = _evenly(len(learn)), _evenly(len(judge))
+    positions = positions[some]
     for name in columns:
         stop()
         if name not in learn.column_names:
             continue
-        values, text = _numbers(learn[name])
+        column, of_judge = learn[name].take(some), judge[name].take(others)
+        values, text = _numbers(column)
         if values is None:
             continue
-        if sentence := _about_rows(name, values, text, positions):
+        if sentence := _about_rows(name, values, text, positions, learn[name]):
             found.append(sentence)
-        if len(judge) < ROWS_MIN:
+        if len(of_judge) < ROWS_MIN:
             continue
-        both = _numbers_of_both(learn[name], judge[name]) if text else (values, _numbers(judge[name])[0])
-        if both[0] is None or both[1] is None:
+        both = _numbers_of_both(column, of_judge) if text else (values, _numbers(of_judge)[0])
+        if both[1] is None:
             continue
-        skill = _alone(
-            both[0][some],
-            learn_labels[some],
-            both[1][others],
-            judge_labels[others],
-            classes=classes,
-            text=text,
-        )
+        skill = _alone(both[0], learn_labels[some], both[1], judge_labels[others], classes=classes, text=text)
         if skill:
             found.append(
                 f"feature {name!r} alone predicts the label nearly perfectly ({skill} on rows that it was not fitted "
@@ -84,27 +79,38 @@ def warnings(
     return found
 
 
-def _about_rows(name: str, values: Array, text: bool, positions: npt.NDArray[np.int64]) -> str | None:
-    """Return a sentence about a column that is a key, a time, or monotone with the order of the rows."""
+def _about_rows(
+    name: str, values: Array, text: bool, positions: npt.NDArray[np.int64], column: pa.ChunkedArray
+) -> str | None:
+    """Return a sentence about a column that is a key, a time, or monotone with the order of the rows.
+
+    Args:
+        values, positions: of the rows that are looked at.
+        text: whether the values are codes of texts.
+        column: of all rows. It is read only where the values that are looked at are all distinct.
+    """
     known = np.isfinite(values)
     if known.sum() < ROWS_MIN:
         return None
     distinct = len(np.unique(values[known]))
     whole = text or bool((values[known] == np.floor(values[known])).all())
     if not text and distinct >= ROWS_MIN:
-        sample = _evenly(len(values))
-        in_time, as_given = np.arange(len(values), dtype=np.float64)[sample], positions[sample].astype(float)
-        taken = values[sample]
+        in_time, as_given = np.arange(len(values), dtype=np.float64), positions.astype(np.float64)
         for order, words in ((in_time, "in order of time"), (as_given, "as the dataset gives them")):
-            if abs(_rank_correlation(taken, order)) >= MONOTONE:
+            if abs(_rank_correlation(values, order)) >= MONOTONE:
                 return (
                     f"feature {name!r} is monotone with the row order ({words}): a time, a counter or an index, whose "
                     f"later values the model has never seen; leave it out, or derive a feature from it"
                 )
     named = _KEY.search(name) is not None and 2 * distinct > len(values)
-    if whole and (distinct == len(values) or named):
+    rows = len(values)
+    if whole and distinct == rows < len(column):
+        import pyarrow.compute as pc
+
+        distinct, rows = int(pc.count_distinct(column).as_py()), len(column)
+    if whole and (distinct == rows or named):
         return (
-            f"feature {name!r} looks like a key ({distinct:,} distinct values in {len(values):,} rows): it names "
+            f"feature {name!r} looks like a key ({distinct:,} distinct values in {rows:,} rows): it names "
             f"the row and says nothing about others; leave it out"
         )
     return None

@@ -194,3 +194,15 @@ def test_keys_times_and_counters():
     assert row.startswith("feature 'row' is monotone with the row order (as the dataset gives them)")
     assert order_id.startswith("feature 'order_id' looks like a key (191 distinct values in 200 rows)")
     assert found({"x": np.arange(20)}, np.zeros(20)) == []
+
+
+def test_a_long_table_is_judged_by_some_of_its_rows(monkeypatch):
+    monkeypatch.setattr(leaks, "ROWS_MAX", 50)
+    rng = np.random.default_rng(4)
+    y = rng.integers(0, 2, N)
+    twice = rng.permutation(N)
+    twice[1] = twice[2]  # rows that the sample of every fourth does not have
+    columns = {"ticket": rng.permutation(N), "twice": twice, "leak": y * 3.0}
+    ticket, leak = found(columns, y)
+    assert ticket.startswith("feature 'ticket' looks like a key (200 distinct values in 200 rows)")
+    assert leak.startswith("feature 'leak' alone predicts")
