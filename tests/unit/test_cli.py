@@ -126,3 +126,13 @@ def test_the_registry_is_cared_for_from_the_command_line(registry, capsys, tmp_p
     assert "expected name@alias" in said("delete-alias", "model", status=1)
     assert said("delete-alias", "model@production") == "model@production is deleted; it pointed at model@1"
     assert [entry.action for entry in registry.history("model")][-2:] == ["delete", "delete alias"]
+
+
+def test_inspect_prints_json(tmp_path, capsys):
+    import json
+
+    from tests.unit.registry.bundles import constant
+
+    assert cli.main(["--json", "inspect", str(constant(tmp_path, 1))]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["format"], found["n_features"], found["n_outputs"]) == ("lightgbm", 2, 1)
