@@ -44,20 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(chosen: argparse.Namespace) -> int:
     """Run the parsed command: score, and print counts. Return 0. Raises EngineError."""
+    from engine._common.progress import Progress
     from engine.errors import RegistryError
     from engine.registry import ModelRegistry
     from engine.scoring.score import score
 
     def scored(model: Any) -> int:
-        found = score(
-            model,
-            chosen.source,
-            chosen.target,
-            keep=[name for name in chosen.keep.split(",") if name],
-            column=chosen.column,
-            threads=chosen.threads,
-            overwrite=chosen.overwrite,
-        )
+        with Progress("engine score", "rows") as progress:
+            found = score(
+                model,
+                chosen.source,
+                chosen.target,
+                keep=[name for name in chosen.keep.split(",") if name],
+                column=chosen.column,
+                threads=chosen.threads,
+                overwrite=chosen.overwrite,
+                progress=progress,
+            )
         name = str(getattr(model, "version", model))
         if chosen.json:
             print(json.dumps({"model": name, "output": str(chosen.target), **asdict(found)}))

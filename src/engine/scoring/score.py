@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,7 @@ def score(
     column: str = "prediction",
     threads: int | None = None,
     overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Scored:
     """Write the primary's answers to every row of `source` into `target`. Blocks until the output is durable.
 
@@ -86,6 +87,7 @@ def score(
             in training; null where the answer is NaN or infinite.
         threads: 1 to 4,096; by default one for each core that this process may use.
         overwrite: replace `target` if an earlier call wrote it.
+        progress: called with the rows that are scored and those of the file, now and then, on the scoring threads.
 
     Returns:
         Counts and the time taken.
@@ -107,6 +109,8 @@ def score(
     whole("threads", n_threads, 1, THREADS_MAX)
     with job.parts.held():
         left = [index for index in range(len(job.cuts)) if not job.parts.finished(index, job.rows_of(index))]
+        job.done = job.n_rows - sum(map(job.rows_of, left))
+        job.progress = progress
         _run(job, left, n_threads)
         job.parts.join(len(job.cuts), job.schema)
     return Scored(
@@ -213,6 +217,8 @@ class _Job:
         ]
         self.cuts = list(_cuts(self.group_rows))
         self.not_finite = 0
+        self.done = 0
+        self.progress: Callable[[int, int], None] | None = None
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         self.parts = Parts(target, self._digest(scorer), overwrite=overwrite)
@@ -234,6 +240,11 @@ class _Job:
                 if self.stopped.is_set():
                     raise _Stopped
                 writer.write_table(scored)
+                if self.progress is not None:
+                    with self._lock:
+                        self.done += len(scored)
+                        done = self.done
+                    self.progress(done, self.n_rows)
 
     def _scored(self, batch: pa.RecordBatch) -> pa.Table:
         import pyarrow as pa

@@ -46,7 +46,15 @@ def expected(rows):
 
 
 def test_answers_come_in_the_inputs_order_with_the_columns_kept(registry, source, tmp_path):
-    done = score(registry.resolve("model"), source, tmp_path / "out.parquet", keep=["id"], threads=3)
+    seen = []
+
+    def progress(*counts):
+        seen.append(counts)
+
+    done = score(
+        registry.resolve("model"), source, tmp_path / "out.parquet", keep=["id"], threads=3, progress=progress
+    )
+    assert max(seen) == (250_000, 250_000)
     assert (done.rows, done.parts, done.resumed, done.not_finite) == (250_000, 3, 0, 0)
     out = pq.read_table(tmp_path / "out.parquet")
     assert out.column_names == ["id", "prediction"]
