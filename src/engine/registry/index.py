@@ -101,7 +101,7 @@ class Index:
             return _flip(connection, now, after, "rollback", who, note)
 
     def delete_version(self, version: Version, who: str, note: str) -> None:
-        """Delete a version to which no alias points. Aliases forget that they have pointed at it."""
+        """Delete a version. Aliases forget that they have pointed at it. Raise if one points at it now."""
         name, number = version.name, version.number
         with self._connection.writing() as connection:
             rows = connection.execute(

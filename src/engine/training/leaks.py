@@ -85,9 +85,9 @@ def _about_rows(
     """Return a sentence about a column that is a key, a time, or monotone with the order of the rows.
 
     Args:
-        values, positions: of the rows that are looked at.
+        values, positions: of the sample.
         text: whether the values are codes of texts.
-        column: of all rows. It is read only where the values that are looked at are all distinct.
+        column: of all rows. It is read only if all values of the sample are distinct.
     """
     known = np.isfinite(values)
     if known.sum() < ROWS_MIN:

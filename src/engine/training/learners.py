@@ -127,7 +127,7 @@ class _Boosting:
 
     @property
     def task(self) -> str | None:
-        """What the objective can learn: "classification", "regression", or None for either."""
+        """The task of the objective: "classification", "regression", or None for either."""
         objective = self.parameters.get("objective", self.parameters.get("application"))
         if not isinstance(objective, str):
             return None

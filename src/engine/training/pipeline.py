@@ -300,7 +300,7 @@ class TrainingPipeline:
         return content, done
 
     def _rows(self, made: Prepared) -> Rows:
-        """Return the rows to learn from, without those that the learner wants to stop early by."""
+        """Return the rows to learn from. A learner that stops early gets some of them apart, as `valid`."""
         cut = made.split
         task = self.task if self.task == REGRESSION else None
 
