@@ -60,7 +60,7 @@ class Columns:
                 raise InputError(f"the table has two columns named {self._twice[0]!r}")
 
     def __getitem__(self, name: str) -> Any:
-        """Return the column named `name`. Raises InputError if there is none, and lists the others, or if there are two."""
+        """Return the column named `name`. Raises InputError if there is none or if there are two."""
         if name not in self._known:
             raise absent(name, self.names)
         if name in self._twice:

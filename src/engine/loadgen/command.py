@@ -32,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="read pickles; reading one runs code from the file"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as JSON too")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="print the figures as JSON; with FILE, write them there, beside the table",
+    )
 
 
 def main(chosen: argparse.Namespace) -> int:
@@ -52,7 +58,8 @@ def main(chosen: argparse.Namespace) -> int:
         seed=chosen.seed,
         trust=chosen.trust,
     )
-    print(found)
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    body = json.dumps(asdict(found), indent=1)
+    print(body if chosen.json == "-" else found)
+    if chosen.json not in (None, "-"):
+        Path(chosen.json).write_text(body + "\n")
     return 0

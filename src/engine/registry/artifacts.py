@@ -7,9 +7,12 @@ except scikit-learn, for skops.
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
 import stat
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,7 +181,53 @@ def _catboost(model: Any) -> bytes:
 
 
 def _sklearn(model: Any) -> bytes:
-    return bytes(_skops().dumps(model))
+    return _same_each_time(bytes(_skops().dumps(model)))
+
+
+def _same_each_time(content: bytes) -> bytes:
+    """Return a skops file without the traces of the process that wrote it, so that equal models have equal bytes.
+
+    skops names objects by their addresses, in its schema and in its file names, and a zip file keeps the time. Here
+    objects are numbered in the order of the schema, and every file has the first date that a zip file can have.
+    """
+    numbers: dict[Any, int] = {}
+
+    def renamed(name: str) -> str:
+        stem, dot, kind = name.partition(".")
+        return f"{numbers[int(stem)]}{dot}{kind}" if stem.isdigit() and int(stem) in numbers else name
+
+    def number(node: Any) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("__id__"), int):
+                node["__id__"] = numbers.setdefault(node["__id__"], len(numbers) + 1)
+            for child in node.values():
+                number(child)
+        elif isinstance(node, list):
+            for child in node:
+                number(child)
+
+    def rename(node: Any) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("file"), str):
+                node["file"] = renamed(node["file"])
+            for child in node.values():
+                rename(child)
+        elif isinstance(node, list):
+            for child in node:
+                rename(child)
+
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as given, zipfile.ZipFile(out, "w") as made:
+        schema = json.loads(given.read("schema.json"))
+        number(schema)
+        rename(schema)
+        for entry in given.infolist():
+            is_schema = entry.filename == "schema.json"
+            body = json.dumps(schema, indent=2).encode() if is_schema else given.read(entry)
+            fixed = zipfile.ZipInfo(renamed(entry.filename))  # of 1980, the default
+            fixed.compress_type = entry.compress_type
+            made.writestr(fixed, body)
+    return out.getvalue()
 
 
 def _unknown_types(content: bytes) -> Sequence[str]:

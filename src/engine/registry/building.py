@@ -31,6 +31,7 @@ class Parts:
     policy: Mapping[str, Any] | None
     metrics: Mapping[str, float] | None
     lineage: Mapping[str, Any] | None
+    classes: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,8 +81,11 @@ def built(name: str, parts: Parts, *, trust: bool, code: Path | None) -> Draft:
         "metrics": manifest.checked_metrics(parts.metrics),
         "shape": None,
     }
-    if not (parts.fallback is None and parts.program is None and parts.golden is None):
+    if (classes := manifest.checked_classes(parts.classes)) is not None:
+        body["classes"] = classes
+    if not (parts.fallback is None and parts.program is None and parts.golden is None and classes is None):
         body["shape"] = _tried(stored, parts.golden, body["default"], trust)
+        _require_answers(classes, body["shape"]["n_outputs"])
     body["lineage"] = _lineage(parts.lineage, stored, code)
     return Draft(body, stored)
 
@@ -105,6 +109,14 @@ def _tried(stored: Stored, golden: Any, default: Any, trust: bool) -> dict[str, 
     if golden is not None:
         stored["golden"] = _golden(primary, golden).to_bytes(), "npy"
     return {"n_features": primary.n_features, "n_outputs": primary.n_outputs}
+
+
+def _require_answers(classes: list[Any] | None, n_outputs: int) -> None:
+    """Raise where a model with several outputs has another number of classes. One output may be a code or a share."""
+    if classes is not None and n_outputs not in (1, len(classes)):
+        raise RegistryError(
+            f"the primary gives {n_outputs} answers a row, but there are {len(classes)} classes"
+        )
 
 
 def _golden(primary: Any, golden: Any) -> Golden:

@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from engine.errors import EngineError, InputError, RegistryError
 from engine.model import Model
 from engine.model.golden import Golden
 from engine.registry import artifacts
+from engine.registry.manifest import metric
 from engine.registry.versions import Version
 from engine.transform import FeatureProgram
 
 Fetch = Callable[[str, int], bytes]
+
+
+def labels_of(values: Any, classes: Sequence[Any]) -> list[Any]:
+    """Return the class that each answer stands for; None for an answer that is NaN, infinite or stands for none.
+
+    Args:
+        values: float [n], or [n, number of classes].
+        classes: in the order of the answers.
+
+    Raises:
+        RegistryError: another number of outputs than classes.
+    """
+    answers = np.asarray(values, dtype=np.float64)
+    known: Any
+    if answers.ndim == 2:
+        if answers.shape[1] != len(classes):
+            raise RegistryError(
+                f"expected {len(classes)} answers a row, one for each class, got {answers.shape[1]}"
+            )
+        known = np.asarray(np.isfinite(answers).all(axis=1))
+        places = np.where(known[:, None], answers, 0.0).argmax(axis=1)
+    elif len(classes) == 2:
+        known = np.isfinite(answers)
+        places = (answers > 0.5).astype(np.int64)
+    else:
+        known = (
+            np.isfinite(answers) & (answers == np.floor(answers)) & (answers >= 0) & (answers < len(classes))
+        )
+        places = np.where(known, answers, 0).astype(np.int64)
+    return [classes[place] if sure else None for place, sure in zip(places, known, strict=True)]
 
 
 class Bundle:
@@ -89,8 +122,31 @@ class Bundle:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The registered metrics by name. A copy."""
-        return dict(self.manifest["metrics"])
+        """The registered metrics by name; NaN and infinities are what they were. A copy."""
+        return {name: metric(value) for name, value in self.manifest["metrics"].items()}
+
+    @property
+    def classes(self) -> tuple[str | bool | int | float, ...] | None:
+        """The labels that the answers stand for, of the type they had in training; None for numbers.
+
+        Output `i` of a primary with several outputs is the probability of `classes[i]`; the answer of one with a single
+        output is the probability of `classes[1]`, or with more than two classes the position of the label.
+        """
+        found = self.manifest.get("classes")
+        return None if found is None else tuple(found)
+
+    def labels(self, values: Any) -> list[Any]:
+        """Return the label of each answer: the likeliest class; None for an answer that is NaN or infinite.
+
+        Args:
+            values: float [n] or [n, n_outputs], as `Model.predict` and `Answers.values` give them.
+
+        Raises:
+            RegistryError: the version has no classes, or another number of outputs.
+        """
+        if (classes := self.classes) is None:
+            raise RegistryError(f"{self.version} has no classes: its answers are numbers")
+        return labels_of(values, classes)
 
     @property
     def lineage(self) -> dict[str, Any]:

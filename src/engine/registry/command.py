@@ -46,6 +46,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for flips in (promote, rollback):
         flips.add_argument("--alias", default=PRODUCTION, help=f"the alias; default: {PRODUCTION}")
         flips.add_argument("--note", default="", help="for the audit log")
+    delete = verbs.add_parser("delete", help="delete a version; gc removes its files")
+    delete.add_argument("version", help="name@7 or name@sha256:…")
+    delete_alias = verbs.add_parser("delete-alias", help="delete an alias; the versions stay")
+    delete_alias.add_argument("name", help="name@alias")
+    tag = verbs.add_parser("tag", help="set, remove or print tags of a version")
+    tag.add_argument("version", help="name@alias, name@7 or name@sha256:…")
+    tag.add_argument(
+        "tags", nargs="*", metavar="KEY=VALUE", help="tags to set; KEY= without a value removes one"
+    )
+    noted = verbs.add_parser("note", help="add a note about a version to the audit log")
+    noted.add_argument("version", help="name@alias, name@7 or name@sha256:…")
+    noted.add_argument("text")
+    search = verbs.add_parser("search", help="list versions by a text in names, tags and notes")
+    search.add_argument("text", nargs="?", default="")
+    search.add_argument(
+        "--tag",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only versions with this tag; may be repeated",
+    )
+    for logged in (delete, delete_alias, tag):
+        logged.add_argument("--note", default="", help="for the audit log")
     verbs.add_parser("verify", help="read everything back against its digests")
     verbs.add_parser("gc", help="remove files that killed writers left")
 
@@ -61,7 +84,7 @@ def main(chosen: argparse.Namespace) -> int:
 
 def _list(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
     names = [chosen.name] if chosen.name else registry.names()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         pointing: dict[int, list[str]] = {}
         for state in registry.aliases(name):
@@ -135,6 +158,67 @@ def _rollback(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _delete(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
+    version = registry.delete(chosen.version, note=chosen.note)
+    _say(asdict(version), f"{version} is deleted; `engine registry gc` removes its files", chosen)
+    return 0
+
+
+def _delete_alias(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
+    asked = parse(chosen.name)
+    if asked.alias is None or "@" not in chosen.name:
+        raise RegistryError(f"expected name@alias, got {chosen.name!r}")
+    state = registry.delete_alias(asked.name, asked.alias, note=chosen.note)
+    _say(
+        asdict(state),
+        f"{state.name}@{state.alias} is deleted; it pointed at {state.name}@{state.number}",
+        chosen,
+    )
+    return 0
+
+
+def _tag(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
+    given = _pairs(chosen.tags)
+    changes = {key: value or None for key, value in given.items()}
+    found = (
+        registry.set_tags(chosen.version, changes, note=chosen.note)
+        if given
+        else registry.tags(chosen.version)
+    )
+    _say(found, "\n".join(f"{key}={value}" for key, value in found.items()) or "no tags", chosen)
+    return 0
+
+
+def _note(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
+    registry.add_note(chosen.version, chosen.text)
+    version = registry.resolve(chosen.version).version
+    _say({"version": str(version), "note": chosen.text}, f"{version}: noted", chosen)
+    return 0
+
+
+def _search(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
+    rows = [
+        {
+            "version": str(version),
+            "created": _when(version.created_ns),
+            "tags": ", ".join(f"{key}={value}" for key, value in registry.tags(version).items()),
+        }
+        for version in registry.search(chosen.text, tags=_pairs(chosen.tag))
+    ]
+    _table(rows, chosen)
+    return 0
+
+
+def _pairs(words: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise RegistryError(f"expected KEY=VALUE, got {word!r:.80}")
+        found[key] = value
+    return found
+
+
 def _verify(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
     found = registry.verify()
     lines = [f"{found.versions} versions, {found.blobs} blobs, {found.bytes:,} bytes read back"]
@@ -157,6 +241,11 @@ _COMMANDS: dict[str, Callable[[ModelRegistry, argparse.Namespace], int]] = {
     "diff": _diff,
     "promote": _promote,
     "rollback": _rollback,
+    "delete": _delete,
+    "delete-alias": _delete_alias,
+    "tag": _tag,
+    "note": _note,
+    "search": _search,
     "verify": _verify,
     "gc": _gc,
 }

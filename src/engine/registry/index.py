@@ -9,6 +9,7 @@ import hashlib
 import json
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from engine.errors import RegistryError
 from engine.registry.connection import Connection
 from engine.registry.versions import AliasState, AuditEntry, Version
 
+_TAGS = (
+    "CREATE TABLE IF NOT EXISTS tags(name TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, "
+    "value TEXT NOT NULL, PRIMARY KEY(name, number, key)) WITHOUT ROWID"
+)
 PAST_MAX = 100  # previous versions that an alias remembers
 
 
@@ -41,8 +46,11 @@ class Index:
             ).fetchone()
             if found:
                 return Version(*found)
+            # The audit log remembers the numbers of deleted versions.
             (last,) = connection.execute(
-                "SELECT coalesce(max(number), 0) FROM versions WHERE name=?", (name,)
+                "SELECT max(coalesce((SELECT max(number) FROM versions WHERE name=?1), 0), "
+                "coalesce((SELECT max(after) FROM audit WHERE name=?1 AND action='register'), 0))",
+                (name,),
             ).fetchone()
             version = Version(name, last + 1, digest, time.time_ns())
             connection.execute(
@@ -74,7 +82,8 @@ class Index:
             if now and now.number == number:
                 return now
             past = (*now.past, now.number)[-PAST_MAX:] if now else ()
-            after = AliasState(name, alias, number, now.generation + 1 if now else 1, past)
+            before = now.generation if now else _last_generation(connection, name, alias)
+            after = AliasState(name, alias, number, before + 1, past)
             return _flip(connection, now, after, "promote", who, note)
 
     def point_back(self, name: str, alias: str, who: str, note: str, generation: int | None) -> AliasState:
@@ -90,6 +99,117 @@ class Index:
                 raise RegistryError(f"{name}@{alias} has no version before {now.number} to roll back to")
             after = AliasState(name, alias, now.past[-1], now.generation + 1, now.past[:-1])
             return _flip(connection, now, after, "rollback", who, note)
+
+    def delete_version(self, version: Version, who: str, note: str) -> None:
+        """Delete a version. Aliases forget that they have pointed at it. Raise if one points at it now."""
+        name, number = version.name, version.number
+        with self._connection.writing() as connection:
+            rows = connection.execute(
+                "SELECT name, alias, number, generation, past FROM aliases WHERE name=? ORDER BY alias",
+                (name,),
+            ).fetchall()
+            states = [_state(row) for row in rows]
+            if pointing := [state.alias for state in states if state.number == number]:
+                raise RegistryError(
+                    f"{version} cannot be deleted, because {', '.join(pointing)} points at it; promote another "
+                    f"version, or delete the alias first"
+                )
+            for state in states:
+                if number in state.past:
+                    past = [each for each in state.past if each != number]
+                    # Going back from a version to itself is no step back.
+                    past = [
+                        each
+                        for place, each in enumerate(past)
+                        if each != [*past[place + 1 :], state.number][0]
+                    ]
+                    connection.execute(
+                        "UPDATE aliases SET past=? WHERE name=? AND alias=?",
+                        (json.dumps(past), name, state.alias),
+                    )
+            for table in ("versions", "blobs", *(["tags"] if _has_tags(connection) else [])):
+                connection.execute(f"DELETE FROM {table} WHERE name=? AND number=?", (name, number))
+            _log(connection, name, "delete", None, number, number, None, who, note)
+
+    def delete_alias(self, name: str, alias: str, who: str, note: str, generation: int | None) -> AliasState:
+        """Delete an alias, and return its last state."""
+        with self._connection.writing() as connection:
+            now = _alias(connection, name, alias)
+            if now is None:
+                raise RegistryError(
+                    f"{name!r} has no alias {alias!r}; there are: {_aliases(connection, name)}"
+                )
+            _require_generation(now, name, alias, generation)
+            connection.execute("DELETE FROM aliases WHERE name=? AND alias=?", (name, alias))
+            _log(connection, name, "delete alias", alias, now.number, now.number, now.generation, who, note)
+            return now
+
+    def set_tags(
+        self, version: Version, tags: Mapping[str, str | None], who: str, note: str
+    ) -> dict[str, str]:
+        """Set and remove tags of a version, and return all that it has then. The log names the keys."""
+        with self._connection.writing() as connection:
+            # Made by the first tag, so that a registry of an earlier release, and its readers, need no change.
+            connection.execute(_TAGS)
+            before = _tags(connection, version)
+            for key, value in tags.items():
+                connection.execute(
+                    "DELETE FROM tags WHERE name=? AND number=? AND key=?",
+                    (version.name, version.number, key),
+                )
+                if value is not None:
+                    connection.execute(
+                        "INSERT INTO tags VALUES(?, ?, ?, ?)", (version.name, version.number, key, value)
+                    )
+            after = _tags(connection, version)
+            if after != before:
+                changed = sorted(key for key in tags if before.get(key) != after.get(key))
+                words = "; ".join(
+                    f"{key}={after[key]}" if key in after else f"{key} removed" for key in changed
+                )
+                text = f"{note}: {words}" if note else words
+                _log(connection, version.name, "tag", None, None, version.number, None, who, text[:8192])
+            return after
+
+    def tags(self, version: Version) -> dict[str, str]:
+        """Return the tags of a version, sorted by key."""
+        with self._connection.using() as connection:
+            return _tags(connection, version) if _has_tags(connection) else {}
+
+    def add_note(self, version: Version, who: str, note: str) -> None:
+        """Add a note about a version to the audit log."""
+        with self._connection.writing() as connection:
+            _log(connection, version.name, "note", None, None, version.number, None, who, note)
+
+    def search(self, text: str, name: str | None, tags: Mapping[str, str]) -> list[Version]:
+        """Return versions whose name, tags or notes contain a text, and that have every tag; "" fits any value."""
+        wanted = text.casefold()
+        with self._connection.using() as connection:
+            rows = connection.execute(
+                "SELECT name, number, digest, created_ns FROM versions WHERE ?1 IS NULL OR name=?1 "
+                "ORDER BY name, number",
+                (name,),
+            ).fetchall()
+            notes: dict[tuple[str, int], list[str]] = {}
+            for owner, number, note in connection.execute(
+                "SELECT name, after, note FROM audit WHERE note<>''"
+            ):
+                notes.setdefault((owner, number), []).append(note)
+            owned: dict[tuple[str, int], dict[str, str]] = {}
+            if _has_tags(connection):
+                for owner, number, key, value in connection.execute(
+                    "SELECT name, number, key, value FROM tags"
+                ):
+                    owned.setdefault((owner, number), {})[key] = value
+        found = []
+        for version in (Version(*row) for row in rows):
+            own = owned.get((version.name, version.number), {})
+            texts = [version.name, *own.keys(), *own.values(), *notes.get((version.name, version.number), [])]
+            if wanted and not any(wanted in each.casefold() for each in texts):
+                continue
+            if all(key in own and value in ("", own[key]) for key, value in tags.items()):
+                found.append(version)
+        return found
 
     def alias(self, name: str, alias: str) -> AliasState:
         """Return the state of an alias. Raises RegistryError if it does not exist."""
@@ -216,6 +336,27 @@ def _alias(connection: sqlite3.Connection, name: str, alias: str) -> AliasState 
 def _state(row: tuple[Any, ...]) -> AliasState:
     name, alias, number, generation, past = row
     return AliasState(name, alias, number, generation, tuple(json.loads(past)))
+
+
+def _last_generation(connection: sqlite3.Connection, name: str, alias: str) -> int:
+    """Return the generation of a deleted alias, 0 if there was none: followers know an alias by it."""
+    (found,) = connection.execute(
+        "SELECT coalesce(max(generation), 0) FROM audit WHERE name=? AND alias=?", (name, alias)
+    ).fetchone()
+    return int(found)
+
+
+def _has_tags(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name='tags'").fetchone() is not None
+
+
+def _tags(connection: sqlite3.Connection, version: Version) -> dict[str, str]:
+    return dict(
+        connection.execute(
+            "SELECT key, value FROM tags WHERE name=? AND number=? ORDER BY key",
+            (version.name, version.number),
+        ).fetchall()
+    )
 
 
 def _flip(

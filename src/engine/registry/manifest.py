@@ -22,6 +22,7 @@ FORMAT = "engine.bundle"
 FORMAT_VERSION = 1
 MANIFEST_BYTES_MAX = 4 << 20
 GOLDEN_BYTES_MAX = 64 << 20
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def checked_golden(golden: Any) -> Golden:
@@ -67,13 +68,42 @@ def read(content: bytes, name: str) -> dict[str, Any]:
 
 
 def checked_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return metrics as finite numbers by name. Raises RegistryError for anything else."""
+    """Return metrics as plain JSON by name. Raises RegistryError for anything but numbers.
+
+    JSON has no NaN and no infinity. They are kept as the texts of NOT_FINITE, and `metric` turns them back.
+    """
     found = {}
     for key, value in dict(metrics or {}).items():
         value = _plain(value) if isinstance(value, np.generic) else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise RegistryError(f"metrics[{key!r}] must be a finite number, got {value!r:.80}")
-        found[str(key)] = value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise RegistryError(f"metrics[{key!r}] must be a number, got {value!r:.80}")
+        found[str(key)] = value if math.isfinite(value) else repr(float(value))
+    return found
+
+
+def metric(value: Any) -> float:
+    """Return a metric of a manifest as a number."""
+    return NOT_FINITE[value] if isinstance(value, str) else value
+
+
+def checked_classes(classes: Any) -> list[Any] | None:
+    """Return classes as plain JSON, in their order; None for None.
+
+    Raises:
+        RegistryError: fewer than two, equal ones, or something else than texts, booleans and finite numbers.
+    """
+    if classes is None:
+        return None
+    try:
+        found = [_plain(label) if isinstance(label, np.generic) else label for label in classes]
+    except TypeError:
+        raise RegistryError(f"classes must be a sequence of labels, got {type(classes).__name__}") from None
+    for label in found:
+        finite = isinstance(label, str | bool | int) or (isinstance(label, float) and math.isfinite(label))
+        if not finite:
+            raise RegistryError(f"classes must be texts, booleans or finite numbers, got {label!r:.80}")
+    if isinstance(classes, str) or len(found) < 2 or len(set(found)) != len(found):
+        raise RegistryError(f"classes must be two labels or more, all distinct, got {classes!r:.120}")
     return found
 
 

@@ -6,9 +6,10 @@ import contextlib
 import functools
 import getpass
 import hashlib
+import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,6 +38,7 @@ from engine.registry.watch import Watch
 
 INDEX = "registry.db"
 NOTE_LENGTH_MAX = 4096
+TAG_KEY_LENGTH_MAX = 256
 MANIFESTS_MAX = 64  # kept in memory
 
 
@@ -56,9 +58,10 @@ class ModelRegistry:
             them runs code: anyone who can write to the folder then runs code in every service.
         code: a folder in the git repository whose commit and changes are recorded; by default the working folder, False
             for none.
+        create: make a registry where there is none; False raises instead, and makes nothing.
 
     Raises:
-        RegistryError: the folder cannot be used, or holds something else.
+        RegistryError: the folder cannot be used or holds something else, or there is no registry and not `create`.
 
     >>> import tempfile
     >>> registry = ModelRegistry(tempfile.mkdtemp())
@@ -73,17 +76,22 @@ class ModelRegistry:
         default_name: str = "model",
         trust: bool = False,
         code: str | os.PathLike[str] | bool = True,
+        create: bool = True,
     ) -> None:
         self.path = Path(path).absolute()
         self.default_name = checked_name(default_name)
         self.trust = trust
         self._code = Path.cwd() if code is True else Path(code) if code else None
         index = self.path / INDEX
-        create = is_missing(index)
-        if create:
+        missing = is_missing(index)
+        if missing and (create or (self.path / "blobs").is_dir()):
             _require_fresh(self.path)
-        self._blobs = Blobs(self.path, create=create)
-        self._index = Index(index, create=create)
+        if missing and not create:
+            raise RegistryError(
+                f"no registry at {self.path}: {INDEX} is missing; check the path, or make one with ModelRegistry(path)"
+            )
+        self._blobs = Blobs(self.path, create=missing)
+        self._index = Index(index, create=missing)
         self._manifests: dict[str, dict[str, Any]] = {}
 
     def register(
@@ -99,6 +107,7 @@ class ModelRegistry:
         reference: Any = None,
         policy: Mapping[str, Any] | None = None,
         lineage: Mapping[str, Any] | None = None,
+        classes: Sequence[Any] | None = None,
         note: str = "",
     ) -> Version:
         """Store a version and return it. Durable on return.
@@ -111,8 +120,9 @@ class ModelRegistry:
             model: the primary: a path (LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, ONNX, skops), the bytes of
                 such a file, or a fitted object of lightgbm, xgboost, catboost or sklearn. An object is saved in its
                 library's own format.
-            metrics: finite numbers by name.
-            name: the model's name: 1 to 64 of a-z, 0-9, '.', '_' and '-'; by default the registry's default_name.
+            metrics: numbers by name; NaN and infinities are kept.
+            name: the model's name: 1 to 128 of letters, digits, '.', '_', '-', and '/' between parts; by default the
+                registry's default_name. Names that differ in case are different names.
             fallback: as `model`; it must be native once loaded.
             default: a finite number, or one for each output.
             program: a FeatureProgram, the path of a saved one, or its JSON.
@@ -121,6 +131,8 @@ class ModelRegistry:
             policy: options of Engine by name, numbers and texts: deadline_ms, lane, batch_rows_max, executors,
                 queue_rows_max, miss_rate, spin, priority, weight, on_error, allow_nonfinite, breaker.
             lineage: plain JSON about the version's origin. `code` and `environment` are added unless given.
+            classes: the labels that the answers stand for, texts, booleans or numbers, in the order of the outputs;
+                None if the answers are numbers.
             note: for the audit log, at most 4,096 characters.
 
         Raises:
@@ -128,7 +140,7 @@ class ModelRegistry:
                 folder is read-only. Nothing is registered then.
         """
         name = checked_name(name if name is not None else self.default_name)
-        parts = Parts(model, fallback, default, program, golden, reference, policy, metrics, lineage)
+        parts = Parts(model, fallback, default, program, golden, reference, policy, metrics, lineage, classes)
         draft = built(name, parts, trust=self.trust, code=self._code)
         with self._blobs.shared():
             blobs = self._blobs.put(draft.contents)
@@ -213,6 +225,106 @@ class ModelRegistry:
     def history(self, name: str, alias: str | None = None) -> list[AuditEntry]:
         """Return the audit log of a name, or of one alias of it, oldest entry first."""
         return self._index.history(checked_name(name), alias)
+
+    def delete(self, version: str | Version, *, note: str = "") -> Version:
+        """Delete a version, and return it. The audit log keeps that it was there; its number is never used again.
+
+        Its artifacts become orphans, whose files the next `gc` removes. A process that has loaded it serves on.
+
+        Args:
+            version: a Version, "name@7" or "name@sha256:…".
+            note: for the audit log.
+
+        Raises:
+            RegistryError: no such version, an alias points at it, or the reference names an alias.
+        """
+        asked = parse(version)
+        if asked.alias is not None:
+            raise RegistryError(
+                f"{version!r:.160} names an alias: say name@NUMBER to delete a version, or delete_alias(name, alias)"
+            )
+        found = self._version(asked)[0]
+        self._index.delete_version(found, _who(), _note(note))
+        self._manifests.pop(found.digest, None)
+        return found
+
+    def delete_alias(
+        self, name: str, alias: str, *, note: str = "", generation: int | None = None
+    ) -> AliasState:
+        """Delete an alias, and return its last state. The versions stay. Followers serve on what they have loaded.
+
+        Args:
+            name, alias: `name@alias`.
+            note: for the audit log.
+            generation: delete only if the alias is still at this generation.
+
+        Raises:
+            RegistryError: no such alias, or it has moved to another generation.
+        """
+        return self._index.delete_alias(
+            checked_name(name), checked_alias(alias), _who(), _note(note), generation
+        )
+
+    def set_tags(
+        self, version: str | Version, tags: Mapping[str, str | None], *, note: str = ""
+    ) -> dict[str, str]:
+        """Set tags of a version, and return all that it has then. Tags are no part of its content and its digest.
+
+        Args:
+            version: as `resolve` takes it.
+            tags: texts by key, at most 256 and 4,096 characters; None removes a key.
+            note: for the audit log.
+
+        Raises:
+            RegistryError: no such version, or a key or value that is no text or too long.
+        """
+        for key, value in tags.items():
+            if not isinstance(key, str) or not 1 <= len(key) <= TAG_KEY_LENGTH_MAX:
+                raise RegistryError(
+                    f"a tag's key must be a text of 1 to {TAG_KEY_LENGTH_MAX} characters, got {key!r:.80}"
+                )
+            if value is not None and (not isinstance(value, str) or len(value) > NOTE_LENGTH_MAX):
+                raise RegistryError(
+                    f"tag {key!r} must be a text of at most {NOTE_LENGTH_MAX:,} characters, or None, got {value!r:.80}"
+                )
+        found = self._version(parse(version))[0]
+        return self._index.set_tags(found, tags, _who(), _note(note))
+
+    def tags(self, version: str | Version) -> dict[str, str]:
+        """Return the tags of a version by key. Raises RegistryError if there is no such version."""
+        return self._index.tags(self._version(parse(version))[0])
+
+    def add_note(self, version: str | Version, note: str) -> None:
+        """Add a note about a version to the audit log. Raises RegistryError: no such version, or an empty note."""
+        found = self._version(parse(version))[0]
+        if not note.strip():
+            raise RegistryError("a note must not be empty")
+        self._index.add_note(found, _who(), _note(note))
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, tuple[float | None, float | None]] | None = None,
+    ) -> list[Version]:
+        """Return the versions that fit every condition, in order of name and number.
+
+        Args:
+            text: a part of the name, of a tag or of a note, in any case.
+            name: the name, exactly.
+            tags: keys and their values; "" fits any value.
+            metrics: the least and the largest value by name, None for no bound. A NaN fits no bound.
+        """
+        found = self._index.search(text, None if name is None else checked_name(name), tags or {})
+        if not metrics:
+            return found
+        bounds = {
+            key: (-math.inf if low is None else low, math.inf if high is None else high)
+            for key, (low, high) in metrics.items()
+        }
+        return [version for version in found if _within(self._bundle(version, None).metrics, bounds)]
 
     def diff(self, one: str | Version, other: str | Version) -> dict[str, tuple[Any, Any]]:
         """Return the differences between two versions, as {dotted path in the manifest: (in one, in other)}.
@@ -307,6 +419,10 @@ class ModelRegistry:
                 self._manifests.clear()
             self._manifests[version.digest] = found
         return found
+
+
+def _within(metrics: Mapping[str, float], bounds: Mapping[str, tuple[float, float]]) -> bool:
+    return all(key in metrics and low <= metrics[key] <= high for key, (low, high) in bounds.items())
 
 
 def _require_fresh(path: Path) -> None:

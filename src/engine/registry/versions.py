@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from engine.errors import RegistryError
 
 PRODUCTION = "production"
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# Letters of both cases and slashes are safe: no name ever becomes a path, and names are compared byte by byte.
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+NAME = re.compile(rf"{_PART}(?:/{_PART})*")
+NAME_LENGTH_MAX = 128
+ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 DIGEST_PREFIX = re.compile(r"[0-9a-f]{8,64}")  # people copy 8 digits; an ambiguous prefix is an error
 
@@ -60,11 +64,11 @@ class AuditEntry:
         id: position in the log; a later entry has a larger one.
         at_ns: wall clock, nanoseconds since 1970.
         name: of the model.
-        action: "register", "promote" or "rollback".
-        alias: of a flip; None for "register".
-        before: number of the version before a flip; None if there was none.
-        after: number of the version after it, or of the registered version.
-        generation: of the alias after a flip; None for "register".
+        action: "register", "promote", "rollback", "tag", "note", "delete" (a version) or "delete alias".
+        alias: of a flip or a deleted alias; None for other actions.
+        before: number of the version before a flip or a deletion; None if there was none.
+        after: number of the version after a flip, or of the version that the action is about.
+        generation: of the alias after a flip, or when it was deleted; None for other actions.
         who: user, host and process, as "user@host:pid".
         note: given by the caller.
     """
@@ -91,25 +95,25 @@ class Reference:
     digest: str | None = None
 
 
-def checked_name(name: object, subject: str = "name") -> str:
-    """Return the name. Raises RegistryError if it is not allowed.
-
-    Args:
-        subject: of the error.
-    """
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+def checked_name(name: object) -> str:
+    """Return the name of a model. Raises RegistryError if it is not allowed."""
+    if not isinstance(name, str) or len(name) > NAME_LENGTH_MAX or not NAME.fullmatch(name):
         raise RegistryError(
-            f"{subject} must be 1 to 64 of a-z, 0-9, '.', '_' and '-', first a letter or digit, got {name!r:.80}"
+            f"name must be 1 to {NAME_LENGTH_MAX} of letters, digits, '.', '_', '-' and '/' between parts, and each "
+            f"part begin with a letter or digit, got {name!r:.160}"
         )
     return name
 
 
 def checked_alias(alias: object) -> str:
-    """Return the alias. Raises RegistryError if it is no name, or a number: that would mean a version."""
-    found = checked_name(alias, "alias")
-    if found.isdigit():
-        raise RegistryError(f"alias must not be a number, which means a version, got {found!r}")
-    return found
+    """Return the alias. Raises RegistryError if it is not allowed, or a number: that would mean a version."""
+    if not isinstance(alias, str) or not ALIAS.fullmatch(alias):
+        raise RegistryError(
+            f"alias must be 1 to 64 of letters, digits, '.', '_' and '-', first a letter or digit, got {alias!r:.80}"
+        )
+    if alias.isdigit():
+        raise RegistryError(f"alias must not be a number, which means a version, got {alias!r}")
+    return alias
 
 
 def parse(reference: str | Version) -> Reference:

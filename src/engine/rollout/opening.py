@@ -69,6 +69,6 @@ def open(
         raise ConfigError("a store needs views=[…]: the feature views that the program's inputs come from")
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise InputTypeError(f"Engine has no option {', '.join(unknown)}; it has: {', '.join(OPTIONS)}")
-    opened = registry if isinstance(registry, ModelRegistry) else ModelRegistry(registry)
+    opened = registry if isinstance(registry, ModelRegistry) else ModelRegistry(registry, create=False)
     parts = Parts(opened, store, tuple(views), monitor, tuple(functions), options)
     return Service(reference, parts, poll_ms=poll_ms, probation=probation or Probation(), on_event=on_event)

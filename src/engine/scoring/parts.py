@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,24 +19,35 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RUN = b"engine.run"
+VERSION = b"engine.version"  # every output has it in its metadata
+_OWN = re.compile(r"lock|\d{6}\.parquet(\.\d+\.[0-9a-f]{8}\.part)?")
 
 
 class Parts:
     """The parts of one run.
 
     Args:
-        target: the output.
+        target: the output. A link stands for the file that it points to.
         run: digest of everything that decides the output. Parts of another run are removed.
+        overwrite: replace an output of an earlier call.
     """
 
-    def __init__(self, target: Path, run: str) -> None:
-        self.target = target
-        self.folder = target.with_name(target.name + ".parts")
+    def __init__(self, target: Path, run: str, *, overwrite: bool = False) -> None:
+        self.target = resolved(target)
+        self.folder = self.target.with_name(self.target.name + ".parts")
         self.run = run.encode()
+        self.overwrite = overwrite
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder and hold its lock. Raises InputError if another process holds it."""
+        """Make the folder and hold its lock.
+
+        Raises:
+            InputError: another process holds it, the folder or the output is somebody else's, or the output is there
+                and may not be overwritten.
+        """
+        self._require_own()
+        require_replaceable(self.target, overwrite=self.overwrite)
         try:
             self.folder.mkdir(exist_ok=True)
             lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -49,6 +61,21 @@ class Parts:
             yield
         finally:
             os.close(lock)
+
+    def _require_own(self) -> None:
+        """Raise where the folder of parts holds anything else."""
+        try:
+            foreign = sorted(
+                entry.name for entry in os.scandir(self.folder) if not _OWN.fullmatch(entry.name)
+            )
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be read: {error.strerror}") from None
+        if foreign:
+            raise InputError(
+                f"{self.folder} holds {foreign[0]!r}, which is no part of an output; move it, or choose another output"
+            )
 
     def finished(self, index: int, rows: int) -> bool:
         """Return whether a part is whole, of this run, and has `rows` rows. Remove any other file of its name."""
@@ -70,6 +97,8 @@ class Parts:
 
     def join(self, count: int, schema: pa.Schema) -> None:
         """Write the parts to the output in order, let it appear in one step, and remove the parts."""
+        # Once more, because another program may have written it in the meantime.
+        require_replaceable(self.target, overwrite=self.overwrite)
         with _durable(self.target, schema) as writer:
             for index in range(count):
                 source = parquet().ParquetFile(self._path(index), memory_map=True)
@@ -79,6 +108,37 @@ class Parts:
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.parquet"
+
+
+def resolved(path: Path) -> Path:
+    """Return the file that a path stands for. Raises InputError for a loop of links."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} cannot be resolved: {error}") from None
+
+
+def require_replaceable(target: Path, *, overwrite: bool) -> None:
+    """Raise if an output may not appear at `target`.
+
+    Raises:
+        InputError: something is there that no call of `score` wrote, or an output without `overwrite`.
+    """
+    if not os.path.lexists(target):
+        return
+    try:
+        own = target.is_file() and VERSION in (parquet().read_schema(target).metadata or {})
+    except (OSError, ValueError):
+        own = False
+    if not own:
+        raise InputError(
+            f"{target} is there, and no output of engine score, so it is never replaced: choose another output, or "
+            f"move it"
+        )
+    if not overwrite:
+        raise InputError(
+            f"{target} is there, an output of an earlier run: say overwrite=True (--overwrite) to replace it"
+        )
 
 
 @contextlib.contextmanager

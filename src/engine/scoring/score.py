@@ -7,12 +7,14 @@ last step, so the output is whole or absent.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engine._common.arguments import whole
-from engine.errors import InputError
-from engine.model import Model
+from engine.errors import InputError, InputTypeError
+from engine.model import Model, load_model
 from engine.registry import Bundle
-from engine.scoring.parts import Parts, parquet
+from engine.registry.bundle import labels_of
+from engine.scoring.parts import Parts, parquet, resolved
 from engine.transform import FeatureProgram
 
 if TYPE_CHECKING:
@@ -58,32 +61,40 @@ class Scored:
 
 
 def score(
-    bundle: Bundle,
+    bundle: Bundle | Model | str | os.PathLike[str],
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
     keep: Sequence[str] = (),
     column: str = "prediction",
     threads: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Scored:
     """Write the primary's answers to every row of `source` into `target`. Blocks until the output is durable.
 
     Args:
-        bundle: from `registry.resolve`. Its program reads its inputs from the file's columns by name. Without a program
-            the features are the columns that the model names, else all columns but `keep`, in order.
+        bundle: from `registry.resolve`; or a Model or the path of a model file, without any registry. A bundle's
+            program reads its inputs from the file's columns by name. Without a program the features are the columns
+            that the model names, else all columns but `keep`, in order.
         source: a Parquet file. Each thread reads it a few thousand rows at a time.
-        target: the Parquet file to write. It appears, or replaces an existing file, in one step at the end. Finished
-            parts lie in the folder `TARGET.parts` until then; after a kill the same call resumes from them.
+        target: the Parquet file to write. It appears in one step at the end. Finished parts lie in the folder
+            `TARGET.parts` until then; after a kill the same call resumes from them. It must not be the source, by any
+            spelling or link, nor a file that `score` did not write.
         keep: columns of the source to copy.
-        column: name of the answers: float64, or a fixed-size list of float64 if the model has several outputs.
+        column: name of the answers: float64, or a fixed-size list of float64 if the model has several outputs. Where a
+            version has classes other than 0 and 1, the column `COLUMN_label` has the likeliest one, of the type it had
+            in training; null where the answer is NaN or infinite.
         threads: 1 to 4,096; by default one for each core that this process may use.
+        overwrite: replace `target` if an earlier call wrote it.
+        progress: called with the rows that are scored and those of the file, now and then, on the scoring threads.
 
     Returns:
         Counts and the time taken.
 
     Raises:
-        InputError: `source` is no Parquet file, a column is missing or holds no numbers, `target` cannot be written, or
-            another process is scoring into it.
+        InputError: `source` is no Parquet file, a column is missing or holds no numbers, `target` is the source, is
+            there and may not be replaced, or cannot be written, or another process is scoring into it.
         RegistryError: the version is damaged.
         ModelError: the model failed on a row.
         MissingDependencyError: pyarrow is not installed.
@@ -92,11 +103,14 @@ def score(
         >>> score(registry.resolve("flight-delay@production"), "in.parquet", "out.parquet")   # doctest: +SKIP
     """
     started = time.monotonic()
-    job = _Job(bundle, Path(source), Path(target), tuple(keep), column)
+    require_apart(Path(source), Path(target))
+    job = _Job(_Scorer.of(bundle), Path(source), Path(target), tuple(keep), column, overwrite)
     n_threads = threads if threads is not None else len(os.sched_getaffinity(0))
     whole("threads", n_threads, 1, THREADS_MAX)
     with job.parts.held():
         left = [index for index in range(len(job.cuts)) if not job.parts.finished(index, job.rows_of(index))]
+        job.done = job.n_rows - sum(map(job.rows_of, left))
+        job.progress = progress
         _run(job, left, n_threads)
         job.parts.join(len(job.cuts), job.schema)
     return Scored(
@@ -125,27 +139,89 @@ class _Stopped(Exception):
     """A part stopped early, because another part failed or Ctrl-C came."""
 
 
+def require_apart(source: Path, target: Path) -> None:
+    """Raise InputError if the output would be the input: the same file by another spelling, a link, or a part of it."""
+    output = resolved(target)
+    same = resolved(source) == output
+    with contextlib.suppress(OSError):
+        same = same or os.path.samefile(
+            source, output
+        )  # hard links, and letters of another case on some disks
+    if same:
+        raise InputError(
+            f"the output {target} is the input {source}: choose another file, because it would be lost"
+        )
+    if resolved(source).is_relative_to(output.with_name(output.name + ".parts")):
+        raise InputError(
+            f"the input {source} lies among the parts of the output {target}: choose another output"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """The model and program that score the rows: of a registered version, or a model alone.
+
+    Attributes:
+        name, digest: written into the output; the digest decides whether parts are of the same run.
+    """
+
+    model: Model
+    program: FeatureProgram | None
+    classes: tuple[Any, ...] | None
+    name: str
+    digest: str
+
+    @classmethod
+    def of(cls, given: Bundle | Model | str | os.PathLike[str]) -> _Scorer:
+        if isinstance(given, Bundle):
+            version = given.version
+            return cls(given.primary(), given.program(), given.classes, str(version), version.digest)
+        if isinstance(given, str | os.PathLike):
+            return cls(load_model(given), None, None, os.fspath(given), _digest_of(Path(given)))
+        if isinstance(given, Model):
+            # Without a digest no run can take up another's parts.
+            digest = given.describe().get("digest") or secrets.token_hex(32)
+            return cls(given, None, None, f"{given.format} model", str(digest))
+        raise InputTypeError(f"expected a Bundle, a Model or the path of one, got {type(given).__name__}")
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 class _Job:
     """One file and one version: everything that the threads share, and the work on a part."""
 
     def __init__(
-        self, bundle: Bundle, source: Path, target: Path, keep: tuple[str, ...], column: str
+        self,
+        scorer: _Scorer,
+        source: Path,
+        target: Path,
+        keep: tuple[str, ...],
+        column: str,
+        overwrite: bool,
     ) -> None:
         self.source, self.keep = source, keep
         opened = self._open()
-        self.program: FeatureProgram | None = bundle.program()
-        self.model: Model = bundle.primary()
+        self.program = scorer.program
+        self.model = scorer.model
+        # The answer to labels of 0 and 1 is the probability of a 1 and needs no decoding.
+        plain = scorer.classes == (0, 1) and not isinstance(scorer.classes[0], bool)
+        self.classes = None if plain else scorer.classes
         self.inputs = self._inputs(opened.schema_arrow)
-        self.schema = self._schema(opened.schema_arrow, column, bundle)
+        self.schema = self._schema(opened.schema_arrow, column, scorer)
         self.n_rows = opened.metadata.num_rows
         self.group_rows = [
             opened.metadata.row_group(i).num_rows for i in range(opened.metadata.num_row_groups)
         ]
         self.cuts = list(_cuts(self.group_rows))
         self.not_finite = 0
+        self.done = 0
+        self.progress: Callable[[int, int], None] | None = None
         self.stopped = threading.Event()
         self._lock = threading.Lock()
-        self.parts = Parts(target, self._digest(bundle))
+        self.parts = Parts(target, self._digest(scorer), overwrite=overwrite)
 
     def rows_of(self, index: int) -> int:
         """Return the rows of a part."""
@@ -164,6 +240,11 @@ class _Job:
                 if self.stopped.is_set():
                     raise _Stopped
                 writer.write_table(scored)
+                if self.progress is not None:
+                    with self._lock:
+                        self.done += len(scored)
+                        done = self.done
+                    self.progress(done, self.n_rows)
 
     def _scored(self, batch: pa.RecordBatch) -> pa.Table:
         import pyarrow as pa
@@ -175,7 +256,17 @@ class _Job:
                 self.not_finite += bad
         flat = pa.array(answers.reshape(-1))
         values = flat if answers.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, answers.shape[1])
-        return pa.Table.from_arrays([*(batch.column(name) for name in self.keep), values], schema=self.schema)
+        made = [values]
+        if self.classes is not None:
+            found = labels_of(answers, self.classes)
+            texts = pa.types.is_string(self.schema.types[-1])
+            made.append(
+                pa.array(
+                    [str(each) if texts and each is not None else each for each in found],
+                    self.schema.types[-1],
+                )
+            )
+        return pa.Table.from_arrays([*(batch.column(name) for name in self.keep), *made], schema=self.schema)
 
     def _features(self, batch: pa.RecordBatch) -> npt.NDArray[Any]:
         import pyarrow as pa
@@ -215,20 +306,27 @@ class _Job:
             _require_numbers(self.source, schema, wanted)
         return wanted
 
-    def _schema(self, schema: pa.Schema, column: str, bundle: Bundle) -> pa.Schema:
+    def _schema(self, schema: pa.Schema, column: str, scorer: _Scorer) -> pa.Schema:
         import pyarrow as pa
 
         if column in self.keep:
             raise InputError(f"the answers cannot be called {column!r}, which is a column to keep")
         n_outputs = self.model.n_outputs
         kind = pa.float64() if n_outputs == 1 else pa.list_(pa.float64(), n_outputs)
-        about = {"engine.version": str(bundle.version), "engine.digest": bundle.version.digest}
-        return pa.schema([*(schema.field(name) for name in self.keep), pa.field(column, kind)], about)
+        about = {"engine.version": scorer.name, "engine.digest": scorer.digest}
+        made = [pa.field(column, kind)]
+        if self.classes is not None:
+            if (label := f"{column}_label") in self.keep:
+                raise InputError(
+                    f"the labels are called {label!r}, which is a column to keep; choose another column="
+                )
+            made.append(pa.field(label, _label_kind(self.classes)))
+        return pa.schema([*(schema.field(name) for name in self.keep), *made], about)
 
-    def _digest(self, bundle: Bundle) -> str:
+    def _digest(self, scorer: _Scorer) -> str:
         found = self.source.stat()
         parts = [
-            bundle.version.digest,
+            scorer.digest,
             str(self.source.absolute()),
             found.st_size,
             found.st_mtime_ns,
@@ -244,6 +342,16 @@ class _Job:
             return parquet().ParquetFile(self.source, memory_map=True)
         except (OSError, ValueError) as error:
             raise InputError(f"{self.source}: cannot be read as Parquet: {error}") from None
+
+
+def _label_kind(classes: Sequence[Any]) -> pa.DataType:
+    """Return the type that holds every class: text where they are of several."""
+    import pyarrow as pa
+
+    for kind, found in ((bool, pa.bool_()), (int, pa.int64()), (float, pa.float64())):
+        if all(type(label) is kind for label in classes):
+            return found
+    return pa.string()
 
 
 def _cuts(group_rows: Sequence[int]) -> Iterator[tuple[int, int]]:

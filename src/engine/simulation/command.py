@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(
                 option, type=kind, default=parameter.default, help=_HELP.get(name, f"default {shown}")
             )
-    parser.add_argument("--json", metavar="FILE", help=_HELP["json"])
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help=_HELP["json"])
 
 
 def main(args: argparse.Namespace) -> int:

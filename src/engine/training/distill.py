@@ -17,6 +17,7 @@ from engine.training.signals import Stop
 
 # (trees, leaves), from the closest to the primary down to the cheapest.
 SIZES = ((100, 31), (60, 15), (30, 8), (10, 4), (3, 3))
+MEASURED_TIMES = 5
 ROWS_MAX = 50_000  # a small forest learns nothing more from more rows
 
 
@@ -71,8 +72,15 @@ def distill(
             learning_rate=max(0.1, 3.0 / trees),
         )
         content = learner.step(data, 0, None, stop)
-        model = artifacts.from_bytes("the distilled fallback", content, trust=False)
-        us_row = measured_us_row(model, sample)
+        us_row = float("inf")
+        # A busy machine makes a model slow for a moment. A size is given up only after several measurements, so that
+        # equal runs choose equal fallbacks.
+        for _ in range(MEASURED_TIMES):
+            stop()
+            model = artifacts.from_bytes("the distilled fallback", content, trust=False)
+            us_row = min(us_row, measured_us_row(model, sample))
+            if us_row <= budget_us:
+                break
         if us_row <= budget_us:
             about = {"trees": trees, "leaves": leaves, "us_row": us_row, "budget_us": budget_us}
             return Distilled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from engine._common.arguments import number, whole
+from engine._common.arguments import number, one_of, whole
 from engine.errors import ConfigError, MissingDependencyError, MonitorError, TrainingError
 from engine.model import Model
-from engine.registry import Version, artifacts
+from engine.registry import ModelRegistry, Version, artifacts
 from engine.training.checkpoints import Checkpoints
+from engine.training.dataset import SEED, SPLITS, TIME
 from engine.training.distill import distill
 from engine.training.evaluate import measured
+from engine.training.labels import REGRESSION, TASKS, UNSEEN
 from engine.training.learners import Learner, Rows, learner_of
 from engine.training.prepare import Prepared, prepare
 from engine.training.signals import Stop, stopping
@@ -26,6 +29,9 @@ from engine.transform import FeatureProgram
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+US_ROW = "engine.fallback_us_row"  # tag of a version: microseconds of one row of its fallback, where it was trained
+log = logging.getLogger("engine.training")
 
 
 class Store(Protocol):
@@ -42,7 +48,7 @@ class Registry(Protocol):
     @property
     def register(self) -> Callable[..., Version]:
         """Called as (model, metrics, name=, fallback=, default=, program=, golden=, reference=, policy=, lineage=,
-        note=)."""
+        note=), and classes= where labels are classes other than 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,11 @@ class TrainingRun:
         metrics: finite numbers by name, measured on the rows after the split. The fallback's begin with "fallback_".
         run: digest of everything that decided the result, 64 hex digits. Equal runs give the same version.
         resumed_step: the last step that an earlier process had finished; 0 for a run from the start.
-        fallback: trees, leaves, us_row, budget_us and agreement of the distilled fallback; None without one.
+        fallback: trees, leaves, us_row, budget_us and agreement of the distilled fallback; None without one. The
+            version's lineage has all but the measured us_row, because equal runs must give equal versions.
+        warnings: sentences for a person: features that alone predict the label nearly perfectly, or are a key, a time
+            or monotone with the row order; labels that may be meant otherwise. They are logged, and kept in the
+            version's lineage.
     """
 
     version: Version
@@ -62,6 +72,7 @@ class TrainingRun:
     run: str
     resumed_step: int
     fallback: dict[str, Any] | None
+    warnings: tuple[str, ...] = ()
 
 
 class TrainingPipeline:
@@ -75,10 +86,20 @@ class TrainingPipeline:
         learner: "lightgbm", "xgboost", a scikit-learn estimator, a function (rows, labels) -> fitted model, or a
             `Learner`.
         spec: features as `FeatureProgram.fit` takes them. By default every number and boolean of the table as it is,
-            and every text as an ordinal; never the label, the time, or the keys of the config's views.
-        label, time: columns of the table; by default the config's `label`, and the `event_time` of its labels.
+            and every text as an ordinal; never the label, the time, the weight, the group, the keys of the config's
+            views, or a pandas index.
+        label, time: columns of the table; by default the config's `label`, and the `event_time` of its labels. Labels
+            are numbers, or classes of any type: text, booleans, whole numbers. Classes are encoded once, as codes from
+            0 in their own order; `Bundle.classes` has them.
         name: the model's name; by default the registry's.
-        holdout: share of the rows, the latest ones, kept to judge the model; in (0, 1).
+        holdout: share of the rows kept to judge the model, in (0, 1): the latest ones, unless `split` says otherwise.
+        split: "time"; without a time column "random", drawn with a fixed seed, or "order", the last rows of the table.
+        weight: column of the rows' weights in fit and metrics, finite and at least 0.
+        group: column whose rows of one value stay on one side of the split. Split by time or order, rows after the
+            split are left out if their group has rows before it.
+        class_weights: "balanced", or weights by label, which multiply the weights of the rows to learn from.
+        task: "classification" or "regression"; by default by the learner, else by the labels: texts, booleans, 0 and 1,
+            and two whole numbers are classes.
         fallback_budget_us: microseconds that one row of the distilled fallback may take here, above 0; None for no
             fallback.
         golden_rows: rows after the split whose answers are stored; the version must give them wherever it is served.
@@ -100,6 +121,11 @@ class TrainingPipeline:
         time: str | None = None,
         name: str | None = None,
         holdout: float = 0.2,
+        split: str = TIME,
+        weight: str | None = None,
+        group: str | None = None,
+        class_weights: Mapping[Any, float] | str | None = None,
+        task: str | None = None,
         fallback_budget_us: float | None = 2.0,
         golden_rows: int = 64,
         policy: Mapping[str, Any] | None = None,
@@ -109,14 +135,26 @@ class TrainingPipeline:
         if fallback_budget_us is not None:
             number("fallback_budget_us", fallback_budget_us, 0.0, 1e9, above=True, error=ConfigError)
         whole("golden_rows", golden_rows, 1, 1 << 31, error=ConfigError)
+        one_of("split", split, SPLITS, error=ConfigError)
+        if task is not None:
+            one_of("task", task, TASKS, error=ConfigError)
+        if not (class_weights in (None, "balanced") or isinstance(class_weights, Mapping)):
+            raise ConfigError(
+                f'class_weights must be "balanced" or weights by label, got {class_weights!r:.80}'
+            )
         self.feature_store = feature_store
         self.model_registry = model_registry
-        self.learner: Learner = learner_of(learner)
+        self.learner: Learner = learner_of(learner, trust=bool(getattr(model_registry, "trust", False)))
         self.spec = spec
         self.label = label
         self.time = time
         self.name = name
         self.holdout = holdout
+        self.split = split
+        self.weight = weight
+        self.group = group
+        self.class_weights = class_weights
+        self.task = task
         self.fallback_budget_us = fallback_budget_us
         self.golden_rows = golden_rows
         self.policy = policy
@@ -136,6 +174,7 @@ class TrainingPipeline:
         Raises:
             TrainingError: the dataset cannot be learned from, a checkpoint is damaged, or the learner failed.
             TrainingInterrupted: SIGTERM came.
+            RegistryError: the registry would refuse the learner's kind of model; said before the fit where that shows.
             MissingDependencyError: the learner's library is not installed.
             EngineError: raised by the feature store or the registry.
         """
@@ -143,6 +182,12 @@ class TrainingPipeline:
             return self._train(dataset_config, note, stop)
 
     def _train(self, config: Any, note: str, stop: Stop) -> TrainingRun:
+        settings = {
+            "learner": self.learner.settings(),
+            "fallback_budget_us": self.fallback_budget_us,
+            "golden_rows": self.golden_rows,
+            "policy": dict(self.policy or {}),
+        }
         made = prepare(
             self.feature_store.get_training_features(config),
             config,
@@ -150,35 +195,56 @@ class TrainingPipeline:
             label=self.label,
             time=self.time,
             holdout=self.holdout,
-            settings={
-                "learner": self.learner.settings(),
-                "fallback_budget_us": self.fallback_budget_us,
-                "golden_rows": self.golden_rows,
-                "policy": dict(self.policy or {}),
-            },
+            split=self.split,
+            weight=self.weight,
+            group=self.group,
+            class_weights=self.class_weights,
+            task=self.task or getattr(self.learner, "task", None),
+            n_classes=getattr(self.learner, "n_classes", None),
+            settings=settings if self.task is None else {**settings, "task": self.task},
             stop=stop,
         )
+        for sentence in made.warnings:
+            log.warning("%s", sentence)
         saved = Checkpoints(self._folder(), made.run)
-        if (registered := self._registered(made.run)) is not None:
-            saved.clear()
-            return registered
+        with saved.held(stop):
+            if (registered := self._registered(made)) is not None:
+                saved.clear()
+                return registered
+            return self._trained(made, saved, note, stop)
+
+    def _trained(self, made: Prepared, saved: Checkpoints, note: str, stop: Stop) -> TrainingRun:
+        """Train, judge and register one run, while no other process is at it."""
         content, resumed = self._learned(made, saved, stop)
         trust = getattr(self.model_registry, "trust", False)
         model = artifacts.from_bytes("the trained model", content, trust=trust)
-        outcome, fallback = self._judged(made, model, saved, stop)
-        parts = self._parts(made, model, outcome)
+        classes = _classes_of(made, model)
+        outcome, fallback = self._judged(made, model, classes, saved, stop)
+        parts = self._parts(made, model, classes, outcome)
         version = self.model_registry.register(
             content, outcome["metrics"], fallback=fallback, note=note, **parts
         )
+        self._keep_time(version, outcome["fallback"])
         saved.clear()
-        return TrainingRun(version, outcome["metrics"], made.run, resumed, outcome["fallback"])
+        return TrainingRun(
+            version, outcome["metrics"], made.run, resumed, outcome["fallback"], tuple(made.warnings)
+        )
 
-    def _parts(self, made: Prepared, model: Model, outcome: dict[str, Any]) -> dict[str, Any]:
+    def _keep_time(self, version: Version, fallback: dict[str, Any] | None) -> None:
+        """Keep the fallback's measured time as a tag: a version's content must not depend on a clock."""
+        registry: Any = self.model_registry
+        if fallback is not None and hasattr(registry, "set_tags") and US_ROW not in registry.tags(version):
+            registry.set_tags(version, {US_ROW: repr(fallback["us_row"])})
+
+    def _parts(
+        self, made: Prepared, model: Model, classes: tuple[Any, ...] | None, outcome: dict[str, Any]
+    ) -> dict[str, Any]:
         """Return the arguments of `register` besides the model, its metrics and its fallback."""
         golden = _evenly(made.judge, self.golden_rows)
         reference, without_reference = _reference(made.judge, made.program, model)
+        fallback = outcome["fallback"]
         parts: dict[str, Any] = {
-            "default": float(made.split.learn_labels.mean()) if model.n_outputs == 1 else None,
+            "default": _default(made, model, classes),
             "program": made.program,
             "golden": (golden, model.predict(golden)),
             "reference": reference,
@@ -188,17 +254,18 @@ class TrainingPipeline:
                 "views": made.views,
                 "config": made.settings,
                 "run": made.run,
-                "fallback": outcome["fallback"],
+                "fallback": fallback and {key: value for key, value in fallback.items() if key != "us_row"},
                 "without_reference": without_reference,
+                "warnings": made.warnings,
             },
         }
+        # Another registry may not know the argument, which says nothing where the labels are 0 and 1.
+        if classes not in (None, (0, 1)) or (classes and isinstance(self.model_registry, ModelRegistry)):
+            parts["classes"] = classes
         return parts if self.name is None else {**parts, "name": self.name}
 
-    def _registered(self, run: str) -> TrainingRun | None:
-        """Return the version of this run where an earlier process registered it and died before it returned.
-
-        A second registration would be another version, because it measures the fallback's time again.
-        """
+    def _registered(self, made: Prepared) -> TrainingRun | None:
+        """Return the version of this run where an earlier process has registered it."""
         registry: Any = self.model_registry
         if not hasattr(registry, "resolve") or not hasattr(registry, "versions"):
             return None
@@ -207,15 +274,21 @@ class TrainingPipeline:
             return None
         for version in reversed(registry.versions(name)):
             bundle = registry.resolve(version)
-            if bundle.lineage.get("run") == run:
+            if bundle.lineage.get("run") == made.run:
+                fallback = bundle.lineage.get("fallback")
+                if fallback and hasattr(registry, "tags") and (kept := registry.tags(version).get(US_ROW)):
+                    fallback = {**fallback, "us_row": float(kept)}
                 return TrainingRun(
-                    version, bundle.metrics, run, self.learner.steps, bundle.lineage.get("fallback")
+                    version, bundle.metrics, made.run, self.learner.steps, fallback, tuple(made.warnings)
                 )
         return None
 
     def _learned(self, made: Prepared, saved: Checkpoints, stop: Stop) -> tuple[bytes, int]:
         """Return the model's bytes after the last step, and the number of steps done before this process."""
-        data = Rows(made.learn, made.split.learn_labels, made.program.output_names)
+        data = self._rows(made)
+        check = getattr(self.learner, "check", None)
+        if check is not None:
+            check(data)
         before = saved.load("primary")
         content, done = (before.payload, before.step) if before else (None, 0)
         for index in range(done, self.learner.steps):
@@ -226,8 +299,39 @@ class TrainingPipeline:
             raise TrainingError(f"the learner has {self.learner.steps} steps; expected at least 1")
         return content, done
 
+    def _rows(self, made: Prepared) -> Rows:
+        """Return the rows to learn from. A learner that stops early gets some of them apart, as `valid`."""
+        cut = made.split
+        task = self.task if self.task == REGRESSION else None
+
+        def some(places: Any) -> Rows:
+            weights = cut.learn_weights
+            return Rows(
+                made.learn[places],
+                cut.learn_labels[places],
+                made.program.output_names,
+                cut.classes,
+                weights if weights is None else weights[places],
+                task,
+            )
+
+        n = len(made.learn)
+        share = float(getattr(self.learner, "validation", 0.0))
+        if not share or n < 2:
+            return some(slice(None))
+        order = np.arange(n) if self.split == TIME else np.random.default_rng(SEED).permutation(n)
+        first = min(n - 1, max(1, int(n * (1.0 - share))))
+        data = some(np.sort(order[:first]))
+        data.valid = some(np.sort(order[first:]))
+        return data
+
     def _judged(
-        self, made: Prepared, model: Model, saved: Checkpoints, stop: Stop
+        self,
+        made: Prepared,
+        model: Model,
+        classes: tuple[Any, ...] | None,
+        saved: Checkpoints,
+        stop: Stop,
     ) -> tuple[dict[str, Any], bytes | None]:
         """Return metrics and the fallback's bytes.
 
@@ -236,14 +340,25 @@ class TrainingPipeline:
         before = saved.load("outcome")
         if before is not None:
             return before.about, before.payload or None
-        judge, labels = made.judge, made.split.judge_labels
+        judge, cut = made.judge, made.split
+        numbers = self.task == REGRESSION
+
+        def of(answers: npt.NDArray[np.float64]) -> dict[str, float]:
+            return measured(
+                _coded(cut.judge_labels, cut.classes, classes),
+                answers,
+                classes=classes,
+                weights=cut.judge_weights,
+                numbers=numbers,
+            )
+
         answers = model.predict(judge)
         if not np.isfinite(answers).all():
             raise TrainingError(
                 f"the trained model answers NaN or infinity to {int((~np.isfinite(answers)).sum())} of {len(judge)} "
                 f"rows after the split; check the labels and features"
             )
-        outcome: dict[str, Any] = {"metrics": measured(labels, answers), "fallback": None}
+        outcome: dict[str, Any] = {"metrics": of(answers), "fallback": None}
         content = b""
         if self.fallback_budget_us is not None:
             found = distill(
@@ -256,7 +371,7 @@ class TrainingPipeline:
             )
             if found is not None:
                 content, outcome["fallback"] = found.content, found.about
-                own = measured(labels, found.model.predict(judge))
+                own = of(found.model.predict(judge))
                 outcome["metrics"] |= {f"fallback_{name}": value for name, value in own.items()}
                 outcome["metrics"]["fallback_correlation"] = found.about["agreement"]["correlation"]
         saved.save("outcome", 1, content, outcome)
@@ -271,6 +386,48 @@ class TrainingPipeline:
             if registry is not None
             else Path(tempfile.gettempdir(), "engine-training")
         )
+
+
+def _classes_of(made: Prepared, model: Model) -> tuple[Any, ...] | None:
+    """Return the classes in the order of the model's answers; None for numbers.
+
+    A function of the user's own may fit a classifier to labels that looked like numbers. Then the answers are in the
+    order of the labels, as scikit-learn has it, or the labels are codes already, as in LightGBM.
+    """
+    classes = made.split.classes
+    if classes is not None or model.n_outputs == 1:
+        return classes
+    distinct = np.unique(made.split.learn_labels)
+    whole = bool((distinct == np.floor(distinct)).all())
+    if len(distinct) == model.n_outputs:
+        return tuple(int(label) if whole else float(label) for label in distinct)
+    if whole and distinct[0] >= 0 and distinct[-1] < model.n_outputs:
+        return tuple(range(model.n_outputs))
+    return None
+
+
+def _coded(
+    labels: npt.NDArray[np.float64], encoded: tuple[Any, ...] | None, classes: tuple[Any, ...] | None
+) -> npt.NDArray[np.float64]:
+    """Return labels as codes of `classes`, where they are not encoded yet."""
+    if classes is None or encoded is not None:
+        return labels
+    values = np.array(classes, dtype=np.float64)
+    places = np.minimum(np.searchsorted(values, labels), len(values) - 1)
+    return np.where(values[places] == labels, places, UNSEEN).astype(np.float64)
+
+
+def _default(made: Prepared, model: Model, classes: tuple[Any, ...] | None) -> float | list[float] | None:
+    """Return the answer without a model: the mean label, or the share of each class."""
+    labels, weights = made.split.learn_labels, made.split.learn_weights
+    if model.n_outputs == 1:
+        many = classes is not None and len(classes) > 2  # the answers are codes: their mean is none of them
+        return None if many else float(np.average(labels, weights=weights))
+    if classes is None or len(classes) != model.n_outputs:
+        return None
+    codes = _coded(labels, made.split.classes, classes)
+    shares = np.bincount(codes.astype(int), weights, minlength=len(classes))
+    return [float(share) for share in shares / shares.sum()]
 
 
 def _evenly(rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:

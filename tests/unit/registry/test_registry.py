@@ -148,7 +148,27 @@ def test_scikit_learns_trees_need_trust_because_reading_them_runs_code(registry,
 
 @pytest.mark.parametrize(
     "name",
-    ["", "..", "../x", "a/b", "A", "-a", ".hidden", "a" * 65, "a b", "a\n", "ä", None, 7, "a@b", "a\x00"],
+    [
+        "",
+        "..",
+        "../x",
+        "a/../b",
+        "a//b",
+        "/a",
+        "a/",
+        "a/.b",
+        "-a",
+        ".hidden",
+        "a" * 129,
+        "a b",
+        "a\n",
+        "ä",
+        None,
+        7,
+        "a@b",
+        "a\x00",
+        "a\\b",
+    ],
 )
 def test_names_that_are_not_allowed(registry, tmp_path, name):
     with pytest.raises(RegistryError):
@@ -285,8 +305,13 @@ def test_diff_names_what_differs(registry, tmp_path):
 @pytest.mark.parametrize(
     ("keywords", "text"),
     [
-        ({"metrics": {"auc": float("nan")}}, r"metrics\['auc'\] must be a finite number, got nan"),
-        ({"metrics": {"auc": "high"}}, "must be a finite number"),
+        ({"metrics": {"auc": None}}, r"metrics\['auc'\] must be a number, got None"),
+        ({"metrics": {"auc": "high"}}, r"metrics\['auc'\] must be a number, got 'high'"),
+        ({"classes": ["a"]}, r"classes must be two labels or more, all distinct, got \['a'\]"),
+        ({"classes": ["a", "a"]}, "two labels or more, all distinct"),
+        ({"classes": "ab"}, "two labels or more, all distinct, got 'ab'"),
+        ({"classes": [0.0, float("nan")]}, "classes must be texts, booleans or finite numbers, got nan"),
+        ({"classes": 7}, "classes must be a sequence of labels, got int"),
         ({"policy": {"deadline": 5}}, "policy has no deadline; there are: deadline_ms"),
         ({"policy": {"deadline_ms": [5]}}, "must be a number or text"),
         ({"default": float("inf")}, "default must be a finite number"),

@@ -1,5 +1,6 @@
 """engine score: Parquet to Parquet, in order, in parts that a later run takes up."""
 
+import json
 import os
 import signal
 import subprocess
@@ -45,7 +46,15 @@ def expected(rows):
 
 
 def test_answers_come_in_the_inputs_order_with_the_columns_kept(registry, source, tmp_path):
-    done = score(registry.resolve("model"), source, tmp_path / "out.parquet", keep=["id"], threads=3)
+    seen = []
+
+    def progress(*counts):
+        seen.append(counts)
+
+    done = score(
+        registry.resolve("model"), source, tmp_path / "out.parquet", keep=["id"], threads=3, progress=progress
+    )
+    assert max(seen) == (250_000, 250_000)
     assert (done.rows, done.parts, done.resumed, done.not_finite) == (250_000, 3, 0, 0)
     out = pq.read_table(tmp_path / "out.parquet")
     assert out.column_names == ["id", "prediction"]
@@ -103,7 +112,7 @@ def test_finished_parts_are_taken_up_and_those_of_another_run_are_not(
         with monkeypatch.context() as patched:
             patched.setattr(Parts, "join", dies)
             with pytest.raises(KeyboardInterrupt):
-                score(registry.resolve("model"), source, target, **keywords)
+                score(registry.resolve("model"), source, target, overwrite=True, **keywords)
 
     interrupted()
     assert not target.exists()
@@ -111,10 +120,11 @@ def test_finished_parts_are_taken_up_and_those_of_another_run_are_not(
     assert score(registry.resolve("model"), source, target).resumed == 2
     assert (pq.read_table(target)["prediction"].to_numpy() == expected(250_000)).all()
     interrupted()
-    assert score(registry.resolve("model"), source, target, keep=["id"]).resumed == 0
+    again = score(registry.resolve("model"), source, target, keep=["id"], overwrite=True)
+    assert again.resumed == 0
     interrupted()
     os.utime(source)
-    assert score(registry.resolve("model"), source, target).resumed == 0
+    assert score(registry.resolve("model"), source, target, overwrite=True).resumed == 0
 
 
 def test_two_at_once_into_the_same_output(registry, source, tmp_path):
@@ -211,3 +221,148 @@ def test_a_killed_run_is_resumed(registry, source, tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
         assert int(done.stdout) >= 1
     assert (pq.read_table(target)["prediction"].to_numpy() == expected(250_000)).all()
+
+
+def small(path, rows=3):
+    pq.write_table(pa.table({"f0": [float(i) for i in range(rows)], "f1": [0.0] * rows}), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["same", "spelling", "link", "hard link", "parts"])
+def test_the_input_is_never_the_output(registry, tmp_path, monkeypatch, kind):
+    source = target = small(tmp_path / "data.parquet")
+    monkeypatch.chdir(tmp_path)
+    if kind == "spelling":
+        target = "../" + tmp_path.name + "/./data.parquet"
+    elif kind == "link":
+        target = tmp_path / "other.parquet"
+        target.symlink_to("data.parquet")
+    elif kind == "hard link":
+        target = tmp_path / "other.parquet"
+        os.link(source, target)
+    elif kind == "parts":
+        (tmp_path / "out.parquet.parts").mkdir()
+        source, target = small(tmp_path / "out.parquet.parts" / "000000.parquet"), tmp_path / "out.parquet"
+    before = source.read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"is the input|lies among the parts"):
+            score(registry.resolve("model"), source, target, overwrite=overwrite)
+    assert source.read_bytes() == before
+    assert (
+        cli.main(["score", "--model", "model", "--registry", str(registry.path), str(source), str(target)])
+        == 1
+    )
+    assert source.read_bytes() == before
+
+
+def test_foreign_files_are_never_replaced_and_own_ones_when_asked(registry, tmp_path):
+    source, target = small(tmp_path / "in.parquet"), tmp_path / "out.parquet"
+    bundle = registry.resolve("model")
+    for make in (lambda: target.write_text("my notes"), lambda: small(target, 5), target.mkdir):
+        make()
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="no output of engine score, so it is never replaced"):
+                score(bundle, source, target, overwrite=overwrite)
+        target.rmdir() if target.is_dir() else target.unlink()
+    assert score(bundle, source, target).rows == 3
+    first = target.read_bytes()
+    with pytest.raises(InputError, match=r"an output of an earlier run: say overwrite=True \(--overwrite\)"):
+        score(bundle, small(source, 2), target)
+    assert target.read_bytes() == first
+    assert score(bundle, source, target, overwrite=True).rows == 2
+    words = ["score", "--model", "model", "--registry", str(registry.path), str(source), str(target)]
+    assert cli.main(words) == 1
+    assert cli.main([*words, "--overwrite"]) == 0
+    assert [path.name for path in tmp_path.glob("out.parquet*")] == ["out.parquet"]
+
+
+def test_an_output_through_a_link_takes_the_place_of_its_target(registry, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out.parquet").symlink_to("disk/real.parquet")
+    score(registry.resolve("model"), small(tmp_path / "in.parquet"), tmp_path / "out.parquet")
+    assert (tmp_path / "out.parquet").is_symlink()
+    assert pq.read_table(tmp_path / "disk" / "real.parquet").num_rows == 3
+
+
+def test_a_folder_of_parts_with_other_files_is_left_alone(registry, tmp_path):
+    folder = tmp_path / "out.parquet.parts"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds 'thesis.txt', which is no part of an output"):
+        score(registry.resolve("model"), small(tmp_path / "in.parquet"), tmp_path / "out.parquet")
+    assert (folder / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("classes", "below", "above", "kind"),
+    [
+        (("no", "yes"), 0.25, 0.75, pa.string()),
+        ((False, True), 0.25, 0.75, pa.bool_()),
+        ((1, 2), 0.25, 0.75, pa.int64()),
+        ((-1.5, 2.0), 0.5, 0.75, pa.float64()),
+        ((10, "b"), 0.25, 0.75, pa.string()),
+        ((7, 8, 9), 0.0, 2.0, pa.int64()),
+    ],
+)
+def test_labels_are_given_back(registry, tmp_path, classes, below, above, kind):
+    version = registry.register(step(tmp_path, below, above), classes=classes)
+    score(registry.resolve(version), small(tmp_path / "in.parquet"), tmp_path / "out.parquet", column="y")
+    out = pq.read_table(tmp_path / "out.parquet")
+    assert out.column_names == ["y", "y_label"]
+    assert out["y"].to_pylist() == [below, below, above]
+    assert out.schema.field("y_label").type == kind
+    found = [
+        str(label) if pa.types.is_string(kind) else label for label in (classes[0], classes[0], classes[-1])
+    ]
+    assert out["y_label"].to_pylist() == found
+    with pytest.raises(InputError, match="the labels are called 'f0_label', which is a column to keep"):
+        pq.write_table(pa.table({"f0": [0.0], "f1": [0.0], "f0_label": [1]}), tmp_path / "taken.parquet")
+        score(
+            registry.resolve(version),
+            tmp_path / "taken.parquet",
+            tmp_path / "b.parquet",
+            keep=["f0_label"],
+            column="f0",
+        )
+
+
+def test_labels_of_0_and_1_and_answers_that_are_no_numbers(registry, tmp_path):
+    source = small(tmp_path / "in.parquet")
+    plain = registry.register(step(tmp_path, 0.25, 0.75), classes=(0, 1))
+    score(registry.resolve(plain), source, tmp_path / "plain.parquet")
+    assert pq.read_table(tmp_path / "plain.parquet").column_names == ["prediction"]
+    odd = registry.register(overflowing(tmp_path), classes=("a", "b"))
+    score(registry.resolve(odd), source, tmp_path / "odd.parquet")
+    assert pq.read_table(tmp_path / "odd.parquet")["prediction_label"].to_pylist() == ["b", "b", None]
+
+
+def test_a_model_file_is_scored_without_a_registry(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ENGINE_REGISTRY", raising=False)
+    source, model = small(tmp_path / "in.parquet"), step(tmp_path, 10, 20)
+    assert cli.main(["score", str(source), "out.parquet", "--model", model.name, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["model"], said["rows"], said["output"]) == (model.name, 3, "out.parquet")
+    assert pq.read_table("out.parquet")["prediction"].to_pylist() == [10.0, 10.0, 20.0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet", model.name]
+    score(engine.load_model(model), source, tmp_path / "again.parquet")
+    assert pq.read_table("again.parquet")["prediction"].to_pylist() == [10.0, 10.0, 20.0]
+    with pytest.raises(
+        engine.errors.InputTypeError, match="expected a Bundle, a Model or the path of one, got int"
+    ):
+        score(5, source, tmp_path / "c.parquet")
+    assert cli.main(["score", str(source), "d.parquet", "--model", "missing.txt"]) == 1
+    assert "no model file 'missing.txt', and no registry at 'registry'" in capsys.readouterr().err
+
+
+def test_a_name_in_the_registry_comes_before_a_file(registry, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source, model = small(tmp_path / "in.parquet"), step(tmp_path, 1, 2)
+    model.rename("model")
+    assert cli.main(["score", "in.parquet", "a.parquet", "--model", "model"]) == 0
+    assert pq.read_table("a.parquet")["prediction"].to_pylist() == [10.0, 10.0, 20.0]
+    assert (
+        cli.main(["score", str(source), "b.parquet", "--model", "./model", "--registry", str(registry.path)])
+        == 0
+    )
+    assert pq.read_table("b.parquet")["prediction"].to_pylist() == [1.0, 1.0, 2.0]
