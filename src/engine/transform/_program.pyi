@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,10 @@ class NativeProgram:
         """The PyCapsule `engine.features.v1` of this program (csrc/include/engine/features.h). Keeps it alive."""
     def row(self, row: Any) -> npt.NDArray[np.float32]:
         """Return the features of one mapping, or of one sequence in input order: a new float32 [n_outputs]."""
+    def absent(self, row: Any) -> tuple[str, ...]:
+        """Return the names of the inputs that a mapping has no key for, in input order; () for a sequence."""
+    def check_keys(self, row: Any, also_known: AbstractSet[Any] | None = None) -> None:
+        """Raise InputError unless every key of a mapping names an input, or is in the set `also_known`."""
     def row_json(self, data: Any, parse: Callable[[Any], Any]) -> npt.NDArray[np.float32]:
         """Return the features of one row of JSON: a new float32 [n_outputs].
 

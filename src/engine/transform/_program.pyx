@@ -66,6 +66,16 @@ cdef int _read_row(void* ctx, void* row, float* out) except -1:
     return (<NativeProgram>ctx).read(<PyObject*>row, out)
 
 
+cdef void* _absent(void* ctx) except NULL:
+    names = (<NativeProgram>ctx).reader.absent()
+    Py_INCREF(names)
+    return <void*>names
+
+
+cdef int _check_keys(void* ctx, void* row, void* also_known) except -1:
+    return (<NativeProgram>ctx).reader.check_keys(<PyObject*>row, None if also_known is NULL else <object>also_known)
+
+
 cdef void _free_capsule(object capsule) noexcept:
     Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
@@ -120,6 +130,8 @@ cdef class NativeProgram:
         self.socket.read_row = _read_row
         self.socket.retain = _retain
         self.socket.release = _release
+        self.socket.absent = _absent
+        self.socket.check_keys = _check_keys
 
     def __dealloc__(self):
         del self.program
@@ -159,11 +171,11 @@ cdef class NativeProgram:
         self.program.add_zone(native)
         return 0
 
-    # Hot: one row, for `row` and for the socket's read_row.
+    # Hot: one row, for `row` and for the socket's read_row. Returns how many inputs the mapping has no key for.
     cdef int read(self, PyObject* row, float* out) except -1:
-        self.reader.read(row)
+        cdef int n_absent = self.reader.read(row)
         self.program.run_row(self.reader.numbers, self.reader.texts, out)
-        return 0
+        return n_absent
 
     def row(self, row):
         """Return the features of one mapping, or of one sequence in input order: a new float32 [n_outputs]."""
@@ -171,6 +183,15 @@ cdef class NativeProgram:
         cdef cnp.ndarray out = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_FLOAT32, 0)
         self.read(<PyObject*>row, <float*>cnp.PyArray_DATA(out))
         return out
+
+    def absent(self, row) -> tuple:
+        """Return the names of the inputs that a mapping has no key for, in input order; () for a sequence."""
+        self.reader.read(<PyObject*>row)
+        return self.reader.absent()
+
+    def check_keys(self, row, also_known=None):
+        """Raise InputError unless every key of a mapping names an input, or is in the set `also_known`."""
+        self.reader.check_keys(<PyObject*>row, also_known)
 
     def row_json(self, data, parse):
         """Return the features of one row of JSON: a new float32 [n_outputs].

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine._common import canonical, durable
+from engine._common import arguments, canonical, durable
+from engine._common.tables import Columns
 from engine.errors import InputError, InputTypeError, ProgramError
 from engine.transform.batches import Batches, batches_of
 from engine.transform.drawing import html_of
@@ -37,7 +38,7 @@ class FeatureProgram:
 
     Make one with `fit`, `load` or `from_sklearn`. A missing value (None, NaN, pandas.NA, pandas.NaT, or an absent key)
     is imputed if its feature has an op for that, and gives NaN otherwise. With `missing="error"` an absent key is an
-    InputError instead. Keys of no input are ignored.
+    InputError instead. Keys of no input are ignored, unless a call says `unknown_keys="raise"`.
 
     Immutable and thread-safe. No method blocks on anything but the disk.
 
@@ -292,11 +293,14 @@ class FeatureProgram:
         model = to_onnx_model(self.features, self._inputs, self.output_names, self.digest, missing_text)
         durable.write(Path(path), model.SerializeToString())
 
-    def row(self, row: Mapping[str, Any] | Sequence[Any]) -> npt.NDArray[np.float32]:
+    def row(
+        self, row: Mapping[str, Any] | Sequence[Any], *, unknown_keys: str = "ignore"
+    ) -> npt.NDArray[np.float32]:
         """Return the features of one row.
 
         Args:
             row: a mapping from input name to value, or a sequence of values in `input_names` order.
+            unknown_keys: "raise" refuses a mapping with a key that names no input, such as a misspelt one.
 
         Returns:
             A new float32 [n_outputs].
@@ -304,9 +308,29 @@ class FeatureProgram:
         Raises:
             InputTypeError: a value of a type that its input cannot read; names the input, what was expected and what
                 was got.
-            InputError: a value out of range, a sequence of another length, or an absent key with `missing="error"`.
+            InputError: a value out of range, a sequence of another length, an absent key with `missing="error"`, or
+                a key of no input with `unknown_keys="raise"`; names the key and the nearest input.
         """
+        if unknown_keys != "ignore":
+            _require_policy(unknown_keys)
+            self._native.check_keys(row)
         return self._native.row(row)
+
+    def absent(self, row: Mapping[str, Any] | Sequence[Any]) -> tuple[str, ...]:
+        """Return the inputs that a row has no key for, and that are therefore missing values.
+
+        An input whose value is None or NaN is not absent.
+
+        Args:
+            row: as for `row`. A sequence has every input.
+
+        Returns:
+            Names, in `input_names` order.
+
+        Raises:
+            InputError, InputTypeError: as `row`.
+        """
+        return self._native.absent(row)
 
     def row_json(self, data: bytes | str) -> npt.NDArray[np.float32]:
         """Return the features of one row of JSON: the bits that `row` gives for it.
@@ -326,7 +350,9 @@ class FeatureProgram:
         """
         return self._native.row_json(data, parse_row)
 
-    def batch(self, table: Any, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+    def batch(
+        self, table: Any, *, out: npt.NDArray[np.float32] | None = None, unknown_keys: str = "ignore"
+    ) -> npt.NDArray[np.float32]:
         """Return the features of every row of a table. Row i has the bits that `row` gives for it.
 
         Args:
@@ -334,15 +360,19 @@ class FeatureProgram:
                 columns are read in place, without the GIL.
             out: the array to write to: float32 [rows, n_outputs], C-contiguous, sharing no memory with the table. After
                 an error it holds anything. None makes a new array.
+            unknown_keys: "raise" refuses a column, or a key of a row, that names no input.
 
         Returns:
             float32 [rows, n_outputs]: `out`, or a new array.
 
         Raises:
             InputTypeError: as `row`, naming the row; no table; an `out` of another type.
-            InputError: as `row`, naming the row; a column that is absent or of another length; an `out` of another
-                shape.
+            InputError: as `row`, naming the row; a column that is absent or of another length; a column of no input
+                with `unknown_keys="raise"`; an `out` of another shape.
         """
+        if unknown_keys != "ignore":
+            _require_policy(unknown_keys)
+            self._native.check_keys(dict.fromkeys(Columns(table).names))
         if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
             return self._native.rows(table, out=out)
         return self._rows_of(Table(table, self.input_names, refuse_missing=self.missing == "error"), out=out)
@@ -406,6 +436,10 @@ def _features_of(spec: Any) -> list[Feature]:
     if not features:
         raise ProgramError("a program needs at least one output, got a spec of no features")
     return features
+
+
+def _require_policy(unknown_keys: Any) -> None:
+    arguments.one_of("unknown_keys", unknown_keys, ("ignore", "raise"))
 
 
 def _require_distinct(names: list[str]) -> None:
