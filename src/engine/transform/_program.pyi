@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 OPS: tuple[str, ...]
+OPS_ON_TEXT: frozenset[str]
 KINDS: tuple[str, ...]
 DATE_PARTS: tuple[str, ...]
 ARGUMENTS_MAX: int
@@ -26,6 +27,7 @@ class NativeProgram:
         functions: one (function, argument registers, number of results) for each call. `function.address` is native
             code that lives as long as `function`.
         refuse_missing: True makes an absent key an InputError; False makes it a missing value.
+        matches: (keys, values) of each step that matches numbers; the keys rise.
 
     Raises:
         ProgramError: the steps do not make a program; says why.
@@ -42,6 +44,7 @@ class NativeProgram:
         vectors: Sequence[npt.NDArray[np.float32]],
         functions: Sequence[tuple[Any, Sequence[int], int]],
         refuse_missing: bool,
+        matches: Sequence[tuple[Sequence[float], Sequence[float]]] = ...,
     ) -> None: ...
     @property
     def capsule(self) -> Any:

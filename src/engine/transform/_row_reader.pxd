@@ -26,6 +26,7 @@ cdef class RowReader:
     # The registers of one row, inputs first, owned. The GIL is held and no Python code runs while they are in use.
     cdef double* numbers
     cdef Text* texts
+    cdef list kept              # strings that the texts of the last row point into, if it was read slowly
     cdef char* digits           # kDigits bytes for each text input: the digits of an integer that is a category
 
     cdef int reserve(self, uint32_t number_registers, uint32_t text_registers) except -1

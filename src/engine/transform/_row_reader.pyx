@@ -296,6 +296,9 @@ cdef class RowReader:
         cdef uint32_t i
         for i in range(self.n_inputs):
             plain.append(None if values[i] is _ABSENT else self._plain_value(i, values[i]))
+        # The registers of texts point into these strings, which live until the program has run. They are exact strings,
+        # floats and datetimes, so dropping the list runs no Python code.
+        self.kept = plain
         if not self._quick_sequence(<PyObject*>plain):
             raise SystemError("plain values are not plain")
         # Only now, because the values' own code may have read another row with this reader.

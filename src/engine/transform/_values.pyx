@@ -58,7 +58,7 @@ cdef object plain_text(object value, object name, object row):
         except UnicodeEncodeError as error:
             raise InputError(f"{_where(name, row)}: expected text that UTF-8 can encode, got a lone surrogate "
                              f"U+{ord(value[error.start]):04X} at index {error.start}") from None
-        return value
+        return value if type(value) is str else str.__str__(value)
     if isinstance(value, np.generic) and value.dtype.kind in _NUMPY_KINDS:
         value = value.item()
     if isinstance(value, (int, float)):

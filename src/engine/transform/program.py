@@ -20,7 +20,7 @@ from engine.transform.frozen import digest_of, parse_row, plain_loads
 from engine.transform.functions import UserFunction
 from engine.transform.onnx_export import to_onnx_model
 from engine.transform.ops import one_of, whole
-from engine.transform.plan import Plan
+from engine.transform.plan import NUMBER, TEXT, Plan
 from engine.transform.sklearn_import import features_of
 from engine.transform.sources import feature_from_json
 from engine.transform.spec import Feature
@@ -53,9 +53,12 @@ class FeatureProgram:
     Args:
         features: fitted features, in output order.
         missing: "impute" or "error".
+        inputs: (name, kind) of each input, in the order of a row that is a sequence. They may be more than the features
+            read. None takes the inputs that the features read, in the order in which they do.
 
     Raises:
-        ProgramError: a feature that is not fitted, two outputs of one name, or no output.
+        ProgramError: a feature that is not fitted, two outputs of one name, no output, or inputs that do not belong to
+            the features.
     """
 
     __slots__ = {
@@ -71,9 +74,15 @@ class FeatureProgram:
         "output_names": "tuple of str: the columns of `row` and `batch`, in order.",
     }
 
-    def __init__(self, features: Sequence[Feature], *, missing: str = "impute") -> None:
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        *,
+        missing: str = "impute",
+        inputs: Sequence[tuple[str, str]] | None = None,
+    ) -> None:
         one_of("missing", missing, ("impute", "error"))
-        self._inputs = inputs_of(features)
+        self._inputs = _inputs_of(features, inputs)
         plan = Plan(self._inputs)
         # For each feature, its first output and the output after its last.
         self._columns: list[tuple[int, int]] = []
@@ -168,8 +177,8 @@ class FeatureProgram:
     def from_sklearn(cls, transformer: Any, table: Any) -> FeatureProgram:
         """Return a program that computes what a fitted scikit-learn ColumnTransformer or Pipeline computes.
 
-        It takes over SimpleImputer, StandardScaler, MinMaxScaler, RobustScaler, KBinsDiscretizer, OneHotEncoder and
-        OrdinalEncoder. An unknown category, which some encoders refuse, gives all zeros or the declared code.
+        It takes over the transformers that `pipeline_program` lists. Where an encoder refuses an unknown category
+        (handle_unknown="error"), the program refuses the row too, by an InputError.
 
         Args:
             transformer: fitted on a data frame.
@@ -180,7 +189,7 @@ class FeatureProgram:
             ProgramError: a transformer or an option that a program cannot reproduce, or a row with another result.
         """
         program = cls(features_of(transformer))
-        ours, theirs = program.batch(table), np.asarray(transformer.transform(table), dtype=np.float64)
+        ours, theirs = program.batch(table), _dense(transformer.transform(table))
         if ours.shape != theirs.shape:
             raise ProgramError(
                 f"scikit-learn makes shape {list(theirs.shape)}, the program {list(ours.shape)}"
@@ -252,6 +261,7 @@ class FeatureProgram:
             program = cls(
                 [feature_from_json(found, known) for found in body["features"]],
                 missing=body.get("missing", ""),
+                inputs=_pairs_of(body.get("inputs")),
             )
         except RecursionError:
             raise ProgramError("features are nested too deeply") from None
@@ -427,6 +437,32 @@ class FeatureProgram:
         )
 
 
+def _inputs_of(features: Sequence[Feature], given: Sequence[tuple[str, str]] | None) -> list[tuple[str, str]]:
+    read = inputs_of(features)
+    if given is None:
+        return read
+    kinds = dict(given)
+    if len(kinds) != len(given) or any(kinds.get(name) != kind for name, kind in read):
+        raise ProgramError("inputs or outputs do not belong to these features")
+    read_names = {name for name, _ in read}
+    for name, kind in given:
+        if name not in read_names and (not isinstance(name, str) or kind not in (NUMBER, TEXT)):
+            raise ProgramError(
+                f"input {name!r}: one that no feature reads is a number or a category, got {kind!r}"
+            )
+    return list(given)
+
+
+def _pairs_of(found: Any) -> list[tuple[str, str]]:
+    """Return the inputs of a program's file. Raise ProgramError for anything but pairs of strings."""
+    if not isinstance(found, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+        for pair in found
+    ):
+        raise ProgramError("inputs or outputs do not belong to these features")
+    return [(pair[0], pair[1]) for pair in found]
+
+
 def _features_of(spec: Any) -> list[Feature]:
     if isinstance(spec, (str, os.PathLike)):
         spec = load_spec(spec)
@@ -436,6 +472,10 @@ def _features_of(spec: Any) -> list[Feature]:
     if not features:
         raise ProgramError("a program needs at least one output, got a spec of no features")
     return features
+
+
+def _dense(matrix: Any) -> npt.NDArray[np.float64]:
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
 
 
 def _require_policy(unknown_keys: Any) -> None:

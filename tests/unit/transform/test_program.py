@@ -476,7 +476,7 @@ def test_threads_read_their_own_rows(program):
 
 def test_the_words_of_a_program_are_those_of_the_native_core():
     assert KINDS == (NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR)
-    assert len(set(OPS)) == len(OPS) == 27
+    assert len(set(OPS)) == len(OPS) == 31
     assert (DATE_PARTS[0], DATE_PARTS[-1]) == ("year", "unix_second")
     with pytest.raises(ProgramError, match="does not compile: unknown op 'nonsense'"):
         NativeProgram([], 1, [("nonsense", {})], [], [], [], [], [], False)
