@@ -433,13 +433,24 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _known(step: Any, place: int) -> _Known:
+def _known(step: Any, place: int, column: _Column) -> _Known:
     categories = list(step.categories_[place])
     missing = [i for i, value in enumerate(categories) if _is_missing(value)]
     if len(missing) > 1:
         raise ProgramError(
             f"{_kind(step)}: None and NaN are two of its categories, and one in a feature program; replace one of them "
             f"in the table, and fit again"
+        )
+    if (
+        missing
+        and column.feature is not None
+        and column.feature.ops[-1:]
+        and column.feature.ops[-1].op == "impute"
+    ):
+        raise ProgramError(
+            f"{_kind(step)}: {categories[missing[0]]!r} is one of its categories though column {column.name!r} was "
+            f"imputed; SimpleImputer(missing_values=nan) leaves None in place, and a feature program does not. Turn "
+            f"None into NaN in the table, and fit again"
         )
     places = [i for i in range(len(categories)) if i not in missing]
     present = [categories[i] for i in places]
@@ -465,7 +476,7 @@ def _grouping(step: Any, place: int, count: int) -> tuple[list[int], int | None]
 
 
 def _one_hot(column: _Column, step: Any, place: int) -> Columns:
-    known = _known(step, place)
+    known = _known(step, place, column)
     count = len(step.categories_[place])
     codes, group = _grouping(step, place, count)
     names = {code: str(step.categories_[place][i]) for i, code in enumerate(codes)}
@@ -501,7 +512,7 @@ def _one_hot(column: _Column, step: Any, place: int) -> Columns:
 
 
 def _ordinal(column: _Column, step: Any, place: int) -> Columns:
-    known = _known(step, place)
+    known = _known(step, place, column)
     codes, _ = _grouping(step, place, len(step.categories_[place]))
     refuse = _refuses(step, known)
     unknown = math.nan if step.unknown_value is None else float(step.unknown_value)
