@@ -25,8 +25,10 @@ def _where(name, row) -> str:
 
 
 def _is_absent_marker(value) -> bool:
-    """Whether a value is pandas.NA or pandas.NaT. Tells by the name of its type, without importing pandas."""
+    """Whether a value is pandas.NA, pandas.NaT or numpy.ma.masked. Tells by the name of its type, without an import."""
     kind = type(value)
+    if kind.__name__ == "MaskedConstant":
+        return kind.__module__.startswith("numpy.")
     return kind.__name__ in ("NAType", "NaTType") and kind.__module__.startswith("pandas.")
 
 

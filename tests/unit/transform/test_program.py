@@ -480,3 +480,19 @@ def test_the_words_of_a_program_are_those_of_the_native_core():
     assert (DATE_PARTS[0], DATE_PARTS[-1]) == ("year", "unix_second")
     with pytest.raises(ProgramError, match="does not compile: unknown op 'nonsense'"):
         NativeProgram([], 1, [("nonsense", {})], [], [], [], [], [], False)
+
+
+def test_inputs_can_be_declared_in_another_order_and_with_more_names():
+    features = [t.number("b"), t.category("c").ordinal(["x"])]
+    program = t.FeatureProgram(features, inputs=[("c", "category"), ("a", "number"), ("b", "number")])
+    assert program.input_names == ("c", "a", "b")
+    assert program.row(["x", 7.0, 2.0]).tolist() == [2.0, 0.0]
+    assert program.batch({"a": [0], "b": [2], "c": ["x"]}).tolist() == [[2.0, 0.0]]
+    again = t.FeatureProgram.from_json(program.to_json())
+    assert (again.input_names, again.digest) == (program.input_names, program.digest)
+    assert program.digest != t.FeatureProgram(features).digest
+    for inputs in ([("b", "number")], [("b", "category"), ("c", "category")], [("b", "number")] * 2):
+        with pytest.raises(ProgramError, match="inputs or outputs do not belong to these features"):
+            t.FeatureProgram(features, inputs=inputs)
+    with pytest.raises(ProgramError, match="input 'a': one that no feature reads is a number or a category"):
+        t.FeatureProgram(features, inputs=[("b", "number"), ("c", "category"), ("a", "vector[2]")])
