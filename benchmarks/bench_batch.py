@@ -1,10 +1,10 @@
 """Batch scoring, Parquet to Parquet: `engine score` beside LightGBM on two threads, on the same file.
 
-A million rows of 30 float64 columns, scored by a LightGBM model of 300 trees of 31 leaves. LightGBM does what its users
-do: pyarrow reads the file on all threads, its columns become one matrix, `predict(num_threads=2)` scores it, pyarrow
-writes the answers. Ours goes through the registry (digest checked, model loaded), streams, and syncs its parts and its
-output, which LightGBM's side does not. Two threads each, the best of three runs each, turn by turn; the answers are
-compared. Not measured: files larger than memory, which only ours streams.
+A million rows of 30 float64 columns, scored by a LightGBM model of 300 trees of 31 leaves. LightGBM runs as its users
+run it: pyarrow reads the file on all threads, the columns become one matrix, `predict(num_threads=2)` scores it, and
+pyarrow writes the answers. Ours goes through the registry (digest check, loading), streams, and syncs its parts and its
+output; LightGBM's side syncs nothing. Both have two threads and three runs, alternating; the best run counts, and the
+answers are compared. Not measured: files larger than memory, which only ours streams.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ N_FEATURES, TREES, LEAVES, THREADS, SEED = 30, 300, 31, 2, 5
 
 
 def prepare(folder: Path, n_rows: int, trees: int) -> tuple[Path, bytes]:
-    """The file to score, rows that no tree was trained on, and the model."""
+    """The file to score, with rows that no tree was trained on, and the model."""
     import lightgbm
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -64,7 +64,7 @@ def lightgbms(model: Path, source: Path, target: Path) -> float:
 
 
 def run(smoke: bool) -> dict[str, Any]:
-    """Runs the case."""
+    """Run the case."""
     import pyarrow.parquet as pq
 
     n_rows, trees = (20_000, 20) if smoke else (1_000_000, TREES)

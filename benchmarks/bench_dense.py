@@ -1,9 +1,9 @@
 """A small perceptron, 32-128-64-1 with ReLU in float32, against NumPy and ONNX Runtime; the Python call included.
 
-Timed per call with 1 and 64 rows, each call other rows, one thread each, by turns: a neighbour on the other half of the
-core slows vector code by a fifth for seconds, and would meet one contender alone. `us_b*_p50` is the median over the
-turns, `spread` that of the fastest and of the slowest turn. It does not measure wide nets, where a matrix library's own
-blocking matters more than the call.
+Timed per call with 1 and 64 rows, each call other rows, one thread each. Contenders take turns, because a neighbour on
+the other half of the core slows vector code by a fifth for seconds, and would otherwise hit one contender alone.
+`us_b*_p50` is the median over the turns, `spread` the fastest and the slowest turn. Wide nets are not measured: there a
+matrix library's own blocking matters more than the call.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def onnxruntime_net(weights: list[Rows], biases: list[Rows]) -> Predict | None:
 
 
 def times_us(predict: Predict, rows: Rows, batch: int, calls: int) -> list[float]:
-    """Microseconds of each of `calls` calls with `batch` rows, the first few left out."""
+    """Microseconds of each of `calls` calls with `batch` rows, without the first few."""
     times = []
     for i in range(calls + 20):
         first = i * batch % (len(rows) - batch + 1)

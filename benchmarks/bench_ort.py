@@ -1,16 +1,16 @@
 """ONNX Runtime without the GIL: one ONNX network served by its C API and by its Python API, beside a busy event loop.
 
-The same engine, model, fallback and load twice; only how a batch reaches ONNX Runtime differs. The event loop that
-submits the requests and takes the answers also works on something else, pieces of `BUSY_US` of Python one after the
-other, as a service that parses and renders does. An executor that scores through the Python API has to win the GIL
-from that loop for every batch; one that scores through the C API never asks for it. Poisson arrivals at 0.5x and 2x of
-the primary's closed-loop capacity, 10 ms deadlines, phases of both interleaved and repeated, medians.
+Engine, model, fallback and load are the same twice; only the way of a batch into ONNX Runtime differs. The event loop
+that submits requests and takes answers has other work too, pieces of `BUSY_US` of Python one after the other, like a
+service that parses and renders. An executor with the Python API has to win the GIL from that loop for every batch;
+with the C API it never asks for the GIL. Poisson arrivals at 0.5x and 2x of the primary's closed-loop capacity, 10 ms
+deadlines, phases of both interleaved and repeated, medians.
 
 `native_goodput_2x` is the primary's answers in time per second over its capacity, `python_goodput_2x` the same by the
-Python API, and `native_vs_python_goodput_2x` one over the other. `largest_difference` is between the answers of the two
-to the same rows: the library is the same, so it must be 0. A generator that was late itself is noted and its figures
-kept, for it shares the busy loop. `us_b1_p50` and `us_row_b64` are calls on an idle loop, with
-`InferenceSession.run` beside them. It does not measure sessions on several threads.
+Python API, and `native_vs_python_goodput_2x` their ratio. `largest_difference` is between both answers to the same
+rows: the library is the same, so it must be 0. A late generator is noted and its figures kept, because it shares the
+busy loop. `us_b1_p50` and `us_row_b64` are calls on an idle loop, beside `InferenceSession.run`. Sessions on several
+threads are not measured.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from engine.model.onnx import load_onnx
 
 DEADLINE_MS = 10.0
 LAYERS = (32, 256, 1)
-PASSES = 96  # some 150 us a row: the primary saturates before the generator and the loop do
+PASSES = 96  # some 150 us a row: the primary saturates before the generator and the loop
 ROWS_MAX = 16
 FACTORS = {"0.5x": 0.5, "2x": 2.0}
 RUNTIMES = {"native": "c-api", "python": "python"}
@@ -61,7 +61,7 @@ def run(smoke: bool) -> dict[str, Any]:
                 found, worked = asyncio.run(phase_of(primary, fallback, rows, schedule, smoke))
                 if (
                     found.void
-                ):  # kept: what makes the generator late is mostly the loop that it shares, the very subject
+                ):  # kept, because the busy loop makes the generator late, and that loop is the subject
                     late.append(f"{phase} {name}: {found.void}")
                 figures[name].append(
                     {
@@ -101,7 +101,7 @@ def run(smoke: bool) -> dict[str, Any]:
 
 
 def largest_difference(one: Any, other: Any, rows: np.ndarray) -> float:
-    """Between the answers of two models, alone and in batches."""
+    """Largest difference between the answers of two models, alone and in batches."""
     return max(
         float(np.abs(one.predict(rows[:size]) - other.predict(rows[:size])).max())
         for size in (1, 7, ROWS_MAX, 64)
@@ -109,7 +109,7 @@ def largest_difference(one: Any, other: Any, rows: np.ndarray) -> float:
 
 
 def capacity(primary: Any, rows: np.ndarray, seconds: float) -> float:
-    """Rows a second of the best batch size, by the best of several short windows."""
+    """Rows a second of the best batch size, in the best of several short windows."""
     best = 0.0
     for size in (1, 4, ROWS_MAX) * 4:
         done, started = 0, time.perf_counter()
@@ -123,7 +123,7 @@ def capacity(primary: Any, rows: np.ndarray, seconds: float) -> float:
 async def phase_of(
     primary: Any, fallback: Any, rows: np.ndarray, schedule: load.Schedule, smoke: bool
 ) -> tuple[load.Run, int]:
-    """One phase of one contender, and how many pieces of other work the loop got done beside it."""
+    """One phase of one contender, and the pieces of other work that the loop did beside it."""
     count, worked, stop = len(rows), 0, False
     document = {"rows": [float(value) for value in rows[0]]}
 

@@ -1,16 +1,16 @@
-"""The registry: registering, flipping and resolving, beside MLflow; and how fast a rollback reaches those who serve.
+"""The registry: registering, flipping and resolving, beside MLflow; and the time of a rollback until it is served.
 
-Registering is of a LightGBM text of 1 MB, another each time, durable when the call returns: file, folder and index are
-synced. MLflow runs in an environment of its own with SQLite below it, by its fastest two ways: an artifact logged to a
-run and made a version (`register_artifact_ms`), and `mlflow.lightgbm.log_model` with a registered name; neither syncs
-what it writes. `vs_mlflow` compares with the faster of them. Both disks are this machine's, and a disk under other
-load makes a sync ten times dearer.
+Each registration stores another LightGBM text of 1 MB and is durable when the call returns: file, folder and index are
+synced. MLflow runs in its own environment on SQLite, in its two fastest ways: an artifact logged to a run and made a
+version (`register_artifact_ms`), and `mlflow.lightgbm.log_model` with a registered name. Neither syncs its files.
+`vs_mlflow` compares with the faster one. Both use this machine's disk; other load on the disk makes a sync ten times as
+slow.
 
-`rollback_ms_in_process` is from the call of `service.rollback()` until every request is answered by the version before;
-`rollback_durable_ms_in_process` until the call returns, which is when the registry has the flip on its disk too.
-Across processes it is timed from the flip in another process to the first
-answer of the version before, on one clock, while threads call the service all the time; `failed_requests` counts
-answers that were not the primary's, or not of the version that they say. The service's own polling is the default.
+`rollback_ms_in_process` runs from the call of `service.rollback()` until the previous version answers every request;
+`rollback_durable_ms_in_process` until the call returns, when the flip is on the disk too. Across processes the time
+runs from the flip in another process to the first answer of the previous version, on one clock, while threads call the
+service without a pause. `failed_requests` counts answers that are not the primary's, or not of the version that they
+name. The service polls at its default interval.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CALLERS = 2
 
 
 def model_of(size: int) -> bytes:
-    """A LightGBM text of about `size` bytes, trained on noise: what it says is of no matter."""
+    """A LightGBM text of about `size` bytes, trained on noise: its answers do not matter."""
     import lightgbm
 
     rng = np.random.default_rng(11)
@@ -86,7 +86,7 @@ def flipped(registry: ModelRegistry, count: int) -> tuple[list[float], list[floa
 
 
 def pair(folder: Path, content: bytes) -> ModelRegistry:
-    """A registry whose versions 1 and 2 are alike but for their digests; production is 1."""
+    """A registry with versions 1 and 2, equal except for their digests; production is 1."""
     registry = ModelRegistry(folder / "pair", code=False)
     golden = np.random.default_rng(2).normal(size=(64, N_FEATURES))
     for number in (1, 2):
@@ -96,7 +96,7 @@ def pair(folder: Path, content: bytes) -> ModelRegistry:
 
 
 def in_process(registry: ModelRegistry, count: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of each `service.rollback()`: until callers are answered by the version before, and in all."""
+    """Milliseconds of each `service.rollback()`: until the previous version answers callers, and in all."""
     row = np.zeros(N_FEATURES)
     back_ns: list[int] = []
 
@@ -134,7 +134,7 @@ FLIPPER = """
 
 
 class Callers:
-    """Threads that call a service all the time, and note when each version was answered first after the last flip."""
+    """Threads that call a service without a pause, and record each version's first answer after the last flip."""
 
     def __init__(self, service: Any) -> None:
         self.service = service
@@ -148,7 +148,7 @@ class Callers:
             thread.start()
 
     def wait_for(self, version: str) -> int:
-        """When `version` was answered for the first time from now on, on the monotonic clock."""
+        """Return the instant of the first answer by `version` from now on, on the monotonic clock."""
         with self._lock:
             self._seen.clear()
             self.wanted, self.first_ns = version, None
@@ -226,7 +226,7 @@ def mlflow(content: bytes, folder: Path, count: int) -> dict[str, float]:
 
 
 def run(smoke: bool) -> dict[str, Any]:
-    """Runs the case; MLflow is left out of the smoke size, which installs nothing."""
+    """Run the case. The smoke size leaves MLflow out, because it installs nothing."""
     content = model_of(20_000 if smoke else MODEL_BYTES)
     count = 5 if smoke else 60
     missing: dict[str, str] = {}

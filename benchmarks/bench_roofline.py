@@ -1,16 +1,16 @@
-"""Where the time of a forest's row goes: what has to be visited, what a visit costs, the floor, and the rest.
+"""Where the time of a forest's row goes: the nodes to visit, the cost of a visit, the floor, and the rest.
 
-The three models of the `forest` case. `visits_row` is how many nodes a row meets on its ways to its leaves, counted by
-LightGBM (`pred_leaf`). One row is walked by sixteen trees a register and four registers at a time, until the deepest of
-the sixty-four ways has ended: `steps_row` counts the registers so moved, `lanes_busy` the share of their lanes that
-still had a way to go. `floor_ns_visit` is measured here, by the same kernel: a forest of sixty-four complete trees that
-lies in the first-level cache and keeps all lanes busy to the end, its time per node visited. So `floor_us` is what the
-visits of a row would take at best, `idle_us` what lanes cost that wait for the deepest, and `rest_us` everything else:
-nodes and leaves that come from further away than the first-level cache, coding the row, adding up. In blocks of 64
-rows every split of the forest is asked once for all rows: `block_ns_split` is what one costs, leaf included.
+The three models of the `forest` case. `visits_row` counts the nodes on a row's paths to its leaves, by LightGBM's
+`pred_leaf`. The kernel walks one row through sixteen trees a register, four registers at a time, until the deepest of
+the sixty-four paths has ended: `steps_row` counts the moves of registers, `lanes_busy` the share of their lanes that
+had not ended. `floor_ns_visit` is the time per visited node of the same kernel on a forest of sixty-four complete
+trees, which lies in the first-level cache and keeps all lanes busy to the end. So `floor_us` is the least time for a
+row's visits, `idle_us` the time of lanes that wait for the deepest, and `rest_us` everything else: nodes and leaves
+from beyond the first-level cache, coding the row, adding up. In blocks of 64 rows every split of the forest is asked
+once for all rows: `block_ns_split` is the time of one split, leaf included.
 
-Rows are those of the flights, forty a call through one layout by name, so that the Python call hardly counts. Best of
-many calls: a ceiling is not found in a median.
+Rows are flights, forty a call through one layout by name, so that the Python call hardly counts. Figures are the best
+of many calls, because a median shows no ceiling.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks import bench_forest, conditions
 from engine.model import _forest, load_model
 from engine.model.forest import ForestBuilder, ForestModel, Rule
 
-TOGETHER = 64  # trees that are walked until the deepest has ended
+TOGETHER = 64  # trees that a walk holds until the deepest has ended
 FLOOR_DEPTH = 5
 
 
@@ -72,7 +72,7 @@ def run(smoke: bool) -> dict[str, Any]:
 
 
 def ways(path: Path, rows: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """Nodes that a row visits, and registers that are moved for it, as the kernel groups trees."""
+    """Nodes that a row visits, and moves of registers, with the kernel's groups of trees."""
     import lightgbm as lgb
 
     booster = lgb.Booster(model_file=path)
@@ -82,7 +82,7 @@ def ways(path: Path, rows: npt.NDArray[np.float32]) -> tuple[float, float]:
         depth = leaf_depths(info["tree_structure"])
         lengths.append([depth[leaf] for leaf in leaves[:, tree]])
         depths.append(max(depth.values()))
-    # Groups are of like depth; a way of n splits visits n nodes and then its leaf, where all wait for the last.
+    # Groups are of like depth. A path of n splits visits n nodes and then its leaf, where it waits for the last path.
     length = np.array(lengths)[np.argsort(depths, kind="stable")]
     steps = 0.0
     for first in range(0, len(length), TOGETHER):
@@ -92,7 +92,7 @@ def ways(path: Path, rows: npt.NDArray[np.float32]) -> tuple[float, float]:
 
 
 def leaf_depths(root: dict[str, Any]) -> dict[int, int]:
-    """How many splits lie above each leaf."""
+    """Splits above each leaf."""
     found, open_nodes = {}, [(root, 0)]
     while open_nodes:
         node, depth = open_nodes.pop()
@@ -104,7 +104,7 @@ def leaf_depths(root: dict[str, Any]) -> dict[int, int]:
 
 
 def floor_ns_visit(layout: str, seconds: float) -> float:
-    """Nanoseconds a visit where nothing is in the way; a forest of hardly a walk is taken off, for the row itself."""
+    """Nanoseconds a visit at best. The time of a forest with almost no walk is subtracted, as the row's own cost."""
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(512, bench_forest.N_FEATURES)).astype(np.float32)
     deep, flat = (complete_forest(rng, depth) for depth in (FLOOR_DEPTH, 1))

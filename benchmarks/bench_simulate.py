@@ -1,12 +1,12 @@
-"""How fast the simulator runs, and how well the policy serves in it.
+"""The speed of the simulator, and the quality of the policy in it.
 
-Measures `events_per_s`: arrivals, batch ends, rescues and fallbacks handled per second of real time by
-one thread, at twice the capacity with a stall of 200 ms every 2 s, every invariant checked at each; the
-median of the repeats. `seeds_1000_s`: seconds for 1,000 random plans, any faults at once, of 10,000 requests
-each. `recovery_ms_max`: virtual, from the end of a fault until the primary serves again as it would have, the
-longest over random faults. The other figures are virtual too and exact for their seed: share answered in time,
-and the primary's in-time answers over its capacity. There is no rival: this measures the scheduler's own code
-without threads, so it says nothing about the latency of a real machine.
+`events_per_s`: arrivals, batch ends, fallback timers and fallbacks handled by one thread in a second of real time, at
+twice the capacity with a stall of 200 ms every 2 s, every invariant checked at each event; the median of the repeats.
+`seeds_1000_s`: seconds for 1,000 random plans of 10,000 requests each, with any faults at once. `recovery_ms_max`:
+virtual time from the end of a fault until the primary serves as without it, the longest over random faults. The other
+figures are virtual too and exact for their seed: the share answered in time, and the primary's in-time answers over its
+capacity. There is no rival: this measures the scheduler's code without threads, and says nothing about the latency of a
+real machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run(smoke: bool) -> dict[str, Any]:
     seeds, seed_requests, recoveries = (10, 500, 2) if smoke else (1_000, 10_000, 50)
     began = time.perf_counter()
     swept = [simulate(**random_plan(seed, seed_requests)) for seed in range(seeds)]
-    # A smoke run is shorter: what it took is scaled, and means nothing.
+    # A smoke run is shorter: its time is scaled, and means nothing.
     metrics["seeds_1000_s"] = (time.perf_counter() - began) * (1_000 * 10_000) / (seeds * seed_requests)
     metrics["violations"] += sum(result["violations_total"] for result in swept)
     recovered = [recovery(recovering_plan(seed), within_ms=1_000.0) for seed in range(recoveries)]

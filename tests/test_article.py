@@ -36,7 +36,7 @@ from engine.feature_store import (  # noqa: E402
 from engine.monitor import Reference  # noqa: E402
 from engine.training import LightGBM  # noqa: E402
 
-# Far enough that no machine, however busy, makes an answer late; where time must be up, a test says so itself.
+# Long enough that no busy machine makes an answer late. A test in which time must run out sets its own.
 FAR_MS = 60_000.0
 BEGIN = datetime(2013, 1, 1, tzinfo=UTC)
 
@@ -54,7 +54,7 @@ def store(redis_url):
 
 @pytest.fixture
 def own_redis(tmp_path):
-    """One to be stopped in the middle."""
+    """A Redis server of this test alone, which the test stops."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
     server = RedisServer(tmp_path)
@@ -68,7 +68,7 @@ def model_registry(tmp_path):
 
 
 def delays() -> FeatureView:
-    """N1 was 5 minutes late at 0:00 and 25 at 2:00, N2 in time at 1:00."""
+    """N1 was 5 minutes late at 0:00 and 25 at 2:00; N2 was on time at 1:00."""
     events = pa.table({"tailnum": ["N1", "N1", "N2"], "time": hours(0, 2, 1), "delay": [5.0, 25.0, 0.0]})
     source = Source(events, event_time="time")
     return FeatureView(
@@ -77,12 +77,12 @@ def delays() -> FeatureView:
 
 
 def doubling() -> engine.Model:
-    """Answers twice its one feature."""
+    """A model that answers twice its one feature."""
     return engine.load_model(lambda rows: 2.0 * rows[:, 0], n_features=1)
 
 
 def stump(below: float, above: float) -> lightgbm.Booster:
-    """A tree on one feature that answers `below` to 0 and `above` to 1."""
+    """A tree on one feature, with the answers `below` for 0 and `above` for 1."""
     rows = np.repeat([[0.0], [1.0]], 50, axis=0)
     given = {
         "objective": "regression",
@@ -114,7 +114,7 @@ def test_listing_1_a_pipeline_trains_from_a_dataset_config_and_registers(store, 
     assert bundle.lineage["dataset"]["learned_from"] == 320
     assert bundle.lineage["views"] == {"flown": view.version}
     assert bundle.fallback().native
-    # By position too, and a run that was registered is found again.
+    # By position too; the pipeline finds a registered run again.
     assert engine.TrainingPipeline(store, model_registry).train(dataset_config).version == run.version
 
 
@@ -123,12 +123,12 @@ def test_listing_2_one_definition_gives_training_rows_and_online_rows(store):
     start_time, end_time = BEGIN, BEGIN + timedelta(days=1)
     written = store.materialize(feature_definition, start_time, end_time)
     assert (written.rows, written.written) == (2, 2)
-    # What materialize consists of; doing it again changes nothing.
+    # The steps of materialize; a repetition changes nothing.
     features = store.offline.compute(feature_definition, start_time, end_time)
     assert features.table["plane__delay_mean_24h"].to_pylist() == [15.0, 0.0]
     again = store.online.upsert(features)
     assert (again.written, again.same) == (0, 2)
-    # An older range never overwrites what is newer.
+    # An older range never overwrites newer rows.
     older = store.materialize(
         feature_definition=feature_definition, start_time=start_time, end_time=hours(1)[0]
     )
@@ -172,7 +172,7 @@ def test_listing_3_predict_then_a_simple_fallback_then_a_default():
             assert timed_out.value == pytest.approx(10.0)
             go.set()
         go.clear()
-    # Without a fallback the default is what is left.
+    # Without a fallback the default answers.
     with engine.Engine(primary, default=lambda: 0.5, deadline_ms=FAR_MS) as served:
         answer = served.predict([1.0])
         assert (answer.source, answer.reason, answer.value) == ("default", "primary_error", 0.5)
@@ -195,7 +195,7 @@ def test_listing_3_takes_online_features_from_redis_inside_the_deadline(own_redi
         # No time at all: the default, which needs neither Redis nor a model.
         too_late = served.predict({"tailnum": "N1"}, deadline_ms=0)
         assert (too_late.value, too_late.source, too_late.reason) == (0.5, "default", "expired")
-        # Redis gone costs the feature, never the answer.
+        # Without Redis the feature is missing, never the answer.
         own_redis.kill()
         without = served.predict({"tailnum": "N1"})
         assert (without.value, without.source) == (-6.0, "primary")
@@ -233,9 +233,9 @@ def test_listing_4_register_promote_open_and_roll_back(model_registry):
 def test_listing_5_a_monitor_logs_sees_drift_and_alerts():
     rng = np.random.default_rng(0)
     usual = {"temp": rng.normal(10, 5, 2000), "wind": rng.normal(8, 2, 2000)}
-    told = []
+    alerts = []
     with engine.ModelMonitor(
-        Reference.fit(usual, outputs=rng.random(2000)), handlers=[told.append]
+        Reference.fit(usual, outputs=rng.random(2000)), handlers=[alerts.append]
     ) as monitor:
         answer_id = monitor.log_prediction({"temp": 12.5, "wind": 7.0}, 0.3, 1.2)
         again = monitor.log_prediction(
@@ -254,7 +254,7 @@ def test_listing_5_a_monitor_logs_sees_drift_and_alerts():
 
         monitor.alert("retraining begins", severity="warning")
         monitor.alert("bookings are down", "critical")
-        assert [(alert.severity, alert.kind) for alert in told] == [
+        assert [(alert.severity, alert.kind) for alert in alerts] == [
             ("warning", "input_drift"),
             ("critical", "output_drift"),
             ("warning", "message"),
@@ -264,7 +264,7 @@ def test_listing_5_a_monitor_logs_sees_drift_and_alerts():
 
 @pytest.fixture(scope="module")
 def flights():
-    """Flights of January and July, due out at `at`, late or not, and every hour's weather at the three airports."""
+    """Flights of January and July with their departure `at` and label, and the hourly weather at three airports."""
     pandas = pytest.importorskip("pandas")
     from engine.demo.flights import LATE_MINUTES, data_folder
     from engine.errors import MissingDependencyError
@@ -293,7 +293,7 @@ def test_the_five_chained_on_real_flights(flights, store, model_registry):
     flown, hourly = flights
     learned, served = (flown[flown["month"] == month].drop(columns="month") for month in (1, 7))
 
-    # Features, and a model of January's flights, each with the weather of the hour it was due out.
+    # Features and a model of January's flights, each with the weather of its scheduled hour.
     weather = FeatureView(
         "weather",
         Entity("airport", keys="origin"),
@@ -302,17 +302,16 @@ def test_the_five_chained_on_real_flights(flights, store, model_registry):
     )
     labels = Source(pa.Table.from_pandas(learned, preserve_index=False), event_time="at")
     dataset_config = DatasetConfig(labels, [weather], label="late")
-    # Judged by two weeks, which the monitor's reference is of: one week of January's weather says too little of what
-    # is usual.
+    # Two weeks are held out. The monitor's reference is made of them, and one week of weather would be too little.
     learner, policy = LightGBM(20, num_leaves=15), {"deadline_ms": FAR_MS}
     pipeline = engine.TrainingPipeline(store, model_registry, learner=learner, holdout=0.5, policy=policy)
     run = pipeline.train(dataset_config)
-    # 27,004 flights left in January, of which 606 never arrived.
+    # 27,004 flights left in January; 606 of them never arrived.
     assert model_registry.resolve(run.version).lineage["dataset"]["rows"] == len(learned) == 26_398
     assert run.metrics["auc"] > 0.6
     model_registry.promote("flight-delay", run.version)
 
-    # A second version, which knows nothing, to be promoted by mistake and rolled back.
+    # A second, useless version, to be promoted by mistake and rolled back.
     bundle = model_registry.resolve(run.version)
     program = bundle.program()
     n_features = len(program.output_names)
@@ -323,8 +322,8 @@ def test_the_five_chained_on_real_flights(flights, store, model_registry):
     )
     poor = model_registry.register(flat, metrics={"auc": 0.5}, program=program, default=bundle.default)
 
-    told = []
-    monitor = engine.ModelMonitor(handlers=[told.append])
+    alerts = []
+    monitor = engine.ModelMonitor(handlers=[alerts.append])
     with engine.open(
         "flight-delay@production",
         registry=model_registry,
@@ -335,10 +334,10 @@ def test_the_five_chained_on_real_flights(flights, store, model_registry):
         deadline_ms=FAR_MS,
     ) as service:
         asked = served[["origin", "carrier", "distance", "hour"]].to_dict("records")
-        # Nothing is online yet: answers there are, and they say what they were made without.
+        # The online store is empty: every flight gets an answer, and the answer names the missing features.
         before = service.predict(asked[0])
         assert (before.source, set(before.missing_features)) == ("primary", set(weather.feature_names))
-        # July, six hours at a time: the weather as of then goes online, and its flights are asked about.
+        # July, six hours at a time: the weather goes online, then its flights are predicted.
         answered, found = 0, 0
         for begin, part in served.groupby(served["at"].dt.floor("6h")):
             if (begin.month, begin.day) > (7, 14):
@@ -360,10 +359,10 @@ def test_the_five_chained_on_real_flights(flights, store, model_registry):
         # July is warmer than January, and that is one warning.
         assert monitor.input_distribution.drift_detected()
         assert "weather__temp" in monitor.input_distribution.drifted
-        warm = [(alert.severity, alert.kind) for alert in told if alert.column == "weather__temp"]
+        warm = [(alert.severity, alert.kind) for alert in alerts if alert.column == "weather__temp"]
         assert warm == [("warning", "input_drift")]
 
-        # The mistake, and one step back: the answers are those of before, bit for bit.
+        # The mistake, and one step back: the answers are the same as before, bit for bit.
         good = service.predict(asked[-1])
         model_registry.promote("flight-delay", poor)
         service.follow()
@@ -374,5 +373,5 @@ def test_the_five_chained_on_real_flights(flights, store, model_registry):
         service.follow()
         after = service.predict(asked[-1])
         assert (after.version, after.value) == (str(run.version), good.value)
-        assert told[-1].severity == "critical"
+        assert alerts[-1].severity == "critical"
     monitor.close()

@@ -1,5 +1,5 @@
-// ENGINE_ASSERT: what must hold here, whatever the caller does. On in debug, sanitizer, fuzzing and test builds, and in
-// the archive that the simulator links; in a release build of what serves it costs nothing and is not evaluated.
+// ENGINE_ASSERT: a condition that must hold here for any caller. On in debug, sanitizer, fuzzing and test builds, and
+// in the archive that the simulator links; in a release build of the engine it costs nothing and is not evaluated.
 //
 // It is for our own broken invariants: a lock that must be held, a count that cannot go below zero, a position inside a
 // ring. Input is checked with errors, never with this.
@@ -32,7 +32,7 @@ namespace engine {
 
 #else
 
-// Unevaluated, so that what only an assertion reads is not an unused variable.
+// Unevaluated, so that a variable read only by an assertion is not unused.
 #define ENGINE_ASSERT(condition, invariant) static_cast<void>(sizeof(static_cast<bool>(condition)))
 
 #endif

@@ -1,4 +1,4 @@
-// The one place that reads time. Every instant is nanoseconds on CLOCK_MONOTONIC, the clock of time.monotonic_ns().
+// The one place that reads time. Every instant is in nanoseconds on CLOCK_MONOTONIC, the clock of time.monotonic_ns().
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 namespace engine {
 
-// Far enough to mean "no deadline", near enough that adding to it never overflows.
+// No deadline. Near enough that adding a length of time to it never overflows.
 inline constexpr int64_t NEVER_NS = INT64_MAX / 4;
 
 inline int64_t now_ns() noexcept {

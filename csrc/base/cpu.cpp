@@ -16,13 +16,17 @@ Isa detected_isa() noexcept {
     return Isa::scalar;
 }
 
-static Isa cap_from_environment() noexcept {
+namespace {
+
+Isa cap_from_environment() noexcept {
     const char* text = std::getenv("ENGINE_CPU");
     const std::string_view name = text != nullptr ? text : "";
     if (name == "scalar") return Isa::scalar;
     if (name == "avx2") return Isa::avx2;
     return Isa::avx512;
 }
+
+}  // namespace
 
 Isa active_isa() noexcept {
     static const Isa active = [] {

@@ -11,6 +11,7 @@ int64_t quantile_of(const Counts& counts, double quantile) noexcept {
     uint64_t total = 0;
     for (const auto& count : counts) total += count.load(std::memory_order_relaxed);
     if (total == 0) return 0;
+    ENGINE_ASSERT(quantile >= 0.0 && quantile <= 1.0, "a quantile is a share");
     const double exact = std::ceil(quantile * static_cast<double>(total));
     const uint64_t rank = exact < 1.0 ? 1 : static_cast<uint64_t>(exact);
     uint64_t seen = 0;
@@ -25,9 +26,9 @@ int64_t quantile_of(const Counts& counts, double quantile) noexcept {
     return LogBuckets::upper(last);
 }
 
-// How many records pass between two recomputations; the first few recompute every time.
+// Recompute after this many records. The first REFRESH_EVERY records recompute every time.
 constexpr uint32_t REFRESH_EVERY = 64;
-// Records that are never forgotten for want of newer ones: less would be as good as knowing nothing.
+// Time alone never forgets below this many records, because fewer tell next to nothing.
 constexpr uint32_t REMEMBERED_MIN = 32;
 
 }  // namespace
@@ -71,8 +72,9 @@ void DecayingQuantile::halve() noexcept {
     for (auto& count : counts_) {
         const uint32_t here = count.load(std::memory_order_relaxed);
         if (here == 0) continue;
-        // Subtract rather than store, so that a record made meanwhile by another thread is kept.
-        count.fetch_sub(here - here / 2, std::memory_order_relaxed);
+        // Subtract instead of storing the half, because another thread may have recorded since the load.
+        [[maybe_unused]] const uint32_t before = count.fetch_sub(here - here / 2, std::memory_order_relaxed);
+        ENGINE_ASSERT(before >= here, "only the thread that has busy_ takes from a count");
         total += here / 2;
     }
     total_.store(total, std::memory_order_relaxed);

@@ -1,5 +1,5 @@
-// Where a key falls between 0 and 2^64: the same in every process and on every machine. FNV-1a over the bytes (Fowler,
-// Noll, Vo), spread by the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
+// A key's place between 0 and 2^64, the same in every process and on every machine: FNV-1a over the bytes (Fowler,
+// Noll, Vo), then the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
 #pragma once
 
 #include <cstddef>

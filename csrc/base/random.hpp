@@ -1,12 +1,12 @@
-// Seeded random numbers for the simulator: the same bits on every machine and with every standard library, which the
-// distributions of <random> do not promise.
+// Seeded random numbers: the same bits on every machine and with every standard library. The distributions of <random>
+// do not promise that.
 #pragma once
 
 #include <bit>
 #include <cmath>
 #include <cstdint>
 
-namespace engine::detail {
+namespace engine {
 
 // xoshiro256++ (Blackman and Vigna, ACM TOMS 47(4), 2021), seeded through splitmix64 as its authors advise.
 class Random {
@@ -33,12 +33,13 @@ public:
         return result;
     }
 
-    // In [0, 1), all 53 bits of a double.
+    // Uniform in [0, 1), with all 53 bits of a double.
     double uniform() noexcept { return static_cast<double>(bits() >> 11) * 0x1p-53; }
-    // A share of 0 draws nothing, so that leaving a fault out leaves the rest of the stream as it was.
+    // True for a share of the calls. A share of 0 draws nothing, so a plan without a fault leaves the rest of the
+    // stream as it was.
     bool chance(double share) noexcept { return share > 0.0 && uniform() < share; }
     double exponential(double mean) noexcept { return -mean * std::log1p(-uniform()); }
-    // exp(sigma * z) with z standard normal (Box and Muller, 1958): a factor whose median is 1.
+    // A factor with median 1: exp(sigma * z), z standard normal (Box and Muller, 1958).
     double lognormal(double sigma) noexcept {
         if (sigma <= 0.0) return 1.0;
         const double radius = std::sqrt(-2.0 * std::log1p(-uniform()));
@@ -49,4 +50,4 @@ private:
     uint64_t state_[4];
 };
 
-}  // namespace engine::detail
+}  // namespace engine

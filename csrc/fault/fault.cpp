@@ -8,21 +8,24 @@
 #include <limits>
 #include <variant>
 
+#include "base/assert.hpp"
+#include "base/key_hash.hpp"
+
 namespace engine::fault {
 namespace {
 
-constexpr int64_t ns_per_s = 1'000'000'000;
+constexpr int64_t NS_PER_S = 1'000'000'000;
 
 int64_t read_clock(clockid_t id) {
     timespec now{};
     clock_gettime(id, &now);
-    return now.tv_sec * ns_per_s + now.tv_nsec;
+    return now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
 int64_t monotonic_now(void*) { return read_clock(CLOCK_MONOTONIC); }
 
 void monotonic_sleep_until(void*, int64_t ns) {
-    const timespec until{ns / ns_per_s, ns % ns_per_s};
+    const timespec until{ns / NS_PER_S, ns % NS_PER_S};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr) == EINTR) {
     }
 }
@@ -38,26 +41,27 @@ void burn_cpu(void*, int64_t ns) {
 Clock real_clock() { return {monotonic_now, monotonic_sleep_until, burn_cpu, nullptr}; }
 
 int64_t stall_end(const Stall& stall, int64_t start_ns, int64_t now) {
-    if (start_ns == not_armed || now < start_ns) return now;
+    if (start_ns == NOT_ARMED || now < start_ns) return now;
+    ENGINE_ASSERT(stall.every_ns > 0, "stalls come back after some time");
     const int64_t into = (now - start_ns) % stall.every_ns;
     return into < stall.stall_ns ? now - into + stall.stall_ns : now;
 }
 
 bool chosen(uint64_t seed, uint64_t call, double share) {
     // splitmix64's output function over a counter: every call number gives an independent, well mixed word.
-    uint64_t word = seed + (call + 1) * 0x9e3779b97f4a7c15u;
-    word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9u;
-    word = (word ^ (word >> 27)) * 0x94d049bb133111ebu;
-    word ^= word >> 31;
+    const uint64_t word = spread(seed + (call + 1) * 0x9e3779b97f4a7c15u);
     return static_cast<double>(word >> 11) * 0x1.0p-53 < share;
 }
 
+// start_ns is the switch, one word that arm() and disarm() store with release and calls load with acquire; a hanging
+// call sleeps on it. The counts are relaxed, because each stands alone.
 class Handle {
 public:
     using Kind = std::variant<Stall, Failing, Corrupting, Slow, Hanging>;
 
     Handle(const engine_scorer& inner, const Kind& kind, int64_t start_ns, const Clock& clock)
         : start_ns(start_ns), inner(inner), kind(kind), clock(clock) {
+        ENGINE_ASSERT(inner.retain != nullptr && inner.release != nullptr, "every scorer counts its references");
         inner.retain(inner.ctx);
     }
     ~Handle() { inner.release(inner.ctx); }
@@ -88,8 +92,8 @@ private:
 
     Outcome before(uint64_t call, size_t n_rows) noexcept {
         const int64_t start = start_ns.load(std::memory_order_acquire);
-        if (start == not_armed) return Outcome::run;
-        // get_if and not visit: visit may throw, and this never may.
+        if (start == NOT_ARMED) return Outcome::run;
+        // get_if instead of visit, because visit may throw and this function is noexcept.
         if (const auto* stall = std::get_if<Stall>(&kind)) return sleep_through(*stall, start);
         if (const auto* failing = std::get_if<Failing>(&kind)) {
             return struck(chosen(failing->seed, call, failing->share), Outcome::fail);
@@ -102,7 +106,7 @@ private:
             return struck(true, Outcome::run);
         }
         struck(true, Outcome::run);
-        for (int64_t seen = start; seen != not_armed; seen = start_ns.load(std::memory_order_acquire)) {
+        for (int64_t seen = start; seen != NOT_ARMED; seen = start_ns.load(std::memory_order_acquire)) {
             start_ns.wait(seen, std::memory_order_acquire);
         }
         return Outcome::run;
@@ -140,10 +144,15 @@ int score_f64(void* ctx, const double* rows, size_t n_rows, size_t row_stride, d
     return of(ctx)->score(of(ctx)->inner.score_f64, rows, n_rows, row_stride, out);
 }
 
-void retain(void* ctx) { of(ctx)->references.fetch_add(1, std::memory_order_relaxed); }
+void retain(void* ctx) {
+    [[maybe_unused]] const uint32_t before = of(ctx)->references.fetch_add(1, std::memory_order_relaxed);
+    ENGINE_ASSERT(before > 0, "nobody retains a fault that was freed");
+}
 
 void release(void* ctx) {
-    if (of(ctx)->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete of(ctx);
+    const uint32_t before = of(ctx)->references.fetch_sub(1, std::memory_order_acq_rel);
+    ENGINE_ASSERT(before > 0, "a reference is released by its owner, once");
+    if (before == 1) delete of(ctx);
 }
 
 Handle* wrap_kind(const engine_scorer& inner, const Handle::Kind& kind, int64_t start_ns, const Clock& clock,
@@ -151,7 +160,7 @@ Handle* wrap_kind(const engine_scorer& inner, const Handle::Kind& kind, int64_t 
     Handle* handle = new Handle(inner, kind, start_ns, clock);
     scorer = engine_scorer_read(&inner);
     scorer.ctx = handle;
-    scorer.score_until = nullptr;  // a faulty model does not stop either
+    scorer.score_until = nullptr;  // a faulty model does not stop in time either
     scorer.score_until_f64 = nullptr;
     scorer.score = score_f32;
     scorer.score_f64 = inner.score_f64 == nullptr ? nullptr : score_f64;
@@ -189,7 +198,7 @@ void arm(Handle* handle, int64_t start_ns) {
     handle->start_ns.notify_all();
 }
 
-void disarm(Handle* handle) { arm(handle, not_armed); }
+void disarm(Handle* handle) { arm(handle, NOT_ARMED); }
 
 int64_t armed_since(const Handle* handle) { return handle->start_ns.load(std::memory_order_acquire); }
 

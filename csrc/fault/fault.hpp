@@ -1,7 +1,7 @@
 // Faults put into a scorer on purpose: stalls by the clock, failures and corrupt answers by share, extra cost, hangs.
 //
-// Each wraps another scorer and is itself a scorer of the same shape and flags, so that everything above the socket
-// meets the fault as it would meet a real one. What is drawn by chance is drawn from the seed and the call's number.
+// Each wraps another scorer and is itself a scorer of the same shape and flags, so that every user of a scorer meets
+// the fault as it would meet a real one. Chance is drawn from the seed and the call's number.
 #pragma once
 
 #include <cstddef>
@@ -11,22 +11,22 @@
 
 namespace engine::fault {
 
-inline constexpr int64_t not_armed = INT64_MIN;
+inline constexpr int64_t NOT_ARMED = INT64_MIN;
 
-// Time as the faults see it; a test hands in its own. All in nanoseconds on CLOCK_MONOTONIC's axis.
+// Time as the faults see it; a test hands in its own. Instants are in nanoseconds on CLOCK_MONOTONIC.
 struct Clock {
     int64_t (*now)(void* self);
     void (*sleep_until)(void* self, int64_t ns);
-    void (*burn)(void* self, int64_t ns);  // keeps the calling thread's CPU busy for so long
+    void (*burn)(void* self, int64_t ns);  // keeps the calling thread's CPU busy for `ns`
     void* self;
 };
 
-// CLOCK_MONOTONIC, clock_nanosleep to a point in time, and CLOCK_THREAD_CPUTIME_ID for burning: two threads that share
-// a core burn one after the other, as real work would.
+// CLOCK_MONOTONIC, and clock_nanosleep to a point in time. Burning counts CLOCK_THREAD_CPUTIME_ID, so two threads that
+// share a core burn one after the other, as real work would.
 Clock real_clock();
 
-// Answers nothing in the first stall_ns of every every_ns, counted from start_ns: a call that starts in there sleeps
-// until the window ends and then runs.
+// Stalls for the first stall_ns of every every_ns, counted from start_ns: a call that starts in a stall sleeps until it
+// ends and then runs.
 struct Stall {
     int64_t stall_ns;
     int64_t every_ns;
@@ -50,27 +50,27 @@ struct Slow {
     int64_t per_row_ns;
 };
 
-// Blocks every call while armed, for ever if nobody disarms it; then the call runs the model.
+// Blocks every call while armed, for ever if nobody disarms it. Once disarmed the call runs the model.
 struct Hanging {};
 
-// The end of the window of `stall` that holds `now`, or `now` itself where it lies in none. Pure.
+// The end of the stall at `now`, or `now` itself outside of stalls. Pure.
 int64_t stall_end(const Stall& stall, int64_t start_ns, int64_t now);
 
-// Whether call number `call` (from 0) is among the share; the same answer for the same three, on every machine.
+// Whether call number `call` (from 0) is among the share. The same arguments give the same answer on every machine.
 bool chosen(uint64_t seed, uint64_t call, double share);
 
-// What a fault has done, and its switch. Both sides may be used from any thread, while calls are running.
+// The calls that a fault has seen and struck so far.
 struct Counts {
-    uint64_t calls;   // score() calls that came in
-    uint64_t faults;  // those that met the fault
+    uint64_t calls;   // score() calls
+    uint64_t faults;  // calls that met the fault
 };
 
-// A wrapped scorer under construction or in use. The scorer and this handle each hold a reference of their own; the
-// handle's is given back by close().
+// The switch of a wrapped scorer, and its counts. Any thread may use it while calls are running. The scorer and this
+// handle each hold a reference; close() gives the handle's back.
 class Handle;
 
-// Wraps `inner`, of which a reference is taken. `start_ns` not_armed leaves the fault switched off; for other faults
-// than Stall any other value just switches it on. The reference in `scorer` is for the caller to give back.
+// Wraps `inner` and takes a reference to it. `start_ns` NOT_ARMED leaves the fault switched off. Any other value
+// switches it on, and is where Stall counts from. The caller gives back the reference in `scorer`.
 Handle* wrap(const engine_scorer& inner, const Stall& fault, int64_t start_ns, const Clock& clock,
              engine_scorer& scorer);
 Handle* wrap(const engine_scorer& inner, const Failing& fault, int64_t start_ns, engine_scorer& scorer);
@@ -80,9 +80,9 @@ Handle* wrap(const engine_scorer& inner, const Slow& fault, int64_t start_ns, co
 Handle* wrap(const engine_scorer& inner, const Hanging& fault, int64_t start_ns, engine_scorer& scorer);
 
 void arm(Handle* handle, int64_t start_ns);
-// Calls that hang are let go; a call that sleeps through a stall sleeps to the end of its window.
+// Hanging calls go on at once. A call that sleeps through a stall sleeps to its end.
 void disarm(Handle* handle);
-int64_t armed_since(const Handle* handle);  // not_armed where it is switched off
+int64_t armed_since(const Handle* handle);  // NOT_ARMED while switched off
 Counts counts(const Handle* handle);
 void close(Handle* handle);
 

@@ -2,8 +2,9 @@
 //
 //     fuzz_NAME [CORPUS FOLDER or FILE ...] [-seconds=N] [-seed=N]
 //
-// The same seed makes the same inputs. The input that runs is kept in fuzz_NAME.crash beside the binary, so that it is
-// there after a crash.
+// Without -seconds only the given files run, which is how an input that broke the target is tried again. The same seed
+// makes the same inputs. Each input is written to fuzz_NAME.crash beside the binary before it runs, because a sanitizer
+// ends the process; after the last input the file is removed.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -39,8 +40,9 @@ void gather(const std::filesystem::path& path, std::vector<Input>& corpus) {
     for (const auto& each : found) corpus.push_back(read(each));
 }
 
-// One to eight of: a bit flipped, a byte set to an edge value, a piece removed, repeated, or taken from another input.
-void mutate(Input& input, const std::vector<Input>& corpus, engine::detail::Random& random) {
+// Applies one to eight of these: a bit flipped, a byte set to an edge value, a piece removed, repeated, or taken from
+// another input.
+void mutate(Input& input, const std::vector<Input>& corpus, engine::Random& random) {
     const auto next = [&] { return random.bits(); };
     static constexpr uint8_t EDGES[] = {0, 1, 0x7f, 0x80, 0xff, '"', '{', '[', '\\', '-', '9', 'e'};
     for (uint64_t steps = 1 + next() % 8; steps > 0; --steps) {
@@ -90,7 +92,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s: seed %llu, %zu inputs; the input that runs is kept in %s\n", argv[0],
                  static_cast<unsigned long long>(seed), corpus.size(), kept.c_str());
     for (const Input& input : corpus) run(input);
-    engine::detail::Random random(seed, 0);
+    engine::Random random(seed, 0);
     const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
     while (std::chrono::steady_clock::now() < until) {
         Input input = corpus[random.bits() % corpus.size()];

@@ -1,4 +1,4 @@
-// Threads take turns of rows from one counter, so that a slow one takes fewer.
+// Threads take spans of rows from one counter, so that a slow thread takes fewer.
 #include "model/score_threads.hpp"
 
 #include <algorithm>
@@ -8,7 +8,9 @@
 #include <thread>
 #include <vector>
 
-namespace engine {
+#include "base/assert.hpp"
+
+namespace engine::model {
 namespace {
 
 int call(const engine_scorer& scorer, const float* rows, std::size_t n, std::size_t stride, double* out) noexcept {
@@ -21,18 +23,22 @@ int call(const engine_scorer& scorer, const double* rows, std::size_t n, std::si
 template <class T>
 int score(const engine_scorer& scorer, const T* rows, std::size_t n_rows, std::size_t stride, double* out,
           std::size_t threads) noexcept {
+    ENGINE_ASSERT(n_rows == 0 || (rows != nullptr && out != nullptr), "rows and answers have memory");
+    ENGINE_ASSERT(scorer.n_outputs >= 1 && scorer.n_features >= 1, "a scorer has features and outputs");
     const bool alone = !(scorer.flags & ENGINE_SCORER_REENTRANT) || (scorer.flags & ENGINE_SCORER_TAKES_GIL);
-    const std::size_t turns = n_rows / rows_a_turn + (n_rows % rows_a_turn != 0);
-    threads = std::min(threads, turns);
+    const std::size_t spans = n_rows / rows_a_span + (n_rows % rows_a_span != 0);
+    threads = std::min(threads, spans);
     if (alone || threads <= 1) return call(scorer, rows, n_rows, stride, out);
+    // Relaxed, because the counter orders nothing: each span is taken once, and join() publishes what was written.
     std::atomic<std::size_t> next{0};
     std::atomic<int> failed{ENGINE_SCORE_OK};
     const auto work = [&]() noexcept {
         while (failed.load(std::memory_order_relaxed) == ENGINE_SCORE_OK) {
-            const std::size_t turn = next.fetch_add(1, std::memory_order_relaxed);
-            if (turn >= turns) return;
-            const std::size_t first = turn * rows_a_turn;
-            const int status = call(scorer, rows + first * stride, std::min(rows_a_turn, n_rows - first), stride,
+            const std::size_t span = next.fetch_add(1, std::memory_order_relaxed);
+            if (span >= spans) return;
+            const std::size_t first = span * rows_a_span;
+            ENGINE_ASSERT(first < n_rows, "a span begins inside the rows");
+            const int status = call(scorer, rows + first * stride, std::min(rows_a_span, n_rows - first), stride,
                                     out + first * scorer.n_outputs);
             if (status != ENGINE_SCORE_OK) failed.store(status, std::memory_order_relaxed);
         }
@@ -41,7 +47,7 @@ int score(const engine_scorer& scorer, const T* rows, std::size_t n_rows, std::s
     try {
         others.reserve(threads - 1);
         for (std::size_t i = 1; i < threads; ++i) others.emplace_back(work);
-    } catch (const std::system_error&) {  // no more threads to be had: those that started and the caller do it
+    } catch (const std::system_error&) {  // no more threads to be had: those that started do the work, and the caller
     } catch (const std::bad_alloc&) {
     }
     work();
@@ -60,4 +66,4 @@ int score_threads(const engine_scorer& scorer, const double* rows, std::size_t n
     return score(scorer, rows, n_rows, row_stride, out, threads);
 }
 
-}  // namespace engine
+}  // namespace engine::model

@@ -1,21 +1,21 @@
-// One large matrix scored by several threads. For batch jobs: a request has the runtime's own threads.
+// Scores one large matrix with several threads. For batch jobs: requests have the runtime's own threads.
 #pragma once
 
 #include <cstddef>
 
 #include "engine/scorer.h"
 
-namespace engine {
+namespace engine::model {
 
-// Rows that a thread takes at a time: enough to hide taking them, few enough that the last ones end together.
-inline constexpr std::size_t rows_a_turn = 256;
+// Rows that a thread takes at a time: enough to hide the cost of taking them, few enough that all threads end together.
+inline constexpr std::size_t rows_a_span = 256;
 
-// Scores as engine_scorer::score does, with up to `threads` threads of which the caller is one; the others are started
-// and joined here. One thread where the scorer is not reentrant or takes the GIL, or where the system gives no more.
-// Returns OK, or the status of a part that failed (the rest may then be unwritten).
+// Scores as engine_scorer::score does, with up to `threads` threads. The caller is one of them; the others are started
+// and joined here. A scorer that is not reentrant, or takes the GIL, gets one thread. Returns ENGINE_SCORE_OK, or the
+// status of a span that failed; other spans may then be unwritten.
 int score_threads(const engine_scorer& scorer, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                   std::size_t threads) noexcept;
 int score_threads(const engine_scorer& scorer, const double* rows, std::size_t n_rows, std::size_t row_stride,
                   double* out, std::size_t threads) noexcept;
 
-}  // namespace engine
+}  // namespace engine::model

@@ -1,4 +1,4 @@
-// A native model behind the scorer ABI: the model, its reference count and the functions that engine_scorer points to.
+// A native model behind the scorer ABI: the model, its reference count, and the functions in its engine_scorer.
 #pragma once
 
 #include <atomic>
@@ -7,12 +7,13 @@
 #include <memory>
 #include <utility>
 
+#include "base/assert.hpp"
 #include "engine/scorer.h"
 
-namespace engine::detail {
+namespace engine::model {
 
-// Model has score(rows, n_rows, row_stride, out) for float and for double rows, returning an engine_score_status; where
-// it can stop, also score_by_deadline(rows, n_rows, row_stride, out, deadline_ns).
+// Model has score(rows, n_rows, row_stride, out) for float and for double rows, which returns an engine_score_status. A
+// model that can stop also has score_by_deadline(rows, n_rows, row_stride, out, deadline_ns).
 template <class Model>
 struct SharedScorer {
     std::unique_ptr<Model> model;
@@ -27,21 +28,30 @@ struct SharedScorer {
                            std::int64_t deadline_ns) {
         return static_cast<SharedScorer*>(ctx)->model->score_by_deadline(rows, n_rows, row_stride, out, deadline_ns);
     }
+    // Relaxed, because the caller holds a reference already: the model cannot go away meanwhile.
     static void retain(void* ctx) {
-        static_cast<SharedScorer*>(ctx)->references.fetch_add(1, std::memory_order_relaxed);
+        const std::size_t before = static_cast<SharedScorer*>(ctx)->references.fetch_add(1, std::memory_order_relaxed);
+        ENGINE_ASSERT(before > 0, "only a model that somebody holds is retained");
+        static_cast<void>(before);
     }
+    // Release, so that every thread's use of the model comes before its deletion; acquire, so that the deleting thread
+    // sees that use.
     static void release(void* ctx) {
         auto* shared = static_cast<SharedScorer*>(ctx);
-        if (shared->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete shared;
+        const std::size_t before = shared->references.fetch_sub(1, std::memory_order_acq_rel);
+        ENGINE_ASSERT(before > 0, "a reference is given back once");
+        if (before == 1) delete shared;
     }
 };
 
-// A scorer that owns the model by one reference. float32_rows: the model compares in float32, so double rows would gain
-// nothing.
+// A scorer that holds the model by one reference. float32_rows: the model compares in float32, so it offers no entry
+// for double rows.
 template <class Model>
 engine_scorer shared_scorer(std::unique_ptr<Model> model, std::uint32_t n_features, std::uint32_t n_outputs,
                             bool float32_rows) {
     using Shared = SharedScorer<Model>;
+    ENGINE_ASSERT(model != nullptr, "a scorer has a model");
+    ENGINE_ASSERT(n_features >= 1 && n_outputs >= 1, "a model has features and outputs");
     engine_scorer scorer{ENGINE_SCORER_ABI,
                          ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
                          n_features,
@@ -58,4 +68,4 @@ engine_scorer shared_scorer(std::unique_ptr<Model> model, std::uint32_t n_featur
     return scorer;
 }
 
-}  // namespace engine::detail
+}  // namespace engine::model

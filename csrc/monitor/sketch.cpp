@@ -109,7 +109,7 @@ bool Sketch::observe(const engine_answer& answer) noexcept {
         // Once a quarter of the ring, so that the counting thread wakes before the ring is full and few answers pay for
         // a wake-up. The release orders publish() before the signal: a thread that sees the new signal sees the record.
         wake_signal_.fetch_add(1, std::memory_order_release);
-        detail::futex_wake(wake_signal_, 1);
+        futex_wake(wake_signal_, 1);
     }
     return true;
 }
@@ -125,7 +125,7 @@ void Sketch::run() noexcept {
             folded = fold_some(CHUNK);
         } while (folded == CHUNK && !closed_.load(std::memory_order_relaxed));
         if (wake_signal_.load(std::memory_order_acquire) == seen && !closed_.load(std::memory_order_acquire)) {
-            detail::futex_wait_until(wake_signal_, seen, now_ns() + IDLE_NS);
+            futex_wait_until(wake_signal_, seen, now_ns() + IDLE_NS);
         }
     }
 }
@@ -317,7 +317,7 @@ std::vector<std::pair<uint64_t, std::string>> Sketch::versions() {
 void Sketch::close() noexcept {
     if (closed_.exchange(true, std::memory_order_acq_rel) || !alive()) return;
     wake_signal_.fetch_add(1, std::memory_order_release);
-    detail::futex_wake(wake_signal_, INT32_MAX);
+    futex_wake(wake_signal_, INT32_MAX);
     folder_->join();
     const std::lock_guard lock(mutex_);
     while (fold_some(CHUNK) == CHUNK) {

@@ -2,23 +2,26 @@
 
 #include <algorithm>
 
-namespace engine {
+#include "base/assert.hpp"
+
+namespace engine::scheduler {
 
 bool Breaker::probe(int64_t now_ns, int64_t until_ns) noexcept {
     if (now_ns < until_ns) return false;
-    // Whoever moves the end of the rest is the probe. Should it never come back, the next one has its turn after
-    // another rest.
+    // The thread that moves the end of the rest is the probe. Should it never come back, another probe follows after
+    // one more rest.
     const int64_t next = now_ns + std::max(resting_ns_.load(std::memory_order_relaxed), limits_.rest_ns);
     if (!rests_until_ns_.compare_exchange_strong(until_ns, next, std::memory_order_relaxed)) return false;
     probing_.store(true, std::memory_order_relaxed);
     return true;
 }
 
-void Breaker::called(uint32_t rows, uint32_t failed, int64_t now_ns) noexcept {
+void Breaker::record(uint32_t rows, uint32_t failed, int64_t now_ns) noexcept {
+    ENGINE_ASSERT(rows > 0 && failed <= rows, "a call has rows, and no more failures than rows");
     if (!limits_.enabled) return;
     if (failed < rows) {
         if (failed_in_a_row_.load(std::memory_order_relaxed) != 0) failed_in_a_row_.store(0, std::memory_order_relaxed);
-        // Calls that were under way when it opened prove nothing; what succeeds once a probe is out does.
+        // A call that was under way when the breaker opened proves nothing; a success while a probe is out does.
         if (open() && probing_.load(std::memory_order_relaxed)) close();
     } else if (failed_in_a_row_.fetch_add(1, std::memory_order_relaxed) + 1 >= limits_.calls_in_a_row) {
         return trip(now_ns);
@@ -53,11 +56,12 @@ void Breaker::trip(int64_t now_ns) noexcept {
 
 void Breaker::came_back(int64_t now_ns) noexcept {
     int64_t until = rests_until_ns_.load(std::memory_order_relaxed);
-    // Lost against a probe that goes out this moment, or against another rest: then that one tells.
+    // Where the exchange fails, a probe went out or another rest began this moment, and that one decides.
     if (until > now_ns) rests_until_ns_.compare_exchange_strong(until, now_ns, std::memory_order_relaxed);
 }
 
 void Breaker::rest(int64_t now_ns, int64_t length_ns) noexcept {
+    ENGINE_ASSERT(length_ns > 0, "a rest has a length");
     resting_ns_.store(length_ns, std::memory_order_relaxed);
     rests_until_ns_.store(now_ns + length_ns, std::memory_order_relaxed);
 }
@@ -70,4 +74,4 @@ void Breaker::close() noexcept {
     rests_until_ns_.store(0, std::memory_order_relaxed);
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

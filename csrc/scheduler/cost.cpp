@@ -2,20 +2,25 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
-namespace engine {
+#include "base/assert.hpp"
+
+namespace engine::scheduler {
 
 namespace {
 
 constexpr double STALL_RATIO = 4.0;       // an observation this far above expectation is a stall
 constexpr uint32_t STALLS_BELIEVED = 4;   // this many in a row are the new truth
-constexpr double SURPRISE_RATIO = 0.25;   // one this far below is the truth at once: no accident makes a batch fast
-constexpr double BELIEVED_RATE = 0.5;     // such a change moves all knots, and at once
+constexpr double SURPRISE_RATIO = 0.25;   // one this far below is believed at once: no accident makes a batch fast
+constexpr double BELIEVED_RATE = 0.5;     // a believed change moves all knots, and at once
 constexpr double LEARNING_RATE = 0.1;
 constexpr double SCALE_RATE = 0.02;
-constexpr double SCALE_MIN = 1e-3;        // costs stay above zero, whatever is observed
-constexpr double SHAPE_SHARE_MIN = 0.1;   // of a new knot's cost that is taken for its shape, however large the shift
-constexpr double RETURN_RATE = 0.01;      // of knots far from the observed size, to what is fitted
+// Costs stay above zero and below the bound of an integer, for any observations.
+constexpr double SCALE_MIN = 1e-3, SCALE_MAX = 1e9;
+constexpr double COST_NS_MAX = 0x1p44;    // 4.9 hours
+constexpr double SHAPE_SHARE_MIN = 0.1;   // at least this share of a new knot's cost is shape, however large the shift
+constexpr double RETURN_RATE = 0.01;      // of knots far from the observed size, to the fitted cost
 constexpr double SPREAD_QUANTILE = 0.98;
 constexpr double SPREAD_STEP = 0.05;
 constexpr double SPREAD_MIN = 1.02, SPREAD_MAX = 3.0;
@@ -47,12 +52,12 @@ CostModel::CostModel(uint32_t rows_max) noexcept : rows_max_(std::clamp(rows_max
 void CostModel::prime(uint32_t rows, int64_t ns) noexcept {
     rows = std::clamp(rows, 1u, rows_max_);
     const size_t at = knot_below(rows);
-    // A calibration is a new shape: what was learned beside the old one goes into it. Else the difference between every
-    // calibration and what follows it would add up in scale_, until it stands at its bound and learns no more.
+    // A calibration is a new shape, so the learned scale and shift go into it. Otherwise the difference between each
+    // calibration and the observations after it would add up in scale_, until it reaches its bound and learns no more.
     for (size_t k = 0; k < knots_; ++k) shape_[k] = fitted(k);
     scale_ = 1.0;
     shift_ = 0.0;
-    know(at, static_cast<double>(std::max<int64_t>(ns, 1)) * knot_rows(at) / rows);
+    know(at, std::clamp(static_cast<double>(ns), 1.0, COST_NS_MAX) * knot_rows(at) / rows);
     publish();
     refresh_efficient();
 }
@@ -60,6 +65,8 @@ void CostModel::prime(uint32_t rows, int64_t ns) noexcept {
 // Takes a knot's cost into the shape, and fills the knots nobody measured: flat below the first known one, in
 // proportion to the rows above the last, and linear in between.
 void CostModel::know(size_t knot, double ns) noexcept {
+    ENGINE_ASSERT(knot < knots_, "a knot lies in the table");
+    ENGINE_ASSERT(ns > 0.0 && std::isfinite(ns), "a batch costs some time");
     raw_[knot] = ns;
     shape_[knot] = std::max(ns - shift_, SHAPE_SHARE_MIN * ns) / scale_;
     known_[knot] = true;
@@ -79,10 +86,11 @@ void CostModel::know(size_t knot, double ns) noexcept {
         if (!known_[k]) raw_[k] = fitted(k);
 }
 
-// One step of normalised least mean squares (Widrow and Hoff, 1960) of scale_ and shift_ towards an observation, in units
-// of the shape of one row: a change seen at small batches alone is taken half for a scale and half for a shift.
+// One step of normalised least mean squares (Widrow and Hoff, 1960) of scale_ and shift_ towards an observation, in
+// units of the shape of one row: a change seen at small batches alone goes half to the scale and half to the shift.
 void CostModel::fit(uint32_t rows, double ns, double rate) noexcept {
     const double unit = shape_[0], known = shape(rows);
+    ENGINE_ASSERT(unit > 0.0 && known > 0.0, "a known batch costs some time");
     const double size = known / unit;
     const double step = rate * (ns - scale_ * known - shift_) / (size * size + 1.0);
     scale_ += step * size / unit;
@@ -91,7 +99,9 @@ void CostModel::fit(uint32_t rows, double ns, double rate) noexcept {
         scale_ += shift_ / known;
         shift_ = 0.0;
     }
-    scale_ = std::max(scale_, SCALE_MIN);
+    scale_ = std::clamp(scale_, SCALE_MIN, SCALE_MAX);
+    shift_ = std::min(shift_, COST_NS_MAX);
+    ENGINE_ASSERT(std::isfinite(scale_) && std::isfinite(shift_) && shift_ >= 0.0, "the fit stays finite");
 }
 
 double CostModel::shape(uint32_t rows) const noexcept {
@@ -101,11 +111,13 @@ double CostModel::shape(uint32_t rows) const noexcept {
     return shape_[at] + (rows - from) / (knot_rows(at + 1) - from) * (shape_[at + 1] - shape_[at]);
 }
 
-// A larger batch never costs less: noise must not make it look so.
+// Makes larger batches cost no less than smaller ones, which noise may hide.
 void CostModel::publish() noexcept {
     double most = 0.0;
     for (size_t k = 0; k < knots_; ++k) {
+        raw_[k] = std::min(raw_[k], COST_NS_MAX);
         most = std::max(most, raw_[k]);
+        ENGINE_ASSERT(most > 0.0 && std::isfinite(most), "a batch costs some time");
         mean_[k].store(most, std::memory_order_relaxed);
     }
 }
@@ -116,7 +128,7 @@ int64_t CostModel::expected_ns(uint32_t rows) const noexcept {
     const double low = mean(at);
     const double from = knot_rows(at);
     if (rows == knot_rows(at)) return static_cast<int64_t>(low);
-    if (at + 1 >= knots_) return static_cast<int64_t>(low * rows / from);
+    if (at + 1 >= knots_) return static_cast<int64_t>(std::min(low * rows / from, COST_NS_MAX));
     const double share = (rows - from) / (knot_rows(at + 1) - from);
     return static_cast<int64_t>(low + share * (mean(at + 1) - low));
 }
@@ -138,11 +150,13 @@ uint32_t CostModel::rows_within(int64_t budget_ns) const noexcept {
         if (high_ns(middle) <= budget_ns) low = middle;
         else high = middle - 1;
     }
+    ENGINE_ASSERT(low >= 1 && low <= rows_max_, "a batch that fits has rows, and no more than allowed");
     return low;
 }
 
 void CostModel::observe(uint32_t rows, int64_t ns) noexcept {
     if (rows == 0 || ns <= 0) return;
+    ns = std::min(ns, static_cast<int64_t>(COST_NS_MAX));
     const int64_t expected = expected_ns(rows);
     if (expected <= 0) return prime(rows, ns);
     double ratio = static_cast<double>(ns) / static_cast<double>(expected);
@@ -163,7 +177,7 @@ void CostModel::observe(uint32_t rows, int64_t ns) noexcept {
     while (!known_[first]) ++first;
     while (!known_[last]) --last;
     if (!believed && (at < first || at > last)) {
-        // Outside of what was measured so far there is no shape to return to: this is where it begins.
+        // Outside the measured sizes there is no shape to return to. It begins here.
         know(at, raw_[at] * ratio);
     } else {
         const double scale_before = scale_, shift_before = shift_;
@@ -187,11 +201,11 @@ void CostModel::refresh_efficient() noexcept {
     peak_rows_.store(smallest_within(PEAK_SHARE * best), std::memory_order_relaxed);
 }
 
-// The smallest knot with at least so many rows per nanosecond.
+// The smallest knot with at least this many rows per nanosecond.
 uint32_t CostModel::smallest_within(double rows_per_ns) const noexcept {
     for (size_t k = 0; k < knots_; ++k)
         if (mean(k) > 0.0 && knot_rows(k) / mean(k) >= rows_per_ns) return std::min(knot_rows(k), rows_max_);
     return 1;
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

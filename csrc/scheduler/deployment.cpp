@@ -2,7 +2,7 @@
 
 #include <cstddef>
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
@@ -41,15 +41,18 @@ Deployment::~Deployment() {
     if (has_fallback_) fallback_.release(fallback_.ctx);
 }
 
-int Deployment::score_primary_with_care(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns) {
+int Deployment::score_any_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns) {
+    ENGINE_ASSERT(n_rows > 0, "a scoring call has rows");
     if (overlaps()) return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
-    if (calls_lost_.load(std::memory_order_relaxed) > 0) return ENGINE_SCORE_FAILED;  // it has the lock, for ever perhaps
+    // A lost call holds the lock, maybe for ever.
+    if (calls_lost_.load(std::memory_order_relaxed) > 0) return ENGINE_SCORE_FAILED;
     const std::lock_guard<std::mutex> one_at_a_time(primary_lock_);
     return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
 }
 
 int Deployment::score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out) {
+    ENGINE_ASSERT(has_fallback_ && n_rows > 0, "only a deployment that has a fallback runs it");
     return score(fallback_, float64_rows_, rows, n_rows, scratch, out, NEVER_NS);
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -1,16 +1,21 @@
-// What answers requests at one time: a primary, perhaps a fallback, and a version. Immutable but for its reference
-// count and what it learns of the primary's failures, so a request keeps the deployment that it came in under and an answer never mixes two.
+// One version in memory: a primary, perhaps a fallback, and a number. A request keeps the deployment that it came in
+// under, so an answer never mixes two. Only the reference count and the record of the primary's failures change.
+//
+// Order. retain() is relaxed, because its thread has a reference already or holds the lock under which the current
+// deployment is kept. release() is acquire and release: every owner's use of the scorers comes before the last one
+// frees them.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <mutex>
 
+#include "base/assert.hpp"
 #include "base/clock.hpp"
 #include "engine/scorer.h"
 #include "scheduler/breaker.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 class Deployment {
 public:
@@ -21,12 +26,13 @@ public:
     Deployment(const Deployment&) = delete;
     Deployment& operator=(const Deployment&) = delete;
 
-    // Each scores rows laid out densely in this deployment's row type; non-zero means failure. `scratch` holds
-    // n_rows x n_features floats and is used only where a scorer takes float32 and rows are float64. A primary that can
-    // stops itself once until_ns has passed.
+    // Each scores dense rows of this deployment's row type; non-zero means failure. `scratch` holds n_rows x n_features
+    // floats and is used only where a scorer takes float32 and rows are float64. A primary that can stop does so once
+    // until_ns has passed.
     int score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns = NEVER_NS) {
-        if (plain_) return primary_.score(primary_.ctx, static_cast<const float*>(rows), n_rows, primary_.n_features, out);
-        return score_primary_with_care(rows, n_rows, scratch, out, until_ns);
+        if (plain_)
+            return primary_.score(primary_.ctx, static_cast<const float*>(rows), n_rows, primary_.n_features, out);
+        return score_any_primary(rows, n_rows, scratch, out, until_ns);
     }
     int score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out);
 
@@ -39,22 +45,30 @@ public:
     // Whether several calls of the primary may run at once.
     bool overlaps() const noexcept { return primary_.flags & ENGINE_SCORER_REENTRANT; }
     Breaker& breaker() noexcept { return breaker_; }
-    // A call of the primary is taken not to come back; while it has not, one that may not overlap is not called again.
+    // A call of the primary may never come back. Until it does, a primary that may not overlap is not called again.
     void call_lost() noexcept { calls_lost_.fetch_add(1, std::memory_order_relaxed); }
-    void lost_call_returned() noexcept { calls_lost_.fetch_sub(1, std::memory_order_relaxed); }
+    void lost_call_returned() noexcept {
+        [[maybe_unused]] const uint32_t before = calls_lost_.fetch_sub(1, std::memory_order_relaxed);
+        ENGINE_ASSERT(before > 0, "a lost call returns once");
+    }
 
-    void retain() noexcept { references_.fetch_add(1, std::memory_order_relaxed); }
+    void retain() noexcept {
+        [[maybe_unused]] const uint32_t before = references_.fetch_add(1, std::memory_order_relaxed);
+        ENGINE_ASSERT(before > 0, "nobody retains a deployment that was freed");
+    }
     void release() noexcept {
-        if (references_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+        const uint32_t before = references_.fetch_sub(1, std::memory_order_acq_rel);
+        ENGINE_ASSERT(before > 0, "a reference is released by its owner, once");
+        if (before == 1) delete this;
     }
     uint32_t references() const noexcept { return references_.load(std::memory_order_acquire); }
 
 private:
-    int score_primary_with_care(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns);
+    int score_any_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns);
 
     engine_scorer primary_, fallback_;
     bool has_fallback_, float64_rows_;
-    bool plain_;  // float rows, calls that may overlap and nothing that could stop: most models of an inline lane
+    bool plain_;  // float rows, calls that may overlap, no score_until: most models of an inline lane
     uint64_t number_;
     Breaker breaker_;
     std::atomic<uint32_t> references_{1};
@@ -62,4 +76,4 @@ private:
     std::mutex primary_lock_;  // held around a primary that is not reentrant
 };
 
-}  // namespace engine
+}  // namespace engine::scheduler

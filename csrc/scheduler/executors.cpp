@@ -9,16 +9,16 @@
 #include <system_error>
 
 #include "base/futex.hpp"
-#include "scheduler/runtime.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
 // A wake-up that takes less is an ordinary one, between processors that are awake.
 constexpr int64_t CHEAP_HANDOFF_NS = 20'000;
 constexpr int64_t WATCH_NS_MAX = 100'000;
-// Threads stuck in models keep their memory. Past this many the models are left to their breakers.
+// Threads stuck in models keep their memory. Past this many, executors are no longer replaced, and the models are left
+// to their circuit breakers.
 constexpr uint32_t LOST_MAX = 16;
 
 void apply(const ExecutorOptions& options, pthread_t thread) {
@@ -38,176 +38,223 @@ void apply(const ExecutorOptions& options, pthread_t thread) {
     }
 }
 
+// Tries the options on a thread that does nothing else, so that an error leaves nothing behind.
+void try_options(const ExecutorOptions& options) {
+    std::atomic<uint32_t> tried{0};
+    std::thread trial([&] { futex_wait_until(tried, 0, NEVER_NS); });
+    const auto end = [&] {
+        tried.store(1);
+        futex_wake(tried, 1);
+        trial.join();
+    };
+    try {
+        apply(options, trial.native_handle());
+    } catch (...) {
+        end();
+        throw;
+    }
+    end();
+}
+
 }  // namespace
 
 std::shared_ptr<Executors> Executors::make(const ExecutorOptions& options) {
-    if (!options.cpus.empty() || options.realtime_priority > 0) {
-        // Tried on a thread that does nothing else, so that a refusal leaves nothing behind.
-        std::atomic<uint32_t> tried{0};
-        std::thread trial([&] { detail::futex_wait_until(tried, 0, NEVER_NS); });
-        const auto end = [&] {
-            tried.store(1);
-            detail::futex_wake(tried, 1);
-            trial.join();
-        };
-        try {
-            apply(options, trial.native_handle());
-        } catch (...) {
-            end();
-            throw;
-        }
-        end();
-    }
+    if (!options.cpus.empty() || options.realtime_priority > 0) try_options(options);
     return std::shared_ptr<Executors>(new Executors(options));
 }
 
 Executors::Executors(const ExecutorOptions& options)
-    : options_(options), shared_(options.threads), rescuer_([this](int64_t now) { return look_after(now); }) {}
+    : options_(options),
+      shared_(options.threads),
+      deadline_timer_([this](int64_t now) { return check_executors(now); }) {}
 
 Executors::~Executors() { stop(1'000'000'000); }
 
 void Executors::start() {
     if (started_.exchange(true)) return;
-    const std::lock_guard<std::mutex> lock(lock_);
-    threads_.resize(count());
+    const MutexLock lock(lock_);
+    executors_.resize(count());
     for (uint32_t i = 0; i < count(); ++i) spawn(i);
-    rescuer_.start();
-    // The rescue keeps the ordinary scheduler: it runs fallbacks for whoever is late, and is never in a hurry before.
-    if (!options_.cpus.empty()) apply({1, true, 0, options_.cpus}, const_cast<std::thread&>(rescuer_.thread()).native_handle());
+    deadline_timer_.start();
+    // The timer's thread stays on the cpus but keeps the ordinary scheduler: the fallbacks that it runs must not take a
+    // core from the executors.
+    if (!options_.cpus.empty()) apply({1, true, 0, options_.cpus}, deadline_timer_.native_handle());
 }
 
+// Lock.
 void Executors::spawn(uint32_t number) {
-    auto thread = std::make_shared<Thread>();
-    thread->number = number;
-    threads_[number] = thread;
-    thread->handle = std::thread([this, thread] {
-        loop(*thread);
-        // Last: it may be what keeps this object alive.
-        const std::shared_ptr<Executors> kept = std::move(thread->keep);
+    ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
+    ENGINE_ASSERT(number < executors_.size(), "an executor's number is its place");
+    auto executor = std::make_shared<Executor>();
+    executor->number = number;
+    executors_[number] = executor;
+    executor->handle = std::thread([this, executor] {
+        loop(*executor);
+        // Last: this reference may be the last one to this object.
+        const std::shared_ptr<Executors> owner = std::move(executor->owner);
     });
     char name[16];
     std::snprintf(name, sizeof name, "engine-exec-%u", number % 100);
-    pthread_setname_np(thread->handle.native_handle(), name);
+    pthread_setname_np(executor->handle.native_handle(), name);
     try {
-        apply(options_, thread->handle.native_handle());
+        apply(options_, executor->handle.native_handle());
     } catch (const std::system_error&) {
-        // It was allowed when the executors were made; a permission that was taken away since is no reason to stop.
+        // The options worked when the executors were made; a permission that was taken away since is no reason to stop.
     }
 }
 
-void Executors::announce(Runtime& runtime) noexcept {
-    if (runtime.announced.exchange(true, std::memory_order_acq_rel)) return;
-    Runtime* head = announced_.load(std::memory_order_relaxed);
+void Executors::announce(Lane& lane) noexcept {
+    // One announcer at a time: the thread that turns `announced` true owns the link until an executor clears it.
+    if (lane.announced.exchange(true, std::memory_order_acq_rel)) return;
+    Lane* head = announced_.load(std::memory_order_relaxed);
     do {
-        runtime.next_announced = head;
-    } while (!announced_.compare_exchange_weak(head, &runtime, std::memory_order_seq_cst, std::memory_order_relaxed));
+        lane.next_announced = head;
+    } while (!announced_.compare_exchange_weak(head, &lane, std::memory_order_seq_cst, std::memory_order_relaxed));
 }
 
 void Executors::wake() noexcept {
     if (parked_.load(std::memory_order_seq_cst) == 0) return;
     work_.fetch_add(1, std::memory_order_seq_cst);
-    detail::futex_wake(work_, 1);
+    futex_wake(work_, 1);
 }
 
-void Executors::loop(Thread& me) {
-    const detail::PreciseTimers precise;
+void Executors::loop(Executor& me) {
+    const PreciseTimers precise;
     bool slept = false;
     for (;;) {
+        // Before the look for work: a later submission changes work_, and park() does not sleep.
         const uint32_t seen = work_.load(std::memory_order_seq_cst);
         if (stopping_.load(std::memory_order_seq_cst)) break;
         const int64_t now = now_ns();
-        const Turn turn = next(me, now);
-        for (const Released& it : me.released) {
-            it.runtime->let_go(it.entry, it.entry.shed ? Reason::shed : Reason::released);
-            it.runtime->visited();
+        const Dispatch dispatch = next(me, now);
+        for (const Lane::Dropped& it : me.dropped) {
+            it.lane->drop(it.entry, it.entry.shed ? Reason::shed : Reason::released);
+            it.lane->executor_leaves();
         }
-        me.released.clear();
-        if (turn.runtime != nullptr) {
-            if (slept) handoff_.record(now - turn.runtime->first_queued_ns(me), now);
-            turn.runtime->run_batch(me, turn.rows);
-            if (me.lost.load(std::memory_order_acquire)) {
-                lost_.fetch_sub(1, std::memory_order_relaxed);
+        me.dropped.clear();
+        if (dispatch.lane != nullptr) {
+            if (slept) handoff_.record(now - dispatch.lane->first_queued_ns(*me.batch), now);
+            if (!run(me, *dispatch.lane)) {
+                [[maybe_unused]] const uint32_t before = lost_.fetch_sub(1, std::memory_order_relaxed);
+                ENGINE_ASSERT(before > 0, "a lost executor comes back once");
                 break;
             }
         }
-        slept = turn.runtime == nullptr && park(turn, seen);
+        slept = dispatch.lane == nullptr && park(dispatch, seen);
     }
     me.ended.store(true, std::memory_order_release);
     work_.fetch_add(1, std::memory_order_seq_cst);
-    detail::futex_wake(work_, INT32_MAX);
+    futex_wake(work_, INT32_MAX);
 }
 
-// Runtimes that announced themselves since the last look join those that are active.
+// Scores the batch that next() has formed. False when this thread was replaced meanwhile and must end.
+bool Executors::run(Executor& me, Lane& lane) {
+    Batch& batch = *me.batch;
+    const Lane::Scored scored = lane.score(batch);
+    std::unique_ptr<Batch> left_behind;  // freed without the lock
+    bool lost;
+    {
+        const MutexLock lock(lock_);
+        ENGINE_ASSERT(me.lane == &lane, "an executor runs the batch that it was given");
+        me.lane = nullptr;
+        lost = me.lost;
+        if (lost) left_behind = lane.take_lost(batch);
+        else lane.finish_batch(me.number, batch, scored);
+    }
+    lane.learn(batch, scored, lost);
+    left_behind.reset();
+    me.batch = nullptr;
+    lane.executor_leaves();
+    return !lost;
+}
+
+// Lock. Lanes that announced themselves since the last look join the active ones.
 void Executors::take_announced() noexcept {
-    for (Runtime* it = announced_.exchange(nullptr, std::memory_order_acq_rel); it != nullptr;) {
-        Runtime* const following = it->next_announced;
-        // From here on a submission announces again; what was submitted before is found by the drain that follows.
-        it->announced.exchange(false, std::memory_order_acq_rel);
+    ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
+    for (Lane* it = announced_.exchange(nullptr, std::memory_order_acq_rel); it != nullptr;) {
+        // Read before `announced` is cleared: from then on a submitter may write the link.
+        Lane* const following = it->next_announced;
+        // From here on a submission announces again. A submission from before is found by take_submissions(), which
+        // follows this exchange.
+        [[maybe_unused]] const bool before = it->announced.exchange(false, std::memory_order_acq_rel);
+        ENGINE_ASSERT(before, "a lane in the list is announced");
         if (!it->active) active_.push_back(it);
         it->active = true;
         it = following;
     }
 }
 
-Runtime* Executors::first_untried(int64_t now) noexcept {
-    Runtime* first = nullptr;
-    Policy::Standing standing{};
-    for (Runtime* it : active_) {
+// Lock. The lane whose next batch ranks first, of those not tried at this look; null for none.
+Lane* Executors::first_untried(int64_t now) noexcept {
+    Lane* first = nullptr;
+    Policy::Rank rank{};
+    for (Lane* it : active_) {
         if (it->tried || it->policy().depth() == 0) continue;
-        const Policy::Standing its = it->policy().standing(now);
-        if (first != nullptr && !(its < standing)) continue;
+        const Policy::Rank its = it->policy().rank(now);
+        if (first != nullptr && !(its < rank)) continue;
         first = it;
-        standing = its;
+        rank = its;
     }
     return first;
 }
 
-// Under the lock: submissions into the queues, and the batch that stands first out of them.
-Executors::Turn Executors::next(Thread& me, int64_t now) noexcept {
-    const std::lock_guard<std::mutex> lock(lock_);
+// Moves submissions into the queues, and forms the batch that ranks first out of them.
+Executors::Dispatch Executors::next(Executor& me, int64_t now) noexcept {
+    const MutexLock lock(lock_);
+    ENGINE_ASSERT(me.lane == nullptr && !me.lost, "an executor asks for work when it has none");
+    ENGINE_ASSERT(executors_[me.number].get() == &me, "a replaced executor forms no batch");
     take_announced();
-    for (Runtime* it : active_) it->take_submissions(now);
-    Turn turn;
-    while (Runtime* first = first_untried(now)) {
+    for (Lane* it : active_) it->take_submissions(now);
+    Dispatch dispatch;
+    while (Lane* first = first_untried(now)) {
         first->tried = true;
-        if (!first->may_begin_batch()) continue;  // whoever ends the one that runs looks again
-        const Forming forming = first->form_batch(me, now);
-        turn.wait_until_ns = std::min(turn.wait_until_ns, forming.wait_until_ns);
-        turn.holding |= forming.holding;
-        if (forming.rows == 0) continue;
-        turn.runtime = first;
-        turn.rows = forming.rows;
-        me.rows.store(forming.rows, std::memory_order_relaxed);
-        me.began_ns.store(now, std::memory_order_relaxed);
-        me.running.store(first, std::memory_order_release);
+        if (!first->may_begin_batch()) continue;  // the executor that ends the running batch looks again
+        const BatchPlan plan = first->form_batch(me.number, now, me.dropped);
+        dispatch.wait_until_ns = std::min(dispatch.wait_until_ns, plan.wait_until_ns);
+        dispatch.holding |= plan.holding;
+        if (plan.rows == 0) continue;
+        // Taken under the lock: once this executor is replaced, its place in the lane holds another batch.
+        me.batch = &first->batch_of(me.number);
+        me.lane = dispatch.lane = first;
+        me.began_ns = now;
         break;
     }
-    bool more = false;
-    std::erase_if(active_, [&](Runtime* it) {
-        // A turn that left some untried, or has just taken a part, leaves work for another executor.
-        more |= it->policy().depth() > 0 && (!it->tried || it == turn.runtime) && it->may_begin_batch();
-        it->tried = false;
-        // One that has just run stays for one more look, which finds what came in meanwhile without being woken.
-        it->active = it == turn.runtime || it->policy().depth() > 0 || it->has_submissions();
-        return !it->active;
-    });
-    if (more && turn.runtime != nullptr) wake();
-    return turn;
+    const bool more = retire_idle_lanes(dispatch);
+    if (more && dispatch.lane != nullptr) wake();
+    return dispatch;
 }
 
-// Sleeps until there is work; true when it was woken for some. An executor that holds a batch back has a time to wake at
-// and does not count as parked, so arrivals that only fill its batch cost no wake-up.
-bool Executors::park(const Turn& turn, uint32_t seen) noexcept {
-    if (turn.holding) {
-        detail::futex_wait_until(work_, seen, turn.wait_until_ns);
+// Lock. Lanes without work leave the list. True when another executor could find work in a lane that stays.
+bool Executors::retire_idle_lanes(const Dispatch& dispatch) noexcept {
+    bool more = false;
+    std::erase_if(active_, [&](Lane* it) {
+        const bool served = it == dispatch.lane;
+        const bool queued = it->policy().depth() > 0;
+        // A look that left some lanes untried, or took only a part, leaves work for another executor.
+        more |= queued && (!it->tried || served) && it->may_begin_batch();
+        it->tried = false;
+        // A lane just served stays for one more look, which finds new submissions without a wake-up.
+        it->active = served || queued || it->has_submissions();
+        return !it->active;
+    });
+    return more;
+}
+
+// Sleeps until there is work; true when it was woken for some. An executor that holds a batch back has a time to wake
+// at and does not count as parked, so arrivals that only fill its batch cost no wake-up.
+bool Executors::park(const Dispatch& dispatch, uint32_t seen) noexcept {
+    if (dispatch.holding) {
+        futex_wait_until(work_, seen, dispatch.wait_until_ns);
         return false;
     }
     if (work_comes(seen)) return false;
     bool woken = false;
     parked_.fetch_add(1, std::memory_order_seq_cst);
+    // After parked_: a submitter that saw no parked executor has announced its lane before, and is seen here.
     if (announced_.load(std::memory_order_seq_cst) == nullptr && !stopping_.load(std::memory_order_seq_cst))
-        woken = detail::futex_wait_until(work_, seen, turn.wait_until_ns) == detail::Wait::woken;
-    parked_.fetch_sub(1, std::memory_order_seq_cst);
+        woken = futex_wait_until(work_, seen, dispatch.wait_until_ns) == Wait::woken;
+    [[maybe_unused]] const uint32_t before = parked_.fetch_sub(1, std::memory_order_seq_cst);
+    ENGINE_ASSERT(before > 0 && before <= count() + LOST_MAX, "an executor parks once at a time");
     return woken;
 }
 
@@ -216,7 +263,8 @@ int64_t Executors::watch_ns() const noexcept {
     return options_.may_watch && handoff > CHEAP_HANDOFF_NS ? std::min(handoff, WATCH_NS_MAX) : 0;
 }
 
-// Watches for work for as long as a wake-up would take. Others who want this core get it at every look.
+// Polls for work for as long as a wake-up would take. Other threads that want this core get it at every look. Relaxed
+// loads are enough: a store that they miss is found by park(), which looks again in order.
 bool Executors::work_comes(uint32_t seen) noexcept {
     const int64_t watch = watch_ns();
     if (watch == 0 || watching_.test_and_set(std::memory_order_acquire)) return false;
@@ -229,109 +277,107 @@ bool Executors::work_comes(uint32_t seen) noexcept {
     return comes;
 }
 
-void Executors::suspect(Runtime& runtime) noexcept {
+void Executors::suspect(const Lane& lane) noexcept {
     int64_t at = NEVER_NS;
     {
-        const std::lock_guard<std::mutex> lock(lock_);
-        for (const auto& thread : threads_)
-            if (thread->running.load(std::memory_order_relaxed) == &runtime)
-                at = std::min(at, thread->began_ns.load(std::memory_order_relaxed) +
-                                      runtime.hung_after_ns(thread->rows.load(std::memory_order_relaxed)));
+        const MutexLock lock(lock_);
+        for (const auto& executor : executors_)
+            if (executor->lane == &lane)
+                at = std::min(at, executor->began_ns + lane.hung_after_ns(executor->batch->size));
     }
-    if (at < NEVER_NS) rescuer_.watch({at, nullptr, 0, 0});
+    if (at < NEVER_NS) deadline_timer_.add({at, nullptr, 0, 0});
 }
 
-// Replaces executors that have been in one batch for too long. Called by the rescue thread.
-int64_t Executors::look_after(int64_t now) noexcept {
+// Replaces executors that have been in one batch for too long. Runs on the deadline timer's thread. Returns when to
+// check again.
+int64_t Executors::check_executors(int64_t now) noexcept {
     int64_t again = NEVER_NS;
-    std::vector<std::shared_ptr<Thread>> hung;
+    std::vector<std::shared_ptr<Executor>> hung;
     {
-        const std::lock_guard<std::mutex> lock(lock_);
-        for (const auto& thread : threads_) {
-            const Runtime* runtime = thread->running.load(std::memory_order_relaxed);
-            if (runtime == nullptr || thread->lost.load(std::memory_order_relaxed)) continue;
-            const int64_t at = thread->began_ns.load(std::memory_order_relaxed) +
-                               runtime->hung_after_ns(thread->rows.load(std::memory_order_relaxed));
+        const MutexLock lock(lock_);
+        for (const auto& executor : executors_) {
+            if (executor->lane == nullptr || executor->lost) continue;
+            const int64_t at = executor->began_ns + executor->lane->hung_after_ns(executor->batch->size);
             if (at > now) again = std::min(again, at);
-            else if (lost_.load(std::memory_order_relaxed) + hung.size() < LOST_MAX) hung.push_back(thread);
+            else if (lost_.load(std::memory_order_relaxed) + hung.size() < LOST_MAX) hung.push_back(executor);
         }
     }
-    for (const auto& thread : hung) replace(thread, Reason::stalled, true);
+    for (const auto& executor : hung) replace(executor, Reason::stalled, true);
     return again;
 }
 
-// The thread is taken never to come back: its batch is answered without it, and another thread takes its place.
-void Executors::replace(const std::shared_ptr<Thread>& thread, Reason reason, bool respawn) noexcept {
-    Runtime* runtime;
+// Takes the thread never to come back: its batch is answered without it, and another thread takes its place.
+void Executors::replace(const std::shared_ptr<Executor>& executor, Reason reason, bool respawn) noexcept {
+    Lane* lane;
     std::vector<Entry> batch;
     {
-        const std::lock_guard<std::mutex> lock(lock_);
-        runtime = thread->running.load(std::memory_order_relaxed);
-        if (runtime == nullptr || thread->lost.load(std::memory_order_relaxed)) return;  // it came back this moment
-        thread->lost.store(true, std::memory_order_release);
-        thread->keep = shared_from_this();
-        thread->handle.detach();
+        const MutexLock lock(lock_);
+        lane = executor->lane;
+        if (lane == nullptr || executor->lost) return;  // it came back this moment
+        executor->lost = true;
+        executor->owner = shared_from_this();
+        executor->handle.detach();
         lost_.fetch_add(1, std::memory_order_relaxed);
         replaced_.fetch_add(1, std::memory_order_relaxed);
-        batch = runtime->lose_batch(thread->number, thread->rows.load(std::memory_order_relaxed), now_ns());
-        if (respawn) spawn(thread->number);
+        batch = lane->lose_batch(executor->number, now_ns());
+        if (respawn) spawn(executor->number);
     }
-    for (const Entry& entry : batch) runtime->let_go(entry, reason);
+    for (const Entry& entry : batch) lane->drop(entry, reason);
     wake();
 }
 
-uint32_t Executors::detach(Runtime& runtime, int64_t patience_ns) noexcept {
+uint32_t Executors::detach(Lane& lane, int64_t patience_ns) noexcept {
     const int64_t until = patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns;
     for (;;) {
         const uint32_t seen = work_.load(std::memory_order_seq_cst);
         {
-            const std::lock_guard<std::mutex> lock(lock_);
+            const MutexLock lock(lock_);
             take_announced();
-            std::erase(active_, &runtime);
-            runtime.active = false;
+            std::erase(active_, &lane);
+            lane.active = false;
         }
-        if (runtime.visitors() == 0) return 0;
+        if (lane.in_flight() == 0) return 0;
         if (now_ns() >= until) break;
-        detail::futex_wait_until(work_, seen, std::min(until, now_ns() + 1'000'000));
+        futex_wait_until(work_, seen, std::min(until, now_ns() + 1'000'000));
     }
-    const uint32_t given_up = give_up_on(runtime);
-    // Those lost earlier have not come back either, or there would be no visitors.
-    return std::max(given_up, runtime.visitors());
+    const uint32_t given_up = abandon_lane(lane);
+    // Executors lost earlier have not come back either, or none would be in flight.
+    return std::max(given_up, lane.in_flight());
 }
 
-// Returns how many executors were in the runtime.
-uint32_t Executors::give_up_on(Runtime& runtime) noexcept {
-    std::vector<std::shared_ptr<Thread>> hung;
+// Replaces the executors that are in the lane, and returns how many there were.
+uint32_t Executors::abandon_lane(Lane& lane) noexcept {
+    std::vector<std::shared_ptr<Executor>> hung;
     {
-        const std::lock_guard<std::mutex> lock(lock_);
-        for (const auto& thread : threads_)
-            if (thread->running.load(std::memory_order_relaxed) == &runtime) hung.push_back(thread);
+        const MutexLock lock(lock_);
+        for (const auto& executor : executors_)
+            if (executor->lane == &lane) hung.push_back(executor);
     }
-    for (const auto& thread : hung) replace(thread, Reason::closing, true);
+    for (const auto& executor : hung) replace(executor, Reason::closing, true);
     return static_cast<uint32_t>(hung.size());
 }
 
 void Executors::stop(int64_t patience_ns) noexcept {
     if (!started_.load()) return;
     const int64_t until = patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns;
-    rescuer_.stop();  // first: it replaces threads
+    deadline_timer_.stop();  // first: it replaces executors
     stopping_.store(true, std::memory_order_seq_cst);
-    std::vector<std::shared_ptr<Thread>> threads;
+    std::vector<std::shared_ptr<Executor>> executors;
     {
-        const std::lock_guard<std::mutex> lock(lock_);
-        threads = threads_;
+        const MutexLock lock(lock_);
+        executors = executors_;
     }
-    for (const auto& thread : threads) {
+    for (const auto& executor : executors) {
         for (;;) {
             const uint32_t seen = work_.fetch_add(1, std::memory_order_seq_cst) + 1;
-            detail::futex_wake(work_, INT32_MAX);
-            if (thread->ended.load(std::memory_order_acquire) || now_ns() >= until) break;
-            detail::futex_wait_until(work_, seen, std::min(until, now_ns() + 5'000'000));
+            futex_wake(work_, INT32_MAX);
+            if (executor->ended.load(std::memory_order_acquire) || now_ns() >= until) break;
+            futex_wait_until(work_, seen, std::min(until, now_ns() + 5'000'000));
         }
-        if (!thread->ended.load(std::memory_order_acquire)) replace(thread, Reason::closing, false);
-        if (thread->handle.joinable()) thread->handle.join();
+        if (!executor->ended.load(std::memory_order_acquire)) replace(executor, Reason::closing, false);
+        if (executor->handle.joinable()) executor->handle.join();
     }
     started_.store(false);
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

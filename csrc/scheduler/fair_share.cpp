@@ -1,44 +1,27 @@
 #include "scheduler/fair_share.hpp"
 
-namespace engine {
+#include <algorithm>
+
+namespace engine::scheduler {
 
 namespace {
 
-// After a refusal, or after a request took the place of less important ones, for this long.
+// How long the executors count as overloaded after a rejection, and class goes before deadline after a displacement.
 constexpr int64_t RECENT_NS = 20'000'000;
-// How far a model may run ahead of its share before it is not eligible. Wide enough for a few batches of any one model,
-// so that models with equal shares are still served by deadline; narrow against the time scale of overloads.
+// A model may run this far ahead of its share and stay eligible. That is a few batches of any one model, so that models
+// within their shares are still served by deadline, and little against the length of an overload.
 constexpr int64_t LAG_NS_MAX = 5'000'000;
 
 }  // namespace
 
-uint16_t FinishCounts::bucket(int64_t now_ns, int64_t finish_by_ns) noexcept {
-    // One bucket short of the whole ring, so that the bucket of `now` never receives the far end of the horizon.
-    if ((finish_by_ns >> SHIFT) - (now_ns >> SHIFT) >= int64_t{BUCKETS} - 1) return FAR;
-    return static_cast<uint16_t>((finish_by_ns >> SHIFT) & (BUCKETS - 1));
-}
-
-void FinishCounts::add(uint16_t bucket, int64_t amount) noexcept {
-    total_.fetch_add(amount, std::memory_order_relaxed);
-    if (bucket != FAR) near_[bucket].fetch_add(amount, std::memory_order_relaxed);
-}
-
-void FinishCounts::remove(uint16_t bucket, int64_t amount) noexcept { add(bucket, -amount); }
-
-int64_t FinishCounts::before(int64_t now_ns, int64_t finish_by_ns) const noexcept {
-    const int64_t total = this->total();
-    if (total <= 0) return 0;
-    const int64_t first = now_ns >> SHIFT, last = finish_by_ns >> SHIFT;
-    if (last - first >= int64_t{BUCKETS} - 1) return total;
-    int64_t sum = 0;
-    for (int64_t b = first; b <= last; ++b) sum += near_[b & (BUCKETS - 1)].load(std::memory_order_relaxed);
-    return std::clamp<int64_t>(sum, 0, total);
-}
-
 SharedExecutors::SharedExecutors(uint32_t executors) noexcept : count_(std::clamp(executors, 1u, EXECUTORS_MAX)) {}
 
 void SharedExecutors::started(uint32_t executor, int64_t now_ns, int64_t expected_ns, int64_t high_ns) noexcept {
+    ENGINE_ASSERT(executor < count_, "an executor's number is below their count");
+    ENGINE_ASSERT(expected_ns >= 0 && high_ns >= expected_ns,
+                  "a batch takes some time, and its high estimate is no less");
     Executor& it = executors_[executor];
+    ENGINE_ASSERT(!it.busy.load(std::memory_order_relaxed), "an executor begins a batch when it has none");
     latest_start_ns_.store(now_ns, std::memory_order_relaxed);
     it.started_ns.store(now_ns, std::memory_order_relaxed);
     it.expected_ns.store(expected_ns, std::memory_order_relaxed);
@@ -47,6 +30,8 @@ void SharedExecutors::started(uint32_t executor, int64_t now_ns, int64_t expecte
 }
 
 void SharedExecutors::finished(uint32_t executor) noexcept {
+    ENGINE_ASSERT(executor < count_, "an executor's number is below their count");
+    ENGINE_ASSERT(executors_[executor].busy.load(std::memory_order_relaxed), "an executor ends the batch that it has");
     executors_[executor].busy.store(false, std::memory_order_relaxed);
 }
 
@@ -94,7 +79,8 @@ bool SharedExecutors::recent(const std::atomic<int64_t>& at, int64_t now_ns) noe
 void SharedExecutors::activate(Share& share) noexcept {
     if (share.active.load(std::memory_order_relaxed)) return;
     share.active.store(true, std::memory_order_relaxed);
-    // Time in which it asked for nothing is not saved up.
+    ENGINE_ASSERT(share.weight > 0.0, "every model has a weight");
+    // A model saves up no share while it has no work.
     const int64_t now = virtual_ns_.load(std::memory_order_relaxed);
     share.served.store(std::max(share.served.load(std::memory_order_relaxed), now), std::memory_order_relaxed);
     active_weight_.store(active_weight_.load(std::memory_order_relaxed) + share.weight, std::memory_order_relaxed);
@@ -108,16 +94,18 @@ void SharedExecutors::deactivate(Share& share) noexcept {
 }
 
 void SharedExecutors::charge(Share& share, int64_t ns) noexcept {
+    ENGINE_ASSERT(ns >= 0, "time on an executor is never below zero");
     const double others = active_weight_.load(std::memory_order_relaxed) -
                           (share.active.load(std::memory_order_relaxed) ? share.weight : 0.0);
     const int64_t served =
         share.served.load(std::memory_order_relaxed) + static_cast<int64_t>(static_cast<double>(ns) / share.weight);
     share.served.store(served, std::memory_order_relaxed);
-    // Nobody else wanted the time: it is not held against the model.
+    // Where no other model wanted the time, virtual time catches up, so the model runs no debt.
     const int64_t before = virtual_ns_.load(std::memory_order_relaxed);
     const int64_t now = others < share.weight * 1e-9
                             ? std::max(before, served)
                             : before + static_cast<int64_t>(static_cast<double>(ns) / (share.weight + others));
+    ENGINE_ASSERT(now >= before, "virtual time never goes back");
     virtual_ns_.store(now, std::memory_order_relaxed);
 }
 
@@ -128,7 +116,9 @@ bool SharedExecutors::eligible(const Share& share) const noexcept {
 double SharedExecutors::entitled(const Share& share) const noexcept {
     const double others = active_weight_.load(std::memory_order_relaxed) -
                           (share.active.load(std::memory_order_relaxed) ? share.weight : 0.0);
-    return share.weight / (share.weight + std::max(others, 0.0));
+    const double entitled = share.weight / (share.weight + std::max(others, 0.0));
+    ENGINE_ASSERT(entitled > 0.0 && entitled <= 1.0, "a model is entitled to a part of the executors");
+    return entitled;
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

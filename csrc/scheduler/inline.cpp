@@ -3,16 +3,16 @@
 #include <cstring>
 #include <numeric>
 
+#include "scheduler/reasons.hpp"
 #include "scheduler/runtime.hpp"
-#include "scheduler/runtime_detail.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
 constexpr uint32_t OBSERVE_EVERY = 16;       // learning costs 40 ns, a sixth of a trivial request
-constexpr uint32_t FALLBACK_ROWS = 16;
-constexpr int64_t CHUNK_TARGET_NS = 500'000;  // how long predict_many goes without looking at the clock
+constexpr uint32_t FALLBACK_ROWS = 16;        // a forest scores sixteen rows in the time of a few
+constexpr int64_t CHUNK_TARGET_NS = 500'000;  // predict_many looks at the clock at least this often
 
 }  // namespace
 
@@ -24,9 +24,9 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
         return answer_without_primary(request, Reason::late, out);
     Breaker& breaker = deployment.breaker();
     if (!breaker.allows(asked)) return answer_without_primary(request, Reason::breaker_open, out);
-    float* scratch = deployment.float64_rows() ? detail::thread_scratch(limits_.n_features) : nullptr;
-    // One that can stop does so while there is still time for the fallback.
-    const int64_t until = request.deadline_ns - sync_guard_.typical_fallback_ns();
+    float* scratch = deployment.float64_rows() ? thread_scratch(limits_.n_features) : nullptr;
+    // A primary that can stop does so while there is still time for the fallback.
+    const int64_t until = request.deadline_ns - sync_margin_.typical_fallback_ns();
     const int status = deployment.score_primary(request.row, 1, scratch, out, until);
     const int64_t now = now_ns();
     const uint64_t id = next_id();
@@ -34,26 +34,27 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
     if (sampled) observe_inline(1, now - asked);
     if (now - asked > limits_.budget_ns) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
     if (status == ENGINE_SCORE_OK && usable(out)) {
-        if (sampled || !breaker.untroubled()) breaker.called(sampled ? OBSERVE_EVERY : 1, 0, now);
+        if (sampled || !breaker.untroubled()) breaker.record(sampled ? OBSERVE_EVERY : 1, 0, now);
         return {id,  deployment.number(), request.started_ns, request.deadline_ns,
                 now, Source::primary,     Reason::ok,         request.priority};
     }
-    breaker.called(1, 1, now);
-    const Reason reason = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : detail::reason_of(status);
+    breaker.record(1, 1, now);
+    const Reason reason = reason_of(status);
     const Side side = fallback_or_default(deployment, request.row, request.deadline_ns, reason, out);
     return {id,            deployment.number(), request.started_ns, request.deadline_ns,
             side.ready_ns, side.source,         side.reason,        request.priority};
 }
 
-// One observer at a time; whoever comes second has nothing to add.
+// One observer at a time, because CostModel::observe() is not for several. A second thread skips its record instead of
+// waiting. Acquire and release hand the model's plain fields from one observer to the next.
 void Runtime::observe_inline(uint32_t rows, int64_t ns) noexcept {
     if (inline_observing_.test_and_set(std::memory_order_acquire)) return;
     inline_cost_.observe(rows, ns);
     inline_observing_.clear(std::memory_order_release);
 }
 
-// One predict_many call: rows in deadline order, the primary in chunks for as long as everything behind a chunk can
-// still be rescued in time, the fallback for what is left.
+// One predict_many call. Rows go in deadline order. The primary takes chunks for as long as the fallback can still
+// answer every row behind the chunk in time; the fallback takes the rest.
 struct Runtime::ManyInline {
     Runtime& runtime;
     Deployment& deployment;
@@ -62,11 +63,11 @@ struct Runtime::ManyInline {
     int64_t started_ns;
     int64_t asked_ns;
     Priority priority;
-    bool open;                        // the primary's breaker was open when the call came
+    bool open;                        // the primary's circuit breaker was open when the call came
     Outcome* outcomes;
     double* out;
-    std::vector<uint32_t> order;      // row numbers, earliest deadline first; empty where they come in that order
-    std::vector<int64_t> latest_ns;   // latest_ns[i]: when the fallback must begin on the i-th row and all behind it
+    std::vector<uint32_t> order;      // row numbers, earliest deadline first; empty where the rows come in that order
+    std::vector<int64_t> latest_ns;   // [i]: when the fallback must begin on the i-th row and all rows behind it
     std::vector<std::byte> gathered;  // a chunk's rows side by side, where `order` scatters them
     std::vector<double> values;       // … and its answers
     float* scratch;
@@ -82,16 +83,17 @@ struct Runtime::ManyInline {
             gathered.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.row_bytes);
             values.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.n_outputs);
         }
-        const int64_t fallback_ns = runtime.sync_guard_.terms().typical_ns;
+        const int64_t fallback_ns = runtime.sync_margin_.terms().typical_ns;
         latest_ns.resize(n + 1, NEVER_NS);
         for (uint32_t i = n; i-- > 0;) {
             const int64_t deadline = deadlines_ns[row(i)];
-            const int64_t finish_by = std::min(runtime.sync_guard_.rescue_at(asked_ns, deadline, 0, false), deadline - reserve_ns);
+            const int64_t finish_by =
+                std::min(runtime.sync_margin_.fallback_at(asked_ns, deadline, 0, false), deadline - reserve_ns);
             latest_ns[i] = std::min(finish_by, latest_ns[i + 1] - fallback_ns);
         }
     }
 
-    // How many rows from the i-th on the primary may take now; 0 when it must leave the i-th to the fallback.
+    // The number of rows from the i-th on that the primary may take now; 0 when the fallback must take the i-th.
     uint32_t chunk_at(uint32_t i, uint32_t n, int64_t now) const noexcept {
         if (open) return 0;
         const CostModel& cost = runtime.inline_cost_;
@@ -111,23 +113,23 @@ struct Runtime::ManyInline {
                         side.ready_ns,     side.source,         side.reason, priority};
     }
 
-    void rescue(uint32_t at, Reason reason) {
+    void fall_back(uint32_t at, Reason reason) {
         const RuntimeLimits& limits = runtime.limits_;
         settle(at, runtime.fallback_or_default(deployment, rows + size_t{at} * limits.row_bytes, deadlines_ns[at],
                                                reason, out + size_t{at} * limits.n_outputs));
     }
 
-    // Rescues rows i … that the primary may not take, as many as share a call of the fallback; returns how many. At
-    // overload most rows end here, and a forest scores sixteen rows in the time of a few.
-    uint32_t rescue_run(uint32_t i, uint32_t n, int64_t now) {
+    // Answers rows from the i-th on that the primary may not take, as many as share one call of the fallback. Returns
+    // their number. At overload most rows end here.
+    uint32_t fall_back_run(uint32_t i, uint32_t n, int64_t now) {
         const RuntimeLimits& limits = runtime.limits_;
         const auto waits = [&](uint32_t k) { return deadlines_ns[row(k)] > now && (open || !allows(k, 1, now)); };
         const Reason reason = open ? Reason::breaker_open : Reason::late;
         uint32_t run = 0;
         if (order.empty() && deployment.has_fallback() && !(open && runtime.limits_.errors_to_default))
             while (run < FALLBACK_ROWS && i + run < n && waits(i + run)) ++run;
-        if (run < 2 || !runtime.sync_guard_.time_for_fallback(now, deadlines_ns[i], run)) {
-            rescue(row(i), deadlines_ns[row(i)] <= now ? Reason::expired : reason);
+        if (run < 2 || !runtime.sync_margin_.time_for_fallback(now, deadlines_ns[i], run)) {
+            fall_back(row(i), deadlines_ns[row(i)] <= now ? Reason::expired : reason);
             return 1;
         }
         double* values_out = out + size_t{i} * limits.n_outputs;
@@ -136,21 +138,23 @@ struct Runtime::ManyInline {
         for (uint32_t k = 0; k < run; ++k) {
             if (status == ENGINE_SCORE_OK && runtime.usable(values_out + size_t{k} * limits.n_outputs))
                 settle(i + k, {ended, Source::fallback, reason});
-            else rescue(i + k, reason);  // alone, to learn which of them it is
+            else fall_back(i + k, reason);  // alone, to find out which row fails
         }
         return run;
     }
 
     // Scores rows i … i + chunk by the primary. Returns when it was done.
     int64_t score(uint32_t i, uint32_t chunk, int64_t now) {
+        ENGINE_ASSERT(chunk > 0 && i + chunk < latest_ns.size(), "a chunk has rows, all of this call");
+        ENGINE_ASSERT(order.empty() || chunk <= runtime.limits_.batch_rows_max, "scattered rows fit their buffer");
         const RuntimeLimits& limits = runtime.limits_;
         const size_t width = limits.n_outputs;
         const std::byte* chunk_rows = rows + size_t{i} * limits.row_bytes;
         double* chunk_out = out + i * width;
         if (!order.empty()) {
             for (uint32_t k = 0; k < chunk; ++k)
-                std::memcpy(gathered.data() + size_t{k} * limits.row_bytes, rows + size_t{row(i + k)} * limits.row_bytes,
-                            limits.row_bytes);
+                std::memcpy(gathered.data() + size_t{k} * limits.row_bytes,
+                            rows + size_t{row(i + k)} * limits.row_bytes, limits.row_bytes);
             chunk_rows = gathered.data();
             chunk_out = values.data();
         }
@@ -165,13 +169,13 @@ struct Runtime::ManyInline {
             const double* value = chunk_out + k * width;
             if (status != ENGINE_SCORE_OK || !runtime.usable(value)) {
                 ++failed;
-                rescue(at, status ? detail::reason_of(status) : Reason::primary_not_finite);
+                fall_back(at, reason_of(status));
                 continue;
             }
             if (!order.empty()) std::copy_n(value, width, out + at * width);
             settle(at, {ended, Source::primary, Reason::ok});
         }
-        deployment.breaker().called(chunk, failed, ended);
+        deployment.breaker().record(chunk, failed, ended);
         return ended;
     }
 };
@@ -180,7 +184,7 @@ void Runtime::predict_many_inline(const Request& request, const void* rows, uint
                                   int64_t reserve_ns, Outcome* outcomes, double* out) {
     Deployment& deployment = *request.deployment;
     const bool open = n > 0 && !deployment.breaker().allows(request.asked_ns);
-    float* scratch = detail::thread_scratch(size_t{n} * limits_.n_features);
+    float* scratch = thread_scratch(size_t{n} * limits_.n_features);
     ManyInline call{*this, deployment, static_cast<const std::byte*>(rows), deadlines_ns, request.started_ns,
                     request.asked_ns, request.priority, open, outcomes, out, {}, {}, {}, {}, scratch};
     call.plan(n, reserve_ns);
@@ -191,9 +195,11 @@ void Runtime::predict_many_inline(const Request& request, const void* rows, uint
             i += chunk;
             continue;
         }
-        i += call.rescue_run(i, n, now);
+        const uint32_t run = call.fall_back_run(i, n, now);
+        ENGINE_ASSERT(run > 0 && run <= n - i, "every round of the loop answers a row");
+        i += run;
         now = now_ns();
     }
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -1,20 +1,20 @@
 #include "scheduler/policy.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
-// A head is let go when the batch it forces is this much less efficient than the batch without it.
+// Drop the head when the batch without it is this much more efficient than the batch that it forces.
 constexpr double HEAD_DROP_GAIN = 1.05;
-// In what may be but a burst it takes more: those behind the head can wait for the end of it, and the head cannot.
+// In a burst the gain must be larger: the requests behind the head can wait for its end, and the head cannot.
 constexpr double HEAD_DROP_GAIN_SOON = 1.25;
-// Holding starts where the batches at hand would keep the executors this busy, and pays only where a row costs this
-// many times what it costs in an efficient batch.
+// Hold a batch back only where the batches at hand would keep the executors this busy, and where a row costs this many
+// times its cost in an efficient batch.
 constexpr double HOLD_UTILISATION = 0.7;
 constexpr double HOLD_GAIN = 2.0;
 constexpr double GAP_RATE = 0.02;
-// A primary that seems too slow for every deadline is tried again this often, or every second time of its own: a model
-// that has become fast again is found out, and one that has not would have stood idle anyway.
+// Probe a too-slow primary every 50 ms, or every two row times if that is longer. A model that has become fast again is
+// then found; one that has not would have stood idle anyway.
 constexpr int64_t PROBE_EVERY_NS = 50'000'000;
 constexpr int64_t PROBE_COSTS = 2;
 
@@ -43,16 +43,17 @@ size_t Policy::depth() const noexcept {
     return sum;
 }
 
-// Requests that go before one of this class and finish_by, and how many of them are of lower classes: it can take their
-// place. Both from one look, for executors take requests meanwhile.
+// Counts the requests that go before one of this class and finish_by, and those of them in lower classes, whose place
+// it can take. Both come from one look at the counts, because executors take requests meanwhile.
 Policy::Ahead Policy::ahead_of(int64_t now_ns, int64_t finish_by_ns, Priority priority) const noexcept {
     Ahead ahead;
     if (live_.load(std::memory_order_relaxed) <= 0) return ahead;
-    const bool pressed = shared_->pressed(now_ns);
+    const bool classes_first = shared_->classes_first(now_ns);
     for (size_t c = 0; c < counts_.size(); ++c) {
         const auto its = static_cast<Priority>(c);
-        if (counts_[c].total() <= 0 || (its > priority && pressed)) continue;
-        const int64_t rows = its < priority && pressed ? counts_[c].total() : counts_[c].before(now_ns, finish_by_ns);
+        if (counts_[c].total() <= 0 || (its > priority && classes_first)) continue;
+        const int64_t rows =
+            its < priority && classes_first ? counts_[c].total() : counts_[c].before(now_ns, finish_by_ns);
         ahead.rows += rows;
         if (its > priority) ahead.lower += rows;
     }
@@ -65,16 +66,17 @@ int64_t Policy::finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows
     const int64_t rows = rows_ahead + 1;
     const uint32_t batch = efficient_batch(now_ns);
     const int64_t full = rows / batch * cost_.expected_ns(batch);
-    // Behind a full batch the last one will have filled up by the time it starts; alone, it starts as it is.
+    // A last batch behind a full one will have filled up by the time it starts. Alone, it starts as it is.
     const int64_t last = rows % batch ? cost_.expected_ns(rows > batch ? batch : static_cast<uint32_t>(rows)) : 0;
     if (shared_->models() < 2) return free_ns + full / std::max(working, 1u) + last;
     const int64_t others = std::max<int64_t>(
         shared_->work.before(now_ns, finish_by_ns) - work_.before(now_ns, finish_by_ns), 0);
     const int64_t by_deadline = free_ns + (full + others) / std::max(working, 1u) + last;
     if (!shared_->overloaded(now_ns) || !shared_->eligible(share_)) return by_deadline;
-    // While there is not enough for all, a model within its share goes before those beyond theirs.
+    // Under overload a model within its share goes before models beyond theirs.
     const double entitled = shared_->entitled(share_);
-    const auto by_share = free_ns + static_cast<int64_t>(static_cast<double>(full) / (working * entitled + 1e-9)) + last;
+    const auto by_share =
+        free_ns + static_cast<int64_t>(static_cast<double>(full) / (working * entitled + 1e-9)) + last;
     return std::min(by_deadline, by_share);
 }
 
@@ -82,8 +84,8 @@ int64_t Policy::predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns, Priori
     return finish_behind(now_ns, finish_by_ns, ahead_of(now_ns, finish_by_ns, priority).rows);
 }
 
-// The margin learned from past errors may not shut the door altogether: with nothing ahead, an idle executor and time
-// for one row, a request is always worth trying.
+// Admission's margin, learned from past errors. A quarter of the slack bounds it, because a request with nothing ahead,
+// an idle executor and time for one row is always worth trying.
 int64_t Policy::margin_ns(int64_t now_ns, int64_t slack_ns) const noexcept {
     const uint32_t batch = efficient_batch(now_ns);
     const int64_t spread = live() < batch ? 0 : cost_.high_ns(batch) - cost_.expected_ns(batch);
@@ -101,12 +103,12 @@ Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns, Priority priority, i
     if (predicted <= latest) return Verdict::admit;
     if (slack > 0 && live == 0 && shared_->work.total() <= 0 && probe_due(now_ns)) return Verdict::admit;
     if (ahead.lower > 0 && finish_behind(now_ns, finish_by_ns, ahead.rows - ahead.lower) <= latest) {
-        shared_->press(now_ns);
+        shared_->put_classes_first(now_ns);
         if (predicted_ns != nullptr) *predicted_ns = predicted_finish_ns(now_ns, finish_by_ns, priority);
         return Verdict::admit;
     }
     if (shared_->all_stalled(now_ns)) return Verdict::stalled;
-    return priority != Priority::critical && shared_->pressed(now_ns) ? Verdict::shed : Verdict::late;
+    return priority != Priority::critical && shared_->classes_first(now_ns) ? Verdict::shed : Verdict::late;
 }
 
 bool Policy::probe_due(int64_t now_ns) const noexcept {
@@ -127,7 +129,8 @@ Ticket Policy::enter(int64_t now_ns, int64_t finish_by_ns, Priority priority) no
 }
 
 void Policy::leave(const Ticket& ticket) noexcept {
-    live_.fetch_sub(1, std::memory_order_relaxed);
+    [[maybe_unused]] const int64_t before = live_.fetch_sub(1, std::memory_order_relaxed);
+    ENGINE_ASSERT(before > 0, "a request is counted out once, after it was counted in");
     counts_[static_cast<size_t>(ticket.priority)].remove(ticket.bucket, 1);
     if (ticket.work_ns == 0) return;
     shared_->work.remove(ticket.bucket, ticket.work_ns);
@@ -139,36 +142,41 @@ void Policy::push(const Entry& entry, int64_t now_ns) noexcept {
     pushed_ns_ = now_ns;
     shared_->activate(share_);
     Heap& heap = heap_of(entry);
+    ENGINE_ASSERT(heap.size() < heap.capacity(), "the queue has at most one entry a slot");
     heap.push_back(entry);
     std::push_heap(heap.begin(), heap.end(), FinishesLater{});
+    ENGINE_ASSERT(heap.front().finish_by_ns <= entry.finish_by_ns, "the earliest request is on top of its heap");
 }
 
 void Policy::pop(const Entry& head) noexcept {
     Heap& heap = heap_of(head);
+    ENGINE_ASSERT(!heap.empty() && heap.front().slot == head.slot, "the request that leaves is on top of its heap");
     std::pop_heap(heap.begin(), heap.end(), FinishesLater{});
     heap.pop_back();
+    ENGINE_ASSERT(heap.empty() || heap.front().finish_by_ns >= head.finish_by_ns, "heads leave in order of finish_by");
 }
 
-// Whose head goes first: the most important class while class goes before deadline, the earliest otherwise.
+// The heap whose head goes first: that of the most important class while class goes before deadline, else the earliest.
 const Policy::Heap* Policy::first_heap(int64_t now_ns) const noexcept {
-    const bool pressed = shared_->pressed(now_ns);
+    const bool classes_first = shared_->classes_first(now_ns);
     const Heap* first = nullptr;
     for (const Heap& heap : heaps_) {
         if (heap.empty()) continue;
         if (first == nullptr || heap.front().finish_by_ns < first->front().finish_by_ns) first = &heap;
-        if (pressed) break;
+        if (classes_first) break;
     }
     return first;
 }
 
-Policy::Standing Policy::standing(int64_t now_ns) const noexcept {
+Policy::Rank Policy::rank(int64_t now_ns) const noexcept {
+    ENGINE_ASSERT(depth() > 0, "only a model with work has a rank");
     const Entry& head = first_heap(now_ns)->front();
     const bool overdrawn = shared_->overloaded(now_ns) && !shared_->eligible(share_);
-    return {overdrawn, shared_->pressed(now_ns) ? head.priority : Priority::critical, head.finish_by_ns};
+    return {overdrawn, shared_->classes_first(now_ns) ? head.priority : Priority::critical, head.finish_by_ns};
 }
 
-// The largest batch that its most urgent member can wait for, and no larger than efficiency asks: a batch beyond that
-// adds latency and no throughput.
+// The largest batch that its most urgent member can wait for. Never larger than the efficient batch, because more rows
+// add latency and no throughput.
 uint32_t Policy::batch_for(const Entry& head, int64_t now_ns) noexcept {
     const uint32_t wanted = std::min(static_cast<uint32_t>(depth()), efficient_batch(now_ns));
     const uint32_t fits = cost_.rows_within(head.finish_by_ns - now_ns);
@@ -176,7 +184,8 @@ uint32_t Policy::batch_for(const Entry& head, int64_t now_ns) noexcept {
 }
 
 bool Policy::worth_dropping(const Entry& head, int64_t now_ns) const noexcept {
-    if (!shared_->overloaded(now_ns)) return false;  // what the head costs nobody else wants
+    if (!shared_->overloaded(now_ns)) return false;  // no other request wants the head's time
+    ENGINE_ASSERT(depth() > 0, "a head is in the queue");
     const auto behind = static_cast<uint32_t>(depth()) - 1;
     const uint32_t wanted = std::min(behind, efficient_batch(now_ns));
     const uint32_t fits = cost_.rows_within(head.finish_by_ns - now_ns);
@@ -186,8 +195,8 @@ bool Policy::worth_dropping(const Entry& head, int64_t now_ns) const noexcept {
     return without > (shared_->overloaded_lastingly(now_ns) ? HEAD_DROP_GAIN : HEAD_DROP_GAIN_SOON) * with_head;
 }
 
-// Starting at once is best while the executors keep up with batches this small. Where they would not, wait for the
-// batch to fill, but never past the instant at which its most urgent member must start.
+// Start at once while the executors keep up with batches this small. Otherwise wait for the batch to fill, but never
+// past the instant at which its most urgent member must start.
 bool Policy::should_hold(const Entry& head, int64_t now_ns, uint32_t rows, int64_t* until_ns) const noexcept {
     const uint32_t wanted = std::min(cost_.efficient_rows(), limits_.batch_rows_max);
     if (rows >= wanted || depth() >= wanted) return false;
@@ -199,23 +208,25 @@ bool Policy::should_hold(const Entry& head, int64_t now_ns, uint32_t rows, int64
     if (per_row / limits_.executors < HOLD_UTILISATION * gap_ns_) return false;
     const int64_t latest_start = head.finish_by_ns - cost_.high_ns(wanted) - error_.value();
     const auto filled = now_ns + static_cast<int64_t>(gap_ns_ * (wanted - rows));
-    // Bounded by one batch's own time since the last arrival, so a burst that ends does not leave its tail waiting.
+    // Bounded by half a batch time since the last arrival, so that the tail of a burst does not wait for rows to come.
     const int64_t patience = pushed_ns_ + cost_.expected_ns(wanted) / 2;
     *until_ns = std::min({latest_start, filled, patience});
     return *until_ns > now_ns;
 }
 
 void Policy::started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept {
+    ENGINE_ASSERT(rows > 0 && rows <= limits_.batch_rows_max, "a batch has rows, and fits its buffer");
     shared_->started(executor, now_ns, cost_.expected_ns(rows), cost_.high_ns(rows));
 }
 
 void Policy::finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept {
     const int64_t started = shared_->started_ns(executor);
+    ENGINE_ASSERT(now_ns >= started, "a batch ends after it began");
     shared_->finished(executor);
     shared_->charge(share_, now_ns - started);
     if (!cost_counts) return;
     if (cost_.is_stall(rows, now_ns - started)) {
-        // One stall holds up every executor at once. The cost model, which believes several in a row, hears of it once.
+        // One stall holds up every executor at once. The cost model believes several stalls in a row, so it gets one.
         if (started < stall_ended_ns_) return;
         stall_ended_ns_ = now_ns;
     }
@@ -226,4 +237,4 @@ void Policy::missed_prediction_by(int64_t ns, int64_t now_ns) noexcept {
     error_.record(std::clamp<int64_t>(ns, 0, cost_.expected_ns(efficient_batch(now_ns))), now_ns);
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -1,18 +1,24 @@
-// The scheduling policy of one model: what to admit, what to run next, what to let go. Pure: state and `now` in, decision
+// The scheduling policy of one model: which requests to admit, run next and drop. Pure: state and `now` in, decision
 // out; no threads, no clock, no allocation after construction. The runtime drives it with the real clock, the simulator
-// drives this same code with a virtual one. What it shares with other models on the same executors is in sharing.hpp.
+// drives this same code with a virtual one. The state that models on the same executors share is in
+// fair_share.hpp.
 //
-// Every request carries `finish_by_ns`: the instant at which its rescue takes over, so the primary's answer is worth
-// nothing later. Order is earliest finish_by first (EDF: Liu and Layland, JACM 20(1), 1973). Admission by predicted
-// finish follows Clockwork (Gujarati et al., OSDI 2020, section 4); letting a late head go so that the batch behind it
-// stays efficient is the early drop of Nexus (Shen et al., SOSP 2019, section 4.3). Waiting for a better batch only where
-// batches at hand would not keep up is our answer to the same question as deferred scheduling in Symphony (Chen et al.,
-// arXiv 2308.07470); the batch size follows a learned L(b) and no AIMD search (Clipper, NSDI 2017, section 4.3).
+// Every request carries `finish_by_ns`: the instant at which its fallback takes over, so a later answer of the primary
+// is worth nothing. Order is earliest finish_by first (EDF: Liu and Layland, JACM 20(1), 1973). Admission by predicted
+// finish follows Clockwork (Gujarati et al., OSDI 2020, section 4). Dropping a late head so that the batch behind it
+// stays efficient is the early drop of Nexus (Shen et al., SOSP 2019, section 4.3). We wait for a better batch only
+// where the batches at hand would not keep up; Symphony's deferred scheduling (Chen et al., arXiv 2308.07470) answers
+// the same question. The batch size follows a learned L(b), without an AIMD search (Clipper, NSDI 2017, section 4.3).
 //
-// Priority classes: while everybody can be served in time they make no difference. When a request can be admitted only in
-// the place of less important ones it is, and for a while class goes before deadline.
+// Priority classes make no difference while every request can be served in time. A request that can be admitted only in
+// the place of less important ones is admitted, and for the next 20 ms class goes before deadline.
 //
-// admit(), enter() and leave() may be called by any thread. The rest belongs to whoever holds the executors' lock.
+// Any thread may call admit(), enter(), leave(), rejected() and missed_prediction_by(). The rest needs the executors'
+// lock.
+//
+// Order. The counts that admission reads are relaxed (finish_counts.hpp says why). A request is counted in before its
+// slot becomes `queued`, and counted out by the thread that moved it out of `queued`, so each count goes up before it
+// goes down, and is exact whenever no thread is between the two.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +34,7 @@
 #include "scheduler/fair_share.hpp"
 #include "scheduler/priority.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 struct PolicyLimits {
     uint32_t batch_rows_max;
@@ -41,7 +47,7 @@ enum class Verdict : uint8_t {
     late,     // its predicted finish lies behind finish_by
     stalled,  // every executor is overdue by more than the request can wait
     full,     // the queue is at its bound
-    shed,     // there is time, but more important requests take it
+    shed,     // there would be time, but more important requests take it
 };
 
 struct Entry {
@@ -49,18 +55,19 @@ struct Entry {
     uint32_t slot;
     uint32_t generation;
     Priority priority = Priority::normal;
-    bool shed = false;  // released for the sake of more important ones
+    bool shed = false;  // dropped in favour of more important requests
 };
 
 enum class Claim : uint8_t {
     taken,  // the request is the executor's now
-    gone,   // somebody else has answered it already
+    gone,   // another thread has answered it already
 };
 
-struct Forming {
-    uint32_t rows = 0;             // claimed and to be run now; 0 for nothing
-    int64_t wait_until_ns = NEVER_NS;  // with rows 0: look again then (or when something arrives)
-    bool holding = false;          // waiting on purpose for a better batch
+// The decision of form(): run `rows` now, or look again later.
+struct BatchPlan {
+    uint32_t rows = 0;                 // claimed and to be run now; 0 for nothing
+    int64_t wait_until_ns = NEVER_NS;  // with rows 0: look again then, or at the next arrival
+    bool holding = false;              // waits on purpose for a better batch
 };
 
 // How a queued request was counted in, so that it can be counted out.
@@ -80,46 +87,46 @@ public:
     Policy(const Policy&) = delete;
     Policy& operator=(const Policy&) = delete;
 
-    // May start the rule that class goes before deadline, hence not const. *predicted_ns, where asked for, is the finish
-    // that an admitted request is expected to have.
+    // Not const, because it may put classes before deadlines. *predicted_ns, where given, is the expected finish of an
+    // admitted request.
     Verdict admit(int64_t now_ns, int64_t finish_by_ns, Priority priority = Priority::normal,
                   int64_t* predicted_ns = nullptr) noexcept;
-    // That finish, for a request that came now; NEVER_NS while stalled.
+    // That finish, for a request that comes now.
     int64_t predicted_finish_ns(int64_t now_ns, int64_t finish_by_ns,
                                 Priority priority = Priority::normal) const noexcept;
-    // Counts a live request in, when it is queued, and out, when an executor claims it or its rescue takes it.
+    // Counts a request in when it is queued, and out when an executor or its fallback takes it.
     Ticket enter(int64_t now_ns, int64_t finish_by_ns, Priority priority = Priority::normal) noexcept;
     void leave(const Ticket& ticket) noexcept;
-    // A refusal, so that forming knows that capacity it frees will be used.
-    void refused(int64_t now_ns) noexcept { shared_->refused(now_ns); }
+    // A request was rejected: forming then knows that freed capacity will be used.
+    void rejected(int64_t now_ns) noexcept { shared_->rejected(now_ns); }
 
     void push(const Entry& entry, int64_t now_ns) noexcept;
-    bool can_push() const noexcept { return depth() < limits_.queue_rows_max; }
     size_t depth() const noexcept;
 
-    // Where this model stands in the order of those that share the executors; smaller goes first. Needs depth() > 0.
-    struct Standing {
-        bool overdrawn;    // has had more than its share while there is not enough for all
+    // This model's place in the order of the models that share the executors; the smallest goes first. Needs depth() >
+    // 0.
+    struct Rank {
+        bool overdrawn;    // it has had more than its share while there is not enough for all
         Priority priority; // Priority::critical unless class goes before deadline
         int64_t finish_by_ns;
-        auto operator<=>(const Standing&) const = default;
+        auto operator<=>(const Rank&) const = default;
     };
-    Standing standing(int64_t now_ns) const noexcept;
+    Rank rank(int64_t now_ns) const noexcept;
 
-    // Chooses the next batch. claim(entry) -> Claim makes a request the executor's; release(entry) tells that it can
-    // no longer finish in time and its fallback should run now. Claimed entries are written to `batch`, which holds
-    // batch_rows_max. Never claims what cannot finish by its finish_by, but for a probe: one row that has not expired,
-    // when nothing has run for so long that the cost model's pessimism may be out of date.
-    template <class ClaimFn, class ReleaseFn>
-    Forming form(int64_t now_ns, Entry* batch, ClaimFn&& claim, ReleaseFn&& release) noexcept;
+    // Chooses the next batch. claim(entry) -> Claim makes a request the executor's. drop(entry) takes a request that
+    // can no longer finish in time; its fallback should run now. Claimed entries are written to `batch`, which holds
+    // batch_rows_max. Never claims a request that cannot finish by its finish_by, but for a probe: one row that has not
+    // expired, after an idle time long enough that the cost model's pessimism may be out of date.
+    template <class ClaimFn, class DropFn>
+    BatchPlan form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& release) noexcept;
 
     void started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept;
     void finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept;
-    // The batch that `executor` began will not come back, or not to this policy.
-    void gave_up(uint32_t executor) noexcept { shared_->finished(executor); }
-    // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin. Counts for one full
-    // batch at most: beyond that it was a stall, or more urgent requests came in between, and against those the rescue
-    // helps where a wider margin would only turn work away.
+    // The batch that `executor` began will not come back, or comes back too late to be a measure.
+    void lost(uint32_t executor) noexcept { shared_->finished(executor); }
+    // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin. One full batch counts
+    // at most. A larger miss was a stall, or more urgent requests came in between; the fallback covers those, and a
+    // wider margin would only reject work.
     void missed_prediction_by(int64_t ns, int64_t now_ns) noexcept;
 
     uint32_t live() const noexcept {
@@ -129,8 +136,6 @@ public:
         return static_cast<uint32_t>(std::max<int64_t>(counts_[static_cast<size_t>(priority)].total(), 0));
     }
     int64_t prediction_error_ns() const noexcept { return error_.value(); }
-    const PolicyLimits& limits() const noexcept { return limits_; }
-    const Share& share() const noexcept { return share_; }
 
 private:
     using Heap = std::vector<Entry>;
@@ -143,7 +148,7 @@ private:
     Ahead ahead_of(int64_t now_ns, int64_t finish_by_ns, Priority priority) const noexcept;
     int64_t finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows_ahead) const noexcept;
     int64_t margin_ns(int64_t now_ns, int64_t slack_ns) const noexcept;
-    // Small batches leave room for whoever is urgent next; under a lasting overload the last few per cent count more.
+    // Small batches leave room for the next urgent request; under a lasting overload the last few per cent count more.
     uint32_t efficient_batch(int64_t now_ns) const noexcept {
         const uint32_t rows = shared_->overloaded_lastingly(now_ns) ? cost_.peak_rows() : cost_.efficient_rows();
         return std::max(1u, std::min(rows, limits_.batch_rows_max));
@@ -157,12 +162,12 @@ private:
 
     PolicyLimits limits_;
     CostModel& cost_;
-    std::unique_ptr<SharedExecutors> own_;
+    std::unique_ptr<SharedExecutors> own_;         // null where executors are shared
     SharedExecutors* shared_;
     Share share_;
     std::array<FinishCounts, PRIORITIES> counts_;  // rows queued, by class
     std::atomic<int64_t> live_{0};
-    FinishCounts work_;                            // the part of shared_->work that is ours
+    FinishCounts work_;                            // our part of shared_->work
     DecayingQuantile error_{0.98, 2048};
     int64_t stall_ended_ns_ = 0;
     std::array<Heap, PRIORITIES> heaps_;
@@ -174,46 +179,51 @@ struct FinishesLater {
     bool operator()(const Entry& a, const Entry& b) const noexcept { return a.finish_by_ns > b.finish_by_ns; }
 };
 
-template <class ClaimFn, class ReleaseFn>
-Forming Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, ReleaseFn&& release) noexcept {
-    Forming forming;
-    const bool pressed = shared_->pressed(now_ns);
+template <class ClaimFn, class DropFn>
+BatchPlan Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& release) noexcept {
+    BatchPlan plan;
+    const bool classes_first = shared_->classes_first(now_ns);
     while (const Heap* first = first_heap(now_ns)) {
         Entry head = first->front();
         const bool hopeless = head.finish_by_ns < now_ns + cost_.high_ns(1);
         if (hopeless && head.finish_by_ns > now_ns && probe_due(now_ns)) {
             pop(head);
             if (claim(head) == Claim::gone) continue;
-            batch[forming.rows++] = head;
+            batch[plan.rows++] = head;
             break;
         }
         if (hopeless || worth_dropping(head, now_ns)) {
             pop(head);
-            head.shed = pressed && head.priority != Priority::critical;
+            head.shed = classes_first && head.priority != Priority::critical;
             release(head);
             continue;
         }
         const uint32_t rows = batch_for(head, now_ns);
-        if (should_hold(head, now_ns, rows, &forming.wait_until_ns)) {
-            forming.holding = true;
+        ENGINE_ASSERT(rows > 0 && rows <= limits_.batch_rows_max, "a batch has rows, and fits its buffer");
+        if (should_hold(head, now_ns, rows, &plan.wait_until_ns)) {
+            plan.holding = true;
             break;
         }
-        // Within a class nothing behind the head is more urgent; a lower class filled up with may be, and then gives way.
-        const int64_t ends_ns = pressed ? now_ns + cost_.high_ns(rows) : 0;
-        while (forming.rows < rows && (first = first_heap(now_ns)) != nullptr) {
+        // Within a class nothing behind the head is more urgent. A row of a lower class that fills the batch up may be,
+        // and is then shed.
+        const int64_t ends_ns = classes_first ? now_ns + cost_.high_ns(rows) : 0;
+        while (plan.rows < rows && (first = first_heap(now_ns)) != nullptr) {
             Entry entry = first->front();
             pop(entry);
             if (entry.finish_by_ns < ends_ns) {
                 entry.shed = true;
                 release(entry);
             } else if (claim(entry) == Claim::taken) {
-                batch[forming.rows++] = entry;
+                batch[plan.rows++] = entry;
             }
         }
-        if (forming.rows > 0) break;  // else all were answered already: look at what is behind them
+        if (plan.rows > 0) break;  // else all were answered already: look at the requests behind them
     }
+    ENGINE_ASSERT(plan.rows <= limits_.batch_rows_max, "a batch fits its buffer");
+    ENGINE_ASSERT(!plan.holding || (plan.rows == 0 && plan.wait_until_ns < NEVER_NS),
+                  "an executor holds back for a time");
     if (depth() == 0) shared_->deactivate(share_);
-    return forming;
+    return plan;
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

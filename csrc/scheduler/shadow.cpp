@@ -8,14 +8,15 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/assert.hpp"
 #include "base/clock.hpp"
 #include "scheduler/request.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 namespace {
 
-// How long the thread sleeps between looks at an empty ring: short while rows come, long once none have for a second.
+// The thread's sleep between two looks at an empty ring: short while rows come, long after a second without any.
 constexpr auto NAP = std::chrono::milliseconds(2);
 constexpr auto LONG_NAP = std::chrono::milliseconds(50);
 constexpr int NAPS_TO_QUIET = 500;
@@ -63,6 +64,7 @@ void Shadow::offer(const engine_answer& live, bool compare) noexcept {
     if (queued_ == ring_.size()) {
         dropped_.fetch_add(1, std::memory_order_relaxed);
     } else {
+        ENGINE_ASSERT(first_ < ring_.size() && queued_ < ring_.size(), "positions lie inside the ring");
         const size_t at = (first_ + queued_) % ring_.size();
         ring_[at] = {live, compare};
         std::memcpy(rows_.data() + at * row_bytes_, live.row, row_bytes_);
@@ -76,6 +78,7 @@ bool Shadow::take(Item& item) noexcept {
     while (busy_.test_and_set(std::memory_order_acquire)) sched_yield();
     const bool any = queued_ > 0;
     if (any) {
+        ENGINE_ASSERT(first_ < ring_.size() && queued_ <= ring_.size(), "positions lie inside the ring");
         item = ring_[first_];
         std::memcpy(row_.data(), rows_.data() + first_ * row_bytes_, row_bytes_);
         std::copy_n(live_.data() + first_ * n_outputs_, n_outputs_, live_values_.data());
@@ -97,7 +100,8 @@ void Shadow::score(const Item& item) noexcept {
         double most = 0.0;
         for (size_t i = 0; i < n_outputs_; ++i) most = std::max(most, std::abs(values_[i] - live_values_[i]));
         difference_sum_.store(difference_sum_.load(std::memory_order_relaxed) + most, std::memory_order_relaxed);
-        difference_max_.store(std::max(difference_max_.load(std::memory_order_relaxed), most), std::memory_order_relaxed);
+        difference_max_.store(std::max(difference_max_.load(std::memory_order_relaxed), most),
+                              std::memory_order_relaxed);
         compared_.fetch_add(1, std::memory_order_relaxed);
     }
     if (!observed_) return;
@@ -109,7 +113,8 @@ void Shadow::score(const Item& item) noexcept {
     shown.row = row_.data();
     shown.values = values_.data();
     shown.source = static_cast<uint8_t>(Source::primary);
-    shown.reason = static_cast<uint8_t>(good ? Reason::ok : status ? Reason::primary_error : Reason::primary_not_finite);
+    const Reason failure = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : Reason::primary_error;
+    shown.reason = static_cast<uint8_t>(good ? Reason::ok : failure);
     observer_.observe(observer_.ctx, &shown);
 }
 
@@ -141,7 +146,8 @@ bool Shadow::close(int64_t patience_ns) noexcept {
     if (!thread_.joinable()) return true;
     stopping_.store(true, std::memory_order_release);
     const sched_param none{};
-    pthread_setschedparam(thread_.native_handle(), SCHED_OTHER, &none);  // or a busy machine would keep close() waiting
+    // An idle thread would never end on a busy machine.
+    pthread_setschedparam(thread_.native_handle(), SCHED_OTHER, &none);
     const int64_t until = patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns;
     while (!ended_.load(std::memory_order_acquire)) {
         if (now_ns() >= until) {
@@ -154,4 +160,4 @@ bool Shadow::close(int64_t patience_ns) noexcept {
     return true;
 }
 
-}  // namespace engine
+}  // namespace engine::scheduler

@@ -1,8 +1,15 @@
-// A model that is asked along with the live one and whose answers nobody gets: they are compared and shown to the monitor.
+// A shadow deployment: it scores the rows of live requests, and its answers are compared and shown to the monitor. No
+// caller gets them.
 //
-// It never delays a live request: rows are offered to a bounded ring by one try, and dropped and counted where that
-// fails; nobody is woken for them; the one thread that scores them runs only when nothing else wants its core
+// It never delays a live request. A row is offered to a bounded ring by one try; if that fails the row is dropped and
+// counted. Nobody is woken for a row. The one thread that scores runs only when nothing else wants its core
 // (SCHED_IDLE).
+//
+// Order. busy_ guards the ring and its positions. offer() takes it by one test_and_set and gives up where another
+// thread has it; the shadow's thread spins and yields, because only it may wait. Taking is an acquire and giving back a
+// release, so a row copied in under busy_ is whole when it is taken out. The counts are relaxed: each stands alone, and
+// only the shadow's thread writes the two doubles, so load and store need no exchange. ended_ is a release: close()
+// that has seen it may join without waiting.
 #pragma once
 
 #include <atomic>
@@ -14,14 +21,14 @@
 #include "engine/observer.h"
 #include "scheduler/deployment.hpp"
 
-namespace engine {
+namespace engine::scheduler {
 
 struct ShadowCounts {
     uint64_t rows;     // scored
-    uint64_t dropped;  // not taken: the ring was full, or another thread was at it
-    uint64_t failed;   // of those scored
-    uint64_t compared; // scored well, where the live answer came from a primary
-    double difference_mean, difference_max;  // |shadow - live| over all outputs of those
+    uint64_t dropped;  // not taken, because the ring was full or another thread was at it
+    uint64_t failed;   // scored without a usable answer
+    uint64_t compared; // scored well, and the live answer came from a primary
+    double difference_mean, difference_max;  // |shadow - live| over all outputs of the compared rows
 };
 
 class Shadow {
@@ -35,7 +42,7 @@ public:
     // Any thread; never waits. `row` and `values` are copied. `compare`: the live answer is a primary's.
     void offer(const engine_answer& live, bool compare) noexcept;
     ShadowCounts counts() const noexcept;
-    // Ends the thread, unless it does not come back within patience_ns. False then: the shadow must not be destroyed.
+    // Ends the thread. False where it does not come back within patience_ns: the shadow must then not be destroyed.
     bool close(int64_t patience_ns) noexcept;
 
 private:
@@ -54,8 +61,8 @@ private:
     std::vector<Item> ring_;
     std::vector<std::byte> rows_;
     std::vector<double> live_;
-    std::atomic_flag busy_;
-    size_t first_ = 0, queued_ = 0;  // under busy_
+    std::atomic_flag busy_;          // guards the three above and the two below
+    size_t first_ = 0, queued_ = 0;
     // The thread's own.
     std::vector<std::byte> row_;
     std::vector<double> live_values_, values_;
@@ -67,4 +74,4 @@ private:
     std::thread thread_;
 };
 
-}  // namespace engine
+}  // namespace engine::scheduler

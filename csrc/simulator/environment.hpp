@@ -1,7 +1,7 @@
-// What the simulator draws from its seed: arrivals, deadlines, true costs, late wake-ups and faults. One random stream
-// for each matter, so that adding a fault to a plan leaves everything else where it was.
+// The simulator's environment, drawn from its seed: arrivals, deadlines, true costs, late wake-ups and faults. Each has
+// a random stream of its own, so that adding a fault to a plan leaves everything else as it was.
 //
-// Instants are those of the virtual clock, which starts at START_NS; a fault's own window counts from there.
+// Instants are those of the virtual clock, which starts at START_NS; a fault's window counts from there.
 #pragma once
 
 #include <algorithm>
@@ -10,16 +10,16 @@
 #include "base/random.hpp"
 #include "simulator/simulator.hpp"
 
-namespace engine::detail {
+namespace engine::simulator {
 
-class SimulatedWorld {
+class SimulatedEnvironment {
 public:
-    // Not 0: the policy takes a zero instant for "never yet".
+    // Not 0, because the policy takes a zero instant for "never yet".
     static constexpr int64_t START_NS = 1'000'000'000;
 
-    explicit SimulatedWorld(const SimulationPlan& plan)
+    explicit SimulatedEnvironment(const SimulationPlan& plan)
         : plan_(plan), gaps_(plan.seed, 1), primary_(plan.seed, 2), machine_(plan.seed, 3), budgets_(plan.seed, 4),
-          askers_(plan.seed, 5), failures_(plan.seed, 6), models_(plan.seed, 7), classes_(plan.seed, 8) {
+          callers_(plan.seed, 5), failures_(plan.seed, 6), models_(plan.seed, 7), classes_(plan.seed, 8) {
         for (const auto& deadline : plan.deadlines) deadline_shares_.push_back(deadline.share);
         for (const auto& model : plan.models) model_shares_.push_back(model.share);
         class_shares_.assign(plan.priorities.begin(), plan.priorities.end());
@@ -54,21 +54,21 @@ public:
         return now;
     }
 
-    // Which of the plan's deadlines the next request has.
+    // The next request's deadline, as an index into the plan's.
     uint32_t deadline_class() noexcept { return one_of(deadline_shares_, budgets_); }
     uint32_t model() noexcept { return one_of(model_shares_, models_); }
     Priority priority() noexcept { return static_cast<Priority>(one_of(class_shares_, classes_)); }
 
-    // When the asker gives up: a length of time from arrival, or NEVER_NS.
+    // How long after its arrival the caller gives up, or NEVER_NS.
     int64_t cancels_after_ns(int64_t now_ns, int64_t budget_ns) noexcept {
         for (const SimulatedFault& fault : of(FaultKind::cancelling))
-            if (fault.active(now_ns - START_NS) && askers_.chance(fault.share))
-                return static_cast<int64_t>(askers_.uniform() * static_cast<double>(std::max<int64_t>(budget_ns, 0)));
+            if (fault.active(now_ns - START_NS) && callers_.chance(fault.share))
+                return static_cast<int64_t>(callers_.uniform() * static_cast<double>(std::max<int64_t>(budget_ns, 0)));
         return NEVER_NS;
     }
 
-    // When a scoring call of `rows` rows that starts now ends; NEVER_NS for a hang without end.
-    // `replaced`: this executor is not the thread it was, so what made just that one hang is gone.
+    // When a scoring call of `rows` rows that starts now ends; NEVER_NS for a hang without end. `replaced`: this
+    // executor is a new thread, so a hang of one executor is over.
     int64_t score_end(int64_t now_ns, uint32_t rows, double cost_factor, uint32_t executor, bool replaced) noexcept {
         double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * cost_factor;
         ns *= primary_.lognormal(plan_.batch_noise);
@@ -82,6 +82,7 @@ public:
             if (fault.active(since) && fault.concerns(executor) && !(replaced && fault.executor == executor))
                 start_ns = std::max(start_ns, fault.until_ns >= NEVER_NS ? NEVER_NS : START_NS + fault.until_ns);
         if (start_ns >= NEVER_NS) return NEVER_NS;
+        ENGINE_ASSERT(start_ns >= now_ns, "a hang ends after it began");
         return past_stalls(start_ns, std::max<int64_t>(1, std::llround(std::min(ns, 9e17))), executor);
     }
 
@@ -92,7 +93,7 @@ public:
         return std::llround(static_cast<double>(plan_.fallback_ns) * machine_.lognormal(plan_.fallback_noise));
     }
 
-    // How late a wait wakes that is due at `due_ns`.
+    // How late a wait that is due at `due_ns` wakes.
     int64_t overshoot_ns(int64_t due_ns) noexcept {
         const bool long_one = machine_.chance(plan_.overshoot_tail_share);
         int64_t ns = std::llround(machine_.exponential(static_cast<double>(plan_.overshoot_ns)));
@@ -102,7 +103,7 @@ public:
         return ns;
     }
 
-    // Nothing comes late by chance here, so nothing but the policy could make an answer late.
+    // Whether nothing comes late by chance, so that only the policy could make an answer late.
     bool is_exact() const noexcept {
         return plan_.calibrated && plan_.fallback_noise == 0.0 && plan_.overshoot_ns == 0 &&
                (plan_.overshoot_tail_share == 0.0 || plan_.overshoot_tail_ns == 0) && !has(FaultKind::jumping) &&
@@ -115,8 +116,9 @@ private:
         uint32_t count;
     };
 
-    // An index, drawn by shares that need not add up to 1.
+    // An index drawn by shares, which need not add up to 1.
     static uint32_t one_of(const std::vector<double>& shares, Random& random) noexcept {
+        ENGINE_ASSERT(!shares.empty(), "there is something to draw from");
         if (shares.size() == 1) return 0;
         double left = 0.0;
         for (const double share : shares) left += share;
@@ -137,8 +139,8 @@ private:
         return hit;
     }
 
-    // The end of one exponential gap at a rate that overloads may change on the way: the gap is a quantity of arrivals
-    // to wait for, used up at the rate of each stretch.
+    // The end of one exponential gap. Overloads may change the rate on the way, so the gap is a number of arrivals to
+    // wait for, used up at the rate of each stretch.
     int64_t after_gap(int64_t now_ns) noexcept {
         double left = gaps_.exponential(1.0);
         if (!has(FaultKind::overloading)) return now_ns + std::llround(left * 1e9 / plan_.rate_per_s);
@@ -158,7 +160,7 @@ private:
         }
     }
 
-    // The instant at which `work_ns` of progress is made, when stalls allow none.
+    // The instant at which `work_ns` of work is done, where stalls stop all work.
     int64_t past_stalls(int64_t now_ns, int64_t work_ns, uint32_t executor) const noexcept {
         const auto& stalls = of(FaultKind::stalling);
         if (stalls.empty()) return now_ns + work_ns;
@@ -178,9 +180,10 @@ private:
                 continue;
             }
             if (work_ns <= next_ns - now_ns) return now_ns + work_ns;
+            ENGINE_ASSERT(next_ns > now_ns, "work goes on until the next stall");
             work_ns -= next_ns - now_ns;
             now_ns = next_ns;
-            // Whole periods at once, where there is but one stall that goes on for ever.
+            // Skip whole periods where a single stall comes back for ever.
             if (concerned == 1 && only->every_ns > 0 && only->until_ns >= NEVER_NS) {
                 const int64_t whole = (work_ns - 1) / (only->every_ns - only->length_ns);
                 now_ns += whole * only->every_ns;
@@ -189,7 +192,7 @@ private:
         }
     }
 
-    // The end of the stall that is on at `now_ns`; now_ns where none is.
+    // The end of the stall at `now_ns`, or now_ns outside of stalls.
     static int64_t stall_end(const SimulatedFault& stall, int64_t now_ns) noexcept {
         const int64_t since = now_ns - START_NS - stall.from_ns;
         if (since < 0 || now_ns - START_NS >= stall.until_ns || stall.length_ns <= 0) return now_ns;
@@ -208,7 +211,7 @@ private:
     }
 
     const SimulationPlan& plan_;
-    Random gaps_, primary_, machine_, budgets_, askers_, failures_, models_, classes_;
+    Random gaps_, primary_, machine_, budgets_, callers_, failures_, models_, classes_;
     std::array<std::vector<SimulatedFault>, FAULT_KINDS> of_;
     std::vector<Burst> bursts_;
     std::vector<double> deadline_shares_, model_shares_, class_shares_;
@@ -216,4 +219,4 @@ private:
     uint32_t in_burst_ = 0;
 };
 
-}  // namespace engine::detail
+}  // namespace engine::simulator

@@ -1,15 +1,16 @@
-// The simulated executors: they form batches by the policy, score and deliver, as runtime_executor.cpp does.
+// The simulated executors: they form batches by the policy, score and deliver, as scheduler/lane.cpp and executors.cpp
+// do.
 #include <algorithm>
 
 #include "simulator/run.hpp"
 
-namespace engine::detail {
+namespace engine::simulator {
 
 namespace {
 
-// The policy probes a primary that has been idle for so long (PROBE_EVERY_NS in policy.cpp, or more).
+// The shortest idle time after which the policy probes a primary (PROBE_EVERY_NS in scheduler/policy.cpp).
 constexpr int64_t PROBE_IDLE_NS = 50'000'000;
-// As in executors.cpp: past this many lost threads the models are left to their breakers.
+// As in scheduler/executors.cpp: past this many lost threads the models are left to their circuit breakers.
 constexpr uint32_t LOST_MAX = 16;
 
 bool is_finite(const double* values) noexcept {
@@ -35,7 +36,7 @@ void Simulator::form_batches() {
         if (executors_[e].batch == NO_SLOT && executors_[e].deaths == 0 && !form_batch(e)) return;
 }
 
-// As Executors::next: the batch that stands first among the models with work. False when there is none to run.
+// As Executors::next: the batch that ranks first among the models with work. False when there is none to run.
 bool Simulator::form_batch(uint32_t executor) {
     for (const uint32_t m : active_) take_submissions(models_[m]);
     bool found = false;
@@ -44,11 +45,11 @@ bool Simulator::form_batch(uint32_t executor) {
         const uint32_t m = first_untried();
         if (m == NO_SLOT) break;
         models_[m].tried = true;
-        const Forming forming = form_batch_of(m, executor);
-        found = forming.rows > 0;
-        if (forming.holding) {
+        const BatchPlan plan = form_batch_of(m, executor);
+        found = plan.rows > 0;
+        if (plan.holding) {
             ++result_.held;
-            again_ns = std::min(again_ns, forming.wait_until_ns);
+            again_ns = std::min(again_ns, plan.wait_until_ns);
         }
     }
     // One wake-up is enough: an arrival looks again by itself.
@@ -75,39 +76,39 @@ void Simulator::take_submissions(Model& model) {
     }
 }
 
-// The model whose next batch stands first, of those not tried at this look; NO_SLOT for none.
+// The model whose next batch ranks first, of those not tried at this look; NO_SLOT for none.
 uint32_t Simulator::first_untried() {
     uint32_t first = NO_SLOT;
-    Policy::Standing standing{};
+    Policy::Rank rank{};
     for (const uint32_t m : active_) {
         Model& model = models_[m];
         if (model.tried || model.policy.depth() == 0) continue;
-        const Policy::Standing its = model.policy.standing(now_ns_);
-        if (first != NO_SLOT && !(its < standing)) continue;
+        const Policy::Rank its = model.policy.rank(now_ns_);
+        if (first != NO_SLOT && !(its < rank)) continue;
         first = m;
-        standing = its;
+        rank = its;
     }
     return first;
 }
 
-Forming Simulator::form_batch_of(uint32_t m, uint32_t executor) {
+BatchPlan Simulator::form_batch_of(uint32_t m, uint32_t executor) {
     Model& model = models_[m];
     const uint32_t index = take_batch();
     Batch& batch = batches_[index];
     batch.executor = executor;
     batch.model = m;
-    std::vector<Entry> released;
-    const Forming forming = model.policy.form(
+    std::vector<Entry> dropped;
+    const BatchPlan plan = model.policy.form(
         now_ns_, batch.entries.data(), [&](const Entry& entry) { return claim(entry, batch); },
-        [&](const Entry& entry) { released.push_back(entry); });
-    if (forming.rows > 0) start_batch(index, forming, model.queued - released.size());
+        [&](const Entry& entry) { dropped.push_back(entry); });
+    if (plan.rows > 0) start_batch(index, plan, model.queued - dropped.size());
     else free_batches_.push_back(index);
-    for (const Entry& entry : released) {
+    for (const Entry& entry : dropped) {
         fail(model, entry, entry.shed ? Reason::shed : Reason::released);
         model.slots.drop_reference(entry.slot);
     }
     touched_ = m;
-    return forming;
+    return plan;
 }
 
 Claim Simulator::claim(const Entry& entry, Batch& batch) {
@@ -119,11 +120,11 @@ Claim Simulator::claim(const Entry& entry, Batch& batch) {
         model.slots.drop_reference(entry.slot);
         return Claim::gone;
     }
-    const uint64_t number = requests_[asker_of(model, entry.slot)].number;
-    audit_.claimed(number);
-    if (sabotaged(Invariant::claimed_once)) audit_.claimed(number);
+    const uint64_t number = requests_[request_of(model, entry.slot)].number;
+    checker_.claimed(number);
+    if (sabotaged(Invariant::claimed_once)) checker_.claimed(number);
     const bool too_late = sabotaged(Invariant::in_time_to_start) || now_ns_ > slot.finish_by_ns;
-    audit_.expect(!too_late, Invariant::in_time_to_start, number);
+    checker_.expect(!too_late, Invariant::in_time_to_start, number);
     if (!sabotaged(Invariant::counts_agree)) model.policy.leave(slot.ticket);
     --queued_;
     --model.queued;
@@ -133,27 +134,29 @@ Claim Simulator::claim(const Entry& entry, Batch& batch) {
     return Claim::taken;
 }
 
-void Simulator::start_batch(uint32_t index, const Forming& forming, uint64_t left_queued) {
+void Simulator::start_batch(uint32_t index, const BatchPlan& plan, uint64_t left_queued) {
     Batch& batch = batches_[index];
     Model& model = models_[batch.model];
     const bool over = sabotaged(Invariant::bounded_batch) || batch.rows > plan_.batch_rows_max;
-    audit_.expect(!over && batch.rows == forming.rows, Invariant::bounded_batch, arrived_);
+    checker_.expect(!over && batch.rows == plan.rows, Invariant::bounded_batch, arrived_);
     int64_t first_ns = NEVER_NS;
     for (uint32_t i = 0; i < batch.rows; ++i) first_ns = std::min(first_ns, batch.entries[i].finish_by_ns);
     const bool able = now_ns_ + model.cost.high_ns(batch.rows) <= first_ns;
     const bool probe = !able && batch.rows == 1 && probing();
     result_.probes += probe;
-    audit_.expect((able || probe) && !sabotaged(Invariant::able_to_finish), Invariant::able_to_finish,
-                  requests_[asker_of(model, batch.entries[0].slot)].number);
+    checker_.expect((able || probe) && !sabotaged(Invariant::able_to_finish), Invariant::able_to_finish,
+                  requests_[request_of(model, batch.entries[0].slot)].number);
     const bool pays = std::min(model.cost.efficient_rows(), plan_.batch_rows_max) > 1;
     if (batch.rows == 1 && able && pays && left_queued > 0 && now_ns_ + model.cost.high_ns(2) <= first_ns)
         ++result_.batches_of_one_avoidable;
+    ENGINE_ASSERT(executors_[batch.executor].batch == NO_SLOT, "an executor begins a batch when it has none");
+    ENGINE_ASSERT(executors_[batch.executor].deaths == 0, "a dead executor begins no batch");
     executors_[batch.executor].batch = index;
     ++result_.batches;
     result_.batch_rows += batch.rows;
     started_ns_ = batch.began_ns = now_ns_;
     model.policy.started(batch.executor, batch.rows, now_ns_);
-    books_.trace(now_ns_, uint64_t{batch.model} << 32 | batch.executor, batch.rows);
+    metrics_.trace(now_ns_, uint64_t{batch.model} << 32 | batch.executor, batch.rows);
     batch.from = batch.to = 0;
     start_scoring(index);
 }
@@ -161,13 +164,14 @@ void Simulator::start_batch(uint32_t index, const Forming& forming, uint64_t lef
 // Requests of one deployment are scored together; around a swap a batch falls into runs.
 void Simulator::start_scoring(uint32_t index) {
     Batch& batch = batches_[index];
+    ENGINE_ASSERT(batch.to < batch.rows, "a scoring call has rows");
     SlotTable& slots = models_[batch.model].slots;
     batch.from = batch.to;
     const Deployment* deployment = slots[batch.entries[batch.from].slot].deployment;
     while (batch.to < batch.rows && slots[batch.entries[batch.to].slot].deployment == deployment) ++batch.to;
     const double factor = models_[batch.model].cost_factor * version_factors_[deployment->number() - 1];
     const bool replaced = executors_[batch.executor].replaced;
-    const int64_t end_ns = world_.score_end(now_ns_, batch.to - batch.from, factor, batch.executor, replaced);
+    const int64_t end_ns = environment_.score_end(now_ns_, batch.to - batch.from, factor, batch.executor, replaced);
     if (end_ns < NEVER_NS) schedule(end_ns, Kind::score_done, index, batch.serial);
 }
 
@@ -187,7 +191,7 @@ void Simulator::score_done(uint32_t index) {
         const double* values = out_.data() + size_t{i} * SimulatedVersion::OUTPUTS;
         failed += !deliver(model, batch.entries[batch.from + i], values, status);
     }
-    deployment->breaker().called(n, failed, now_ns_);
+    deployment->breaker().record(n, failed, now_ns_);
     batch.all_ok &= failed == 0;
     if (batch.to < batch.rows) return start_scoring(index);
     batch_done(index);
@@ -208,8 +212,9 @@ bool Simulator::deliver(Model& model, const Entry& entry, const double* values, 
         ++result_.late_dropped;
         return true;
     }
+    ENGINE_ASSERT(running_ > 0, "a row that is delivered was running");
     --running_;
-    answer(asker_of(model, entry.slot), Source::primary, Reason::ok, model.slots.answer(entry.slot));
+    answer(request_of(model, entry.slot), Source::primary, Reason::ok, model.slots.answer(entry.slot));
     return true;
 }
 
@@ -217,9 +222,11 @@ void Simulator::batch_done(uint32_t index) {
     Batch& batch = batches_[index];
     Model& model = models_[batch.model];
     if (batch.orphan) {
+        ENGINE_ASSERT(lost_ > 0, "a lost batch comes back once");
         --lost_;
         model.slots[batch.entries[0].slot].deployment->breaker().came_back(now_ns_);
     } else {
+        ENGINE_ASSERT(executors_[batch.executor].batch == index, "an executor ends its own batch");
         executors_[batch.executor].batch = NO_SLOT;
         model.policy.finished(batch.executor, batch.rows, now_ns_, batch.all_ok);
         for (uint32_t i = 0; i < batch.rows; ++i)
@@ -232,7 +239,7 @@ void Simulator::batch_done(uint32_t index) {
     form_batches();
 }
 
-// When the executor counts as stuck in its batch; NEVER_NS for one that is idle or dead. As Runtime::hung_after_ns.
+// When the executor counts as stuck in its batch; NEVER_NS for one that is idle or dead. As Lane::hung_after_ns.
 int64_t Simulator::hung_at_ns(uint32_t e) noexcept {
     const Executor& executor = executors_[e];
     if (executor.batch == NO_SLOT || executor.deaths > 0) return NEVER_NS;
@@ -240,33 +247,35 @@ int64_t Simulator::hung_at_ns(uint32_t e) noexcept {
     return batch.began_ns + std::max(plan_.budget_ns / 2 * 3, 4 * models_[batch.model].cost.high_ns(batch.rows));
 }
 
-// A request was rescued from a batch of this model: look after its executors when they have been at it for too long.
+// A request of this model timed out while it ran: check the model's executors when they have been at it for too long.
 void Simulator::suspect(uint32_t m) {
     if (!plan_.replace_hung) return;
     int64_t at_ns = NEVER_NS;
     for (uint32_t e = 0; e < executors_.size(); ++e)
         if (executors_[e].batch != NO_SLOT && batches_[executors_[e].batch].model == m)
             at_ns = std::min(at_ns, hung_at_ns(e));
-    if (at_ns >= look_after_ns_) return;
-    look_after_ns_ = at_ns = std::max(at_ns, now_ns_);
-    schedule(at_ns, Kind::look_after, 0, 0);
+    if (at_ns >= check_executors_ns_) return;
+    check_executors_ns_ = at_ns = std::max(at_ns, now_ns_);
+    schedule(at_ns, Kind::check_executors, 0, 0);
 }
 
-void Simulator::look_after() {
-    if (now_ns_ < look_after_ns_) return;  // an earlier one has been scheduled since, and was it
+void Simulator::check_executors() {
+    if (now_ns_ < check_executors_ns_) return;  // an earlier check was scheduled since, and has run
     int64_t again_ns = NEVER_NS;
     for (uint32_t e = 0; e < executors_.size(); ++e) {
         const int64_t at_ns = hung_at_ns(e);
         if (at_ns > now_ns_) again_ns = std::min(again_ns, at_ns);
         else if (lost_ < LOST_MAX) replace(e);
     }
-    look_after_ns_ = again_ns;
-    if (again_ns < NEVER_NS) schedule(again_ns, Kind::look_after, 0, 0);
+    check_executors_ns_ = again_ns;
+    if (again_ns < NEVER_NS) schedule(again_ns, Kind::check_executors, 0, 0);
     form_batches();
 }
 
-// The executor is taken never to come back: its batch is answered without it, and another takes its place.
+// Takes the executor never to come back: its batch is answered without it, and another takes its place.
 void Simulator::replace(uint32_t e) {
+    ENGINE_ASSERT(executors_[e].batch != NO_SLOT && executors_[e].deaths == 0,
+                  "only an executor in a batch is replaced");
     Batch& batch = batches_[executors_[e].batch];
     Model& model = models_[batch.model];
     ++result_.replaced;
@@ -275,7 +284,7 @@ void Simulator::replace(uint32_t e) {
     executors_[e].batch = NO_SLOT;
     executors_[e].replaced = true;
     model.slots[batch.entries[0].slot].deployment->breaker().trip(now_ns_);
-    model.policy.gave_up(e);
+    model.policy.lost(e);
     for (uint32_t i = 0; i < batch.rows; ++i) fail(model, batch.entries[i], Reason::stalled);
 }
 
@@ -286,16 +295,16 @@ void Simulator::set_alive(uint32_t index, bool alive) {
         Executor& executor = executors_[e];
         if (!alive && executor.deaths++ == 0 && executor.batch != NO_SLOT)
             ++batches_[executor.batch].serial;  // its end will not come
-        if (alive && --executor.deaths == 0 && executor.batch != NO_SLOT) let_go_of_executor(e);
+        if (alive && --executor.deaths == 0 && executor.batch != NO_SLOT) drop_batch_of(e);
     }
     if (alive) form_batches();
 }
 
-// The batch that died with its executor: nothing was learned from it, and whoever still waits for it is rescued.
-void Simulator::let_go_of_executor(uint32_t e) {
+// The batch that died with its executor: it teaches nothing, and its open requests get the fallback.
+void Simulator::drop_batch_of(uint32_t e) {
     Batch& batch = batches_[executors_[e].batch];
     Model& model = models_[batch.model];
-    model.policy.gave_up(e);
+    model.policy.lost(e);
     for (uint32_t i = 0; i < batch.rows; ++i) {
         fail(model, batch.entries[i], Reason::primary_error);
         model.slots.drop_reference(batch.entries[i].slot);
@@ -315,6 +324,7 @@ uint32_t Simulator::take_batch() {
     const uint32_t index = free_batches_.back();
     free_batches_.pop_back();
     Batch& batch = batches_[index];
+    ENGINE_ASSERT(batch.rows == 0, "a batch that ended has no rows");
     batch.rows = 0;
     batch.all_ok = true;
     batch.orphan = false;
@@ -327,4 +337,4 @@ bool Simulator::probing() const noexcept {
     return now_ns_ - started_ns_ > PROBE_IDLE_NS;
 }
 
-}  // namespace engine::detail
+}  // namespace engine::simulator

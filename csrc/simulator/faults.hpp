@@ -1,5 +1,5 @@
-// What may go wrong in a simulation, as data: a plan holds any number of these, and they add up. The names are those of
-// engine.testing.faults where a real model can be made to fail the same way.
+// The faults of a simulation, as data: a plan holds any number of them, and they add up. A fault that a real model can
+// be made to show has the name of its function in engine.testing.faults.
 #pragma once
 
 #include <array>
@@ -8,7 +8,11 @@
 
 #include "base/clock.hpp"
 
-namespace engine {
+namespace engine::scheduler {}
+
+namespace engine::simulator {
+
+using namespace scheduler;  // the simulator drives the scheduler's own parts
 
 enum class FaultKind : uint8_t {
     stalling,     // executors make no progress for length_ns from from_ns on, again every every_ns
@@ -17,40 +21,40 @@ enum class FaultKind : uint8_t {
     corrupting,   // a share of the rows is answered NaN
     hanging,      // a batch started in the window makes no progress before the window's end; of one executor, until it
                   // is replaced
-    dying,        // an executor dies at from_ns, its batch with it, and is there again at until_ns
+    dying,        // an executor dies at from_ns, its batch with it, and comes back at until_ns
     jumping,      // the clock jumps ahead by length_ns and nothing of ours runs meanwhile: a paused virtual machine, a
-                  // suspended laptop, a frozen container. Backwards it cannot jump: all instants are CLOCK_MONOTONIC
+                  // suspended laptop, a frozen container. It never jumps back, because instants are CLOCK_MONOTONIC
     oversleeping, // a share of the timed waits due in the window wakes length_ns late
     bursting,     // `count` requests come in one instant, again every every_ns
     overloading,  // the rate of arrivals is `factor` times the plan's
     swapping,     // a new version takes over, costing `factor` times the plan's, and `measured` times that by its
                   // calibration; every_ns later the next, at factor 1, and so on
-    cancelling,   // a share of the askers gives up at a uniform instant of the budget
-    sabotaging,   // the simulated runtime itself breaks one invariant once, to prove that it is watched
+    cancelling,   // a share of the callers gives up at a uniform instant of the budget
+    sabotaging,   // the simulated runtime breaks one invariant once, to prove that it is checked
 };
 inline constexpr size_t FAULT_KINDS = 13;
 inline constexpr std::array<const char*, FAULT_KINDS> FAULT_NAMES{
     "stalling", "slow",         "failing",  "corrupting",  "hanging",  "dying",      "jumping",
     "oversleeping", "bursting", "overloading", "swapping", "cancelling", "sabotaging"};
 
-// What must hold at every event of every run.
+// Must hold at every event of every run.
 enum class Invariant : uint8_t {
-    answered_once,          // a request is answered, or given up by its asker, no more than once
-    answered_at_all,        // and not less
+    answered_once,          // a request is answered, or given up by its caller, no more than once
+    answered_at_all,        // … and no less
     answered_after_arrival,
     claimed_once,           // an executor takes a request once, and only while it is unanswered
     bounded_queue,          // requests waiting, and slots in use, within queue_rows_max
     bounded_batch,          // rows in a batch within batch_rows_max
-    in_time_to_start,       // no row is put into a batch after its rescue is due
-    able_to_finish,         // no batch is started that its own estimate sees finishing after the rescue of a member,
-                            // but for the single row that probes a primary long idle
+    in_time_to_start,       // no row joins a batch after its finish_by
+    able_to_finish,         // no batch starts that its own estimate sees finishing after the finish_by of a member, but
+                            // for the single row that probes a primary long idle
     own_answer,             // the values are those of the request's own row
     own_version,            // computed by the version that it came in under
-    on_time,                // late only where something larger than the guard's allowance has happened
-    promise,                // in a world without noise: never late where there was time for the fallback
-    counts_agree,           // what came in is answered, queued, running or being rescued; the policy's count is ours
+    on_time,                // late only after an event larger than the safety margin allows for
+    promise,                // in an environment without noise: never late where there was time for the fallback
+    counts_agree,           // every arrival is answered, queued, running or falling back; the policy's count is ours
     forward_time,
-    nothing_leaked,         // at the end: slots, queue entries and old versions all given back
+    nothing_leaked,         // at the end all slots, queue entries and old versions are given back
 };
 inline constexpr size_t INVARIANTS = 15;
 inline constexpr std::array<const char*, INVARIANTS> INVARIANT_NAMES{
@@ -72,7 +76,7 @@ struct SimulatedFault {
     double share = 1.0;
     uint32_t count = 0;
     uint32_t executor = EVERY_EXECUTOR;
-    Invariant broken = Invariant::answered_once;  // which one a sabotage breaks
+    Invariant broken = Invariant::answered_once;  // the one that a sabotage breaks
 
     bool active(int64_t since_start_ns) const noexcept {
         return since_start_ns >= from_ns && since_start_ns < until_ns;
@@ -80,4 +84,4 @@ struct SimulatedFault {
     bool concerns(uint32_t which) const noexcept { return executor == EVERY_EXECUTOR || executor == which; }
 };
 
-}  // namespace engine
+}  // namespace engine::simulator

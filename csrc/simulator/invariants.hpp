@@ -1,5 +1,5 @@
-// Safety: what must hold at every event, watched by books that share nothing with the simulated runtime but request
-// numbers. A mistake in reusing a slot, in a state word or in a count shows here and not only in a total at the end.
+// The invariant checker: it checks every event. It shares only request numbers with the simulated runtime, so a
+// mistake in reusing a slot, in a state word or in a count shows at once and not only in a total at the end.
 #pragma once
 
 #include <cinttypes>
@@ -8,11 +8,11 @@
 
 #include "simulator/simulator.hpp"
 
-namespace engine::detail {
+namespace engine::simulator {
 
-class SimulationAudit {
+class InvariantChecker {
 public:
-    SimulationAudit(uint64_t requests, SimulationResult& result) : of_(requests), result_(result) {}
+    InvariantChecker(uint64_t requests, SimulationResult& result) : of_(requests), result_(result) {}
 
     void at(int64_t since_start_ns) noexcept {
         expect(since_start_ns >= now_ns_, Invariant::forward_time, 0);
@@ -27,7 +27,7 @@ public:
         expect(of_[request].stage == Stage::open, Invariant::claimed_once, request);
         if (of_[request].stage == Stage::open) of_[request].stage = Stage::claimed;
     }
-    // Answered, or given up by its asker.
+    // Answered, or given up by its caller.
     void closed(uint64_t request) noexcept {
         Record& record = of_[request];
         expect(record.stage != Stage::none, Invariant::answered_after_arrival, request);
@@ -73,4 +73,4 @@ private:
     int64_t now_ns_ = 0;
 };
 
-}  // namespace engine::detail
+}  // namespace engine::simulator

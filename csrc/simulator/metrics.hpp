@@ -1,4 +1,5 @@
-// The simulator's figures: outcomes by source and reason, by deadline and over time, and the hash that a seed stands for.
+// The simulator's figures: outcomes by source and reason, by deadline and over time, and the hash that a seed stands
+// for.
 #pragma once
 
 #include <algorithm>
@@ -10,9 +11,9 @@
 #include "base/histogram.hpp"
 #include "simulator/simulator.hpp"
 
-namespace engine::detail {
+namespace engine::simulator {
 
-// How soon after a stall the primary serves again at its steady rate: its answers in time, folded over the period of
+// How soon after a stall the primary serves again at its steady rate. Its answers in time are folded over the period of
 // the stalls into bins, so that many stalls make one smooth curve.
 class Recovery {
 public:
@@ -22,12 +23,14 @@ public:
     Recovery(int64_t stall_ns, int64_t period_ns) : stall_ns_(stall_ns), period_ns_(stall_ns > 0 ? period_ns : 0) {}
 
     void answered(int64_t since_start_ns) noexcept {
-        // The first period is left out: nothing has been learned yet.
+        // Not in the first period, before anything has been learned.
         if (period_ns_ <= 0 || since_start_ns < period_ns_) return;
-        ++bins_[static_cast<size_t>(since_start_ns % period_ns_ * BINS / period_ns_)];
+        const int64_t at = since_start_ns % period_ns_ * BINS / period_ns_;
+        ENGINE_ASSERT(at >= 0 && at < BINS, "an instant of a period has a bin");
+        ++bins_[static_cast<size_t>(at)];
     }
 
-    // -1 without stalls, or where no window comes up to 90 % of the mean of the period's last half.
+    // -1 without stalls, or where no window reaches 90 % of the mean of the period's last half.
     int64_t ns() const noexcept {
         if (period_ns_ <= 0) return -1;
         const int64_t first = (stall_ns_ * BINS + period_ns_ - 1) / period_ns_;
@@ -49,7 +52,7 @@ private:
     std::array<uint64_t, BINS> bins_{};
 };
 
-// What the books need to know of a request to judge its outcome.
+// The part of a request that its outcome is judged by.
 struct Judged {
     uint64_t number;
     uint32_t deadline_class, model;
@@ -57,11 +60,11 @@ struct Judged {
     int64_t started_ns, deadline_ns;
 };
 
-class SimulationBooks {
+class SimulationMetrics {
 public:
     static constexpr size_t BINS_MAX = 1 << 16;
 
-    SimulationBooks(const SimulationPlan& plan, int64_t start_ns)
+    SimulationMetrics(const SimulationPlan& plan, int64_t start_ns)
         : start_ns_(start_ns), bin_ns_(plan.bin_ns), classes_(plan.deadlines.size()), recovery_(steady_stall(plan)) {
         result.requests = plan.requests;
         result.by_deadline.resize(classes_);
@@ -97,7 +100,7 @@ public:
         if (SimulatedFate* bin = bin_of(request)) ++bin->cancelled;
     }
 
-    // Folds one event into the trace hash: order, instant and content all count.
+    // Folds one event into the trace hash: its order, instant and content.
     void trace(int64_t now_ns, uint64_t a, uint64_t b) noexcept {
         for (const uint64_t word : {static_cast<uint64_t>(now_ns), a, b})
             hash_ = std::rotl((hash_ ^ word) * 0x9E3779B97F4A7C15u, 29);
@@ -115,7 +118,7 @@ public:
     SimulationResult result;
 
 private:
-    // Recovery is folded over the period of the one stall that goes on for ever; with others there is no such curve.
+    // The curve needs one period: that of the stall that comes back from the start for ever.
     static Recovery steady_stall(const SimulationPlan& plan) {
         for (const SimulatedFault& fault : plan.faults)
             if (fault.kind == FaultKind::stalling && fault.from_ns == 0 && fault.until_ns >= NEVER_NS)
@@ -141,7 +144,7 @@ private:
                 &result.by_priority[static_cast<size_t>(request.priority)]};
     }
 
-    // Where the request belongs in the timeline; null without one, and past its bound.
+    // The request's bin of the timeline; null without a timeline, and past its bound.
     SimulatedFate* bin_of(const Judged& request) {
         if (bin_ns_ <= 0) return nullptr;
         const auto bin = static_cast<size_t>((request.started_ns - start_ns_) / bin_ns_);
@@ -158,4 +161,4 @@ private:
     uint64_t hash_ = 0;
 };
 
-}  // namespace engine::detail
+}  // namespace engine::simulator

@@ -1,5 +1,5 @@
-// One simulated runtime. simulator.cpp has the clock, the door and the swaps; simulator_executors.cpp forms and runs
-// batches; simulator_rescue.cpp answers what the primary does not.
+// One simulated runtime. simulator.cpp has the clock, admission and the swaps; executors.cpp forms and runs batches;
+// fallback.cpp answers the requests that the primary does not.
 #pragma once
 
 #include <deque>
@@ -14,7 +14,7 @@
 #include "simulator/metrics.hpp"
 #include "simulator/version.hpp"
 
-namespace engine::detail {
+namespace engine::simulator {
 
 class Simulator {
 public:
@@ -27,12 +27,12 @@ public:
 private:
     enum class Kind : uint8_t {
         arrival,
-        rescue,            // a request's timed wait is over
-        cancel,            // its asker gives up
+        timeout,            // a request's timed wait is over
+        cancel,            // its caller gives up
         fallback_done,
         fallback_dropped,  // its core came too late to run the fallback
         score_done,        // of a batch: a scoring call has returned
-        look_after,        // executors that may be stuck
+        check_executors,        // executors that may be stuck
         woken,             // an executor, by a submission
         look_again,        // an executor held a batch back until now
         swap,
@@ -44,7 +44,7 @@ private:
         int64_t at_ns;
         uint64_t order;  // of scheduling: breaks ties, so that equal instants have one order
         uint32_t index;  // of the request, the batch or the fault
-        uint32_t serial; // of the request or the batch: what it has been reused since is stale
+        uint32_t serial; // of the request or the batch: an event with an older serial is stale
         Kind kind;
     };
 
@@ -54,18 +54,18 @@ private:
         }
     };
 
-    // The asker's side of a request, from the door to its answer.
+    // The caller's side of a request, from arrival to its answer.
     struct Request : Judged {
         int64_t finish_by_ns, wakes_ns;
-        int64_t timer_term_ns, fallback_term_ns, crowd_term_ns;  // what the guard had allowed for
+        int64_t timer_term_ns, fallback_term_ns, crowd_term_ns;  // what the safety margin allowed for
         Deployment* deployment;  // its own reference where it has no slot, else the slot's
         uint32_t serial = 0;
-        uint32_t slot;           // NO_SLOT when it was refused at the door
+        uint32_t slot;           // NO_SLOT when it was rejected at admission
         uint32_t generation;     // of the slot
         Reason reason;
         bool open = false;
-        bool rescuing, on_core;  // its fallback runs, or waits for a core
-        bool excused;            // something larger than its allowance has happened to it
+        bool falling_back, on_core;  // its fallback runs, or waits for a core
+        bool excused;            // an event larger than the safety margin has befallen it
         bool hopeless;           // it came with less time than the fallback takes
     };
 
@@ -117,58 +117,58 @@ private:
     SimulationResult finish();
     void arrive();
     void enqueue(uint32_t index);
-    Reason knock(const Request& request, int64_t* predicted_ns);
+    Reason rejection(const Request& request, int64_t* predicted_ns);
     Model& model_of(const Request& request) noexcept { return models_[request.model]; }
     uint32_t take_request();
     bool sabotaged(Invariant which) noexcept;
 
-    // simulator_executors.cpp
+    // executors.cpp
     void wake_executor();
     void form_batches();
     bool form_batch(uint32_t executor);
     void take_submissions(Model& model);
     uint32_t first_untried();
-    Forming form_batch_of(uint32_t model, uint32_t executor);
+    BatchPlan form_batch_of(uint32_t model, uint32_t executor);
     Claim claim(const Entry& entry, Batch& batch);
-    // left_queued: unanswered requests that wait on, and were not released just now.
-    void start_batch(uint32_t batch, const Forming& forming, uint64_t left_queued);
+    // left_queued: unanswered requests that still wait, without those dropped just now.
+    void start_batch(uint32_t batch, const BatchPlan& plan, uint64_t left_queued);
     void start_scoring(uint32_t batch);
     void score_done(uint32_t batch);
     bool deliver(Model& model, const Entry& entry, const double* values, int status);
     void batch_done(uint32_t batch);
     int64_t hung_at_ns(uint32_t executor) noexcept;
     void suspect(uint32_t model);
-    void look_after();
+    void check_executors();
     void replace(uint32_t executor);
     void set_alive(uint32_t fault, bool alive);
-    void let_go_of_executor(uint32_t executor);
+    void drop_batch_of(uint32_t executor);
     uint32_t take_batch();
     bool probing() const noexcept;
 
-    // simulator_rescue.cpp
+    // fallback.cpp
     bool take_from_executors(Model& model, const Entry& entry);
     void fail(Model& model, const Entry& entry, Reason reason);
-    void rescue(uint32_t index);
+    void time_out(uint32_t index);
     void cancel(uint32_t index);
     void fall_back(uint32_t index, Reason reason);
     void answer(uint32_t index, Source source, Reason reason, double* values);
     void close(uint32_t index);
-    static uint32_t asker_of(Model& model, uint32_t slot) noexcept {
+    static uint32_t request_of(Model& model, uint32_t slot) noexcept {
         return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(model.slots[slot].user));
     }
 
     const SimulationPlan& plan_;
-    SimulatedWorld world_;
-    SimulationBooks books_;
+    SimulatedEnvironment environment_;
+    SimulationMetrics metrics_;
     SimulationResult& result_;
-    SimulationAudit audit_;
-    Guard guard_;
+    InvariantChecker checker_;
+    SafetyMargin margin_;
     SharedExecutors shared_;
     std::deque<Model> models_;
     std::vector<uint32_t> active_;  // models that had work at the last look
     uint32_t touched_ = 0;          // the model of the latest event
 
-    int64_t now_ns_ = SimulatedWorld::START_NS;
+    int64_t now_ns_ = SimulatedEnvironment::START_NS;
     int64_t not_before_ns_ = 0;  // where the last jump of the clock landed
     int64_t jumps_ns_ = NEVER_NS, jump_by_ns_ = 0;
     uint64_t scheduled_ = 0, arrived_ = 0;
@@ -182,11 +182,11 @@ private:
     std::vector<double> out_, rows_;
     std::vector<double> version_factors_;  // of version 1, 2, …
     uint64_t versions_alive_ = 0;
-    uint64_t queued_ = 0;     // our own counts, to check the audit's
+    uint64_t queued_ = 0;     // our own counts, to check the checker's own
     uint64_t running_ = 0;    // unanswered requests that an executor is at work on
-    uint64_t rescuing_ = 0;   // requests on their way to a fallback
+    uint64_t falling_back_ = 0;   // requests on their way to a fallback
     uint32_t on_cores_ = 0;   // fallbacks that run or wait for a core
-    int64_t look_again_ns_ = NEVER_NS, look_after_ns_ = NEVER_NS;
+    int64_t look_again_ns_ = NEVER_NS, check_executors_ns_ = NEVER_NS;
     uint32_t lost_ = 0;       // executors that were replaced and have not come back
     bool waking_ = false;     // an executor is on its way out of its sleep
     int64_t started_ns_ = 0;  // when the latest batch was
@@ -194,4 +194,4 @@ private:
     int64_t sabotage_from_ns_ = NEVER_NS;
 };
 
-}  // namespace engine::detail
+}  // namespace engine::simulator

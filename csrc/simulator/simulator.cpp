@@ -1,14 +1,12 @@
-// The simulator's clock, its door, and the faults that have an instant of their own.
+// The simulator's clock, admission, and the faults that have an instant of their own.
 #include "simulator/simulator.hpp"
 
 #include <algorithm>
 
-#include "scheduler/runtime_detail.hpp"
+#include "scheduler/reasons.hpp"
 #include "simulator/run.hpp"
 
-namespace engine {
-
-namespace detail {
+namespace engine::simulator {
 
 namespace {
 
@@ -18,11 +16,11 @@ constexpr int CALIBRATION_RUNS = 256;
 
 Simulator::Simulator(const SimulationPlan& plan)
     : plan_(plan),
-      world_(plan),
-      books_(plan, SimulatedWorld::START_NS),
-      result_(books_.result),
-      audit_(plan.requests, result_),
-      guard_(plan.miss_rate, plan.cores),
+      environment_(plan),
+      metrics_(plan, SimulatedEnvironment::START_NS),
+      result_(metrics_.result),
+      checker_(plan.requests, result_),
+      margin_(plan.miss_rate, plan.cores),
       shared_(plan.executors),
       executors_(shared_.count()),
       core_free_ns_(std::max(plan.cores, 1u), 0),
@@ -37,8 +35,8 @@ Simulator::Simulator(const SimulationPlan& plan)
         if (plan.calibrated) calibrate(model, 1.0);
     }
     for (int i = 0; plan.calibrated && i < CALIBRATION_RUNS; ++i) {
-        guard_.timer_overshot(world_.overshoot_ns(0), now_ns_);
-        guard_.fallback_took(world_.fallback_ns(), now_ns_);
+        margin_.timer_overshot(environment_.overshoot_ns(0), now_ns_);
+        margin_.fallback_took(environment_.fallback_ns(), now_ns_);
     }
     schedule_faults();
 }
@@ -47,23 +45,24 @@ Simulator::~Simulator() {
     for (Model& model : models_) model.current->release();
 }
 
-// What a warm-up before serving learns: the cost at powers of two, `factor` times what the model's batches cost.
+// As a warm-up before serving does: primes the cost at powers of two with `factor` times the true cost.
 void Simulator::calibrate(Model& model, double factor) {
     for (uint32_t rows = 1;; rows = std::min(rows * 2, plan_.batch_rows_max)) {
-        const double ns = static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor * factor;
+        const double ns =
+            static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor * factor;
         model.cost.prime(rows, static_cast<int64_t>(ns));
         if (rows == plan_.batch_rows_max) break;
     }
 }
 
-// A new version, whose calls cost `factor` times what its model's cost. One reference, the caller's.
+// A new version, whose calls cost `factor` times the model's. One reference, the caller's.
 Deployment* Simulator::deploy(double factor) {
     version_factors_.push_back(factor);
-    return SimulatedVersion::deploy(world_, now_ns_, ++result_.versions, &versions_alive_);
+    return SimulatedVersion::deploy(environment_, now_ns_, ++result_.versions, &versions_alive_);
 }
 
 void Simulator::schedule_faults() {
-    constexpr int64_t start = SimulatedWorld::START_NS;
+    constexpr int64_t start = SimulatedEnvironment::START_NS;
     for (uint32_t i = 0; i < plan_.faults.size(); ++i) {
         const SimulatedFault& fault = plan_.faults[i];
         switch (fault.kind) {
@@ -85,15 +84,15 @@ void Simulator::schedule_faults() {
 }
 
 SimulationResult Simulator::run() {
-    if (plan_.requests > 0) schedule(world_.next_arrival(), Kind::arrival, 0, 0);
+    if (plan_.requests > 0) schedule(environment_.next_arrival(), Kind::arrival, 0, 0);
     while (!events_.empty()) {
         if (jumped(events_.front().at_ns)) continue;
         std::pop_heap(events_.begin(), events_.end(), Later{});
         const Event event = events_.back();
         events_.pop_back();
         now_ns_ = std::max(event.at_ns, not_before_ns_);
-        if (sabotaged(Invariant::forward_time)) audit_.at(now_ns_ - SimulatedWorld::START_NS + 1);
-        audit_.at(now_ns_ - SimulatedWorld::START_NS);
+        if (sabotaged(Invariant::forward_time)) checker_.at(now_ns_ - SimulatedEnvironment::START_NS + 1);
+        checker_.at(now_ns_ - SimulatedEnvironment::START_NS);
         ++result_.events;
         handle(event);
         check_counts();
@@ -101,8 +100,9 @@ SimulationResult Simulator::run() {
     return finish();
 }
 
-// A jump of the clock, where one comes before the next event: what was being computed is that much later, what was
-// waiting for an instant on the way wakes up behind it, and every request at hand has lost as much of its time.
+// Makes the jump of the clock that comes before the next event, if there is one. Every computation under way ends that
+// much later, every wait for an instant on the way ends behind the jump, and every open request loses as much of its
+// time.
 bool Simulator::jumped(int64_t next_ns) {
     if (std::max(next_ns, not_before_ns_) < jumps_ns_) [[likely]] return false;
     const int64_t at_ns = jumps_ns_, by_ns = jump_by_ns_;
@@ -115,10 +115,10 @@ bool Simulator::jumped(int64_t next_ns) {
         if (free_ns > at_ns) free_ns += by_ns;
     for (Request& request : requests_) request.excused |= request.open;
     jumps_ns_ = NEVER_NS;
-    for (const SimulatedFault& fault : world_.of(FaultKind::jumping)) {
-        int64_t next = SimulatedWorld::START_NS + fault.from_ns;
+    for (const SimulatedFault& fault : environment_.of(FaultKind::jumping)) {
+        int64_t next = SimulatedEnvironment::START_NS + fault.from_ns;
         if (next <= at_ns && fault.every_ns > 0) next += ((at_ns - next) / fault.every_ns + 1) * fault.every_ns;
-        if (next <= at_ns || next - SimulatedWorld::START_NS >= fault.until_ns || next >= jumps_ns_) continue;
+        if (next <= at_ns || next - SimulatedEnvironment::START_NS >= fault.until_ns || next >= jumps_ns_) continue;
         jumps_ns_ = next;
         jump_by_ns_ = fault.length_ns;
     }
@@ -138,12 +138,12 @@ void Simulator::handle(const Event& event) {
         case Kind::score_done:
             if (batches_[event.index].serial == event.serial) score_done(event.index);
             return;
-        case Kind::look_after: return look_after();
+        case Kind::check_executors: return check_executors();
         default: break;
     }
     if (requests_[event.index].serial != event.serial) return;  // answered meanwhile
     switch (event.kind) {
-        case Kind::rescue: return rescue(event.index);
+        case Kind::timeout: return time_out(event.index);
         case Kind::cancel: return cancel(event.index);
         case Kind::fallback_done: return answer(event.index, Source::fallback, requests_[event.index].reason, nullptr);
         default: return answer(event.index, Source::default_value, requests_[event.index].reason, nullptr);
@@ -151,28 +151,29 @@ void Simulator::handle(const Event& event) {
 }
 
 void Simulator::schedule(int64_t at_ns, Kind kind, uint32_t index, uint32_t serial) {
+    ENGINE_ASSERT(at_ns < 2 * NEVER_NS, "an event has an instant");
     events_.push_back({at_ns, scheduled_++, index, serial, kind});
     std::push_heap(events_.begin(), events_.end(), Later{});
 }
 
 void Simulator::check_counts() {
-    audit_.expect(audit_.open() == queued_ + running_ + rescuing_, Invariant::counts_agree, arrived_);
+    checker_.expect(checker_.open() == queued_ + running_ + falling_back_, Invariant::counts_agree, arrived_);
     Model& model = models_[touched_];
-    audit_.expect(model.policy.live() == model.queued, Invariant::counts_agree, arrived_);
+    checker_.expect(model.policy.live() == model.queued, Invariant::counts_agree, arrived_);
     const uint64_t most = plan_.queue_rows_max;
     const bool bounded = model.queued <= most && model.slots.in_use() <= most && model.policy.depth() <= most;
-    audit_.expect(bounded && !sabotaged(Invariant::bounded_queue), Invariant::bounded_queue, arrived_);
+    checker_.expect(bounded && !sabotaged(Invariant::bounded_queue), Invariant::bounded_queue, arrived_);
 }
 
-// A new version of the first model takes over, at the fault's cost and at the plan's by turns. Requests keep what they
-// came in under.
+// A new version of the first model takes over; its cost alternates between the fault's and the plan's. Requests keep
+// the version that they came in under.
 void Simulator::swap(uint32_t index) {
     const SimulatedFault& fault = plan_.faults[index];
-    const int64_t since = now_ns_ - SimulatedWorld::START_NS;
+    const int64_t since = now_ns_ - SimulatedEnvironment::START_NS;
     if (since >= fault.until_ns) return;
-    const uint64_t turn = fault.every_ns > 0 ? static_cast<uint64_t>((since - fault.from_ns) / fault.every_ns) : 0;
+    const uint64_t round = fault.every_ns > 0 ? static_cast<uint64_t>((since - fault.from_ns) / fault.every_ns) : 0;
     Deployment* before = models_[0].current;
-    const double factor = turn % 2 == 0 ? fault.factor : 1.0;
+    const double factor = round % 2 == 0 ? fault.factor : 1.0;
     models_[0].current = deploy(factor);
     before->release();
     if (plan_.calibrated) calibrate(models_[0], factor * fault.measured);
@@ -183,40 +184,41 @@ void Simulator::arrive() {
     const uint32_t index = take_request();
     Request& request = requests_[index];
     request.number = arrived_++;
-    request.deadline_class = world_.deadline_class();
-    request.model = touched_ = world_.model();
-    request.priority = world_.priority();
+    request.deadline_class = environment_.deadline_class();
+    request.model = touched_ = environment_.model();
+    request.priority = environment_.priority();
     const int64_t budget_ns = plan_.deadlines[request.deadline_class].budget_ns;
-    const GuardTerms terms = guard_.terms();
+    const MarginTerms terms = margin_.terms();
     request.started_ns = now_ns_;
     request.deadline_ns = now_ns_ + budget_ns;
-    request.finish_by_ns = guard_.rescue_at(now_ns_, request.deadline_ns, static_cast<uint32_t>(queued_ + running_));
+    request.finish_by_ns = margin_.fallback_at(now_ns_, request.deadline_ns, static_cast<uint32_t>(queued_ + running_));
     request.timer_term_ns = terms.timer_ns;
     request.fallback_term_ns = terms.fallback_ns;
     request.crowd_term_ns = request.deadline_ns - request.finish_by_ns - terms.timer_ns - terms.fallback_ns;
     request.excused = request.crowd_term_ns < 0;  // the cap cut into the allowance
     request.hopeless = budget_ns < terms.fallback_ns;
-    const int64_t cancels_ns = world_.cancels_after_ns(now_ns_, budget_ns);
+    const int64_t cancels_ns = environment_.cancels_after_ns(now_ns_, budget_ns);
     if (cancels_ns != NEVER_NS) schedule(now_ns_ + cancels_ns, Kind::cancel, index, request.serial);
     request.deployment = model_of(request).current;
     request.deployment->retain();
-    audit_.arrived(request.number, request.deployment->number());
-    books_.arrived(request, queued_);
+    checker_.arrived(request.number, request.deployment->number());
+    metrics_.arrived(request, queued_);
     enqueue(index);
-    if (arrived_ < plan_.requests) schedule(world_.next_arrival(), Kind::arrival, 0, 0);
+    if (arrived_ < plan_.requests) schedule(environment_.next_arrival(), Kind::arrival, 0, 0);
 }
 
 // As Runtime::submit does.
 void Simulator::enqueue(uint32_t index) {
     Request& request = requests_[index];
     Model& model = model_of(request);
+    ENGINE_ASSERT(request.open && !request.falling_back, "a request that arrives is unanswered");
     int64_t predicted = 0;
-    Reason reason = knock(request, &predicted);
+    Reason reason = rejection(request, &predicted);
     if (reason == Reason::ok && (request.slot = model.slots.acquire()) == NO_SLOT) reason = Reason::full;
     if (request.slot == NO_SLOT) {
-        if (reason != Reason::breaker_open) model.policy.refused(now_ns_);
+        if (reason != Reason::breaker_open) model.policy.rejected(now_ns_);
         if (request.deadline_ns <= now_ns_) return fall_back(index, Reason::expired);
-        if (!guard_.time_for_fallback(now_ns_, request.deadline_ns, 0)) return fall_back(index, Reason::no_time);
+        if (!margin_.time_for_fallback(now_ns_, request.deadline_ns, 0)) return fall_back(index, Reason::no_time);
         return fall_back(index, reason);
     }
     Slot& slot = model.slots[request.slot];
@@ -238,15 +240,15 @@ void Simulator::enqueue(uint32_t index) {
         model.active = true;
         active_.push_back(request.model);
     }
-    request.wakes_ns = request.finish_by_ns + world_.overshoot_ns(request.finish_by_ns);
-    schedule(request.wakes_ns, Kind::rescue, index, request.serial);
+    request.wakes_ns = request.finish_by_ns + environment_.overshoot_ns(request.finish_by_ns);
+    schedule(request.wakes_ns, Kind::timeout, index, request.serial);
     wake_executor();
 }
 
-// As Runtime::refusal: ok for a request that is let in.
-Reason Simulator::knock(const Request& request, int64_t* predicted_ns) {
+// As Runtime::rejection: ok for a request that is admitted.
+Reason Simulator::rejection(const Request& request, int64_t* predicted_ns) {
     if (request.deadline_ns <= now_ns_) return Reason::late;
-    const Reason reason = detail::reason_of(
+    const Reason reason = reason_of(
         model_of(request).policy.admit(now_ns_, request.finish_by_ns, request.priority, predicted_ns));
     if (reason != Reason::ok) return reason;
     return request.deployment->breaker().allows(now_ns_) ? Reason::ok : Reason::breaker_open;
@@ -264,21 +266,20 @@ uint32_t Simulator::take_request() {
     Request& request = requests_[index];
     request.slot = NO_SLOT;
     request.open = true;
-    request.rescuing = request.on_core = false;
+    request.falling_back = request.on_core = false;
     return index;
 }
 
-// True once, for the invariant that the plan has chosen to break.
+// True once, for the invariant that the plan breaks.
 bool Simulator::sabotaged(Invariant which) noexcept {
     if (sabotage_ != static_cast<size_t>(which) || now_ns_ < sabotage_from_ns_) [[likely]] return false;
     sabotage_ = INVARIANTS;
     return true;
 }
 
-// As an engine closes: the queue is let go, and what executors still hold, which is what hangs or died, is all that may
-// be left of slots and old versions.
+// As an engine closes: the queue is dropped. Only executors that hang or died may still hold slots and old versions.
 SimulationResult Simulator::finish() {
-    audit_.finish(arrived_);
+    checker_.finish(arrived_);
     std::vector<Entry> none(plan_.batch_rows_max);
     for (Model& model : models_) {
         take_submissions(model);
@@ -294,30 +295,28 @@ SimulationResult Simulator::finish() {
     }
     uint64_t in_use = 0;
     for (const Model& model : models_) in_use += model.slots.in_use();
-    audit_.expect(in_use == 0 && versions_alive_ == models_.size(), Invariant::nothing_leaked, in_use);
+    checker_.expect(in_use == 0 && versions_alive_ == models_.size(), Invariant::nothing_leaked, in_use);
     for (Model& model : models_)  // after sabotage only
         for (uint32_t i = 0; model.slots.in_use() > 0; ++i)
             while (model.slots[i].references.load(std::memory_order_relaxed) > 0) model.slots.drop_reference(i);
     result_.versions_freed = result_.versions - versions_alive_;
     result_.prediction_error_ns = models_[0].policy.prediction_error_ns();
-    result_.guard_timer_ns = guard_.terms().timer_ns;
-    result_.guard_fallback_ns = guard_.terms().fallback_ns;
-    return books_.close();
+    result_.margin_timer_ns = margin_.terms().timer_ns;
+    result_.margin_fallback_ns = margin_.terms().fallback_ns;
+    return metrics_.close();
 }
 
-}  // namespace detail
-
 std::vector<SimulatedArrival> simulated_arrivals(const SimulationPlan& plan) {
-    detail::SimulatedWorld world(plan);
+    SimulatedEnvironment environment(plan);
     std::vector<SimulatedArrival> arrivals;
     arrivals.reserve(plan.requests);
     for (uint64_t i = 0; i < plan.requests; ++i) {
-        const int64_t arrived_ns = world.next_arrival() - detail::SimulatedWorld::START_NS;
-        arrivals.push_back({arrived_ns, plan.deadlines[world.deadline_class()].budget_ns});
+        const int64_t arrived_ns = environment.next_arrival() - SimulatedEnvironment::START_NS;
+        arrivals.push_back({arrived_ns, plan.deadlines[environment.deadline_class()].budget_ns});
     }
     return arrivals;
 }
 
-SimulationResult simulate(const SimulationPlan& plan) { return detail::Simulator(plan).run(); }
+SimulationResult simulate(const SimulationPlan& plan) { return Simulator(plan).run(); }
 
-}  // namespace engine
+}  // namespace engine::simulator

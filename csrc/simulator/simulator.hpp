@@ -1,10 +1,10 @@
-// The simulator: the compiled Policy, CostModel, Guard, SlotTable and Deployment on a virtual clock, under seeded load
-// and faults. One thread, one event heap; the same plan gives the same events in the same order, which trace_hash
-// attests.
+// The simulator: the compiled Policy, CostModel, SafetyMargin, SlotTable and Deployment on a virtual clock, under
+// seeded load and faults. One thread, one event heap. The same plan gives the same events in the same order, and the
+// same trace_hash.
 //
-// It takes a request through the batch lane as the runtime does, by the same slots and the same state words: the door,
-// the submission stack, executors, the timed rescue, the fallback on a few cores. It leaves out the GIL, the threads
-// themselves and the memory they share: those have tests of their own.
+// It takes a request through the batch lane as the runtime does, by the same slots and the same state words: admission,
+// the submission stack, executors, the timed fallback on a few cores. It leaves out the GIL, the threads and the memory
+// they share, which have tests of their own.
 #pragma once
 
 #include <array>
@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "base/clock.hpp"
-#include "scheduler/slot.hpp"
+#include "scheduler/slot_stack.hpp"
 #include "simulator/faults.hpp"
 
-namespace engine {
+namespace engine::simulator {
 
 // One of several models that share the executors. Its batches cost cost_factor times the plan's.
 struct SimulatedModel {
@@ -27,7 +27,7 @@ struct SimulatedModel {
 
 struct SimulationPlan {
     struct Deadline {
-        int64_t budget_ns;  // from arrival; 0 or less is a request that has expired at the door
+        int64_t budget_ns;  // from arrival; a request with 0 or less has expired when it comes
         double share;
     };
 
@@ -46,17 +46,18 @@ struct SimulationPlan {
     uint32_t executors = 1;
     uint32_t batch_rows_max = 64;
     uint32_t queue_rows_max = 4096;
-    bool calibrated = true;  // cost model and guard start primed, as after a warm-up; else they know nothing
-    // Executors that are stuck in one batch are replaced, as Executors::look_after does; budget_ns is the usual deadline.
+    bool calibrated = true;  // cost model and safety margin start primed, as after a warm-up; else they know nothing
+    // Replace executors that are stuck in one batch, as Executors::check_executors does. budget_ns is the usual
+    // deadline.
     bool replace_hung = true;
     int64_t budget_ns = 10'000'000;
 
-    // From a submission to the first look of an executor that slept; what comes meanwhile it finds there too.
+    // From a submission to the first look of an executor that slept. It finds later submissions too.
     int64_t handoff_ns = 8'500;
 
     int64_t fallback_ns = 10'000;
     double fallback_noise = 0.05;
-    uint32_t cores = 2;  // what fallbacks share; executors do not take from them
+    uint32_t cores = 2;  // fallbacks share them; executors have others
     double miss_rate = 0.001;
 
     // How late a timed wait wakes: exponential about a mean, with a rare long one in addition.
@@ -68,7 +69,7 @@ struct SimulationPlan {
     int64_t bin_ns = 0;  // width of the timeline's bins; 0 for no timeline
 };
 
-// What became of the requests that arrived in one stretch of time, with one deadline, of one class or for one model.
+// The outcomes of requests that arrived in one stretch of time, with one deadline, of one class or for one model.
 struct SimulatedFate {
     uint64_t arrived = 0, cancelled = 0;
     uint64_t primary_in_time = 0, in_time = 0;
@@ -90,9 +91,9 @@ struct SimulationResult {
     double capacity_per_s = 0.0;  // rows per second of all executors on full batches of the true cost
     int64_t latency_ns_p50 = 0, latency_ns_p99 = 0, latency_ns_p999 = 0;
     uint64_t batches = 0, batch_rows = 0;
-    uint64_t batches_of_one_avoidable = 0;  // a single row was started while others were queued and would have fitted in
-    uint64_t late_dropped = 0;  // rows that the primary finished after somebody else had answered
-    uint64_t overdue = 0;       // rescued while an executor was at work on them
+    uint64_t batches_of_one_avoidable = 0;  // a single row started while others were queued and would have fitted in
+    uint64_t late_dropped = 0;  // rows that the primary finished after another answer
+    uint64_t overdue = 0;       // timed out while an executor was at work on them
     uint64_t held = 0;          // times that an idle executor waited for a fuller batch
     uint64_t probes = 0;        // single rows tried on a primary that seemed too slow for them
     uint64_t replaced = 0;      // executors
@@ -100,8 +101,8 @@ struct SimulationResult {
     uint64_t versions = 0, versions_freed = 0;
     uint64_t queue_depth_max = 0;
     int64_t recovery_ns = -1;  // after a stall, until the primary serves at 90 % of its steady rate; -1 for unknown
-    int64_t prediction_error_ns = 0;  // what the policy and the guard had learned at the end
-    int64_t guard_timer_ns = 0, guard_fallback_ns = 0;
+    int64_t prediction_error_ns = 0;  // learned by the policy and the safety margin at the end
+    int64_t margin_timer_ns = 0, margin_fallback_ns = 0;
 
     std::array<uint64_t, INVARIANTS> violations{};  // all must be 0
     std::string first_violation;                    // in words; empty for none
@@ -115,11 +116,11 @@ struct SimulatedArrival {
     int64_t budget_ns;
 };
 
-// What comes to the door under this plan, for judging the policy by a scheduler that knows the future. A jump of the
-// clock is not in it: requests are listed when they were due.
+// The arrivals of this plan, for judging the policy by a scheduler that knows the future. Without jumps of the clock:
+// requests are listed when they were due.
 std::vector<SimulatedArrival> simulated_arrivals(const SimulationPlan& plan);
 
-// Throws std::bad_alloc and nothing else; the plan is taken to be sensible (the binding checks it).
+// Throws only std::bad_alloc. The plan must be sensible; the binding checks it.
 SimulationResult simulate(const SimulationPlan& plan);
 
-}  // namespace engine
+}  // namespace engine::simulator

@@ -1,4 +1,4 @@
-"""The command line: `engine VERB`, the same as `python -m engine VERB`. A verb imports what it needs, no more."""
+"""The command line: `engine VERB`, the same as `python -m engine VERB`. Each verb imports only its own module."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from collections.abc import Sequence
 
 from engine.errors import EngineError
 
-# verb -> what it is for, and the module that has its add_arguments(parser) and main(chosen) -> exit status
+# verb -> purpose, and the module with its add_arguments(parser) and main(chosen) -> exit status
 VERBS = {
-    "bench": ("a model against the library that trained it, and under load", "engine.loadgen.bench"),
+    "bench": (
+        "time a model file against the library that trained it, and under load",
+        "engine.loadgen.command",
+    ),
     "demo": (
-        "the whole loop on real flights: features, training, serving under load, drift, rollback",
+        "run the whole loop on real flights: features, training, serving under load, drift, rollback",
         "engine.demo.command",
     ),
-    "inspect": ("what a model file is, without running anything it brings along", "engine.model.command"),
+    "inspect": ("describe a model file, without running code from it", "engine.model.command"),
     "materialize": ("bring features into the online store", "engine.feature_store.command"),
-    "registry": ("versions of models, and the aliases that point at them", "engine.registry.commands"),
-    "score": ("answers of a registered model to every row of a Parquet file", "engine.scoring.commands"),
+    "registry": ("list, promote and roll back registered versions", "engine.registry.command"),
+    "score": ("score every row of a Parquet file with a registered version", "engine.scoring.command"),
     "simulate": (
-        "the scheduler on a virtual clock, under seeded load and faults",
-        "engine.simulation.simulate",
+        "run the scheduler on a virtual clock, under seeded load and faults",
+        "engine.simulation.command",
     ),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for an error that was explained, 2 for a wrong command line."""
+    """Run one command. Return the exit status: 0, 1 for an explained error, 2 for a wrong command line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="engine",
@@ -37,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (purpose, module) in VERBS.items():
         verb_parser = verbs.add_parser(verb, help=purpose, description=purpose)
-        if given[:1] == [verb]:  # its options are its module's business, and only it is imported
+        if given[:1] == [verb]:  # only the chosen verb's module is imported, and it adds its options
             importlib.import_module(module).add_arguments(verb_parser)
     chosen = parser.parse_args(given)
     try:

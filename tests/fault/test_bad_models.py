@@ -1,4 +1,4 @@
-"""What a model file may hold that none should: each a named error here, in the caller's process, which lives on."""
+"""Contents that no model file should have: each is a named error here, and the caller's process lives on."""
 
 import json
 import pickle
@@ -16,14 +16,14 @@ from tests.unit.model.handmade_models import (
 
 from engine.errors import EngineError, ModelFormatError, UnsupportedModelError
 from engine.model import inspect, load_model
-from engine.model.ubjson import decode
+from engine.model.readers.ubjson import decode
 
 LIGHTGBM = lightgbm_text([stump("1.5", 10), stump("0.5", 2, feature=1)])
 XGBOOST = xgboost_json([xgboost_tree(), xgboost_tree()])
 
 
 def ubjson(value):
-    """Enough of UBJSON's writer to make a file from a document."""
+    """Write a document as UBJSON, as far as these tests need it."""
     if isinstance(value, dict):
         inside = b"".join(b"L" + len(k).to_bytes(8, "big") + k.encode() + ubjson(v) for k, v in value.items())
         return b"{" + inside + b"}"
@@ -88,7 +88,7 @@ def test_truncated_at_any_byte(tmp_path, form):
     path = tmp_path / "model"
     path.write_bytes(content)
     expected = load_model(path).predict(np.zeros((1, 2)))
-    step = max(1, len(content) // 600)  # every byte of the small ones
+    step = max(1, len(content) // 600)  # every byte of a small file
     refused = 0
     for length in range(0, len(content), step):
         path.write_bytes(content[:length])
@@ -97,7 +97,7 @@ def test_truncated_at_any_byte(tmp_path, form):
         except ModelFormatError:
             refused += 1
             continue
-        # White space or parameters after the last tree were all that was lost.
+        # Only white space or parameters after the last tree were lost.
         assert model.predict(np.zeros((1, 2))).tolist() == expected.tolist(), length
     assert refused > 0.5 * len(range(0, len(content), step))
 

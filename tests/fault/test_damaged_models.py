@@ -24,7 +24,7 @@ from engine.model import load_model
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 outcomes = {"read": 0, "refused": 0}
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
-    print(path.name, file=sys.stderr, flush=True)  # the last name is the one that ended the process
+    print(path.name, file=sys.stderr, flush=True)  # the last name printed ended the process
     try:
         model = load_model(path)
     except EngineError:
@@ -117,7 +117,7 @@ def damage(rng, content):
             del data[max(at, 20) :]
         elif kind == 5:
             data[at : at + rng.choice([0, 1, 4])] = rng.choice(EXTREMES)
-        else:  # a whole number of the text, where there is one
+        else:  # a whole number in the text, if there is one
             end = start = at
             while start > 0 and data[start - 1 : start].isdigit():
                 start -= 1

@@ -25,18 +25,18 @@ CHILD = """
     registry = ModelRegistry(folder, code=False)
     print("ready", flush=True)
     base = open(model, "rb").read()
-    turn = 0
+    number = 0
     while True:
-        turn += 1
+        number += 1
         # Another file each time, of a size that takes a moment to write.
         path = f"{model}.{life}"
         with open(path, "wb") as out:
-            out.write(base + b"\\n" + f"{life} {turn} ".encode() * 20_000)
-        version = registry.register(path, {"turn": turn}, lineage={"life": life})
+            out.write(base + b"\\n" + f"{life} {number} ".encode() * 20_000)
+        version = registry.register(path, {"number": number}, lineage={"life": life})
         print(f"registered {version.number} {version.digest}", flush=True)
         state = registry.promote("model", version)
         print(f"flipped {state.generation} {state.number}", flush=True)
-        if turn % 3 == 0:
+        if number % 3 == 0:
             state = registry.rollback("model")
             print(f"flipped {state.generation} {state.number}", flush=True)
 """
@@ -44,7 +44,7 @@ CHILD = """
 
 @pytest.mark.slow
 @pytest.mark.timeout(60 + 10 * KILLS)
-def test_a_killed_writer_loses_nothing_that_it_was_told_was_done(tmp_path, seed):
+def test_a_killed_writer_loses_nothing_that_was_acknowledged(tmp_path, seed):
     rng = random.Random(seed)
     folder, model = tmp_path / "registry", constant(tmp_path, 1)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
@@ -58,10 +58,10 @@ def test_a_killed_writer_loses_nothing_that_it_was_told_was_done(tmp_path, seed)
         )
         assert child.stdout.readline() == "ready\n"
         said = "".join(child.stdout.readline() for _ in range(rng.randrange(4)))
-        time.sleep(rng.uniform(0.0, 0.03))  # not a wait for anything: this is the moment at which it dies
+        time.sleep(rng.uniform(0.0, 0.03))  # no wait for anything: the random moment of its death
         child.send_signal(signal.SIGKILL)
         said += child.communicate()[0]
-        for line in said.split("\n")[:-1]:  # a line that was not ended was not said
+        for line in said.split("\n")[:-1]:  # an unfinished line does not count
             what, first, second = line.split()
             (registered if what == "registered" else flips)[int(first)] = second
         registry = ModelRegistry(folder, code=False)

@@ -53,7 +53,7 @@ def start(folder):
 
 
 def finish(folder):
-    """Trains until it is done; the seconds that took, and the parts of the version."""
+    """Train to the end. Return the seconds that it took, and the parts of the version."""
     began = time.monotonic()
     out, err = (child := start(folder)).communicate(timeout=100)
     assert child.returncode == 0, err
@@ -66,7 +66,7 @@ def finish(folder):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Of a run that nobody disturbed."""
+    """The time and the parts of an undisturbed run."""
     return finish(tmp_path_factory.mktemp("straight"))
 
 
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path, straight, seed):
         folder = tmp_path / f"run{runs}"
         for _ in range(4):
             child = start(folder)
-            # Not a wait for anything: this is the moment at which it dies, anywhere in a run.
+            # No wait for anything: the random moment of its death, anywhere in a run.
             time.sleep(rng.uniform(0.0, took_s))
             child.send_signal(signal.SIGKILL)
             out = child.communicate()[0]
@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path, straight, seed):
         resumed += int(out.split()[-1]) > 0
         runs += 1
     print(
-        f"{kills} kills in {runs} runs, {resumed} of which went on from a checkpoint: the same bits each time"
+        f"{kills} kills in {runs} runs, {resumed} of them went on from a checkpoint: the same bits each time"
     )
 
 
@@ -110,7 +110,7 @@ def test_sigterm_ends_a_run_soon_and_loses_no_finished_step(tmp_path, straight):
         assert time.monotonic() < until
         time.sleep(0.005)
     child.terminate()
-    _, err = child.communicate(timeout=5)  # the time that a machine which is taken away leaves
+    _, err = child.communicate(timeout=5)  # the time that a preempted machine has left
     assert child.returncode == 1
     assert "TrainingInterrupted: training was stopped by SIGTERM" in err
     _, parts, out = finish(tmp_path / "run")

@@ -85,7 +85,7 @@ def host(tmp_path_factory):
 
 
 def run(host, body):
-    """Exit status and stderr of a fresh interpreter that runs `body`; a hang is a failure of the test."""
+    """Exit status and stderr of a fresh interpreter that runs `body`. A hang fails the test."""
     program = PRELUDE + textwrap.dedent(body)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, str(host)], capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""A child process reads first: whatever ends it is an error here, and this process lives on."""
+"""A child process reads first: its death is an error here, and this process goes on."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow  # each starts an interpreter
 
 
 class Calls:
-    """Calls a function when it is unpickled."""
+    """Call a function on unpickling."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)

@@ -1,4 +1,4 @@
-"""The registry on disks that are full or read-only, with damaged files, and with others at work beside it."""
+"""The registry on full and read-only disks, with damaged files, and with other processes at work."""
 
 import os
 import shutil
@@ -129,7 +129,7 @@ def test_an_index_that_is_damaged(registry):
 
 @pytest.mark.parametrize("left", [None, b""], ids=["missing", "empty"])
 def test_a_registry_that_lost_its_index_is_not_begun_anew(registry, left):
-    """Collection would take every blob for rubbish."""
+    """Collection would take every blob for an orphan."""
     index = without_index(registry)
     if left is not None:
         index.write_bytes(left)
@@ -162,7 +162,7 @@ def test_folders_that_hold_something_else(tmp_path):
     with sqlite3.connect(foreign / "registry.db") as other:
         other.execute("CREATE TABLE mine(x)")
     (foreign / "blobs").mkdir()
-    with pytest.raises(RegistryError, match="an SQLite file that is no registry's"):
+    with pytest.raises(RegistryError, match="an SQLite file of another program"):
         ModelRegistry(foreign)
     with sqlite3.connect(foreign / "registry.db") as other:
         assert other.execute("SELECT count(*) FROM mine").fetchone() == (0,)
@@ -177,7 +177,7 @@ def test_an_index_of_a_later_version_is_left_alone(registry):
 
 
 def run(script, *arguments, wrapper=()):
-    """Runs Python code in a process of its own and returns what it printed; fails with what it wrote to stderr."""
+    """Run Python code in another process and return its output. A failure shows its stderr."""
     command = [*wrapper, sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
@@ -267,7 +267,7 @@ READ_ONLY = """
 
 
 @needs_mount
-@pytest.mark.parametrize("busy", [False, True], ids=["nobody writes", "a writer has it open"])
+@pytest.mark.parametrize("busy", [False, True], ids=["no writer", "a writer has it open"])
 def test_a_read_only_folder_can_be_read(registry, tmp_path, busy):
     if not busy:
         registry.close()
@@ -284,21 +284,21 @@ WRITER = """
     from engine.registry import ModelRegistry
     folder, model, who = sys.argv[1:]
     registry = ModelRegistry(folder, code=False)
-    for turn in range(15):
-        version = registry.register(model, {"turn": turn}, name="shared", lineage={"who": who})
+    for number in range(15):
+        version = registry.register(model, {"number": number}, name="shared", lineage={"who": who})
         registry.promote("shared", version)
         print(version.number, flush=True)
 """
 
 
-def test_two_writers_at_once_take_turns(tmp_path):
+def test_two_writers_at_once_wait_for_each_other(tmp_path):
     model = constant(tmp_path, 1)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path / "registry"), str(model), who],
             stdout=subprocess.PIPE, text=True, env=environment,
-        )  # also the folder is made by both
+        )  # both make the folder too
         for who in "ab"
     ]  # fmt: skip
     numbers = [int(line) for writer in writers for line in writer.communicate(timeout=100)[0].split()]
@@ -313,7 +313,7 @@ def test_two_writers_at_once_take_turns(tmp_path):
 
 
 def test_collection_waits_for_a_writer_between_its_files_and_its_commit(registry, tmp_path, monkeypatch):
-    """A blob that nothing refers to yet belongs to somebody; collecting it would lose what is about to be promised."""
+    """A blob without a version may belong to a writer at work; collecting it would lose that version."""
     import threading
 
     from engine.registry.index import Index
@@ -345,12 +345,12 @@ def test_parent_and_child_of_a_fork_have_connections_of_their_own(registry):
         while not stop.is_set():
             registry.resolve("model@1")
 
-    reader = threading.Thread(target=read)  # forks in the middle of what other threads do
+    reader = threading.Thread(target=read)  # fork while another thread works
     reader.start()
     for number in (2, 1, 2):
         child = os.fork()
         if child == 0:
-            # Nothing of pytest's may run here.
+            # No code of pytest may run here.
             try:
                 registry.promote("model", number)
                 os._exit(0)

@@ -65,7 +65,7 @@ def train(seed, loss, policy, nan_mode, depth, **more):
 )
 def test_catboost(seed, loss, policy, nan_mode, depth):
     if loss == "MultiRMSE":
-        policy = "SymmetricTree"  # the others have no such loss
+        policy = "SymmetricTree"  # the other policies have no such loss
     fitted, rows, rng = train(seed, loss, policy, nan_mode, depth)
     borders = np.array(
         [value for column in fitted.get_borders().values() for value in column] + [0.5], np.float32

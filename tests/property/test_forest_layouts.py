@@ -14,7 +14,7 @@ BATCHES = [1, 2, 15, 16, 17, 63, 64, 65, 130]
 
 
 def random_forest(rng, *, trees, splits, features, cuts, outputs=1, rules=(0, 1, 2, 3, 4, 5), sets=False):
-    """Random trees, no trainer needed: any shape, any rule, from chains to bushes."""
+    """Random trees without a trainer: any shape, any rule, from chains to bushes."""
     builder = ForestBuilder(
         n_features=features, n_outputs=outputs, float32_rows=False, base=[0.25] * outputs, link=Link.IDENTITY
     )
@@ -128,7 +128,7 @@ def test_edges_of_the_layouts(name, shape, families):
 
 
 def symmetric_forest(rng, *, trees, depths, features, cuts, outputs=1):
-    """Trees whose levels each ask one question, some of them no deeper than a leaf."""
+    """Symmetric trees: each level asks one question. Some are a leaf alone."""
     builder = ForestBuilder(
         n_features=features, n_outputs=outputs, float32_rows=True, base=[0.0] * outputs, link=Link.IDENTITY
     )
@@ -189,7 +189,7 @@ def test_an_unknown_layout_lists_those_that_are():
 
 @pytest.mark.parametrize("active", ["scalar", "avx2", "avx512"])
 def test_engine_cpu_forces_an_instruction_set(active, tmp_path):
-    """The whole of load and predict under ENGINE_CPU, in a process of its own: the same bits as here."""
+    """Load and predict under ENGINE_CPU in a process of its own: the same bits as here."""
     import os
     import subprocess
     import sys

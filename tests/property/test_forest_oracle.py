@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engine.model import inspect, load_model
 
-# A shrink would train hundreds of forests more; the failing case is small as it is.
+# Shrinking would train hundreds more forests, and the failing case is small already.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 SETTINGS = settings(
     max_examples=60,
@@ -172,7 +172,7 @@ def test_xgboost(seed, objective, extra, depth, categories, form, tmp_path_facto
     booster = xgb.train(parameters, matrix(rows, target_for(objective, y)), 5)
     numeric = booster.trees_to_dataframe()["Split"].dropna().to_numpy(np.float64)
     hard = hard_rows(rng, rows, np.append(numeric, 0.5))
-    hard[np.abs(hard) > 1e30] = 7.0  # XGBoost refuses infinities in a matrix of its own
+    hard[np.abs(hard) > 1e30] = 7.0  # XGBoost refuses infinities in its own matrix
     source = booster
     if form != "booster":
         source = tmp_path_factory.mktemp("xgboost") / f"model.{form}"
@@ -234,7 +234,7 @@ def test_early_stopping_is_honoured_as_predict_does():
 
 @pytest.mark.parametrize("kind", ["txt", "json", "ubj"])
 def test_damaged_files_are_refused_or_read_and_never_end_the_process(tmp_path, kind):
-    """Cut short they are always refused; a flipped bit may give another sound model, but nothing else."""
+    """A file cut short is always refused; a flipped bit gives an error or another sound model."""
     from engine.errors import ModelFormatError
 
     rng = np.random.default_rng(11)

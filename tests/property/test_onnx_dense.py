@@ -30,7 +30,7 @@ STEPS = (
 
 
 def network(seed, widths, steps, activation, last, double=False):
-    """A model whose every layer is followed, and the first also preceded, by what `steps` says."""
+    """A model with the nodes of `steps` behind every layer, and also in front of the first."""
     rng = np.random.default_rng(seed)
     dtype = np.float64 if double else np.float32
     element = TensorProto.DOUBLE if double else TensorProto.FLOAT
@@ -114,7 +114,7 @@ def test_the_answers_are_onnx_runtimes(seed, widths, steps, activation, last, do
     session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
     expected = session.run(None, {"x": rows})[0]
     got = model.predict(rows).reshape(expected.shape)
-    # What is added up may be far larger than what is left of it.
+    # The terms may be far larger than their sum.
     scale = max(1.0, float(np.abs(expected).max())) * (1e-10 if double else 2e-4)
     np.testing.assert_allclose(got, expected, rtol=0, atol=scale)
     assert np.concatenate([np.ravel(model.predict(row[None])) for row in rows]).tobytes() == got.tobytes()

@@ -94,7 +94,7 @@ def test_trees_and_forests(seed, kind, task, depth, holes):
     estimator = getattr(module, kind + ("Classifier" if classify else "Regressor"))(**options)
     estimator.fit(rows, target, sample_weight=rng.random(N_ROWS) + 0.1)
     trees = thresholds_of(getattr(estimator, "estimators_", [estimator]))
-    # One without holes in training takes NaN all the same where its kind supports missing values.
+    # A model trained without holes takes NaN too, where its kind supports missing values.
     compare(estimator, hard_rows(rng, rows, trees, holes=holes, infinities=False))
 
 

@@ -58,7 +58,7 @@ def test_from_lightgbm(tmp_path_factory, seed, objective, categorical):
     booster = lgb.train({**parameters, "min_data_per_group": 3}, data, 5)
     path = tmp_path_factory.mktemp("treelite") / "model"
     booster.save_model(path)
-    # Treelite reads negative fractions of a category as none, LightGBM as category 0: the checkpoint is treelite's.
+    # A negative fraction is no category to treelite and category 0 to LightGBM: a checkpoint answers as treelite.
     seen = rows if categorical else probes(rows, rng)
     model = treelite.frontend.load_lightgbm_model(path)
     assert_same(model, probes(rows, rng).astype(np.float64), path)
@@ -80,7 +80,7 @@ def test_from_xgboost(tmp_path_factory, seed, objective):
     booster = xgb.train(parameters, xgb.DMatrix(rows, target), 4)
     path = tmp_path_factory.mktemp("treelite") / "model"
     given_rows = probes(rows, rng)
-    given_rows[np.isinf(given_rows)] = 9.0  # inplace_predict takes none
+    given_rows[np.isinf(given_rows)] = 9.0  # inplace_predict refuses infinities
     assert_same(
         treelite.frontend.from_xgboost(booster), given_rows, path, booster.inplace_predict(given_rows)
     )

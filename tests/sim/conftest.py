@@ -1,4 +1,4 @@
-"""Rules for the simulations: nightly sizes run on demand, and every run can be repeated from its seed."""
+"""Rules of the simulations: nightly sizes run on demand, and a seed repeats every run."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Random plans for the simulator from a test's own source of chance, and what must hold of every one of them."""
+"""Random plans from a test's own source of chance, and the checks that each must pass."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def plans(draw: Any, requests: int) -> dict[str, Any]:
 
 
 def check(result: dict[str, Any], plan: dict[str, Any]) -> None:
-    """The invariants: by the simulator's own audit, and by what its counters must add up to."""
+    """Check the invariants: by the simulator's own checker, and by the sums of its counters."""
     assert result["violations_total"] == 0, replay.message(plan, result["first_violation"])
     again = replay.command(plan)
     assert sum(result["by_source"].values()) == plan["requests"], again
     not_primary = result["by_source"]["fallback"] + result["by_source"]["default"]
-    assert sum(result["by_reason"].values()) == not_primary, again  # whoever else answers says why
+    assert sum(result["by_reason"].values()) == not_primary, again  # every other answer has a reason
     models = len(plan.get("models", [{}]))
     assert result["queue_depth_max"] <= plan["queue_rows_max"] * models, again
     assert result["batch_rows_mean"] <= plan["batch_rows_max"], again

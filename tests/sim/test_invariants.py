@@ -1,4 +1,4 @@
-"""Safety. Whatever the load and the faults: one outcome a request, no late work, bounds kept, runs repeatable."""
+"""Safety under any load and any faults: one outcome a request, no late work, bounds kept, runs repeatable."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +16,7 @@ def check_seed(seed, requests):
     check(simulate(**plan), plan)
 
 
-# 100 plans of 2,000 requests: the 200 thousand of `make test`.
+# 100 plans of 2,000 requests: 200,000 in `make test`.
 @hypothesis_seed(SEED)
 @settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=plans(requests=2_000))
@@ -24,8 +24,8 @@ def test_invariants_hold_under_any_load_and_faults(plan):
     check(simulate(**plan), plan)
 
 
-# The promise, stated without the simulator's help: without noise in the machine nobody is late, whatever the primary
-# does. (With askers that give up a core can be busy with what nobody wants, and a jump of the clock is noise.)
+# The promise, checked without the simulator's help: without noise in the machine no answer is late, whatever the
+# primary does. (Cancels are left out, because a core may be busy for a caller that gave up; a clock jump is noise.)
 @hypothesis_seed(SEED)
 @settings(max_examples=50, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=plans(requests=2_000))
@@ -48,12 +48,12 @@ def test_a_seed_is_a_trace(plan):
     assert other["trace_hash"] != first["trace_hash"], command(plan)
 
 
-# Seeds that once failed, and what was wrong: in the simulator, so far.
+# Seeds that once failed, and the defect; so far each was in the simulator.
 @pytest.mark.parametrize(
     "seed",
     [
-        167,  # an answer late because its rescue overslept, though nobody waited for it any more
-        1093,  # two faults killed one executor; the end of the first took the batch it was at from under it
+        167,  # a late answer by an overslept fallback timer, after its caller had given up
+        1093,  # two faults killed one executor; the end of the first took away its batch
     ],
 )
 def test_a_seed_that_once_failed(seed):

@@ -1,4 +1,4 @@
-"""Liveness: when a fault is over, service comes back to what it would have been, and how soon."""
+"""Liveness: after a fault, service returns to the control's, and soon."""
 
 import pytest
 from tests.sim.seed import SEED
@@ -54,7 +54,7 @@ def test_service_comes_back_after(fault, load, deadline_ms):
     again = replay.command(plan, ["--liveness"])
     assert result["first_violation"] == "", again
     assert result["recovered"], f"{result['why']}\n{again}"
-    # And the primary serves again much sooner than that.
+    # The primary serves again much sooner than that.
     assert result["recovery_ms"] is not None, again
     assert result["recovery_ms"] <= 600.0, again
 
@@ -70,8 +70,8 @@ def test_a_load_of_a_half_three_and_a_half():
     assert result["recovery_ms"] <= 50.0
 
 
-def test_what_has_not_come_back_is_told():
-    # Judged while it still goes on, for the window ends after its end.
+def test_the_report_names_the_figure_that_has_not_recovered():
+    # The fault still acts in the window of the judgement.
     plan = {
         "load": 0.9,
         "requests": 30_000,
@@ -85,8 +85,8 @@ def test_what_has_not_come_back_is_told():
     assert result["why"].startswith("primary's share 0.")
 
 
-def test_a_fault_for_good_is_part_of_the_standard():
-    # Ten times as slow from half a second on, for good: no worse than if it had always been so.
+def test_a_fault_without_end_is_part_of_the_control():
+    # Ten times as slow from half a second on, to the end: no worse than the same from the start.
     plan = {
         "load": 0.05,
         "requests": 4_000,
@@ -123,8 +123,8 @@ def test_many_random_faults_are_recovered_from(simulation_seed):
     ],
     ids=["jump", "late wake-ups"],
 )
-def test_what_the_guard_has_learned_of_a_bad_moment_is_forgotten_within_seconds(fault):
-    # Few waits are timed out here, so hardly anything new is learned of timers: time alone must do.
+def test_the_safety_margin_forgets_a_bad_moment_within_seconds(fault):
+    # Few waits time out here, so the margin learns little about timers: it must decay with time alone.
     plan = {
         "load": 0.6,
         "requests": 90_000,

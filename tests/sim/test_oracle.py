@@ -41,7 +41,7 @@ def test_exactly_by_hand(arrivals, rows_max, most):
 
 
 def brute_force(arrivals, base_ns, row_ns, batch_rows_max):
-    """Every order of every subset, cut into batches in every way."""
+    """Try every order of every subset, cut into batches in every way."""
     best = 0
     for order in itertools.permutations(range(len(arrivals))):
         for cuts in itertools.product([False, True], repeat=max(len(order) - 1, 0)):
@@ -104,7 +104,7 @@ def test_the_bound_is_one(arrivals, base_ns, row_ns, rows_max):
 
 
 def test_the_bound_by_hand():
-    # Batches of four for 25: 6.25 a row. One executor has time for 4 rows in 25, for 16 in 100; two for twice as many.
+    # A batch of four costs 25: 6.25 a row. One executor has time for 4 rows in 25, and 16 in 100; two for twice that.
     costs = COSTS | {"batch_rows_max": 4}
     assert most_at_most([(0, 25)] * 10, **costs) == pytest.approx(4.0)
     assert most_at_most([(0, 100)] * 20, **costs) == pytest.approx(16.0)
@@ -131,7 +131,7 @@ def test_too_much_for_the_exact_oracle():
     row_us=st.sampled_from([10.0, 120.0, 700.0]),
     rows_max=st.integers(1, 6),
 )
-def test_nobody_beats_the_future(seed, load, base_us, row_us, rows_max):
+def test_no_policy_beats_the_future(seed, load, base_us, row_us, rows_max):
     result = goodput_vs_oracle(
         exactly=True, seed=seed, load=load, batch_base_us=base_us, batch_row_us=row_us, batch_rows_max=rows_max,
         deadline_ms={2.0: 1.0, 10.0: 1.0, 100.0: 1.0}, requests=9, **EXACT,
@@ -140,7 +140,7 @@ def test_nobody_beats_the_future(seed, load, base_us, row_us, rows_max):
     assert result["on_time"] == 1.0
 
 
-# Where a batch costs much before its first row, who comes next decides what should be started now: the oracle knows.
+# If a batch costs much before its first row, the next arrival decides which batch to start now. The oracle knows it.
 @pytest.mark.parametrize("load", [0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize(
     ("base_us", "row_us", "share"), [(50.0, 120.0, 0.97), (50.0, 700.0, 0.9), (1000.0, 20.0, 0.72)]

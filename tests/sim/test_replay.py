@@ -1,4 +1,4 @@
-"""The alarm itself: every invariant can be broken, the break is seen, and one printed command breaks it again."""
+"""The checks themselves: each invariant can be broken, the simulator sees it, and one printed command repeats it."""
 
 import json
 import shlex
@@ -69,11 +69,11 @@ def test_liveness_is_replayed_too(capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["[1]"], "expected a plan as a JSON object"),
+        (["[1]"], "the plan must be a JSON object"),
         (["{"], "replay: "),
         (["@/nowhere/plan.json"], "/nowhere/plan.json"),
-        (['{"load": -1.0}'], "load: expected a number"),
-        (['{"faults": []}', "--liveness"], "liveness needs a fault that ends"),
+        (['{"load": -1.0}'], "load must be a number"),
+        (['{"faults": []}', "--liveness"], "the plan needs a fault that ends"),
     ],
 )
 def test_bad_arguments_say_so(words, text, capsys):

@@ -1,4 +1,4 @@
-"""Many models on the same executors, and classes of requests: who goes first, who waits, and that nobody starves."""
+"""Many models on the same executors, and classes of requests: their order, their waits, and that none starves."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from engine.simulation.simulate import simulate
 
 
 def shares(result):
-    """Of each model's requests, the share that its primary answered in time."""
+    """Return the share of each model's requests that its primary answered in time."""
     return [fate["primary_in_time"] / max(fate["arrived"], 1) for fate in result["by_model"]]
 
 
@@ -32,7 +32,7 @@ def test_above_capacity_each_gets_by_its_weight(executors):
 
 
 def test_a_model_that_asks_for_too_much_takes_nothing_from_one_that_does_not():
-    # The second asks for a tenth of the executors, the first for three times what there is.
+    # The second model needs a tenth of the executors, the first three times their capacity.
     result = run(load=3.1, models=[{"share": 3.0}, {"share": 0.1}])
     assert shares(result)[1] >= 0.95
 

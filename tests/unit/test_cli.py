@@ -1,4 +1,4 @@
-"""The command line: what it refuses and how it says so. The demo itself is tested in tests/unit/demo."""
+"""The command line: its errors and its help. tests/unit/demo tests the demo itself."""
 
 import subprocess
 import sys

@@ -1,19 +1,24 @@
-// Dense kernels for AVX2.
+// Dense kernels for AVX2: registers of 32 bytes, two a panel. Sixteen registers hold the sums of four panels for one
+// row, or of one panel for four rows, beside a weight and an input. Weights that rows skip by themselves are loaded
+// anew for each row, and a load here is half a panel: skipping pays for single rows alone.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "base/assert.hpp"
 #include "model/dense/net.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#pragma GCC target("avx2,popcnt,bmi")
+ENGINE_TARGET_BEGIN("avx2,popcnt,bmi")
 #endif
 
-namespace engine::dense_detail {
+namespace engine::dense {
 namespace {
 #if defined(__x86_64__)
+// Unordered comparison: NaN is not equal to 0.
 inline std::uint64_t nonzero64(const float* values) noexcept {
     std::uint64_t word = 0;
     for (int i = 0; i < 64; i += 8) {
@@ -38,6 +43,10 @@ constexpr bool sparse_together = false;
 }  // namespace
 
 const Kernels kernels_avx2{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>,
-                             score_rows<double, OrZero>};
+                           score_rows<double, OrZero>};
 
-}  // namespace engine::dense_detail
+}  // namespace engine::dense
+
+#if defined(__x86_64__)
+ENGINE_TARGET_END
+#endif

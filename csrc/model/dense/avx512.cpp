@@ -1,26 +1,34 @@
-// Dense kernels for AVX-512.
+// Dense kernels for AVX-512: registers of 64 bytes, one a panel. Thirty-two registers hold the sums of four panels for
+// four rows, or of one panel for sixteen.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "base/assert.hpp"
 #include "model/dense/net.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,popcnt,bmi")
+ENGINE_TARGET_BEGIN("avx512f,avx512vl,avx512bw,avx512dq,popcnt,bmi")
 #endif
 
-namespace engine::dense_detail {
+namespace engine::dense {
 namespace {
 #if defined(__x86_64__)
+#include "model/mask_bits.inc"
+
 inline unsigned nonzero16(const float* values) noexcept {
-    return _mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    return bits_of(_mm512_cmp_ps_mask(_mm512_loadu_ps(values), _mm512_setzero_ps(), _CMP_NEQ_UQ));
 }
 inline unsigned nonzero16(const double* values) noexcept {
-    const unsigned high = _mm512_cmp_pd_mask(_mm512_loadu_pd(values + 8), _mm512_setzero_pd(), _CMP_NEQ_UQ);
-    return high << 8 | _mm512_cmp_pd_mask(_mm512_loadu_pd(values), _mm512_setzero_pd(), _CMP_NEQ_UQ);
+    const unsigned high = bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(values + 8), _mm512_setzero_pd(), _CMP_NEQ_UQ));
+    return high << 8 | bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(values), _mm512_setzero_pd(), _CMP_NEQ_UQ));
 }
+// `sixteen` holds the numbers of the values under comparison; compress packs those of the values that are not 0, and
+// the store writes all sixteen lanes at `count`. count is at most `from` there, so no more than n rounded up to 16 are
+// written; the lanes behind the packed ones are overwritten by the next store, or never read.
 template <class T>
 inline std::size_t list_active(const T* values, std::size_t n, std::uint32_t* numbers) noexcept {
     __m512i sixteen = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -42,6 +50,10 @@ constexpr bool sparse_together = true;
 }  // namespace
 
 const Kernels kernels_avx512{score_rows<float, float>, score_rows<double, float>, score_rows<double, double>,
-                             score_rows<double, OrZero>};
+                               score_rows<double, OrZero>};
 
-}  // namespace engine::dense_detail
+}  // namespace engine::dense
+
+#if defined(__x86_64__)
+ENGINE_TARGET_END
+#endif

@@ -6,11 +6,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/assert.hpp"
 #include "model/dense/net.hpp"
 #include "model/shared_scorer.hpp"
 
-namespace engine {
-namespace dense_detail {
+namespace engine::dense {
 namespace {
 
 template <class T>
@@ -42,13 +42,19 @@ void activate_in(Activation activation, T* values, std::size_t count) noexcept {
     throw std::invalid_argument("layer " + std::to_string(layer) + ": " + what);
 }
 
-void check(std::span<const DenseLayerSpec> layers) {
+// Whether a number is finite in the net's own type. A weight of infinity would make NaN of an input of 0, and kernels
+// that skip such inputs would answer otherwise.
+bool finite(double value, bool float32) noexcept {
+    return float32 ? std::isfinite(static_cast<float>(value)) : std::isfinite(value);
+}
+
+void check(std::span<const LayerSpec> layers, bool float32) {
     if (layers.empty()) throw std::invalid_argument("a dense net needs at least one layer");
     for (std::size_t l = 0; l < layers.size(); ++l) {
-        const DenseLayerSpec& layer = layers[l];
+        const LayerSpec& layer = layers[l];
         if (layer.n_in < 1 || layer.n_out < 1) refuse(l, "needs at least one input and one output");
-        if (layer.n_out > dense_width_max)
-            refuse(l, "expected at most " + std::to_string(dense_width_max) + " outputs, got " +
+        if (layer.n_out > width_max)
+            refuse(l, "expected at most " + std::to_string(width_max) + " outputs, got " +
                           std::to_string(layer.n_out));
         if (l && layer.n_in != layers[l - 1].n_out)
             refuse(l, "expected " + std::to_string(layers[l - 1].n_out) + " inputs, got " + std::to_string(layer.n_in));
@@ -57,46 +63,49 @@ void check(std::span<const DenseLayerSpec> layers) {
         if (static_cast<int>(layer.activation) >= activation_count) refuse(l, "unknown activation");
         if (layer.activation == Activation::softmax && l + 1 != layers.size()) refuse(l, "softmax before the last layer");
         for (double weight : layer.weights)
-            if (!std::isfinite(weight)) refuse(l, "a weight is not finite");
+            if (!finite(weight, float32)) refuse(l, std::string("a weight is not finite") + (float32 ? " in float32" : ""));
         for (double bias : layer.bias)
-            if (!std::isfinite(bias)) refuse(l, "a bias is not finite");
+            if (!finite(bias, float32)) refuse(l, std::string("a bias is not finite") + (float32 ? " in float32" : ""));
     }
 }
 
-constexpr std::size_t near_bytes = 40960;  // what a layer's weights may take and still stay near by and large
+constexpr std::size_t near_bytes = 40960;  // weights of a layer up to this size mostly stay in the nearest cache
 
 template <class T>
-Layer<T> pack(const DenseLayerSpec& spec) {
+Layer<T> pack(const LayerSpec& spec) {
     constexpr std::size_t width = panel_width<T>;
     const std::size_t n_in = spec.n_in;
     const std::size_t n_out = spec.n_out;
     const std::size_t panels = n_out <= 2 ? 0 : (n_out + width - 1) / width;
-    // Rows jump about in weights that stay in the nearest cache, and find those of four panels together; weights from
-    // farther off are better streamed panel by panel.
+    // Where the weights stay in the nearest cache, rows skip inputs and find the weights of four panels side by side.
+    // Weights from farther off are better streamed panel by panel.
     const std::size_t group = panels * n_in * sizeof(Panel<T>) <= near_bytes ? 4 : 1;
     Layer<T> layer{n_in, n_out, group, panels, {}, {}, spec.activation};
     const std::size_t parts = (n_in + width - 1) / width;  // of a dot product
     layer.weights.resize(layer.panels ? layer.panels * n_in : n_out * parts);
     layer.bias.assign(layer.panels ? layer.panels * width : n_out, T(0));
     for (std::size_t o = 0; o < n_out; ++o) {
-        layer.bias[o] = static_cast<T>(spec.bias[o]) + T(0);  // never -0, which a product of 0 would turn to 0
+        layer.bias[o] = static_cast<T>(spec.bias[o]) + T(0);  // never -0: adding a product of +0 would change it
         const std::size_t panel = o / width;
         for (std::size_t i = 0; i < n_in; ++i) {
             const T weight = static_cast<T>(spec.weights[i * n_out + o]);
+            ENGINE_ASSERT(!layer.panels || layer.begin(panel) + i * layer.step(panel) < layer.weights.size(),
+                          "a weight lies inside its layer");
             if (layer.panels)
                 layer.weights[layer.begin(panel) + i * layer.step(panel)].values[o % width] = weight;
             else
                 layer.weights[o * parts + i / width].values[i % width] = weight;
         }
     }
+    ENGINE_ASSERT(reinterpret_cast<std::uintptr_t>(layer.weights.data()) % 64 == 0, "panels lie on lines of the cache");
     return layer;
 }
 
 template <class T>
-std::unique_ptr<const Net<T>> pack_all(std::span<const DenseLayerSpec> layers) {
+std::unique_ptr<const Net<T>> pack_all(std::span<const LayerSpec> layers) {
     auto net = std::make_unique<Net<T>>();
     net->narrow = layers.front().n_in <= narrow_max;
-    for (const DenseLayerSpec& layer : layers) {
+    for (const LayerSpec& layer : layers) {
         net->layers.push_back(pack<T>(layer));
         net->narrow = net->narrow && layer.n_out <= narrow_max;
     }
@@ -121,19 +130,14 @@ void activate(Activation activation, double* values, std::size_t count) noexcept
     activate_in(activation, values, count);
 }
 
-}  // namespace dense_detail
-
-using namespace dense_detail;
-
 Dense::~Dense() = default;
 
-std::unique_ptr<Dense> Dense::load(std::span<const DenseLayerSpec> layers, bool float32, bool missing_zero) {
-    check(layers);
+std::unique_ptr<Dense> Dense::load(std::span<const LayerSpec> layers, bool float32, bool missing_zero) {
+    check(layers, float32);
     if (float32 && missing_zero) throw std::invalid_argument("a net that reads NaN as 0 computes in double");
     std::unique_ptr<Dense> net(new Dense());
     net->n_features_ = layers.front().n_in;
     net->n_outputs_ = layers.back().n_out;
-    net->n_layers_ = layers.size();
     net->missing_zero_ = missing_zero;
     if (float32)
         net->single_ = pack_all<float>(layers);
@@ -145,6 +149,8 @@ std::unique_ptr<Dense> Dense::load(std::span<const DenseLayerSpec> layers, bool 
 int Dense::score_by(Isa isa, const float* rows, std::size_t n_rows, std::size_t row_stride,
                     double* out) const noexcept {
     if (isa > detected_isa()) return ENGINE_SCORE_FAILED;
+    ENGINE_ASSERT((single_ != nullptr) != (double_ != nullptr), "a net computes in one type");
+    ENGINE_ASSERT(n_rows == 0 || (rows != nullptr && out != nullptr), "rows and answers have memory");
     const Kernels& kernels = kernels_of(isa);
     if (single_)
         kernels.f32(*single_, rows, n_rows, row_stride, out);
@@ -160,7 +166,7 @@ int Dense::score(const float* rows, std::size_t n_rows, std::size_t row_stride, 
 }
 
 int Dense::score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept {
-    // A net in float32 offers no double entry to the socket: whoever holds the rows rounds them.
+    // A net in float32 offers the socket no entry for double rows: the caller rounds them.
     if (float32_rows()) return ENGINE_SCORE_FAILED;
     kernels_of(active_isa()).f64(*double_, rows, n_rows, row_stride, out);
     return ENGINE_SCORE_OK;
@@ -170,7 +176,7 @@ engine_scorer Dense::scorer(std::unique_ptr<Dense> net) {
     const std::uint32_t n_features = net->n_features();
     const std::uint32_t n_outputs = net->n_outputs();
     const bool float32_rows = net->float32_rows();
-    return detail::shared_scorer(std::move(net), n_features, n_outputs, float32_rows);
+    return model::shared_scorer(std::move(net), n_features, n_outputs, float32_rows);
 }
 
-}  // namespace engine
+}  // namespace engine::dense

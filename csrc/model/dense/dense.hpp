@@ -1,7 +1,7 @@
 // Dense nets behind the scorer socket: linear and logistic models and multi-layer perceptrons.
 //
-// The same row gives the same bits at any batch size, thread count and instruction set: each output adds its inputs
-// in one order, products are rounded before they are added (no fused multiply-add), and vector lanes hold different
+// The same row gives the same bits at any batch size, thread count and instruction set. Each output adds its inputs in
+// one order, products are rounded before they are added (no fused multiply-add), and vector lanes hold different
 // outputs. A layer of one or two outputs is a dot product in sixteen (float) or eight (double) interleaved sums.
 #pragma once
 
@@ -14,7 +14,7 @@
 #include "base/cpu.hpp"
 #include "engine/scorer.h"
 
-namespace engine {
+namespace engine::dense {
 
 enum class Activation : std::uint8_t {
     identity = 0,
@@ -25,9 +25,9 @@ enum class Activation : std::uint8_t {
     softmax = 5,      // last layer only
 };
 inline constexpr int activation_count = 6;
-inline constexpr std::uint32_t dense_width_max = 1024;  // outputs a layer: twice four such rows lie on the stack
+inline constexpr std::uint32_t width_max = 1024;  // outputs a layer: two buffers of four such rows lie on the stack
 
-struct DenseLayerSpec {
+struct LayerSpec {
     std::uint32_t n_in = 0;
     std::uint32_t n_out = 0;
     std::span<const double> weights;  // [n_in * n_out], input-major: the weight of input i for output o at i * n_out + o
@@ -35,18 +35,15 @@ struct DenseLayerSpec {
     Activation activation = Activation::identity;
 };
 
-namespace dense_detail {
 template <class T>
 struct Net;
-}
 
 class Dense {
 public:
-    // Computes in float32 where `float32` says so, else in double. Throws std::invalid_argument naming the layer whose
-    // shape does not fit, is too wide, or holds a weight that is not finite.
-    // With `missing_zero` rows are read in float32 and a NaN among them as 0, as XGBoost's linear models skip it; such
-    // a net computes in double.
-    static std::unique_ptr<Dense> load(std::span<const DenseLayerSpec> layers, bool float32, bool missing_zero = false);
+    // float32: computes in float32, else in double. missing_zero: reads rows in float32 and a NaN as 0, as XGBoost's
+    // linear models skip it; such a net computes in double. Throws std::invalid_argument naming the layer whose shape
+    // does not fit, is too wide, or holds a weight that is not finite.
+    static std::unique_ptr<Dense> load(std::span<const LayerSpec> layers, bool float32, bool missing_zero = false);
     ~Dense();
 
     // Hot: scores rows as engine_scorer says. Reentrant, allocates nothing. A net that computes in or reads
@@ -61,17 +58,15 @@ public:
 
     std::uint32_t n_features() const noexcept { return n_features_; }
     std::uint32_t n_outputs() const noexcept { return n_outputs_; }
-    std::size_t n_layers() const noexcept { return n_layers_; }
     bool float32_rows() const noexcept { return single_ != nullptr || missing_zero_; }  // double rows are refused
 
 private:
     Dense() = default;
     std::uint32_t n_features_ = 0;
     std::uint32_t n_outputs_ = 0;
-    std::size_t n_layers_ = 0;
     bool missing_zero_ = false;
-    std::unique_ptr<const dense_detail::Net<float>> single_;  // exactly one of the two
-    std::unique_ptr<const dense_detail::Net<double>> double_;
+    std::unique_ptr<const Net<float>> single_;  // exactly one of the two
+    std::unique_ptr<const Net<double>> double_;
 };
 
-}  // namespace engine
+}  // namespace engine::dense

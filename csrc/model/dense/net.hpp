@@ -7,12 +7,13 @@
 
 #include "model/dense/dense.hpp"
 
-namespace engine::dense_detail {
+namespace engine::dense {
 
 template <class T>
 inline constexpr std::size_t panel_width = 64 / sizeof(T);  // outputs a panel: one AVX-512 register
 
-// One register of weights. On the lines of the cache: a load across two of them takes twice the time.
+// One AVX-512 register of weights. Aligned to a line of the cache, because a load across two lines takes twice the
+// time.
 template <class T>
 struct alignas(64) Panel {
     T values[panel_width<T>];
@@ -24,20 +25,25 @@ struct Layer {
     std::size_t n_out;
     std::size_t group;   // panels whose weights for one input lie side by side
     std::size_t panels;  // 0 for a layer of one or two outputs, which is kept as dot products
-    // Panels: [group][n_in][panels of the group][panel_width], the last group maybe smaller, zeros beyond n_out.
-    // Dots: [output][n_in rounded up to a panel], zeros beyond.
+    // Panels: [group][n_in][panels of the group][panel_width]; the last group may have fewer; zeros beyond n_out.
+    // Dots: [output][n_in rounded up to a panel]; zeros beyond n_in.
     std::vector<Panel<T>> weights;
     std::vector<T> bias;  // [panels * panel_width], or [n_out] for dots
     Activation activation;
 
-    // Where a panel's weights for the first input lie, and how far it is from there to those for the next. Never a
-    // function of its own, which the linker might take from the file that was compiled for the newest CPU.
+    // Where a panel's weights for input 0 begin, and how far the weights for the next input are, both in panels.
+    // Always inlined: as a function of its own, the linker might keep the copy that was compiled for the newest CPU.
     [[gnu::always_inline]] std::size_t begin(std::size_t panel) const noexcept {
         return panel / group * group * n_in + panel % group;
     }
     [[gnu::always_inline]] std::size_t step(std::size_t panel) const noexcept {
         const std::size_t left = panels - panel / group * group;
         return left < group ? left : group;
+    }
+    // The numbers from panel `at` of `weights` on. They run from panel to panel, which an index into one Panel's own
+    // array could not.
+    [[gnu::always_inline]] const T* numbers(std::size_t at) const noexcept {
+        return reinterpret_cast<const T*>(weights.data() + at);
     }
 };
 
@@ -49,7 +55,7 @@ struct Net {
     bool narrow;
 };
 
-// A value of a row, read as 0 where it is missing.
+// A value of a row that reads as 0 where it is NaN.
 struct OrZero {
     float value;
     operator float() const noexcept { return value == value ? value : 0.0f; }
@@ -71,8 +77,8 @@ extern const Kernels kernels_scalar;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 
-// The activations that call libm: one definition, so that every instruction set gives the same bits.
+// The activations that call libm. One definition for all instruction sets, so that each gives the same bits.
 void activate(Activation activation, float* values, std::size_t count) noexcept;
 void activate(Activation activation, double* values, std::size_t count) noexcept;
 
-}  // namespace engine::dense_detail
+}  // namespace engine::dense

@@ -1,22 +1,23 @@
-// Coded forest kernels for AVX2. There is no byte permute over 64 columns, so the codes are widened to 32 bits and
-// gathered: two gathers a step, eight trees a register, four registers in flight.
-// rows: sixty-four rows in the bytes of two registers, as the AVX-512 kernel does it; its mask registers are spelled out.
+// Coded forest kernels for AVX2.
+//
+// lanes: eight trees a register, four registers in flight. AVX2 has no byte permute over 64 columns, so codes are
+// gathered too: two gathers a step. rows: sixty-four rows in the bytes of two registers, as the AVX-512 kernel does it,
+// with its mask registers spelled out. The words of a node, the order of additions and why empty lanes change no bit:
+// as avx512.cpp says.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 
+#include "base/assert.hpp"
 #include "model/forest/coded.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
-#pragma GCC target("avx2,popcnt")
+ENGINE_TARGET_BEGIN("avx2,popcnt")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 inline unsigned below16(const float* cuts, float x) noexcept {
@@ -39,6 +40,13 @@ inline double spread(double x) noexcept { return x; }
 
 #include "model/forest/code_row.inc"
 
+// Walks `halves` half groups of eight trees to their leaves; half h is lanes 8 * (h % 2) on of group + h / 2. A
+// gathered code is four bytes. The first is kept; the other three may lie behind column 255, where codes_bytes has
+// room. A comparison gives -1 where it holds, so `at` goes one further by subtracting it. Codes and cuts are below 256
+// in 32-bit lanes, where the signed comparison serves.
+//
+// sums[0] and sums[1] are accumulators 0 to 7, sums[2] and sums[3] the rest. Halves come in ascending order, so each
+// accumulator gets its groups in theirs.
 template <int halves>
 inline __attribute__((always_inline)) void walk(const CodedView& forest, const std::uint8_t* codes, std::size_t group,
                                                 __m256d* sums) noexcept {
@@ -75,6 +83,8 @@ inline __attribute__((always_inline)) void walk(const CodedView& forest, const s
 
 void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
                  double* sums) noexcept {
+    ENGINE_ASSERT(first <= end && end <= forest.n_groups, "a part lies inside the forest's groups");
+    ENGINE_ASSERT(reinterpret_cast<std::uintptr_t>(sums) % 32 == 0, "sums lie on a line of the cache");
     __m256d accumulators[4];
     for (int i = 0; i < 4; ++i) accumulators[i] = _mm256_load_pd(sums + 4 * i);
     std::size_t g = first;
@@ -89,7 +99,8 @@ inline __m256i load32(const std::uint8_t* bytes) noexcept {
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
 }
 
-// Bit r of `bits` into all bits of byte r.
+// Bit r of `bits` into all bits of byte r. The shuffle copies byte r / 8 of the word to byte r, within each half of the
+// register, which is why all four bytes are in both; the AND keeps bit r % 8, and the comparison spreads it.
 inline __m256i spread_bits(std::uint32_t bits) noexcept {
     const __m256i byte_of_row = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
     const __m256i bit_of_row = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
@@ -97,16 +108,19 @@ inline __m256i spread_bits(std::uint32_t bits) noexcept {
     return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit_of_row), bit_of_row);
 }
 
-// Which leaf each of the 64 rows reaches in one tree.
+// The number of the leaf that each of the 64 rows reaches in one tree; reach[] and its order are as in avx512.cpp.
+// Every row lies in the mask of exactly one leaf, so OR puts the numbers together.
 inline void leaves_of(const CodedView& forest, const RowTree& tree, const std::uint8_t* codes, std::uint64_t* reach,
                       std::uint8_t* number) noexcept {
     const RowSplit* splits = forest.row_splits + tree.first_split;
     reach[0] = ~std::uint64_t{0};
-    // Breadth first: the rows that reach a split are known before it is asked.
     for (std::uint32_t s = 0; s < tree.splits; ++s) {
+        ENGINE_ASSERT(splits[s].left > s && splits[s].left <= 2 * tree.splits, "a left child follows its parent");
+        ENGINE_ASSERT(splits[s].right > s && splits[s].right <= 2 * tree.splits, "a right child follows its parent");
+        ENGINE_ASSERT(splits[s].column < forest.n_columns, "a split asks a column that exists");
         const std::uint8_t* asked = codes + splits[s].column * block_rows;
         const __m256i cut = _mm256_set1_epi8(static_cast<char>(splits[s].cut));
-        // There is no unsigned comparison of bytes: code <= cut where the smaller of the two is the code.
+        // AVX2 compares no unsigned bytes: code <= cut where the smaller of the two is the code.
         const __m256i low = load32(asked);
         const __m256i high = load32(asked + 32);
         const auto left_low =
@@ -138,6 +152,7 @@ void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t 
     std::uint64_t reach[2 * leaves_by_byte];
     for (std::size_t tree_at = first * lanes; tree_at < end * lanes; ++tree_at) {
         const RowTree& tree = forest.row_trees[tree_at];
+        ENGINE_ASSERT(tree.splits < leaves_by_byte, "a tree by rows has at most 256 leaves");
         leaves_of(forest, tree, codes, reach, number);
         const double* values = forest.values + tree.first_value;
         double* mine = sums[tree_at % lanes];
@@ -145,6 +160,7 @@ void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t 
     }
 }
 
+// fold() for four rows a register: the halves are added in the same order, each row in its own lane.
 void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
     for (std::size_t r = 0; r < block_rows; r += 4) {
         __m256d half[8];
@@ -159,11 +175,13 @@ void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
 
 const CodedKernels coded_avx2{code_row_f32, code_row_f64, score_lanes, score_rows, fold_rows};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const CodedKernels coded_avx2{nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 

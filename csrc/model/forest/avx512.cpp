@@ -3,35 +3,38 @@
 // lanes: sixteen trees in the lanes of a register, four groups of them in flight, because a gather takes some twenty
 // cycles and a walk is a chain of gathers. All codes of a row lie in one or two registers, so asking a feature is one
 // byte permute; beyond 128 columns it is a gather. Giving a register the next group as soon as its own trees have ended
-// saves 15 % of the gathers but, for its branches, no more than 2 % of the time; it was not kept.
-// rows: sixty-four rows in the bytes of a register. Each split is compared once for all of them; which rows reach a
-// place is one 64-bit mask.
+// saves 15 % of the gathers and only 2 % of the time, because of its branches; it was not kept.
+// rows: sixty-four rows in the bytes of a register. Each split is compared once for all of them; the rows that reach a
+// place are one 64-bit mask.
+//
+// Both add the leaf of lane l to accumulator l, groups in ascending order, as the reference does. A lane without a tree
+// adds 0.0, which changes no bit: an accumulator begins at +0.0, and no sum of what follows is -0.0.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 
+#include "base/assert.hpp"
 #include "model/forest/coded.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt,bmi2")
+ENGINE_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,popcnt,bmi2")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
+
+#include "model/mask_bits.inc"
 
 // One row into codes.
 
 inline unsigned below16(const float* cuts, __m512 x) noexcept {
-    return static_cast<unsigned>(_mm_popcnt_u32(_mm512_cmp_ps_mask(_mm512_loadu_ps(cuts), x, _CMP_LT_OQ)));
+    return static_cast<unsigned>(_mm_popcnt_u32(bits_of(_mm512_cmp_ps_mask(_mm512_loadu_ps(cuts), x, _CMP_LT_OQ))));
 }
 inline unsigned below16(const double* cuts, __m512d x) noexcept {
-    const unsigned low = _mm512_cmp_pd_mask(_mm512_loadu_pd(cuts), x, _CMP_LT_OQ);
-    const unsigned high = _mm512_cmp_pd_mask(_mm512_loadu_pd(cuts + 8), x, _CMP_LT_OQ);
+    const unsigned low = bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(cuts), x, _CMP_LT_OQ));
+    const unsigned high = bits_of(_mm512_cmp_pd_mask(_mm512_loadu_pd(cuts + 8), x, _CMP_LT_OQ));
     return static_cast<unsigned>(_mm_popcnt_u32(low | high << 8));
 }
 inline __m512 spread(float x) noexcept { return _mm512_set1_ps(x); }
@@ -48,7 +51,11 @@ struct Codes {
     __m512i low, high;
     const std::uint8_t* memory;
 
-    // The code of the column in byte 0 of each 32-bit lane.
+    // The code of each lane's column, which byte 0 of the lane's word names; bytes 1 to 3 of the result are 0.
+    //   one_register   the permute reads the low six bits of each index byte: enough for 64 columns
+    //   two_registers  the low seven bits, and the seventh chooses the register: 128 columns
+    //   gathered       four bytes from the column's place on; the first is kept. The other three may lie behind column
+    //                  255, where codes_bytes has room
     inline __m512i of(__m512i words) const noexcept {
         constexpr __mmask64 byte0 = 0x1111111111111111u;
         if constexpr (how == one_register) return _mm512_maskz_permutexvar_epi8(byte0, words, low);
@@ -58,6 +65,12 @@ struct Codes {
     }
 };
 
+// Walks `groups` groups of sixteen trees from their roots to their leaves. at[g] holds the number of the node that each
+// lane stands on, words[g] that node:
+//     bits 0-7 column   8-15 cut   16-31 nodes ahead to the left child; the right child follows the left
+// A step is at += ahead + (code > cut). A leaf is 0 ahead with a cut of 255, which no code exceeds, so a lane that has
+// arrived stays where it is while the others go on; all have arrived when no word has anything in its upper half. Every
+// `at` is the number of a node, so a gather reads exactly that word. Empty lanes stand on node 0, a leaf.
 template <Asking how, int groups>
 inline __attribute__((always_inline)) void walk(const CodedView& forest, const Codes<how>& codes, std::size_t group,
                                                 __m512d& sums_low, __m512d& sums_high) noexcept {
@@ -91,6 +104,7 @@ inline __attribute__((always_inline)) void walk(const CodedView& forest, const C
 template <Asking how>
 void score_lanes_asking(const CodedView& forest, const std::uint8_t* memory, std::size_t first, std::size_t end,
                         double* sums) noexcept {
+    // 128 bytes whatever n_columns is: codes_bytes is more.
     const Codes<how> codes{_mm512_load_si512(memory), _mm512_load_si512(memory + 64), memory};
     __m512d low = _mm512_load_pd(sums);
     __m512d high = _mm512_load_pd(sums + 8);
@@ -105,6 +119,9 @@ void score_lanes_asking(const CodedView& forest, const std::uint8_t* memory, std
 
 void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
                  double* sums) noexcept {
+    ENGINE_ASSERT(first <= end && end <= forest.n_groups, "a part lies inside the forest's groups");
+    ENGINE_ASSERT(reinterpret_cast<std::uintptr_t>(codes) % 64 == 0, "codes lie on a line of the cache");
+    ENGINE_ASSERT(reinterpret_cast<std::uintptr_t>(sums) % 64 == 0, "sums lie on a line of the cache");
     if (forest.n_columns <= 64) return score_lanes_asking<one_register>(forest, codes, first, end, sums);
     if (forest.n_columns <= 128) return score_lanes_asking<two_registers>(forest, codes, first, end, sums);
     score_lanes_asking<gathered>(forest, codes, first, end, sums);
@@ -112,13 +129,20 @@ void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t
 
 // Rows in bytes.
 
-// Which leaf each of the 64 rows reaches in one tree.
+// The number of the leaf that each of the 64 rows reaches in one tree.
+//
+// reach[slot] is the mask of rows that reach a place: slots 0 to splits-1 are the splits, breadth first, and the leaves
+// follow, 2 * splits + 1 slots in all. A parent stands before its children, so the rows that reach a split are known
+// before it is asked. Exactly one leaf has a row's bit: writing the leaves' numbers under their masks gives each row
+// the number of its own, and leaf 0 needs no writing. Rows beyond the last have codes too, and nobody reads their sums.
 inline __m512i leaves_of(const CodedView& forest, const RowTree& tree, const std::uint8_t* codes,
                          std::uint64_t* reach) noexcept {
     const RowSplit* splits = forest.row_splits + tree.first_split;
     reach[0] = ~std::uint64_t{0};
-    // Breadth first: the rows that reach a split are known before it is asked.
     for (std::uint32_t s = 0; s < tree.splits; ++s) {
+        ENGINE_ASSERT(splits[s].left > s && splits[s].left <= 2 * tree.splits, "a left child follows its parent");
+        ENGINE_ASSERT(splits[s].right > s && splits[s].right <= 2 * tree.splits, "a right child follows its parent");
+        ENGINE_ASSERT(splits[s].column < forest.n_columns, "a split asks a column that exists");
         const __m512i asked = _mm512_load_si512(codes + splits[s].column * block_rows);
         const __mmask64 left = _mm512_cmple_epu8_mask(asked, _mm512_set1_epi8(static_cast<char>(splits[s].cut)));
         const std::uint64_t here = reach[s];
@@ -139,14 +163,17 @@ inline __m512i leaves_of(const CodedView& forest, const RowTree& tree, const std
 
 void score_rows(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
                 double (*sums)[block_rows]) noexcept {
+    ENGINE_ASSERT(forest.row_trees != nullptr && end <= forest.n_groups, "a part of a forest that is packed by rows");
     std::uint64_t reach[2 * leaves_by_byte];
     for (std::size_t at = first * lanes; at < end * lanes; ++at) {
         const RowTree& tree = forest.row_trees[at];
+        ENGINE_ASSERT(tree.splits < leaves_by_byte, "a tree by rows has at most 256 leaves");
         add_leaves(forest.values + tree.first_value, tree.splits + 1, leaves_of(forest, tree, codes, reach),
                    sums[at % lanes]);
     }
 }
 
+// fold() for eight rows a register: the halves are added in the same order, each row in its own lane.
 void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
     for (std::size_t r = 0; r < block_rows; r += 8) {
         __m512d half[8];
@@ -161,11 +188,13 @@ void fold_rows(const double (*sums)[block_rows], double* folded) noexcept {
 
 const CodedKernels coded_avx512{code_row_f32, code_row_f64, score_lanes, score_rows, fold_rows};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const CodedKernels coded_avx512{nullptr, nullptr, nullptr, nullptr, nullptr};
 }
 

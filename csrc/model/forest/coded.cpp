@@ -6,7 +6,9 @@
 #include <map>
 #include <tuple>
 
-namespace engine::forest_detail {
+#include "base/assert.hpp"
+
+namespace engine::forest {
 namespace {
 
 constexpr std::uint32_t leaf_cut = 255u << 8;
@@ -15,7 +17,7 @@ constexpr std::uint32_t leaf_cut = 255u << 8;
 using ColumnKey = std::tuple<std::int32_t, std::uint8_t, std::int32_t>;
 
 ColumnKey key_of(const Split& split) {
-    // Where no value is missing, where missing values go says nothing.
+    // A rule without missing values ignores the direction of missing values.
     const bool plain = !(split.rule & (rule::categorical | rule::missing_mask));
     return {split.feature, plain ? std::uint8_t{0} : split.rule, split.set};
 }
@@ -96,6 +98,8 @@ private:
         const std::vector<double>& sorted = thresholds_.at(key);
         const auto rank = static_cast<std::size_t>(
             std::lower_bound(sorted.begin(), sorted.end(), split.threshold) - sorted.begin());
+        ENGINE_ASSERT(rank < sorted.size() && sorted[rank] == split.threshold, "a split's threshold is a cut");
+        ENGINE_ASSERT(first + rank / cuts_max < coded_->columns.size(), "a split's column exists");
         return {static_cast<std::uint8_t>(first + rank / cuts_max), static_cast<std::uint8_t>(rank % cuts_max)};
     }
 
@@ -167,6 +171,7 @@ private:
             const Place place = place_of(split);
             const std::size_t left = coded_->words.size();
             coded_->words.resize(left + 2);
+            ENGINE_ASSERT(left > open.at && left - open.at < 1u << 16, "a child is less than 65,536 nodes ahead");
             coded_->words[open.at] =
                 place.column | std::uint32_t(place.cut) << 8 | static_cast<std::uint32_t>(left - open.at) << 16;
             if (open.split_of != no_parent) set_slot(open.split_of, open.is_right, n_splits);
@@ -194,17 +199,27 @@ private:
     }
 
     void set_slot(std::uint32_t split, bool is_right, std::uint32_t slot) {
+        ENGINE_ASSERT(split < coded_->row_splits.size(), "a parent stands before its children");
         RowSplit& parent = coded_->row_splits[split];
         (is_right ? parent.right : parent.left) = static_cast<std::uint16_t>(slot);
     }
 
     void finish_view() {
         Coded& c = *coded_;
-        // The row-parallel kernels load eight or more values at a tree's first: keep that inside the allocation.
-        c.values.resize(c.values.size() + 32, 0.0);
+        const std::size_t n_values = c.values.size();
+        // The kernels by rows load 32 values at a tree's first: keep that inside the allocation.
+        c.values.resize(n_values + 32, 0.0);
+        ENGINE_ASSERT(c.roots.size() == c.groups.size() * lanes, "every lane of every group has a root");
+        ENGINE_ASSERT(c.value_base.size() == c.roots.size(), "every lane of every group has a first value");
+        ENGINE_ASSERT(c.row_trees.size() == c.roots.size(), "every lane of every group has a tree by rows");
+        ENGINE_ASSERT(c.cuts_f64.size() == c.columns.size() * cuts_padded, "every column has 256 places for cuts");
+        ENGINE_ASSERT(c.tops_f64.size() == c.columns.size() * 16, "every column has sixteen tops");
+        ENGINE_ASSERT(c.parts.empty() || c.parts.back().end == c.groups.size(), "parts cover all groups");
         c.view = {trees().n_outputs,
                   static_cast<std::uint32_t>(c.columns.size()),
                   static_cast<std::uint32_t>(c.groups.size()),
+                  static_cast<std::uint32_t>(c.words.size()),
+                  static_cast<std::uint32_t>(n_values),
                   by_node_ ? 1u : 0u,
                   c.columns.data(),
                   c.cuts_f32.data(),
@@ -260,4 +275,4 @@ std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees) {
     return Packer(std::move(trees)).pack();
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

@@ -1,10 +1,10 @@
 // A forest over coded features. Each row's features are turned once into small codes, and a split is then one byte
 // compared with another.
 //
-// A column is a feature under one missing-value rule: code = how many of the column's thresholds are below x, so
-// `x <= threshold k` is `code <= k` in any precision. A missing value takes code 0 where it goes left and 255 where it
-// goes right, so no split has a branch for it. More than 254 thresholds make several columns; a category set is a
-// column of its own, 0 for the left side and 1 for the right.
+// A column is a feature under one missing-value rule. A code is how many of the column's thresholds are below x, so `x
+// <= threshold k` is `code <= k` in any precision. A missing value takes code 0 where it goes left and 255 where it
+// goes right, so no split has a branch for it. More than 254 thresholds make several columns. A category set is a
+// column of its own: code 0 for the left side, 1 for the right.
 //
 // A node is four bytes, its children lie side by side, and a leaf is a node that leads to itself:
 //   bits 0-7 column (leaf: index of the leaf in its tree), 8-15 cut (leaf: 255), 16-31 nodes ahead to the left child
@@ -17,7 +17,7 @@
 
 #include "model/forest/trees.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 
 inline constexpr std::size_t columns_max = 256;  // a column number is a byte
 inline constexpr std::size_t codes_bytes = columns_max + 64;  // gathers of codes read three bytes further
@@ -32,7 +32,7 @@ struct Column {
     std::uint8_t missing;  // the code of a missing value
 };
 
-// One split in row-parallel order: where the rows that go left and right are noted.
+// One split in row-parallel order, and the slots of the masks of rows that go left and right.
 struct RowSplit {
     std::uint8_t column;
     std::uint8_t cut;
@@ -45,8 +45,8 @@ struct CodedGroup {
     std::uint32_t steps;  // the deepest tree's depth
 };
 
-// Groups [first, end) of one output, scored for all rows of a block before the next part: together they fit the
-// second-level cache. Between parts a scorer may be stopped.
+// Groups [first, end) of one output, scored for all rows of a block before the next part, because together they fit the
+// second-level cache. A scorer can stop between parts.
 struct Part {
     std::uint32_t output;
     std::uint32_t first;
@@ -67,11 +67,14 @@ struct RowTree {
     std::uint32_t first_value;
 };
 
-// What kernels read: plain pointers, so that a file compiled for another instruction set instantiates no templates.
+// The packed forest as kernels read it: plain pointers, so that a file compiled for another instruction set
+// instantiates no templates.
 struct CodedView {
     std::uint32_t n_outputs;
     std::uint32_t n_columns;
     std::uint32_t n_groups;
+    std::uint32_t n_words;
+    std::uint32_t n_values;        // without the 32 zeros behind them
     std::uint32_t values_by_node;  // 1 where a tree has over 256 leaves: values are found by node, not by leaf
     const Column* columns;
     const float* cuts_f32;    // [columns][cuts_padded]
@@ -82,7 +85,7 @@ struct CodedView {
     const CodedGroup* groups;
     const std::int32_t* roots;       // [groups][lanes]; a lane without a tree leads to a leaf of 0.0
     const std::int32_t* value_base;  // [groups][lanes]; 0 where values are found by node
-    const double* values;
+    const double* values;            // [n_values + 32]: loads of 32 values at a tree's first stay inside
     const RowTree* row_trees;  // [groups][lanes], splits 0 and value 0.0 where a lane has no tree; null if by node
     const RowSplit* row_splits;
     const Trees* trees;
@@ -107,8 +110,9 @@ struct Coded {
 // Null where the forest does not fit: over 256 columns, or a tree of over 32,767 leaves.
 std::shared_ptr<const Coded> make_coded(std::shared_ptr<const Trees> trees);
 
-// The kernels of one instruction set; those it does not have are null. Codes of one row are [codes_bytes], aligned to
-// 64; those of a block are [column][block_rows]. Leaves of groups [first, end) are added to `sums`, lane by lane.
+// The kernels of one instruction set; a kernel that it does not have is null. Codes of one row are [codes_bytes],
+// aligned to 64; codes of a block are [column][block_rows]. Leaves of groups [first, end) are added to `sums`, lane by
+// lane.
 struct CodedKernels {
     void (*code_row_f32)(const CodedView&, const float* row, std::uint8_t* codes) noexcept;
     void (*code_row_f64)(const CodedView&, const double* row, std::uint8_t* codes) noexcept;
@@ -123,10 +127,10 @@ extern const CodedKernels coded_scalar;
 extern const CodedKernels coded_avx2;
 extern const CodedKernels coded_avx512;
 
-// Does this category set send x to the left? For x that is not NaN; the reference's own rule.
+// Whether a split's category set sends x to the left, by the reference's own rule; x is not NaN.
 bool category_goes_left(const Trees& trees, const Split& split, double x) noexcept;
 
 // The layouts of `coded` that this CPU runs.
 void add_coded_layouts(std::shared_ptr<const Coded> coded, std::vector<std::unique_ptr<Layout>>& layouts);
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

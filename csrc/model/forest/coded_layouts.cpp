@@ -1,14 +1,15 @@
 // The layouts over byte codes: how rows are coded and handed to the kernels, in parts of the forest.
 #include <algorithm>
 
+#include "base/assert.hpp"
 #include "model/forest/coded.hpp"
 #include "model/forest/symmetric.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
-// What both ways to walk share. How says which it is, View and its kernel how trees are walked: CodedView in lanes, or
-// SymmetricView.
+// The part that Lanes and Rows share. How is one of the two; View is the packed forest that its kernel walks, CodedView
+// or SymmetricView.
 template <class How, class View, class Walk_>
 class CodedLayout : public Layout {
 public:
@@ -45,7 +46,7 @@ using LanesWalk = void (*)(const View&, const std::uint8_t*, std::size_t, std::s
 template <class View>
 using RowsWalk = void (*)(const View&, const std::uint8_t*, std::size_t, std::size_t, double (*)[block_rows]) noexcept;
 
-// One row after the other through byte codes.
+// Codes every row of a block, then walks each part of the forest for one row after the other.
 template <class View>
 class Lanes final : public CodedLayout<Lanes<View>, View, LanesWalk<View>> {
 public:
@@ -55,6 +56,7 @@ public:
     bool score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums,
                Pace& pace) const noexcept {
         const CodedView& forest = this->coded_->view;
+        ENGINE_ASSERT(n_rows <= block_rows, "a layout gets one block of rows");
         alignas(64) std::uint8_t codes[block_rows][codes_bytes];
         alignas(64) double lane_sums[block_rows][lanes];
         for (std::size_t r = 0; r < n_rows; ++r) code_row(forest, rows + r * stride, codes[r]);
@@ -70,7 +72,7 @@ public:
     }
 };
 
-// A block of rows at a time: every tree's splits once, each over all the rows.
+// Codes a block of rows, turns the codes about to [column][row], and asks each split once for all rows.
 template <class View>
 class Rows final : public CodedLayout<Rows<View>, View, RowsWalk<View>> {
 public:
@@ -80,6 +82,8 @@ public:
     bool score(Code code_row, const T* rows, std::size_t n_rows, std::size_t stride, double* sums,
                Pace& pace) const noexcept {
         const CodedView& forest = this->coded_->view;
+        ENGINE_ASSERT(n_rows <= block_rows, "a layout gets one block of rows");
+        ENGINE_ASSERT(forest.n_columns <= columns_max, "columns fit the block of codes");
         alignas(64) std::uint8_t by_row[codes_bytes];
         alignas(64) std::uint8_t block[columns_max * block_rows];
         alignas(64) double lane_sums[lanes][block_rows];
@@ -89,7 +93,8 @@ public:
             code_row(forest, rows + r * stride, by_row);
             for (std::size_t c = 0; c < n_columns; ++c) block[c * block_rows + r] = by_row[c];
         }
-        // Rows beyond the last are walked too; any code will do.
+        // Rows beyond the last are walked too, because a register holds 64: any code serves, and nobody reads their
+        // sums.
         for (std::size_t c = 0; c < n_columns; ++c)
             std::fill(block + c * block_rows + n_rows, block + (c + 1) * block_rows, std::uint8_t{0});
         for (const Part& part : this->parts_) {
@@ -133,4 +138,4 @@ void add_coded_layouts(std::shared_ptr<const Coded> coded, std::vector<std::uniq
     }
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

@@ -1,4 +1,4 @@
-// The forest itself: load, choose a layout, score, apply the link. How trees are walked is the layouts' business.
+// The forest itself: load, choose a layout, score, apply the link. The layouts walk the trees.
 #include "model/forest/forest.hpp"
 
 #include <algorithm>
@@ -6,23 +6,21 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "base/assert.hpp"
 #include "model/forest/coded.hpp"
 #include "model/forest/wide.hpp"
 #include "model/shared_scorer.hpp"
 
-namespace engine {
+namespace engine::forest {
 
-// Byte codes ask each category set by itself for every row; beyond this many of them the table of wide codes is tried.
+// Byte codes ask each category set by itself for every row. Beyond this many sets, load tries the table of wide codes
+// too.
 static constexpr std::size_t few_sets = 8;
-
-using forest_detail::Layout;
-using forest_detail::Trees;
-using forest_detail::block_rows;
 
 Forest::~Forest() = default;
 
-std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
-    auto trees = std::make_shared<const Trees>(forest_detail::make_trees(spec));
+std::unique_ptr<Forest> Forest::load(const Spec& spec) {
+    auto trees = std::make_shared<const Trees>(make_trees(spec));
     std::unique_ptr<Forest> forest(new Forest());
     forest->n_features_ = spec.n_features;
     forest->n_outputs_ = spec.n_outputs;
@@ -34,10 +32,10 @@ std::unique_ptr<Forest> Forest::load(const ForestSpec& spec) {
     forest->link_ = spec.link;
     forest->link_parameter_ = spec.link_parameter;
     forest->base_.assign(spec.base.begin(), spec.base.end());
-    forest->layouts_.push_back(forest_detail::make_reference(trees));
-    const auto coded = forest_detail::make_coded(trees);
-    if (coded) forest_detail::add_coded_layouts(coded, forest->layouts_);
-    if (!coded || coded->n_sets > few_sets) forest_detail::add_wide_layouts(trees, forest->layouts_);
+    forest->layouts_.push_back(make_reference(trees));
+    const auto coded = make_coded(trees);
+    if (coded) add_coded_layouts(coded, forest->layouts_);
+    if (!coded || coded->n_sets > few_sets) add_wide_layouts(trees, forest->layouts_);
     forest->calibrate(*trees);
     return forest;
 }
@@ -46,11 +44,11 @@ namespace {
 
 constexpr std::size_t calibration_rows = 64;
 constexpr std::size_t calibration_values_max = 1u << 22;  // a small file may claim millions of features
-constexpr double calibration_us_max = 3000;  // for a layout's single rows in one turn
-constexpr double calibration_behind = 3;     // times the fastest: no noise makes up for it
+constexpr double calibration_us_max = 3000;  // for a layout's single rows in one round
+constexpr double calibration_behind = 3;     // times the fastest: a layout this slow is timed no more
 
-// Rows that take both sides of the forest's own splits: each value is a threshold that its feature is asked, or just
-// beyond one. Zeros would walk one path and flatter every layout.
+// Rows that take both sides of the forest's own splits: each value is one of its feature's thresholds, or the next
+// float after it. Zeros would walk one path and flatter every layout.
 std::vector<float> calibration_input(const Trees& trees, std::size_t n_rows) {
     std::vector<float> rows(n_rows * trees.n_features, 0.0f);
     std::uint64_t state = 0x9e3779b97f4a7c15u;
@@ -77,33 +75,34 @@ double taken_us(Call call) {
 
 // A layout under calibration. Microseconds a row, the fastest of several: one row a call, and a block of rows.
 struct Timed {
-    const forest_detail::Layout* layout;
+    const Layout* layout;
     std::size_t singles = 0;  // rows that it is timed on one by one
     double row_1 = 1e30, row_64 = 1e30;
 };
 
 }  // namespace
 
-// Times every layout on synthetic rows and keeps the fastest for single rows and for blocks. Layouts take turns, because
-// a shared machine may be half as fast for the milliseconds in which one of them is timed; what is far behind drops out.
+// Times every layout on synthetic rows and keeps the fastest for single rows and for blocks. Layouts are timed in
+// rounds, because a shared machine may be half as fast for some milliseconds. A layout far behind the fastest drops
+// out.
 void Forest::calibrate(const Trees& trees) {
     const std::size_t n_rows = std::clamp(calibration_values_max / n_features_, std::size_t{1}, calibration_rows);
     const std::vector<float> rows = calibration_input(trees, n_rows);
     std::vector<double> sums(n_rows * n_outputs_);
-    forest_detail::Pace unhurried{Stop{}};
+    Pace unhurried{Stop{}};
     const auto score = [&](const Timed& timed, std::size_t first, std::size_t count) {
         timed.layout->raw(rows.data() + first * n_features_, count, n_features_, sums.data(), unhurried);
     };
     std::vector<Timed> all;
     for (const auto& layout : layouts_) {
         Timed timed{.layout = layout.get()};
-        // Different rows, one a call: the same row again and again would be learned by the branch predictor, as sixteen
-        // were. Fewer of them for layouts that are slow at it anyway.
+        // Different rows, one a call, because the branch predictor learns a row that is repeated; it learned sixteen.
+        // Slow layouts get fewer of them.
         const double first_us = taken_us([&] { score(timed, 0, 1); });
         timed.singles = std::min(n_rows, static_cast<std::size_t>(std::max(calibration_us_max / first_us, 4.0)));
         all.push_back(timed);
     }
-    const auto take_turns = [&](double best_1, double best_64) {
+    const auto time_all = [&](double best_1, double best_64) {
         for (Timed& timed : all) {
             if (timed.row_1 <= calibration_behind * best_1) {
                 const double us = taken_us([&] { for (std::size_t r = 0; r < timed.singles; ++r) score(timed, r, 1); });
@@ -117,21 +116,23 @@ void Forest::calibrate(const Trees& trees) {
     };
     double best_1 = 1e30, best_64 = 1e30, spent_us = 0.0;
     for (int round = 0; round < 2 || (round < 5 && spent_us < 100'000) || (round < 50 && spent_us < 20'000); ++round) {
-        spent_us += taken_us([&] { take_turns(best_1, best_64); });
+        spent_us += taken_us([&] { time_all(best_1, best_64); });
         for (const Timed& timed : all) {
             if (timed.row_1 < best_1) best_1 = timed.row_1, single_ = timed.layout;
             if (timed.row_64 < best_64) best_64 = timed.row_64, batch_ = timed.layout;
         }
     }
     for (const Timed& timed : all) times_.push_back({timed.layout->name(), timed.row_1, timed.row_64});
-    // A block costs nearly the same however few rows fill it: it pays from where that many single rows cost more.
+    ENGINE_ASSERT(single_ != nullptr && batch_ != nullptr, "calibration chooses two layouts");
+    // A block takes nearly the same time however few rows fill it: it pays once its single rows would take longer.
     const double break_even = best_64 * calibration_rows / best_1;
     batch_rows_min_ = static_cast<std::size_t>(std::clamp(break_even + 1.0, 2.0, 64.0));
 }
 
-// Hot: once per row, in place of the raw sums.
+// Hot: once per row. Scales the raw sums, adds the base and applies the link.
 void Forest::finish(const double* raw, double* out) const noexcept {
-    double sums[forest_detail::outputs_max];
+    ENGINE_ASSERT(n_outputs_ >= 1 && n_outputs_ <= outputs_max, "outputs fit the buffer");
+    double sums[outputs_max];
     for (std::uint32_t k = 0; k < n_outputs_; ++k) sums[k] = raw[k] * scale_ + base_[k];
     switch (link_) {
         case Link::identity:
@@ -176,7 +177,9 @@ int Forest::score_with(const Layout& layout, const T* rows, std::size_t n_rows, 
     double sums[sums_max];
     const std::size_t block = std::min(block_rows, sums_max / n_outputs_);
     const std::uint32_t answers = n_answers();
-    forest_detail::Pace pace(stop);
+    ENGINE_ASSERT(block >= 1, "the sums of one row fit the buffer");
+    ENGINE_ASSERT(n_rows == 0 || (rows != nullptr && out != nullptr), "rows and answers have memory");
+    Pace pace(stop);
     for (std::size_t first = 0; first < n_rows; first += block) {
         const std::size_t count = std::min(block, n_rows - first);
         if (!layout.raw(rows + first * row_stride, count, row_stride, sums, pace)) return ENGINE_SCORE_OUT_OF_TIME;
@@ -241,7 +244,7 @@ engine_scorer Forest::scorer(std::unique_ptr<Forest> forest) {
     const std::uint32_t n_features = forest->n_features();
     const std::uint32_t n_answers = forest->n_answers();
     const bool float32_rows = forest->float32_rows_;
-    return detail::shared_scorer(std::move(forest), n_features, n_answers, float32_rows);
+    return model::shared_scorer(std::move(forest), n_features, n_answers, float32_rows);
 }
 
-}  // namespace engine
+}  // namespace engine::forest

@@ -1,9 +1,9 @@
-// A forest of decision trees behind the scorer socket: any number of outputs, any of the missing-value rules and links
-// that LightGBM, XGBoost and scikit-learn know, thresholds in float32 or double.
+// A forest of decision trees behind the scorer socket: any number of outputs; the missing-value rules and links of
+// LightGBM, XGBoost, CatBoost and scikit-learn; thresholds in float32 or double.
 //
-// The same row gives the same bits at any batch size, thread count and instruction set: trees are put in one order at
-// load, and every layout adds the leaf of the s-th tree of an output to accumulator s % 16 in double, in that order,
-// and folds the sixteen accumulators by halves.
+// The same row gives the same bits at any batch size, thread count and instruction set. Load puts the trees in one
+// order; every layout adds the leaf of tree s of an output to accumulator s % 16 in double, in that order, and folds
+// the sixteen accumulators by halves.
 #pragma once
 
 #include <cstddef>
@@ -16,9 +16,9 @@
 #include "base/clock.hpp"
 #include "engine/scorer.h"
 
-namespace engine {
+namespace engine::forest {
 
-// What is applied to the raw sums of a row, as the training library's own `predict` does.
+// The function from a row's raw sums to its answer, as in the training library's own `predict`.
 enum class Link : std::uint8_t {
     identity = 0,
     sigmoid = 1,        // 1 / (1 + exp(-parameter * raw)), each output by itself
@@ -32,7 +32,7 @@ enum class Link : std::uint8_t {
 };
 inline constexpr int link_count = 9;
 
-// Bits of ForestSpec::rule, one byte a split.
+// Bits of Spec::rule, one byte a split.
 namespace rule {
 inline constexpr std::uint8_t missing_left = 1;   // where a missing value goes
 inline constexpr std::uint8_t missing_mask = 6;   // which values are missing:
@@ -47,7 +47,7 @@ inline constexpr std::uint8_t all = 63;
 
 // A forest as its reader found it. Every span is borrowed during load only. Splits and leaves of all trees lie one
 // behind the other; a child c >= 0 is split c, a child c < 0 is leaf ~c.
-struct ForestSpec {
+struct Spec {
     std::uint32_t n_features = 0;
     std::uint32_t n_outputs = 0;            // raw sums a row; argmax makes one answer of them
     bool float32_rows = false;              // the trainer compares in float32: rows in double are rounded first
@@ -74,31 +74,29 @@ struct LayoutTime {
     double us_row_64 = 0;  // per row, 64 rows a call
 };
 
-// When to give up between two groups of trees. Tests bring a clock of their own.
+// The time to give up, asked for between groups of trees. Tests bring a clock of their own.
 struct Stop {
     std::int64_t deadline_ns = NEVER_NS;
     std::int64_t (*now)() noexcept = now_ns;
     bool passed() const noexcept { return now() >= deadline_ns; }
 };
 
-namespace forest_detail {
 struct Trees;
 class Layout;
-}  // namespace forest_detail
 
 class Forest {
 public:
     // Throws std::invalid_argument naming the tree and what is wrong: a child out of range or shared, a cycle, a
     // feature, output or category set that does not exist, a threshold or leaf that is not a number.
-    static std::unique_ptr<Forest> load(const ForestSpec& spec);
+    static std::unique_ptr<Forest> load(const Spec& spec);
     ~Forest();
 
     // Hot: scores rows as engine_scorer says. Reentrant, allocates nothing.
     int score(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
     int score(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
 
-    // The same, ENGINE_SCORE_OUT_OF_TIME where `stop` passes first. It is asked at once, and then between groups of
-    // trees, every few microseconds of work.
+    // As score(), or ENGINE_SCORE_OUT_OF_TIME where `stop` passes first. The clock is read at once, and then between
+    // groups of trees, every few microseconds of work.
     int score_until(const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                     const Stop& stop) const noexcept;
     int score_until(const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
@@ -110,7 +108,8 @@ public:
         return score_until(rows, n_rows, row_stride, out, Stop{deadline_ns});
     }
 
-    // The same through one layout by name, for tests and benchmarks; ENGINE_SCORE_FAILED where it is not there.
+    // As score_until(), through one layout by name, for tests and benchmarks. ENGINE_SCORE_FAILED without such a
+    // layout.
     int score_by(const std::string& layout, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                  const Stop& stop = {}) const noexcept;
     int score_by(const std::string& layout, const double* rows, std::size_t n_rows, std::size_t row_stride, double* out,
@@ -123,7 +122,7 @@ public:
     std::size_t batch_rows_min() const noexcept;
     std::vector<LayoutTime> calibration() const { return times_; }
 
-    // A scorer over `forest`, which it takes over; its release() deletes the forest with the last reference.
+    // A scorer that owns `forest` by one reference; the last release() deletes the forest.
     static engine_scorer scorer(std::unique_ptr<Forest> forest);
 
     std::uint32_t n_features() const noexcept { return n_features_; }
@@ -135,13 +134,13 @@ public:
 private:
     Forest() = default;
     template <class T>
-    int score_with(const forest_detail::Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride,
+    int score_with(const Layout& layout, const T* rows, std::size_t n_rows, std::size_t row_stride,
                    double* out, const Stop& stop) const noexcept;
     template <class T>
     int score_any(const T* rows, std::size_t n_rows, std::size_t row_stride, double* out,
                   const Stop& stop) const noexcept;
-    const forest_detail::Layout* find(const std::string& name) const noexcept;
-    void calibrate(const forest_detail::Trees& trees);
+    const Layout* find(const std::string& name) const noexcept;
+    void calibrate(const Trees& trees);
     void finish(const double* raw, double* out) const noexcept;
 
     std::uint32_t n_features_ = 0;
@@ -154,11 +153,11 @@ private:
     Link link_ = Link::identity;
     double link_parameter_ = 1.0;
     std::vector<double> base_;
-    std::vector<std::unique_ptr<forest_detail::Layout>> layouts_;
-    const forest_detail::Layout* single_ = nullptr;
-    const forest_detail::Layout* batch_ = nullptr;
+    std::vector<std::unique_ptr<Layout>> layouts_;
+    const Layout* single_ = nullptr;
+    const Layout* batch_ = nullptr;
     std::size_t batch_rows_min_ = 64;
     std::vector<LayoutTime> times_;
 };
 
-}  // namespace engine
+}  // namespace engine::forest

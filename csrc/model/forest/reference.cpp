@@ -2,18 +2,21 @@
 // layout must give its bits.
 #include <cmath>
 
+#include "base/assert.hpp"
 #include "model/forest/coded.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 bool is_member(const Trees& trees, const Split& split, double x) noexcept {
-    // Categories are whole numbers below 2^24 in any trainer; beyond that nothing is a member.
+    // No trainer has categories of 2^24 or more: float32 cannot count them.
     if (!(x > -1.0 && x < 16777216.0)) return false;
     if (x < 0.0 && !(split.rule & rule::truncates)) return false;
     const auto category = static_cast<std::uint32_t>(static_cast<std::int32_t>(x));
+    ENGINE_ASSERT(split.set >= 0 && std::size_t(split.set) + 1 < trees.set_begin.size(), "a split's set exists");
     const auto begin = static_cast<std::uint32_t>(trees.set_begin[split.set]);
     const auto end = static_cast<std::uint32_t>(trees.set_begin[split.set + 1]);
+    ENGINE_ASSERT(begin <= end && end <= trees.set_words.size(), "a set's words exist");
     if (category / 32 >= end - begin) return false;
     return (trees.set_words[begin + category / 32] >> (category % 32)) & 1u;
 }
@@ -72,15 +75,19 @@ private:
             }
             sums[output] = fold(accumulators);
         }
+        ENGINE_ASSERT(g == trees_->groups.size(), "groups stand in order of their outputs");
         return true;
     }
 
     template <class T>
     double leaf_of(std::int32_t child, const T* row) const noexcept {
         while (child >= 0) {
+            ENGINE_ASSERT(std::size_t(child) < trees_->splits.size(), "a child is a split that exists");
             const Split& split = trees_->splits[child];
+            ENGINE_ASSERT(std::uint32_t(split.feature) < trees_->n_features, "a split asks a feature that exists");
             child = goes_left(*trees_, split, row) ? split.left : split.right;
         }
+        ENGINE_ASSERT(std::size_t(~child) < trees_->leaves.size(), "a child is a leaf that exists");
         return trees_->leaves[~child];
     }
 
@@ -97,4 +104,4 @@ std::unique_ptr<Layout> make_reference(std::shared_ptr<const Trees> trees) {
     return std::make_unique<Reference>(std::move(trees));
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

@@ -1,10 +1,11 @@
-// Coded forest kernels in plain C++: eight trees interleaved, so that the loads of one hide behind those of the rest.
+// Coded forest kernels in plain C++: eight trees interleaved, so that the loads of one overlap those of the others.
 #include <cmath>
 #include <cstring>
 
+#include "base/assert.hpp"
 #include "model/forest/coded.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 // How many of 256 sorted cuts are below x, by halving; NaN is below none.
@@ -12,6 +13,7 @@ template <class T>
 std::uint8_t count_below(const T* cuts, T x) noexcept {
     std::size_t below = 0;
     for (std::size_t step = cuts_padded / 2; step; step /= 2) below += cuts[below + step - 1] < x ? step : 0;
+    ENGINE_ASSERT(below <= cuts_max, "a code counts cuts, and a column has at most cuts_max of them");
     return static_cast<std::uint8_t>(below);
 }
 
@@ -44,6 +46,7 @@ void walk_eight(const CodedView& forest, std::size_t first, std::uint32_t steps,
     for (std::uint32_t step = 0; step < steps; ++step) {
         std::uint32_t ahead = 0;
         for (int j = 0; j < 8; ++j) {
+            ENGINE_ASSERT(at[j] < forest.n_words, "a lane stands on a node that exists");
             const std::uint32_t word = forest.words[at[j]];
             ahead |= word;
             at[j] += (word >> 16) + (codes[word & 255] > ((word >> 8) & 255) ? 1u : 0u);
@@ -52,12 +55,15 @@ void walk_eight(const CodedView& forest, std::size_t first, std::uint32_t steps,
     }
     for (int j = 0; j < 8; ++j) {
         const std::uint32_t leaf = forest.values_by_node ? at[j] : forest.words[at[j]] & 255;
-        accumulators[j] += forest.values[static_cast<std::uint32_t>(forest.value_base[first + j]) + leaf];
+        const std::uint32_t value = static_cast<std::uint32_t>(forest.value_base[first + j]) + leaf;
+        ENGINE_ASSERT(value < forest.n_values, "a leaf has a value");
+        accumulators[j] += forest.values[value];
     }
 }
 
 void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t first, std::size_t end,
                  double* sums) noexcept {
+    ENGINE_ASSERT(first <= end && end <= forest.n_groups, "a part lies inside the forest's groups");
     for (std::size_t g = first; g < end; ++g)
         for (std::size_t half = 0; half < lanes; half += 8)
             walk_eight(forest, g * lanes + half, forest.groups[g].steps, codes, sums + half);
@@ -67,4 +73,4 @@ void score_lanes(const CodedView& forest, const std::uint8_t* codes, std::size_t
 
 const CodedKernels coded_scalar{code_row_f32, code_row_f64, score_lanes, nullptr, nullptr};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

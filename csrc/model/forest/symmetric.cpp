@@ -1,9 +1,11 @@
-// Finds out whether a coded forest is one of symmetric trees, packs it as one, and its kernel in plain C++.
+// Tells whether all trees of a coded forest are symmetric, packs them, and has their kernel in plain C++.
 #include "model/forest/symmetric.hpp"
 
 #include <bit>
 
-namespace engine::forest_detail {
+#include "base/assert.hpp"
+
+namespace engine::forest {
 namespace {
 
 // Complete, and every level asks one question: then split i has the children 2i + 1 and 2i + 2.
@@ -27,6 +29,8 @@ void pack_chunk(const CodedView& forest, std::uint32_t first, std::uint32_t end,
     const std::size_t n_trees = (end - first) * lanes;
     std::uint32_t levels = 0;
     for (std::size_t t = 0; t < n_trees; ++t) levels = std::max(levels, depth_of(trees[t]));
+    ENGINE_ASSERT(end > first && end - first <= 4, "a chunk has one to four groups");
+    ENGINE_ASSERT(levels <= symmetric_depth_max, "a leaf's number fits a byte");
     const std::size_t at = packed.columns.size();
     packed.chunks.push_back({levels, static_cast<std::uint32_t>(at / chunk_trees), end - first});
     packed.columns.resize(at + levels * chunk_trees, 0);
@@ -80,8 +84,11 @@ std::shared_ptr<const Symmetric> make_symmetric(std::shared_ptr<const Coded> cod
     }
     packed->view = {forest.n_columns,           packed->chunks.data(),     packed->columns.data(),
                     packed->cuts.data(),        packed->value_base.data(), forest.values};
+    ENGINE_ASSERT(packed->columns.size() == packed->cuts.size(), "every question has a cut");
+    ENGINE_ASSERT(packed->value_base.size() == packed->chunks.size() * chunk_trees, "every place has a first value");
+    ENGINE_ASSERT(packed->parts.size() == coded->parts.size(), "parts are those of the coded forest");
     packed->coded = std::move(coded);
     return packed;
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

@@ -1,8 +1,8 @@
-// A forest of symmetric trees, as CatBoost grows them: all splits of a level ask the same. A tree is then a list of
-// questions and its leaf the number that their answers spell, so that no node is ever looked up.
+// A forest of symmetric trees, as CatBoost grows them: all splits of a level ask the same question. A tree is then a
+// list of questions, its leaf is the number that their answers spell, and no node is ever looked up.
 //
-// It stands on the columns and codes of forest_coded.hpp. 64 trees of one output make a chunk: level by level, the
-// columns and cuts of all of them lie side by side.
+// It uses the columns and codes of coded.hpp. 64 trees of one output make a chunk: level by level, the columns and cuts
+// of all of them lie side by side.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 #include "model/forest/coded.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 
 inline constexpr std::size_t chunk_trees = 64;
 inline constexpr std::uint32_t symmetric_depth_max = 8;  // a leaf's number is a byte
@@ -55,4 +55,4 @@ struct Symmetric {
 // Null where a tree is not symmetric or is deeper than symmetric_depth_max.
 std::shared_ptr<const Symmetric> make_symmetric(std::shared_ptr<const Coded> coded);
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

@@ -1,23 +1,26 @@
-// Symmetric trees for AVX2: 64 rows in the bytes of two registers for one tree. One row is plain C++'s business, for
-// there is no byte permute over 64 columns.
+// Symmetric trees for AVX2: 64 rows in the bytes of two registers, one tree at a time. Single rows go to the plain C++
+// kernel, because AVX2 has no byte permute over 64 columns.
+//
+// A tree's leaf is the number that its answers spell, first level first. A chunk has at most eight levels, so the
+// number is a byte; a tree with fewer levels than its chunk answers left at the first ones (cut 255), which spells
+// leading zeros. values[number] then lies inside the tree: it has 2^levels leaves at most.
 #include <cstddef>
 #include <cstdint>
 
+#include "base/assert.hpp"
 #include "model/forest/symmetric.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
-#pragma GCC target("avx2")
+ENGINE_TARGET_BEGIN("avx2")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
-// leaf = 2 * leaf + (code > cut). There is no unsigned comparison of bytes: code <= cut where the smaller is the code.
+// leaf = 2 * leaf + (code > cut), in bytes. AVX2 compares no unsigned bytes: code <= cut where the smaller is the code,
+// and that comparison's -1 cancels the 1.
 inline __m256i answered(__m256i leaf, const std::uint8_t* codes, __m256i cut) noexcept {
     const __m256i code = _mm256_load_si256(reinterpret_cast<const __m256i*>(codes));
     const __m256i left = _mm256_cmpeq_epi8(_mm256_min_epu8(code, cut), code);
@@ -29,6 +32,8 @@ void score_rows(const SymmetricView& forest, const std::uint8_t* codes, std::siz
     alignas(64) std::uint8_t number[block_rows];
     for (std::size_t c = first; c < end; ++c) {
         const Chunk& chunk = forest.chunks[c];
+        ENGINE_ASSERT(chunk.levels <= symmetric_depth_max && chunk.groups >= 1 && chunk.groups <= 4,
+                      "a chunk has at most eight levels and four groups");
         for (std::size_t t = 0; t < chunk.groups * lanes; ++t) {
             __m256i low = _mm256_setzero_si256();
             __m256i high = _mm256_setzero_si256();
@@ -52,11 +57,13 @@ void score_rows(const SymmetricView& forest, const std::uint8_t* codes, std::siz
 
 const SymmetricKernels symmetric_avx2{nullptr, score_rows};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const SymmetricKernels symmetric_avx2{nullptr, nullptr};
 }
 

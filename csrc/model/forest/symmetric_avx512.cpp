@@ -1,24 +1,29 @@
 // Symmetric trees for AVX-512 (F, BW, VBMI): 64 trees a register for one row, or 64 rows a register for one tree.
+//
+// A chunk is 64 trees, and each of its levels 64 columns and 64 cuts side by side, so the two loads of a level read
+// exactly that level. A leaf is the number that its answers spell, a byte; see symmetric_avx2.cpp on trees of fewer
+// levels. Places without a tree have leaf 0 of value_base 0, which is 0.0. Trees t and t + 16 share a lane, so groups
+// are added in ascending order, as the reference adds them.
 #include <cstddef>
 #include <cstdint>
 
+#include "base/assert.hpp"
 #include "model/forest/symmetric.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
+ENGINE_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
 #include "model/forest/leaves_avx512.inc"
 
-// All codes of a row lie in four registers at most, so asking 64 columns is one to three byte permutes.
+// All codes of a row lie in four registers at most, so asking 64 columns is one or two byte permutes. A permute over
+// two registers reads the low seven bits of a column's number; its eighth bit chooses between the two pairs. Loads of
+// whole registers read up to 256 bytes, which codes_bytes covers.
 template <int registers>
 void score_lanes_in(const SymmetricView& forest, const std::uint8_t* memory, std::size_t first, std::size_t end,
                     double* sums) noexcept {
@@ -29,6 +34,8 @@ void score_lanes_in(const SymmetricView& forest, const std::uint8_t* memory, std
     __m512d high = _mm512_load_pd(sums + 8);
     for (std::size_t c = first; c < end; ++c) {
         const Chunk& chunk = forest.chunks[c];
+        ENGINE_ASSERT(chunk.levels <= symmetric_depth_max && chunk.groups >= 1 && chunk.groups <= 4,
+                      "a chunk has at most eight levels and four groups");
         __m512i leaf = _mm512_setzero_si512();
         for (std::uint32_t l = 0; l < chunk.levels; ++l) {
             const std::size_t at = (chunk.first_level + l) * chunk_trees;
@@ -70,6 +77,8 @@ void score_rows(const SymmetricView& forest, const std::uint8_t* codes, std::siz
     const __m512i one = _mm512_set1_epi8(1);
     for (std::size_t c = first; c < end; ++c) {
         const Chunk& chunk = forest.chunks[c];
+        ENGINE_ASSERT(chunk.levels <= symmetric_depth_max && chunk.groups >= 1 && chunk.groups <= 4,
+                      "a chunk has at most eight levels and four groups");
         for (std::size_t t = 0; t < chunk.groups * lanes; ++t) {
             __m512i leaf = _mm512_setzero_si512();
             for (std::uint32_t l = 0; l < chunk.levels; ++l) {
@@ -89,11 +98,13 @@ void score_rows(const SymmetricView& forest, const std::uint8_t* codes, std::siz
 
 const SymmetricKernels symmetric_avx512{score_lanes, score_rows};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const SymmetricKernels symmetric_avx512{nullptr, nullptr};
 }
 

@@ -7,7 +7,9 @@
 #include <numeric>
 #include <stdexcept>
 
-namespace engine::forest_detail {
+#include "base/assert.hpp"
+
+namespace engine::forest {
 namespace {
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
@@ -16,7 +18,7 @@ std::string place(std::size_t tree, std::size_t split) {
     return "tree " + std::to_string(tree) + ", split " + std::to_string(split) + ": ";
 }
 
-void check_shape(const ForestSpec& spec) {
+void check_shape(const Spec& spec) {
     const std::size_t splits = spec.feature.size();
     if (spec.n_features < 1) refuse("a forest needs at least one feature");
     if (spec.n_outputs < 1 || spec.n_outputs > outputs_max)
@@ -33,7 +35,7 @@ void check_shape(const ForestSpec& spec) {
     if (!std::isfinite(spec.scale) || !std::isfinite(spec.link_parameter)) refuse("scale and link must be finite");
 }
 
-void check_sets(const ForestSpec& spec) {
+void check_sets(const Spec& spec) {
     if (spec.set_begin.empty()) {
         if (!spec.set_words.empty()) refuse("category words without category sets");
         return;
@@ -43,7 +45,7 @@ void check_sets(const ForestSpec& spec) {
     if (!std::is_sorted(spec.set_begin.begin(), spec.set_begin.end())) refuse("category sets are out of order");
 }
 
-void check_split(const ForestSpec& spec, std::size_t tree, std::size_t s) {
+void check_split(const Spec& spec, std::size_t tree, std::size_t s) {
     if (spec.feature[s] < 0 || static_cast<std::uint32_t>(spec.feature[s]) >= spec.n_features)
         refuse(place(tree, s) + "feature " + std::to_string(spec.feature[s]) + " of " +
                std::to_string(spec.n_features));
@@ -58,7 +60,7 @@ void check_split(const ForestSpec& spec, std::size_t tree, std::size_t s) {
     }
 }
 
-Split make_split(const ForestSpec& spec, std::size_t s) {
+Split make_split(const Spec& spec, std::size_t s) {
     const bool categorical = spec.rule[s] & rule::categorical;
     const double threshold = categorical ? 0.0 : spec.threshold[s];
     return {threshold,     round_down(threshold), spec.feature[s],
@@ -66,9 +68,9 @@ Split make_split(const ForestSpec& spec, std::size_t s) {
             spec.rule[s]};
 }
 
-// Walks one tree from its root without recursion and returns its depth. `seen_*` hold what any tree has reached: a
-// split or leaf met twice is shared or lies on a cycle.
-std::uint32_t walk(const ForestSpec& spec, std::size_t tree, std::vector<bool>& seen_split,
+// Walks one tree from its root without recursion and returns its depth. `seen_*` mark the splits and leaves that any
+// tree has reached: one that is met twice is shared, or lies on a cycle.
+std::uint32_t walk(const Spec& spec, std::size_t tree, std::vector<bool>& seen_split,
                    std::vector<bool>& seen_leaf) {
     std::vector<std::pair<std::int32_t, std::uint32_t>> open{{spec.root[tree], 0}};
     std::uint32_t deepest = 0;
@@ -101,7 +103,7 @@ float round_down(double x) noexcept {
     return std::nextafter(nearest, -std::numeric_limits<float>::infinity());
 }
 
-Trees make_trees(const ForestSpec& spec) {
+Trees make_trees(const Spec& spec) {
     check_shape(spec);
     check_sets(spec);
     std::vector<bool> seen_split(spec.feature.size());
@@ -136,7 +138,13 @@ Trees make_trees(const ForestSpec& spec) {
         ++made.groups.back().count;
         made.trees.push_back(trees[i]);
     }
+    ENGINE_ASSERT(made.trees.size() == spec.root.size(), "every tree stands in one group");
+    for (const Group& group : made.groups) {
+        ENGINE_ASSERT(group.count >= 1 && group.count <= lanes, "a group has one to sixteen trees");
+        ENGINE_ASSERT(group.first + group.count <= made.trees.size(), "a group's trees exist");
+        ENGINE_ASSERT(group.output < spec.n_outputs, "a group adds to an output that exists");
+    }
     return made;
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

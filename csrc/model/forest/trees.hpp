@@ -1,4 +1,4 @@
-// A checked forest in scoring order, and what a layout of it must offer. Nobody outside csrc/src/forest*.cpp looks here.
+// A checked forest in scoring order, and the interface of its layouts. Private to csrc/model/forest.
 #pragma once
 
 #include <cmath>
@@ -11,10 +11,10 @@
 #include "base/cpu.hpp"
 #include "model/forest/forest.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 
 inline constexpr std::size_t lanes = 16;         // accumulators an output, and trees a group
-inline constexpr std::size_t block_rows = 64;    // rows that a layout is handed at most
+inline constexpr std::size_t block_rows = 64;    // rows of one call of a layout, at most
 inline constexpr std::uint32_t outputs_max = 1024;
 inline constexpr double zero_band = 1e-35f;      // LightGBM's kZeroThreshold, a float constant held in double
 
@@ -28,7 +28,8 @@ struct Split {
     std::uint8_t rule;
 };
 
-// One tree: where its root is and how deep it goes. A group holds up to 16 trees of one output, slot s in lane s.
+// One tree: its root as a child number, and its depth in splits. A group holds up to 16 trees of one output, one a
+// lane.
 struct Tree {
     std::int32_t root;
     std::uint32_t depth;
@@ -51,12 +52,12 @@ struct Trees {
 };
 
 // Checks `spec` and puts it in order. Throws std::invalid_argument.
-Trees make_trees(const ForestSpec& spec);
+Trees make_trees(const Spec& spec);
 
 // The largest float32 that is not above x; -inf below the range.
 float round_down(double x) noexcept;
 
-// Whether a numerical split or column of this rule takes x for missing. A NaN that it knows nothing of becomes 0.
+// Whether x is missing to a numerical split or column of this rule. A NaN that the rule does not know becomes 0.
 template <class T>
 bool takes_for_missing(std::uint8_t rule_of, T& x) noexcept {
     const bool nan = std::isnan(x);
@@ -77,19 +78,19 @@ inline double fold(const double* accumulators) noexcept {
     return (half[0] + half[2]) + (half[1] + half[3]);
 }
 
-// Asks a Stop for the time before the first part of the work and then whenever enough was done since: a look costs some
-// 20 ns, and sixteen groups of trees for a row some microseconds.
+// Asks a Stop for the time: before the first part of the work, and then after every sixteen groups of trees times rows.
+// Reading the clock takes some 20 ns, sixteen groups of trees some microseconds.
 class Pace {
 public:
     explicit Pace(const Stop& stop) noexcept : stop_(stop) {}
 
-    // Before a part of the work: true where it is to be given up.
+    // Call before a part of the work. True: give up.
     bool over() noexcept {
         if (stop_.deadline_ns == NEVER_NS || since_look_ < group_rows_a_look) return false;
         since_look_ = 0;
         return stop_.passed();
     }
-    // After it: groups of trees times rows.
+    // Call after the part, with its groups of trees times rows.
     void did(std::size_t group_rows) noexcept { since_look_ += group_rows; }
 
 private:
@@ -98,8 +99,8 @@ private:
     std::size_t since_look_ = group_rows_a_look;
 };
 
-// One way to hold a forest. raw() writes n_rows x n_outputs sums of leaves, for up to block_rows rows, and returns true;
-// or gives up where `pace` says so, and returns false.
+// One way to hold a forest. raw() writes n_rows x n_outputs sums of leaves, for up to block_rows rows, and returns
+// true. It gives up where `pace` says so, and returns false.
 class Layout {
 public:
     explicit Layout(std::string name) : name_(std::move(name)) {}
@@ -116,4 +117,4 @@ private:
 
 std::unique_ptr<Layout> make_reference(std::shared_ptr<const Trees> trees);
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

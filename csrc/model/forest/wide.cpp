@@ -8,10 +8,13 @@
 #include <map>
 #include <tuple>
 
-namespace engine::forest_detail {
+#include "base/assert.hpp"
+
+namespace engine::forest {
 namespace {
 
-// Beyond this the sets are asked one by one for each row: a small file could claim a table of any size.
+// Beyond this size there is no table and each row asks the sets one by one: a small file could claim a table of any
+// size.
 constexpr std::size_t table_words_max = std::size_t{1} << 24;
 constexpr std::size_t nodes_max = std::size_t{1} << 30;
 
@@ -60,7 +63,14 @@ public:
             bytes.push_back(8 * (wide_->nodes.size() + wide_->values.size()) - before);
         }
         wide_->parts = make_parts(trees().n_outputs, outputs, bytes);
-        wide_->view = {trees().n_outputs, wide_->nodes.data(), wide_->roots.data(), wide_->values.data()};
+        ENGINE_ASSERT(wide_->roots.size() == trees().groups.size() * lanes, "every lane of every group has a root");
+        ENGINE_ASSERT(wide_->n_columns <= wide_columns_max, "columns fit the codes of a row");
+        wide_->view = {trees().n_outputs,
+                       wide_->nodes.data(),
+                       static_cast<std::uint32_t>(wide_->nodes.size()),
+                       static_cast<std::uint32_t>(wide_->values.size()),
+                       wide_->roots.data(),
+                       wide_->values.data()};
         return wide_;
     }
 
@@ -146,7 +156,9 @@ private:
         const std::vector<double>& sorted = thresholds_.at(key);
         const auto rank = static_cast<std::size_t>(
             std::lower_bound(sorted.begin(), sorted.end(), split.threshold) - sorted.begin());
+        ENGINE_ASSERT(rank < sorted.size() && sorted[rank] == split.threshold, "a split's threshold is a cut");
         const std::size_t column = first_column_.at(key) + rank / wide_cuts_max;
+        ENGINE_ASSERT(column < wide_->n_columns, "a split's column exists");
         return static_cast<std::uint32_t>(column | rank % wide_cuts_max << 16);
     }
 
@@ -181,6 +193,7 @@ private:
 // How many of `count` sorted cuts (at least one) are below x; NaN is above none.
 template <class T>
 std::uint16_t count_below(const T* cuts, std::size_t count, T x) noexcept {
+    ENGINE_ASSERT(count >= 1 && count <= wide_cuts_max, "a column has cuts, and their count fits a code");
     const T* at = cuts;
     while (count > 1) {
         const std::size_t half = count / 2;
@@ -211,7 +224,10 @@ void code_categories(const Wide& wide, const WideKernels& kernels, const WideCat
     std::size_t line = block.categories;  // in no set
     if (x > -1.0 && x < block.categories && (x >= 0.0 || (block.rule & rule::truncates)))
         line = static_cast<std::size_t>(static_cast<std::int32_t>(x));
-    const std::uint32_t* words = wide.table.data() + block.first_word + line * ((block.sets + 31u) / 32u);
+    const std::size_t words_a_line = (block.sets + 31u) / 32u;
+    ENGINE_ASSERT(block.first_word + (line + 1) * words_a_line <= wide.table.size(), "a category has a line");
+    ENGINE_ASSERT(std::size_t(block.first_column) + block.sets <= wide.n_columns, "the sets' columns exist");
+    const std::uint32_t* words = wide.table.data() + block.first_word + line * words_a_line;
     kernels.unpack(words, block.sets, to);
 }
 
@@ -244,6 +260,7 @@ private:
     bool score(const T* rows, std::size_t n_rows, std::size_t stride, double* sums, Pace& pace) const noexcept {
         const std::size_t width = (wide_->n_columns + 31) / 32 * 32;
         const std::size_t together = std::min(block_rows, width ? (wide_codes - 32) / width : block_rows);
+        ENGINE_ASSERT(together >= 1 && together * width + 32 <= wide_codes, "the codes of a row fit the buffer");
         alignas(64) std::uint16_t codes[wide_codes];
         alignas(64) double lane_sums[block_rows][lanes];
         const std::uint32_t n_outputs = wide_->view.n_outputs;
@@ -277,6 +294,7 @@ void walk(const WideView& forest, const std::uint16_t* codes, std::size_t first,
         for (bool walking = true; walking;) {
             walking = false;
             for (int j = 0; j < 8; ++j) {
+                ENGINE_ASSERT(at[j] < forest.n_nodes, "a lane stands on a node that exists");
                 here[j] = forest.nodes[at[j]];
                 const bool split = here[j].ask < wide_leaf;
                 walking |= split;
@@ -284,7 +302,10 @@ void walk(const WideView& forest, const std::uint16_t* codes, std::size_t first,
                 at[j] += split ? here[j].next + right : 0;
             }
         }
-        for (int j = 0; j < 8; ++j) sums[slot % lanes + j] += forest.values[here[j].next];
+        for (int j = 0; j < 8; ++j) {
+            ENGINE_ASSERT(here[j].next < forest.n_values, "a leaf has a value");
+            sums[slot % lanes + j] += forest.values[here[j].next];
+        }
     }
 }
 
@@ -318,4 +339,4 @@ void add_wide_layouts(std::shared_ptr<const Trees> trees, std::vector<std::uniqu
             layouts.push_back(std::make_unique<WideLanes>(std::string("wide-") + isa_name(set.isa), wide, set.kernels));
 }
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

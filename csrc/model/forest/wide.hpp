@@ -1,8 +1,8 @@
 // A forest over wide codes, for what does not fit bytes: over 256 columns, trees of over 32,767 leaves, many category
-// sets. Columns, cuts and codes are 16 bits wide and a node is eight bytes; otherwise it is forest_coded.hpp's idea.
+// sets. Columns, cuts and codes are 16 bits wide and a node is eight bytes; otherwise it works as coded.hpp does.
 //
-// The category sets of a feature are columns side by side. Which side each of them sends a category to is written down
-// at load, one bit a set, so that a row's category becomes codes by unpacking one line of that table.
+// The category sets of a feature are columns side by side. A table, made at load, has a line for each category with one
+// bit a set: the side that the set sends the category to. A row's category becomes codes by unpacking one line.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 #include "model/forest/coded.hpp"
 
-namespace engine::forest_detail {
+namespace engine::forest {
 
 inline constexpr std::size_t wide_columns_max = 32704;
 inline constexpr std::size_t wide_codes = 32768 + 32;  // of a few rows together; gathers read two bytes further
@@ -49,6 +49,8 @@ struct WideCategories {  // all sets of one feature under one rule
 struct WideView {
     std::uint32_t n_outputs;
     const WideNode* nodes;
+    std::uint32_t n_nodes;
+    std::uint32_t n_values;
     const std::int32_t* roots;  // [groups][lanes]; a lane without a tree leads to a leaf of 0.0
     const double* values;
 };
@@ -67,4 +69,4 @@ extern const WideKernels wide_avx512;
 // The layouts that this CPU runs; none where the forest has over wide_columns_max columns or 2^30 nodes.
 void add_wide_layouts(std::shared_ptr<const Trees> trees, std::vector<std::unique_ptr<Layout>>& layouts);
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest

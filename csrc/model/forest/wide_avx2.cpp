@@ -1,21 +1,22 @@
-// The walk over wide codes for AVX2: eight trees a register, four registers in flight.
+// The walk over wide codes for AVX2: eight trees a register, four registers in flight. Nodes, reads beyond the last
+// column and the order of additions: as wide_avx512.cpp says.
 #include <cstddef>
 #include <cstdint>
 
+#include "base/assert.hpp"
 #include "model/forest/wide.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX2 could be linked into code for older CPUs.
-#pragma GCC target("avx2")
+ENGINE_TARGET_BEGIN("avx2")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
 
+// Codes and cuts are below 65,536 in 32-bit lanes, where signed comparisons serve. A comparison gives -1 where it
+// holds.
 template <int halves>
 inline __attribute__((always_inline)) void walk(const WideView& forest, const std::uint16_t* codes, std::size_t group,
                                                 __m256d* sums) noexcept {
@@ -50,6 +51,7 @@ inline __attribute__((always_inline)) void walk(const WideView& forest, const st
 
 void score(const WideView& forest, const std::uint16_t* codes, std::size_t first, std::size_t end,
            double* sums) noexcept {
+    ENGINE_ASSERT(first <= end && reinterpret_cast<std::uintptr_t>(sums) % 32 == 0, "sums lie on a line of the cache");
     __m256d accumulators[4];
     for (int i = 0; i < 4; ++i) accumulators[i] = _mm256_load_pd(sums + 4 * i);
     std::size_t g = first;
@@ -58,6 +60,9 @@ void score(const WideView& forest, const std::uint16_t* codes, std::size_t first
     for (int i = 0; i < 4; ++i) _mm256_store_pd(sums + 4 * i, accumulators[i]);
 }
 
+// Bit i of the words becomes code i, sixteen at a time: each lane keeps its own bit of the half word and compares it
+// with itself, and a shift makes 1 of -1. The tail, fewer than sixteen, goes one by one, so nothing behind it is
+// written.
 void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes) noexcept {
     const __m256i bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
     std::size_t i = 0;
@@ -73,11 +78,13 @@ void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes)
 
 const WideKernels wide_avx2{score, unpack};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const WideKernels wide_avx2{nullptr, nullptr};
 }
 

@@ -1,20 +1,26 @@
 // The walk over wide codes for AVX-512: sixteen trees in the lanes, four groups in flight, three gathers a step.
+//
+// A node is eight bytes: `ask` (column in the low half, cut in the high one) and `next` (nodes ahead to the left child;
+// the right child follows). The gathers of the two read the two halves of the node that a lane stands on, and nothing
+// beyond. A gathered code is four bytes. The low two are kept; the high two may lie behind the last column, where
+// wide_codes has room. A leaf has the cut 65535: its lane stays where it is, and `next` is the number of its value.
+// Additions: lane l to accumulator l, groups in ascending order, as the reference does.
 #include <cstddef>
 #include <cstdint>
 
+#include "base/assert.hpp"
 #include "model/forest/wide.hpp"
+#include "model/target.hpp"
 
 #if defined(__x86_64__)
-// GCC 12's own headers pass undefined vectors where a mask covers them.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
-// After every header: a function of theirs compiled for AVX-512 could be linked into code for older CPUs.
-#pragma GCC target("avx512f,avx512bw")
+ENGINE_TARGET_BEGIN("avx512f,avx512bw")
 
-namespace engine::forest_detail {
+namespace engine::forest {
 namespace {
+
+#include "model/mask_bits.inc"
 
 template <int groups>
 inline __attribute__((always_inline)) void walk(const WideView& forest, const std::uint16_t* codes, std::size_t group,
@@ -32,7 +38,7 @@ inline __attribute__((always_inline)) void walk(const WideView& forest, const st
             const __m512i ask = _mm512_i32gather_epi32(at[g], asks, 8);
             next[g] = _mm512_i32gather_epi32(at[g], asks + 4, 8);
             const __mmask16 here = _mm512_cmplt_epu32_mask(ask, leaf);
-            walking |= here;
+            walking |= bits_of(here);
             const __m512i code = _mm512_and_si512(_mm512_i32gather_epi32(_mm512_and_si512(ask, half), codes, 2), half);
             const __mmask16 right = _mm512_mask_cmpgt_epu32_mask(here, code, _mm512_srli_epi32(ask, 16));
             at[g] = _mm512_mask_add_epi32(at[g], here, at[g], next[g]);
@@ -48,6 +54,7 @@ inline __attribute__((always_inline)) void walk(const WideView& forest, const st
 
 void score(const WideView& forest, const std::uint16_t* codes, std::size_t first, std::size_t end,
            double* sums) noexcept {
+    ENGINE_ASSERT(first <= end && reinterpret_cast<std::uintptr_t>(sums) % 64 == 0, "sums lie on a line of the cache");
     __m512d low = _mm512_load_pd(sums);
     __m512d high = _mm512_load_pd(sums + 8);
     std::size_t g = first;
@@ -57,6 +64,8 @@ void score(const WideView& forest, const std::uint16_t* codes, std::size_t first
     _mm512_store_pd(sums + 8, high);
 }
 
+// Bit i of the words becomes code i, by a register of ones under a mask. The store is masked too: nothing behind code
+// count - 1 is written, and word count / 32 is read only where it has a bit of ours.
 void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes) noexcept {
     for (std::size_t i = 0; i < count; i += 32) {
         const __mmask32 there = count - i < 32 ? (1u << (count - i)) - 1 : ~0u;
@@ -68,11 +77,13 @@ void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes)
 
 const WideKernels wide_avx512{score, unpack};
 
-}  // namespace engine::forest_detail
+}  // namespace engine::forest
+
+ENGINE_TARGET_END
 
 #else
 
-namespace engine::forest_detail {
+namespace engine::forest {
 const WideKernels wide_avx512{nullptr, nullptr};
 }
 

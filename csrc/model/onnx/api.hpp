@@ -1,8 +1,8 @@
 // The part of ONNX Runtime's C API that scoring needs, found by position in its function table.
 //
-// The table only ever grows at its end: ONNX Runtime pins positions by compile-time assertions (entry 101 closes version
-// 1 of the table, 118 version 2), and those used here are the same in its headers of API versions 1 and 29. Declaring
-// them in place of shipping that header keeps the build free of it; what is found is tried before it is trusted.
+// The table only ever grows at its end: ONNX Runtime pins positions by compile-time assertions (entry 101 closes
+// version 1 of the table, 118 version 2), and the positions used here are the same in its headers of API versions 1 and
+// 29. Declaring the functions here keeps the build free of that header; a library is tried before its table is trusted.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 #include "model/onnx/onnx.hpp"
 
-namespace engine::onnx::detail {
+namespace engine::onnx {
 
 // Opaque to everyone but the library.
 struct Status;
@@ -82,7 +82,7 @@ struct Api {
     void (*release_value)(Value*);
 };
 
-// One opened library: its functions, and the objects that every session of a process shares and nobody frees.
+// One opened library: its functions, and the objects that all sessions of a process share and nobody frees.
 struct Library {
     Api api{};
     std::string version;
@@ -97,4 +97,4 @@ const Library* open_library(const std::string& path, Error& error);
 // Text and code of a failed status, which is freed; nullptr (success) gives an Error without fault.
 Error take(const Api& api, Status* status);
 
-}  // namespace engine::onnx::detail
+}  // namespace engine::onnx

@@ -7,9 +7,10 @@
 #include <memory>
 #include <mutex>
 
+#include "base/assert.hpp"
 #include "model/onnx/api.hpp"
 
-namespace engine::onnx::detail {
+namespace engine::onnx {
 namespace {
 
 struct ApiBase {
@@ -27,6 +28,7 @@ public:
     template <class Function>
     void read(size_t index, Function& out) const {
         static_assert(sizeof(Function) == sizeof(void*));
+        ENGINE_ASSERT(entries_ != nullptr, "the library offered a table");
         std::memcpy(&out, &entries_[index], sizeof out);
     }
 
@@ -161,12 +163,8 @@ Error take(const Api& api, Status* status) {
     return error;
 }
 
-}  // namespace engine::onnx::detail
-
-namespace engine::onnx {
-
 std::string library_version(const std::string& library, Error& error) {
-    const detail::Library* opened = detail::open_library(library, error);
+    const Library* opened = open_library(library, error);
     return opened == nullptr ? std::string() : opened->version;
 }
 

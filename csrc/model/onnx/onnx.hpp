@@ -1,7 +1,7 @@
 // ONNX models scored through ONNX Runtime's C API: no interpreter and no lock between a row and its score.
 //
 // The shared library is opened at run time from a path that the caller gives; nothing here is linked against it. The
-// job ends at the scorer socket: which input and output to use is the caller's decision, made from `ports`.
+// job ends at the scorer socket: the caller chooses the input and the output, from the ports that a session lists.
 #pragma once
 
 #include <cstddef>
@@ -40,7 +40,7 @@ struct Port {
     std::vector<int64_t> shape;  // -1 where the axis is dynamic
 };
 
-// What a model's bytes say before any library has parsed them.
+// Facts in a model's bytes, found before any library has parsed them.
 struct Contents {
     std::vector<std::string> external;                            // file locations named by tensors, as written
     std::vector<std::pair<std::string, std::string>> properties;  // metadata_props
@@ -56,7 +56,7 @@ struct Plan {
     std::string output;
     int input_element = element_float;  // element_float or element_double
     uint32_t n_features = 0;
-    uint32_t n_columns = 1;     // what the model's output holds a row
+    uint32_t n_columns = 1;     // columns of the model's output
     uint32_t first_column = 0;  // the scorer answers columns [first_column, first_column + n_outputs)
     uint32_t n_outputs = 1;
     bool row_by_row = false;  // the model's batch axis is fixed at one
@@ -69,7 +69,7 @@ public:
     // Returns nullptr and fills `error` on failure.
     static std::shared_ptr<Session> from_bytes(const std::string& library, std::span<const std::byte> model,
                                                int intra_op_threads, Error& error);
-    // The same from a file, which is what a model with external data needs: locations are relative to its folder.
+    // The same from a file, for models with external data: locations are relative to the file's folder.
     static std::shared_ptr<Session> from_file(const std::string& library, const std::string& path,
                                               int intra_op_threads, Error& error);
 
@@ -83,15 +83,15 @@ protected:
     Session& operator=(const Session&) = delete;
 };
 
-// The output that a plan's input makes of n_rows rows of zeros, as the library describes it; also the first warm-up.
-// Of the plan, input, input_element, n_features and output are read. Returns false and fills `error` where it fails.
+// Runs n_rows rows of zeros and describes the output in `found`; also the first warm-up. Reads the plan's input,
+// input_element, n_features and output. Returns false and fills `error` on failure.
 bool probe(const std::shared_ptr<Session>& session, const Plan& plan, size_t n_rows, Port& found, Error& error);
 
-// A scorer over `session`, holding one reference to be given back by release(). Reentrant, never takes the GIL.
+// A scorer over `session` with one reference, which release() gives back. Reentrant, never takes the GIL.
 engine_scorer make_scorer(std::shared_ptr<Session> session, const Plan& plan);
 
-// What ONNX Runtime said about the last call of this scorer that failed; empty where none did, and for
-// a scorer that was not made here. Any thread.
+// ONNX Runtime's message for the last failed call of this scorer, on any thread. Empty where no call failed, and for a
+// scorer that was not made here.
 std::string last_error(const engine_scorer& scorer);
 
 // The version that the library at this path reports, "1.17.0" say; empty and `error` filled where it cannot be used.

@@ -1,11 +1,12 @@
-// A walk over the protobuf bytes of an ONNX model that finds the files it refers to.
+// Walks the protobuf bytes of an ONNX model and lists the files that its tensors refer to.
 //
-// It runs before ONNX Runtime sees the model, because a location is a path that the run-time library would open: a
-// model from elsewhere must not choose which file of this machine is read.
+// It runs before ONNX Runtime sees the model, because ONNX Runtime would open those paths: a model from elsewhere must
+// not choose a file of this machine.
 #include <array>
 #include <optional>
 #include <string_view>
 
+#include "base/assert.hpp"
 #include "model/onnx/onnx.hpp"
 
 namespace engine::onnx {
@@ -60,6 +61,7 @@ public:
     Walker(std::span<const std::byte> bytes, Contents& contents) : bytes_(bytes), contents_(contents) {}
 
     bool walk(Message message, size_t begin, size_t end, int depth) {
+        ENGINE_ASSERT(begin <= end && end <= bytes_.size(), "a message lies inside the bytes");
         if (depth > depth_max) return fail(begin, "messages nested too deep");
         Entry entry;
         size_t at = begin;
@@ -68,6 +70,7 @@ public:
             if (!varint(at, end, tag)) return false;
             const uint64_t field = tag >> 3;
             if (field == 0 || field > 0x1fffffff) return fail(at, "a field number out of range");
+            ENGINE_ASSERT(at <= end, "no read goes past the message");
             if ((tag & 7) == 2) {
                 uint64_t length = 0;
                 if (!varint(at, end, length)) return false;

@@ -6,14 +6,13 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/assert.hpp"
 #include "model/onnx/api.hpp"
 #include "model/onnx/onnx.hpp"
 
 namespace engine::onnx {
 namespace {
 
-using detail::Api;
-using detail::Library;
 
 // Frees what the C API made when the scope ends, on every path.
 template <class T>
@@ -39,8 +38,8 @@ struct Failed {
     Error error;
 };
 
-void require(const Api& api, detail::Status* status) {
-    if (status != nullptr) throw Failed{detail::take(api, status)};
+void require(const Api& api, Status* status) {
+    if (status != nullptr) throw Failed{take(api, status)};
 }
 
 class LoadedSession final : public Session {
@@ -48,7 +47,7 @@ public:
     LoadedSession(const Library& library, std::span<const std::byte> model, const std::string* path, int threads)
         : library(library), native_(library.api.release_session) {
         const Api& api = library.api;
-        Owned<detail::SessionOptions> options(api.release_options);
+        Owned<SessionOptions> options(api.release_options);
         configure(options, threads);
         if (path != nullptr) {
             require(api, api.create_session(library.env, path->c_str(), options.get(), native_.out()));
@@ -62,16 +61,16 @@ public:
 
     const std::vector<Port>& inputs() const override { return inputs_; }
     const std::vector<Port>& outputs() const override { return outputs_; }
-    detail::NativeSession* native() const { return native_.get(); }
+    NativeSession* native() const { return native_.get(); }
 
     // Element type and shape of what the library describes; throws Failed.
-    void read_type(const detail::TypeInfo* type, Port& port) const {
+    void read_type(const TypeInfo* type, Port& port) const {
         const Api& api = library.api;
         int kind = 0;
         require(api, api.type_kind(type, &kind));
-        port.tensor = kind == detail::type_tensor;
+        port.tensor = kind == type_tensor;
         if (!port.tensor) return;
-        const detail::TensorInfo* tensor = nullptr;
+        const TensorInfo* tensor = nullptr;
         require(api, api.type_tensor_info(type, &tensor));
         if (tensor == nullptr) throw Failed{{Fault::model, "'" + port.name + "' is a tensor without a type"}};
         size_t rank = 0;
@@ -84,10 +83,10 @@ public:
     const Library& library;
 
 private:
-    void configure(Owned<detail::SessionOptions>& options, int threads) const {
+    void configure(Owned<SessionOptions>& options, int threads) const {
         const Api& api = library.api;
         require(api, api.create_options(options.out()));
-        require(api, api.set_optimisation(options.get(), detail::optimise_all));
+        require(api, api.set_optimisation(options.get(), optimise_all));
         require(api, api.set_intra_op_threads(options.get(), threads));
         require(api, api.set_inter_op_threads(options.get(), 1));
         // A pool that spins between calls takes the core that the next deadline needs.
@@ -105,14 +104,14 @@ private:
             require(library.api, name_of(native(), index, library.allocator, &name));
             found[index].name = name;
             require(library.api, library.api.allocator_free(library.allocator, name));
-            Owned<detail::TypeInfo> type(library.api.release_type);
+            Owned<TypeInfo> type(library.api.release_type);
             require(library.api, type_of(native(), index, type.out()));
             read_type(type.get(), found[index]);
         }
         return found;
     }
 
-    Owned<detail::NativeSession> native_;
+    Owned<NativeSession> native_;
     std::vector<Port> inputs_, outputs_;
 };
 
@@ -126,26 +125,27 @@ struct OnnxScorer {
     std::mutex error_mutex;
     std::string error;
 
-    // Kept aside from the status, which has room for a number only.
+    // Keeps the text of a failure, because a status has room for a number only.
     void remember(std::string text) {
         const std::lock_guard lock(error_mutex);
         error = std::move(text);
     }
 
     // Returns false, the reason remembered, where the call failed.
-    bool passed(detail::Status* status) {
+    bool passed(Status* status) {
         if (status == nullptr) return true;
-        remember(detail::take(session->library.api, status).text);
+        remember(take(session->library.api, status).text);
         return false;
     }
 
-    bool run(const void* rows, size_t n_rows, Owned<detail::Value>& output);
+    bool run(const void* rows, size_t n_rows, Owned<Value>& output);
     int answer(const void* rows, size_t n_rows, double* out);
-    int read(detail::Value* value, size_t n_rows, double* out);
+    int read(Value* value, size_t n_rows, double* out);
 };
 
 template <class T>
 void copy_columns(const T* from, const Plan& plan, size_t n_rows, double* out) {
+    ENGINE_ASSERT(plan.first_column + plan.n_outputs <= plan.n_columns, "the answer's columns exist");
     for (size_t row = 0; row < n_rows; ++row, from += plan.n_columns) {
         for (uint32_t column = 0; column < plan.n_outputs; ++column) {
             *out++ = static_cast<double>(from[plan.first_column + column]);
@@ -159,9 +159,9 @@ std::string text_of_shape(const int64_t* shape, size_t rank) {
     return text + "]";
 }
 
-int OnnxScorer::read(detail::Value* value, size_t n_rows, double* out) {
+int OnnxScorer::read(Value* value, size_t n_rows, double* out) {
     const Api& api = session->library.api;
-    Owned<detail::TensorInfo> info(api.release_tensor_info);
+    Owned<TensorInfo> info(api.release_tensor_info);
     int element = 0;
     size_t rank = 0;
     if (!passed(api.value_tensor_info(value, info.out())) || !passed(api.element_type(info.get(), &element)) ||
@@ -194,11 +194,13 @@ int OnnxScorer::read(detail::Value* value, size_t n_rows, double* out) {
 }
 
 // `rows` are dense and of the model's own element type.
-bool OnnxScorer::run(const void* rows, size_t n_rows, Owned<detail::Value>& output) {
+bool OnnxScorer::run(const void* rows, size_t n_rows, Owned<Value>& output) {
+    ENGINE_ASSERT(rows != nullptr && n_rows > 0, "a run has rows");
+    ENGINE_ASSERT(plan.n_features >= 1, "a plan has features");
     const Api& api = session->library.api;
     const size_t size = plan.input_element == element_double ? sizeof(double) : sizeof(float);
     const int64_t shape[2] = {static_cast<int64_t>(n_rows), static_cast<int64_t>(plan.n_features)};
-    Owned<detail::Value> input(api.release_value);
+    Owned<Value> input(api.release_value);
     // The C API has no type for a tensor that is only read; ONNX Runtime never writes to what it is fed.
     if (!passed(api.wrap_tensor(session->library.cpu, const_cast<void*>(rows), n_rows * plan.n_features * size, shape, 2,
                                 plan.input_element, input.out()))) {
@@ -206,17 +208,17 @@ bool OnnxScorer::run(const void* rows, size_t n_rows, Owned<detail::Value>& outp
     }
     const char* input_name = plan.input.c_str();
     const char* output_name = plan.output.c_str();
-    const detail::Value* fed = input.get();
+    const Value* fed = input.get();
     return passed(api.run(session->native(), nullptr, &input_name, &fed, 1, &output_name, 1, output.out()));
 }
 
 int OnnxScorer::answer(const void* rows, size_t n_rows, double* out) {
-    Owned<detail::Value> output(session->library.api.release_value);
+    Owned<Value> output(session->library.api.release_value);
     return run(rows, n_rows, output) ? read(output.get(), n_rows, out) : ENGINE_SCORE_FAILED;
 }
 
-// Rows as the model wants them: in place where type and spacing agree, else in a buffer that each thread keeps and
-// that grows to the largest batch it has seen.
+// Rows as the model wants them: in place where type and spacing agree, else copied to a buffer that each thread keeps
+// and that grows to its largest batch.
 template <class Wanted, class Given>
 const Wanted* dense_rows(const Given* rows, size_t n_rows, size_t row_stride, size_t n_features) {
     if constexpr (std::is_same_v<Wanted, Given>) {
@@ -264,21 +266,28 @@ int score_f64(void* ctx, const double* rows, size_t n_rows, size_t row_stride, d
     return score(ctx, rows, n_rows, row_stride, out);
 }
 
-void retain(void* ctx) { static_cast<OnnxScorer*>(ctx)->references.fetch_add(1, std::memory_order_relaxed); }
+// The orders are those of model/shared_scorer.hpp, for its reasons.
+void retain(void* ctx) {
+    const size_t before = static_cast<OnnxScorer*>(ctx)->references.fetch_add(1, std::memory_order_relaxed);
+    ENGINE_ASSERT(before > 0, "only a model that somebody holds is retained");
+    static_cast<void>(before);
+}
 
 void release(void* ctx) {
     OnnxScorer* scorer = static_cast<OnnxScorer*>(ctx);
-    if (scorer->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete scorer;
+    const size_t before = scorer->references.fetch_sub(1, std::memory_order_acq_rel);
+    ENGINE_ASSERT(before > 0, "a reference is given back once");
+    if (before == 1) delete scorer;
 }
 
-// Every Session is made by open(), so this is what it is.
+// open() makes every Session, so each is a LoadedSession.
 std::shared_ptr<LoadedSession> as_loaded(const std::shared_ptr<Session>& session) {
     return std::static_pointer_cast<LoadedSession>(session);
 }
 
 std::shared_ptr<Session> open(const std::string& path, std::span<const std::byte> model, const std::string* file,
                               int threads, Error& error) {
-    const Library* library = detail::open_library(path, error);
+    const Library* library = open_library(path, error);
     if (library == nullptr) return nullptr;
     try {
         return std::make_shared<LoadedSession>(*library, model, file, threads);
@@ -308,8 +317,8 @@ bool probe(const std::shared_ptr<Session>& session, const Plan& plan, size_t n_r
     // Zeros of either element type are zero bytes.
     const std::vector<double> rows(n_rows * plan.n_features);
     OnnxScorer scorer(loaded, plan);
-    Owned<detail::Value> output(api.release_value);
-    Owned<detail::TypeInfo> type(api.release_type);
+    Owned<Value> output(api.release_value);
+    Owned<TypeInfo> type(api.release_type);
     if (!scorer.run(rows.data(), n_rows, output) || !scorer.passed(api.value_type(output.get(), type.out()))) {
         error = {Fault::unsupported, scorer.error};
         return false;
@@ -324,6 +333,8 @@ bool probe(const std::shared_ptr<Session>& session, const Plan& plan, size_t n_r
 }
 
 engine_scorer make_scorer(std::shared_ptr<Session> session, const Plan& plan) {
+    ENGINE_ASSERT(plan.n_features >= 1 && plan.n_outputs >= 1, "a plan has features and outputs");
+    ENGINE_ASSERT(plan.first_column + plan.n_outputs <= plan.n_columns, "the answer's columns exist");
     auto* scorer = new OnnxScorer(as_loaded(session), plan);
     return {ENGINE_SCORER_ABI,
             ENGINE_SCORER_REENTRANT,
@@ -337,7 +348,7 @@ engine_scorer make_scorer(std::shared_ptr<Session> session, const Plan& plan) {
 }
 
 std::string last_error(const engine_scorer& scorer) {
-    if (scorer.score != score_f32) return {};  // somebody else's context
+    if (scorer.score != score_f32) return {};  // not made here: its context is another type
     OnnxScorer& ours = *static_cast<OnnxScorer*>(scorer.ctx);
     const std::lock_guard lock(ours.error_mutex);
     return ours.error;

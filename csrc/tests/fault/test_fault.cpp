@@ -69,7 +69,7 @@ TEST(windows_open_at_the_start_and_close_at_the_stall) {
     CHECK(stall_end(stall, 100 * ms, 300 * ms) == 300 * ms);
     CHECK(stall_end(stall, 100 * ms, 2099 * ms) == 2099 * ms);
     CHECK(stall_end(stall, 100 * ms, 2100 * ms) == 2300 * ms);
-    CHECK(stall_end(stall, not_armed, 5 * ms) == 5 * ms);
+    CHECK(stall_end(stall, NOT_ARMED, 5 * ms) == 5 * ms);
     CHECK(stall_end(stall, -100 * ms, 0) == 100 * ms);
 }
 
@@ -96,10 +96,10 @@ TEST(disarmed_and_armed_again_at_run_time) {
     Twice twice;
     ManualClock time;
     engine_scorer scorer{};
-    Handle* handle = wrap(twice.scorer(), Stall{10 * ms, 20 * ms}, not_armed, time.clock(), scorer);
+    Handle* handle = wrap(twice.scorer(), Stall{10 * ms, 20 * ms}, NOT_ARMED, time.clock(), scorer);
     double out = 0;
     score_one(scorer, out);
-    CHECK(armed_since(handle) == not_armed);
+    CHECK(armed_since(handle) == NOT_ARMED);
     arm(handle, -5 * ms);
     score_one(scorer, out);
     disarm(handle);
@@ -163,7 +163,7 @@ TEST(slowness_is_counted_by_call_and_row) {
     give_back(handle, scorer);
 }
 
-TEST(hung_calls_stay_until_they_are_let_go) {
+TEST(hung_calls_stay_until_the_fault_is_disarmed) {
     Twice twice;
     engine_scorer scorer{};
     Handle* handle = wrap(twice.scorer(), Hanging{}, 0, scorer);
@@ -185,14 +185,14 @@ TEST(shape_flags_and_row_types_are_those_of_the_wrapped_scorer) {
     engine_scorer plain = twice.scorer();
     plain.score_f64 = nullptr;
     engine_scorer scorer{};
-    Handle* handle = wrap(plain, Hanging{}, not_armed, scorer);
+    Handle* handle = wrap(plain, Hanging{}, NOT_ARMED, scorer);
     CHECK(scorer.flags == plain.flags);
     CHECK(scorer.n_features == 2 && scorer.n_outputs == 1);
     CHECK(scorer.score_f64 == nullptr);
     give_back(handle, scorer);
 }
 
-TEST(the_wrapped_scorer_is_held_until_both_sides_let_go) {
+TEST(the_wrapped_scorer_is_kept_until_both_sides_release_it) {
     Twice twice;
     engine_scorer scorer{};
     Handle* handle = wrap(twice.scorer(), Failing{0.0, 1}, 0, scorer);

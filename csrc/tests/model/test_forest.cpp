@@ -11,14 +11,14 @@
 
 #include "tests/check.hpp"
 
-using engine::Forest;
-using engine::ForestSpec;
-using engine::Link;
-namespace rule = engine::rule;
+using engine::forest::Forest;
+using engine::forest::Spec;
+using engine::forest::Link;
+namespace rule = engine::forest::rule;
 
 namespace {
 
-// Owns what a ForestSpec borrows; one stump on feature 0 at 1.5, leaves 10 and 20, until changed.
+// Owns what a Spec borrows; one stump on feature 0 at 1.5, leaves 10 and 20, until changed.
 struct Arrays {
     std::vector<std::int32_t> root{0}, output{0}, feature{0}, left{-1}, right{-2}, set_begin;
     std::vector<double> threshold{1.5}, leaf{10, 20}, base{0};
@@ -27,8 +27,8 @@ struct Arrays {
     std::uint32_t n_features = 2;
     Link link = Link::identity;
 
-    ForestSpec spec() const {
-        ForestSpec made;
+    Spec spec() const {
+        Spec made;
         made.n_features = n_features;
         made.n_outputs = static_cast<std::uint32_t>(base.size());
         made.root = root;
@@ -258,23 +258,23 @@ TEST(a_forest_stops_between_its_parts) {
             ticks = 0;
             CHECK(forest->score_by(layout, rows.data(), n, 30, expected.data()) == ENGINE_SCORE_OK);
             CHECK(ticks == 0);  // without a deadline nobody asks for the time
-            const auto status = forest->score_by(layout, rows.data(), n, 30, got.data(), engine::Stop{1, tick});
+            const auto status = forest->score_by(layout, rows.data(), n, 30, got.data(), engine::forest::Stop{1, tick});
             CHECK(status == ENGINE_SCORE_OUT_OF_TIME && ticks == 1);
             CHECK(got == std::vector<double>(n, -7.0));  // it was over before it began
             // How often it looks: a deadline n looks away is met at exactly the n-th.
             ticks = 0;
-            forest->score_by(layout, rows.data(), n, 30, got.data(), engine::Stop{engine::NEVER_NS - 1, tick});
+            forest->score_by(layout, rows.data(), n, 30, got.data(), engine::forest::Stop{engine::NEVER_NS - 1, tick});
             const std::int64_t looks = ticks;
             CHECK(looks >= (n == 1 ? 2 : 4) && looks <= static_cast<std::int64_t>(25 * n));
             CHECK(got == expected);
             for (std::int64_t after = 1; after <= looks; ++after) {
                 ticks = 0;
-                CHECK(forest->score_by(layout, rows.data(), n, 30, got.data(), engine::Stop{after, tick}) ==
+                CHECK(forest->score_by(layout, rows.data(), n, 30, got.data(), engine::forest::Stop{after, tick}) ==
                       ENGINE_SCORE_OUT_OF_TIME);
                 CHECK(ticks == after);
             }
             ticks = 0;
-            CHECK(forest->score_by(layout, rows.data(), n, 30, got.data(), engine::Stop{looks + 1, tick}) ==
+            CHECK(forest->score_by(layout, rows.data(), n, 30, got.data(), engine::forest::Stop{looks + 1, tick}) ==
                   ENGINE_SCORE_OK);
             CHECK(got == expected);
         }

@@ -7,7 +7,7 @@
 
 #include "tests/check.hpp"
 
-using namespace engine;
+using namespace engine::model;
 
 namespace {
 
@@ -45,7 +45,7 @@ std::vector<T> matrix(std::size_t n_rows) {
 }  // namespace
 
 TEST(every_row_is_scored_once_whatever_the_threads) {
-    for (std::size_t n_rows : {std::size_t{1}, rows_a_turn - 1, rows_a_turn, rows_a_turn + 1, 10 * rows_a_turn + 7})
+    for (std::size_t n_rows : {std::size_t{1}, rows_a_span - 1, rows_a_span, rows_a_span + 1, 10 * rows_a_span + 7})
         for (std::size_t threads : {1, 2, 3, 64}) {
             Context context;
             const engine_scorer scorer = scorer_of(context, ENGINE_SCORER_REENTRANT);

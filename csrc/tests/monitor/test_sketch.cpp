@@ -89,7 +89,7 @@ TEST(a_code_that_was_never_seen_has_no_bin) {
 }
 
 TEST(every_bin_search_agrees_with_counting) {
-    engine::detail::Random random(11, 0);
+    engine::Random random(11, 0);
     for (size_t n = 0; n < 70; ++n) {
         std::vector<float> cuts;
         for (size_t i = 0; i < n; ++i) cuts.push_back(static_cast<float>(random.uniform()));
@@ -291,7 +291,7 @@ TEST(records_of_many_threads_are_counted_or_dropped) {
 }
 
 TEST(the_memory_of_answers_agrees_with_a_map) {
-    engine::detail::Random random(5, 1);
+    engine::Random random(5, 1);
     AnswerMemory memory(50, 1);
     std::unordered_map<uint64_t, double> truth;
     std::vector<uint64_t> order;

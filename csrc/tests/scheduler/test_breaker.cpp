@@ -7,6 +7,7 @@
 #include "tests/check.hpp"
 
 using namespace engine;
+using namespace engine::scheduler;
 
 namespace {
 constexpr int64_t NOW = 1'000'000'000'000;
@@ -20,38 +21,38 @@ BreakerLimits limits() {
 }
 
 Breaker& opened(Breaker& breaker, int64_t now) {
-    for (int i = 0; i < 5; ++i) breaker.called(1, 1, now);
+    for (int i = 0; i < 5; ++i) breaker.record(1, 1, now);
     return breaker;
 }
 }  // namespace
 
 TEST(a_run_of_failed_calls_opens_it) {
     Breaker breaker(limits());
-    for (int i = 0; i < 4; ++i) breaker.called(1, 1, NOW);
+    for (int i = 0; i < 4; ++i) breaker.record(1, 1, NOW);
     CHECK(!breaker.open() && breaker.allows(NOW));
-    breaker.called(1, 1, NOW);
+    breaker.record(1, 1, NOW);
     CHECK(breaker.open() && !breaker.allows(NOW) && breaker.openings() == 1);
 }
 
 TEST(a_success_in_between_starts_the_run_anew) {
     Breaker breaker(limits());
-    for (int i = 0; i < 100; ++i) breaker.called(1, i % 5 == 4 ? 0 : 1, NOW + i * 60'000 * MS);
+    for (int i = 0; i < 100; ++i) breaker.record(1, i % 5 == 4 ? 0 : 1, NOW + i * 60'000 * MS);
     CHECK(!breaker.open());
 }
 
 TEST(a_share_of_failed_rows_opens_it_once_there_are_enough) {
     Breaker few(limits()), many(limits()), some(limits());
-    for (int i = 0; i < 9; ++i) few.called(2, 1, NOW);
+    for (int i = 0; i < 9; ++i) few.record(2, 1, NOW);
     CHECK(!few.open());
-    for (int i = 0; i < 10; ++i) many.called(2, 1, NOW);
+    for (int i = 0; i < 10; ++i) many.record(2, 1, NOW);
     CHECK(many.open());
-    for (int i = 0; i < 1'000; ++i) some.called(100, 49, NOW);
+    for (int i = 0; i < 1'000; ++i) some.record(100, 49, NOW);
     CHECK(!some.open());
 }
 
 TEST(failures_of_long_ago_do_not_count) {
     Breaker breaker(limits());
-    for (int i = 0; i < 1'000; ++i) breaker.called(3, i % 2 ? 3 : 0, NOW + i * 2'000 * MS);  // five calls a window
+    for (int i = 0; i < 1'000; ++i) breaker.record(3, i % 2 ? 3 : 0, NOW + i * 2'000 * MS);  // five calls a window
     CHECK(!breaker.open());
 }
 
@@ -63,21 +64,21 @@ TEST(one_probe_a_rest_and_rests_double_up_to_a_bound) {
         CHECK(!breaker.allows(now + rest - 1));
         now += rest;
         CHECK(breaker.allows(now) && !breaker.allows(now));
-        breaker.called(1, 1, now);
+        breaker.record(1, 1, now);
         rest = std::min<int64_t>(2 * rest, 5'000 * MS);
     }
     now += rest;
     CHECK(breaker.allows(now));
-    breaker.called(1, 0, now);
+    breaker.record(1, 0, now);
     CHECK(!breaker.open() && breaker.allows(now) && breaker.openings() == 1);
 }
 
 TEST(calls_under_way_when_it_opened_prove_nothing) {
     Breaker breaker(limits());
     opened(breaker, NOW);
-    breaker.called(1, 0, NOW + MS);
+    breaker.record(1, 0, NOW + MS);
     CHECK(breaker.open());
-    breaker.called(1, 1, NOW + 2 * MS);
+    breaker.record(1, 1, NOW + 2 * MS);
     CHECK(breaker.allows(NOW + 100 * MS));  // not put off either
 }
 
@@ -98,7 +99,7 @@ TEST(a_lost_call_that_comes_back_ends_the_rest) {
     breaker.came_back(NOW + 2 * MS);
     CHECK(breaker.allows(NOW + 2 * MS));   // the probe
     CHECK(!breaker.allows(NOW + 2 * MS));  // and no other
-    breaker.called(1, 0, NOW + 3 * MS);
+    breaker.record(1, 0, NOW + 3 * MS);
     CHECK(!breaker.open());
 }
 

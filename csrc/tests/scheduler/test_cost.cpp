@@ -5,6 +5,7 @@
 #include "tests/check.hpp"
 
 using namespace engine;
+using namespace engine::scheduler;
 
 TEST(knots) {
     const uint32_t expected[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
@@ -146,6 +147,17 @@ TEST(no_size_is_ever_free_whatever_is_observed) {
             for (uint64_t turns = 1 + below(12); turns > 0; --turns) cost.observe(rows, ns);
             for (uint32_t each = 1; each <= 64; ++each) CHECK(cost.expected_ns(each) > 0);
         }
+    }
+}
+
+TEST(costs_stay_below_five_hours_whatever_is_observed) {
+    CostModel cost(64);
+    cost.prime(1, 1);
+    cost.prime(64, 1'000'000'000'000);
+    for (int i = 0; i < 1'000; ++i) cost.observe(1, INT64_MAX / 4);  // far past four stalls in a row
+    for (uint32_t rows = 1; rows <= 64; ++rows) {
+        CHECK(cost.expected_ns(rows) > 0 && cost.expected_ns(rows) <= int64_t{1} << 44);
+        CHECK(cost.high_ns(rows) >= cost.expected_ns(rows));
     }
 }
 

@@ -1,5 +1,5 @@
-// What a request costs the core in allocations, sleeps and system calls: counted, never timed. The allocator is replaced
-// by one that counts, which the sanitizers' own leave no room for: under them that part says so and passes.
+// The allocations, sleeps and system calls of a request: counted, never timed. A counting allocator replaces malloc.
+// Under a sanitizer, which needs malloc for itself, those tests say so and pass.
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
@@ -28,14 +28,14 @@
 
 namespace {
 
-// Of the thread that counts, so that nobody else's are taken for its own. Plain data: safe to touch inside malloc.
+// Of each thread alone, so that other threads' allocations do not count. Plain data, because malloc touches it.
 thread_local bool counting = false;
 thread_local uint64_t allocations = 0;
 
 }  // namespace
 
 #if COUNTS_ALLOCATIONS
-// glibc's own, under the names that it keeps for whoever takes malloc's place. operator new comes through here too.
+// glibc's own allocator, under the names that it keeps for a replacement of malloc. operator new calls malloc.
 extern "C" {
 void* __libc_malloc(size_t);
 void* __libc_calloc(size_t, size_t);
@@ -56,6 +56,7 @@ void* realloc(void* block, size_t bytes) {
 #endif
 
 using namespace engine;
+using namespace engine::scheduler;
 
 namespace {
 
@@ -82,17 +83,25 @@ struct Sum {
     }
     static void keep(void*) {}
     engine_scorer scorer() {
-        return {ENGINE_SCORER_ABI, ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE, FEATURES, 1, this, score, nullptr, keep, keep};
+        return {ENGINE_SCORER_ABI,
+                ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE,
+                FEATURES,
+                1,
+                this,
+                score,
+                nullptr,
+                keep,
+                keep};
     }
 };
 
-struct House {
+struct Fixture {
     Sum primary, fallback;
     Deployment* deployment;
     std::unique_ptr<Runtime> runtime;
     std::array<float, FEATURES> row{1.0f, 2.0f, 3.0f, 4.0f};
 
-    House() {
+    Fixture() {
         fallback.added = 1000.0;
         const engine_scorer first = primary.scorer(), second = fallback.scorer();
         BreakerLimits breaker;
@@ -108,7 +117,7 @@ struct House {
         options.may_watch = false;
         runtime = std::make_unique<Runtime>(limits, Executors::make(options), true);
     }
-    ~House() {
+    ~Fixture() {
         runtime.reset();
         deployment->release();
     }
@@ -154,41 +163,41 @@ bool can_count() {
 TEST(the_counter_counts) {
     if (!can_count()) return;
     CHECK(allocations_of([] {
-              std::vector<int> some(100);
-              CHECK(some[99] == 0);
+              void* volatile block = std::malloc(100);  // volatile, or the compiler may leave the allocation out
+              std::free(block);
           }) == 1);
 }
 
 TEST(an_inline_answer_allocates_nothing) {
     if (!can_count()) return;
-    House house;
+    Fixture fixture;
     uint32_t right = 0;
-    CHECK(house.ask(10.0));  // what a thread needs once
+    CHECK(fixture.ask(10.0));  // what a thread needs once
     CHECK(allocations_of([&] {
-              for (uint32_t i = 0; i < CALLS; ++i) right += house.ask(10.0);
+              for (uint32_t i = 0; i < CALLS; ++i) right += fixture.ask(10.0);
           }) == 0);
     CHECK(right == CALLS);
 }
 
 TEST(an_inline_fallback_allocates_nothing) {
     if (!can_count()) return;
-    House house;
-    house.primary.fails = true;
+    Fixture fixture;
+    fixture.primary.fails = true;
     uint32_t right = 0;
-    CHECK(house.ask(1010.0));
+    CHECK(fixture.ask(1010.0));
     CHECK(allocations_of([&] {
-              for (uint32_t i = 0; i < CALLS; ++i) right += house.ask(1010.0);
+              for (uint32_t i = 0; i < CALLS; ++i) right += fixture.ask(1010.0);
           }) == 0);
     CHECK(right == CALLS);
 }
 
 TEST(an_inline_answer_never_sleeps) {
-    House house;
-    CHECK(house.ask(10.0));
+    Fixture fixture;
+    CHECK(fixture.ask(10.0));
     uint64_t fewest = UINT64_MAX;
-    for (int attempt = 0; attempt < 3; ++attempt) {  // a page of the program may have to be fetched
+    for (int attempt = 0; attempt < 3; ++attempt) {  // the kernel may have to fetch a page of the program
         const uint64_t before = sleeps_of_this_thread();
-        for (uint32_t i = 0; i < CALLS; ++i) house.ask(10.0);
+        for (uint32_t i = 0; i < CALLS; ++i) fixture.ask(10.0);
         fewest = std::min(fewest, sleeps_of_this_thread() - before);
     }
     CHECK(fewest == 0);
@@ -207,10 +216,10 @@ bool forbid_system_calls() {
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
-enum class Ended { well, badly, killed, refused };
+enum class Ended { well, badly, killed, rejected };
 
-// How a child ends that does `work` (true for well) and may make no system call. A child, because what is forbidden
-// stays so.
+// Runs `work` (true for well) in a child that may make no system call, and returns how the child ended. A child,
+// because the ban cannot be lifted.
 template <typename Work>
 Ended without_system_calls(Work work) {
     constexpr int WELL = 0, BADLY = 1, REFUSED = 2;
@@ -224,38 +233,38 @@ Ended without_system_calls(Work work) {
     }
     if (!WIFEXITED(status)) return Ended::killed;
     if (WEXITSTATUS(status) == REFUSED) std::printf("system calls are not counted: seccomp is refused here\n");
-    return WEXITSTATUS(status) == WELL ? Ended::well : WEXITSTATUS(status) == BADLY ? Ended::badly : Ended::refused;
+    return WEXITSTATUS(status) == WELL ? Ended::well : WEXITSTATUS(status) == BADLY ? Ended::badly : Ended::rejected;
 }
 
 TEST(an_inline_answer_makes_no_system_call) {
     if (!can_count()) return;
-    House house;
-    CHECK(house.ask(10.0));
+    Fixture fixture;
+    CHECK(fixture.ask(10.0));
     const Ended calling = without_system_calls([] { return getppid() > 0; });
-    if (calling == Ended::refused) return;
+    if (calling == Ended::rejected) return;
     CHECK(calling == Ended::killed);
     CHECK(without_system_calls([&] {
               uint32_t right = 0;
-              for (uint32_t i = 0; i < CALLS; ++i) right += house.ask(10.0);
+              for (uint32_t i = 0; i < CALLS; ++i) right += fixture.ask(10.0);
               return right == CALLS;
           }) == Ended::well);
 }
 
-TEST(a_queued_answer_allocates_nothing_on_its_askers_thread) {
+TEST(a_queued_answer_allocates_nothing_on_its_callers_thread) {
     if (!can_count()) return;
-    House house;
-    house.runtime->start_threads(house.deployment, nullptr, 0);
+    Fixture fixture;
+    fixture.runtime->start_threads(fixture.deployment, nullptr, 0);
     const auto ask = [&] {
         double out = 0.0;
         Outcome outcome;
-        const uint32_t slot = house.runtime->submit(house.request(), {}, &outcome, &out);
+        const uint32_t slot = fixture.runtime->submit(fixture.request(), {}, &outcome, &out);
         if (slot == NO_SLOT) return out == 10.0;
-        while (!house.runtime->wait(slot)) {
+        while (!fixture.runtime->wait(slot)) {
         }
-        outcome = house.runtime->outcome(slot);
-        const bool right = *house.runtime->values(slot) == 10.0;
-        house.runtime->account(outcome, now_ns(), true, true);
-        house.runtime->give_back(slot);
+        outcome = fixture.runtime->outcome(slot);
+        const bool right = *fixture.runtime->values(slot) == 10.0;
+        fixture.runtime->account(outcome, now_ns(), true, true);
+        fixture.runtime->give_back(slot);
         return right;
     };
     uint32_t right = 0;
@@ -266,35 +275,36 @@ TEST(a_queued_answer_allocates_nothing_on_its_askers_thread) {
     CHECK(right == 1'300);
 }
 
-// The eventfd's counter is how often it was written.
+// The eventfd's counter is the number of writes to it.
 TEST(a_burst_signals_its_loop_once) {
-    House house;
-    house.runtime->start_threads(house.deployment, nullptr, 0);
+    Fixture fixture;
+    fixture.runtime->start_threads(fixture.deployment, nullptr, 0);
     Completions loop;
     constexpr uint32_t BURST = 100;
     for (int round = 0; round < 5; ++round) {
-        house.primary.waiting = false;
-        house.primary.closed = true;
+        fixture.primary.waiting = false;
+        fixture.primary.closed = true;
         for (uint32_t i = 0; i < BURST; ++i) {
             double out = 0.0;
             Outcome outcome;
-            const Asker asker{&loop, nullptr, nullptr, i == 0};
-            CHECK(house.runtime->submit(house.request(), asker, &outcome, &out) != NO_SLOT);
+            const Caller caller{&loop, nullptr, nullptr, i == 0};
+            CHECK(fixture.runtime->submit(fixture.request(), caller, &outcome, &out) != NO_SLOT);
         }
-        house.runtime->kick();
-        while (!house.primary.waiting.load()) std::this_thread::yield();
-        house.primary.closed = false;
+        fixture.runtime->kick();
+        while (!fixture.primary.waiting.load()) std::this_thread::yield();
+        fixture.primary.closed = false;
         // Seven batches, and a loop that does not look before all are done.
-        SlotTable& slots = house.runtime->slots();
-        while (house.runtime->counters().batch_rows.load() < BURST * static_cast<uint64_t>(round + 1)) std::this_thread::yield();
+        SlotTable& slots = fixture.runtime->slots();
+        while (fixture.runtime->counters().batch_rows.load() < BURST * static_cast<uint64_t>(round + 1))
+            std::this_thread::yield();
         uint64_t signals = 0;
         CHECK(read(loop.fd(), &signals, sizeof signals) == sizeof signals);
         CHECK(signals == 1);
         uint32_t answered = 0;
         for (uint32_t slot = loop.take_all(slots); slot != NO_SLOT; ++answered) {
             const uint32_t following = slots[slot].next_done.load();
-            CHECK(*house.runtime->values(slot) == 10.0);
-            house.runtime->give_back(slot);
+            CHECK(*fixture.runtime->values(slot) == 10.0);
+            fixture.runtime->give_back(slot);
             slot = following;
         }
         CHECK(answered == BURST);

@@ -8,6 +8,7 @@
 #include "tests/check.hpp"
 
 using namespace engine;
+using namespace engine::scheduler;
 
 namespace {
 
@@ -23,23 +24,24 @@ struct Model {
     Model(SharedExecutors& shared, double weight) : policy({1, 4096, 1}, (cost.prime(1, MS), cost), shared, weight) {}
 };
 
-// Runs the executor for `rows` batches, each from the model that stands first.
-void serve(std::vector<std::unique_ptr<Model>>& models, int64_t& now, int rows, const std::function<void(int64_t)>& arrive) {
+// Runs the executor for `rows` batches, each from the model that ranks first.
+void serve(std::vector<std::unique_ptr<Model>>& models, int64_t& now, int rows,
+           const std::function<void(int64_t)>& arrive) {
     for (int i = 0; i < rows; ++i) {
         arrive(now);
         Model* first = nullptr;
         for (auto& model : models)
             if (model->policy.depth() > 0 &&
-                (first == nullptr || model->policy.standing(now) < first->policy.standing(now)))
+                (first == nullptr || model->policy.rank(now) < first->policy.rank(now)))
                 first = model.get();
         if (first == nullptr) {
             now += MS;
             continue;
         }
         Entry entry[1];
-        const Forming forming = first->policy.form(
+        const BatchPlan plan = first->policy.form(
             now, entry, [](const Entry&) { return Claim::taken; }, [](const Entry&) {});
-        if (forming.rows == 0) continue;
+        if (plan.rows == 0) continue;
         first->policy.started(0, 1, now);
         now += MS;
         first->policy.finished(0, 1, now, true);
@@ -56,7 +58,7 @@ TEST(at_overload_each_model_gets_its_weighted_share) {
     int64_t now = NOW;
     // Both queues are always full and the first model's requests are always the more urgent ones.
     serve(models, now, 4'000, [&](int64_t at) {
-        shared.refused(at);
+        shared.rejected(at);
         for (auto& model : models)
             while (model->policy.depth() < 4)
                 model->policy.push({at + (model == models[0] ? 200 * MS : 400 * MS), 0, 0}, at);
@@ -71,7 +73,7 @@ TEST(below_capacity_the_order_is_by_deadline_whatever_the_weights) {
     for (const double weight : {1.0, 1000.0}) models.push_back(std::make_unique<Model>(shared, weight));
     models[0]->policy.push({NOW + 10 * MS, 0, 0}, NOW);
     models[1]->policy.push({NOW + 20 * MS, 0, 0}, NOW);
-    CHECK(models[0]->policy.standing(NOW) < models[1]->policy.standing(NOW));
+    CHECK(models[0]->policy.rank(NOW) < models[1]->policy.rank(NOW));
 }
 
 TEST(a_model_that_asks_seldom_is_admitted_though_another_fills_the_queue) {
@@ -82,12 +84,12 @@ TEST(a_model_that_asks_seldom_is_admitted_though_another_fills_the_queue) {
         hog.policy.push({NOW + 20 * MS, 0, 0}, NOW);
     }
     CHECK(other.policy.admit(NOW, NOW + 30 * MS) == Verdict::late);
-    shared.refused(NOW);
+    shared.rejected(NOW);
     CHECK(other.policy.admit(NOW, NOW + 30 * MS) == Verdict::admit);
     CHECK(hog.policy.admit(NOW, NOW + 30 * MS) == Verdict::late);
 }
 
-TEST(what_nobody_else_wanted_is_not_held_against_a_model) {
+TEST(time_that_no_other_model_wanted_is_not_charged_to_a_model) {
     SharedExecutors shared(1);
     Share alone, late;
     shared.activate(alone);

@@ -6,6 +6,7 @@
 #include "tests/check.hpp"
 
 using namespace engine;
+using namespace engine::scheduler;
 
 namespace {
 
@@ -17,7 +18,7 @@ struct Bench {
     CostModel cost{8};
     Policy policy;
     Entry batch[8];
-    std::vector<uint32_t> released;
+    std::vector<uint32_t> dropped;
 
     explicit Bench(uint32_t executors = 1, uint32_t queue_rows_max = 4096)
         : policy({8, queue_rows_max, executors}, primed(cost)) {
@@ -31,10 +32,10 @@ struct Bench {
     void push(uint32_t slot, int64_t finish_by_ns, int64_t now_ns = NOW) {
         policy.push({finish_by_ns, slot, 0}, now_ns);
     }
-    Forming form(int64_t now_ns = NOW) {
+    BatchPlan form(int64_t now_ns = NOW) {
         return policy.form(
             now_ns, batch, [](const Entry&) { return Claim::taken; },
-            [this](const Entry& entry) { released.push_back(entry.slot); });
+            [this](const Entry& entry) { dropped.push_back(entry.slot); });
     }
 };
 
@@ -45,36 +46,36 @@ TEST(batches_are_in_order_of_finish_by) {
     b.push(0, NOW + 30'000);
     b.push(1, NOW + 10'000);
     b.push(2, NOW + 20'000);
-    const Forming forming = b.form();
-    CHECK(forming.rows == 3 && !forming.holding);
+    const BatchPlan plan = b.form();
+    CHECK(plan.rows == 3 && !plan.holding);
     CHECK(b.batch[0].slot == 1 && b.batch[1].slot == 2 && b.batch[2].slot == 0);
     CHECK(b.policy.depth() == 0);
 }
 
 TEST(an_empty_queue_forms_nothing) {
     Bench b;
-    const Forming forming = b.form();
-    CHECK(forming.rows == 0 && !forming.holding && forming.wait_until_ns == NEVER_NS);
+    const BatchPlan plan = b.form();
+    CHECK(plan.rows == 0 && !plan.holding && plan.wait_until_ns == NEVER_NS);
 }
 
-TEST(what_cannot_finish_is_released_and_never_claimed) {
+TEST(what_cannot_finish_is_dropped_and_never_claimed) {
     Bench b;
     b.push(0, NOW - 1);
     b.push(1, NOW);
     b.push(2, NOW + 999);    // high_ns(1) is 1000
     b.push(3, NOW + 1'000);
-    const Forming forming = b.form();
-    CHECK(forming.rows == 1 && b.batch[0].slot == 3);
-    CHECK((b.released == std::vector<uint32_t>{0, 1, 2}));
+    const BatchPlan plan = b.form();
+    CHECK(plan.rows == 1 && b.batch[0].slot == 3);
+    CHECK((b.dropped == std::vector<uint32_t>{0, 1, 2}));
 }
 
 TEST(requests_answered_meanwhile_are_passed_over) {
     Bench b;
     for (uint32_t slot = 0; slot < 4; ++slot) b.push(slot, NOW + 10'000 + slot);
-    const Forming forming = b.policy.form(
+    const BatchPlan plan = b.policy.form(
         NOW, b.batch, [](const Entry& entry) { return entry.slot % 2 ? Claim::taken : Claim::gone; },
         [](const Entry&) {});
-    CHECK(forming.rows == 2 && b.batch[0].slot == 1 && b.batch[1].slot == 3);
+    CHECK(plan.rows == 2 && b.batch[0].slot == 1 && b.batch[1].slot == 3);
 }
 
 TEST(the_batch_is_no_larger_than_its_most_urgent_member_can_wait_for) {
@@ -85,19 +86,19 @@ TEST(the_batch_is_no_larger_than_its_most_urgent_member_can_wait_for) {
     CHECK(b.batch[0].slot == 0);
 }
 
-TEST(a_head_is_dropped_only_while_there_are_refusals) {
-    for (const int64_t refused_ago_ns : {int64_t{-1}, int64_t{1'000}, int64_t{20'000'001}}) {
+TEST(a_head_is_dropped_only_while_there_are_rejections) {
+    for (const int64_t rejected_ago_ns : {int64_t{-1}, int64_t{1'000}, int64_t{20'000'001}}) {
         Bench b;
         b.push(0, NOW + 1'100);  // time for one row alone
         for (uint32_t slot = 1; slot <= 8; ++slot) b.push(slot, NOW + 100'000);
-        if (refused_ago_ns >= 0) b.policy.refused(NOW - refused_ago_ns);
-        const Forming forming = b.form();
-        if (refused_ago_ns == 1'000) {
-            CHECK(forming.rows == 8);  // 8 rows in 1500 ns rather than 1 in 800
-            CHECK(b.released == std::vector<uint32_t>{0});
+        if (rejected_ago_ns >= 0) b.policy.rejected(NOW - rejected_ago_ns);
+        const BatchPlan plan = b.form();
+        if (rejected_ago_ns == 1'000) {
+            CHECK(plan.rows == 8);  // 8 rows in 1500 ns rather than 1 in 800
+            CHECK(b.dropped == std::vector<uint32_t>{0});
         } else {
-            CHECK(forming.rows == 1 && b.batch[0].slot == 0);
-            CHECK(b.released.empty());
+            CHECK(plan.rows == 1 && b.batch[0].slot == 0);
+            CHECK(b.dropped.empty());
         }
     }
 }
@@ -113,18 +114,18 @@ TEST(holding_is_bounded_by_the_batch_that_fills_by_patience_and_by_the_deadline)
         }
         const int64_t finish_by = urgent ? now + 1'875 + 50 : now + 1'000'000;  // high_ns(8) is 1875
         b.push(1, finish_by, now);
-        Forming forming = b.form(now);
-        CHECK(forming.holding && forming.rows == 0);
+        BatchPlan plan = b.form(now);
+        CHECK(plan.holding && plan.rows == 0);
         if (urgent) {
-            CHECK(forming.wait_until_ns == now + 50);
+            CHECK(plan.wait_until_ns == now + 50);
         } else {
             // Seven more at one every 100 ns would fill the batch, as would half of its own 1500 ns.
-            CHECK(forming.wait_until_ns >= now + 650 && forming.wait_until_ns <= now + 750);
-            forming = b.form(forming.wait_until_ns);
-            if (forming.rows == 0) CHECK(forming.wait_until_ns == now + 750);
+            CHECK(plan.wait_until_ns >= now + 650 && plan.wait_until_ns <= now + 750);
+            plan = b.form(plan.wait_until_ns);
+            if (plan.rows == 0) CHECK(plan.wait_until_ns == now + 750);
         }
-        if (forming.rows == 0) forming = b.form(forming.wait_until_ns);
-        CHECK(forming.rows == 1 && b.batch[0].slot == 1);
+        if (plan.rows == 0) plan = b.form(plan.wait_until_ns);
+        CHECK(plan.rows == 1 && b.batch[0].slot == 1);
     }
 }
 
@@ -205,13 +206,13 @@ TEST(an_idle_primary_that_seems_too_slow_is_probed_now_and_then) {
     b.push(1, later + 500, later);
     b.push(2, later + 600, later);
     CHECK(b.form(later).rows == 1 && b.batch[0].slot == 1);
-    CHECK(b.released == std::vector<uint32_t>{0});
+    CHECK(b.dropped == std::vector<uint32_t>{0});
     b.policy.started(0, 1, later);
     CHECK(b.policy.admit(later + 100, later + 500) == Verdict::late);
     b.policy.finished(0, 1, later + 800, true);
     CHECK(b.policy.admit(later + 900, later + 1'400) == Verdict::late);
     CHECK(b.form(later + 550).rows == 0);
-    CHECK((b.released == std::vector<uint32_t>{0, 2}));
+    CHECK((b.dropped == std::vector<uint32_t>{0, 2}));
 }
 
 TEST(finish_counts_by_bucket) {
@@ -264,7 +265,7 @@ struct Crowd : Bench {
 };
 
 TEST(a_more_important_request_takes_the_place_of_others) {
-    // Behind the eight it would be done at 3800 and may be until 3500: too late, but for those that give way.
+    // Behind the eight it would be done at 3800, and its time is up at 3500: too late, unless some of them give way.
     for (const auto& [lower, upper] : {std::pair{Priority::sheddable, Priority::normal},
                                       std::pair{Priority::normal, Priority::critical}}) {
         Crowd b(lower);
@@ -284,9 +285,9 @@ TEST(a_lower_class_that_cannot_wait_for_a_filled_batch_gives_way) {
     CHECK(b.policy.admit(NOW, NOW + 3'500, Priority::critical) == Verdict::admit);
     for (uint32_t slot = 100; slot < 104; ++slot) b.policy.push({NOW + 30'000, slot, 0, Priority::critical}, NOW);
     b.policy.finished(0, 8, NOW + 1'500, true);
-    const Forming forming = b.form(NOW + 1'500);  // a batch of eight ends at 3000, or 3375 at the worst
-    CHECK(forming.rows == 4 && b.batch[0].slot == 100);
-    CHECK(b.released.size() == 8);
+    const BatchPlan plan = b.form(NOW + 1'500);  // a batch of eight ends at 3000, or 3375 at the worst
+    CHECK(plan.rows == 4 && b.batch[0].slot == 100);
+    CHECK(b.dropped.size() == 8);
 }
 
 TEST(critical_requests_are_never_shed_for_others) {
@@ -295,7 +296,7 @@ TEST(critical_requests_are_never_shed_for_others) {
     CHECK(b.policy.admit(NOW, NOW + 3'500, Priority::sheddable) == Verdict::late);
 }
 
-TEST(the_door_needs_no_lock) {
+TEST(admission_needs_no_lock) {
     Bench b;
     std::atomic<int> shed{0};
     const auto visit = [&b, &shed] {
@@ -303,7 +304,7 @@ TEST(the_door_needs_no_lock) {
             const int64_t now = NOW + i * 1'000;
             const Verdict verdict = b.policy.admit(now, now + 3'000);
             if (verdict == Verdict::admit) b.policy.leave(b.policy.enter(now, now + 3'000));
-            else b.policy.refused(now);
+            else b.policy.rejected(now);
             shed += verdict == Verdict::shed;
             b.policy.missed_prediction_by(i, now);
         }

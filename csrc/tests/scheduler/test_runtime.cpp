@@ -1,4 +1,4 @@
-// The runtime under real threads: every request answered exactly once, whoever wins. Run under ASan and TSan.
+// The runtime under real threads: every request answered exactly once, whichever thread wins. Run under ASan and TSan.
 #include <poll.h>
 
 #include <array>
@@ -12,6 +12,7 @@
 #include "tests/check.hpp"
 
 using namespace engine;
+using namespace engine::scheduler;
 
 namespace {
 
@@ -50,14 +51,14 @@ struct Sum {
 constexpr int64_t MS = 1'000'000;
 
 // A primary that adds nothing and a fallback that adds 1000, so a value tells who made it.
-struct House {
+struct Fixture {
     Sum primary, fallback;
     Deployment* deployment;
     std::unique_ptr<Runtime> runtime;
 
-    explicit House(uint32_t slots = 256, uint32_t executors = 1, bool with_fallback = true)
-        : House(limits_of(slots), Executors::make(options_of(executors)), true, with_fallback) {}
-    House(const RuntimeLimits& limits, std::shared_ptr<Executors> executors, bool owns, bool with_fallback = true) {
+    explicit Fixture(uint32_t slots = 256, uint32_t executors = 1, bool with_fallback = true)
+        : Fixture(limits_of(slots), Executors::make(options_of(executors)), true, with_fallback) {}
+    Fixture(const RuntimeLimits& limits, std::shared_ptr<Executors> executors, bool owns, bool with_fallback = true) {
         fallback.offset = 1000.0;
         const engine_scorer first = primary.scorer(), second = fallback.scorer();
         deployment = new Deployment(first, with_fallback ? &second : nullptr, false, 1);
@@ -79,7 +80,7 @@ struct House {
     Request request(const void* row, int64_t now, int64_t deadline_ns) const {
         return {deployment, row, now, now, deadline_ns};
     }
-    ~House() {
+    ~Fixture() {
         runtime.reset();
         deployment->release();
         CHECK(primary.references.load() == 1);
@@ -121,49 +122,49 @@ double expected_value(const Outcome& outcome, double sum) {
 }  // namespace
 
 TEST(inline_answers_by_the_primary) {
-    House house;
+    Fixture fixture;
     const float row[2] = {1.0f, 2.5f};
     double out = 0.0;
     const int64_t now = now_ns();
-    const Outcome outcome = house.runtime->predict_inline(house.request(row, now, now + 1000 * MS), &out);
+    const Outcome outcome = fixture.runtime->predict_inline(fixture.request(row, now, now + 1000 * MS), &out);
     CHECK(outcome.source == Source::primary);
     CHECK(outcome.reason == Reason::ok);
     CHECK(out == 3.5);
 }
 
 TEST(inline_expired_gives_the_default) {
-    House house;
+    Fixture fixture;
     const float row[2] = {1.0f, 2.5f};
     double out = 0.0;
     const int64_t now = now_ns();
-    const Outcome outcome = house.runtime->predict_inline(house.request(row, now, now), &out);
+    const Outcome outcome = fixture.runtime->predict_inline(fixture.request(row, now, now), &out);
     CHECK(outcome.source == Source::default_value);
     CHECK(outcome.reason == Reason::expired);
     CHECK(std::isnan(out));
-    CHECK(house.primary.rows.load() == 0);
+    CHECK(fixture.primary.rows.load() == 0);
 }
 
 TEST(inline_failure_and_nan_fall_back) {
-    House house;
+    Fixture fixture;
     const float row[2] = {1.0f, 2.0f};
     double out = 0.0;
-    house.primary.fail = true;
+    fixture.primary.fail = true;
     int64_t now = now_ns();
-    Outcome outcome = house.runtime->predict_inline(house.request(row, now, now + 1000 * MS), &out);
+    Outcome outcome = fixture.runtime->predict_inline(fixture.request(row, now, now + 1000 * MS), &out);
     CHECK(outcome.source == Source::fallback && outcome.reason == Reason::primary_error && out == 1003.0);
-    house.primary.fail = false;
-    house.primary.nan = true;
+    fixture.primary.fail = false;
+    fixture.primary.nan = true;
     now = now_ns();
-    outcome = house.runtime->predict_inline(house.request(row, now, now + 1000 * MS), &out);
+    outcome = fixture.runtime->predict_inline(fixture.request(row, now, now + 1000 * MS), &out);
     CHECK(outcome.source == Source::fallback && outcome.reason == Reason::primary_not_finite && out == 1003.0);
-    house.fallback.fail = true;
+    fixture.fallback.fail = true;
     now = now_ns();
-    outcome = house.runtime->predict_inline(house.request(row, now, now + 1000 * MS), &out);
+    outcome = fixture.runtime->predict_inline(fixture.request(row, now, now + 1000 * MS), &out);
     CHECK(outcome.source == Source::default_value && outcome.reason == Reason::fallback_error);
 }
 
 TEST(many_inline_in_any_deadline_order) {
-    House house;
+    Fixture fixture;
     constexpr uint32_t N = 100;
     std::vector<float> rows(2 * N);
     std::vector<int64_t> deadlines(N);
@@ -175,7 +176,7 @@ TEST(many_inline_in_any_deadline_order) {
         rows[2 * i + 1] = 0.5f;
         deadlines[i] = i % 10 == 0 ? now - 1 : now + 5000 * MS - (i * 37 % 100) * MS;
     }
-    house.runtime->predict_many_inline(house.request(nullptr, now, 0), rows.data(), N, deadlines.data(), 0,
+    fixture.runtime->predict_many_inline(fixture.request(nullptr, now, 0), rows.data(), N, deadlines.data(), 0,
                                        outcomes.data(), out.data());
     for (uint32_t i = 0; i < N; ++i) {
         if (i % 10 == 0) {
@@ -188,14 +189,14 @@ TEST(many_inline_in_any_deadline_order) {
 }
 
 TEST(threads_each_get_their_own_answer) {
-    House house(64, 2);
-    house.start();
+    Fixture fixture(64, 2);
+    fixture.start();
     std::vector<std::thread> threads;
     std::atomic<int> wrong{0};
     for (int t = 0; t < 8; ++t)
         threads.emplace_back([&, t] {
             for (int i = 0; i < 300; ++i) {
-                const auto [outcome, value] = house.predict(static_cast<float>(t), static_cast<float>(i), 1000 * MS);
+                const auto [outcome, value] = fixture.predict(static_cast<float>(t), static_cast<float>(i), 1000 * MS);
                 if (value != expected_value(outcome, t + i)) wrong.fetch_add(1);
             }
         });
@@ -204,67 +205,67 @@ TEST(threads_each_get_their_own_answer) {
     uint64_t answered = 0;
     for (int s = 0; s < SOURCES; ++s)
         for (int r = 0; r < REASONS; ++r)
-            for (int p = 0; p < PRIORITIES; ++p) answered += house.runtime->answered(p, s, r);
+            for (int p = 0; p < PRIORITIES; ++p) answered += fixture.runtime->answered(p, s, r);
     CHECK(answered == 8 * 300);
-    house.runtime->close(NEVER_NS);
-    CHECK(house.runtime->slots().in_use() == 0);
+    fixture.runtime->close(NEVER_NS);
+    CHECK(fixture.runtime->slots().in_use() == 0);
 }
 
-TEST(a_hung_primary_is_rescued_and_its_late_result_dropped) {
-    House house;
-    house.start();
-    house.primary.hang = true;
-    // On a machine so busy that the rescue itself wakes up late, the default stands in for the fallback.
-    const auto rescued = [](const Outcome& outcome, double value, double sum) {
+TEST(a_hung_primary_gets_the_fallback_and_its_late_result_is_dropped) {
+    Fixture fixture;
+    fixture.start();
+    fixture.primary.hang = true;
+    // On a machine so busy that the timer itself wakes late, the default stands in for the fallback.
+    const auto fell_back = [](const Outcome& outcome, double value, double sum) {
         return outcome.source == Source::fallback ? value == sum + 1000.0
                                                   : outcome.source == Source::default_value && std::isnan(value);
     };
-    const auto [first, value] = house.predict(1.0f, 1.0f, 100 * MS);
-    CHECK(rescued(first, value, 2.0));
+    const auto [first, value] = fixture.predict(1.0f, 1.0f, 100 * MS);
+    CHECK(fell_back(first, value, 2.0));
     CHECK(first.reason == Reason::timeout);
-    const auto [second, again] = house.predict(2.0f, 1.0f, 100 * MS);
-    CHECK(rescued(second, again, 3.0));
-    house.primary.hang = false;
-    house.runtime->close(NEVER_NS);
-    CHECK(house.runtime->counters().late_dropped.load() == 1);
-    CHECK(house.runtime->slots().in_use() == 0);
+    const auto [second, again] = fixture.predict(2.0f, 1.0f, 100 * MS);
+    CHECK(fell_back(second, again, 3.0));
+    fixture.primary.hang = false;
+    fixture.runtime->close(NEVER_NS);
+    CHECK(fixture.runtime->counters().late_dropped.load() == 1);
+    CHECK(fixture.runtime->slots().in_use() == 0);
 }
 
 TEST(no_deadline_waits_for_a_slow_primary) {
-    House house;
-    house.start();
-    house.primary.busy_ns = 30 * MS;
-    const auto [outcome, value] = house.predict(1.0f, 2.0f, NEVER_NS / 2);
+    Fixture fixture;
+    fixture.start();
+    fixture.primary.busy_ns = 30 * MS;
+    const auto [outcome, value] = fixture.predict(1.0f, 2.0f, NEVER_NS / 2);
     CHECK(outcome.source == Source::primary && value == 3.0);
 }
 
 TEST(close_answers_what_is_under_way) {
-    House house;
-    house.start();
-    house.primary.hang = true;
+    Fixture fixture;
+    fixture.start();
+    fixture.primary.hang = true;
     std::vector<std::thread> threads;
     std::atomic<int> answered{0};
-    const uint64_t warmed = house.primary.rows.load();
+    const uint64_t warmed = fixture.primary.rows.load();
     for (int t = 0; t < 6; ++t) {
         threads.emplace_back([&] {
-            const auto [outcome, value] = house.predict(1.0f, 2.0f, 3'600'000 * MS);
+            const auto [outcome, value] = fixture.predict(1.0f, 2.0f, 3'600'000 * MS);
             if (value == 1003.0 && outcome.source == Source::fallback) answered.fetch_add(1);
         });
-        while (house.primary.rows.load() == warmed) std::this_thread::yield();  // the first one runs, alone
+        while (fixture.primary.rows.load() == warmed) std::this_thread::yield();  // the first one runs, alone
     }
-    while (house.runtime->slots().in_use() < 6) std::this_thread::yield();
-    std::thread closer([&] { house.runtime->close(NEVER_NS); });
+    while (fixture.runtime->slots().in_use() < 6) std::this_thread::yield();
+    std::thread closer([&] { fixture.runtime->close(NEVER_NS); });
     while (answered.load() < 5) std::this_thread::yield();  // the queued ones, while the sixth still runs
-    house.primary.hang = false;
+    fixture.primary.hang = false;
     closer.join();
     for (std::thread& thread : threads) thread.join();
-    const auto [late, value] = house.predict(1.0f, 2.0f, 1000 * MS);
+    const auto [late, value] = fixture.predict(1.0f, 2.0f, 1000 * MS);
     CHECK(late.reason == Reason::closing && value == 1003.0);
 }
 
 TEST(loops_get_every_completion_once) {
-    House house(128, 2);
-    house.start();
+    Fixture fixture(128, 2);
+    fixture.start();
     Completions loop;
     constexpr int N = 2000;
     std::vector<int> seen(N, 0);
@@ -275,11 +276,11 @@ TEST(loops_get_every_completion_once) {
             double out = 0.0;
             Outcome outcome;
             const int64_t started = now_ns();
-            if (submitted == 700) house.primary.hang = true;
-            if (submitted == 900) house.primary.hang = false;
-            const Asker asker{&loop, nullptr, reinterpret_cast<void*>(static_cast<intptr_t>(submitted)), false};
+            if (submitted == 700) fixture.primary.hang = true;
+            if (submitted == 900) fixture.primary.hang = false;
+            const Caller caller{&loop, nullptr, reinterpret_cast<void*>(static_cast<intptr_t>(submitted)), false};
             const uint32_t slot =
-                house.runtime->submit(house.request(row, started, started + 20 * MS), asker, &outcome, &out);
+                fixture.runtime->submit(fixture.request(row, started, started + 20 * MS), caller, &outcome, &out);
             if (slot == NO_SLOT) {
                 wrong += out != expected_value(outcome, submitted) && outcome.source != Source::default_value;
                 ++seen[submitted];
@@ -287,35 +288,35 @@ TEST(loops_get_every_completion_once) {
             }
             ++submitted;
         }
-        house.runtime->kick();
+        fixture.runtime->kick();
         pollfd ready{loop.fd(), POLLIN, 0};
         poll(&ready, 1, 100);
-        for (uint32_t slot = loop.take_all(house.runtime->slots()); slot != NO_SLOT;) {
-            Slot& answered = house.runtime->slots()[slot];
+        for (uint32_t slot = loop.take_all(fixture.runtime->slots()); slot != NO_SLOT;) {
+            Slot& answered = fixture.runtime->slots()[slot];
             const uint32_t next = answered.next_done.load();
             const auto number = static_cast<int>(reinterpret_cast<intptr_t>(answered.user));
-            const Outcome outcome = house.runtime->outcome(slot);
+            const Outcome outcome = fixture.runtime->outcome(slot);
             wrong += outcome.source != Source::default_value &&
-                     *house.runtime->values(slot) != expected_value(outcome, number);
+                     *fixture.runtime->values(slot) != expected_value(outcome, number);
             ++seen[number];
             ++done;
-            house.runtime->account(outcome, now_ns(), true, false);
-            house.runtime->give_back(slot);
+            fixture.runtime->account(outcome, now_ns(), true, false);
+            fixture.runtime->give_back(slot);
             slot = next;
         }
     }
     CHECK(wrong == 0);
     for (int i = 0; i < N; ++i) CHECK(seen[i] == 1);
-    house.runtime->close(NEVER_NS);
-    CHECK(house.runtime->slots().in_use() == 0);
+    fixture.runtime->close(NEVER_NS);
+    CHECK(fixture.runtime->slots().in_use() == 0);
 }
 
 TEST(groups_complete_whatever_happens_to_their_rows) {
-    House house(64, 1);
-    house.start();
-    constexpr uint32_t N = 200;  // more than there are slots: some rows are refused and settled at once
+    Fixture fixture(64, 1);
+    fixture.start();
+    constexpr uint32_t N = 200;  // more than there are slots: some rows are rejected and settled at once
     for (int round = 0; round < 20; ++round) {
-        house.primary.fail = round % 3 == 1;
+        fixture.primary.fail = round % 3 == 1;
         Group group;
         std::vector<float> rows(2 * N, 1.0f);
         std::vector<uint32_t> slots(N);
@@ -323,36 +324,37 @@ TEST(groups_complete_whatever_happens_to_their_rows) {
         std::vector<double> out(N);
         const int64_t now = now_ns();
         const std::vector<int64_t> deadlines(N, now + 200 * MS);
-        const Asker asker{nullptr, &group};
-        bool done = house.runtime->submit_many(house.request(nullptr, now, 0), rows.data(), N, deadlines.data(), asker,
-                                               slots.data(), outcomes.data(), out.data());
+        const Caller caller{nullptr, &group};
+        bool done =
+            fixture.runtime->submit_many(fixture.request(nullptr, now, 0), rows.data(), N, deadlines.data(),
+                                         caller, slots.data(), outcomes.data(), out.data());
         std::vector<uint32_t> queued;
         for (uint32_t slot : slots)
             if (slot != NO_SLOT) queued.push_back(slot);
-        while (!done) done = house.runtime->wait_group(group, queued);
+        while (!done) done = fixture.runtime->wait_group(group, queued);
         for (uint32_t i = 0; i < N; ++i) {
             if (slots[i] != NO_SLOT) {
-                outcomes[i] = house.runtime->outcome(slots[i]);
-                out[i] = *house.runtime->values(slots[i]);
-                house.runtime->give_back(slots[i]);
+                outcomes[i] = fixture.runtime->outcome(slots[i]);
+                out[i] = *fixture.runtime->values(slots[i]);
+                fixture.runtime->give_back(slots[i]);
             }
             CHECK(outcomes[i].source == Source::default_value || out[i] == expected_value(outcomes[i], 2.0));
         }
     }
-    house.runtime->close(NEVER_NS);
-    CHECK(house.runtime->slots().in_use() == 0);
+    fixture.runtime->close(NEVER_NS);
+    CHECK(fixture.runtime->slots().in_use() == 0);
 }
 
 TEST(swaps_under_load_mix_nothing_and_free_the_old) {
-    House house(64, 2);
-    house.start();
+    Fixture fixture(64, 2);
+    fixture.start();
     Sum other;
     other.offset = 5000.0;
     std::atomic<bool> stop{false};
     std::atomic<int> wrong{0};
-    // The binding's part of a swap: whoever asks holds on to what it asks.
+    // The binding's part of a swap: a caller keeps a reference to the deployment that it asks.
     std::mutex swapping;
-    Deployment* current = house.deployment;
+    Deployment* current = fixture.deployment;
     current->retain();
     std::vector<std::thread> threads;
     for (int t = 0; t < 3; ++t)
@@ -360,13 +362,13 @@ TEST(swaps_under_load_mix_nothing_and_free_the_old) {
             while (!stop.load()) {
                 const float row[2] = {1.0f, 1.0f};
                 const int64_t started = now_ns();
-                Request request = house.request(row, started, started + 1000 * MS);
+                Request request = fixture.request(row, started, started + 1000 * MS);
                 {
                     const std::lock_guard<std::mutex> lock(swapping);
                     request.deployment = current;
                     current->retain();
                 }
-                const auto [outcome, value] = house.predict(request);
+                const auto [outcome, value] = fixture.predict(request);
                 request.deployment->release();
                 if (outcome.source != Source::primary) continue;
                 const double due = outcome.deployment % 2 == 1 ? 2.0 : 5002.0;
@@ -374,8 +376,8 @@ TEST(swaps_under_load_mix_nothing_and_free_the_old) {
             }
         });
     for (uint64_t number = 2; number < 200; ++number) {
-        const engine_scorer scorer = number % 2 == 1 ? house.primary.scorer() : other.scorer();
-        const engine_scorer spare = house.fallback.scorer();
+        const engine_scorer scorer = number % 2 == 1 ? fixture.primary.scorer() : other.scorer();
+        const engine_scorer spare = fixture.fallback.scorer();
         auto* next = new Deployment(scorer, &spare, false, number);
         {
             const std::lock_guard<std::mutex> lock(swapping);
@@ -388,7 +390,7 @@ TEST(swaps_under_load_mix_nothing_and_free_the_old) {
     for (std::thread& thread : threads) thread.join();
     CHECK(wrong.load() == 0);
     current->release();
-    house.runtime.reset();
+    fixture.runtime.reset();
     CHECK(other.references.load() == 1);
 }
 

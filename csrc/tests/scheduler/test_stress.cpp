@@ -1,8 +1,7 @@
 // Everything at once, for as long as ENGINE_STRESS_S says (two seconds unless it does): several runtimes on shared
 // executors, priorities, hedges, swaps, cancelled requests, models that fail, answer NaN, stall and come back late,
-// event loops and groups, runtimes that open and close while others are busy. What must hold is checked on every
-// answer; what must not happen between threads is for ASan and TSan to see. ENGINE_SEED replays the draws, though not
-// the interleaving.
+// event loops and groups, runtimes that open and close while others are busy. Every answer is checked; ASan and TSan
+// watch the threads. ENGINE_SEED replays the draws, though not the interleaving.
 #include <poll.h>
 
 #include <atomic>
@@ -20,6 +19,7 @@
 #include "tests/check.hpp"
 
 using namespace engine;
+using namespace engine::scheduler;
 
 namespace {
 
@@ -71,7 +71,9 @@ struct Model {
     bool faulty;
 
     Model(uint64_t version, double more, bool may_fail)
-        : draws(seed_of_run() ^ (version << 32)), added(PER_VERSION * static_cast<double>(version) + more), faulty(may_fail) {
+        : draws(seed_of_run() ^ (version << 32)),
+          added(PER_VERSION * static_cast<double>(version) + more),
+          faulty(may_fail) {
         alive.fetch_add(1);
     }
     ~Model() { alive.fetch_sub(1); }
@@ -86,13 +88,16 @@ struct Model {
             if (draw < 4) return ENGINE_SCORE_BAD_SHAPE;
             nan = draw < 6;
             // About as long as an executor may be stuck before it is replaced, so that it often comes back just then.
-            if (draw == 6) std::this_thread::sleep_for(std::chrono::nanoseconds(BUDGET_NS + static_cast<int64_t>(random.below(2 * BUDGET_NS))));
+            if (draw == 6)
+                std::this_thread::sleep_for(
+                    std::chrono::nanoseconds(BUDGET_NS + static_cast<int64_t>(random.below(2 * BUDGET_NS))));
             busy(10 * US + static_cast<int64_t>(n) * 5 * US);
         } else if (random.one_in(300)) {
             busy(MS);  // a fallback that was preempted
         }
         for (size_t r = 0; r < n; ++r) {
-            out[r] = self->added + static_cast<double>(rows[r * stride]) + 1000.0 * static_cast<double>(rows[r * stride + 1]);
+            out[r] = self->added + static_cast<double>(rows[r * stride]) +
+                     1000.0 * static_cast<double>(rows[r * stride + 1]);
             if (nan) out[r] = std::nan("");
         }
         return ENGINE_SCORE_OK;
@@ -124,12 +129,13 @@ Deployment* deploy(uint64_t version, bool reentrant) {
 
 struct Row {
     float values[2];
-    explicit Row(Random& random) : values{static_cast<float>(random.below(1000)), static_cast<float>(random.below(100))} {}
+    explicit Row(Random& random)
+        : values{static_cast<float>(random.below(1000)), static_cast<float>(random.below(100))} {}
     double sum() const { return static_cast<double>(values[0]) + 1000.0 * static_cast<double>(values[1]); }
 };
 
 // One runtime and the deployment that its new requests come under.
-struct Shop {
+struct Service {
     Findings& findings;
     bool reentrant;
     std::unique_ptr<Runtime> runtime;
@@ -137,7 +143,7 @@ struct Shop {
     Deployment* current;
     std::atomic<uint64_t> accounted{0};
 
-    Shop(Findings& found, const std::shared_ptr<Executors>& executors, double weight, bool overlapping)
+    Service(Findings& found, const std::shared_ptr<Executors>& executors, double weight, bool overlapping)
         : findings(found), reentrant(overlapping), current(deploy(1, overlapping)) {
         RuntimeLimits limits;
         limits.slots = 96;
@@ -151,7 +157,7 @@ struct Shop {
         runtime->start_threads(current, nullptr, 0);
         findings.runtimes.fetch_add(1);
     }
-    ~Shop() {
+    ~Service() {
         if (runtime->close(NEVER_NS) != 0) findings.stuck.fetch_add(1);
         if (runtime->slots().in_use() != 0) findings.leaked.fetch_add(1);
         uint64_t counted = 0;
@@ -215,7 +221,7 @@ struct Shop {
         const uint32_t slot = runtime->submit(request(random, deployment, row.values), {}, &outcome, &out);
         deployment->release();
         if (slot == NO_SLOT) return check(outcome, version, row.sum(), out, false, true);
-        if (random.one_in(20)) {  // an asker that was interrupted and will not come back
+        if (random.one_in(20)) {  // a caller that was interrupted and will not come back
             runtime->abandon(slot);
             findings.cancels.fetch_add(1, std::memory_order_relaxed);
             return;
@@ -240,9 +246,10 @@ struct Shop {
         std::vector<Outcome> outcomes(n);
         std::vector<double> out(n);
         Group group;
-        Asker asker;
-        asker.group = &group;
-        bool done = runtime->submit_many(all, rows.data(), n, deadlines.data(), asker, slots.data(), outcomes.data(), out.data());
+        Caller caller;
+        caller.group = &group;
+        bool done = runtime->submit_many(all, rows.data(), n, deadlines.data(), caller, slots.data(),
+                                         outcomes.data(), out.data());
         for (const uint32_t slot : slots)
             if (slot != NO_SLOT) queued.push_back(slot);
         while (!done) done = runtime->wait_group(group, queued);
@@ -259,32 +266,32 @@ struct Shop {
     }
 };
 
-// One event loop's dealings with one shop: many requests under way, answers through an eventfd, some cancelled.
+// One event loop that asks one service: many requests under way, answers through an eventfd, some cancelled.
 class Loop {
 public:
-    Loop(Shop& its, uint64_t stream) : shop_(its), random_(stream) {}
+    Loop(Service& its, uint64_t stream) : service_(its), random_(stream) {}
 
-    void turn() {
+    void run_once() {
         for (uint64_t burst = 1 + random_.below(12); burst > 0 && asked_.size() < 40; --burst) {
             if (random_.one_in(12)) ask_many();
             else ask();
         }
-        shop_.runtime->kick();
+        service_.runtime->kick();
         if (random_.one_in(3)) cancel_one();
         pollfd ready{completions_.fd(), POLLIN, 0};
         poll(&ready, 1, 1);
         drain();
     }
 
-    // Everything asked is answered, whatever became of the runtime.
+    // Every request is answered, whatever became of the runtime.
     void finish() {
         for (const int64_t until = now_ns() + 20'000 * MS; completions_.pending > 0 && now_ns() < until;) {
             pollfd ready{completions_.fd(), POLLIN, 0};
             poll(&ready, 1, 10);
             drain();
         }
-        shop_.findings.missing.fetch_add(completions_.pending);
-        shop_.findings.missing.fetch_add(asked_.size());
+        service_.findings.missing.fetch_add(completions_.pending);
+        service_.findings.missing.fetch_add(asked_.size());
     }
 
 private:
@@ -298,7 +305,7 @@ private:
         bool cancelled = false;
     };
 
-    Asker asker(uint64_t ticket, Group* group) {
+    Caller caller(uint64_t ticket, Group* group) {
         return {&completions_, group, reinterpret_cast<void*>(static_cast<uintptr_t>(ticket)), random_.one_in(4)};
     }
 
@@ -306,14 +313,14 @@ private:
         const uint64_t ticket = ++tickets_;
         Asked asked;
         asked.rows.emplace_back(random_);
-        Deployment* deployment = shop_.held();
+        Deployment* deployment = service_.held();
         asked.version = deployment->number();
         Outcome outcome;
         double out = 0.0;
-        const uint32_t slot = shop_.runtime->submit(Shop::request(random_, deployment, asked.rows[0].values),
-                                                    asker(ticket, nullptr), &outcome, &out);
+        const uint32_t slot = service_.runtime->submit(Service::request(random_, deployment, asked.rows[0].values),
+                                                    caller(ticket, nullptr), &outcome, &out);
         deployment->release();
-        if (slot == NO_SLOT) return shop_.check(outcome, asked.version, asked.rows[0].sum(), out, false, false);
+        if (slot == NO_SLOT) return service_.check(outcome, asked.version, asked.rows[0].sum(), out, false, false);
         asked.slots = {slot};
         completions_.pending += 1;
         asked_.emplace(ticket, std::move(asked));
@@ -328,12 +335,12 @@ private:
         asked.outcomes.resize(n);
         asked.out.resize(n);
         asked.group = std::make_unique<Group>();
-        Deployment* deployment = shop_.held();
+        Deployment* deployment = service_.held();
         asked.version = deployment->number();
-        const Request all = Shop::request(random_, deployment, nullptr);
+        const Request all = Service::request(random_, deployment, nullptr);
         const std::vector<int64_t> deadlines(n, all.deadline_ns);
-        const bool done = shop_.runtime->submit_many(all, asked.rows.data(), n, deadlines.data(),
-                                                     asker(ticket, asked.group.get()), asked.slots.data(),
+        const bool done = service_.runtime->submit_many(all, asked.rows.data(), n, deadlines.data(),
+                                                     caller(ticket, asked.group.get()), asked.slots.data(),
                                                      asked.outcomes.data(), asked.out.data());
         deployment->release();
         if (done) return read_many(asked);
@@ -348,18 +355,18 @@ private:
         Asked& asked = it->second;
         if (asked.cancelled) return;
         asked.cancelled = true;
-        shop_.findings.cancels.fetch_add(1, std::memory_order_relaxed);
+        service_.findings.cancels.fetch_add(1, std::memory_order_relaxed);
         if (asked.group != nullptr) {
             for (const uint32_t slot : asked.slots)
-                if (slot != NO_SLOT) shop_.runtime->abandon_row(slot);
-        } else if (shop_.runtime->abandon(asked.slots[0])) {
+                if (slot != NO_SLOT) service_.runtime->abandon_row(slot);
+        } else if (service_.runtime->abandon(asked.slots[0])) {
             completions_.pending -= 1;
             asked_.erase(it);
         }
     }
 
     void drain() {
-        SlotTable& slots = shop_.runtime->slots();
+        SlotTable& slots = service_.runtime->slots();
         for (uint32_t slot = completions_.take_all(slots); slot != NO_SLOT;) {
             const uint32_t following = slots[slot].next_done.load(std::memory_order_relaxed);
             finish_one(slot, reinterpret_cast<uintptr_t>(slots[slot].user));
@@ -370,7 +377,7 @@ private:
     void finish_one(uint32_t slot, uint64_t ticket) {
         const auto it = asked_.find(ticket);
         if (it == asked_.end()) {
-            shop_.findings.twice.fetch_add(1);
+            service_.findings.twice.fetch_add(1);
             return;
         }
         completions_.pending -= 1;
@@ -379,9 +386,9 @@ private:
             read_many(asked);
         } else {
             if (!asked.cancelled)
-                shop_.check(shop_.runtime->outcome(slot), asked.version, asked.rows[0].sum(),
-                            *shop_.runtime->values(slot), true, false);
-            shop_.runtime->give_back(slot);
+                service_.check(service_.runtime->outcome(slot), asked.version, asked.rows[0].sum(),
+                            *service_.runtime->values(slot), true, false);
+            service_.runtime->give_back(slot);
         }
         asked_.erase(it);
     }
@@ -390,52 +397,53 @@ private:
         for (size_t i = 0; i < asked.rows.size(); ++i) {
             const bool queued = asked.slots[i] != NO_SLOT;
             if (queued && !asked.cancelled) {
-                asked.outcomes[i] = shop_.runtime->outcome(asked.slots[i]);
-                asked.out[i] = *shop_.runtime->values(asked.slots[i]);
+                asked.outcomes[i] = service_.runtime->outcome(asked.slots[i]);
+                asked.out[i] = *service_.runtime->values(asked.slots[i]);
             }
-            if (queued) shop_.runtime->give_back(asked.slots[i]);
+            if (queued) service_.runtime->give_back(asked.slots[i]);
             if (!asked.cancelled)
-                shop_.check(asked.outcomes[i], asked.version, asked.rows[i].sum(), asked.out[i], queued, false);
+                service_.check(asked.outcomes[i], asked.version, asked.rows[i].sum(), asked.out[i], queued, false);
         }
     }
 
-    Shop& shop_;
+    Service& service_;
     Random random_;
     Completions completions_;
     std::unordered_map<uint64_t, Asked> asked_;
     uint64_t tickets_ = 0;
 };
 
-void ask_in_turn(const std::vector<std::unique_ptr<Shop>>& shops, uint64_t stream, const std::atomic<bool>& stop) {
+void ask_at_random(const std::vector<std::unique_ptr<Service>>& services, uint64_t stream,
+                   const std::atomic<bool>& stop) {
     Random random(stream);
     while (!stop.load(std::memory_order_relaxed)) {
-        Shop& shop = *shops[random.below(shops.size())];
+        Service& service = *services[random.below(services.size())];
         const uint64_t draw = random.below(10);
-        if (draw < 2) shop.ask_inline(random);
-        else if (draw < 8) shop.ask_and_wait(random);
-        else shop.ask_many_and_wait(random);
+        if (draw < 2) service.ask_inline(random);
+        else if (draw < 8) service.ask_and_wait(random);
+        else service.ask_many_and_wait(random);
     }
 }
 
 // A runtime of its own on the shared executors, closed while it is being asked and asked a little longer.
 void open_and_close(Findings& findings, const std::shared_ptr<Executors>& executors, uint64_t stream) {
     Random random(stream);
-    std::vector<std::unique_ptr<Shop>> shops;
-    shops.push_back(std::make_unique<Shop>(findings, executors, 1.0, random.one_in(2)));
-    Shop& shop = *shops[0];
+    std::vector<std::unique_ptr<Service>> services;
+    services.push_back(std::make_unique<Service>(findings, executors, 1.0, random.one_in(2)));
+    Service& service = *services[0];
     std::atomic<bool> stop{false};
-    std::vector<std::thread> askers;
-    askers.emplace_back([&] { ask_in_turn(shops, stream + 1, stop); });
-    askers.emplace_back([&] {
-        Loop loop(shop, stream + 2);
-        while (!stop.load(std::memory_order_relaxed)) loop.turn();
+    std::vector<std::thread> callers;
+    callers.emplace_back([&] { ask_at_random(services, stream + 1, stop); });
+    callers.emplace_back([&] {
+        Loop loop(service, stream + 2);
+        while (!stop.load(std::memory_order_relaxed)) loop.run_once();
         loop.finish();
     });
     std::this_thread::sleep_for(std::chrono::microseconds(5'000 + random.below(20'000)));
-    if (shop.runtime->close(NEVER_NS) != 0) findings.stuck.fetch_add(1);
+    if (service.runtime->close(NEVER_NS) != 0) findings.stuck.fetch_add(1);
     std::this_thread::sleep_for(std::chrono::microseconds(random.below(2'000)));
     stop.store(true);
-    for (std::thread& asker : askers) asker.join();
+    for (std::thread& caller : callers) caller.join();
 }
 
 void stress(Findings& findings, double seconds) {
@@ -443,25 +451,26 @@ void stress(Findings& findings, double seconds) {
     options.threads = 2;
     const auto executors = Executors::make(options);
     {
-        std::vector<std::unique_ptr<Shop>> shops;
-        shops.push_back(std::make_unique<Shop>(findings, executors, 1.0, true));
-        shops.push_back(std::make_unique<Shop>(findings, executors, 4.0, true));
-        shops.push_back(std::make_unique<Shop>(findings, executors, 2.0, false));
+        std::vector<std::unique_ptr<Service>> services;
+        services.push_back(std::make_unique<Service>(findings, executors, 1.0, true));
+        services.push_back(std::make_unique<Service>(findings, executors, 4.0, true));
+        services.push_back(std::make_unique<Service>(findings, executors, 2.0, false));
         std::atomic<bool> stop{false};
         std::vector<std::thread> threads;
-        for (uint64_t t = 0; t < 3; ++t) threads.emplace_back([&, t] { ask_in_turn(shops, 1'000 + t, stop); });
+        for (uint64_t t = 0; t < 3; ++t) threads.emplace_back([&, t] { ask_at_random(services, 1'000 + t, stop); });
         for (uint64_t t = 0; t < 2; ++t)
             threads.emplace_back([&, t] {
                 std::vector<std::unique_ptr<Loop>> loops;
-                for (size_t i = 0; i < shops.size(); ++i) loops.push_back(std::make_unique<Loop>(*shops[i], 2'000 + 10 * t + i));
+                for (size_t i = 0; i < services.size(); ++i)
+                    loops.push_back(std::make_unique<Loop>(*services[i], 2'000 + 10 * t + i));
                 while (!stop.load(std::memory_order_relaxed))
-                    for (const auto& loop : loops) loop->turn();
+                    for (const auto& loop : loops) loop->run_once();
                 for (const auto& loop : loops) loop->finish();
             });
         threads.emplace_back([&] {
             Random random(3'000);
             while (!stop.load(std::memory_order_relaxed)) {
-                shops[random.below(shops.size())]->swap();
+                services[random.below(services.size())]->swap();
                 std::this_thread::sleep_for(std::chrono::microseconds(random.below(2'000)));
             }
         });
@@ -484,8 +493,10 @@ TEST(every_request_gets_its_one_answer_whatever_happens) {
     std::printf("seed %" PRIu64 ": replay with ENGINE_SEED=%" PRIu64 "\n", seed_of_run(), seed_of_run());
     std::fflush(stdout);
     stress(found, seconds_of_run());
-    std::printf("%" PRIu64 " answers, %" PRIu64 " swaps, %" PRIu64 " cancels, %" PRIu64 " runtimes, %" PRIu64 " executors replaced\n",
-                found.answers.load(), found.swaps.load(), found.cancels.load(), found.runtimes.load(), found.replaced.load());
+    std::printf("%" PRIu64 " answers, %" PRIu64 " swaps, %" PRIu64 " cancels, %" PRIu64 " runtimes, %" PRIu64
+                " executors replaced\n",
+                found.answers.load(), found.swaps.load(), found.cancels.load(), found.runtimes.load(),
+                found.replaced.load());
     CHECK(found.answers.load() > 0);
     CHECK(found.wrong_values.load() == 0);
     CHECK(found.wrong_versions.load() == 0);

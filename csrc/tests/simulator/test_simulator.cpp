@@ -3,6 +3,8 @@
 #include "tests/check.hpp"
 
 using namespace engine;
+using namespace engine::scheduler;
+using namespace engine::simulator;
 
 namespace {
 
@@ -72,7 +74,7 @@ TEST(an_idle_primary_answers_everything_in_its_own_time) {
     CHECK(r.latency_ns_p50 >= 1'000'000 && r.latency_ns_p50 <= 1'062'500);
 }
 
-TEST(a_request_that_has_expired_at_the_door_gets_the_default) {
+TEST(a_request_that_has_expired_when_it_comes_gets_the_default) {
     SimulationPlan plan = quiet();
     plan.deadlines = {{0, 1.0}};
     const SimulationResult r = simulate(plan);
@@ -110,7 +112,7 @@ TEST(a_stall_before_anything_is_known_is_unlearned) {
     plan.faults.push_back(stall(200'000'000, 2'000'000'000));
     const SimulationResult r = simulate(plan);
     CHECK(violations(r) == 0);
-    // Nine tenths of the time, but for the first seconds; and what expires before a fallback has ever run is late.
+    // Nine tenths of the time, but for the first seconds. Requests that expire before a fallback has ever run are late.
     CHECK(count(r.in_time, Source::primary) > 15'000);
 }
 

@@ -1,1 +1,1 @@
-"""What several rooms need and none owns: vocabularies, digests, durable files, checks of arguments."""
+"""Helpers of several rooms: vocabularies, options, digests, durable files, argument checks, tables."""

@@ -1,4 +1,4 @@
-"""Checks of arguments that come from a caller: type, range, choice. Each error names the argument and its value."""
+"""Checks of a caller's arguments: type, range, choice. Each error names the argument and its value."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ def number(
     high: float,
     *,
     above: bool = False,
+    below: bool = False,
     error: type[EngineError] = InputError,
     type_error: type[EngineError] | None = None,
 ) -> float:
-    """A number from `low` to `high`, as a float; with `above`, one that is greater than `low`.
+    """Return a number from `low` to `high` as a float.
 
     Args:
-        error: raised for a number outside the range, and for NaN.
-        type_error: raised for anything but an int or a float, bool included; `error` unless given.
+        above: refuse `low` itself.
+        below: refuse `high` itself.
+        error: raised for NaN and for a number outside the range.
+        type_error: raised for a bool and for any other value that is no int or float; `error` unless given.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise (type_error or error)(f"{name} must be a number, got {type(value).__name__} {value!r:.80}")
-    if math.isnan(value) or not low <= value <= high or (above and value == low):
-        bounds = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
-        raise error(f"{name} must be a number {bounds}, got {value!r}")
+    if math.isnan(value) or not low <= value <= high or (above and value == low) or (below and value == high):
+        raise error(f"{name} must be a number {_bounds(low, high, above, below)}, got {value!r}")
     return float(value)
 
 
@@ -44,6 +46,12 @@ def finite(name: str, value: Any, *, error: type[EngineError] = InputError) -> f
     return converted
 
 
+def _bounds(low: float, high: float, above: bool, below: bool) -> str:
+    if not above and not below:
+        return f"from {low:g} to {high:g}"
+    return f"{'above' if above else 'at least'} {low:g} and {'below' if below else 'at most'} {high:g}"
+
+
 def whole(
     name: str,
     value: Any,
@@ -53,7 +61,7 @@ def whole(
     error: type[EngineError] = InputError,
     type_error: type[EngineError] | None = None,
 ) -> int:
-    """An int from `low` to `high`. Errors as in `number`."""
+    """Return an int from `low` to `high`. Errors as in `number`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise (type_error or error)(f"{name} must be an int, got {type(value).__name__} {value!r:.80}")
     if not low <= value <= high:
@@ -62,7 +70,7 @@ def whole(
 
 
 def one_of(name: str, value: Any, choices: Sequence[str], *, error: type[EngineError] = InputError) -> str:
-    """One of `choices`. Raises `error`, which lists them, for anything else."""
+    """Return one of `choices`. Raises `error`, which lists them, for any other value."""
     if not isinstance(value, str) or value not in choices:
         raise error(f"{name} must be one of {', '.join(choices)}, got {value!r:.80}")
     return value

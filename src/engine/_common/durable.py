@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine stops."""
+"""Durable files: each is whole or absent, whenever the process or the machine stops."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(target: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `target` when the block ends, and is removed when it raises.
+    """Yield a file that replaces `target` when the block ends, and is removed if the block raises.
 
-    The file lies beside `target` while it is written, is synced, renamed, and the folder synced.
+    The file lies beside `target` while it is written. Then it is synced and renamed, and the folder is synced.
 
     Args:
-        sync: False leaves out both syncs: the file is still whole or absent after a crash of the process, though not of
-            the machine.
+        sync: False leaves out both syncs: the file is then whole or absent after a crash of the process, but not after
+            a crash of the machine.
 
     Raises:
-        OSError: as the system gives it. The caller says what was being written.
+        OSError: of the system. The caller adds the name of the file's purpose.
     """
     part = target.with_name(f"{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
@@ -38,13 +38,13 @@ def replacing(target: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 
 
 def write(target: Path, content: bytes, *, sync: bool = True) -> None:
-    """Writes `content` to `target` as `replacing` does."""
+    """Write `content` to `target` as `replacing` does."""
     with replacing(target, sync=sync) as out:
         out.write(content)
 
 
 def sync_folder(path: str | os.PathLike[str]) -> None:
-    """Makes renames in a folder durable."""
+    """Make renames in a folder durable."""
     with contextlib.ExitStack() as stack:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, folder)

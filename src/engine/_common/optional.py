@@ -1,4 +1,4 @@
-"""Libraries that only some users have: imported where they are used, with an error that says how to get them."""
+"""Optional libraries: imported where they are used, with an error that says how to install them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from engine.errors import MissingDependencyError
 
 
 def need(module: str, purpose: str, extra: str | None = None) -> Any:
-    """The module named `module`.
+    """Import and return a module.
 
     Args:
         module: dotted path; its first part names the package.
-        purpose: the subject of the error, as in "the offline store".
-        extra: the extra of this package that brings it; None where none does.
+        purpose: the subject of the error, "the offline store" for example.
+        extra: the extra of this package that installs it; None if no extra does.
 
     Raises:
-        MissingDependencyError: it is not installed, or cannot be imported here.
+        MissingDependencyError: it is not installed, or cannot be imported.
     """
     try:
         return import_module(module)
@@ -26,11 +26,11 @@ def need(module: str, purpose: str, extra: str | None = None) -> Any:
 
 
 def missing(module: str, purpose: str, extra: str | None = None) -> MissingDependencyError:
-    """The error for a library that is not there; arguments as in `need`."""
+    """Return the error for a missing library; arguments as in `need`."""
     package = _PACKAGES.get(module.split(".")[0], module.split(".")[0].replace("_", "-"))
     wanted = f"'deadline-engine[{extra}]'" if extra else package
     return MissingDependencyError(f"{purpose} needs {package}: pip install {wanted}")
 
 
-# Packages that are installed by another name than they are imported by.
+# Module -> package, for packages whose names differ.
 _PACKAGES = {"sklearn": "scikit-learn", "yaml": "PyYAML", "prometheus_client": "prometheus-client"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 import types
 import warnings
@@ -9,22 +10,30 @@ from importlib import import_module
 from typing import Any
 
 
-def keep(old: str, modules: dict[str, str]) -> None:
-    """Makes `old` and its former modules importable.
+def keep(old: str, *rooms: str, former: dict[str, str] | None = None) -> None:
+    """Make the modules of `rooms` importable below `old`, and warn. Called by the body of the package `old`.
+
+    Private modules are left out, and so are modules that `old` has as files of its own.
 
     Args:
-        old: the package's former path, as "engine.service".
-        modules: former name of each module in it -> its present path; "" for the package itself.
+        old: a package's former path, "engine.service" for example.
+        rooms: the packages that its modules are in now.
+        former: former name -> present path of modules whose name has changed too.
     """
-    for name, new in modules.items():
-        module = import_module(new)
-        if name:
-            sys.modules[f"{old}.{name}"] = module
-            setattr(sys.modules[old], name, module)
-    now = ", ".join(sorted({new.rpartition(".")[0] if name else new for name, new in modules.items()}))
-    # The level: past this function, the package's own body and the import machinery, to whoever imports the old path.
+    package: Any = sys.modules[old]
+    own = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    modules = dict(former or {})
+    for room in rooms:
+        for module in pkgutil.iter_modules(import_module(room).__path__):
+            modules.setdefault(module.name, f"{room}.{module.name}")
+    for name, path in modules.items():
+        if name not in own and not name.startswith("_"):
+            module_now = sys.modules[f"{old}.{name}"] = import_module(path)
+            if not hasattr(package, name):  # a public name of the package goes before a module
+                setattr(package, name, module_now)
+    # Level 3 is the statement that imports the old path: past this function and the body of `old`.
     warnings.warn(
-        f"{old} has another name since version 0.2 and goes away in 0.3: import {now}",
+        f"{old} has another name since version 0.2 and goes away in 0.3: import {', '.join(sorted(rooms))}",
         DeprecationWarning,
         stacklevel=3,
     )

@@ -1,8 +1,8 @@
-"""The columns of whatever a caller calls a table, recognised by what it can do: nothing is imported for it.
+"""The columns of a caller's table. Its kind is recognised by its attributes, so no library is imported.
 
 A table is a mapping of columns, a pandas or Polars data frame, a pyarrow Table or RecordBatch, a NumPy structured
 array, a DuckDB relation, or a list of mappings (one a row). A column is a NumPy array, a Series, an Arrow array or any
-sequence; turning it into numbers is up to the room that asked.
+sequence; the caller of this module turns it into numbers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Columns:
 
     Args:
         source: the table.
-        wanted: names that will be taken. A DuckDB relation is read in one query, because two might come in different
-            orders; other tables do not need them.
+        wanted: names of the columns to read from a DuckDB relation. One query reads them all, because two queries might
+            return the rows in different orders. Other tables ignore it.
 
     Raises:
         InputTypeError: `source` is no table.
@@ -39,7 +39,9 @@ class Columns:
         if isinstance(source, Mapping):
             self.names = list(source)
         elif hasattr(source, "num_columns") and hasattr(source, "schema"):
-            self.names = source.schema.names  # pyarrow; `column_names` makes a wrapper a column
+            self.names = (
+                source.schema.names
+            )  # pyarrow; not `column_names`, which treats a wrapper as a column
         elif getattr(getattr(source, "dtype", None), "names", None):
             self.names = list(source.dtype.names)
         elif hasattr(source, "columns") and hasattr(source, "__getitem__"):
@@ -58,7 +60,7 @@ class Columns:
                 raise InputError(f"the table has two columns named {self._twice[0]!r}")
 
     def __getitem__(self, name: str) -> Any:
-        """The column named `name`. Raises InputError if there is none, and lists the others, or if there are two."""
+        """Return the column named `name`. Raises InputError if there is none, and lists the others, or if there are two."""
         if name not in self._known:
             raise absent(name, self.names)
         if name in self._twice:
@@ -67,7 +69,7 @@ class Columns:
 
 
 def is_rows(source: Any) -> bool:
-    """Whether `source` is a sequence of mappings, one a row; an empty sequence is."""
+    """Return whether `source` is a sequence of mappings, one a row. An empty sequence is."""
     return (
         isinstance(source, Sequence)
         and not isinstance(source, str | bytes)
@@ -76,7 +78,7 @@ def is_rows(source: Any) -> bool:
 
 
 def absent(name: str, names: Sequence[Any]) -> InputError:
-    """The error for a column that is not there."""
+    """Return the error for a missing column."""
     return InputError(f"the table has no column {name!r}; it has: {', '.join(map(str, names[:NAMES_SHOWN]))}")
 
 

@@ -1,9 +1,11 @@
-"""The words that answers carry, as tuples: a word's place is its code in native code.
+"""The words of answers and requests, as tuples: a word's position is its code in native code.
 
-csrc/scheduler/request.hpp has the same order. The binding compares the two when it is imported.
+csrc/scheduler/request.hpp has the same order. The bindings compare the two at import.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 SOURCES = ("primary", "fallback", "default")
 REASONS = (
@@ -12,3 +14,15 @@ REASONS = (
     "default_error",
 )  # fmt: skip
 PRIORITIES = ("critical", "normal", "sheddable")
+# Words for Engine's `lane` and `on_error`; native code has flags for them.
+LANES = ("auto", "inline", "batch")
+ERROR_RULES = ("fallback", "default")
+
+
+def require_same(what: str, ours: Sequence[str], native: Sequence[str]) -> None:
+    """Compare words with those of a compiled module, in order. Raise ImportError if they differ: one of them is old."""
+    if tuple(ours) != tuple(native):
+        raise ImportError(
+            f"{what} differ: Python has {', '.join(ours)}; the compiled module has {', '.join(native)}. Build the "
+            f"package again: pip install --force-reinstall ."
+        )

@@ -1,15 +1,6 @@
 """Former name of `engine.scoring`."""
 
 from engine._common.renamed import keep
+from engine.scoring import *  # noqa: F403
 
-keep(
-    "engine.batch",
-    {
-        "": "engine.scoring",
-        "commands": "engine.scoring.commands",
-        "parts": "engine.scoring.parts",
-        "score": "engine.scoring.score",
-    },
-)
-
-from engine.scoring import *  # noqa: E402, F403
+keep("engine.batch", "engine.scoring", former={"commands": "engine.scoring.command"})

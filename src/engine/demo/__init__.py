@@ -11,13 +11,14 @@ __all__ = ["run"]
 
 
 def run(folder: Path, *, quick: bool = False, seed: int = 2013) -> None:
-    """Trains on January to June, serves July onwards at three loads and two ways, and writes what happened; then runs
-    the whole loop, from a feature store to a bad version that is rolled back by itself.
+    """Train on January to June, serve July onwards at three loads in two lanes, and then run the whole loop.
+
+    The loop goes from a feature store to a bad version that the service rolls back by itself.
 
     Args:
-        folder: made if need be; gets report.json, report.svg, features.json and the model files; of the loop loop.json,
-            report.html, and the folders data, online and registry.
-        quick: small models and phases of a second: shows that everything works, and measures nothing.
+        folder: made if it is missing. Gets report.json, report.svg, features.json and the model files; from the loop
+            loop.json, report.html, and the folders data, online and registry.
+        quick: small models and phases of a second. Shows that everything works, and measures nothing.
         seed: of the arrivals.
 
     Raises:
@@ -43,7 +44,7 @@ def run(folder: Path, *, quick: bool = False, seed: int = 2013) -> None:
     report.save(folder, served, capacities, done, {"quick": quick, "seed": seed})
     rates = ", ".join(f"{lane} {rate:,.0f}/s" for lane, rate in capacities.items())
     say(f"capacity of the primary: {rates}")
-    say("the whole loop: materialise, train, register, serve and watch July, go back from a bad version")
+    say("the whole loop: materialise, train, register, serve and monitor July, roll back a bad version")
     loop.run(folder, quick=quick, seed=seed, say=say)
     say(f"wrote report.json, report.svg, loop.json and report.html into {folder}")
 

@@ -1,7 +1,7 @@
-"""The same flights as a feature store sees them: events with the instant they became known, and labels to predict.
+"""The same flights for a feature store: events with the instant they became known, and labels to predict.
 
-Weather becomes known at its hour; how late an aeroplane left when it has left; how late it arrived when it has arrived.
-So a flight's features are what an operator could have known at its scheduled departure, and nothing else.
+Weather becomes known at its hour, a departure delay at the departure, an arrival delay at the arrival. So a flight's
+features hold only facts that an operator could know at its scheduled departure.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from engine import transform as t
+from engine._common.optional import need
 from engine.demo.flights import CATEGORIES, LATE_MINUTES, TIMETABLE, WEATHER, data_folder
-from engine.errors import MissingDependencyError
 from engine.feature_store import Aggregate, Entity, FeatureView, Source
 
 BEGIN = datetime(2013, 1, 1, 5, tzinfo=UTC)  # midnight in New York
 LEARNED = datetime(2013, 7, 1, 4, tzinfo=UTC)
-TAXI = timedelta(minutes=20)  # off the block and to the gate, what `air_time` leaves out
+TAXI = timedelta(minutes=20)  # from and to the gate; `air_time` leaves it out
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """The sources, written as Parquet, and what is defined on them.
+    """The sources, written as Parquet, and the definitions on them.
 
     Attributes:
-        views: what is looked up: the weather and the recent delays at the origin, and the carrier's.
-        labels: Source of the flights: keys, timetable, `departs` (the instant of the question) and `late`.
+        views: the weather and the recent delays at the origin, and the carrier's recent delays.
+        labels: Source of the flights: keys, timetable, `departs` (the instant of the prediction) and `late`.
         flights: the same as a data frame, in order of departure.
         spec: the features of the program.
     """
@@ -39,11 +39,8 @@ class Events:
 
 
 def write(folder: Path) -> Events:
-    """Writes the events of 2013 into `folder` and defines views and labels on them."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise MissingDependencyError("the demo needs pandas: pip install 'deadline-engine[demo]'") from error
+    """Write the events of 2013 into `folder`, and define views and labels on them."""
+    pandas = need("pandas", "the demo", "demo")
     folder.mkdir(parents=True, exist_ok=True)
     data = data_folder()
     flights = pandas.read_csv(data / "flights.csv.zip")
@@ -78,7 +75,7 @@ def write(folder: Path) -> Events:
 
 
 def views_on(folder: Path) -> list[FeatureView]:
-    """The views on what `write` wrote there."""
+    """Return the views on the files that `write` wrote."""
     origin, carrier = Entity("origin"), Entity("carrier")
     return [
         FeatureView(

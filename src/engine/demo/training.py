@@ -1,4 +1,4 @@
-"""What the demo serves: a primary, the same primary as ONNX, a small fallback and the base rate, all from one fit."""
+"""The demo's models: a primary, the same primary as ONNX, a small fallback and the base rate, from one fit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine._common.optional import need
 from engine.demo.flights import SPEC, Flights
-from engine.errors import MissingDependencyError
 from engine.model import Model, load_model
+from engine.training.evaluate import auc
 from engine.transform import FeatureProgram
 
 TOLERANCE = 1e-5
@@ -21,16 +22,16 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The parts of the two engines, and what was checked of them.
+    """The parts of the two engines, and the results of their checks.
 
     Attributes:
         program: the feature program, fitted on January to June.
-        primary: LightGBM, native.
+        primary: a LightGBM model, native.
         onnx: the same trees converted to ONNX, on one ONNX Runtime thread.
-        fallback: a small LightGBM, native.
+        fallback: a small LightGBM model, native.
         base_rate: share of late flights in January to June: the default.
         rows: float32 [n, features], the features of the flights to serve.
-        checks: AUC of each model on all flights to serve, and how many answers each form of the primary gives that
+        checks: AUC of each model on all flights to serve; and for each form of the primary, the number of answers that
             differ from LightGBM's own by more than TOLERANCE.
     """
 
@@ -44,7 +45,7 @@ class Served:
 
 
 def train(learn: Flights, serve: Flights, folder: Path, *, quick: bool, say: Callable[[str], None]) -> Served:
-    """Fits the feature program and the models on `learn`, writes their files into `folder`, and checks them."""
+    """Fit the feature program and the models on `learn`, write their files into `folder`, and check them."""
     program = FeatureProgram.fit(SPEC, learn.table)
     program.save(folder / "features.json")
     rows, unseen = program.batch(learn.table), program.batch(serve.table)
@@ -66,29 +67,14 @@ def train(learn: Flights, serve: Flights, folder: Path, *, quick: bool, say: Cal
     return Served(program, primary, onnx, fallback, float(learn.late.mean()), unseen, checks)
 
 
-def auc(late: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> float:
-    """The chance that a late flight scores above one that was not, ties counting half; NaN where one kind is absent."""
-    from scipy.stats import rankdata
-
-    positives, negatives = int(late.sum()), int((~late).sum())
-    if positives == 0 or negatives == 0:
-        return float("nan")
-    return float((rankdata(scores)[late].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
 def _boost(rows: npt.NDArray[np.float32], late: npt.NDArray[np.bool_], trees: int, leaves: int) -> Any:
-    try:
-        import lightgbm
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the demo needs lightgbm: pip install 'deadline-engine[demo]'"
-        ) from error
+    lightgbm = need("lightgbm", "the demo", "demo")
     settings = {
         "objective": "binary",
         "num_leaves": leaves,
         "learning_rate": 0.05,
-        # One thread takes twice as long on an idle machine, and not forty times as long on one that is busy: the
-        # threads of OpenMP wait for one another by spinning.
+        # One thread takes twice as long as two on an idle machine. On a busy one, two take up to forty times as long,
+        # because OpenMP's threads wait for each other by spinning.
         "num_threads": 1,
         "seed": 13,
         "deterministic": True,
@@ -103,11 +89,11 @@ def _as_onnx(booster: Any, n_features: int) -> bytes:
     import onnxmltools
     from onnxmltools.convert.common.data_types import FloatTensorType
 
-    # LightGBM compares in double and ONNX in float32. The converter rounds a threshold to the nearest float32, which
-    # may be the upper neighbour and then sends that value the wrong way (25 of 33,334 answers were off by up to 0.06);
-    # rounded down beforehand, every float32 value stays on its side.
+    # LightGBM compares in double and ONNX in float32. The converter rounds a threshold to the nearest float32. Where
+    # that is the upper neighbour, a row with exactly this value takes the wrong branch: 25 of 33,334 answers were off,
+    # by up to 0.06. Rounding down beforehand keeps every float32 value on its side.
     text = re.sub(r"(?m)^threshold=(.*)$", _rounded_down, booster.model_to_string())
-    # Which lists the length of each tree's text, and without which LightGBM finds the trees by their heads.
+    # The lengths of the trees' texts have changed. Without this line LightGBM finds the trees by their headers.
     text = re.sub(r"(?m)^tree_sizes=.*\n", "", text)
     converted = onnxmltools.convert_lightgbm(
         lightgbm.Booster(model_str=text),
@@ -128,7 +114,7 @@ def _rounded_down(line: re.Match[str]) -> str:
 def _check(
     booster: Any, forms: dict[str, Model], fallback: Model, rows: npt.NDArray[np.float32]
 ) -> dict[str, float]:
-    """How far each form of the primary is from LightGBM itself, over `rows` served flights."""
+    """Return the distance of each form of the primary from LightGBM itself, over `rows`."""
     expected = booster.predict(rows, num_threads=1)
     found: dict[str, float] = {"rows_checked": len(rows)}
     for name, model in forms.items():

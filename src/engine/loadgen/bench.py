@@ -1,47 +1,43 @@
-"""`engine bench PATH`: a model timed against the library that trained it, and under a load with deadlines.
+"""`bench`: a model file timed against the library that trained it, and under a load with deadlines.
 
-The file is read by our own reader first, so that what that library's parser then sees is known to be sound. Times are
-closed-loop and of one thread, the Python call included; the load is open-loop, latency counted from when a request was
-due. It runs whatever that library runs, and a pickle only where it is trusted.
+Our own reader reads the file first, so that the library's parser only meets files known to be sound. Times are
+closed-loop, of one thread, and include the Python call. The load is open-loop: latency counts from the instant when a
+request was due. The library runs as it does for its own users; pickles are read only with `trust`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.errors import InputError
 from engine.loadgen import drive, load
+from engine.loadgen.rivals import Predict, Rows, rival_of
 from engine.model import Model, load_model
 from engine.serving import Engine
 
 BATCHES = (1, 4, 16, 64, 256, 1024)
-Rows = npt.NDArray[np.floating[Any]]
-Predict = Callable[[Rows], Any]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured.
+    """The result of `bench`; `str()` of it is a table for people.
 
     Attributes:
-        path, format, n_features: the model.
-        rows: what it was measured on.
+        path, format, n_features: of the model.
+        rows: the rows it was measured on, in words.
         us_row: median microseconds a row of `Model.predict`, by rows a call.
-        rival: the library that trained it, or why it could not be asked.
-        rival_us_row: the same of its own predict, one thread; empty where it could not be asked.
-        largest_difference: between the two answers to the same rows, relative to the answer where that is above 1.
-        load: `Run.summary()` of the load, with its rate and deadline.
+        rival: the library that trained the model, or why it was not measured.
+        rival_us_row: median microseconds a row of the library's own predict on one thread; empty if not measured.
+        largest_difference: between the two answers to the same rows, relative to the larger of 1 and our answer; None
+            if not measured.
+        load: `Run.summary()` of the load, with rate_per_s and deadline_ms.
     """
 
     path: str
@@ -83,20 +79,23 @@ def bench(
     batch_s: float = 0.3,
     trust: bool = False,
 ) -> Bench:
-    """Times a model file.
+    """Time a model file against the library that trained it, and under a load. Blocks for the whole measurement.
 
     Args:
-        path: as `load_model` takes it.
-        rows: float [n, n_features] to measure on; standard normal values unless given. Which paths rows take through
-            a forest decides its time, so that your own rows tell more.
-        batches: rows a call.
-        rate_per_s, deadline_ms, seconds, seed: of the load: Poisson arrivals, one row each.
+        path: of a file that `load_model` reads.
+        rows: numbers [n, n_features] to measure on; standard normal values by default. A forest's time depends on the
+            paths of its rows, so your own rows tell more.
+        batches: rows a call, one measurement each.
+        rate_per_s: mean arrivals a second of the load: Poisson, one row each.
+        deadline_ms: milliseconds from an arrival to its deadline.
+        seconds: length of the load.
+        seed: of arrivals and default rows.
         batch_s: seconds spent on each size and library.
-        trust: as `load_model`.
+        trust: read pickles, which run code.
 
     Raises:
-        InputError: rows of another width.
-        What `load_model` raises.
+        InputError: `rows` has another width, or no row.
+        ModelFormatError, UnsupportedModelError: raised by `load_model`.
     """
     path = Path(path)
     model = load_model(path, trust=trust)
@@ -106,7 +105,7 @@ def bench(
     if rows.ndim != 2 or rows.shape[1] != model.n_features or not len(rows):
         raise InputError(f"expected rows of shape [n, {model.n_features}], got {list(rows.shape)}")
     rows = np.ascontiguousarray(np.resize(rows, (max(len(rows), 2 * max(batches)), rows.shape[1])))
-    rival, predict = _rival(path, model, trust)
+    rival, predict = rival_of(path, model, trust=trust)
     mine = {size: _us_row(model.predict, rows, size, batch_s) for size in batches}
     theirs = {size: _us_row(predict, rows, size, batch_s) for size in batches} if predict else {}
     return Bench(
@@ -123,7 +122,7 @@ def bench(
 
 
 def _us_row(predict: Predict, rows: Rows, size: int, seconds: float) -> float:
-    """Median microseconds a row; each call has other rows."""
+    """Return the median microseconds a row. Each call takes other rows."""
     taken: list[int] = []
     at = 0
     predict(rows[:size])
@@ -162,137 +161,5 @@ def _under_load(
     return {"rate_per_s": rate_per_s, "deadline_ms": deadline_ms, **asyncio.run(run()).summary()}
 
 
-def _rival(path: Path, model: Model, trust: bool) -> tuple[str, Predict | None]:
-    """The library that trained the model, as its users call it with one thread."""
-    make = _RIVALS.get(model.format)
-    if make is None:
-        return f"(no rival for {model.format})", None
-    try:
-        return make(path, model, trust)
-    except ImportError as missing:
-        return f"({missing.name or model.format} is not installed)", None
-
-
-def _lightgbm(path: Path, model: Model, trust: bool) -> tuple[str, Predict]:
-    import lightgbm
-
-    booster = lightgbm.Booster(model_file=path)
-    return "lightgbm predict", lambda rows: booster.predict(rows, num_threads=1)
-
-
-def _xgboost(path: Path, model: Model, trust: bool) -> tuple[str, Predict]:
-    import xgboost
-
-    booster = xgboost.Booster({"nthread": 1})
-    booster.load_model(bytearray(path.read_bytes()))
-    booster.set_param({"nthread": 1})
-    if model.describe().get("booster") == "gblinear":
-        return "xgboost predict", lambda rows: booster.predict(xgboost.DMatrix(rows))
-    return "xgboost inplace_predict", lambda rows: booster.inplace_predict(rows)
-
-
-def _catboost(path: Path, model: Model, trust: bool) -> tuple[str, Predict]:
-    import catboost
-
-    loaded = catboost.CatBoost().load_model(str(path), format="json")
-    kinds = {"sigmoid": "Probability", "softmax": "Probability", "exponential": "Exponent"}
-    kind = kinds.get(model.describe().get("link", ""), "RawFormulaVal")
-
-    def predict(rows: Rows) -> Any:
-        answer = loaded.predict(rows, prediction_type=kind, thread_count=1)
-        two = np.ndim(answer) == 2 and answer.shape[1] == 2 and model.n_outputs == 1
-        return answer[:, 1] if two else answer
-
-    return "catboost predict", predict
-
-
-def _treelite(path: Path, model: Model, trust: bool) -> tuple[str, Predict]:
-    import treelite
-
-    loaded = treelite.Model.deserialize(path)
-    return "treelite gtil", lambda rows: treelite.gtil.predict(loaded, rows, nthread=1)
-
-
-def _onnx(path: Path, model: Model, trust: bool) -> tuple[str, Predict]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    facts = model.describe()
-    dtype = np.float64 if "double" in session.get_inputs()[0].type else np.float32
-
-    def predict(rows: Rows) -> Any:
-        answer = session.run([facts["output"]], {facts["input"]: rows.astype(dtype, copy=False)})[0]
-        return answer[:, 1] if answer.ndim == 2 and answer.shape[1] > model.n_outputs == 1 else answer
-
-    return "onnxruntime session.run", predict
-
-
-def _sklearn(path: Path, model: Model, trust: bool) -> tuple[str, Predict]:
-    from engine.model import objects
-
-    estimator = objects.read_object(path.read_bytes(), path.name, trust=trust)
-    name = next(
-        verb for verb in ("predict_proba", "decision_function", "predict") if hasattr(estimator, verb)
-    )
-    answer = getattr(estimator, name)
-
-    def predict(rows: Rows) -> Any:
-        found = answer(rows)
-        return found[:, 1] if np.ndim(found) == 2 and found.shape[1] > model.n_outputs == 1 else found
-
-    return f"sklearn {name}", predict
-
-
-_RIVALS: dict[str, Callable[[Path, Model, bool], tuple[str, Predict]]] = {
-    "lightgbm": _lightgbm,
-    "xgboost": _xgboost,
-    "catboost": _catboost,
-    "treelite": _treelite,
-    "onnx": _onnx,
-    "sklearn": _sklearn,
-}
-
-
 def _text(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `engine bench`."""
-    parser.add_argument("path", type=Path, metavar="PATH", help="a model file, of any format that is read")
-    parser.add_argument(
-        "--rows", type=Path, metavar="FILE.npy", help="rows to measure on, float [n, n_features]"
-    )
-    parser.add_argument(
-        "--rate", type=float, default=1000.0, metavar="PER_S", help="arrivals a second, default 1000"
-    )
-    parser.add_argument("--deadline-ms", type=float, default=10.0, help="of each arrival, default 10")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long the load lasts, default 5")
-    parser.add_argument("--seed", type=int, default=0, help="of the arrivals and of rows that are drawn")
-    parser.add_argument("--trust", action="store_true", help="read pickles, which run code")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-
-
-def main(chosen: argparse.Namespace) -> int:
-    """`engine bench`: prints a table and returns 0."""
-    rows = None
-    if chosen.rows is not None:
-        try:
-            rows = np.load(chosen.rows, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--rows {chosen.rows}: expected a .npy file of numbers: {error}") from None
-    found = bench(
-        chosen.path,
-        rows=rows,
-        rate_per_s=chosen.rate,
-        deadline_ms=chosen.deadline_ms,
-        seconds=chosen.seconds,
-        seed=chosen.seed,
-        trust=chosen.trust,
-    )
-    print(found)
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps(asdict(found), indent=1) + "\n")
-    return 0

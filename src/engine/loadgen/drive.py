@@ -1,9 +1,9 @@
-"""The drivers: they send what a schedule says is due, note what comes back, and return a `Run`.
+"""The drivers: they send the requests of a schedule when they are due, and return a `Run`.
 
-What is driven is a function, so that an engine, its rivals and an ideal that answers at once meet the same generator.
-One driver runs inside an event loop and one on a blocking thread, each with one call per arrival or with one call for
-everything that is due at that moment. The garbage collector rests during a run, as under `timeit`: a run is seconds
-long, and a collection of the generator's own notes would be charged to what is being measured.
+They drive a function, so an engine, its rivals and an ideal that answers at once meet the same generator. One pair runs
+in an event loop and one on a blocking thread; of each pair, one driver makes a call per arrival and one a call for all
+arrivals that are due. The garbage collector is off during a run, as under `timeit`: collecting the generator's records
+would be charged to the engine.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SubmitOne = Callable[[int, int], Any]
 SubmitMany = Callable[[int, int, npt.NDArray[np.int64]], Any]
 OnStart = Callable[[int], object]
 
-# Time between setting up and the first arrival, so that the set-up is not what makes it late.
+# Between set-up and the first arrival, so that the set-up does not make it late.
 _LEAD_NS = 20_000_000
-# How many arrivals one wake-up may send before the event loop gets its turn.
+# Arrivals that one wake-up may send before the event loop runs again.
 _BURST_MAX = 64
 
 
@@ -38,16 +38,21 @@ async def drive_async(
     grace_s: float = 1.0,
     on_start: OnStart | None = None,
 ) -> Run:
-    """Makes one call per arrival from the running event loop: `submit(index, deadline_ns)` -> awaitable of an answer.
+    """Call `submit` once per arrival from the running event loop.
+
+    An exception of `submit`, or of its awaitable, is recorded as a reason and ends nothing.
 
     Args:
-        submit: called once per arrival, in order, with its index and its deadline on `time.monotonic_ns()`. Returns a
-            future (cheapest) or any awaitable of something with `value`, `source`, `reason` and `latency_us`.
-        schedule: as `load.poisson` gives it.
-        deadline_ms: the budget, counted from when an arrival is due.
-        grace_s: how long to wait after the last was sent; what is not answered by then counts as unanswered.
-        on_start: called a moment before the first arrival with the point of `time.monotonic_ns()` that the schedule
-            counts from, so that a fault can keep step with it.
+        submit: (index, deadline_ns) -> a future (cheapest) or any awaitable of an object with `value`, `source`,
+            `reason` and `latency_us`. Called in order of arrival; deadline_ns is a point of `time.monotonic_ns()`.
+        schedule: of `poisson`, for example.
+        deadline_ms: the budget in milliseconds, from the instant when an arrival is due.
+        grace_s: seconds to wait after the end of the schedule. Later answers count as unanswered.
+        on_start: called just before the first arrival with the point of `time.monotonic_ns()` that the schedule counts
+            from, so that a fault can keep step with it.
+
+    Returns:
+        The record of the run.
     """
 
     def send(start: int, stop: int, now: int) -> Any:
@@ -65,8 +70,13 @@ async def drive_async_many(
     grace_s: float = 1.0,
     on_start: OnStart | None = None,
 ) -> Run:
-    """As `drive_async`, with one call for all arrivals that are due: `submit(start, stop, deadlines_ns)` -> awaitable
-    of an `engine.Answers` of stop - start rows."""
+    """Call `submit` from the running event loop, once for all arrivals that are due.
+
+    Args:
+        submit: (start, stop, deadlines_ns) -> awaitable of an `engine.Answers` of stop - start rows. deadlines_ns is
+            int64 [stop - start], points of `time.monotonic_ns()`.
+        schedule, deadline_ms, grace_s, on_start: as in `drive_async`.
+    """
 
     def send(start: int, stop: int, now: int) -> Any:
         return submit(start, stop, driver.deadline_ns[start:stop])
@@ -78,7 +88,12 @@ async def drive_async_many(
 def drive_sync(
     submit: SubmitOne, schedule: Schedule, *, deadline_ms: float, on_start: OnStart | None = None
 ) -> Run:
-    """Makes one blocking call per arrival from the calling thread: `submit(index, deadline_ns)` -> answer."""
+    """Call `submit` once per arrival on the calling thread, blocking.
+
+    Args:
+        submit: (index, deadline_ns) -> an object with `value`, `source`, `reason` and `latency_us`.
+        schedule, deadline_ms, on_start: as in `drive_async`.
+    """
 
     def submit_many(start: int, stop: int, deadlines_ns: npt.NDArray[np.int64]) -> Any:
         return submit(start, int(deadlines_ns[0]))
@@ -94,35 +109,38 @@ def drive_sync_many(
     rows_max: int = _BURST_MAX,
     on_start: OnStart | None = None,
 ) -> Run:
-    """Makes one blocking call for all arrivals that are due: `submit(start, stop, deadlines_ns)` -> Answers.
+    """Call `submit` on the calling thread, blocking, once for all arrivals that are due.
 
-    While a call runs no other can be made, so arrivals wait for it: that wait is in `sent_us` and in the latency, but
-    not in the generator's own lag. `rows_max` bounds one call, for the driver holds the first answer of a call only
-    when it holds the last.
+    Arrivals wait while a call runs. That wait is in `sent_us` and in the latency, but not in the generator's own lag.
+
+    Args:
+        submit: (start, stop, deadlines_ns) -> `engine.Answers` of stop - start rows, as in `drive_async_many`.
+        rows_max: arrivals in one call, at most. The driver gets the first answer of a call together with the last.
+        schedule, deadline_ms, on_start: as in `drive_async`.
     """
-    notes = _Notes(schedule, deadline_ms)
+    records = _Records(schedule, deadline_ms)
     start, count = 0, len(schedule)
     with no_collections(), exact_sleeps():
-        due_ns, deadline_ns = notes.begin(on_start)
-        free_ns = notes.started_ns
+        due_ns, deadline_ns = records.begin(on_start)
+        free_ns = records.started_ns
         while start < count:
             now = sleep_until(int(due_ns[start]))
             stop = min(int(np.searchsorted(due_ns, now, side="right")), start + rows_max)
             sent_ns = time.monotonic_ns()
-            answers = _guarded(submit, start, stop, deadline_ns[start:stop])
+            answers = _result_or_error(submit, start, stop, deadline_ns[start:stop])
             done_ns = time.monotonic_ns()
-            notes.calls.append([start, stop, sent_ns, done_ns, answers, free_ns])
+            records.calls.append([start, stop, sent_ns, done_ns, answers, free_ns])
             start, free_ns = stop, done_ns
-    return notes.finish()
+    return records.finish()
 
 
 class _LoopDriver:
-    """Sends from a timerfd's reader; an event loop's own timers are late by half a millisecond and early by one."""
+    """Sends from a timerfd's reader, because an event loop's own timers are up to a millisecond off."""
 
     def __init__(
         self, schedule: Schedule, deadline_ms: float, send: Callable[[int, int, int], Any], rows_max: int
     ) -> None:
-        self.notes = _Notes(schedule, deadline_ms)
+        self.records = _Records(schedule, deadline_ms)
         self.send = send
         self.rows_max = rows_max
         self.loop = asyncio.get_running_loop()
@@ -136,16 +154,16 @@ class _LoopDriver:
         self.timer = WakeTimer()
         try:
             with no_collections():
-                due_ns, self.deadline_ns = self.notes.begin(on_start)
+                due_ns, self.deadline_ns = self.records.begin(on_start)
                 self.due = due_ns.tolist()
                 self.loop.add_reader(self.timer.descriptor, self._wake)
-                self.timer.arm(self.due[0] if self.due else self.notes.started_ns)
-                wait_s = self.notes.schedule.seconds + _LEAD_NS * 1e-9 + grace_s
+                self.timer.arm(self.due[0] if self.due else self.records.started_ns)
+                wait_s = self.records.schedule.seconds + _LEAD_NS * 1e-9 + grace_s
                 await asyncio.wait([self.drained], timeout=wait_s)
         finally:
             self.loop.remove_reader(self.timer.descriptor)
             self.timer.close()
-        return self.notes.finish()
+        return self.records.finish()
 
     def _wake(self) -> None:
         self.timer.acknowledge()
@@ -166,8 +184,8 @@ class _LoopDriver:
 
     def _send(self, start: int, stop: int, now: int) -> None:
         call: list[Any] = [start, stop, now, 0, None, None]
-        self.notes.calls.append(call)
-        answer = _guarded(self.send, start, stop, now)
+        self.records.calls.append(call)
+        answer = _result_or_error(self.send, start, stop, now)
         if isinstance(answer, BaseException):
             call[4] = answer
             return
@@ -188,11 +206,11 @@ class _LoopDriver:
             self.drained.set_result(None)
 
 
-class _Notes:
-    """What a driver notes while it runs, one short list per call, turned into arrays only when the run is over.
+class _Records:
+    """Records of a driver's calls: one short list per call, turned into arrays after the run.
 
-    A call is [first index, one past the last, sent_ns, done_ns, answers or the exception or None, free_ns]; free_ns is
-    since when the generator had been free to send, or None where it always was.
+    A call is [first index, one past the last, sent_ns, done_ns, answers or the exception or None, free_ns]. free_ns is
+    the instant from which the generator was free to send; None for a generator that is always free.
     """
 
     def __init__(self, schedule: Schedule, deadline_ms: float) -> None:
@@ -202,7 +220,7 @@ class _Notes:
         self.calls: list[list[Any]] = []
 
     def begin(self, on_start: OnStart | None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Fixes the start and returns when each arrival is due and its deadline, both on `time.monotonic_ns()`."""
+        """Set the start. Return due times and deadlines, int64 [n], on `time.monotonic_ns()`."""
         self.started_ns = time.monotonic_ns() + _LEAD_NS
         if on_start is not None:
             on_start(self.started_ns)
@@ -210,6 +228,7 @@ class _Notes:
         return due_ns, due_ns + int(self.deadline_ms * 1e6)
 
     def finish(self) -> Run:
+        """Return the run that the calls make up."""
         count, due_ns = len(self.schedule), self.schedule.due_ns + self.started_ns
         sent, lag, latency, ready = (np.full(count, np.inf) for _ in range(4))
         source, value = np.full(count, UNANSWERED, np.uint8), np.full(count, np.nan)
@@ -242,7 +261,7 @@ class _Notes:
 
 
 def _answered(calls: list[list[Any]], reasons: Counter[str]) -> tuple[npt.NDArray[Any], ...]:
-    """Row index, done_ns, value, source code and latency_us of every answered row; counts the reasons on the way."""
+    """Return row index, done_ns, value, source code and latency_us of every answered row, and count the reasons."""
     single: list[tuple[int, int, float, int, float]] = []
     columns: list[tuple[Any, ...]] = []
     for start, stop, _, done_ns, answers, _ in calls:
@@ -271,8 +290,8 @@ def _answered(calls: list[list[Any]], reasons: Counter[str]) -> tuple[npt.NDArra
     )
 
 
-def _guarded(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What the call returns or raises, as a value: one request that fails must not end a run of thousands."""
+def _result_or_error(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the result of the call, or its exception: one failed request must not end the run."""
     try:
         return call(*arguments)
     except Exception as error:

@@ -1,9 +1,9 @@
-"""Open-loop load: arrivals drawn beforehand, latency counted from when a request was *due*, not from when it was sent.
+"""Open-loop load: a schedule of arrivals drawn beforehand, and the record of a run.
 
-A generator that waits for an answer before it sends the next request hides every stall it should have suffered from.
-Here the schedule is fixed first; the drivers of `engine.loadgen.drive` send whatever is due as soon as they get the
-processor, and a `Run` holds per arrival when it was due, sent and answered. The generator measures itself too: a run in
-which it was late in sending is void and has no figures.
+Latency counts from the instant when a request was *due*. A generator that waits for an answer before it sends the next
+request hides every stall. Here the schedule is fixed first, the drivers of `engine.loadgen.drive` send each request as
+soon as it is due and they get the processor, and a `Run` records when each was due, sent and answered. The generator
+measures its own lag too: a run in which it sent late is void and has no figures.
 """
 
 from __future__ import annotations
@@ -15,18 +15,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
+from engine._common import arguments, vocabulary
 
 # The codes of the first three are those of engine.Answers.
-SOURCES = ("primary", "fallback", "default", "unanswered")
+SOURCES = (*vocabulary.SOURCES, "unanswered")
 PRIMARY, FALLBACK, DEFAULT, UNANSWERED = range(4)
 
-# Beyond this the generator itself is what answers late: a fifth of the budget was gone before the request was sent.
+# A run is void beyond this: the generator itself spent a fifth of the budget before it sent.
 _LAG_SHARE_OF_DEADLINE = 0.2
 
 
 class Reply(NamedTuple):
-    """What a driven function answers with where it has no `engine.Answer` of its own."""
+    """An answer for driven functions that have no `engine.Answer`.
+
+    Attributes:
+        value: the answer.
+        source: one of SOURCES.
+        reason: any text; runs count answers by it.
+        latency_us: microseconds from the call until the answer existed; NaN if not known.
+    """
 
     value: float
     source: str
@@ -36,7 +43,12 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When requests are due: `due_ns` int64 [n], ascending nanoseconds from the start, all below `seconds`."""
+    """The instants when requests are due.
+
+    Attributes:
+        due_ns: int64 [n], ascending nanoseconds from the start, all below `seconds`.
+        seconds: length of the run.
+    """
 
     due_ns: npt.NDArray[np.int64]
     seconds: float
@@ -46,14 +58,18 @@ class Schedule:
 
 
 def poisson(rate_per_s: float, seconds: float, seed: int) -> Schedule:
-    """The arrivals of a Poisson process of `rate_per_s` over `seconds`; the same seed gives the same arrivals.
+    """Draw the arrivals of a Poisson process. The same seed gives the same arrivals.
+
+    Args:
+        rate_per_s: mean arrivals a second.
+        seconds: length of the run.
+        seed: of the random numbers.
 
     Raises:
-        InputError: a rate or a length that is not positive and finite.
+        InputError: a rate or a length that is not above 0, or above 1e9.
     """
     for name, value in (("rate_per_s", rate_per_s), ("seconds", seconds)):
-        if not (np.isfinite(value) and value > 0):
-            raise InputError(f"{name}: expected a positive finite number, got {value}")
+        arguments.number(name, value, 0.0, 1e9, above=True)
     # Given their number, the points of a Poisson process are independent and uniform over its length.
     random = np.random.default_rng(seed)
     count = random.poisson(rate_per_s * seconds)
@@ -61,7 +77,7 @@ def poisson(rate_per_s: float, seconds: float, seed: int) -> Schedule:
 
 
 def percentile(values: npt.NDArray[Any], percent: float) -> float:
-    """The smallest value that `percent` of them do not exceed; infinite ones sort last. NaN where there are none."""
+    """Return the smallest value that `percent` % of the values do not exceed; NaN for no values."""
     if len(values) == 0:
         return float("nan")
     return float(np.percentile(values, percent, method="inverted_cdf"))
@@ -69,19 +85,18 @@ def percentile(values: npt.NDArray[Any], percent: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What happened to each arrival of one run. All arrays are [n], in order of the schedule.
+    """The record of one run. Arrays are [n], in order of the schedule; times count from the instant an arrival was due.
 
     Attributes:
-        schedule: when each was due, and the length of the run.
-        deadline_ms: the budget, counted from when an arrival was due.
-        sent_us: float64, how long after it was due it was handed over; infinite where it never was.
-        lag_us: float64, the part of `sent_us` that is the generator's own doing.
-        latency_us: float64, from when it was due until the driver held the answer; infinite where none came.
-        ready_us: float64, from when it was due until the answer existed by the answering side's own account; the same
-            as `latency_us` where it gives none.
+        schedule: the instants, and the length of the run.
+        deadline_ms: the budget of each arrival, in milliseconds.
+        sent_us: float64, microseconds until the request was sent; infinite if never.
+        lag_us: float64, the part of `sent_us` that the generator itself caused.
+        latency_us: float64, microseconds until the driver held the answer; infinite if none came.
+        ready_us: float64, microseconds until the answer existed, by the engine's own account; `latency_us` without one.
         source: uint8, index into SOURCES.
-        value: float64, the answer; NaN where none came.
-        reasons: how many answers gave which reason.
+        value: float64, the answer; NaN if none came.
+        reasons: number of answers by reason.
         started_ns: the point of `time.monotonic_ns()` that `due_ns` counts from.
     """
 
@@ -98,17 +113,17 @@ class Run:
 
     @property
     def on_time(self) -> npt.NDArray[np.bool_]:
-        """bool [n]: answered, and in the driver's hands, within the deadline counted from when it was due."""
+        """bool [n]: whether the driver held the answer within the deadline."""
         return (self.source != UNANSWERED) & (self.latency_us <= self.deadline_ms * 1e3)
 
     @property
     def on_time_ready(self) -> npt.NDArray[np.bool_]:
-        """bool [n]: the answer existed within the deadline, whether or not Python had got it back by then."""
+        """bool [n]: whether the answer existed within the deadline, even if Python got it back later."""
         return (self.source != UNANSWERED) & (self.ready_us <= self.deadline_ms * 1e3)
 
     @property
     def void(self) -> str | None:
-        """Why this run gives no figures, or None where it does."""
+        """Why the run has no figures; None if it has."""
         if len(self.schedule) == 0:
             return "no arrival fell into the run"
         lag_p99, bound = percentile(self.lag_us, 99), self.deadline_ms * 1e3 * _LAG_SHARE_OF_DEADLINE
@@ -118,11 +133,11 @@ class Run:
 
     @property
     def primary_in_time_per_s(self) -> float:
-        """Answers per second that were both the primary's own and in time: its goodput."""
+        """Answers of the primary in time, a second: its goodput."""
         return float((self.on_time & (self.source == PRIMARY)).sum() / self.schedule.seconds)
 
     def lag(self) -> dict[str, float]:
-        """The generator's own lag in microseconds: p50, p99 and max."""
+        """Return the generator's own lag in microseconds: lag_us_p50, lag_us_p99 and lag_us_max."""
         return {
             "lag_us_p50": percentile(self.lag_us, 50),
             "lag_us_p99": percentile(self.lag_us, 99),
@@ -130,7 +145,12 @@ class Run:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The figures of the run, or, where it is void, the reason and the generator's lag alone."""
+        """Return the figures of the run; of a void run only the reason and the generator's lag.
+
+        arrivals, offered_per_s, on_time and on_time_ready (shares), primary_in_time_per_s, sources and reasons (shares
+        by name), latency_us_p50, latency_us_p99, latency_us_p99.9, latency_us_max, and the keys of `lag()`. A void run
+        has void, arrivals and the keys of `lag()`.
+        """
         count = len(self.schedule)
         if self.void is not None:
             return {"void": self.void, "arrivals": count, **self.lag()}

@@ -3,9 +3,9 @@
 # The engine calls score() from threads of its own, which makes the end of the interpreter the hard case. A thread that
 # asks for the GIL, or is inside Python, once finalization has begun is ended by CPython up to 3.13 through
 # pthread_exit, which unwinds the C++ frames below; those are noexcept, and the process would die by std::terminate.
-# Two things keep that from happening: the GIL is not asked for once finalization is known to have begun, and a thread
-# that is being unwound nevertheless sleeps for ever in `StayPut`, above every noexcept frame, until the process ends a
-# moment later. CPython 3.14 came to the same answer and hangs such threads itself.
+# Two things prevent that. Nothing asks for the GIL once finalization is known to have begun. A thread that is unwound
+# nevertheless sleeps in `StayPut`, above every noexcept frame, until the process ends a moment later. CPython 3.14 does
+# the same and hangs such threads itself.
 from libc.string cimport memcpy
 
 import traceback
@@ -66,12 +66,12 @@ cdef extern from *:
 
     int callable_score(void* ctx, const float* rows, size_t n_rows, size_t row_stride, double* out) {
         if (finalizing()) return 1;
-        StayPut guard;
+        StayPut stay;
         const PyGILState_STATE gil = PyGILState_Ensure();
         const int status =
             engine_callable_call(static_cast<engine_callable*>(ctx)->python, rows, n_rows, row_stride, out);
         PyGILState_Release(gil);
-        guard.left = true;
+        stay.left = true;
         return status;
     }
 
@@ -82,13 +82,13 @@ cdef extern from *:
     void callable_release(void* ctx) {
         engine_callable* callable = static_cast<engine_callable*>(ctx);
         if (callable->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-        /* At the end of the process the object is left where it is: there is nobody to give it back to. */
+        /* At the end of the process the object stays: no interpreter is left to free it. */
         if (!finalizing()) {
-            StayPut guard;
+            StayPut stay;
             const PyGILState_STATE gil = PyGILState_Ensure();
             Py_DECREF(callable->python);
             PyGILState_Release(gil);
-            guard.left = true;
+            stay.left = true;
         }
         delete callable;
     }
@@ -102,13 +102,24 @@ cdef extern from *:
 
 
 class BadShape(ValueError):
-    """The callable answered with other than one value a row and output."""
+    """The callable's answer does not have one value for each row and output."""
 
 
 cdef class Callable:
-    """Calls `fn` with a fresh float32 [n, n_features] array and reads its answer; keeps what went wrong last.
+    """Calls `fn` with a fresh float32 [n, n_features] array, reads its answer, and keeps its last failure.
 
-    What is kept holds no traceback, as its frames would hold the caller's locals, and with them this very model.
+    The kept failure holds no traceback, because its frames would keep the caller's locals alive, and with them this
+    model.
+
+    Args:
+        fn: as in `engine.model.python.from_callable`.
+        n_features: values a row, from 1.
+        n_outputs: values an answer, from 1.
+
+    Attributes:
+        n_features, n_outputs: the sizes.
+        error: the last exception of `fn`, or of the check of its answer; None where no call failed.
+        error_text: its traceback as text, at most 8,000 characters; "" where no call failed.
     """
 
     cdef object fn
@@ -167,7 +178,7 @@ cdef class Callable:
         return 0
 
     def scorer(self):
-        """A scorer capsule over this object, which it keeps alive."""
+        """Return a capsule `engine.scorer.v1` over this object, which the capsule keeps alive."""
         cdef engine_scorer scorer
         scorer.abi = ENGINE_SCORER_ABI
         # Not reentrant: a Python callable is rarely written for several threads, and the GIL would queue them anyway.
@@ -186,5 +197,5 @@ cdef int engine_callable_call "engine_callable_call"(object python, const float*
                                                     size_t row_stride, double* out) noexcept:
     try:
         return (<Callable>python).call(rows, n_rows, row_stride, out)
-    except BaseException:  # there was no memory left to say what went wrong
+    except BaseException:  # no memory is left to describe the failure
         return ENGINE_SCORE_FAILED

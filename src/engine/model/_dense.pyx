@@ -1,4 +1,4 @@
-# A native dense net from arrays, as a scorer capsule. Checking of values is csrc/src/dense.cpp's.
+# A native dense net from arrays, as a scorer capsule. csrc/model/dense/dense.cpp checks the values.
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 from libcpp cimport bool as cbool
@@ -17,17 +17,17 @@ from engine.errors import ConfigError, ModelFormatError
 
 cnp.import_array()
 
-cdef extern from "model/dense/dense.hpp" namespace "engine" nogil:
+cdef extern from "model/dense/dense.hpp" namespace "engine::dense" nogil:
     cdef enum class Activation(uint8_t):
         pass
-    cdef cppclass LayerSpec "engine::DenseLayerSpec":
+    cdef cppclass LayerSpec "engine::dense::LayerSpec":
         LayerSpec()
         uint32_t n_in, n_out
         span_f64 weights, bias
         Activation activation
-    cdef cppclass layer_span "std::span<const engine::DenseLayerSpec>":
+    cdef cppclass layer_span "std::span<const engine::dense::LayerSpec>":
         layer_span(const LayerSpec*, size_t)
-    cdef cppclass CDense "engine::Dense":
+    cdef cppclass CDense "engine::dense::Dense":
         @staticmethod
         unique_ptr[CDense] load(layer_span layers, cbool float32, cbool missing_zero) except +
         @staticmethod
@@ -40,9 +40,16 @@ _ISAS = {"scalar": 0, "avx2": 1, "avx512": 2}
 
 
 cdef class Dense:
-    """A dense net in native memory: layers are (weights float64 [n_in, n_out], bias [n_out], activation number).
+    """A dense net in native memory, copied from arrays.
 
-    Raises ModelFormatError naming the layer whose shape or values make no net.
+    Args:
+        layers: (weights float64 [n_in, n_out], bias float64 [n_out], activation number) of each layer, in order. The
+            numbers are those of `engine.model.dense.ACTIVATIONS`.
+        float32: compute in float32; False: in double.
+        missing_zero: read rows in float32, and NaN as 0; for a net in double alone.
+
+    Raises:
+        ModelFormatError: the shapes or values make no net; the message names the layer.
     """
 
     cdef object _capsule
@@ -78,11 +85,22 @@ cdef class Dense:
 
     @property
     def scorer(self):
-        """The capsule `engine.scorer.v1`; it keeps the net alive by itself."""
+        """The capsule `engine.scorer.v1` of this net; the capsule keeps the net alive by itself."""
         return self._capsule
 
     def score_by(self, str instruction_set, rows):
-        """Scores float32 rows with the kernels of one instruction set; raises ConfigError where the CPU lacks it."""
+        """Score rows with the kernels of one instruction set, for tests.
+
+        Args:
+            instruction_set: "scalar", "avx2" or "avx512".
+            rows: [n, n_features], converted to float32.
+
+        Returns:
+            float64 [n, n_outputs].
+
+        Raises:
+            ConfigError: another shape, or an instruction set that this CPU lacks.
+        """
         cdef cnp.ndarray array = np.ascontiguousarray(rows, np.float32)
         if array.ndim != 2 or <uint32_t>array.shape[1] != self._net.n_features():
             raise ConfigError(f"expected rows of shape [n, {self._net.n_features()}], got {np.shape(rows)}")

@@ -1,4 +1,4 @@
-# A native forest from flat arrays, as a scorer capsule. Checking is csrc/src/forest_trees.cpp's; this copies nothing.
+# A native forest from flat arrays, as a scorer capsule. csrc/model/forest/trees.cpp checks them.
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libcpp cimport bool as cbool
@@ -18,15 +18,15 @@ from engine.errors import ConfigError, InputError, ModelFormatError
 
 cnp.import_array()
 
-cdef extern from "model/forest/forest.hpp" namespace "engine" nogil:
+cdef extern from "model/forest/forest.hpp" namespace "engine::forest" nogil:
     cdef enum class Link(uint8_t):
         pass
     cdef struct LayoutTime:
         string name
         double us_row_1
         double us_row_64
-    cdef cppclass ForestSpec:
-        ForestSpec()
+    cdef cppclass Spec:
+        Spec()
         uint32_t n_features, n_outputs
         cbool float32_rows
         span_i32 root, output, feature, left, right, set_begin
@@ -35,9 +35,9 @@ cdef extern from "model/forest/forest.hpp" namespace "engine" nogil:
         span_u32 set_words
         double scale, link_parameter
         Link link
-    cdef cppclass CForest "engine::Forest":
+    cdef cppclass CForest "engine::forest::Forest":
         @staticmethod
-        unique_ptr[CForest] load(const ForestSpec& spec) except +
+        unique_ptr[CForest] load(const Spec& spec) except +
         @staticmethod
         engine_scorer scorer(unique_ptr[CForest] forest) except +
         int score_by(const string& layout, const float* rows, size_t n, size_t stride, double* out)
@@ -59,9 +59,28 @@ cdef const double* _f64(cnp.ndarray array): return <const double*>cnp.PyArray_DA
 
 
 cdef class Forest:
-    """A forest in native memory. Arrays are those of csrc/include/engine/forest.hpp, ForestSpec; copied.
+    """A forest in native memory, copied from flat arrays.
 
-    Raises ModelFormatError naming the tree where they do not make a forest.
+    The arrays are those of `Spec` in csrc/model/forest/forest.hpp, which describes each. Splits and leaves of all
+    trees lie one behind the other; a child c >= 0 is split c, a child c < 0 is leaf ~c.
+
+    Args:
+        n_features: values a row, from 1.
+        n_outputs: raw sums a row, 1 to 1,024.
+        float32_rows: the trainer compares in float32.
+        root, output: int32 [trees]: child number of the root, the raw sum that the tree adds to.
+        feature, left, right: int32 [splits].
+        threshold: float64 [splits]: left where x <= threshold; or the number of a category set.
+        rule: uint8 [splits], bits of `engine.model.forest.Rule`.
+        leaf: float64 [leaves].
+        set_begin: int32 [sets + 1], first word of each category set.
+        set_words: uint32, bit c % 32 of word c // 32 stands for category c.
+        base: float64 [n_outputs], added to each sum after `scale`.
+        scale: multiplies each sum.
+        link, link_parameter: number of `engine.model.forest.Link`, and the link's own number.
+
+    Raises:
+        ModelFormatError: the arrays do not make a forest; the message names the tree.
     """
 
     cdef object _capsule
@@ -70,7 +89,7 @@ cdef class Forest:
     def __cinit__(self, *, uint32_t n_features, uint32_t n_outputs, bint float32_rows, root, output, feature,
                   threshold, left, right, rule, leaf, set_begin, set_words, base, double scale, int link,
                   double link_parameter):
-        cdef ForestSpec spec
+        cdef Spec spec
         cdef cnp.ndarray a_root = np.ascontiguousarray(root, np.int32)
         cdef cnp.ndarray a_output = np.ascontiguousarray(output, np.int32)
         cdef cnp.ndarray a_feature = np.ascontiguousarray(feature, np.int32)
@@ -111,16 +130,21 @@ cdef class Forest:
 
     @property
     def scorer(self):
-        """The capsule `engine.scorer.v1`; it keeps the forest alive by itself."""
+        """The capsule `engine.scorer.v1` of this forest; the capsule keeps the forest alive by itself."""
         return self._capsule
 
     @property
     def layouts(self):
-        """Names of the layouts that hold this forest on this CPU; "reference" first."""
+        """Names of the layouts that hold this forest on this CPU; "reference" is the first."""
         return [name.decode() for name in self._forest.layouts()]
 
     def describe(self):
-        """Trees, leaves, depth, the layouts chosen and what the calibration at load measured."""
+        """Return the forest's facts.
+
+        `trees`, `leaves` and `depth` are counts. `layout_single` is the layout for fewer than `batch_rows_min` rows,
+        `layout_batch` the one for more. `instruction_set` is the one in use. `calibration_us_row` has (microseconds for
+        one row, microseconds a row of 64) of each layout, measured at load.
+        """
         cdef LayoutTime time
         return {
             "trees": self._forest.n_trees(),
@@ -135,7 +159,19 @@ cdef class Forest:
         }
 
     def score_by(self, str layout, rows):
-        """Scores rows through one layout by name, float32 or float64 [n, n_features] -> float64 [n, n_outputs]."""
+        """Score rows through one layout, for tests and benchmarks.
+
+        Args:
+            layout: one of `layouts`.
+            rows: float64 [n, n_features], or anything else [n, n_features], which is converted to float32.
+
+        Returns:
+            float64 [n, n_outputs].
+
+        Raises:
+            ConfigError: the forest has no such layout.
+            InputError: another shape.
+        """
         if layout not in self.layouts:
             raise ConfigError(f"no layout {layout!r}; this forest has {', '.join(self.layouts)}")
         wanted = np.float64 if np.asarray(rows).dtype == np.float64 else np.float32
@@ -156,5 +192,5 @@ cdef class Forest:
 
 
 def instruction_sets() -> tuple:
-    """(what this CPU runs, what is used after ENGINE_CPU): "scalar", "avx2" or "avx512"."""
+    """Return (best of this CPU, in use after ENGINE_CPU), each "scalar", "avx2" or "avx512"."""
     return isa_name(detected_isa()).decode(), isa_name(active_isa()).decode()

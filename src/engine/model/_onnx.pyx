@@ -71,7 +71,7 @@ cdef extern from "model/onnx/onnx.hpp" namespace "engine::onnx" nogil:
 
 
 class LibraryError(Exception):
-    """ONNX Runtime's shared library cannot be used through its C API; the Python API may still serve."""
+    """ONNX Runtime's shared library cannot be used through its C API; its Python API may still serve."""
 
 
 cdef object _exception(const Error& error):
@@ -84,9 +84,12 @@ cdef object _exception(const Error& error):
 
 
 def scan(bytes model not None) -> tuple:
-    """Files that the tensors of an ONNX model refer to and the model's metadata: ([location, …], {key: value}).
+    """Return the files that the tensors of an ONNX model refer to, and its metadata: ([location, …], {key: value}).
 
-    Raises ModelFormatError for bytes that are damaged, cut short or hold no graph. Nothing is opened or loaded.
+    Opens and loads nothing.
+
+    Raises:
+        ModelFormatError: the bytes are damaged, cut short or hold no graph.
     """
     cdef byte_span data = engine_bytes(model, len(model))
     cdef Contents contents
@@ -102,7 +105,11 @@ def scan(bytes model not None) -> tuple:
 
 
 def library_version(str library not None) -> str:
-    """The version that the shared library at this path reports; LibraryError where it cannot be used."""
+    """Return the version that the shared library at this path reports, such as "1.20.1".
+
+    Raises:
+        LibraryError: the library cannot be used.
+    """
     cdef Error error
     version = c_library_version(library.encode(), error)
     if error.fault != Fault.none:
@@ -116,9 +123,17 @@ cdef list _ports(vector[Port] ports):
 
 
 cdef class Session:
-    """A model loaded by the shared library at `library`, from its bytes or, with external data, from its file.
+    """A model loaded by ONNX Runtime's shared library.
 
-    Raises LibraryError where the library cannot be used, ModelFormatError or UnsupportedModelError for the model.
+    Args:
+        library: path of libonnxruntime.so.
+        model: the model's bytes; or its path, for a model with tensors in files of their own.
+        intra_op_threads: threads of one call; 1 stays on the calling thread.
+
+    Raises:
+        LibraryError: the library cannot be used.
+        ModelFormatError: the model is damaged.
+        UnsupportedModelError: the library lacks an operator or a version of the model.
     """
 
     cdef shared_ptr[CSession] _session
@@ -141,17 +156,26 @@ cdef class Session:
 
     @property
     def inputs(self) -> list:
-        """(name, element type or None for what is no tensor, shape with -1 for a dynamic axis) of each input."""
+        """(name, element type or None where it is no tensor, shape with -1 for a dynamic axis) of each input."""
         return _ports(self._session.get().inputs())
 
     @property
     def outputs(self) -> list:
-        """The same of each output."""
+        """(name, element type, shape) of each output, as `inputs`."""
         return _ports(self._session.get().outputs())
 
     def probe(self, *, str input, int input_element, uint32_t n_features, str output, size_t n_rows) -> tuple:
-        """Scores rows of zeros: (element type or None for what is no tensor, shape) of the output. Raises
-        UnsupportedModelError with the library's words where the model cannot score them."""
+        """Score rows of zeros; return (element type or None where it is no tensor, shape) of the output.
+
+        Args:
+            input, output: names of the input and the output.
+            input_element: ONNX's number of the input's element type, 1 (float) or 11 (double).
+            n_features: values a row.
+            n_rows: rows of zeros.
+
+        Raises:
+            UnsupportedModelError: the model cannot score them; the message is the library's.
+        """
         cdef Plan plan
         cdef Port found
         cdef Error error
@@ -168,7 +192,16 @@ cdef class Session:
 
     def scorer(self, *, str input, int input_element, uint32_t n_features, str output, uint32_t n_columns,
                uint32_t first_column, uint32_t n_outputs, bint row_by_row):
-        """A scorer capsule: rows go into `input`, columns [first_column, first_column + n_outputs) of `output` come out.
+        """Return a capsule `engine.scorer.v1` over this session, which the capsule keeps alive.
+
+        Args:
+            input, input_element, n_features, output: as in `probe`.
+            n_columns: columns of the output.
+            first_column, n_outputs: the columns [first_column, first_column + n_outputs) are the answer.
+            row_by_row: the model's batch axis is fixed at one row.
+
+        Raises:
+            ConfigError: the columns do not exist, or n_features or n_outputs is 0.
         """
         if n_features < 1 or n_outputs < 1 or first_column + n_outputs > n_columns:
             raise ConfigError(f"cannot take columns {first_column} to {first_column + n_outputs} of {n_columns} "
@@ -187,5 +220,8 @@ cdef class Session:
 
 
 def last_error(capsule) -> str:
-    """What ONNX Runtime said about the last failed call of a capsule made by `Session.scorer`; "" where none failed."""
+    """Return ONNX Runtime's message for the last failed call of a capsule made by `Session.scorer`.
+
+    "" where no call failed, and for any other capsule. Raises ConfigError for an object that is no scorer capsule.
+    """
     return c_last_error(scorer_from_capsule(capsule)[0]).decode("utf-8", "replace")

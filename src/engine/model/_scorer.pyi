@@ -13,7 +13,35 @@ class ScorerInfo(TypedDict):
     float64_rows: bool
     stops: bool
 
-def describe(capsule: CapsuleType) -> ScorerInfo: ...
+def describe(capsule: CapsuleType) -> ScorerInfo:
+    """Return shape and flags of a scorer capsule.
+
+    Keys: n_features, n_outputs, takes_gil, reentrant, native, float64_rows (takes rows in double), stops (can give
+    up at a deadline).
+
+    Raises:
+        ConfigError: no scorer capsule, or of a version that is not read.
+    """
+
 def score(
     capsule: CapsuleType, rows: Any, threads: int = 1, deadline_ns: int | None = None
-) -> npt.NDArray[np.float64]: ...
+) -> npt.NDArray[np.float64]:
+    """Score a 2-D array through a scorer capsule. The GIL is released, unless the scorer takes it.
+
+    Args:
+        capsule: PyCapsule `engine.scorer.v1`.
+        rows: float32 or float64 [n, n_features]. Read in place where the last axis is contiguous, else copied once. A
+            float64 array stays float64 where the scorer takes that; else it is rounded to float32, and a value beyond
+            float32's range becomes an infinity of its sign, without a warning.
+        threads: from 1; up to this many threads share the rows, 256 at a time. A scorer that is not reentrant gets one.
+        deadline_ns: a point on `time.monotonic_ns()`. One thread then scores, and a scorer that can stop gives up once
+            the deadline has passed.
+
+    Returns:
+        float64 [n] for one output, [n, n_outputs] for several.
+
+    Raises:
+        ConfigError: no scorer capsule.
+        InputError: another shape or dtype, or threads below 1.
+        ModelError: the scorer failed or gave up.
+    """

@@ -16,7 +16,7 @@ cimport numpy as cnp
 
 from engine.errors import ConfigError, InputError, ModelError
 
-cdef extern from "model/score_threads.hpp" namespace "engine" nogil:
+cdef extern from "model/score_threads.hpp" namespace "engine::model" nogil:
     int score_threads(const engine_scorer& scorer, const float* rows, size_t n_rows, size_t row_stride, double* out,
                       size_t threads) noexcept
     int score_threads(const engine_scorer& scorer, const double* rows, size_t n_rows, size_t row_stride, double* out,
@@ -54,8 +54,8 @@ cdef const engine_scorer* scorer_from_capsule(object capsule) except NULL:
 
 
 cdef const engine_scorer* _grown(object capsule, const engine_scorer* old) except NULL:
-    # Whoever copies the struct by value would read beyond the end of an older one. The copy is the capsule's context,
-    # made once; the capsule's own destructor knows nothing of it, so its 88 bytes outlive the capsule.
+    # A copy by value would read beyond the end of an older struct. The grown copy is the capsule's context, made once. The
+    # capsule's own destructor does not know it, so its 88 bytes outlive the capsule.
     cdef engine_scorer* kept = <engine_scorer*>PyCapsule_GetContext(capsule)
     if kept is NULL:
         kept = <engine_scorer*>malloc(sizeof(engine_scorer))
@@ -67,7 +67,14 @@ cdef const engine_scorer* _grown(object capsule, const engine_scorer* old) excep
 
 
 def describe(capsule) -> dict:
-    """Shape and flags of a scorer capsule: n_features, n_outputs, takes_gil, reentrant, native, float64_rows, stops."""
+    """Return shape and flags of a scorer capsule.
+
+    Keys: n_features, n_outputs, takes_gil, reentrant, native, float64_rows (takes rows in double), stops (can give
+    up at a deadline).
+
+    Raises:
+        ConfigError: no scorer capsule, or of a version that is not read.
+    """
     cdef const engine_scorer* scorer = scorer_from_capsule(capsule)
     return {
         "n_features": scorer.n_features,
@@ -81,17 +88,24 @@ def describe(capsule) -> dict:
 
 
 def score(capsule, rows, Py_ssize_t threads=1, deadline_ns=None):
-    """Scores a 2-D array, float32 or float64 [n, n_features], C-contiguous rows -> float64 [n] or [n, n_outputs].
+    """Score a 2-D array through a scorer capsule. The GIL is released, unless the scorer takes it.
 
-    Rows are read in place where their last axis is contiguous, else copied once. The GIL is released. A float64
-    array goes to the scorer as float64 where it takes that, and is rounded to float32 where it does not: what lies
-    beyond float32's range becomes an infinity of its sign, without a warning.
+    Args:
+        capsule: PyCapsule `engine.scorer.v1`.
+        rows: float32 or float64 [n, n_features]. Read in place where the last axis is contiguous, else copied once. A
+            float64 array stays float64 where the scorer takes that; else it is rounded to float32, and a value beyond
+            float32's range becomes an infinity of its sign, without a warning.
+        threads: from 1; up to this many threads share the rows, 256 at a time. A scorer that is not reentrant gets one.
+        deadline_ns: a point on `time.monotonic_ns()`. One thread then scores, and a scorer that can stop gives up once
+            the deadline has passed.
 
-    Up to `threads` threads share the rows, 256 at a time; a scorer that is not reentrant has one. With `deadline_ns`, a
-    point on time.monotonic_ns(), there is one thread, and a scorer that stops gives up once it has passed.
+    Returns:
+        float64 [n] for one output, [n, n_outputs] for several.
 
-    Raises InputError for another shape or dtype or fewer than one thread, ModelError where the scorer reports a failure
-    or gave up.
+    Raises:
+        ConfigError: no scorer capsule.
+        InputError: another shape or dtype, or threads below 1.
+        ModelError: the scorer failed or gave up.
     """
     cdef const engine_scorer* scorer = scorer_from_capsule(capsule)
     if threads < 1:
@@ -138,7 +152,7 @@ cdef int _score_until(const engine_scorer* scorer, cnp.ndarray array, size_t str
 
 
 cdef cnp.ndarray _rows(object rows, size_t n_features, bint float64_rows):
-    # Hot for single rows: what needs no conversion is recognised without a call into NumPy's Python layer (0.8 us).
+    # Hot for single rows: an array that needs no conversion passes without a call into NumPy's Python layer (0.8 us).
     cdef int kind
     if cnp.PyArray_CheckExact(rows) and cnp.PyArray_NDIM(rows) == 2 and cnp.PyArray_IS_C_CONTIGUOUS(rows):
         kind = cnp.PyArray_TYPE(rows)
@@ -152,7 +166,7 @@ cdef cnp.ndarray _rows(object rows, size_t n_features, bint float64_rows):
         raise InputError(f"expected float32 or float64 rows, got dtype {array.dtype}")
     wanted = np.float64 if float64_rows and array.dtype != np.float32 else np.float32
     if array.dtype != wanted:
-        # Rounding to a narrower type is what was asked for: beyond float32's range is infinity, below it zero.
+        # The caller asked for rounding: beyond float32's range is infinity, below it zero.
         with np.errstate(over="ignore", under="ignore"):
             array = array.astype(wanted)
     # A field of a structured array can have rows that do not lie a whole number of values apart, or unaligned ones.

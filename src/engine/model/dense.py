@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine._common import arguments
 from engine.errors import ConfigError
 from engine.model import _dense
 from engine.model.model import Model
@@ -25,23 +26,23 @@ def dense(
     feature_names: Sequence[str] | None = None,
     format: str = "arrays",
 ) -> Model:
-    """A native model of dense layers.
+    """Make a native model of dense layers: a linear or logistic model, or a multi-layer perceptron.
 
     Args:
-        weights: one array [n_in, n_out] a layer, at most 1,024 outputs. Computed in float32 where every array
-            is float32, else in double. Copied.
-        biases: one array [n_out] a layer.
-        activation: between layers: identity, relu, tanh, logistic.
-        output: of the last layer: those, exponential or softmax.
+        weights: one array [n_in, n_out] a layer, n_out from 1 to 1,024. The net computes in float32 where all
+            weights and biases are float32, else in double. Copied.
+        biases: one array [n_out] a layer. Copied.
+        activation: of every layer but the last: "identity", "relu", "tanh" or "logistic".
+        output: of the last layer: one of those, "exponential" or "softmax".
         feature_names: names of the columns in order.
-        format: what `Model.format` says.
+        format: value of `Model.format`.
 
     Returns:
-        A `Model`; the same row gives the same bits at any batch size and instruction set.
+        A `Model`. The same row gives the same bits at any batch size and instruction set.
 
     Raises:
-        ConfigError: no layers, as many biases as weights are not given, an activation that is not known.
-        ModelFormatError: shapes that do not fit together, too wide a layer, a weight that is not finite.
+        ConfigError: no layers, another number of biases than of weights, or an unknown activation.
+        ModelFormatError: shapes that do not fit together, a layer too wide, or a weight that is not finite.
 
     Example:
         >>> line = dense([np.array([[2.0], [1.0]])], [np.array([0.5])])
@@ -49,11 +50,8 @@ def dense(
         array([12.5])
     """
     hidden = {name: ACTIVATIONS[name] for name in ("identity", "relu", "tanh", "logistic")}
-    if activation not in hidden or output not in ACTIVATIONS:
-        raise ConfigError(
-            f"expected an activation of {', '.join(hidden)} and an output of {', '.join(ACTIVATIONS)}, "
-            f"got {activation!r} and {output!r}"
-        )
+    arguments.one_of("activation", activation, tuple(hidden), error=ConfigError)
+    arguments.one_of("output", output, tuple(ACTIVATIONS), error=ConfigError)
     if not weights or len(weights) != len(biases):
         raise ConfigError(f"expected one bias a layer, got {len(weights)} weights and {len(biases)} biases")
     arrays = [np.asarray(array) for pair in zip(weights, biases, strict=True) for array in pair]
@@ -77,7 +75,7 @@ def dense(
 
 
 def _digest(arrays: Sequence[npt.NDArray[Any]], kinds: Sequence[int]) -> str:
-    """sha256 over shapes, types, values and activations; an array's bytes alone would not tell its shape."""
+    """sha256 over shapes, types, values and activations: an array's bytes alone leave its shape open."""
     digest = hashlib.sha256(bytes(kinds))
     for array in arrays:
         digest.update(f"{array.shape}{array.dtype.str}".encode())

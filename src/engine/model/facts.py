@@ -1,4 +1,4 @@
-"""What a model file is, found without running anything that the file or its library brings along."""
+"""The facts of a model file, found without running any code of the file or of the library that wrote it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ from engine.model.model import Model
 
 @dataclass(frozen=True)
 class Facts:
-    """What `inspect` found. None where the file does not say, or where only running it would.
+    """The facts that `inspect` found.
+
+    A field is None where the file does not say, or where only running the model would tell. `print` shows the other
+    fields, one a line.
 
     Attributes:
-        path, format: the file, and what it was recognised as by its content.
-        size_bytes: of the file.
-        digest: sha256, as `Model.digest`; None for ONNX, which may keep tensors in other files.
-        n_features, n_outputs: values a row and an answer.
-        feature_names: columns in order.
-        objective: as the training library calls it.
-        trees, leaves, depth: of a forest; a tree of several outputs counts once for each.
-        us_row_1, us_row_64: microseconds a row that the layouts chosen took here when the model was loaded, for one
-            row and for one of 64; native code alone, on rows of the loader's own.
-        notes: what was left out, and why.
+        path: str, the file.
+        format: str, its format by content, as `Model.format`.
+        size_bytes: int, size of the file.
+        digest: str, sha256 as `Model.digest`; None for ONNX, which may keep tensors in other files.
+        n_features: int, values a row.
+        n_outputs: int, values an answer.
+        feature_names: tuple of str, columns in order.
+        objective: str, the training library's name for it.
+        trees: int, trees of a forest; a tree of several outputs counts once for each output.
+        leaves: int, leaves of all trees.
+        depth: int, splits on the longest path.
+        us_row_1: float, microseconds for one row here, measured when `inspect` loaded the model. Native code alone, in
+            the fastest layout, on rows of the loader's own.
+        us_row_64: float, the same a row, for 64 rows together.
+        notes: tuple of str: what was left out and why; of ONNX, its metadata.
     """
 
     path: str
@@ -63,21 +71,21 @@ class Facts:
 
 
 def inspect(path: str | os.PathLike[str]) -> Facts:
-    """Says what a model file is.
+    """Return the facts of a model file without running any code of it.
 
-    Formats that are read natively are loaded by our own readers. Of ONNX only the bytes are walked: no session is
-    made, and onnxruntime need not be installed. Pickles are never opened.
+    Our own readers load the formats that they read. Of ONNX, `inspect` only walks the bytes: it makes no session and
+    needs no onnxruntime. It never opens a pickle or a skops file.
 
     Args:
-        path: the file.
+        path: str or path-like, the file.
 
     Returns:
-        `Facts`; print it for a table.
+        `Facts`; print them for a table.
 
     Raises:
         FileNotFoundError: no such file.
-        ModelFormatError: truncated, damaged or of no known format.
-        UnsupportedModelError: recognised and not read, with the reason.
+        ModelFormatError: the file is truncated, damaged or of no known format.
+        UnsupportedModelError: the format is known and not read; the message says why.
 
     Example:
         >>> print(inspect("model.txt"))                          # doctest: +SKIP
@@ -89,7 +97,7 @@ def inspect(path: str | os.PathLike[str]) -> Facts:
         return _inspect_onnx(path, content)
     if kind == formats.SKOPS:
         raise UnsupportedModelError(
-            f"{path.name}: a skops file, which only scikit-learn and skops can say more of; use load_model"
+            f"{path.name}: a skops file, which only skops and scikit-learn can read; use load_model"
         )
     return _of_model(path, len(content), load.read_native(content, kind, path.name))
 

@@ -1,4 +1,4 @@
-"""Turns fitted objects into models. The object's library is imported already, by whoever fitted it."""
+"""Turns fitted objects into models. Fitting an object has imported its library already."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ LIBRARIES = ("lightgbm", "xgboost", "sklearn", "catboost", "treelite")
 
 
 def library_of(fitted: Any) -> str | None:
-    """Which of LIBRARIES the class of an object comes from."""
+    """Return the one of LIBRARIES that the object's class comes from, or None."""
     library = type(fitted).__module__.partition(".")[0]
     return library if library in LIBRARIES else None
 
 
 def read_fitted(fitted: Any, library: str) -> Model:
-    """Reads a fitted object of one of LIBRARIES. Raises UnsupportedModelError."""
+    """Read a fitted object of `library`, one of LIBRARIES.
+
+    Raises:
+        UnsupportedModelError: the object is not fitted, of another class, or cannot be represented exactly.
+    """
     if library == "lightgbm":
         return _read_lightgbm(fitted)
     if library == "xgboost":
@@ -28,15 +32,15 @@ def read_fitted(fitted: Any, library: str) -> Model:
         return _read_catboost(fitted)
     if library == "treelite":
         return _read_treelite(fitted)
-    from engine.model import linear, sklearn_trees
+    from engine.model.readers import sklearn_linear, sklearn_trees
 
     if type(fitted).__name__ in sklearn_trees.ESTIMATORS:
         return sklearn_trees.read_trees(fitted)
-    return linear.read_linear(fitted)
+    return sklearn_linear.read_linear(fitted)
 
 
 def _read_lightgbm(fitted: Any) -> Model:
-    from engine.model.lightgbm import read_lightgbm
+    from engine.model.readers.lightgbm import read_lightgbm
 
     kind = type(fitted).__name__
     booster = fitted if hasattr(fitted, "model_to_string") else getattr(fitted, "booster_", None)
@@ -49,7 +53,7 @@ def _read_lightgbm(fitted: Any) -> Model:
 
 
 def _read_catboost(fitted: Any) -> Model:
-    from engine.model.catboost import read_catboost
+    from engine.model.readers.catboost import read_catboost
 
     kind = type(fitted).__name__
     if not hasattr(fitted, "save_model") or not fitted.is_fitted():
@@ -61,7 +65,7 @@ def _read_catboost(fitted: Any) -> Model:
 
 
 def _read_treelite(fitted: Any) -> Model:
-    from engine.model.treelite import read_treelite
+    from engine.model.readers.treelite import read_treelite
 
     if not hasattr(fitted, "serialize_bytes"):
         raise UnsupportedModelError(f"expected a treelite Model, got treelite {type(fitted).__name__}")
@@ -69,7 +73,7 @@ def _read_treelite(fitted: Any) -> Model:
 
 
 def _read_xgboost(fitted: Any) -> Model:
-    from engine.model.xgboost import read_xgboost_ubjson
+    from engine.model.readers.xgboost import read_xgboost_ubjson
 
     kind = type(fitted).__name__
     if hasattr(fitted, "save_raw"):

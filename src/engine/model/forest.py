@@ -1,4 +1,4 @@
-"""A forest between its file and native memory: what readers of trees fill in, and the `Model` made of it."""
+"""Forests between a file and native memory: the builder that readers of trees fill, and the `Model` that it makes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.model.model import Model
 
 
 class Link(enum.IntEnum):
-    """What is applied to the raw sums of a row; csrc/include/engine/forest.hpp says each in a formula."""
+    """The function from a row's raw sums to its answer; csrc/model/forest/forest.hpp has the formula of each."""
 
     IDENTITY = 0
     SIGMOID = 1
@@ -30,7 +30,7 @@ class Link(enum.IntEnum):
 
 
 class Rule(enum.IntFlag):
-    """Bits of one split: where a missing value goes, which values are missing, how a category set is read."""
+    """Bits of one split: the side of a missing value, which values are missing, how a category set is read."""
 
     MISSING_LEFT = 1
     MISSING_NAN = 2
@@ -46,13 +46,19 @@ def _joined(parts: Sequence[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
 
 @dataclass
 class ForestBuilder:
-    """Collects trees one by one; splits and leaves are numbered through, a child c < 0 is leaf ~c.
+    """Collects trees one by one, and makes a model of them.
+
+    Splits and leaves are numbered across all trees; a child c < 0 is leaf ~c.
 
     Attributes:
-        n_features, n_outputs: values a row, raw sums a row.
+        n_features: values a row.
+        n_outputs: raw sums a row.
         float32_rows: the trainer compares in float32.
         base: [n_outputs], added to the sums.
-        scale: multiplies the sums first, for forests that average.
+        link: applied to the sums at the end.
+        link_parameter: the link's own number, such as the slope of a sigmoid.
+        scale: multiplies the sums before `base` is added, for forests that average.
+        n_splits, n_leaves, n_sets, n_set_words: counts so far.
     """
 
     n_features: int
@@ -77,7 +83,7 @@ class ForestBuilder:
     _set_words: list[npt.NDArray[np.uint32]] = field(default_factory=list)
 
     def add_set(self, words: npt.NDArray[np.uint32]) -> int:
-        """Adds one category set, bit c % 32 of word c // 32 standing for category c; returns its number."""
+        """Add a category set and return its number. Bit c % 32 of word c // 32 stands for category c."""
         self._set_words.append(words)
         self.n_set_words += len(words)
         self._set_begin.append(self.n_set_words)
@@ -95,9 +101,18 @@ class ForestBuilder:
         rule: npt.NDArray[Any],
         leaf: npt.NDArray[Any],
     ) -> None:
-        """Adds a tree whose children are numbered within it; split 0 is its root, or leaf ~0 without splits.
+        """Add a tree.
 
-        Raises ModelFormatError where a child or feature number is out of range; the rest is checked natively.
+        Args:
+            output: the raw sum that its leaves add to.
+            feature: [splits] column numbers.
+            threshold: [splits]; a row goes left where x <= threshold. For a category set: its number.
+            rule: [splits] bits of Rule.
+            left, right: [splits] children, numbered within the tree. Split 0 is the root; leaf ~0 where there is none.
+            leaf: [leaves] values.
+
+        Raises:
+            ModelFormatError: a child or feature number is out of range. Native code checks the rest in `model`.
         """
         for children in (left, right):
             if children.size and (children.min() < -len(leaf) or children.max() >= len(feature)):
@@ -121,7 +136,7 @@ class ForestBuilder:
         self.n_leaves += len(leaf)
 
     def feed(self, take: Callable[[bytes], object]) -> None:
-        """Hands over the content of the trees so far, for a digest."""
+        """Pass the content of the trees so far to `take`, for a digest."""
         take(repr((self._root, self._output, self._set_begin)).encode())
         for parts in [*self._parts.values(), self._set_words]:
             for part in parts:
@@ -135,7 +150,12 @@ class ForestBuilder:
         feature_names: Sequence[str] | None,
         details: Mapping[str, Any],
     ) -> Model:
-        """The finished model. Raises ModelFormatError where the trees are not trees."""
+        """Make the model. Raise ModelFormatError where the arrays do not make trees.
+
+        Args:
+            format, digest, feature_names: as the attributes of `Model`.
+            details: facts for `describe()`, to which the forest's own are added.
+        """
         forest = _forest.Forest(
             n_features=self.n_features,
             n_outputs=self.n_outputs,
@@ -165,7 +185,11 @@ class ForestBuilder:
 
 
 class ForestModel(Model):
-    """A model made of trees; `forest` lets tests and benchmarks score through one layout by name."""
+    """A model made of trees.
+
+    Attributes:
+        forest: the native forest, through which tests and benchmarks score by one layout.
+    """
 
     __slots__ = ("forest",)
 

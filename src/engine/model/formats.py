@@ -1,4 +1,4 @@
-"""Tells what a model file is by its content. Suffixes are not looked at: they are wrong too often."""
+"""Tells the format of a model file by its content. Suffixes are ignored, because they are wrong too often."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LIGHTGBM, XGBOOST_JSON, XGBOOST_UBJSON, ONNX = "lightgbm", "xgboost-json", "xgbo
 CATBOOST, SKOPS, PICKLE, TREELITE = "catboost-json", "skops", "pickle", "treelite"
 EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, a treelite checkpoint, skops, or ONNX"
 
-# First bytes of files that are recognised in order to be refused with a reason.
+# First bytes of known formats that are not read, and what to do instead.
 _REFUSED = {
     rb"PK\x03\x04": "a zip archive without skops' schema.json (NumPy or PyTorch?); load the object yourself and "
     "pass it",
@@ -29,11 +29,16 @@ _UNTRUSTED = (
 
 
 def sniff(content: bytes, name: str, *, trust: bool = False) -> str:
-    """The format of a model file; PICKLE only where it is trusted.
+    """Return the format of a model file, one of this module's names; PICKLE only with `trust`.
+
+    Args:
+        content: the file's bytes.
+        name: stands for the file in messages.
+        trust: accept a pickle.
 
     Raises:
-        ModelFormatError: empty, or nothing that is known.
-        UnsupportedModelError: a format that is recognised and not read, with what to do instead.
+        ModelFormatError: the file is empty, or of no known format.
+        UnsupportedModelError: a known format that is not read; the message says what to do instead.
     """
     if not content:
         raise ModelFormatError(f"{name}: the file is empty; expected {EXPECTED}")
@@ -84,9 +89,9 @@ def _sniff_json(content: bytes, name: str) -> str:
 
 
 def _looks_like_onnx(content: bytes) -> bool:
-    """True where the bytes begin like a ModelProto: ir_version (field 1, varint), then another known field.
+    """Whether the bytes begin like a ModelProto: ir_version (field 1, varint), then another known field.
 
-    Enough to tell it from other formats; whether it is whole is for its reader to say.
+    That tells ONNX from the other formats; its reader checks the rest.
     """
     match = re.match(rb"\x08[\x01-\x1f](.?)", content, re.DOTALL)
     # Fields 2-6, 7 (graph), 8 (opset) and 14 (metadata) of ModelProto, with their wire types.

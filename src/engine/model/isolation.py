@@ -1,8 +1,8 @@
-"""Reads a model file in a child process first: a parser that crashes, hangs or eats memory is not ours to die of.
+"""Reads a model file in a child process first: a parser that crashes, hangs or eats memory ends the child alone.
 
-Our own readers check every length and need none of this. It is for what others parse: scikit-learn's objects in skops
-files and pickles (their trees believe the sizes that a file gives them), ONNX Runtime. It protects the process from
-damage, not from a program: a pickle that is trusted runs in the child as it would here, and then here.
+Our own readers check every length and need none of this. Other parsers do: scikit-learn's trees, in skops files and
+pickles, believe the sizes that a file gives them, and ONNX Runtime parses what it is given. The child protects this
+process from damage, not from a program: a trusted pickle runs in the child, and then here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 
 from engine import errors
-from engine.errors import EngineError, ModelFormatError
+from engine._common import arguments
+from engine.errors import ConfigError, EngineError, ModelFormatError
 
 SECONDS_MAX = 120
 MEMORY_BYTES_MAX = 8 << 30
 
-# Reads as load_model does, scores a few rows through what was made, and says on the last line how it went.
+# Loads as load_model does, scores two rows, and prints the outcome as its last line.
 _CHILD = """
 import json, resource, sys
 path, trust, seconds, memory = sys.argv[1], sys.argv[2] == "1", int(sys.argv[3]), int(sys.argv[4])
@@ -51,17 +52,23 @@ def probe(
     seconds: int = SECONDS_MAX,
     memory_bytes: int = MEMORY_BYTES_MAX,
 ) -> None:
-    """Loads a model file in a child process of limited time and memory, and scores two rows there.
+    """Load a model file in a child process of limited time and memory, and score two rows of zeros there.
+
+    Blocks until the child ends; starting it takes some tenths of a second. Nothing is loaded in this process.
 
     Args:
-        path: as `load_model` takes it.
-        trust: as `load_model`.
-        seconds, memory_bytes: what the child may take: processor time (and twice that of the clock), address space.
+        path: str or path-like, the file.
+        trust: as in `load_model`.
+        seconds: int from 1, limit of the child's processor time; twice that is the limit of elapsed time.
+        memory_bytes: int from 1, limit of the child's address space.
 
     Raises:
-        What `load_model` raises for the file.
-        ModelFormatError: the child was ended by a signal, took too long or too much memory.
+        EngineError: any error that `load_model` raises for the file, of the same type.
+        ModelFormatError: a signal ended the child, or it took too long or too much memory.
+        ConfigError: `seconds` or `memory_bytes` is no int, or below 1.
     """
+    arguments.whole("seconds", seconds, 1, 2**31 - 1, error=ConfigError)
+    arguments.whole("memory_bytes", memory_bytes, 1, 2**62, error=ConfigError)
     path = Path(path).absolute()
     # The child finds what this process finds, and starts no pool of threads, whose stacks count as memory.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
@@ -99,4 +106,4 @@ def _how(done: subprocess.CompletedProcess[bytes]) -> str:
     if done.returncode < 0:
         return f"signal {signal.Signals(-done.returncode).name}"
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    return f"exit status {done.returncode}, {said[-1][:200] if said else 'nothing was said'}"
+    return f"exit status {done.returncode}, {said[-1][:200] if said else 'without a message'}"

@@ -1,4 +1,4 @@
-"""The door for models: finds out what it was given and hands it to the reader that knows.
+"""Loads models: tells what the source is, and hands it to the reader for it.
 
 No training library is imported here unless the object given comes from it, and ONNX Runtime only for ONNX.
 """
@@ -22,32 +22,36 @@ def load_model(
     n_outputs: int | None = None,
     trust: bool = False,
 ) -> Model:
-    """Loads a model that then scores without the library that trained it.
+    """Load a model that then scores without the library that trained it.
+
+    Blocks for the time of reading, plus some 20 ms for a forest, whose layouts are timed on this machine.
 
     Args:
         source: one of
-            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, a treelite checkpoint, ONNX or skops,
-            told apart by content;
-            a fitted LightGBM, XGBoost or CatBoost model or its scikit-learn wrapper (a classifier gives
-            probabilities, of class 1 where there are two; early stopping is honoured as its predict does);
-            a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient
-            booster or isolation forest (which gives its `decision_function`);
+            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, a treelite checkpoint, ONNX or skops; the
+            content tells the format, not the suffix;
+            a fitted LightGBM, XGBoost or CatBoost model, or its scikit-learn wrapper. A classifier gives
+            probabilities, of class 1 where there are two. Trees beyond the best iteration of early stopping are used
+            or left out as the object's own `predict` does;
+            a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient booster or
+            isolation forest, which gives its `decision_function`;
+            a treelite Model;
             a Python callable, float32 [n, n_features] -> [n] or [n, n_outputs] (batch lane only);
             a `Model`, which is returned as it is.
-        n_features: values a row. Required for a callable; checked for everything else.
-        n_outputs: values an answer. 1 for a callable unless said; checked for everything else.
-        trust: read pickles (and joblib's), and skops files that name types skops does not know. Either runs whatever
-            code the file asks for: only for files that you would run as a program. They are read by a child
-            process first, so that a damaged one ends that and not this.
+        n_features: int from 1, values a row. Required for a callable; checked against any other source.
+        n_outputs: int from 1, values an answer. 1 for a callable by default; checked against any other source.
+        trust: True reads pickles (and joblib's), and skops files with types that skops does not know. Such a file runs
+            any code it likes: trust only files that you would run as a program. A child process reads the file first,
+            so a damaged file ends the child and not this process.
 
     Returns:
-        An immutable `Model`; `predict` gives what the training library's `predict` gives.
+        An immutable `Model`. Its `predict` gives what the training library's `predict` gives.
 
     Raises:
         FileNotFoundError: no such file.
-        ModelFormatError: a file that is truncated, damaged or of no known format.
-        UnsupportedModelError: understood, and not representable exactly; the message says why.
-        ConfigError: n_features or n_outputs missing for a callable, or not those of the model.
+        ModelFormatError: the file is truncated, damaged or of no known format.
+        UnsupportedModelError: the model is understood, but cannot be represented exactly; the message says why.
+        ConfigError: n_features is missing for a callable, or n_features or n_outputs is not the model's.
         MissingDependencyError: ONNX without onnxruntime installed, skops without skops.
 
     Example:
@@ -87,8 +91,11 @@ def _load(source: Any, n_features: int | None, n_outputs: int | None, trust: boo
 
 
 def load_path(path: str | os.PathLike[str], *, trust: bool, probed: bool = False) -> Model:
-    """Loads a file. What runs foreign code (pickles, skops files that are trusted) is read by a child process first,
-    unless `probed` says that it was."""
+    """Load a file. Args and errors as `load_model`.
+
+    A child process first reads files that run code of their own (trusted pickles and skops files), unless `probed` says
+    that it has.
+    """
     path = Path(path)
     content = read_file(path)
     kind = formats.sniff(content, path.name, trust=trust)
@@ -107,27 +114,30 @@ def load_path(path: str | os.PathLike[str], *, trust: bool, probed: bool = False
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a model file; raises ModelFormatError for a directory."""
+    """Return the bytes of a model file. Raise ModelFormatError for a directory."""
     if path.is_dir():
         raise ModelFormatError(f"{path}: expected a model file, got a directory")
     return path.read_bytes()
 
 
 def read_native(content: bytes, kind: str, name: str) -> Model:
-    """Reads any format but ONNX; `kind` is what `formats.sniff` said."""
+    """Read a file of our own readers' formats: `kind` is the result of `formats.sniff`, and not ONNX, skops or pickle.
+
+    Raises ModelFormatError and UnsupportedModelError as the readers do; `name` stands for the file in messages.
+    """
     if kind == formats.LIGHTGBM:
-        from engine.model.lightgbm import read_lightgbm
+        from engine.model.readers.lightgbm import read_lightgbm
 
         return read_lightgbm(content, name)
     if kind == formats.CATBOOST:
-        from engine.model.catboost import read_catboost
+        from engine.model.readers.catboost import read_catboost
 
         return read_catboost(content, name)
     if kind == formats.TREELITE:
-        from engine.model.treelite import read_treelite
+        from engine.model.readers.treelite import read_treelite
 
         return read_treelite(content, name)
-    from engine.model.xgboost import read_xgboost_json, read_xgboost_ubjson
+    from engine.model.readers.xgboost import read_xgboost_json, read_xgboost_ubjson
 
     return (read_xgboost_json if kind == formats.XGBOOST_JSON else read_xgboost_ubjson)(content, name)
 

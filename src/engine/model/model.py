@@ -1,4 +1,4 @@
-"""A model: a scorer with the facts a caller needs about it. Readers of formats make them; `load_model` is the door."""
+"""A model: a scorer and the facts that a caller needs about it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,26 @@ if TYPE_CHECKING:  # `types` has it from Python 3.13 on only, and nothing needs 
 class Model:
     """A loaded model, ready to score rows and to be handed to `Engine`. Immutable; safe to use from any thread.
 
+    `load_model` makes one of a file or a fitted object. Call the constructor only with a scorer of your own.
+
     Attributes:
-        scorer: the PyCapsule `engine.scorer.v1` that does the work (csrc/include/engine/scorer.h).
-        n_features: values a row.
-        n_outputs: values an answer; 1 for regression and binary classification.
-        format: what it was read from: "lightgbm", "xgboost", "sklearn", "onnx", "python", "arrays".
-        digest: sha256 of the model's content as 64 hex digits.
-        feature_names: names of the columns in order, or None where the model carries none.
-        native: true where a call costs microseconds and never takes the GIL: fit for the inline lane and as fallback.
+        scorer: PyCapsule named `engine.scorer.v1` that scores rows (csrc/include/engine/scorer.h).
+        n_features: int, values a row.
+        n_outputs: int, values an answer; 1 for regression and binary classification.
+        format: str, the source's format: "lightgbm", "xgboost", "catboost", "treelite", "sklearn", "onnx", "arrays" or
+            "python".
+        digest: str, sha256 of the model's content as 64 hex digits.
+        feature_names: tuple of str, names of the columns in order; None where the model carries none.
+        native: bool. True: a call takes microseconds and never takes the GIL, so the model fits the inline lane and may
+            be a fallback.
+
+    Args:
+        scorer: the capsule; the model keeps it alive.
+        format, digest, feature_names: as the attributes.
+        details: more facts for `describe()`.
+
+    Raises:
+        ConfigError: `scorer` is not a scorer capsule of a version that this package reads.
     """
 
     __slots__ = (
@@ -58,26 +70,37 @@ class Model:
         self._details = dict(details or {})
 
     def predict(self, rows: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.float64]:
-        """Scores rows here and now, without a deadline; what the training library's `predict` returns.
+        """Score rows now, without a deadline, to what the training library's own `predict` returns.
+
+        Blocks until all rows are scored. Native and ONNX models release the GIL meanwhile.
 
         Args:
-            rows: float32 or float64 [n, n_features]; NaN is a missing value. Borrowed where the last axis is
-                contiguous, copied otherwise. A model that computes in float32 rounds float64 rows: what lies
-                beyond float32's range becomes an infinity of its sign.
-            threads: at most this many share the rows, 256 at a time, the calling thread being one of them; the
-                others live for this call. Answers are the same bits with any number.
+            rows: float32 or float64 [n, n_features]; NaN is a missing value. Read in place where the last axis is
+                contiguous, else copied once. A model that computes in float32 rounds float64 rows: a value beyond
+                float32's range becomes an infinity of its sign.
+            threads: int from 1, the most threads that share the rows, 256 at a time. The calling thread is one of them;
+                the others end with the call. The answers are the same bits with any number.
 
         Returns:
             float64 [n] for one output, [n, n_outputs] for several.
 
         Raises:
-            InputError: another shape or dtype, or no thread.
-            ModelError: the model itself failed.
+            InputError: another shape or dtype, or threads below 1.
+            ModelError: the model failed.
+
+        Example:
+            >>> load_model("model.txt").predict(rows, threads=4)     # doctest: +SKIP
         """
         return _scorer.score(self.scorer, rows, threads)
 
     def describe(self) -> dict[str, Any]:
-        """What this model is: format, shape, digest, and what its reader found (trees, depth, layout, …)."""
+        """Return the model's facts as a dict of plain values.
+
+        Always there: `format`, `digest`, `n_features`, `n_outputs`, `native`. Each reader adds its own: `objective`
+        and `link`; of a forest `trees`, `leaves`, `depth`, `layout_single`, `layout_batch`, `batch_rows_min`,
+        `instruction_set` and `calibration_us_row` (layout -> microseconds a row, alone and in blocks of 64); of a dense
+        net `layers` and `precision`; of ONNX `runtime`.
+        """
         return {
             "format": self.format,
             "digest": self.digest,

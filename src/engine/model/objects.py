@@ -1,4 +1,4 @@
-"""Fitted objects in files: skops, whose types are checked before any is built, and pickles that are trusted."""
+"""Fitted objects in files: skops, which checks types before it builds any, and trusted pickles."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pickle
 import zipfile
 from typing import Any
 
-from engine.errors import EngineError, MissingDependencyError, ModelFormatError, UnsupportedModelError
+from engine._common import optional
+from engine.errors import EngineError, ModelFormatError, UnsupportedModelError
 from engine.model import fitted
 from engine.model.model import Model
 
@@ -15,7 +16,7 @@ UNPACKED_BYTES_MAX = 2**31  # a small archive can claim to unpack to any size
 
 
 def read_object(content: bytes, name: str, *, trust: bool) -> Any:
-    """The object in a skops file or, where it is trusted, a pickle; errors as `read_skops` and `read_pickle`."""
+    """Return the object in a skops file or a trusted pickle. Errors as `read_skops` and `read_pickle`."""
     if content.startswith(b"PK"):
         return _load_skops(content, name, trust)
     if not trust:
@@ -24,32 +25,29 @@ def read_object(content: bytes, name: str, *, trust: bool) -> Any:
 
 
 def read_skops(content: bytes, name: str, *, trust: bool) -> Model:
-    """Reads a skops file; types that skops does not know are built only where the file is trusted.
+    """Read the model in a skops file. Types that skops does not know are built only with `trust`.
 
-    Among these are scikit-learn's trees, which believe the sizes that a file gives them: linear models and perceptrons
-    need no trust, forests do.
+    scikit-learn's trees are among those types, because they believe the sizes that a file gives them. So linear models
+    and perceptrons need no trust, and forests do.
 
     Raises:
         MissingDependencyError: skops is not installed.
-        ModelFormatError: damaged, or it would unpack to over 2 GiB.
+        ModelFormatError: the file is damaged, or would unpack to over 2 GiB.
         UnsupportedModelError: unknown types without trust, or an object that is no model.
     """
     return _read(_load_skops(content, name, trust), name)
 
 
 def _load_skops(content: bytes, name: str, trust: bool) -> Any:
-    try:
-        import skops.io
-    except ImportError:
-        raise MissingDependencyError(f"{name} is a skops file: pip install skops") from None
+    skops_io = optional.need("skops.io", f"{name}, a skops file,")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > UNPACKED_BYTES_MAX:
             raise ValueError(f"it would unpack to {size:,} bytes")
-        unknown = skops.io.get_untrusted_types(data=content)
-        known = skops.io.loads(content, trusted=unknown) if trust or not unknown else None
-    except Exception as error:  # whatever a damaged schema makes skops raise
+        unknown = skops_io.get_untrusted_types(data=content)
+        known = skops_io.loads(content, trusted=unknown) if trust or not unknown else None
+    except Exception as error:  # a damaged schema makes skops raise anything
         raise ModelFormatError(
             f"{name}: the skops file cannot be read: {type(error).__name__}: {error}"
         ) from error
@@ -62,10 +60,10 @@ def _load_skops(content: bytes, name: str, trust: bool) -> Any:
 
 
 def read_pickle(content: bytes, name: str, *, trust: bool) -> Model:
-    """Runs a trusted pickle, or one of joblib's, and reads the model in it.
+    """Run a trusted pickle, or one of joblib's, and read the model in it.
 
     Raises:
-        ModelFormatError: it cannot be read.
+        ModelFormatError: the pickle cannot be read.
         UnsupportedModelError: not trusted, or an object that is no model.
     """
     return _read(read_object(content, name, trust=trust), name)
@@ -74,7 +72,7 @@ def read_pickle(content: bytes, name: str, *, trust: bool) -> Model:
 def _load_pickle(content: bytes, name: str) -> Any:
     try:
         return _unpickle(content)
-    except Exception as error:  # whatever the pickled code raises
+    except Exception as error:  # pickled code raises anything
         raise ModelFormatError(
             f"{name}: the pickle cannot be read: {type(error).__name__}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Any Python callable as a model: slow by nature, so the engine keeps it in the batch lane and never as a fallback."""
+"""Any Python callable as a model. It takes the GIL, so it runs in the batch lane alone and is never a fallback."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine._common import arguments
 from engine.errors import ConfigError, InputTypeError, ModelError
 from engine.model import _callable
 from engine.model.model import Model
 
 
 class CallableModel(Model):
-    """A `Model` whose scorer calls Python. What its function raised last stays readable in `last_error()`."""
+    """A `Model` whose scorer calls a Python function. `last_error()` keeps the traceback of its last failure."""
 
     __slots__ = ("_callable",)
 
@@ -35,9 +36,9 @@ class CallableModel(Model):
         self._callable = callable
 
     def predict(self, rows: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.float64]:
-        """As `Model.predict`; the ModelError carries what the function raised as its `__cause__`.
+        """Score rows as `Model.predict` does; the function's own exception is the ModelError's `__cause__`.
 
-        A KeyboardInterrupt or SystemExit raised inside the function is raised here as it is.
+        A KeyboardInterrupt or SystemExit inside the function is raised unchanged.
         """
         try:
             return super().predict(rows, threads=threads)
@@ -50,41 +51,42 @@ class CallableModel(Model):
             raise detailed from cause
 
     def last_error(self) -> str:
-        """Traceback of the last call that failed, as text, "" where none did: of any thread, of any row."""
+        """Return the traceback of the last failed call, on any thread, as text; "" where none failed."""
         return self._callable.error_text
 
     def describe(self) -> dict[str, Any]:
-        """As `Model.describe`, with `last_error`: the last line of `last_error()`, None where no call failed."""
+        """Return the facts of `Model.describe`, and `last_error`: the last line of `last_error()`, or None."""
         lines = self.last_error().strip().splitlines()
         return {**super().describe(), "last_error": lines[-1] if lines else None}
 
 
 def from_callable(fn: Callable[..., Any], n_features: int, n_outputs: int = 1) -> CallableModel:
-    """Makes a model of a Python callable.
+    """Make a model of a Python callable.
 
     Args:
-        fn: called with float32 [n, n_features], a fresh C-contiguous array that it may keep or change; answers [n] (for
-            one output) or [n, n_outputs], anything that `numpy.asarray` turns into real numbers. It is called under
-            the GIL, on threads of the engine, one call at a time. Whatever it raises, a wrong shape and values that
-            are no real numbers become a failed score; NaN is passed on as it is.
-        n_features: values a row, at least 1.
-        n_outputs: values an answer, at least 1.
+        fn: takes float32 [n, n_features], a fresh C-contiguous array that it may keep or change. Returns [n] (for one
+            output) or [n, n_outputs], as anything that `numpy.asarray` turns into real numbers. The engine calls it
+            under the GIL, on its own threads, one call at a time. An exception, a wrong shape and values that are not
+            real numbers become a failed score; NaN is passed on.
+        n_features: int from 1, values a row.
+        n_outputs: int from 1, values an answer.
 
     Returns:
-        A model of format "python". Its digest covers the qualified name and, for a plain function, its code,
-        constants and default arguments, but neither what it closes over nor the globals it reads. For any other
-        callable it covers the name and the object's identity, and so means nothing outside this process;
+        A model of format "python". Its digest covers the qualified name and, for a plain function, the code, constants
+        and default arguments. It covers neither variables that the function closes over nor globals. For any other
+        callable it covers the name and the object's identity, so it means nothing outside this process.
         `describe()["digest_covers"]` says which.
 
     Raises:
         InputTypeError: `fn` cannot be called.
-        ConfigError: a size below 1.
+        ConfigError: a size is no int, or below 1.
     """
     if not callable(fn):
         raise InputTypeError(f"expected a callable, got {type(fn).__name__}")
     for name, size in (("n_features", n_features), ("n_outputs", n_outputs)):
-        if not 1 <= size < 2**32:
-            raise ConfigError(f"expected {name} of at least 1, got {size}")
+        arguments.whole(
+            name, int(size) if isinstance(size, np.integer) else size, 1, 2**32 - 1, error=ConfigError
+        )
     digest, covers = _digest(fn)
     details = {"callable": _qualified_name(fn), "digest_covers": covers, "runtime": "python"}
     return CallableModel(

@@ -1,10 +1,10 @@
-"""Former name of `engine.simulation.replay`: a file, because `python -m` needs one."""
+"""Former name of `engine.simulation.replay`: a file of its own, because `python -m` needs one."""
 
 import sys
 
-from engine.simulation.replay import main
+from engine.simulation.replay import broken, command, fewest_faults, main, message
 
-__all__ = ["main"]
+__all__ = ["broken", "command", "fewest_faults", "main", "message"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,7 @@
 """Models into bytes and back, each in its own library's text or binary format, never as a pickle.
 
-Bytes come here only after their digest was checked. What reads them is the package's own readers; they load no training
-library but scikit-learn's, for skops.
+Bytes come here only after their digest was checked. The package's own readers read them. They load no training library
+except scikit-learn, for skops.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError, MissingDependencyError, ModelFormatError, RegistryError
+from engine._common.optional import need
+from engine.errors import EngineError, ModelFormatError, RegistryError
 from engine.model import Model
 from engine.model import load as readers
 from engine.model.fitted import library_of
@@ -24,15 +25,15 @@ from engine.transform import FeatureProgram
 
 
 def to_bytes(role: str, model: Any, *, trust: bool) -> tuple[bytes, str]:
-    """The bytes to store for a model, and the format they are in.
+    """Return the bytes to store for a model, and their format.
 
     Args:
-        role: "primary" or "fallback", for messages.
+        role: "primary" or "fallback", for error texts.
         model: a path, the bytes of such a file, or a fitted LightGBM, XGBoost, CatBoost or scikit-learn object.
-        trust: take pickles, and skops files of types that skops does not know.
+        trust: accept pickles, and skops files of types that skops does not know.
 
     Raises:
-        RegistryError: a Python callable, a loaded Model, or a file that would not be read back.
+        RegistryError: a Python callable, a loaded Model, or a file that could not be read back.
     """
     name: str
     if isinstance(model, bytes):
@@ -51,11 +52,7 @@ def to_bytes(role: str, model: Any, *, trust: bool) -> tuple[bytes, str]:
 
 
 def from_bytes(name: str, content: bytes, *, trust: bool) -> Model:
-    """The model in bytes whose digest has been checked.
-
-    Raises:
-        RegistryError: it cannot be read, and why.
-    """
+    """Return the model in bytes whose digest has been checked. Raises RegistryError if it cannot be read."""
     try:
         kind = sniff(content, name, trust=trust)
         if kind == ONNX:
@@ -73,10 +70,10 @@ def from_bytes(name: str, content: bytes, *, trust: bool) -> Model:
 
 
 def program_text(program: Any) -> bytes:
-    """The frozen program as stored: of a FeatureProgram, of the path of a saved one, or of its JSON text.
+    """Return the bytes to store for a feature program: a FeatureProgram, a path, or JSON text.
 
     Raises:
-        RegistryError: anything else.
+        RegistryError: anything else, or a file that cannot be read.
     """
     if isinstance(program, FeatureProgram):
         return program.to_json().encode()
@@ -94,12 +91,16 @@ def program_text(program: Any) -> bytes:
 
 
 def read_file(role: str, path: Path) -> bytes:
-    """The bytes of a caller's own file, of bounded size. Raises RegistryError."""
+    """Return the bytes of a caller's file, at most BLOB_BYTES_MAX. Raises RegistryError.
+
+    Args:
+        role: the subject of an error.
+    """
     try:
         with path.open("rb") as opened:
             found = os.fstat(opened.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise RegistryError(f"the {role} must be a plain file, and {path} is none")
+                raise RegistryError(f"the {role} must be a plain file, got {path}")
             if found.st_size > BLOB_BYTES_MAX:
                 raise RegistryError(
                     f"the {role} {path} has {found.st_size:,} bytes; at most {BLOB_BYTES_MAX:,} are stored"
@@ -110,34 +111,34 @@ def read_file(role: str, path: Path) -> bytes:
 
 
 def _require_readable(kind: str, content: bytes, trust: bool) -> None:
-    """Refuses now what could not be loaded later, where that can be told without building the model."""
+    """Raise for a file that could not be loaded later, as far as that shows without building the model."""
     if kind == ONNX:
         from engine.model import _onnx
 
         files, _ = _onnx.scan(content)
         if files:
             raise ModelFormatError(
-                f"the ONNX model keeps tensors in files of their own ({', '.join(sorted(set(files))[:3])}); save it "
-                f"with its tensors inside"
+                f"the ONNX model keeps tensors in separate files ({', '.join(sorted(set(files))[:3])}); save it with "
+                f"its tensors inside"
             )
     elif kind == SKOPS and not trust and (unknown := _unknown_types(content)):
         raise ModelFormatError(
-            f"reading it back would build types that skops does not know ({', '.join(unknown[:4])}), which is done "
-            f"only by ModelRegistry(…, trust=True); or convert the model to ONNX"
+            f"reading it back would build types that skops does not know ({', '.join(unknown[:4])}): use "
+            f"ModelRegistry(…, trust=True), or convert the model to ONNX"
         )
 
 
 def _of_object(role: str, model: Any) -> bytes:
     if isinstance(model, Model):
         raise RegistryError(
-            f"the {role} is a loaded Model, which no longer has the bytes it was read from: register the file or the "
-            f"fitted object"
+            f"the {role} is a loaded Model, which does not keep the bytes of its file: register the file or the fitted "
+            f"object"
         )
     library = library_of(model)
     if library is None:
         reason = (
-            "a Python callable: its code lives in your program and cannot be stored safely (a pickle would run "
-            "whatever it holds); export it to ONNX"
+            "a Python callable: its code lives in your program and cannot be stored safely (loading a pickle runs "
+            "the code in it); export it to ONNX"
             if callable(model)
             else f"{type(model).__module__}.{type(model).__name__}"
         )
@@ -148,7 +149,7 @@ def _of_object(role: str, model: Any) -> bytes:
         return _WRITERS[library](model)
     except EngineError:
         raise
-    except Exception as error:  # whatever a library raises for an object that was not fitted
+    except Exception as error:  # a library may raise anything for an object that was not fitted
         raise RegistryError(
             f"the {role}, a {library} {type(model).__name__}, cannot be saved: {type(error).__name__}: {error}"
         ) from error
@@ -163,14 +164,14 @@ def _xgboost(model: Any) -> bytes:
     booster = model
     if not hasattr(model, "save_raw"):
         booster = model.get_booster()
-        # The wrappers' predict stops at the best iteration, a Booster's own uses every tree.
+        # A wrapper's predict stops at the best iteration; a Booster's uses every tree.
         with contextlib.suppress(AttributeError):
             booster = booster[: int(model.best_iteration) + 1]
     return bytes(booster.save_raw("ubj"))
 
 
 def _catboost(model: Any) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:  # CatBoost writes its JSON to files alone
+    with tempfile.TemporaryDirectory() as folder:  # CatBoost writes JSON only to files
         path = Path(folder, "model.json")
         model.save_model(str(path), format="json")
         return path.read_bytes()
@@ -185,11 +186,7 @@ def _unknown_types(content: bytes) -> Sequence[str]:
 
 
 def _skops() -> Any:
-    try:
-        import skops.io
-    except ImportError:
-        raise MissingDependencyError("storing a scikit-learn model needs skops: pip install skops") from None
-    return skops.io
+    return need("skops.io", "storing a scikit-learn model")
 
 
 _WRITERS = {"lightgbm": _lightgbm, "xgboost": _xgboost, "catboost": _catboost, "sklearn": _sklearn}

@@ -1,4 +1,4 @@
-"""A version in the making: the bytes of its parts, proof that they fit, and the manifest that names them."""
+"""Building a version: the bytes of its parts, a check that they fit, and the manifest that names them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from engine._common import canonical
 from engine.errors import EngineError, RegistryError
+from engine.model.golden import Golden
 from engine.registry import artifacts, lineage, manifest
 
-Stored = dict[str, tuple[bytes, str]]  # of a role: its bytes, and the format they are in
+Stored = dict[str, tuple[bytes, str]]  # role -> (bytes, format)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """What `ModelRegistry.register` was given."""
+    """The arguments of `ModelRegistry.register`, unchecked."""
 
     primary: Any
     fallback: Any
@@ -33,17 +35,18 @@ class Parts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:
-    """A manifest but for the digests of its artifacts, and their contents."""
+    """A manifest without the digests of its artifacts, and the artifacts' contents."""
 
     body: dict[str, Any]
     stored: Stored
 
     @property
     def contents(self) -> list[bytes]:
+        """The artifacts' bytes, in the order that `manifest` expects."""
         return [content for content, _ in self.stored.values()]
 
     def manifest(self, digests: Sequence[str]) -> bytes:
-        """The manifest, with a digest for each of `contents`."""
+        """Return the manifest's bytes, given a digest for each of `contents`."""
         artifacts = {
             role: {"digest": digest, "size": len(content), "format": kind}
             for (role, (content, kind)), digest in zip(self.stored.items(), digests, strict=True)
@@ -52,10 +55,14 @@ class Draft:
 
 
 def built(name: str, parts: Parts, *, trust: bool, code: Path | None) -> Draft:
-    """A version, complete but for being stored. `code`: the folder whose commit is recorded, None for none.
+    """Return a version that is complete but not stored.
+
+    Args:
+        trust: accept pickles.
+        code: the folder whose git commit is recorded; None for none.
 
     Raises:
-        RegistryError: a part that cannot be stored, or does not fit the others.
+        RegistryError: a part cannot be stored, or does not fit the others.
     """
     stored: Stored = {"primary": artifacts.to_bytes("primary", parts.primary, trust=trust)}
     if parts.fallback is not None:
@@ -80,7 +87,7 @@ def built(name: str, parts: Parts, *, trust: bool, code: Path | None) -> Draft:
 
 
 def _tried(stored: Stored, golden: Any, default: Any, trust: bool) -> dict[str, int]:
-    """Loads the parts from what is stored, checks that they fit, and stores the golden rows; gives their shape."""
+    """Load the parts from their stored bytes, check that they fit, add the golden rows, and return the shape."""
     primary = artifacts.from_bytes("the primary", stored["primary"][0], trust=trust)
     if "fallback" in stored:
         spare = artifacts.from_bytes("the fallback", stored["fallback"][0], trust=trust)
@@ -100,7 +107,7 @@ def _tried(stored: Stored, golden: Any, default: Any, trust: bool) -> dict[str, 
     return {"n_features": primary.n_features, "n_outputs": primary.n_outputs}
 
 
-def _golden(primary: Any, golden: Any) -> manifest.Golden:
+def _golden(primary: Any, golden: Any) -> Golden:
     try:
         if isinstance(golden, np.ndarray):
             golden = (golden, primary.predict(golden))
@@ -129,7 +136,7 @@ def _reference(reference: Any) -> bytes:
     found = reference.to_json() if hasattr(reference, "to_json") else reference
     try:
         body = json.loads(found) if isinstance(found, str | bytes) else found
-        return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+        return canonical.to_bytes(body)
     except (TypeError, ValueError, RecursionError) as error:
         raise RegistryError(f"the reference must be plain JSON: {error}") from None
 
@@ -138,7 +145,7 @@ def _require_width(program: bytes, n_features: int) -> None:
     try:
         outputs = json.loads(program)["outputs"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RegistryError(f"the program is none that FeatureProgram.save wrote: {error!r}") from None
+        raise RegistryError(f"the program was not written by FeatureProgram.save: {error!r}") from None
     if len(outputs) != n_features:
         raise RegistryError(
             f"the program must make the primary's {n_features} features, got {len(outputs)}: {outputs[:8]}"

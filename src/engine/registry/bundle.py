@@ -1,4 +1,4 @@
-"""A bundle: all that one version serves with, read from the registry when asked for and checked before it is parsed."""
+"""A bundle: everything that one version serves with, on disk. Parts are read on demand, and checked before parsing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from engine.errors import EngineError, RegistryError
+from engine.errors import EngineError, InputError, RegistryError
 from engine.model import Model
+from engine.model.golden import Golden
 from engine.registry import artifacts
-from engine.registry.manifest import Golden
 from engine.registry.versions import Version
 from engine.transform import FeatureProgram
 
@@ -17,12 +17,15 @@ Fetch = Callable[[str, int], bytes]
 
 
 class Bundle:
-    """One version, resolved. Each part is read and its digest checked when it is asked for; models are loaded anew.
+    """One version, resolved by `ModelRegistry.resolve`.
+
+    Every access to a part reads it and checks its digest; `primary()` and `fallback()` load a new model each time.
 
     Attributes:
         version: the `Version`; `str(version)` is "name@7".
-        manifest: everything that was recorded, as plain JSON; do not change it.
-        alias, generation: what it was resolved by, and the alias's generation then; None by number or digest.
+        manifest: everything that was recorded, as plain JSON. Do not change it.
+        alias: the alias it was resolved by; None if by number or digest.
+        generation: the alias's generation at that time; None without an alias.
     """
 
     __slots__ = ("_fetch", "_trust", "alias", "generation", "manifest", "version")
@@ -45,17 +48,28 @@ class Bundle:
         self._trust = trust
 
     def primary(self) -> Model:
-        """The model. Raises RegistryError where it is damaged or cannot be loaded."""
+        """Load the primary.
+
+        Raises:
+            RegistryError: it is missing, damaged, or cannot be loaded.
+        """
         return artifacts.from_bytes(f"{self.version} primary", self.content("primary"), trust=self._trust)
 
     def fallback(self) -> Model | None:
-        """The fallback, None where there is none. Raises as `primary`."""
+        """Load the fallback; None if the version has none. Raises as `primary` does."""
         if "fallback" not in self.manifest["artifacts"]:
             return None
         return artifacts.from_bytes(f"{self.version} fallback", self.content("fallback"), trust=self._trust)
 
     def program(self, functions: Iterable[Any] = ()) -> FeatureProgram | None:
-        """The feature program, None where there is none. `functions`: those of the user's own that it calls."""
+        """Load the feature program; None if the version has none.
+
+        Args:
+            functions: your own `@transform` functions that the program calls.
+
+        Raises:
+            RegistryError: it is missing, damaged, or calls a function that is not in `functions`.
+        """
         if "program" not in self.manifest["artifacts"]:
             return None
         try:
@@ -65,47 +79,57 @@ class Bundle:
 
     @property
     def default(self) -> float | list[float] | None:
-        """What is answered where neither model could; None for NaN."""
+        """The answer if neither model gives one: a number, or one for each output; None for NaN."""
         return self.manifest["default"]
 
     @property
     def policy(self) -> dict[str, Any]:
-        """The deadline policy: arguments of Engine by name."""
+        """The deadline policy: options of Engine by name. A copy."""
         return dict(self.manifest["policy"])
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What was measured of it, by name."""
+        """The registered metrics by name. A copy."""
         return dict(self.manifest["metrics"])
 
     @property
     def lineage(self) -> dict[str, Any]:
-        """Where it came from: what was given, `code` (commit, dirty) and `environment`."""
+        """The registered lineage, with `code` (commit, dirty) and `environment`. A copy."""
         return dict(self.manifest["lineage"])
 
     @property
     def golden(self) -> Golden | None:
-        """Rows with the answers that the primary must give; None where there are none."""
+        """Rows and the answers that the primary must give; None if the version has none.
+
+        Raises:
+            RegistryError: they are missing or damaged.
+        """
         if "golden" not in self.manifest["artifacts"]:
             return None
-        return Golden.from_bytes(self.content("golden"))
+        try:
+            return Golden.from_bytes(self.content("golden"))
+        except InputError as error:
+            raise RegistryError(f"{self.version} golden: {error}") from None
 
     @property
     def reference(self) -> Any:
-        """The monitor's reference as plain JSON; None where there is none."""
+        """The monitor's reference as plain JSON; None if the version has none. Raises RegistryError if damaged."""
         if "reference" not in self.manifest["artifacts"]:
             return None
         return json.loads(self.content("reference"))
 
     @property
     def diff(self) -> str:
-        """What the tracked source files had changed against the commit; "" where nothing, or where it is not known."""
+        """The diff of the tracked source files against their commit; "" if nothing differed or git was not there."""
         if "diff" not in self.manifest["artifacts"]:
             return ""
         return self.content("diff").decode(errors="replace")
 
     def content(self, role: str) -> bytes:
-        """The bytes of an artifact, as they were registered.
+        """Return the bytes of an artifact as they were registered.
+
+        Args:
+            role: a key of `manifest["artifacts"]`: "primary", "fallback", "program", "golden", "reference" or "diff".
 
         Raises:
             RegistryError: no such artifact, or it is missing or damaged.

@@ -1,4 +1,4 @@
-"""The connection to the index: opened, made where it is missing, kept apart across forks, its errors explained."""
+"""The connection to the index: opens or makes it, keeps it apart across forks, and explains SQLite's errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.errors import RegistryError
 
-APPLICATION_ID = 0x656E6772  # "engr", by which file(1) and we know the file
+APPLICATION_ID = 0x656E6772  # "engr": file(1) and this module know the file by it
 SCHEMA_VERSION = 1
 BUSY_S_MAX = 30.0
 _SCHEMA = f"""
@@ -39,13 +39,17 @@ _adding = threading.Lock()
 
 
 class Connection:
-    """One connection to an index. Thread-safe; parent and child of a fork each get another one.
+    """One connection to an index. Thread-safe; parent and child of a fork each open another one.
 
-    The write-ahead log with synchronous=FULL makes a commit durable when it returns, and lets readers go on while
-    somebody writes.
+    The write-ahead log with synchronous=FULL makes a commit durable when it returns. Readers go on while a writer
+    writes.
+
+    Args:
+        path: the index.
+        create: make it if it is missing.
 
     Raises:
-        RegistryError: no index (and not `create`), another program's file, a later version's, a damaged one.
+        RegistryError: no index (and not `create`), another program's file, a later version's, or a damaged one.
     """
 
     def __init__(self, path: Path, *, create: bool) -> None:
@@ -64,29 +68,33 @@ class Connection:
             pass
 
     def close(self) -> None:
-        """Gives the connection back; the next call opens another."""
+        """Close the connection. The next call opens another."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
 
     def before_fork(self) -> None:
-        """Closes the connection and holds the lock until `after_fork`: SQLite's locks belong to the process, and a
-        child that carried a connection along would believe that it holds what only its parent does."""
+        """Close the connection, and hold the lock until `after_fork`.
+
+        SQLite's locks belong to a process. A child that inherited a connection would believe that it holds its parent's
+        locks.
+        """
         self._lock.acquire()
         self.close()
 
     def after_fork(self) -> None:
+        """Release the lock, in parent and child."""
         self._lock.release()
 
     def _create(self) -> None:
-        # Changing the journal mode does not wait for others, so whoever loses that race tries again.
+        # Changing the journal mode does not wait for other processes, so the loser of that race tries again.
         give_up = time.monotonic() + BUSY_S_MAX
         while True:
             connection = sqlite3.connect(self.path, timeout=BUSY_S_MAX, isolation_level=None)
             try:
                 if not _is_blank(connection):
-                    return  # somebody was faster, or it is something else, which is said when it is opened
+                    return  # another process made it, or it is another file: opening it tells
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("BEGIN IMMEDIATE")
                 if _is_blank(connection):
@@ -102,7 +110,7 @@ class Connection:
                 connection.close()
 
     def _connected(self) -> sqlite3.Connection:
-        # Nobody tells a reader of a folder that cannot be written of changes that others make to it.
+        # An immutable connection never sees later changes, so compare the file itself.
         current = self._frozen is None or self._frozen == self._signature()
         if self._connection is None or not current:
             self._connection = self._open()
@@ -115,8 +123,7 @@ class Connection:
         except sqlite3.OperationalError as error:
             if "unable to open" not in str(error) and "readonly" not in str(error):
                 raise
-        # A folder that cannot be written has no place for the shared memory of the log. Without a log there is
-        # nothing in it to miss.
+        # A read-only folder has no place for the shared memory of the log, so the log must be empty.
         wal = self.path.with_name(self.path.name + "-wal")
         if wal.exists() and wal.stat().st_size:
             raise RegistryError(
@@ -137,9 +144,7 @@ class Connection:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA trusted_schema=OFF")
             if _pragma(connection, "application_id") != APPLICATION_ID:
-                raise RegistryError(
-                    f"{self.path}: an SQLite file that is no registry's; choose another folder"
-                )
+                raise RegistryError(f"{self.path}: an SQLite file of another program; choose another folder")
             if (found := _pragma(connection, "user_version")) != SCHEMA_VERSION:
                 raise RegistryError(
                     f"{self.path}: version {found} of the index; this build reads {SCHEMA_VERSION}"
@@ -156,6 +161,7 @@ class Connection:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection in a write transaction, committed when the block ends and undone when it raises."""
         with self.using() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -168,13 +174,13 @@ class Connection:
 
     @contextlib.contextmanager
     def using(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time."""
+        """Yield the connection, to one thread at a time."""
         with self._lock, self._translated():
             yield self._connected()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        """What SQLite raises becomes a RegistryError."""
+        """Turn SQLite's errors into RegistryError."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -191,7 +197,7 @@ def _is_blank(connection: sqlite3.Connection) -> bool:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether there is no index: no file, or one whose maker died before it was one. Raises RegistryError."""
+    """Return whether there is no index: no file, or a file whose maker died before it made the tables."""
     if not path.exists() or path.stat().st_size == 0:
         return True
     try:
@@ -200,7 +206,7 @@ def is_missing(path: Path) -> bool:
         ) as connection:
             return _is_blank(connection)
     except sqlite3.Error:
-        return False  # unreadable is not missing, and is explained when it is opened
+        return False  # unreadable is not missing: opening it explains
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

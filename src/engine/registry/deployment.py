@@ -1,4 +1,4 @@
-"""A bundle loaded and tried: what may take traffic, or the reason why not."""
+"""A deployment: a bundle loaded into memory and tried, so that it may take traffic."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from engine.errors import EngineError, RegistryError
 from engine.model import Model
+from engine.model.golden import Golden
 from engine.registry.bundle import Bundle
-from engine.registry.manifest import Golden
 from engine.transform import FeatureProgram
 
 TRIAL_ROWS = 64
@@ -20,12 +20,12 @@ TRIAL_ROWS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deployment:
-    """The loaded parts of a version, which fit together and answered their golden rows.
+    """The loaded parts of a version. They fit together, and the primary gave the golden answers.
 
     Attributes:
-        bundle: what they were loaded from; `bundle.version` names it.
+        bundle: the bundle they were loaded from; `bundle.version` names it.
         primary, fallback, default, program: as `Engine` takes them; default is None for NaN.
-        rows: float32 or float64 [n, n_features]: rows to warm up on, the golden ones where there are any.
+        rows: float32 or float64 [n, n_features], rows to warm up on: the golden rows, else standard normal values.
     """
 
     bundle: Bundle
@@ -37,11 +37,14 @@ class Deployment:
 
     @classmethod
     def of(cls, bundle: Bundle, functions: Iterable[Any] = ()) -> Deployment:
-        """Loads and tries a bundle, on the calling thread.
+        """Load a bundle and try it, on the calling thread.
+
+        Args:
+            functions: your own `@transform` functions that the program calls.
 
         Raises:
-            RegistryError: a damaged artifact, parts that do not fit, a golden row answered wrongly, an answer that is
-                no number. The message names the version and says which.
+            RegistryError: an artifact is damaged, the parts do not fit, or a model answers its golden or trial rows
+                wrongly. The message names the version and the part.
         """
         try:
             primary, fallback, program = bundle.primary(), bundle.fallback(), bundle.program(functions)
@@ -61,11 +64,11 @@ def _misfit(
     primary: Model, fallback: Model | None, program: FeatureProgram | None, golden: Golden | None
 ) -> str | None:
     if fallback is not None:
-        for what in ("n_features", "n_outputs"):
-            if getattr(primary, what) != getattr(fallback, what):
+        for width in ("n_features", "n_outputs"):
+            if getattr(primary, width) != getattr(fallback, width):
                 return (
-                    f"wrong width: the primary has {getattr(primary, what)} {what}, "
-                    f"the fallback {getattr(fallback, what)}"
+                    f"wrong width: the primary has {getattr(primary, width)} {width}, "
+                    f"the fallback {getattr(fallback, width)}"
                 )
     if program is not None and program.n_outputs != primary.n_features:
         return f"wrong width: the program makes {program.n_outputs} features, the primary takes {primary.n_features}"

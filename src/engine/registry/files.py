@@ -1,8 +1,9 @@
-"""The registry's files: blobs named by their sha256, written so that a crash leaves either all of one or none.
+"""The registry's blobs: files named by their sha256. After a crash a blob is whole or absent.
 
-A blob is written to a temporary file beside the others, synced, renamed, and the folder synced; only then may the index
-speak of it. What is read is opened without following links, must be a plain file with one name, of the size that was
-recorded, and has its digest checked before anybody parses it.
+A blob is written to a temporary file in the same folder, synced and renamed, and the folder is synced. Only then may
+the index name it. Reading follows no links, takes only a plain file with one name and the recorded size, and checks the
+digest before any parser sees a byte. All of it goes through one descriptor of the folder (`dir_fd`), so nobody can
+exchange the folder in between; that is why `engine._common.durable`, which goes by paths, is not used here.
 """
 
 from __future__ import annotations
@@ -31,21 +32,25 @@ _REASONS = {
     errno.EDQUOT: "the quota of the disk is used up; free some space and register again",
     errno.EFBIG: "the file may not grow that large (ulimit -f)",
     errno.EROFS: "the folder is read-only: this registry can be read, not changed",
-    errno.EACCES: "no permission; the registry's folder belongs to somebody else",
-    errno.EPERM: "no permission; the registry's folder belongs to somebody else",
+    errno.EACCES: "no permission; the registry's folder belongs to another user",
+    errno.EPERM: "no permission; the registry's folder belongs to another user",
     errno.ELOOP: "it is a link, and links are not followed",
     errno.ENOENT: "it is missing",
 }
 
 
 def explained(doing: str, error: OSError) -> RegistryError:
-    """The named error for what the operating system said."""
+    """Return a RegistryError for an error of the operating system.
+
+    Args:
+        doing: the subject of the message.
+    """
     reason = _REASONS.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
     return RegistryError(f"{doing}: {reason}")
 
 
 class Blobs:
-    """The blobs of one registry folder. Thread-safe: every call opens what it needs."""
+    """The blobs of one registry folder. Thread-safe: every call opens the folder anew."""
 
     def __init__(self, root: Path, *, create: bool) -> None:
         self.root = root
@@ -59,29 +64,29 @@ class Blobs:
             raise explained(f"registry {root}", error) from None
 
     def put(self, contents: Sequence[bytes]) -> list[str]:
-        """Stores blobs; durable on return, which is their digests. Hold `shared()` until the index knows them.
+        """Store blobs, and return their digests. Durable on return. Hold `shared()` until the index names them.
 
-        One that is there already is read back first and replaced where it has been damaged; a large one is replaced.
+        A blob that exists already is read back, and replaced if it is damaged. A large one is replaced unread.
 
         Raises:
-            RegistryError: too large, a full disk, a read-only folder.
+            RegistryError: a blob is too large, the disk is full, or the folder is read-only.
         """
         if (size := max(map(len, contents), default=0)) > BLOB_BYTES_MAX:
             raise RegistryError(f"an artifact may have {BLOB_BYTES_MAX:,} bytes, got {size:,}")
         with self._opened() as folder:
             try:
                 digests = [_put(folder, content) for content in contents]
-                # Also where everything was there: its writer may have died between the rename and this.
+                # Also if every blob existed: its writer may have died between rename and sync.
                 os.fsync(folder)
             except OSError as error:
                 raise explained(f"writing to the registry {self.root}", error) from None
         return digests
 
     def get(self, digest: str, size: int) -> bytes:
-        """The bytes of a blob, which have the digest asked for.
+        """Return the bytes of a blob, checked against its digest.
 
         Raises:
-            RegistryError: missing, a link, no plain file, of another size, or not what was registered.
+            RegistryError: it is missing, a link, no plain file, of another size, or of another content.
         """
         if not DIGEST.fullmatch(digest):
             raise RegistryError(f"expected a sha256 of 64 hex digits, got {digest!r:.80}")
@@ -99,13 +104,13 @@ class Blobs:
         return content
 
     def listed(self) -> Iterator[tuple[str, int]]:
-        """Names and sizes of what lies in the folder: blobs, temporary files, and what belongs to nobody."""
+        """Yield (name, size in bytes) of every file in the folder: blobs, temporary files and foreign files."""
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 yield entry.name, entry.stat(follow_symlinks=False).st_size
 
     def remove(self, names: Sequence[str]) -> None:
-        """Removes files by name. Hold `alone()`: somebody may be about to register what nothing refers to yet."""
+        """Remove files by name. Hold `alone()`, because a writer may be about to register a blob."""
         with self._opened() as folder:
             try:
                 for name in names:
@@ -116,14 +121,17 @@ class Blobs:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """Held while blobs are written that the index does not know yet. Any number may hold it."""
+        """Hold the lock that writers share, while the index does not yet name their blobs."""
         with self._locked(fcntl.LOCK_SH):
             yield
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Held while nobody else may be writing. The kernel gives up the locks of a process that was killed, so under
-        this lock whatever the index does not know is rubbish, with no guess by its age."""
+        """Hold the lock alone: no writer is at work.
+
+        The kernel frees the locks of a killed process. So under this lock every blob that the index does not name is an
+        orphan; no guess by its age is needed.
+        """
         with self._locked(fcntl.LOCK_EX):
             yield
 
@@ -157,7 +165,7 @@ class Blobs:
 
 
 def lock_within(patience_s: float, file: int, kind: int) -> None:
-    """Locks a file by flock. Raises BlockingIOError where others have held it for so long."""
+    """Lock a file by flock. Raises BlockingIOError if others hold it for longer than `patience_s`."""
     give_up = time.monotonic() + patience_s
     while True:
         try:
@@ -169,9 +177,9 @@ def lock_within(patience_s: float, file: int, kind: int) -> None:
 
 
 def _put(folder: int, content: bytes) -> str:
-    """Stores one blob; the folder is still to be synced."""
+    """Store one blob. The caller syncs the folder."""
     digest = _digest_beside(content)
-    # A large one that is there already seldom comes again; it is replaced by its like before that is known.
+    # A large blob is rarely registered twice, so it is written while its digest is still being computed.
     if len(content) < HASHED_BESIDE_BYTES and _is_whole(folder, digest(), len(content)):
         return digest()
     part = f"{os.getpid()}.{secrets.token_hex(8)}{PART}"
@@ -199,10 +207,10 @@ def _write(folder: int, name: str, content: bytes) -> None:
 
 
 def _digest_beside(content: bytes) -> Callable[[], str]:
-    """Begins to hash a large content in a thread of its own: a megabyte takes as long to hash as to write and sync.
+    """Start to hash a large content on another thread: hashing a megabyte takes as long as writing and syncing it.
 
     Returns:
-        What waits for the sha256, in hex.
+        A function that waits for the sha256 and returns it in hex.
     """
     found: list[str] = []
 
@@ -223,7 +231,7 @@ def _digest_beside(content: bytes) -> Callable[[], str]:
 
 
 def _read(folder: int, digest: str, size: int) -> bytes:
-    # Not blocking: opening a pipe that somebody put there must not wait for its other end.
+    # O_NONBLOCK: opening a pipe must not wait for its other end.
     file = os.open(digest, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
     with os.fdopen(file, "rb", buffering=0) as opened:
         found = os.fstat(file)
@@ -231,8 +239,8 @@ def _read(folder: int, digest: str, size: int) -> bytes:
             raise RegistryError(f"artifact {digest[:12]}: expected a plain file")
         if found.st_nlink != 1:
             raise RegistryError(
-                f"artifact {digest[:12]}: the file has {found.st_nlink} names (hard links), so others may write to it; "
-                f"copy the registry with cp -r, not with cp -l"
+                f"artifact {digest[:12]}: the file has {found.st_nlink} names (hard links), so another user may write "
+                f"to it; copy the registry with cp -r, not with cp -l"
             )
         if found.st_size != size:
             raise RegistryError(

@@ -1,6 +1,6 @@
 """The registry's index: versions, aliases and the audit log, in one SQLite file.
 
-Everything that belongs together is one transaction begun with the write lock, so two writers take turns.
+Each change is one transaction that begins with the write lock, so two writers wait for each other.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from engine.errors import RegistryError
 from engine.registry.connection import Connection
 from engine.registry.versions import AliasState, AuditEntry, Version
 
-PAST_MAX = 100  # versions that an alias can be rolled back along
+PAST_MAX = 100  # previous versions that an alias remembers
 
 
 class Index:
-    """What the registry knows, asked and changed by one connection. Thread-safe; errors as `Connection`."""
+    """The index, read and changed through one connection. Thread-safe; raises as `Connection` does."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path = path
         self._connection = Connection(path, create=create)
 
     def close(self) -> None:
-        """Gives the connection back; the next call opens another."""
+        """Close the connection. The next call opens another."""
         self._connection.close()
 
     def add_version(
         self, name: str, digest: str, manifest: bytes, blobs: list[str], who: str, note: str
     ) -> Version:
-        """Adds a version, or finds the one that has this digest already; durable on return."""
+        """Return the version with this digest; add it if it is new. Durable on return."""
         with self._connection.writing() as connection:
             found = connection.execute(
                 "SELECT name, number, digest, created_ns FROM versions WHERE name=? AND digest=?",
@@ -58,7 +58,7 @@ class Index:
     def point(
         self, name: str, alias: str, number: int, who: str, note: str, generation: int | None
     ) -> AliasState:
-        """Points an alias at a version; pointing it where it points already changes nothing."""
+        """Point an alias at a version. No change, and no audit entry, if it points there already."""
         with self._connection.writing() as connection:
             now = _alias(connection, name, alias)
             _require_generation(now, name, alias, generation)
@@ -78,7 +78,7 @@ class Index:
             return _flip(connection, now, after, "promote", who, note)
 
     def point_back(self, name: str, alias: str, who: str, note: str, generation: int | None) -> AliasState:
-        """Points an alias at the version it pointed at before."""
+        """Point an alias back at its previous version."""
         with self._connection.writing() as connection:
             now = _alias(connection, name, alias)
             if now is None:
@@ -87,13 +87,12 @@ class Index:
                 )
             _require_generation(now, name, alias, generation)
             if not now.past:
-                raise RegistryError(
-                    f"{name}@{alias} has been at version {now.number} from the start: no way back"
-                )
+                raise RegistryError(f"{name}@{alias} has no version before {now.number} to roll back to")
             after = AliasState(name, alias, now.past[-1], now.generation + 1, now.past[:-1])
             return _flip(connection, now, after, "rollback", who, note)
 
     def alias(self, name: str, alias: str) -> AliasState:
+        """Return the state of an alias. Raises RegistryError if it does not exist."""
         with self._connection.using() as connection:
             found = _alias(connection, name, alias)
             if found is None:
@@ -105,6 +104,7 @@ class Index:
             return found
 
     def version(self, name: str, number: int) -> Version:
+        """Return a version by number. Raises RegistryError if it does not exist."""
         with self._connection.using() as connection:
             found = connection.execute(
                 "SELECT name, number, digest, created_ns FROM versions WHERE name=? AND number=?",
@@ -117,8 +117,10 @@ class Index:
             return Version(*found)
 
     def manifest(self, version: Version) -> bytes:
-        """The manifest of a version, as it was registered: its digest is checked. Kept here and not among the blobs
-        because a file of its own costs another sync."""
+        """Return the manifest of a version, checked against its digest.
+
+        It lies in the index and not among the blobs, because another file costs another sync.
+        """
         with self._connection.using() as connection:
             row = connection.execute(
                 "SELECT manifest FROM versions WHERE name=? AND number=?", (version.name, version.number)
@@ -132,7 +134,7 @@ class Index:
         return content
 
     def version_by_digest(self, name: str, digest: str) -> Version:
-        """By the whole digest or the beginning of it."""
+        """Return the one version whose digest begins with `digest`. Raises RegistryError for none or several."""
         with self._connection.using() as connection:
             found = connection.execute(
                 "SELECT name, number, digest, created_ns FROM versions WHERE name=? AND substr(digest, 1, ?)=?",
@@ -145,12 +147,14 @@ class Index:
         return Version(*found[0])
 
     def names(self) -> list[str]:
+        """Return every name that has a version, sorted."""
         with self._connection.using() as connection:
             return [
                 name for (name,) in connection.execute("SELECT DISTINCT name FROM versions ORDER BY name")
             ]
 
     def versions(self, name: str | None = None) -> list[Version]:
+        """Return the versions of one name, or of all, in order of name and number."""
         query = "SELECT name, number, digest, created_ns FROM versions"
         with self._connection.using() as connection:
             if name is None:
@@ -162,6 +166,7 @@ class Index:
         return [Version(*row) for row in rows]
 
     def aliases(self, name: str) -> list[AliasState]:
+        """Return the aliases of a name, sorted."""
         with self._connection.using() as connection:
             rows = connection.execute(
                 "SELECT name, alias, number, generation, past FROM aliases WHERE name=? ORDER BY alias",
@@ -170,6 +175,7 @@ class Index:
         return [_state(row) for row in rows]
 
     def history(self, name: str, alias: str | None) -> list[AuditEntry]:
+        """Return the audit log of a name or of one alias, oldest entry first."""
         query = "SELECT id, at_ns, name, action, alias, before, after, generation, who, note FROM audit WHERE name=?"
         with self._connection.using() as connection:
             if alias is None:
@@ -179,13 +185,13 @@ class Index:
         return [AuditEntry(*row) for row in rows]
 
     def blobs(self) -> set[str]:
-        """Digests of everything that some version needs."""
+        """Return the digests of every blob that a version needs."""
         with self._connection.using() as connection:
             found = connection.execute("SELECT DISTINCT digest FROM blobs").fetchall()
         return {digest for (digest,) in found}
 
     def problems(self) -> list[str]:
-        """What SQLite finds wrong with its own file; empty where nothing is."""
+        """Return what SQLite's integrity check reports; empty if the file is sound."""
         with self._connection.using() as connection:
             found = [text for (text,) in connection.execute("PRAGMA integrity_check")]
         return [] if found == ["ok"] else [f"index: {text}" for text in found]
@@ -241,7 +247,7 @@ def _require_generation(now: AliasState | None, name: str, alias: str, generatio
     found = now.generation if now else 0
     if generation is not None and generation != found:
         raise RegistryError(
-            f"{name}@{alias} has moved on: expected generation {generation}, got {found}; look again before you flip it"
+            f"{name}@{alias} has moved on: expected generation {generation}, got {found}; read it again, then flip"
         )
 
 

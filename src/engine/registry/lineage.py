@@ -1,4 +1,4 @@
-"""What a version came from, as far as the process that registers it can tell: the code and the environment."""
+"""The part of a lineage that the registering process can tell: the code and the environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 DIFF_BYTES_MAX = 1 << 20
 GIT_S_MAX = 10.0
-# What decides the bits of a model or of its answers.
+# Packages that decide the bits of a model or of its answers.
 PACKAGES = (
     "deadline-engine",
     "numpy",
@@ -32,7 +32,7 @@ PACKAGES = (
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """Python, platform and the versions of the libraries that decide a model's bits; read once a process."""
+    """Return Python, platform and the versions of PACKAGES. Read once a process."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -50,15 +50,15 @@ def environment() -> dict[str, Any]:
 
 @functools.cache
 def code(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """The git commit of a folder, and how its tracked files differ from that; read once a process and folder.
+    """Return the git commit of a folder and the diff of its tracked files. Read once a process and folder.
 
     Returns:
-        {"commit": 40 digits, "dirty": bool} and the diff, cut off at 1 MiB ("diff_cut": true says so). Without git, or
-        outside a repository, {"commit": None} and nothing.
+        {"commit": 40 digits, "dirty": bool} and the diff. A diff is cut off at 1 MiB, and "diff_cut": True is added
+        then. Without git, or outside a repository, {"commit": None} and no diff.
     """
     try:
         commit = _git(folder, "rev-parse", "HEAD").decode().strip()
-        # Names and order are fixed, so that the same changes are the same bytes on every machine.
+        # Fixed options, so that the same changes give the same bytes on every machine.
         diff = _git(
             folder, "-c", "core.quotepath=true", "diff", "HEAD", "--no-color", "--no-ext-diff", "--full-index"
         )

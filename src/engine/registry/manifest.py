@@ -1,126 +1,47 @@
-"""The manifest: one JSON object that says all that a version is, its artifacts by digest. Its own digest is the
-version's.
+"""The manifest: one JSON object that describes a version and names its artifacts by digest.
 
-Nothing in it depends on when or where it was written, so that registering the same bundle twice gives the same version.
+The manifest's own digest is the version's. Nothing in it depends on the time or the place of writing, so
+registering the same bundle twice gives the same version.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from engine._common import canonical as canonical_json
+from engine._common.options import POLICY
 from engine.errors import RegistryError
+from engine.model.golden import Golden
 
 FORMAT = "engine.bundle"
 FORMAT_VERSION = 1
 MANIFEST_BYTES_MAX = 4 << 20
 GOLDEN_BYTES_MAX = 64 << 20
-TOLERANCE = 1e-6
-# What Engine takes besides its parts: the deadline policy.
-POLICY = (
-    "deadline_ms",
-    "lane",
-    "batch_rows_max",
-    "executors",
-    "queue_rows_max",
-    "miss_rate",
-    "spin",
-    "priority",
-    "weight",
-    "on_error",
-    "allow_nonfinite",
-    "breaker",
-)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Golden:
-    """Rows whose answers are known: what is about to serve must give them.
-
-    Attributes:
-        rows: float32 or float64 [n, n_features], as the models take them.
-        values: float64 [n] or [n, n_outputs], what the primary answered when it was registered; finite.
-    """
-
-    rows: npt.NDArray[Any]
-    values: npt.NDArray[np.float64]
-
-    def mismatch(self, found: npt.NDArray[np.float64]) -> str | None:
-        """Why `found` is not what was expected, naming the first row; None where it is, within 1e-6 of the value, or
-        of 1 below that."""
-        if found.shape != self.values.shape:
-            return (
-                f"golden rows: expected answers of shape {list(self.values.shape)}, got {list(found.shape)}"
-            )
-        if not len(found):
-            return None
-        wrong = ~(np.abs(found - self.values) <= TOLERANCE * np.maximum(1.0, np.abs(self.values)))
-        if not wrong.any():
-            return None
-        row = int(np.argwhere(wrong)[0][0])
-        return (
-            f"golden row {row}: expected {_shown(self.values[row])}, got {_shown(found[row])} "
-            f"({int(wrong.reshape(len(found), -1).any(axis=1).sum())} of {len(found)} rows differ)"
-        )
-
-    def to_bytes(self) -> bytes:
-        out = io.BytesIO()
-        for array in (self.rows, self.values):
-            np.lib.format.write_array(out, np.ascontiguousarray(array), allow_pickle=False)
-        return out.getvalue()
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> Golden:
-        """Raises RegistryError for anything but what `to_bytes` wrote."""
-        source = io.BytesIO(content)
-        try:
-            rows, values = (np.lib.format.read_array(source, allow_pickle=False) for _ in range(2))
-            return checked_golden((rows, values))
-        except (ValueError, EOFError, MemoryError) as error:
-            raise RegistryError(f"the golden rows cannot be read: {error}") from None
 
 
 def checked_golden(golden: Any) -> Golden:
-    """Golden rows as given to `register`, copied. Raises RegistryError for what could not be compared."""
+    """Return golden rows, as given to `register`, copied. Raises RegistryError for rows that cannot be compared."""
     try:
         rows, values = (golden.rows, golden.values) if isinstance(golden, Golden) else golden
     except (TypeError, ValueError):
         raise RegistryError(f"golden must be (rows, values), got {type(golden).__name__}") from None
-    single = getattr(rows, "dtype", None) == np.float32
-    try:
-        rows = np.array(rows, dtype=np.float32 if single else np.float64)
-        values = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise RegistryError(f"golden must be (rows, values) of numbers: {error}") from None
-    if rows.ndim != 2 or values.ndim not in (1, 2) or len(rows) != len(values) or not len(rows):
-        raise RegistryError(
-            f"golden must be at least one row [n, n_features] with values [n] or [n, n_outputs], got shapes "
-            f"{list(rows.shape)} and {list(values.shape)}"
-        )
-    if rows.nbytes + values.nbytes > GOLDEN_BYTES_MAX:
+    checked = Golden.of(rows, values, error=RegistryError)
+    if checked.rows.nbytes + checked.values.nbytes > GOLDEN_BYTES_MAX:
         raise RegistryError(f"golden rows may have {GOLDEN_BYTES_MAX:,} bytes; a few hundred rows are enough")
-    if not np.isfinite(values).all():
-        row = int(np.argwhere(~np.isfinite(values))[0][0])
-        raise RegistryError(
-            f"golden row {row}: the value expected is {_shown(values[row])}, and no engine answers that"
-        )
-    return Golden(rows, values)
+    return checked
 
 
 def canonical(body: Mapping[str, Any]) -> bytes:
-    """The manifest's bytes: sorted keys, floats that read back to the same bits. Raises RegistryError."""
+    """Return the manifest's bytes as canonical JSON. Raises RegistryError if a value is no JSON, or it is too long."""
     try:
-        text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+        content = canonical_json.to_bytes(body, default=_plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise RegistryError(f"metrics, policy and lineage must be plain JSON: {error}") from None
-    content = text.encode()
     if len(content) > MANIFEST_BYTES_MAX:
         raise RegistryError(
             f"metrics and lineage may have {MANIFEST_BYTES_MAX:,} bytes as JSON, got {len(content):,}"
@@ -129,7 +50,7 @@ def canonical(body: Mapping[str, Any]) -> bytes:
 
 
 def read(content: bytes, name: str) -> dict[str, Any]:
-    """A manifest whose digest has been checked. Raises RegistryError for one of another format or name."""
+    """Return a manifest whose digest has been checked. Raises RegistryError for another format or name."""
     try:
         body = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -146,7 +67,7 @@ def read(content: bytes, name: str) -> dict[str, Any]:
 
 
 def checked_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Finite numbers by name. Raises RegistryError."""
+    """Return metrics as finite numbers by name. Raises RegistryError for anything else."""
     found = {}
     for key, value in dict(metrics or {}).items():
         value = _plain(value) if isinstance(value, np.generic) else value
@@ -157,7 +78,7 @@ def checked_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def checked_policy(policy: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments of Engine by name; their values are Engine's to check. Raises RegistryError."""
+    """Return a policy: known options of Engine, numbers and texts. Engine checks their ranges. Raises RegistryError."""
     found = dict(policy or {})
     unknown = sorted(set(map(str, found)) - set(POLICY))
     if unknown:
@@ -169,7 +90,7 @@ def checked_policy(policy: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def checked_default(default: Any) -> float | list[float] | None:
-    """A number, several, or None for none. Raises RegistryError: a function, for one, cannot be stored."""
+    """Return a default: a number, several, or None. Raises RegistryError; a function cannot be stored."""
     if default is None:
         return None
     try:
@@ -189,10 +110,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | set | frozenset):
         return sorted(value) if isinstance(value, set | frozenset) else value.tolist()
     return str(value)
-
-
-def _shown(values: Any) -> str:
-    found = np.atleast_1d(values)
-    return (
-        f"{found[0]:.9g}" if len(found) == 1 else "[" + ", ".join(f"{value:.9g}" for value in found[:4]) + "]"
-    )

@@ -1,4 +1,4 @@
-"""The registry: immutable versions by content, aliases that are flipped in one step, and a log of who did it."""
+"""The registry: immutable versions by content, aliases flipped in one step, and an audit log."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import hashlib
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from engine.errors import RegistryError
 from engine.registry import manifest as manifests
+from engine.registry import upkeep
 from engine.registry.building import Parts, built
 from engine.registry.bundle import Bundle
 from engine.registry.connection import is_missing
-from engine.registry.files import PART, Blobs, explained
+from engine.registry.files import Blobs, explained
 from engine.registry.index import Index
-from engine.registry.notice import put_up
+from engine.registry.notice_page import publish
+from engine.registry.upkeep import Collected, Verified
 from engine.registry.versions import (
-    DIGEST,
     PRODUCTION,
     AliasState,
     AuditEntry,
@@ -37,47 +37,30 @@ from engine.registry.watch import Watch
 
 INDEX = "registry.db"
 NOTE_LENGTH_MAX = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What `verify` looked at, and what is wrong: one sentence each, none where all is well."""
-
-    versions: int
-    blobs: int
-    bytes: int
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What `gc` removed: temporary files of writers that died, and blobs that no version refers to."""
-
-    parts: int
-    orphans: int
-    bytes: int
+MANIFESTS_MAX = 64  # kept in memory
 
 
 class ModelRegistry:
-    """Versions of models with all that serves them, in one folder.
+    """Versions of models with everything that serves them, in one folder.
 
-    Thread-safe, and safe among the processes of one machine. A version is a bundle: primary, fallback, default,
-    feature program, deadline policy, metrics, golden rows, monitor reference and lineage. It never changes.
-    Everything is durable when the call returns; a process killed in the middle leaves the registry as it was before
-    or as it is after, and at most files that `gc` removes.
+    A version is a bundle: primary, fallback, default, feature program, deadline policy, metrics, golden rows, monitor
+    reference and lineage. It never changes. Aliases such as `production` point at versions.
+
+    Thread-safe, and safe among the processes of one machine. Every change is durable when the call returns. A process
+    killed in the middle of a call leaves the registry as before or as after it, and at most files that `gc` removes.
 
     Args:
-        path: the folder, made where it is missing. A folder that cannot be written can be read.
-        default_name: the name of what is registered without one.
-        trust: store and load pickles, and skops files of types that skops does not know (scikit-learn's trees). They
-            run code when they are loaded: whoever can write to the folder then runs code in every service.
-        code: a folder in the git repository whose commit and changes are recorded; the working folder unless given,
-            False for none.
+        path: the folder; made if it is missing. A folder that cannot be written can still be read.
+        default_name: the name of versions registered without one.
+        trust: store and load pickles, and skops files of types that skops does not know (scikit-learn's trees). Loading
+            them runs code: anyone who can write to the folder then runs code in every service.
+        code: a folder in the git repository whose commit and changes are recorded; by default the working folder, False
+            for none.
 
     Raises:
         RegistryError: the folder cannot be used, or holds something else.
 
-    >>> import tempfile, pathlib
+    >>> import tempfile
     >>> registry = ModelRegistry(tempfile.mkdtemp())
     >>> registry.names()
     []
@@ -118,31 +101,31 @@ class ModelRegistry:
         lineage: Mapping[str, Any] | None = None,
         note: str = "",
     ) -> Version:
-        """Stores a version. Durable on return. Registering the same bundle again gives the version that it has.
+        """Store a version and return it. Durable on return.
 
-        Parts that must fit together are loaded from the bytes that were stored and tried: with a fallback, a program
-        or golden rows the models' widths and the golden answers are checked. A primary alone is recognised by its
-        content and stored.
+        A bundle that is registered already keeps its version. Parts that must fit together are loaded from the stored
+        bytes and tried: with a fallback, a program or golden rows, the widths and the golden answers are checked. A
+        primary alone is recognised by its content and stored.
 
         Args:
-            model: the primary: a path (LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, ONNX, skops), the
-                bytes of such a file, or a fitted object of lightgbm, xgboost, catboost or sklearn, which is saved in
-                its library's own format.
+            model: the primary: a path (LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, ONNX, skops), the bytes of
+                such a file, or a fitted object of lightgbm, xgboost, catboost or sklearn. An object is saved in its
+                library's own format.
             metrics: finite numbers by name.
-            name: the model's name; the registry's default_name unless given.
-            fallback: as model; must be native once loaded.
+            name: the model's name: 1 to 64 of a-z, 0-9, '.', '_' and '-'; by default the registry's default_name.
+            fallback: as `model`; it must be native once loaded.
             default: a finite number, or one for each output.
-            program: a FeatureProgram, the path of a saved one or its JSON.
-            golden: (rows, values), or rows alone, whose values the stored primary then gives.
-            reference: the monitor's reference: anything with `to_json()`, or plain JSON.
-            policy: arguments of Engine by name, numbers and texts: deadline_ms, lane, batch_rows_max, executors,
+            program: a FeatureProgram, the path of a saved one, or its JSON.
+            golden: (rows, values), or rows alone; the stored primary then gives the values.
+            reference: the monitor's reference: an object with `to_json()`, or plain JSON.
+            policy: options of Engine by name, numbers and texts: deadline_ms, lane, batch_rows_max, executors,
                 queue_rows_max, miss_rate, spin, priority, weight, on_error, allow_nonfinite, breaker.
-            lineage: plain JSON about where it came from. `code` and `environment` are added unless they are in it.
-            note: for the audit log.
+            lineage: plain JSON about the version's origin. `code` and `environment` are added unless given.
+            note: for the audit log, at most 4,096 characters.
 
         Raises:
-            RegistryError: a part that cannot be stored or does not fit, a name that is not allowed, a full disk, a
-                read-only folder. Nothing was registered then.
+            RegistryError: a part cannot be stored or does not fit, the name is not allowed, the disk is full, or the
+                folder is read-only. Nothing is registered then.
         """
         name = checked_name(name if name is not None else self.default_name)
         parts = Parts(model, fallback, default, program, golden, reference, policy, metrics, lineage)
@@ -162,65 +145,80 @@ class ModelRegistry:
         note: str = "",
         generation: int | None = None,
     ) -> AliasState:
-        """Points an alias at a version, in one durable step; whoever follows the alias takes it up.
+        """Point an alias at a version, in one durable step, and return its new state. Followers take it up.
 
         Args:
-            version: a Version, a number, or "7", "sha256:…" or another alias.
-            generation: flip only if the alias is at this generation still; 0 means that it does not exist yet.
+            name: of the model.
+            version: a Version, a number, "7", "sha256:…", or another alias.
+            alias: "production" unless given; made if it is missing.
+            note: for the audit log.
+            generation: flip only if the alias is still at this generation; 0 if it must not exist yet.
 
         Raises:
-            RegistryError: no such version, or the generation is another.
+            RegistryError: no such version, or the alias has moved to another generation.
         """
         checked_name(name)
         found = self._version(parse(version if isinstance(version, Version) else f"{name}@{version}"))[0]
         if found.name != name:
             raise RegistryError(f"{found} is not a version of {name!r}")
-        return self._told(
+        return self._published(
             self._index.point(name, checked_alias(alias), found.number, _who(), _note(note), generation)
         )
 
     def rollback(
         self, name: str, alias: str = PRODUCTION, *, note: str = "", generation: int | None = None
     ) -> AliasState:
-        """Points an alias back at the version before, in one durable step. Twice goes back two versions.
+        """Point an alias back at its previous version, in one durable step. Two calls go back two versions.
 
         Args:
-            generation: only if the alias is at this generation still: two who see the same fault go back once.
+            name, alias: `name@alias`.
+            note: for the audit log.
+            generation: roll back only if the alias is still at this generation, so that two callers who see the same
+                fault go back once.
 
         Raises:
-            RegistryError: no such alias, no version before, or the generation is another.
+            RegistryError: no such alias, no previous version, or the alias has moved to another generation.
         """
-        return self._told(
+        return self._published(
             self._index.point_back(checked_name(name), checked_alias(alias), _who(), _note(note), generation)
         )
 
     def resolve(self, reference: str | Version) -> Bundle:
-        """The bundle of `name@alias`, `name@7`, `name@sha256:…` or a Version. Raises RegistryError."""
+        """Return the bundle of `name@alias`, `name@7`, `name@sha256:…`, `name` (its production alias) or a Version.
+
+        No artifact is read yet.
+
+        Raises:
+            RegistryError: no such version, or its manifest is damaged.
+        """
         version, state = self._version(parse(reference))
         return self._bundle(version, state)
 
     def alias(self, name: str, alias: str = PRODUCTION) -> AliasState:
-        """Where an alias points now. Raises RegistryError where there is none."""
+        """Return where an alias points now. Raises RegistryError if it does not exist."""
         return self._index.alias(checked_name(name), checked_alias(alias))
 
     def names(self) -> list[str]:
-        """Every name that has a version, sorted."""
+        """Return every name that has a version, sorted."""
         return self._index.names()
 
     def versions(self, name: str) -> list[Version]:
-        """Every version of a name, oldest first. Raises RegistryError for an unknown name."""
+        """Return every version of a name, oldest first. Raises RegistryError for an unknown name."""
         return self._index.versions(checked_name(name))
 
     def aliases(self, name: str) -> list[AliasState]:
-        """Every alias of a name, sorted."""
+        """Return every alias of a name, sorted by alias."""
         return self._index.aliases(checked_name(name))
 
     def history(self, name: str, alias: str | None = None) -> list[AuditEntry]:
-        """What was done to a name, or to one alias of it, oldest first."""
+        """Return the audit log of a name, or of one alias of it, oldest entry first."""
         return self._index.history(checked_name(name), alias)
 
     def diff(self, one: str | Version, other: str | Version) -> dict[str, tuple[Any, Any]]:
-        """What differs between two versions: a dotted path in the manifest to (in one, in other), None where absent."""
+        """Return the differences between two versions, as {dotted path in the manifest: (in one, in other)}.
+
+        None stands for an absent path.
+        """
         first, second = (_flat(self.resolve(each).manifest) for each in (one, other))
         return {
             path: (first.get(path), second.get(path))
@@ -229,11 +227,14 @@ class ModelRegistry:
         }
 
     def watch(self, reference: str, *, generation: int = 0) -> Watch:
-        """A `Watch` that says when an alias is flipped; it has a connection of its own.
+        """Return a `Watch` that reports when an alias is flipped. It has a connection of its own: close it.
 
         Args:
             reference: `name@alias`.
-            generation: the one that is known already, and not news.
+            generation: the generation known already; the watch does not report it.
+
+        Raises:
+            RegistryError: `reference` names no alias.
         """
         asked = parse(reference)
         if asked.alias is None:
@@ -241,40 +242,25 @@ class ModelRegistry:
         return Watch(Index(self.path / INDEX, create=False), asked.name, asked.alias, generation=generation)
 
     def verify(self) -> Verified:
-        """Reads everything back: the index, and each blob that a version needs against its digest."""
-        problems = self._index.problems()
-        versions = self._index.versions()
-        sizes: dict[str, int] = {}
-        for version in versions:
-            try:
-                needed = self._manifest(version, cached=False)["artifacts"]
-            except RegistryError as error:
-                problems.append(str(error))
-                continue
-            for role, part in needed.items():
-                if part["digest"] in sizes:
-                    continue
-                try:
-                    sizes[part["digest"]] = len(self._blobs.get(part["digest"], part["size"]))
-                except RegistryError as error:
-                    problems.append(f"{version} {role}: {error}")
-        return Verified(len(versions), len(sizes), sum(sizes.values()), problems)
+        """Read everything back: the index, and each blob that a version needs against its digest.
+
+        Returns:
+            Counts, and one sentence for each problem. It does not raise for a damaged version.
+        """
+        return upkeep.verify(self._index, self._blobs, lambda version: self._manifest(version, cached=False))
 
     def gc(self) -> Collected:
-        """Removes what killed writers left: temporary files, and blobs that no version refers to.
+        """Remove the files that killed writers left: temporary files, and blobs that no version refers to.
 
-        Waits for writers at work; none is ever robbed. Files of other names are left alone.
+        Waits for writers at work and takes nothing of theirs. Files of other names stay.
+
+        Raises:
+            RegistryError: a writer holds the lock for longer than 30 s, or the folder is read-only.
         """
-        with self._blobs.alone():
-            needed = self._index.blobs()
-            found = list(self._blobs.listed())
-            parts = [entry for entry in found if entry[0].endswith(PART)]
-            orphans = [entry for entry in found if DIGEST.fullmatch(entry[0]) and entry[0] not in needed]
-            self._blobs.remove([entry for entry, _ in (*parts, *orphans)])
-        return Collected(len(parts), len(orphans), sum(size for _, size in (*parts, *orphans)))
+        return upkeep.gc(self._index, self._blobs)
 
     def close(self) -> None:
-        """Gives the index's connection back; the next call opens another."""
+        """Close the index's connection. The next call opens another."""
         self._index.close()
 
     def __enter__(self) -> Self:
@@ -288,10 +274,10 @@ class ModelRegistry:
     def __repr__(self) -> str:
         return f"ModelRegistry({str(self.path)!r})"
 
-    def _told(self, state: AliasState) -> AliasState:
-        """Tells followers of a flip. Where that fails they find it in the index, a little later."""
+    def _published(self, state: AliasState) -> AliasState:
+        """Publish a flip to followers. If that fails, they find it in the index within a second."""
         with contextlib.suppress(OSError, RegistryError):
-            put_up(self.path, state.name, state.alias, lambda: self._index.alias(state.name, state.alias))
+            publish(self.path, state.name, state.alias, lambda: self._index.alias(state.name, state.alias))
         return state
 
     def _version(self, asked: Reference) -> tuple[Version, AliasState | None]:
@@ -317,17 +303,17 @@ class ModelRegistry:
         found = self._manifests.get(version.digest) if cached else None
         if found is None:
             found = manifests.read(self._index.manifest(version), version.name)
-            if (
-                len(self._manifests) >= 64
-            ):  # versions that one process goes between; older ones are read again
+            if len(self._manifests) >= MANIFESTS_MAX:
                 self._manifests.clear()
             self._manifests[version.digest] = found
         return found
 
 
 def _require_fresh(path: Path) -> None:
-    """Refuses to begin a registry where there is something already, a registry that lost its index above all: a new
-    one would take every blob for rubbish."""
+    """Raise RegistryError where a folder holds something already.
+
+    Above all a registry that has lost its index: a new index would make every blob an orphan for `gc`.
+    """
     blobs = path / "blobs"
     try:
         if blobs.is_dir():
@@ -337,7 +323,7 @@ def _require_fresh(path: Path) -> None:
                     f"copy, or choose another folder"
                 )
         elif path.is_dir() and any(path.iterdir()):
-            raise RegistryError(f"{path} is not empty and no registry: choose a folder of its own")
+            raise RegistryError(f"{path} is not empty and no registry: choose an empty folder")
     except OSError as error:
         raise explained(f"registry {path}", error) from None
 

@@ -1,4 +1,4 @@
-"""What the registry calls things: names, versions, aliases, and the references that people write for them."""
+"""Names, versions, aliases, and the references that people write for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.errors import RegistryError
 PRODUCTION = "production"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-DIGEST_PREFIX = re.compile(r"[0-9a-f]{8,64}")  # 8 digits are what people copy; an ambiguous prefix is refused
+DIGEST_PREFIX = re.compile(r"[0-9a-f]{8,64}")  # people copy 8 digits; an ambiguous prefix is an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,10 @@ class Version:
 
     Attributes:
         name: the model's name.
-        number: 1 for the first of its name, and up; never used again.
-        digest: sha256 of the manifest, which names every artifact by its own: two equal digests serve the same bits.
-        created_ns: wall clock when it was registered, nanoseconds since 1970; for people, nothing is ordered by it.
+        number: counts from 1 for each name; never used twice.
+        digest: sha256 of the manifest, 64 hex digits. The manifest names every artifact by digest, so two versions with
+            equal digests serve the same bits.
+        created_ns: wall clock of the registration, nanoseconds since 1970. For people: nothing is ordered by it.
     """
 
     name: str
@@ -35,13 +36,13 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class AliasState:
-    """Where an alias points.
+    """The target of an alias.
 
     Attributes:
         name, alias: `name@alias`.
-        number: the version it points at.
-        generation: 1 when it was first set, and one more at each flip.
-        past: the versions it pointed at before, latest last; `rollback` goes back along them.
+        number: of the version it points at.
+        generation: 1 when the alias is made, and one more for each flip.
+        past: numbers of the versions it pointed at before, latest last. `rollback` takes the last one.
     """
 
     name: str
@@ -53,15 +54,19 @@ class AliasState:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One thing that was done to a name, in the order in which it was done.
+    """One entry of the audit log.
 
     Attributes:
-        id: position in the log; later is larger, whatever the clock said.
+        id: position in the log; a later entry has a larger one.
         at_ns: wall clock, nanoseconds since 1970.
+        name: of the model.
         action: "register", "promote" or "rollback".
-        alias, before, after, generation: of a flip; alias and before are None where there was none.
-        who: user, host and process.
-        note: what the caller said about it.
+        alias: of a flip; None for "register".
+        before: number of the version before a flip; None if there was none.
+        after: number of the version after it, or of the registered version.
+        generation: of the alias after a flip; None for "register".
+        who: user, host and process, as "user@host:pid".
+        note: given by the caller.
     """
 
     id: int
@@ -86,17 +91,21 @@ class Reference:
     digest: str | None = None
 
 
-def checked_name(name: object, what: str = "name") -> str:
-    """The name itself; raises RegistryError for anything that is not one. Names never become paths even so."""
+def checked_name(name: object, subject: str = "name") -> str:
+    """Return the name. Raises RegistryError if it is not allowed.
+
+    Args:
+        subject: of the error.
+    """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise RegistryError(
-            f"{what} must be 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit, got {name!r:.80}"
+            f"{subject} must be 1 to 64 of a-z, 0-9, '.', '_' and '-', first a letter or digit, got {name!r:.80}"
         )
     return name
 
 
 def checked_alias(alias: object) -> str:
-    """The alias itself; an alias is a name that is no number, which would be a version."""
+    """Return the alias. Raises RegistryError if it is no name, or a number: that would mean a version."""
     found = checked_name(alias, "alias")
     if found.isdigit():
         raise RegistryError(f"alias must not be a number, which means a version, got {found!r}")
@@ -104,10 +113,10 @@ def checked_alias(alias: object) -> str:
 
 
 def parse(reference: str | Version) -> Reference:
-    """Reads `name@alias`, `name@7`, `name@sha256:…` or a Version; a bare `name` means `name@production`.
+    """Return the parts of `name@alias`, `name@7`, `name@sha256:…` or a Version. `name` means `name@production`.
 
     Raises:
-        RegistryError: none of these.
+        RegistryError: anything else.
     """
     if isinstance(reference, Version):
         return Reference(checked_name(reference.name), digest=reference.digest)

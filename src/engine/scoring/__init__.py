@@ -1,4 +1,4 @@
-"""Scoring whole files: Parquet in, Parquet out, as fast as the machine decodes it."""
+"""Batch scoring: Parquet in, Parquet out, on every core, resumed after a kill."""
 
 from engine.scoring.score import Scored, score
 

@@ -1,4 +1,4 @@
-"""The finished parts of an output that is not whole yet: files in a folder beside it, which a later run takes up."""
+"""The finished parts of an incomplete output: files in a folder beside it. A later run takes them up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine._common import durable
+from engine._common.optional import need
 from engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class Parts:
 
     Args:
         target: the output.
-        run: digest of everything that decides the output; parts of another run are removed, not taken up.
+        run: digest of everything that decides the output. Parts of another run are removed.
     """
 
     def __init__(self, target: Path, run: str) -> None:
@@ -33,7 +35,7 @@ class Parts:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Makes the folder and keeps every other process out of it. Raises InputError where one is in it."""
+        """Make the folder and hold its lock. Raises InputError if another process holds it."""
         try:
             self.folder.mkdir(exist_ok=True)
             lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -49,10 +51,10 @@ class Parts:
             os.close(lock)
 
     def finished(self, index: int, rows: int) -> bool:
-        """Whether a part is there, whole, of this run and of so many rows; anything else of its name is removed."""
+        """Return whether a part is whole, of this run, and has `rows` rows. Remove any other file of its name."""
         path = self._path(index)
         try:
-            found = _parquet().read_metadata(path)
+            found = parquet().read_metadata(path)
             if (found.metadata or {}).get(RUN) == self.run and found.num_rows == rows:
                 return True
         except (OSError, ValueError):
@@ -62,15 +64,15 @@ class Parts:
 
     @contextlib.contextmanager
     def writing(self, index: int, schema: pa.Schema) -> Iterator[Any]:
-        """A Parquet writer for a part, which is durable and finished when the block ends, and not there before."""
+        """Yield a Parquet writer for a part. The part appears, durable, when the block ends."""
         with _durable(self._path(index), schema.with_metadata({RUN: self.run})) as writer:
             yield writer
 
     def join(self, count: int, schema: pa.Schema) -> None:
-        """Makes the output of the parts, in order, in one step, and removes them."""
+        """Write the parts to the output in order, let it appear in one step, and remove the parts."""
         with _durable(self.target, schema) as writer:
             for index in range(count):
-                source = _parquet().ParquetFile(self._path(index), memory_map=True)
+                source = parquet().ParquetFile(self._path(index), memory_map=True)
                 for group in range(source.num_row_groups):
                     writer.write_table(source.read_row_group(group).replace_schema_metadata(schema.metadata))
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -81,26 +83,16 @@ class Parts:
 
 @contextlib.contextmanager
 def _durable(path: Path, schema: pa.Schema) -> Iterator[Any]:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as out:
-            with _parquet().ParquetWriter(out, schema, compression="snappy") as writer:
-                yield writer
-            out.flush()
-            os.fsync(out.fileno())
-        part.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with (
+            durable.replacing(path) as out,
+            parquet().ParquetWriter(out, schema, compression="snappy") as writer,
+        ):
+            yield writer
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def _parquet() -> Any:
-    import pyarrow.parquet
-
-    return pyarrow.parquet
+def parquet() -> Any:
+    """Return pyarrow.parquet. Raises MissingDependencyError where it is not installed."""
+    return need("pyarrow.parquet", "scoring files", "store")

@@ -1,8 +1,8 @@
-"""Scores a Parquet file with a registered version: streamed, on every core, and resumed where it was killed.
+"""Score a Parquet file with a registered version: streamed, on every core, resumed after a kill.
 
-The file is cut into parts of whole row groups. Threads take one part each: Arrow decodes, the feature program and the
-model run without the GIL, and the part is written, synced and renamed before it counts. Joining the parts is the last
-step, so the output is there whole or not at all.
+The file is cut into parts of whole row groups. Each thread takes one part: Arrow decodes it, the feature program and
+the model run without the GIL, and the part is written, synced and renamed before it counts. Joining the parts is the
+last step, so the output is whole or absent.
 """
 
 from __future__ import annotations
@@ -21,29 +21,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError, MissingDependencyError
+from engine._common.arguments import whole
+from engine.errors import InputError
 from engine.model import Model
 from engine.registry import Bundle
-from engine.scoring.parts import Parts
+from engine.scoring.parts import Parts, parquet
 from engine.transform import FeatureProgram
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PART_ROWS = (
-    100_000  # a part is closed once it has as many: what a kill costs, and what a thread is given at a time
-)
-BATCH_ROWS = 8_192  # 30 float64 columns of them are 2 MB: they stay in the cache from decoding to scoring
+# Rows after which a part is closed: a kill loses the unfinished ones, and a thread takes one at a time.
+PART_ROWS = 100_000
+THREADS_MAX = 4_096
+# 30 float64 columns of a batch are 2 MB: they stay in the cache from decoding to scoring.
+BATCH_ROWS = 8_192
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What was done.
+    """The result of `score`.
 
     Attributes:
         rows: in the output, in the input's order.
-        parts, resumed: how many parts there were, and how many of them an earlier run had finished.
-        not_finite: rows scored now whose answer is no finite number.
+        parts: how many parts the file was cut into.
+        resumed: how many of them an earlier run had finished.
+        not_finite: rows scored in this run whose answer is NaN or infinite.
         seconds: from the call to the durable output.
     """
 
@@ -63,21 +66,26 @@ def score(
     column: str = "prediction",
     threads: int | None = None,
 ) -> Scored:
-    """Writes the primary's answers to every row of `source` into `target`.
+    """Write the primary's answers to every row of `source` into `target`. Blocks until the output is durable.
 
     Args:
-        bundle: what `registry.resolve` gave. Its program reads its inputs from the file's columns by name; without a
-            program the columns are those that the model names, or else all of the file's in order.
-        source: a Parquet file, read a few thousand rows at a time by each thread.
-        target: the Parquet file to make; an existing one is replaced in one step at the end. While scoring there is a
-            folder `TARGET.parts` beside it; after a kill the same call goes on from it.
+        bundle: from `registry.resolve`. Its program reads its inputs from the file's columns by name. Without a program
+            the features are the columns that the model names, else all columns but `keep`, in order.
+        source: a Parquet file. Each thread reads it a few thousand rows at a time.
+        target: the Parquet file to write. It appears, or replaces an existing file, in one step at the end. Finished
+            parts lie in the folder `TARGET.parts` until then; after a kill the same call resumes from them.
         keep: columns of the source to copy.
-        column: name of the answers: float64, or a fixed-size list of them where the model has several outputs.
-        threads: one for each core that this process may use, unless given.
+        column: name of the answers: float64, or a fixed-size list of float64 if the model has several outputs.
+        threads: 1 to 4,096; by default one for each core that this process may use.
+
+    Returns:
+        Counts and the time taken.
 
     Raises:
-        InputError: no Parquet file, a column that is missing or holds no numbers, an output that cannot be written.
-        RegistryError: a damaged version.
+        InputError: `source` is no Parquet file, a column is missing or holds no numbers, `target` cannot be written, or
+            another process is scoring into it.
+        RegistryError: the version is damaged.
+        ModelError: the model failed on a row.
         MissingDependencyError: pyarrow is not installed.
 
     Example:
@@ -86,8 +94,7 @@ def score(
     started = time.monotonic()
     job = _Job(bundle, Path(source), Path(target), tuple(keep), column)
     n_threads = threads if threads is not None else len(os.sched_getaffinity(0))
-    if n_threads < 1:
-        raise InputError(f"expected at least one thread, got {n_threads}")
+    whole("threads", n_threads, 1, THREADS_MAX)
     with job.parts.held():
         left = [index for index in range(len(job.cuts)) if not job.parts.finished(index, job.rows_of(index))]
         _run(job, left, n_threads)
@@ -98,28 +105,28 @@ def score(
 
 
 def _run(job: _Job, left: list[int], n_threads: int) -> None:
-    """Does the parts that are left. The first error stops the rest at their next batch, and is raised."""
+    """Score the parts that are left. The first error stops the others at their next batch, and is raised."""
     with ThreadPoolExecutor(n_threads, thread_name_prefix="engine-score") as pool:
         futures = [pool.submit(job.score_part, index) for index in left]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            # Also where Ctrl-C ends the wait.
+            # Ctrl-C ends the wait too.
             job.stopped.set()
             for future in futures:
                 future.cancel()
     failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
     for error in failures:
-        if not isinstance(error, _Stopped):  # those only say that another part had failed
+        if not isinstance(error, _Stopped):  # a stopped part failed because another did
             raise error
 
 
 class _Stopped(Exception):
-    """A part was given up because another one failed, or because of Ctrl-C."""
+    """A part stopped early, because another part failed or Ctrl-C came."""
 
 
 class _Job:
-    """One file, one version: what every thread shares, and the work on a part."""
+    """One file and one version: everything that the threads share, and the work on a part."""
 
     def __init__(
         self, bundle: Bundle, source: Path, target: Path, keep: tuple[str, ...], column: str
@@ -141,11 +148,12 @@ class _Job:
         self.parts = Parts(target, self._digest(bundle))
 
     def rows_of(self, index: int) -> int:
+        """Return the rows of a part."""
         first, end = self.cuts[index]
         return sum(self.group_rows[first:end])
 
     def score_part(self, index: int) -> None:
-        """Reads, scores and writes one part; on a thread of its own, with a file handle of its own."""
+        """Read, score and write one part. Runs on a pool thread, with its own file handle."""
         first, end = self.cuts[index]
         wanted = list(dict.fromkeys([*self.inputs, *self.keep]))
         with self.parts.writing(index, self.schema) as writer:
@@ -178,7 +186,7 @@ class _Job:
         single = all(pa.types.is_float32(column.type) for column in columns)
         rows = np.empty((len(batch), len(columns)), dtype=np.float32 if single else np.float64)
         for place, column in enumerate(columns):
-            # Nulls become NaN, which is what a model takes for missing.
+            # Nulls become NaN, which models take as missing.
             rows[:, place] = column.to_numpy(zero_copy_only=False)
         return rows
 
@@ -233,19 +241,13 @@ class _Job:
 
     def _open(self) -> Any:
         try:
-            import pyarrow.parquet
-        except ImportError:
-            raise MissingDependencyError(
-                "scoring files needs pyarrow: pip install 'deadline-engine[store]'"
-            ) from None
-        try:
-            return pyarrow.parquet.ParquetFile(self.source, memory_map=True)
+            return parquet().ParquetFile(self.source, memory_map=True)
         except (OSError, ValueError) as error:
             raise InputError(f"{self.source}: cannot be read as Parquet: {error}") from None
 
 
 def _cuts(group_rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Parts as (first row group, the one after the last), each of PART_ROWS or more but the last; at least one."""
+    """Yield parts as (first row group, the one after the last): PART_ROWS rows or more, except the last part."""
     first, rows = 0, 0
     for index, count in enumerate(group_rows):
         rows += count
@@ -257,7 +259,7 @@ def _cuts(group_rows: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of about PART_ROWS rows, so that the output has no row groups of a few thousand."""
+    """Yield tables of about PART_ROWS rows, because small row groups make the output slow to read."""
     import pyarrow as pa
 
     held: list[Any] = []
@@ -277,5 +279,5 @@ def _require_numbers(source: Path, schema: pa.Schema, names: Sequence[str]) -> N
         kind = schema.field(name).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             raise InputError(
-                f"{source}: column {name!r} has type {kind}; without a feature program only numbers do"
+                f"{source}: column {name!r} has type {kind}; without a feature program it must hold numbers"
             )

@@ -1,17 +1,6 @@
 """Former name of `engine.rollout`."""
 
 from engine._common.renamed import keep
+from engine.rollout import *  # noqa: F403
 
-keep(
-    "engine.service",
-    {
-        "": "engine.rollout",
-        "events": "engine.rollout.events",
-        "opening": "engine.rollout.opening",
-        "probation": "engine.rollout.probation",
-        "residents": "engine.rollout.residents",
-        "service": "engine.rollout.service",
-    },
-)
-
-from engine.rollout import *  # noqa: E402, F403
+keep("engine.service", "engine.rollout", former={"residents": "engine.rollout.loaded"})

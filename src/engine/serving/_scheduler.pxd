@@ -1,4 +1,4 @@
-# csrc/include/engine as Cython sees it: what _runtime.pyx needs of the runtime, no more.
+# csrc/scheduler and csrc/base as Cython sees them: what the bindings of this room need, and no more.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.memory cimport shared_ptr
@@ -45,12 +45,12 @@ cdef extern from "base/clock.hpp" namespace "engine" nogil:
     int64_t now_ns() noexcept
     int64_t NEVER_NS
 
-cdef extern from "base/buffer.hpp" namespace "engine" nogil:
+cdef extern from "base/buffers.hpp" namespace "engine" nogil:
     cdef cppclass SmallBuffer:
         SmallBuffer() noexcept
         void* reserve(size_t n_bytes) except +
 
-cdef extern from "scheduler/breaker.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/breaker.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass BreakerLimits:
         BreakerLimits()
         cbool enabled
@@ -66,7 +66,7 @@ cdef extern from "scheduler/breaker.hpp" namespace "engine" nogil:
         cbool resting(int64_t now_ns) noexcept
         uint64_t openings() noexcept
 
-cdef extern from "scheduler/deployment.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/deployment.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass Deployment:
         Deployment(const engine_scorer& primary, const engine_scorer* fallback, cbool float64_rows, uint64_t number,
                    const BreakerLimits& breaker)
@@ -81,7 +81,7 @@ cdef extern from "base/key_hash.hpp" namespace "engine" nogil:
     uint64_t draw(uint64_t n) noexcept
     uint64_t key_hash(const char* bytes, size_t length, uint64_t salt) noexcept
 
-cdef extern from "scheduler/shadow.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/shadow.hpp" namespace "engine::scheduler" nogil:
     ctypedef struct ShadowCounts:
         uint64_t rows
         uint64_t dropped
@@ -96,7 +96,7 @@ cdef extern from "scheduler/shadow.hpp" namespace "engine" nogil:
         ShadowCounts counts() noexcept
         cbool close(int64_t patience_ns) noexcept
 
-cdef extern from "scheduler/priority.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/priority.hpp" namespace "engine::scheduler" nogil:
     int PRIORITIES
 
     cdef enum class Priority(uint8_t):
@@ -104,7 +104,9 @@ cdef extern from "scheduler/priority.hpp" namespace "engine" nogil:
         normal
         sheddable
 
-cdef extern from "scheduler/request.hpp" namespace "engine" nogil:
+    const char* priority_name(Priority priority) noexcept
+
+cdef extern from "scheduler/request.hpp" namespace "engine::scheduler" nogil:
     int REASONS
     int SOURCES
 
@@ -128,6 +130,9 @@ cdef extern from "scheduler/request.hpp" namespace "engine" nogil:
         expired
         closing
 
+    const char* source_name(Source source) noexcept
+    const char* reason_name(Reason reason) noexcept
+
     cdef cppclass Outcome:
         Outcome()
         uint64_t id
@@ -139,7 +144,7 @@ cdef extern from "scheduler/request.hpp" namespace "engine" nogil:
         Reason reason
         Priority priority
 
-cdef extern from "scheduler/slot.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/slot_table.hpp" namespace "engine::scheduler" nogil:
     uint32_t NO_SLOT
 
     cdef cppclass Slot:
@@ -152,7 +157,7 @@ cdef extern from "scheduler/slot.hpp" namespace "engine" nogil:
         uint32_t in_use() noexcept
         uint32_t count() noexcept
 
-cdef extern from "scheduler/completions.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/completions.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass Completions:
         Completions() except +
         int fd() noexcept
@@ -171,7 +176,7 @@ cdef extern from "base/histogram.hpp" namespace "engine" nogil:
         uint64_t count() noexcept
         int64_t quantile(double quantile) noexcept
 
-cdef extern from "scheduler/cost.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/cost.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass CostModel:
         int64_t expected_ns(uint32_t rows) noexcept
         int64_t high_ns(uint32_t rows) noexcept
@@ -179,26 +184,26 @@ cdef extern from "scheduler/cost.hpp" namespace "engine" nogil:
         double spread() noexcept
         uint64_t stalls() noexcept
 
-cdef extern from "scheduler/margin.hpp" namespace "engine" nogil:
-    ctypedef struct GuardTerms:
+cdef extern from "scheduler/margin.hpp" namespace "engine::scheduler" nogil:
+    ctypedef struct GuardTerms "engine::scheduler::MarginTerms":
         int64_t timer_ns
         int64_t return_ns
         int64_t fallback_ns
         int64_t typical_ns
 
-    cdef cppclass Guard:
+    cdef cppclass Guard "engine::scheduler::SafetyMargin":
         GuardTerms terms() noexcept
 
-cdef extern from "scheduler/fair_share.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/fair_share.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass SharedExecutors:
         uint32_t models() noexcept
 
-cdef extern from "scheduler/policy.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/policy.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass Policy:
         uint32_t live() noexcept
         int64_t prediction_error_ns() noexcept
 
-cdef extern from "scheduler/executors.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/executors.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass ExecutorOptions:
         ExecutorOptions()
         uint32_t threads
@@ -216,7 +221,7 @@ cdef extern from "scheduler/executors.hpp" namespace "engine" nogil:
         uint32_t count() noexcept
         SharedExecutors& shared() noexcept
 
-cdef extern from "scheduler/runtime.hpp" namespace "engine" nogil:
+cdef extern from "scheduler/limits.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass RuntimeLimits:
         RuntimeLimits()
         uint32_t slots
@@ -231,17 +236,7 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine" nogil:
         cbool only_finite
         uint64_t first_id
 
-    cdef cppclass Asker:
-        Asker() noexcept
-        Completions* completions
-        Group* group
-        void* user
-        cbool wake
-
-    cdef cppclass Calibration:
-        Calibration()
-        cbool failed
-
+cdef extern from "scheduler/counters.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass Counters:
         atomic_u64 late_ready
         atomic_u64 late_returned
@@ -256,6 +251,18 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine" nogil:
         Histogram returned_ns
         Histogram queued_ns
 
+cdef extern from "scheduler/runtime.hpp" namespace "engine::scheduler" nogil:
+    cdef cppclass Asker "engine::scheduler::Caller":
+        Asker() noexcept
+        Completions* completions
+        Group* group
+        void* user
+        cbool wake
+
+    cdef cppclass Calibration:
+        Calibration()
+        cbool failed
+
     cdef cppclass Runtime:
         Runtime(const RuntimeLimits& limits, shared_ptr[Executors] executors, cbool owns_executors) except +
         Calibration calibrate(Deployment& deployment, const void* rows, uint32_t n_rows) except +
@@ -268,10 +275,10 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine" nogil:
         Outcome predict_inline(const Request& request, double* out) noexcept
         void predict_many_inline(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
                                  int64_t reserve_ns, Outcome* outcomes, double* out) except +
-        uint32_t submit(const Request& request, const Asker& asker, Outcome* refused, double* out) noexcept
+        uint32_t submit(const Request& request, const Asker& caller, Outcome* rejected, double* out) noexcept
         void kick() noexcept
         cbool submit_many(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
-                          const Asker& asker, uint32_t* slots, Outcome* outcomes, double* out) noexcept
+                          const Asker& caller, uint32_t* slots, Outcome* outcomes, double* out) noexcept
         cbool wait(uint32_t index) noexcept
         cbool wait_group(Group& group, const vector[uint32_t]& slots) except +
         Outcome outcome(uint32_t index) noexcept
@@ -286,7 +293,7 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine" nogil:
         Counters& counters() noexcept
         CostModel& cost() noexcept
         CostModel& inline_cost() noexcept
-        const Guard& guard(cbool synchronous) noexcept
+        const Guard& guard "margin"(cbool synchronous) noexcept
         Policy& policy() noexcept
         Executors& executors() noexcept
         uint64_t answered(int priority, int source, int reason) noexcept

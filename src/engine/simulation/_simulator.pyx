@@ -7,20 +7,20 @@ from libcpp.vector cimport vector
 from time import monotonic_ns
 
 
-cdef extern from "simulator/simulator.hpp" namespace "engine" nogil:
+cdef extern from "simulator/simulator.hpp" namespace "engine::simulator" nogil:
     cdef enum class FaultKind(unsigned char):
         pass
 
     cdef enum class Invariant(unsigned char):
         pass
 
-    cdef enum class Reason(unsigned char):
+    cdef enum class Reason "engine::scheduler::Reason"(unsigned char):
         pass
 
-    cdef enum class Source(unsigned char):
+    cdef enum class Source "engine::scheduler::Source"(unsigned char):
         pass
 
-    cdef cppclass Deadline "engine::SimulationPlan::Deadline":
+    cdef cppclass Deadline "engine::simulator::SimulationPlan::Deadline":
         int64_t budget_ns  # from arrival
         double share       # of requests, relative to the other shares
 
@@ -109,8 +109,8 @@ cdef extern from "simulator/simulator.hpp" namespace "engine" nogil:
         uint64_t queue_depth_max
         int64_t recovery_ns
         int64_t prediction_error_ns
-        int64_t guard_timer_ns
-        int64_t guard_fallback_ns
+        int64_t margin_timer_ns
+        int64_t margin_fallback_ns
         uint64_t violations[1]
         string first_violation
         uint64_t events
@@ -121,17 +121,17 @@ cdef extern from "simulator/simulator.hpp" namespace "engine" nogil:
         int64_t budget_ns
 
     vector[SimulatedArrival] simulated_arrivals(const SimulationPlan& plan) except +
-    SimulationResult run_plan "engine::simulate"(const SimulationPlan& plan) except +
-    int64_t NEVER_NS
-    int N_REASONS "engine::REASONS"
-    int N_SOURCES "engine::SOURCES"
-    int N_FAULTS "engine::FAULT_KINDS"
-    int N_INVARIANTS "engine::INVARIANTS"
+    SimulationResult run_plan "engine::simulator::simulate"(const SimulationPlan& plan) except +
+    int64_t NEVER_NS "engine::NEVER_NS"
+    int N_REASONS "engine::scheduler::REASONS"
+    int N_SOURCES "engine::scheduler::SOURCES"
+    int N_FAULTS "engine::simulator::FAULT_KINDS"
+    int N_INVARIANTS "engine::simulator::INVARIANTS"
     const char* FAULT_NAMES[1]
     const char* INVARIANT_NAMES[1]
     const char* reason_name(Reason reason)
     const char* source_name(Source source)
-    uint32_t EVERY_EXECUTOR "engine::SimulatedFault::EVERY_EXECUTOR"
+    uint32_t EVERY_EXECUTOR "engine::simulator::SimulatedFault::EVERY_EXECUTOR"
 
 SOURCES = tuple([source_name(<Source>i).decode() for i in range(N_SOURCES)])
 REASONS = tuple([reason_name(<Reason>i).decode() for i in range(N_REASONS)])
@@ -264,8 +264,8 @@ def run(dict plan) -> dict:
         "queue_depth_max": r.queue_depth_max,
         "recovery_ns": None if r.recovery_ns < 0 else r.recovery_ns,
         "prediction_error_ns": r.prediction_error_ns,
-        "guard_timer_ns": r.guard_timer_ns,
-        "guard_fallback_ns": r.guard_fallback_ns,
+        "guard_timer_ns": r.margin_timer_ns,
+        "guard_fallback_ns": r.margin_fallback_ns,
         "violations": {name: r.violations[i] for i, name in enumerate(INVARIANTS)},
         "first_violation": r.first_violation.decode(),
         "events": r.events,

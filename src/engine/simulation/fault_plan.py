@@ -1,25 +1,25 @@
-"""What may go wrong in a simulation, as plain data: `simulate(faults=[{"fault": "slow", "factor": 10, …}])`.
+"""Faults of a simulation as plain data: `simulate(faults=[{"fault": "slow", "factor": 10}])`.
 
-Each fault is a dict (or JSON object) with its name as `fault`, its own parameters, and a window `from_ms` (0 unless
-given) to `until_ms` (None, for good, unless given), both from the start of the run. Faults add up, several of one kind
-too. Where `engine.testing.faults` can do the same to a real model, names and parameters are the same.
+Each fault is a dict (or JSON object): its name as `fault`, its own parameters, and a window from `from_ms` (default 0)
+to `until_ms` (default None: the end of the run), both in milliseconds from the start of the run. Faults add up, also
+two of one kind. `engine.testing` puts faults into real models under the same names and parameters.
 
-    stalling      stall_ms, every_ms=None, executor=None    no progress for stall_ms, again every every_ms
-    slow          factor=1, extra_us=0, extra_us_per_row=0, executor=None    of batches started in the window
-    failing       share=1          of the scoring calls, every row of which fails
-    corrupting    share=1          of the rows, which the primary answers with NaN
-    hanging       executor=None    a batch started in the window makes no progress before the window ends; where it
-                                   is one executor that hangs, the one that replaces it does not
-    dying         executor=None    an executor and the batch it is at are lost; it is back when the window ends
-    jumping       jump_ms, every_ms=None    the clock jumps ahead and nothing of ours runs meanwhile: a paused virtual
-                                   machine, a frozen container. (Never back: all instants are CLOCK_MONOTONIC.)
+    stalling      stall_ms, every_ms=None, executor=None    no progress for stall_ms, repeated every every_ms
+    slow          factor=1, extra_us=0, extra_us_per_row=0, executor=None    of batches that start in the window
+    failing       share=1          of the scoring calls; every row of such a call fails
+    corrupting    share=1          of the rows; the primary answers NaN to them
+    hanging       executor=None    a batch that starts in the window makes no progress before the window ends; the
+                                   executor that replaces a single hanging one does not hang
+    dying         executor=None    an executor and its batch are lost; it is back when the window ends
+    jumping       jump_ms, every_ms=None    the clock jumps ahead and none of our code runs meanwhile: a paused virtual
+                                   machine, a frozen container (never back, because all instants are CLOCK_MONOTONIC)
     oversleeping  late_ms, share=1 of the timed waits due in the window wakes late_ms late
-    bursting      requests, every_ms=None   so many arrive in one instant
+    bursting      requests, every_ms=None   this many requests arrive in one instant
     overloading   factor           on the rate of arrivals: a step of load
-    swapping      factor=1, measured=1, every_ms=None   a new version, costing factor times the plan's, and measured
-                                   times that by its calibration, which runs beside the traffic; each second one
-                                   costs the plan's again
-    cancelling    share            of the askers gives up at a uniform instant of its budget
+    swapping      factor=1, measured=1, every_ms=None   a new version that costs factor times the plan's cost. Its
+                                   calibration runs beside the traffic and measures `measured` times that. Every
+                                   second new version costs the plan's cost again
+    cancelling    share            of the callers gives up at a uniform instant of its budget
     sabotaging    broken           breaks one of `INVARIANTS` once: proof that the simulator's checks can fail
 """
 
@@ -29,6 +29,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from engine._common import vocabulary
+from engine._common.arguments import one_of
 from engine.errors import ConfigError, InputTypeError
 from engine.simulation import _simulator
 from engine.simulation._checks import MS, US, ns, number, whole
@@ -53,9 +55,7 @@ def _period(name: str, value: Any) -> int:
 
 
 def _invariant(name: str, value: Any) -> str:
-    if value not in INVARIANTS:
-        raise ConfigError(f"{name}: expected one of {', '.join(INVARIANTS)}, got {value!r}")
-    return value
+    return one_of(name, value, INVARIANTS, error=ConfigError)
 
 
 _FACTOR: _Check = lambda name, value: number(name, value, 1e-6, 1e6)  # noqa: E731
@@ -64,7 +64,7 @@ _COUNT: _Check = lambda name, value: whole(name, value, 0, BURST_MAX)  # noqa: E
 _EXECUTOR = _optional(lambda name, value: whole(name, value, 0, EXECUTORS_MAX - 1))
 _REQUIRED = object()
 
-# A fault's parameters: name -> (the native field, how it is checked and brought to the native unit, default).
+# A fault's parameters: name -> (native field, check that also converts to the native unit, default).
 _PARAMETERS: dict[str, dict[str, tuple[str, _Check, Any]]] = {
     "stalling": {
         "stall_ms": ("length_ns", _length(MS), _REQUIRED),
@@ -97,21 +97,22 @@ _PARAMETERS: dict[str, dict[str, tuple[str, _Check, Any]]] = {
     "sabotaging": {"broken": ("broken", _invariant, _REQUIRED)},
 }
 FAULTS = tuple(_PARAMETERS)
+vocabulary.require_same("the simulator's faults", FAULTS, _simulator.FAULTS)
 
 
 def checked_faults(faults: Any) -> list[dict[str, Any]]:
-    """The native form, in nanoseconds, of a list of faults. Raises InputError, InputTypeError or ConfigError."""
+    """Return a list of faults in native form, in nanoseconds. Raises InputError, InputTypeError or ConfigError."""
     if isinstance(faults, (str, bytes, Mapping)) or not isinstance(faults, Sequence):
-        raise InputTypeError(f"faults: expected a list of dicts, got {type(faults).__name__} {faults!r}")
+        raise InputTypeError(f"faults must be a list of dicts, got {type(faults).__name__} {faults!r}")
     return [_checked(f"faults[{i}]", fault) for i, fault in enumerate(faults)]
 
 
 def _checked(place: str, fault: Any) -> dict[str, Any]:
     if not isinstance(fault, Mapping) or "fault" not in fault:
-        raise InputTypeError(f'{place}: expected a dict with its name as "fault", got {fault!r}')
+        raise InputTypeError(f'{place} must be a dict with its name as "fault", got {fault!r}')
     kind = fault["fault"]
     if kind not in _PARAMETERS:
-        raise ConfigError(f"{place}: expected a fault that is one of {', '.join(FAULTS)}, got {kind!r}")
+        raise ConfigError(f"{place} must be one of the faults {', '.join(FAULTS)}, got {kind!r}")
     parameters = _PARAMETERS[kind]
     unknown = set(fault) - {"fault", "from_ms", "until_ms", *parameters}
     if unknown:
@@ -135,17 +136,21 @@ def _check_together(place: str, fault: dict[str, Any]) -> None:
     kind, length, every = fault["fault"], fault.get("length_ns", 0), fault.get("every_ns", 0)
     if fault["until_ns"] is not None and fault["until_ns"] < fault["from_ns"]:
         raise ConfigError(
-            f"{place}: expected from_ms <= until_ms, got {fault['from_ns'] / MS:g} and {fault['until_ns'] / MS:g}"
+            f"{place} needs from_ms <= until_ms, got {fault['from_ns'] / MS:g} and {fault['until_ns'] / MS:g}"
         )
     if kind in ("stalling", "jumping") and every and every <= length:
-        what = "for a primary that never answers use hanging" if kind == "stalling" else "time has to go on"
+        advice = "use hanging for a primary that never answers" if kind == "stalling" else "time has to go on"
         raise ConfigError(
-            f"{place}: {kind} for {length / MS:g} ms needs a longer every_ms, got {every / MS:g}; {what}"
+            f"{place}: {kind} for {length / MS:g} ms needs a longer every_ms, got {every / MS:g}; {advice}"
         )
 
 
 def ends_ms(fault: Mapping[str, Any]) -> float | None:
-    """When a fault as it was written is over; None for one that goes on for good."""
+    """Return the end of a fault, in milliseconds from the start of the run; None for a fault that never ends.
+
+    Args:
+        fault: as `simulate` takes it.
+    """
     if fault["fault"] in ("sabotaging", "swapping") and fault.get("every_ms") is None:
         return float(fault.get("from_ms", 0.0))
     length = fault.get("stall_ms", fault.get("jump_ms", fault.get("late_ms", 0.0)))
@@ -156,7 +161,12 @@ def ends_ms(fault: Mapping[str, Any]) -> float | None:
 
 
 def parse_fault(text: str) -> dict[str, Any]:
-    """A fault from the command line: `slow:factor=10,from_ms=5000`, or one JSON object."""
+    """Return the fault that a command line gives as `slow:factor=10,from_ms=5000` or as a JSON object.
+
+    Raises:
+        ConfigError: a part without `=`.
+        ValueError: damaged JSON.
+    """
     if text.lstrip().startswith("{"):
         return json.loads(text)
     kind, _, rest = text.partition(":")
@@ -164,7 +174,7 @@ def parse_fault(text: str) -> dict[str, Any]:
     for part in filter(None, rest.split(",")):
         name, equals, value = part.partition("=")
         if not equals:
-            raise ConfigError(f"fault {text!r}: expected NAME:key=value,key=value, got {part!r}")
+            raise ConfigError(f"fault {text!r} must be NAME:key=value,key=value, got {part!r}")
         try:
             fault[name] = json.loads(value)
         except ValueError:

@@ -1,22 +1,22 @@
-"""What a scheduler that knows the future could do: how many requests, at most, the primary can answer in time.
+"""Oracles: the most requests that a primary could answer in time under a scheduler that knows the future.
 
-Both oracles know every arrival beforehand and what a batch costs, base + row * b without noise; they need no guard, no
-margin and no fallback, and let whoever they like go unanswered. So they bound every policy, and `goodput_vs_oracle`,
-the policy's in-time primary answers over the oracle's, is a lower bound on how well it does.
+Both oracles know every arrival beforehand and the cost of a batch of b rows, base + row * b without noise. They need no
+safety margin and no fallback, and may leave any request unanswered. So they bound every policy, and the ratio of
+`goodput_vs_oracle`, the policy's in-time answers of the primary over the oracle's, is a lower bound on its quality.
 
-`most_exactly` is exact for one executor and a dozen or so requests: a dynamic programme over sets of requests. Of all
-ways to have answered just the set S in time, only the earliest end matters, because an executor that is free earlier
-can do all that one free later can. From S each set of those left, up to batch_rows_max of them, may be the next batch:
-it starts when the executor is free and its last member has come, and counts if it ends by its first member's deadline.
+`most_exactly` is exact for one executor and up to 14 requests: a dynamic programme over sets of requests. Among all
+ways to answer exactly the set S in time only the earliest end matters, because an executor that is free earlier can do
+everything that one free later can. From S, every set of up to batch_rows_max remaining requests may be the next batch.
+The batch starts when the executor is free and its last member has arrived, and counts if it ends by its first deadline.
 
-`most_at_most` is an upper bound, for any number of requests and executors. It cuts work into fluid: a row needs its
-share of the most efficient batch that its own budget allows, c = min over b of L(b) / b, anywhere between its arrival
-and its deadline, on any executor, interrupted at will. Every real schedule gives each of its rows that much, so none
-does better. With one c for all, earliest deadline first processes the most work there is to process (it is a maximum
-flow into windows: Glover, Naval Research Logistics Quarterly 14, 1967, for unit work). With several, rows that cost
-less come first: the work that sets of rows can get is a polymatroid, on which the greedy rule is optimal (Edmonds,
-1970), so the bound is the sum over classes k, cheapest first, of (1 / c_k - 1 / c_(k+1)) times the most work of classes
-1 to k. It is loose where a batch costs much before its first row: there no real schedule can stop for an urgent row.
+`most_at_most` is an upper bound for any number of requests and executors. It treats work as fluid: a row needs its
+share of the most efficient batch that its own budget allows, c = min over b of L(b) / b, at any time between its
+arrival and its deadline, on any executor, with interruptions. Every real schedule gives each answered row that much, so
+none does better. If all rows have one c, earliest deadline first processes the most work (a maximum flow into windows:
+Glover, Naval Research Logistics Quarterly 14, 1967, for unit work). With several, cheap rows come first: the work that
+sets of rows can get is a polymatroid, on which the greedy rule is optimal (Edmonds, 1970). So the bound is the sum over
+classes k, cheapest first, of (1 / c_k - 1 / c_(k+1)) times the most work of classes 1 to k. The bound is loose if a
+batch costs much before its first row, because no real schedule can then stop for an urgent row.
 """
 
 from __future__ import annotations
@@ -35,16 +35,24 @@ Arrivals = Sequence[tuple[int, int]]  # (arrived_ns, budget_ns), in order of arr
 
 
 def most_exactly(arrivals: Arrivals, *, base_ns: int, row_ns: int, batch_rows_max: int) -> int:
-    """The most that one executor can answer in time. At most EXACT_MAX arrivals: it takes 3^n steps."""
+    """Return the most requests that one executor can answer in time.
+
+    Args:
+        arrivals: (arrived_ns, budget_ns) pairs in order of arrival; at most EXACT_MAX, because it takes 3^n steps.
+        base_ns, row_ns: a batch of b rows costs base_ns + row_ns * b.
+        batch_rows_max: rows in a batch, at most.
+
+    Raises:
+        ConfigError: too many arrivals.
+    """
     count = len(arrivals)
     if count > EXACT_MAX:
         raise ConfigError(
             f"the exact oracle takes at most {EXACT_MAX} arrivals, got {count}; use most_at_most"
         )
     everyone = (1 << count) - 1
-    latest = [0] * (
-        1 << count
-    )  # of a set: the arrival of its last, the deadline of its first, when its batch ends
+    # For each set of requests: the arrival of its last, the deadline of its first, and the end of its batch.
+    latest = [0] * (1 << count)
     first_deadline = [1 << 62] * (1 << count)
     for group in range(1, 1 << count):
         low = group & -group
@@ -73,7 +81,11 @@ def most_exactly(arrivals: Arrivals, *, base_ns: int, row_ns: int, batch_rows_ma
 def most_at_most(
     arrivals: Arrivals, *, base_ns: int, row_ns: int, batch_rows_max: int, executors: int = 1
 ) -> float:
-    """A bound on what `executors` executors can answer in time; no whole number, for rows may be answered in part."""
+    """Return an upper bound on the requests that `executors` executors can answer in time.
+
+    It need not be a whole number, because the bound answers rows in part. Arguments as in `most_exactly`, for any
+    number of arrivals.
+    """
     share_ns = {
         budget: share
         for budget in {budget for _, budget in arrivals}
@@ -94,7 +106,7 @@ def most_at_most(
 
 
 def _cheapest_share_ns(budget_ns: int, base_ns: int, row_ns: int, batch_rows_max: int) -> float | None:
-    """What a row takes of an executor in the largest batch that ends within its budget; None where no batch does."""
+    """Return a row's share of the largest batch that ends within its budget; None if no batch does."""
     if base_ns + row_ns > budget_ns:
         return None
     rows = batch_rows_max if row_ns == 0 else min(batch_rows_max, (budget_ns - base_ns) // row_ns)
@@ -102,7 +114,11 @@ def _cheapest_share_ns(budget_ns: int, base_ns: int, row_ns: int, batch_rows_max
 
 
 def _most_work_ns(work: Sequence[tuple[int, int, float]], rate: int) -> float:
-    """The most work done by its deadline, in ns at `rate` ns a ns; `work` is (arrived, deadline, ns), in order."""
+    """Return the most work done by its deadline, in ns, at `rate` ns of work a ns.
+
+    Args:
+        work: (arrived, deadline, ns of work) in order of arrival.
+    """
     waiting: list[list[float]] = []
     done, now = 0.0, 0.0
     for arrived, deadline, ns in [*work, (float("inf"), 0, 0.0)]:
@@ -122,10 +138,20 @@ def _most_work_ns(work: Sequence[tuple[int, int, float]], rate: int) -> float:
 
 
 def goodput_vs_oracle(*, exactly: bool = False, **arguments: Any) -> dict[str, Any]:
-    """Runs `simulate` with these arguments, and an oracle on the same arrivals.
+    """Run `simulate` with these arguments, and an oracle on the same arrivals.
 
-    Returns a dict: in_time (the primary's answers in time), oracle (what it could have been at most), ratio, and the
-    run's on_time and violations_total. The oracle knows nothing of faults but bursts and overloads.
+    The oracle takes bursts and overloads into account, and no other fault.
+
+    Args:
+        exactly: use `most_exactly` instead of `most_at_most`.
+        **arguments: of `simulate`.
+
+    Returns:
+        A dict. in_time: requests that the primary answered in time. oracle: the most it could have answered. ratio: of
+        the two. on_time and violations_total of the run.
+
+    Raises:
+        ConfigError: `exactly` with several executors or more than EXACT_MAX requests, or as `simulate` raises.
     """
     run = simulate(**arguments)
     return _compared(run, arguments, exactly)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine._common.vocabulary import PRIORITIES
 from engine.errors import ConfigError, InputError, InputTypeError
 from engine.simulation._checks import MS, NS_MAX, US, deadlines, ns, number, whole
 from engine.simulation.fault_plan import BURST_MAX, EXECUTORS_MAX, checked_faults
@@ -12,11 +13,10 @@ from engine.simulation.fault_plan import BURST_MAX, EXECUTORS_MAX, checked_fault
 REQUESTS_MAX = 1_000_000_000
 ROWS_MAX = 1 << 20
 MODELS_MAX = 10_000
-PRIORITIES = ("critical", "normal", "sheddable")
 
 
 def checked_plan(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of `simulate`, checked. Raises InputTypeError, InputError or ConfigError."""
+    """Return the native plan for all arguments of `simulate`. Raises InputTypeError, InputError or ConfigError."""
     load, rate_per_s = given["load"], given["rate_per_s"]
     if load is not None and rate_per_s is not None:
         raise ConfigError(f"give load or rate_per_s, not both (got {load!r} and {rate_per_s!r})")
@@ -49,7 +49,7 @@ def checked_plan(given: Mapping[str, Any]) -> dict[str, Any]:
     }
     if not 0 < _full_batch_ns(plan) <= NS_MAX:
         raise ConfigError(
-            f"a full batch has to cost something and less than {NS_MAX / 1e9:g} s, "
+            f"a full batch must cost more than 0 and at most {NS_MAX / 1e9:g} s, "
             f"got batch_base_us + batch_row_us * batch_rows_max = {_full_batch_ns(plan) / US:g} us"
         )
     plan["rate_per_s"] = _rate_per_s(plan, load, rate_per_s)
@@ -57,7 +57,7 @@ def checked_plan(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usual_ns(mix: list[tuple[int, float]]) -> int:
-    """The deadline that an engine would be set up with: the median."""
+    """Return the engine's own deadline in nanoseconds: the median of the mix."""
     half, below = sum(share for _, share in mix) / 2, 0.0
     for budget_ns, share in sorted(mix):
         below += share
@@ -68,15 +68,13 @@ def _usual_ns(mix: list[tuple[int, float]]) -> int:
 
 def _models(models: Any) -> list[tuple[float, float, float]]:
     if isinstance(models, (str, bytes, Mapping)) or not isinstance(models, Sequence):
-        raise InputTypeError(f"models: expected a list of dicts, got {type(models).__name__} {models!r}")
+        raise InputTypeError(f"models must be a list of dicts, got {type(models).__name__} {models!r}")
     if not 1 <= len(models) <= MODELS_MAX:
-        raise InputError(f"models: expected 1 to {MODELS_MAX} of them, got {len(models)}")
+        raise InputError(f"models must be 1 to {MODELS_MAX:,} dicts, got {len(models):,}")
     checked = []
     for i, model in enumerate(models):
         if not isinstance(model, Mapping) or set(model) - {"share", "weight", "cost_factor"}:
-            raise ConfigError(
-                f"models[{i}]: expected a dict with share, weight and cost_factor, got {model!r}"
-            )
+            raise ConfigError(f"models[{i}] must be a dict with share, weight and cost_factor, got {model!r}")
         share = number(f"models[{i}].share", model.get("share", 1.0), 0.0, 1e9)
         weight, factor = (
             number(f"models[{i}].{name}", model.get(name, 1.0), 1e-6, 1e6)
@@ -84,30 +82,30 @@ def _models(models: Any) -> list[tuple[float, float, float]]:
         )
         checked.append((share, weight, factor))
     if not any(share > 0 for share, _, _ in checked):
-        raise InputError("models: expected at least one with a share over 0")
+        raise InputError("models needs at least one model with a share above 0")
     return checked
 
 
 def _priorities(shares: Any) -> list[float]:
     if not isinstance(shares, Mapping) or set(shares) - set(PRIORITIES):
         raise ConfigError(
-            f"priorities: expected a dict {{class: share}} of {', '.join(PRIORITIES)}, got {shares!r}"
+            f"priorities must be a dict {{class: share}} of {', '.join(PRIORITIES)}, got {shares!r}"
         )
     checked = [number(f"priorities[{name!r}]", shares.get(name, 0.0), 0.0, 1e9) for name in PRIORITIES]
     if not any(checked):
-        raise InputError("priorities: expected at least one class with a share over 0")
+        raise InputError("priorities needs at least one class with a share above 0")
     return checked
 
 
 def _shorthands(given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The faults that have arguments of their own, for the command line and for one-liners."""
+    """Return the faults that have arguments of their own, checked."""
     faults: list[dict[str, Any]] = []
     stall, every = given["stall_ms"], given["stall_every_ms"]
     if ns("stall_ms", stall, MS) | ns("stall_every_ms", every, MS) and stall:
         if every <= stall:
             raise ConfigError(
                 f"stall_ms={stall:g} needs a longer stall_every_ms, got {every:g}; "
-                f"for a primary that never answers use hang_from_ms"
+                f"use hang_from_ms for a primary that never answers"
             )
         faults.append({"fault": "stalling", "stall_ms": stall, "every_ms": every})
     if number("slow_factor", given["slow_factor"], 0.01, 1e6) != 1.0:

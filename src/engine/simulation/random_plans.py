@@ -1,6 +1,6 @@
-"""Plans drawn at random: ordinary ones, absurd ones, and any faults at once. The same seed gives the same plan.
+"""Random plans: ordinary and absurd settings, with any faults at once. The same seed gives the same plan.
 
-What draws is a function, `choice(values)`, so that Python's own generator and a test's can both be the source.
+The source of chance is a function `choice(values)`, so that Python's generator or a test's may draw.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Choice = Callable[[Sequence[Any]], Any]
 
 DEADLINES_MS = (0.0, 0.005, 0.05, 1.0, 2.0, 10.0, 50.0, 100.0, 400.0)
 FAULTS_MAX = 5
-RECOVERING_MS = 5_000.0  # virtual, for a plan that is judged by its recovery
+RECOVERING_MS = 5_000.0  # virtual milliseconds of a plan that is judged by its recovery
 _MODELS: list[list[dict[str, float]]] = [
     [{}],
     [{}],
@@ -36,12 +36,17 @@ EXACT = {
 
 
 def random_plan(seed: int, requests: int) -> dict[str, Any]:
-    """Arguments for `simulate` that any safe scheduler must come through without breaking an invariant."""
+    """Return arguments for `simulate` under which no invariant may break.
+
+    Args:
+        seed: of the plan and of the simulation.
+        requests: how many arrive.
+    """
     return drawn_plan(random.Random(seed).choice, requests, seed)
 
 
 def drawn_plan(choice: Choice, requests: int, seed: int) -> dict[str, Any]:
-    """As `random_plan`, with the caller's own source of chance; `seed` is the simulation's."""
+    """Return a plan as `random_plan` does, drawn by `choice`; `seed` is the simulation's."""
     plan: dict[str, Any] = {
         "requests": requests,
         "seed": seed,
@@ -72,14 +77,14 @@ def drawn_plan(choice: Choice, requests: int, seed: int) -> dict[str, Any]:
 
 
 def duration_ms(plan: dict[str, Any]) -> float:
-    """How long, in virtual time, the requests of a plan take to arrive."""
+    """Return the virtual milliseconds that the requests of a plan take to arrive."""
     rows = plan["batch_rows_max"]
     full_batch_us = plan["batch_base_us"] + plan["batch_row_us"] * rows
     return plan["requests"] * full_batch_us / (1e3 * rows * plan["executors"] * plan["load"])
 
 
 def drawn_fault(choice: Choice, lasts_ms: float) -> dict[str, Any]:
-    """One fault, in a window somewhere in a run of lasts_ms."""
+    """Return one fault, in a window within a run of lasts_ms."""
     start = choice([0.0, 0.1, 0.3, 0.6]) * lasts_ms
     length = choice([0.001, 0.05, 0.3, None])
     fault: dict[str, Any] = {
@@ -91,7 +96,7 @@ def drawn_fault(choice: Choice, lasts_ms: float) -> dict[str, Any]:
 
 
 def _repeated(choice: Choice, name: str, lasts_ms: float) -> dict[str, Any]:
-    """A length, and a period that is longer or None."""
+    """Return a length, and a longer period or None."""
     length = choice([1e-4, 1e-3, 0.02]) * lasts_ms
     return {name: length, "every_ms": choice([None, 0.03 * lasts_ms, 0.2 * lasts_ms])}
 
@@ -124,7 +129,11 @@ _DRAWN: dict[str, Callable[[Choice, float], dict[str, Any]]] = {
 
 
 def recovering_plan(seed: int) -> dict[str, Any]:
-    """Arguments for `liveness.recovery`: a service in good order, and faults that are over by a third of the run."""
+    """Return arguments for `recovery`: ordinary settings, and faults that end within a third of the run.
+
+    Args:
+        seed: of the plan and of the simulation.
+    """
     choice = random.Random(seed).choice
     base_us, row_us = choice([(50.0, 120.0), (500.0, 60.0), (2000.0, 20.0)])
     plan: dict[str, Any] = {
@@ -150,10 +159,10 @@ def recovering_plan(seed: int) -> dict[str, Any]:
         if "late_ms" in fault:
             fault["late_ms"] = min(fault["late_ms"], 50.0)
         if fault["fault"] == "swapping":
-            fault["factor"] = 1.0  # a dearer version stays dear: that is no fault to come back from
+            fault["factor"] = 1.0  # a slower version stays slow, so there would be no recovery
         if fault.get("every_ms") is not None:
             fault["every_ms"] = max(fault["every_ms"], 1.0)
         if fault["fault"] == "overloading" and any(f["fault"] == "overloading" for f in plan["faults"]):
-            continue  # two at once would use up the requests before the run is half over
+            continue  # two overloads would use up the requests before half of the run
         plan["faults"].append(fault)
     return plan

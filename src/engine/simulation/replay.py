@@ -1,8 +1,8 @@
-"""Runs a simulation again: `python -m engine.simulation.replay SEED`, or a whole plan as JSON, or @FILE with one.
+"""Repeat a simulation: `python -m engine.simulation.replay SEED`, or with a plan as JSON, or with @FILE.
 
-A seed stands for a plan of `random_plans` and for all that chance does in it, so one number repeats a failure event for
-event. `--liveness` asks for recovery instead of safety; `--seeds N` tries N of them from SEED on and stops at the first
-that fails. A failure prints the command that repeats it, and the fewest of its faults that still fail.
+A seed stands for a plan of `random_plans` and all random choices in it, so one number repeats a failure event for
+event. `--liveness` checks recovery instead of safety. `--seeds N` tries N seeds from SEED on, and stops at the first
+failure. A failure prints the command that repeats it, and the smallest set of its faults that still fails.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ WITHIN_MS = 1_000.0
 
 
 def broken(plan: Mapping[str, Any], *, liveness: bool = False, within_ms: float = WITHIN_MS) -> str:
-    """What is wrong with a run of this plan, in words; "" where nothing is.
+    """Run a plan and return its failure in words, "" for none.
 
     Args:
         plan: arguments of `simulate`.
-        liveness: also ask that service comes back within_ms after the last fault.
+        liveness: check recovery too.
+        within_ms: milliseconds from the end of the last fault to the recovery.
     """
     if not liveness:
         return str(simulate(**plan)["first_violation"])
@@ -38,18 +39,18 @@ def broken(plan: Mapping[str, Any], *, liveness: bool = False, within_ms: float 
 
 
 def command(plan: Mapping[str, Any] | int, options: Sequence[str] = ()) -> str:
-    """The command that repeats a run of a plan, or of the plan that a seed stands for."""
+    """Return the command that repeats a run of a plan, or of the plan of a seed."""
     what = str(plan) if isinstance(plan, int) else shlex.quote(json.dumps(plan, separators=(",", ":")))
     return " ".join(["python -m engine.simulation.replay", what, *options])
 
 
 def message(plan: Mapping[str, Any] | int, wrong: str, options: Sequence[str] = ()) -> str:
-    """How a failed run is reported: what was broken, and the command that breaks it again."""
+    """Return the report of a failed run: the failure, and the command that repeats it."""
     return f"broken: {wrong}\nreplay: {command(plan, options)}"
 
 
 def fewest_faults(plan: Mapping[str, Any], *, liveness: bool = False) -> dict[str, Any]:
-    """The plan with every fault left out that its failure does not need. One at a time, so at most n * n runs."""
+    """Return the plan without the faults that its failure does not need. Takes one run for each fault."""
     faults = list(plan.get("faults", ()))
     at = 0
     while at < len(faults):
@@ -57,7 +58,7 @@ def fewest_faults(plan: Mapping[str, Any], *, liveness: bool = False) -> dict[st
         try:
             still = broken(fewer, liveness=liveness)
         except ConfigError:
-            still = ""  # without this fault there is nothing to judge
+            still = ""  # without this fault nothing is left to judge
         if still:
             faults = fewer["faults"]
         else:
@@ -66,16 +67,16 @@ def fewest_faults(plan: Mapping[str, Any], *, liveness: bool = False) -> dict[st
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 where all held, 1 where something broke, 2 for bad arguments."""
+    """Run the command line. Return 0 if all invariants held, 1 if one broke, 2 for bad arguments."""
     parser = argparse.ArgumentParser(prog="python -m engine.simulation.replay", description=__doc__)
     parser.add_argument("plan", help="a seed, a plan as JSON (arguments of engine.simulate), or @FILE")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="try N seeds from this one on")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="try N seeds, from SEED on")
     parser.add_argument(
-        "--requests", type=int, default=REQUESTS, help=f"of a seed's plan, default {REQUESTS}"
+        "--requests", type=int, default=REQUESTS, help=f"requests in a seed's plan; default {REQUESTS}"
     )
-    parser.add_argument("--liveness", action="store_true", help="ask for recovery from the faults too")
+    parser.add_argument("--liveness", action="store_true", help="check recovery from the faults too")
     parser.add_argument(
-        "--sabotage", choices=INVARIANTS, help="break this invariant on purpose: a trial of the alarm"
+        "--sabotage", choices=INVARIANTS, help="break this invariant on purpose, to see the check fail"
     )
     chosen = parser.parse_args(arguments)
     try:
@@ -107,12 +108,10 @@ def _replay(chosen: argparse.Namespace) -> int:
 
 
 def _from_json(text: str) -> dict[str, Any]:
-    """A plan as `json.dumps` wrote it: the deadlines of a mix, which are keys, were numbers."""
+    """Return a plan that `json.dumps` wrote. It turned the deadlines of a mix, which are keys, into text."""
     plan = json.loads(text)
     if not isinstance(plan, dict):
-        raise ConfigError(
-            f"expected a plan as a JSON object of engine.simulate's arguments, got {text[:80]!r}"
-        )
+        raise ConfigError(f"the plan must be a JSON object of engine.simulate's arguments, got {text[:80]!r}")
     if isinstance(plan.get("deadline_ms"), dict):
         plan["deadline_ms"] = {float(ms): share for ms, share in plan["deadline_ms"].items()}
     return plan

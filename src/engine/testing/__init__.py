@@ -1,1 +1,5 @@
-"""For tests of what stands on an engine: models that fail, stall or answer late on a plan."""
+"""Models with planned faults, for demos, benchmarks and your own tests."""
+
+from engine.testing.faults import FaultyModel, corrupting, failing, hanging, slow, stalling
+
+__all__ = ["FaultyModel", "corrupting", "failing", "hanging", "slow", "stalling"]

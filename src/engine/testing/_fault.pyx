@@ -1,4 +1,4 @@
-# Faults put into a scorer on purpose: the switch and the counters of csrc/include/engine/fault.hpp.
+# Faults put into a scorer on purpose: the switch and the counters of csrc/fault/fault.hpp.
 from libc.stdint cimport INT64_MIN, int64_t, uint64_t
 
 from engine.model._scorer cimport engine_scorer, scorer_from_capsule, scorer_to_capsule
@@ -42,7 +42,11 @@ cdef extern from "fault/fault.hpp" namespace "engine::fault" nogil:
 
 
 cdef class Fault:
-    """A wrapped scorer: its capsule, its switch and its counters. Made by the functions below; any thread."""
+    """A wrapped scorer: its capsule, its switch and its counters. Made by this module's functions. Thread-safe.
+
+    Attributes:
+        scorer: the wrapped scorer's capsule.
+    """
 
     cdef Handle* _handle
     cdef readonly object scorer
@@ -52,31 +56,32 @@ cdef class Fault:
             close(self._handle)
 
     def arm(self, int64_t start_ns) -> None:
-        """Switches the fault on; a stall counts its windows from start_ns, a point on the monotonic clock."""
+        """Switch the fault on. A stall counts its windows from `start_ns`, a point on the monotonic clock."""
         if start_ns == INT64_MIN:
             raise ValueError("start_ns is out of range")
         c_arm(self._handle, start_ns)
 
     def disarm(self) -> None:
-        """Switches the fault off; calls that hang are let go."""
+        """Switch the fault off. Calls that hang go on to the inner scorer."""
         c_disarm(self._handle)
 
     @property
     def armed(self) -> bool:
+        """Whether the fault is switched on."""
         return c_armed_since(self._handle) != INT64_MIN
 
     @property
     def calls(self) -> int:
-        """Calls that came in, of any thread."""
+        """Calls so far, from any thread."""
         return c_counts(self._handle).calls
 
     @property
     def faults(self) -> int:
-        """Calls that met the fault."""
+        """Calls so far that met the fault."""
         return c_counts(self._handle).faults
 
 
-# Fills in the capsule; the handle and the new scorer's reference are `fault`'s from here on, whatever happens.
+# Fill in the capsule. From here on `fault` owns the handle and the new scorer's reference, also if this raises.
 cdef Fault _made(Handle* handle, engine_scorer* scorer):
     cdef Fault fault = Fault.__new__(Fault)
     fault._handle = handle
@@ -89,7 +94,10 @@ cdef int64_t _start(object start_ns) except? -1:
 
 
 def stalling(capsule, *, int64_t stall_ns, int64_t every_ns, start_ns) -> Fault:
-    """start_ns None leaves the fault switched off, here and below."""
+    """Return a scorer that sleeps through the first `stall_ns` of every `every_ns`, counted from `start_ns`.
+
+    `start_ns` is a point on the monotonic clock; None leaves the fault switched off.
+    """
     cdef Stall kind
     cdef engine_scorer scorer
     kind.stall_ns = stall_ns
@@ -98,6 +106,7 @@ def stalling(capsule, *, int64_t stall_ns, int64_t every_ns, start_ns) -> Fault:
 
 
 def failing(capsule, *, double share, uint64_t seed, start_ns) -> Fault:
+    """Return a scorer that fails a share (0 to 1) of its calls. `start_ns` None leaves the fault switched off."""
     cdef Failing kind
     cdef engine_scorer scorer
     kind.share = share
@@ -106,6 +115,7 @@ def failing(capsule, *, double share, uint64_t seed, start_ns) -> Fault:
 
 
 def corrupting(capsule, *, double share, uint64_t seed, start_ns) -> Fault:
+    """Return a scorer that answers NaN to a share (0 to 1) of its calls. `start_ns` None leaves it switched off."""
     cdef Corrupting kind
     cdef engine_scorer scorer
     kind.share = share
@@ -114,6 +124,7 @@ def corrupting(capsule, *, double share, uint64_t seed, start_ns) -> Fault:
 
 
 def slow(capsule, *, int64_t per_call_ns, int64_t per_row_ns, start_ns) -> Fault:
+    """Return a scorer that spends CPU time before each call. `start_ns` None leaves the fault switched off."""
     cdef Slow kind
     cdef engine_scorer scorer
     kind.per_call_ns = per_call_ns
@@ -122,6 +133,7 @@ def slow(capsule, *, int64_t per_call_ns, int64_t per_row_ns, start_ns) -> Fault
 
 
 def hanging(capsule, *, start_ns) -> Fault:
+    """Return a scorer that never answers while the fault is on. `start_ns` None leaves it switched off."""
     cdef Hanging kind
     cdef engine_scorer scorer
     return _made(wrap(scorer_from_capsule(capsule)[0], kind, _start(start_ns), scorer), &scorer)

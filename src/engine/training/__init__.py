@@ -1,5 +1,4 @@
-"""From a dataset config to a registered version: reproducible, resumable, and apart from serving, which never imports
-it."""
+"""Training: from a dataset config to a registered version, reproducible and resumable. Serving never imports it."""
 
 from engine.training.learners import Fitted, Learner, LightGBM, XGBoost
 from engine.training.pipeline import TrainingPipeline, TrainingRun

@@ -1,7 +1,6 @@
-"""Checkpoints: what a run has finished, on the disk before it goes on, and of no use to any other run.
+"""Checkpoints: the finished steps of one run, durable before the next step begins. No other run takes them up.
 
-One file a stage: a line of JSON, then the payload. It is written beside its place, synced, renamed, and the folder
-synced, so that a kill leaves the last one or the next one, whole.
+One file a stage: a line of JSON, then the payload. A kill leaves the last file or the next one, whole.
 """
 
 from __future__ import annotations
@@ -9,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine._common import durable
 from engine.errors import TrainingError
 
 FORMAT = "engine.checkpoint"
@@ -23,7 +21,13 @@ FORMAT = "engine.checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A finished step of a stage: its number from 1, the payload, and JSON about it."""
+    """A finished step of a stage.
+
+    Attributes:
+        step: its number, from 1.
+        payload: the bytes that the next step begins with.
+        about: plain JSON.
+    """
 
     step: int
     payload: bytes
@@ -34,8 +38,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: where runs keep theirs; made where it is missing.
-        run: digest of everything that decides the run's result. A checkpoint of another run is never taken up.
+        folder: of all runs; made when the first checkpoint is saved.
+        run: digest of everything that decides the run's result.
     """
 
     def __init__(self, folder: Path, run: str) -> None:
@@ -43,7 +47,7 @@ class Checkpoints:
         self.run = run
 
     def save(self, stage: str, step: int, payload: bytes, about: dict[str, Any] | None = None) -> None:
-        """Replaces the stage's checkpoint; durable on return. Raises TrainingError: a full disk, say."""
+        """Replace the stage's checkpoint. Durable on return. Raises TrainingError if it cannot be written."""
         head = {
             "format": FORMAT,
             "run": self.run,
@@ -55,26 +59,17 @@ class Checkpoints:
         }
         content = json.dumps(head, sort_keys=True).encode() + b"\n" + payload
         target = self.folder / f"{stage}.checkpoint"
-        part = self.folder / f"{stage}.{os.getpid()}.{secrets.token_hex(4)}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with part.open("xb") as out:
-                    out.write(content)
-                    out.flush()
-                    os.fsync(out.fileno())
-                part.rename(target)
-                self._sync_folder()
-            finally:
-                part.unlink(missing_ok=True)
+            durable.write(target, content)
         except OSError as error:
             raise TrainingError(f"the checkpoint {target} cannot be written: {error.strerror}") from None
 
     def load(self, stage: str) -> Checkpoint | None:
-        """The stage's checkpoint; None where there is none.
+        """Return the stage's checkpoint, or None without one.
 
         Raises:
-            TrainingError: it is damaged or another run's. Nothing is trained on top of what cannot be trusted.
+            TrainingError: it is damaged, belongs to another run, or cannot be read.
         """
         path = self.folder / f"{stage}.checkpoint"
         try:
@@ -102,14 +97,7 @@ class Checkpoints:
         return Checkpoint(found["step"], payload, found["about"])
 
     def clear(self) -> None:
-        """Removes the run's checkpoints, once its result is safe elsewhere."""
+        """Remove the run's checkpoints. Call it when the result is durable elsewhere."""
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()  # only where it was the last run's
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            self.folder.parent.rmdir()  # fails while other runs have theirs here

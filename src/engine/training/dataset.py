@@ -1,4 +1,4 @@
-"""A training table split by time, and the features that are made of it where nobody says which."""
+"""A training table: its split by time, its default features, and its facts for the lineage."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from engine.transform import Feature
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DATASET = b"engine.dataset"  # where a feature store's table says what it is
+DATASET = b"engine.dataset"  # the key of a feature store's own facts in the table's metadata
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Rows before an instant to learn from, and the others to be judged by. Rows of one instant stay together.
+    """A table cut at an instant: the rows before it to learn from, the others to judge by.
 
     Attributes:
-        learn, judge: pyarrow tables, in order of time; rows of one instant in their own order.
+        learn, judge: pyarrow tables in order of time; rows of one instant keep their order and stay together.
         learn_labels, judge_labels: float64 [rows].
-        at: the first instant to be judged by, as text.
-        dropped: rows without a label.
+        at: the instant, as text.
+        dropped: rows without a label or a time.
     """
 
     learn: pa.Table
@@ -41,18 +41,18 @@ class Split:
 
 
 def by_time(table: pa.Table, label: str, time: str, holdout: float) -> Split:
-    """Splits off the last `holdout` share of the rows that have a label.
+    """Split off the last `holdout` share of the rows that have a label.
 
     Raises:
-        TrainingError: a column that is missing or holds something else, too few rows, one instant alone.
+        TrainingError: a column is missing or of the wrong type, or there are too few rows or instants.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for column, what in ((label, "label"), (time, "time")):
+    for column, role in ((label, "label"), (time, "time")):
         if column not in table.column_names:
             raise TrainingError(
-                f"the dataset has no {what} column {column!r}; it has: {', '.join(table.column_names[:30])}"
+                f"the dataset has no {role} column {column!r}; it has: {', '.join(table.column_names[:30])}"
             )
     kind = table.schema.field(time).type
     if not (pa.types.is_temporal(kind) or pa.types.is_integer(kind)):
@@ -81,7 +81,7 @@ def by_time(table: pa.Table, label: str, time: str, holdout: float) -> Split:
 
 
 def _in_order(column: Any) -> npt.NDArray[np.int64]:
-    """Positions in order of time, the rows of one instant in their own order, so that a table is always split alike."""
+    """Return positions in order of time. Rows of one instant keep their order, so equal tables split equally."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -91,10 +91,10 @@ def _in_order(column: Any) -> npt.NDArray[np.int64]:
 
 
 def features_of(table: pa.Table, without: Sequence[str]) -> list[Feature]:
-    """The plainest features of a table: numbers and booleans as they are, texts by their place among those seen.
+    """Return default features of a table: numbers and booleans as they are, texts as ordinals.
 
-    Timestamps are left out, and so are `without` and the reasons that a feature store adds. Raises TrainingError where
-    nothing is left.
+    Timestamps, the columns `without`, and the reason columns of a feature store are left out. Raises TrainingError if
+    no column is left.
     """
     import pyarrow as pa
 
@@ -115,9 +115,9 @@ def features_of(table: pa.Table, without: Sequence[str]) -> list[Feature]:
 
 
 def about(table: pa.Table, config: Any) -> dict[str, Any]:
-    """What the dataset is, for the lineage: what the feature store's table says of itself, else what can be told.
+    """Return facts about the dataset for the lineage: the feature store's own, digest and rows.
 
-    Keys: digest (of the config and its sources where they know it, else of the rows), rows, and the store's own.
+    The digest is the feature store's, else the config's, else that of the rows.
     """
     found: dict[str, Any] = {}
     if table.schema.metadata and DATASET in table.schema.metadata:
@@ -128,7 +128,7 @@ def about(table: pa.Table, config: Any) -> dict[str, Any]:
 
 
 def digest_of(table: pa.Table) -> str:
-    """sha256 of a table's rows, however they are cut into chunks; 64 hex digits."""
+    """Return the sha256 of a table's rows, 64 hex digits. It does not depend on the chunks."""
     import pyarrow as pa
 
     sink = hashlib.sha256()
@@ -139,7 +139,7 @@ def digest_of(table: pa.Table) -> str:
 
 
 class _Writer:
-    """A file that only hashes."""
+    """A file that hashes everything written to it."""
 
     closed = False
 

@@ -1,4 +1,4 @@
-"""A small model that answers nearly what a large one does, within a budget of microseconds measured on this machine."""
+"""Distillation: a small model with nearly the answers of a large one, within a budget of microseconds a row."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from engine.training.evaluate import agreement
 from engine.training.learners import LightGBM, Rows
 from engine.training.signals import Stop
 
-# Trees and leaves, from the nearest to the primary to the cheapest.
+# (trees, leaves), from the closest to the primary down to the cheapest.
 SIZES = ((100, 31), (60, 15), (30, 8), (10, 4), (3, 3))
-ROWS_MAX = 50_000  # that many answers of the primary tell a small forest all that it can hold
+ROWS_MAX = 50_000  # a small forest learns nothing more from more rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Distilled:
-    """The fallback: the bytes to store, the loaded model, and JSON about it: trees, leaves, us_row (one row, native
-    code alone), budget_us and the agreement with the primary on rows that neither learned from."""
+    """A distilled fallback.
+
+    Attributes:
+        content: the bytes to store.
+        model: the loaded model.
+        about: plain JSON: trees, leaves, us_row (microseconds of one row in native code), budget_us, and the agreement
+            with the primary on rows that neither model has learned from.
+    """
 
     content: bytes
     model: Model
@@ -39,20 +45,20 @@ def distill(
     budget_us: float,
     stop: Stop,
 ) -> Distilled | None:
-    """Trains the largest of a few small forests on the primary's own answers that keeps the budget.
+    """Train small forests on the primary's answers, largest first, and return the first that keeps the budget.
 
     Args:
-        learn, judge: float32 [n, n_features]: to learn from, and to state the agreement on.
+        learn, judge: float32 [n, n_features]: rows to learn from, and rows to measure the agreement on.
         budget_us: microseconds that one row may take, above 0.
 
     Returns:
-        None for a primary of several outputs, and where not even the smallest forest keeps the budget.
+        None if the primary has several outputs, or if even the smallest forest exceeds the budget.
     """
     if primary.n_outputs != 1:
         return None
     sample = learn[:: max(1, len(learn) // ROWS_MAX)]
     targets = primary.predict(sample)
-    # Of probabilities the cross-entropy to another probability, which keeps the answers between 0 and 1.
+    # Cross-entropy keeps the answers between 0 and 1 where the targets are probabilities.
     inside = bool(((targets >= 0.0) & (targets <= 1.0)).all())
     data = Rows(sample, targets, names)
     expected = primary.predict(judge)
@@ -76,7 +82,7 @@ def distill(
 
 
 def measured_us_row(model: Model, rows: npt.NDArray[np.float32]) -> float:
-    """Microseconds that one row takes: native code alone where the loader has measured that, else the best call."""
+    """Return the microseconds of one row: the loader's own measurement of native code, else the fastest call."""
     facts = model.describe()
     times = facts.get("calibration_us_row")
     if times:

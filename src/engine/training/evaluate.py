@@ -1,6 +1,8 @@
-"""How good a model is on rows that it has not learned from."""
+"""Metrics of a model on rows that it has not learned from."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +13,11 @@ Array = npt.NDArray[np.float64]
 
 
 def measured(labels: Array, answers: Array) -> dict[str, float]:
-    """The usual figures, finite ones only: of probabilities for labels of 0 and 1 (auc, log_loss, brier, base_rate),
-    of classes (accuracy, log_loss) where there are several answers a row, else of numbers (rmse, mae, r2)."""
+    """Return the usual metrics by name, finite ones only.
+
+    Several answers a row are classes: accuracy, log_loss. Labels of 0 and 1 make probabilities: auc, log_loss, brier,
+    base_rate. Anything else is a regression: rmse, mae, r2.
+    """
     if answers.ndim == 2:
         found = _classes(labels, answers)
     elif guessed_objective(labels) == "binary":
@@ -22,9 +27,11 @@ def measured(labels: Array, answers: Array) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
-def auc(labels: Array, scores: Array) -> float:
-    """The chance that a 1 scores above a 0, ties counting half (Mann-Whitney's U over its largest value); NaN where
-    one of the two is absent."""
+def auc(labels: npt.NDArray[Any], scores: Array) -> float:
+    """Return the chance that a 1 scores above a 0, where a tie counts half: Mann-Whitney's U over its largest value.
+
+    NaN if one of the two labels is absent.
+    """
     positives = labels == 1.0
     n_positive, n_negative = int(positives.sum()), int((~positives).sum())
     if not n_positive or not n_negative:
@@ -36,8 +43,11 @@ def auc(labels: Array, scores: Array) -> float:
 
 
 def agreement(expected: Array, found: Array) -> dict[str, float]:
-    """How near one model's answers are to another's: correlation, mean and largest difference, and the share of rows
-    within a tenth of the expected answers' standard deviation."""
+    """Return how close one model's answers are to another's.
+
+    Keys: correlation, apart_mean and apart_max (absolute differences), and share_near, the share of rows within a
+    tenth of the expected answers' standard deviation.
+    """
     apart = np.abs(found - expected)
     spread = float(expected.std())
     constant = spread == 0.0 or float(found.std()) == 0.0

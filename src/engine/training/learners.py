@@ -1,9 +1,9 @@
-"""What learns: LightGBM and XGBoost in steps that resume to the same bits, and anything else in one step.
+"""Learners: LightGBM and XGBoost in steps that resume to the same bits, and any other fit in one step.
 
-A boosting library's own state (random generators, sums of scores) does not survive its process, so a run that only
-saved models now and then would end in other trees than one that was never stopped. Here every step is a function of
-the rows, the settings and the *bytes* of the step before: also a run that is never interrupted goes through its
-checkpoints, and random choices are seeded anew in each step. So the step's length is part of the settings.
+A boosting library's own state (random generators, sums of scores) does not survive its process. A run that only saved
+its model now and then would resume to other trees than an uninterrupted run. Here every step is a function of the
+rows, the settings and the *bytes* of the step before: an uninterrupted run goes through its checkpoints too, and each
+step seeds its random choices anew. So the length of a step is part of the settings.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import ConfigError, EngineError, MissingDependencyError, TrainingError
+from engine._common.arguments import whole
+from engine._common.optional import need
+from engine.errors import ConfigError, EngineError, TrainingError
 from engine.registry import artifacts
 from engine.training.signals import Stop
 
 
 @dataclass(slots=True, eq=False)
 class Rows:
-    """What is learned from. `prepared` keeps a library's own form of it from step to step.
+    """Rows to learn from.
 
     Attributes:
-        rows: float32 [n, n_features]; labels: float64 [n]; names: of the columns.
+        rows: float32 [n, n_features].
+        labels: float64 [n].
+        names: of the columns.
+        prepared: the library's own form of the rows, kept from step to step.
     """
 
     rows: npt.NDArray[np.float32]
@@ -37,44 +42,49 @@ class Rows:
 
 
 class Learner(Protocol):
-    """Turns rows into a model's bytes, step by step. Of one's own: any object with these."""
+    """Turns rows into a model's bytes, step by step. Any object with these members is a learner."""
 
     @property
     def steps(self) -> int:
-        """How many steps there are; at least one."""
+        """Number of steps; at least one."""
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the model besides the rows, as plain JSON: versions of libraries too."""
+        """Return everything that decides the model besides the rows, as plain JSON; library versions too."""
 
     def step(self, data: Rows, index: int, so_far: bytes | None, stop: Stop) -> bytes:
-        """The model after step `index` (from 0), given the bytes of the step before, None at first.
+        """Return the model's bytes after step `index` (from 0).
 
-        Must depend on nothing else. Calls `stop` at least every second, which raises where the run is to end.
+        The result must depend on the arguments and the settings alone.
+
+        Args:
+            so_far: the bytes of the step before; None for the first.
+            stop: call it at least every second. It raises if the run must end.
         """
 
 
 def guessed_objective(labels: npt.NDArray[np.float64]) -> str:
-    """ "binary" where every label is 0 or 1, else "regression"."""
+    """Return "binary" if every label is 0 or 1, else "regression"."""
     return "binary" if np.isin(labels, (0.0, 1.0)).all() else "regression"
 
 
 class _Boosting:
-    """What the boosting libraries share: rounds, cut into steps, and how they are written down."""
+    """Boosting rounds cut into steps, and their settings."""
 
     name: str
     packages: tuple[str, ...]  # distributions that bring the library
 
     def __init__(self, rounds: int = 200, rounds_per_step: int = 50, **parameters: Any) -> None:
         for name, value in (("rounds", rounds), ("rounds_per_step", rounds_per_step)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+            whole(name, value, 1, 1 << 31, error=ConfigError)
         self.rounds, self.rounds_per_step, self.parameters = rounds, rounds_per_step, parameters
 
     @property
     def steps(self) -> int:
+        """Number of steps: rounds over rounds_per_step, rounded up."""
         return -(-self.rounds // self.rounds_per_step)
 
     def settings(self) -> dict[str, Any]:
+        """Return the library and its version, the rounds and the parameters, as plain JSON."""
         return {
             "learner": self.name,
             "library": _version(*self.packages),
@@ -91,18 +101,26 @@ class LightGBM(_Boosting):
     """Gradient boosting by LightGBM.
 
     Args:
-        rounds: trees (times the classes, of several).
-        rounds_per_step: trees between checkpoints; another number gives another model where rows or columns are
-            sampled.
-        **parameters: LightGBM's own. objective: "binary" or "regression" by the labels unless given. One thread unless
-            `num_threads` says more: its threads wait for one another by spinning, which on a busy machine costs more
-            than it brings.
+        rounds: trees, for each class where there are several.
+        rounds_per_step: trees between checkpoints. Another number gives another model if rows or columns are sampled.
+        **parameters: LightGBM's own. `objective` is "binary" or "regression" by the labels unless given. `num_threads`
+            is 1 unless given, because LightGBM's threads wait for each other by spinning, which costs more than it
+            gains on a busy machine.
+
+    Raises:
+        ConfigError: rounds or rounds_per_step is no int of at least 1.
     """
 
     name, packages = "lightgbm", ("lightgbm",)
 
     def step(self, data: Rows, index: int, so_far: bytes | None, stop: Stop) -> bytes:
-        lightgbm = _library("lightgbm")
+        """Return the model text after step `index`; arguments as in `Learner.step`.
+
+        Raises:
+            TrainingError: LightGBM refused the parameters or the rows.
+            MissingDependencyError: lightgbm is not installed.
+        """
+        lightgbm = need("lightgbm", "training", "training")
         given = {
             "learning_rate": 0.05,
             "num_leaves": 31,
@@ -115,7 +133,7 @@ class LightGBM(_Boosting):
         }
         given["seed"] = int(given.get("seed", 13)) + index
         if data.prepared is None:
-            # Kept with its rows: the scores to go on from are the model's own answers to them.
+            # The raw rows stay, because the next step starts from the model's own answers to them.
             data.prepared = lightgbm.Dataset(
                 data.rows, data.labels, feature_name=_plain(data.names), free_raw_data=False
             )
@@ -133,12 +151,27 @@ class LightGBM(_Boosting):
 
 
 class XGBoost(_Boosting):
-    """Gradient boosting by XGBoost. Arguments as `LightGBM`; objective: "binary:logistic" or "reg:squarederror"."""
+    """Gradient boosting by XGBoost.
+
+    Args:
+        rounds, rounds_per_step: as `LightGBM`.
+        **parameters: XGBoost's own. `objective` is "binary:logistic" or "reg:squarederror" by the labels unless given,
+            and `nthread` is 1.
+
+    Raises:
+        ConfigError: rounds or rounds_per_step is no int of at least 1.
+    """
 
     name, packages = "xgboost", ("xgboost", "xgboost-cpu")
 
     def step(self, data: Rows, index: int, so_far: bytes | None, stop: Stop) -> bytes:
-        xgboost = _library("xgboost")
+        """Return the model as UBJSON after step `index`; arguments as in `Learner.step`.
+
+        Raises:
+            TrainingError: XGBoost refused the parameters or the rows.
+            MissingDependencyError: xgboost is not installed.
+        """
+        xgboost = need("xgboost", "training", "training")
         binary = guessed_objective(data.labels) == "binary"
         given = {
             "eta": 0.1,
@@ -165,15 +198,18 @@ class XGBoost(_Boosting):
 
 
 class Fitted:
-    """One step: a scikit-learn estimator, or any function (rows, labels) -> fitted model.
+    """A learner of one step: a scikit-learn estimator, or any function (rows, labels) -> fitted model.
 
-    It resumes from nothing: a run that is killed in the middle fits again, to the same bits where the fit is
-    reproducible (say `random_state=`).
+    A run killed during the step fits again, to the same bits if the fit is reproducible (with `random_state=` set, for
+    example).
 
     Args:
-        fit: a scikit-learn estimator, which is cloned and fitted, or a function of float32 [n, n_features] and float64
+        fit: a scikit-learn estimator, which is cloned and fitted; or a function of float32 [n, n_features] and float64
             [n] that returns a fitted lightgbm, xgboost, catboost or sklearn model, or the path of a model file.
-        trust: store models whose reading runs code; the registry must be opened with the same.
+        trust: store models whose reading runs code. The registry must be opened with `trust` too.
+
+    Raises:
+        ConfigError: `fit` is neither.
     """
 
     steps = 1
@@ -181,11 +217,12 @@ class Fitted:
     def __init__(self, fit: Any, *, trust: bool = False) -> None:
         if not callable(fit) and not hasattr(fit, "fit"):
             raise ConfigError(
-                f"expected a scikit-learn estimator or a function of rows and labels, got {type(fit).__name__}"
+                f"a learner must be a scikit-learn estimator or a function of rows and labels, got {type(fit).__name__}"
             )
         self.fit, self.trust = fit, trust
 
     def settings(self) -> dict[str, Any]:
+        """Return the estimator and its parameters, or the function's name and code digest, as plain JSON."""
         if hasattr(self.fit, "get_params"):
             parameters = {key: repr(value) for key, value in sorted(self.fit.get_params().items())}
             described: dict[str, Any] = {"estimator": type(self.fit).__qualname__, "parameters": parameters}
@@ -193,7 +230,7 @@ class Fitted:
             code = getattr(self.fit, "__code__", None)
             described = {
                 "function": getattr(self.fit, "__qualname__", type(self.fit).__qualname__),
-                # By the code alone: what it closes over is the caller's to name, in `lineage`.
+                # The code alone: values that the function closes over are not in the digest.
                 "code": hashlib.sha256(code.co_code + repr(code.co_names).encode()).hexdigest()
                 if code
                 else None,
@@ -201,6 +238,12 @@ class Fitted:
         return {"learner": "fitted", "library": _version("scikit-learn"), **described}
 
     def step(self, data: Rows, index: int, so_far: bytes | None, stop: Stop) -> bytes:
+        """Fit, and return the model's bytes in its library's own format.
+
+        Raises:
+            TrainingError: the fit raised.
+            RegistryError: the fitted model cannot be stored.
+        """
         stop()
         try:
             if hasattr(self.fit, "fit"):
@@ -214,14 +257,14 @@ class Fitted:
                 fitted = self.fit(data.rows, data.labels)
         except EngineError:
             raise
-        except Exception as error:  # whatever somebody else's fit raises
+        except Exception as error:  # a foreign fit may raise anything
             raise TrainingError(f"the learner failed: {type(error).__name__}: {error}") from error
         stop()
         return artifacts.to_bytes("primary", fitted, trust=self.trust)[0]
 
 
 def learner_of(given: Any) -> Learner:
-    """A learner from "lightgbm", "xgboost", an estimator, a function, or a learner. Raises ConfigError."""
+    """Return a learner for "lightgbm", "xgboost", an estimator, a function, or a learner. Raises ConfigError."""
     if isinstance(given, str):
         named: dict[str, Callable[[], Learner]] = {"lightgbm": LightGBM, "xgboost": XGBoost}
         if given not in named:
@@ -242,20 +285,9 @@ def _stops(xgboost: Any, stop: Stop) -> Any:
 
 
 def _plain(names: tuple[str, ...]) -> list[str] | str:
-    """Feature names for LightGBM, which refuses some signs; then it numbers them itself."""
+    """Return feature names for LightGBM, or "auto" where it would refuse a sign in them: then it numbers them."""
     fine = all(name.isascii() and name.replace("_", "a").isalnum() for name in names)
     return list(names) if fine and len(set(names)) == len(names) else "auto"
-
-
-def _library(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise MissingDependencyError(
-            f"training needs {name}: pip install 'deadline-engine[training]' or {name}"
-        ) from None
 
 
 def _version(*names: str) -> str | None:

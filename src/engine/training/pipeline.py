@@ -1,9 +1,7 @@
-"""The pipeline: point-in-time features, a split by time, a program, a model, its fallback, and a registered version."""
+"""The pipeline: from a dataset config to a registered version with its program, fallback and golden rows."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine._common.arguments import number, whole
 from engine.errors import ConfigError, MissingDependencyError, MonitorError, TrainingError
 from engine.model import Model
-from engine.registry import Version, artifacts, lineage
-from engine.training import dataset
+from engine.registry import Version, artifacts
 from engine.training.checkpoints import Checkpoints
 from engine.training.distill import distill
 from engine.training.evaluate import measured
 from engine.training.learners import Learner, Rows, learner_of
+from engine.training.prepare import Prepared, prepare
 from engine.training.signals import Stop, stopping
 from engine.transform import FeatureProgram
 
@@ -30,30 +29,32 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """What the pipeline needs of a feature store."""
+    """The part of a feature store that the pipeline uses."""
 
-    def get_training_features(self, dataset_config: Any) -> pa.Table: ...
+    def get_training_features(self, dataset_config: Any) -> pa.Table:
+        """Return the training table of a dataset config: keys, times, labels and point-in-time features."""
+        ...
 
 
 class Registry(Protocol):
-    """What the pipeline needs of a registry."""
+    """The part of a registry that the pipeline uses."""
 
     @property
     def register(self) -> Callable[..., Version]:
-        """Called as (model, metrics, name=, fallback=, default=, program=, golden=, reference=, policy=, lineage=)."""
+        """Called as (model, metrics, name=, fallback=, default=, program=, golden=, reference=, policy=, lineage=,
+        note=)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """What `train` did.
+    """The result of `TrainingPipeline.train`.
 
     Attributes:
-        version: as registered.
-        metrics: on the rows after the split; those of the fallback begin with "fallback_".
-        run: digest of everything that decided the result, 64 hex digits: the same run is the same version.
-        resumed_step: the step that was on the disk already: 0 for a run from the start, the last one for a run that
-            was registered before.
-        fallback: trees, leaves, us_row, budget_us and agreement; None where there is none.
+        version: the registered version.
+        metrics: finite numbers by name, measured on the rows after the split. The fallback's begin with "fallback_".
+        run: digest of everything that decided the result, 64 hex digits. Equal runs give the same version.
+        resumed_step: the last step that an earlier process had finished; 0 for a run from the start.
+        fallback: trees, leaves, us_row, budget_us and agreement of the distilled fallback; None without one.
     """
 
     version: Version
@@ -63,40 +64,29 @@ class TrainingRun:
     fallback: dict[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Prepared:
-    """A dataset made ready: its split and fitted program, feature rows, and what the lineage says of them."""
-
-    split: dataset.Split
-    program: FeatureProgram
-    learn: npt.NDArray[np.float32]
-    judge: npt.NDArray[np.float32]
-    settings: dict[str, Any]
-    facts: dict[str, Any]
-    views: dict[str, str]
-    run: str
-
-
 class TrainingPipeline:
-    """Trains from dataset configs and registers what comes out, with all that serving needs.
+    """Train models from dataset configs and register each with all that serving needs.
+
+    A pipeline keeps settings only, so one may train any number of datasets, one after the other.
 
     Args:
-        feature_store: anything with `get_training_features(dataset_config) -> pyarrow.Table`.
-        model_registry: anything with `register`, a ModelRegistry.
+        feature_store: a FeatureStore, or any object with `get_training_features(dataset_config) -> pyarrow.Table`.
+        model_registry: a ModelRegistry, or any object with its `register`.
         learner: "lightgbm", "xgboost", a scikit-learn estimator, a function (rows, labels) -> fitted model, or a
             `Learner`.
-        spec: features as `FeatureProgram.fit` takes them; unless given, every number and boolean of the table as it is
-            and every text by its place, without the label, the time, and the keys of the config's views.
-        label, time: columns of the table; the config's `label` and its labels' `event_time` unless given.
-        name: what the version is registered as; the registry's default unless given.
-        holdout: share of the rows, the latest, that the model is judged by and never sees; in (0, 1).
-        fallback_budget_us: microseconds that a row of the distilled fallback may take here; None for no fallback.
-        golden_rows: of the rows after the split, that the version must answer as now wherever it is served.
-        policy: deadline policy of the version.
-        checkpoints: folder of the checkpoints; "training" in the registry's folder unless given.
+        spec: features as `FeatureProgram.fit` takes them. By default every number and boolean of the table as it is,
+            and every text as an ordinal; never the label, the time, or the keys of the config's views.
+        label, time: columns of the table; by default the config's `label`, and the `event_time` of its labels.
+        name: the model's name; by default the registry's.
+        holdout: share of the rows, the latest ones, kept to judge the model; in (0, 1).
+        fallback_budget_us: microseconds that one row of the distilled fallback may take here, above 0; None for no
+            fallback.
+        golden_rows: rows after the split whose answers are stored; the version must give them wherever it is served.
+        policy: the version's deadline policy, options of Engine by name.
+        checkpoints: folder of the checkpoints; by default "training" in the registry's folder.
 
     Raises:
-        ConfigError: a learner or a share that makes no sense.
+        ConfigError: an unknown learner, or a number out of range.
     """
 
     def __init__(
@@ -115,40 +105,59 @@ class TrainingPipeline:
         policy: Mapping[str, Any] | None = None,
         checkpoints: str | os.PathLike[str] | None = None,
     ) -> None:
-        if not 0.0 < holdout < 1.0:
-            raise ConfigError(f"holdout must be a share between 0 and 1, got {holdout!r}")
-        if fallback_budget_us is not None and not fallback_budget_us > 0.0:
-            raise ConfigError(f"fallback_budget_us must be above 0, or None, got {fallback_budget_us!r}")
-        if golden_rows < 1:
-            raise ConfigError(f"golden_rows must be at least 1, got {golden_rows!r}")
-        self.feature_store, self.model_registry = feature_store, model_registry
+        number("holdout", holdout, 0.0, 1.0, above=True, below=True, error=ConfigError)
+        if fallback_budget_us is not None:
+            number("fallback_budget_us", fallback_budget_us, 0.0, 1e9, above=True, error=ConfigError)
+        whole("golden_rows", golden_rows, 1, 1 << 31, error=ConfigError)
+        self.feature_store = feature_store
+        self.model_registry = model_registry
         self.learner: Learner = learner_of(learner)
-        self.spec, self.label, self.time, self.name = spec, label, time, name
-        self.holdout, self.fallback_budget_us = holdout, fallback_budget_us
-        self.golden_rows, self.policy, self.checkpoints = golden_rows, policy, checkpoints
+        self.spec = spec
+        self.label = label
+        self.time = time
+        self.name = name
+        self.holdout = holdout
+        self.fallback_budget_us = fallback_budget_us
+        self.golden_rows = golden_rows
+        self.policy = policy
+        self.checkpoints = checkpoints
 
     def train(self, dataset_config: Any, *, note: str = "") -> TrainingRun:
-        """Trains on a dataset and registers the version.
+        """Train on a dataset and register the version. Blocks for as long as training takes.
 
-        Reproducible: the same dataset, settings and libraries give the same run digest, model bits and version. Each
-        finished step of the learner is on the disk before the next begins; after SIGTERM (which raises
-        TrainingInterrupted within a round of boosting), `kill -9` or a power cut the same call goes on from there, to
-        the same bits.
+        Reproducible: the same dataset, settings and libraries give the same run digest, model bits and version. Every
+        finished step of the learner is on the disk before the next begins. SIGTERM raises TrainingInterrupted within
+        one round of boosting; after it, a kill or a power cut, the same call resumes to the same bits.
 
         Args:
-            dataset_config: what the feature store takes.
-            note: for the registry's log.
+            dataset_config: passed on to the feature store.
+            note: for the registry's audit log.
 
         Raises:
-            TrainingError: a dataset that cannot be learned from, a damaged checkpoint, a learner that failed.
+            TrainingError: the dataset cannot be learned from, a checkpoint is damaged, or the learner failed.
+            TrainingInterrupted: SIGTERM came.
             MissingDependencyError: the learner's library is not installed.
-            EngineError: what the feature store or the registry raises.
+            EngineError: raised by the feature store or the registry.
         """
         with stopping() as stop:
             return self._train(dataset_config, note, stop)
 
     def _train(self, config: Any, note: str, stop: Stop) -> TrainingRun:
-        made = self._prepared(config, stop)
+        made = prepare(
+            self.feature_store.get_training_features(config),
+            config,
+            spec=self.spec,
+            label=self.label,
+            time=self.time,
+            holdout=self.holdout,
+            settings={
+                "learner": self.learner.settings(),
+                "fallback_budget_us": self.fallback_budget_us,
+                "golden_rows": self.golden_rows,
+                "policy": dict(self.policy or {}),
+            },
+            stop=stop,
+        )
         saved = Checkpoints(self._folder(), made.run)
         if (registered := self._registered(made.run)) is not None:
             saved.clear()
@@ -164,36 +173,8 @@ class TrainingPipeline:
         saved.clear()
         return TrainingRun(version, outcome["metrics"], made.run, resumed, outcome["fallback"])
 
-    def _prepared(self, config: Any, stop: Stop) -> _Prepared:
-        """The rows to learn from and to judge by, and the digest of all that decides what comes of them."""
-        table = self.feature_store.get_training_features(config)
-        facts = dataset.about(table, config)
-        label, time = self._columns(config)
-        split = dataset.by_time(table, label, time, self.holdout)
-        stop()
-        spec = self.spec
-        if spec is None:
-            spec = dataset.features_of(table, _not_features(config, label, time))
-        program, learn = FeatureProgram.fit_batch(spec, split.learn)
-        judge = program.batch(split.judge)
-        settings: dict[str, Any] = {
-            "dataset": facts["digest"],
-            "learner": self.learner.settings(),
-            "program": program.digest,
-            "label": label,
-            "time": time,
-            "holdout": self.holdout,
-            "split_at": split.at,
-            "fallback_budget_us": self.fallback_budget_us,
-            "golden_rows": self.golden_rows,
-            "policy": dict(self.policy or {}),
-        }
-        run = _digest_of(settings, learn, split.learn_labels, judge, split.judge_labels)
-        facts |= {"without_label": split.dropped, "learned_from": len(learn), "judged_by": len(judge)}
-        return _Prepared(split, program, learn, judge, settings, facts, _views(facts, config), run)
-
-    def _parts(self, made: _Prepared, model: Model, outcome: dict[str, Any]) -> dict[str, Any]:
-        """What is registered besides the model and its fallback."""
+    def _parts(self, made: Prepared, model: Model, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of `register` besides the model, its metrics and its fallback."""
         golden = _evenly(made.judge, self.golden_rows)
         reference, without_reference = _reference(made.judge, made.program, model)
         parts: dict[str, Any] = {
@@ -214,9 +195,9 @@ class TrainingPipeline:
         return parts if self.name is None else {**parts, "name": self.name}
 
     def _registered(self, run: str) -> TrainingRun | None:
-        """The version that this run was registered as, by a process that may have died before it could say so.
+        """Return the version of this run where an earlier process registered it and died before it returned.
 
-        Asked for because a second registration would be another version: it measures the fallback's time again.
+        A second registration would be another version, because it measures the fallback's time again.
         """
         registry: Any = self.model_registry
         if not hasattr(registry, "resolve") or not hasattr(registry, "versions"):
@@ -232,8 +213,8 @@ class TrainingPipeline:
                 )
         return None
 
-    def _learned(self, made: _Prepared, saved: Checkpoints, stop: Stop) -> tuple[bytes, int]:
-        """The model's bytes after the last step, and the step that it began after."""
+    def _learned(self, made: Prepared, saved: Checkpoints, stop: Stop) -> tuple[bytes, int]:
+        """Return the model's bytes after the last step, and the number of steps done before this process."""
         data = Rows(made.learn, made.split.learn_labels, made.program.output_names)
         before = saved.load("primary")
         content, done = (before.payload, before.step) if before else (None, 0)
@@ -246,10 +227,12 @@ class TrainingPipeline:
         return content, done
 
     def _judged(
-        self, made: _Prepared, model: Model, saved: Checkpoints, stop: Stop
+        self, made: Prepared, model: Model, saved: Checkpoints, stop: Stop
     ) -> tuple[dict[str, Any], bytes | None]:
-        """Metrics and the fallback. Saved too: what was measured in microseconds would differ the next time, and the
-        version with it."""
+        """Return metrics and the fallback's bytes.
+
+        Both are saved as a checkpoint, because times measured again would differ and give another version.
+        """
         before = saved.load("outcome")
         if before is not None:
             return before.about, before.payload or None
@@ -257,8 +240,8 @@ class TrainingPipeline:
         answers = model.predict(judge)
         if not np.isfinite(answers).all():
             raise TrainingError(
-                f"the trained model gives no number for {int((~np.isfinite(answers)).sum())} of {len(judge)} rows "
-                f"after the split; look at its labels and features"
+                f"the trained model answers NaN or infinity to {int((~np.isfinite(answers)).sum())} of {len(judge)} "
+                f"rows after the split; check the labels and features"
             )
         outcome: dict[str, Any] = {"metrics": measured(labels, answers), "fallback": None}
         content = b""
@@ -279,16 +262,6 @@ class TrainingPipeline:
         saved.save("outcome", 1, content, outcome)
         return outcome, content or None
 
-    def _columns(self, config: Any) -> tuple[str, str]:
-        label = self.label or getattr(config, "label", None)
-        time = self.time or getattr(getattr(config, "labels", None), "event_time", None)
-        if not label or not time:
-            raise TrainingError(
-                "the pipeline needs to know the label and time columns: say DatasetConfig(…, label=…), or "
-                "TrainingPipeline(…, label=…, time=…)"
-            )
-        return label, time
-
     def _folder(self) -> Path:
         if self.checkpoints is not None:
             return Path(self.checkpoints)
@@ -300,28 +273,6 @@ class TrainingPipeline:
         )
 
 
-def _not_features(config: Any, label: str, time: str) -> list[str]:
-    keys = {key for view in getattr(config, "views", ()) for key in getattr(view, "keys", ())}
-    return [label, time, *sorted(keys)]
-
-
-def _views(facts: dict[str, Any], config: Any) -> dict[str, str]:
-    found = facts.get("views") or {}
-    return found or {
-        view.name: view.version for view in getattr(config, "views", ()) if hasattr(view, "version")
-    }
-
-
-def _digest_of(settings: dict[str, Any], *arrays: npt.NDArray[Any]) -> str:
-    """Of everything that decides the model: settings, rows, labels, and the libraries that work on them."""
-    sha = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    sha.update(json.dumps(lineage.environment(), sort_keys=True).encode())
-    for array in arrays:
-        sha.update(repr((array.shape, array.dtype.str)).encode())
-        sha.update(np.ascontiguousarray(array).data)
-    return sha.hexdigest()
-
-
 def _evenly(rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
     return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
 
@@ -329,8 +280,11 @@ def _evenly(rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32
 def _reference(
     judge: npt.NDArray[np.float32], program: FeatureProgram, model: Model
 ) -> tuple[Any, str | None]:
-    """The monitor's reference, or why there is none. Of rows that the model has not learned from: to those that it has,
-    it answers more surely than it ever will again, and every answer served would look like drift."""
+    """Return the monitor's reference, or None and the reason why there is none.
+
+    It is made of rows that the model has not learned from. A model is more certain about the rows it has learned from
+    than about any other, so a reference made of them would show drift in every served answer.
+    """
     try:
         from engine.monitor import Reference
     except ImportError as error:

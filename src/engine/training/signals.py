@@ -1,4 +1,4 @@
-"""SIGTERM during training: what is done is durable already, so the run only has to stop soon and say so."""
+"""SIGTERM during training: finished steps are durable already, so the run only has to stop soon."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Stop = Callable[[], None]
 
 
 class TrainingInterrupted(TrainingError):
-    """SIGTERM came; every finished step is on the disk, and the same call goes on from there."""
+    """SIGTERM stopped a training run. Every finished step is on the disk, and the same call resumes from there."""
 
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stop]:
-    """Gives a function that raises TrainingInterrupted once SIGTERM has come; call it often, between rounds.
+    """Yield a function that raises TrainingInterrupted after SIGTERM. Call it often, between rounds.
 
-    Signals are Python's main thread's: on any other thread nothing is caught, and SIGTERM ends the process as it
-    always did, which loses the step under way and nothing else.
+    Python delivers signals to its main thread only. On any other thread nothing is caught: SIGTERM ends the process as
+    usual, and only the unfinished step is lost.
     """
     came = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What rooms share: checks of arguments, canonical JSON, durable files, optional imports, reading of tables."""
+"""Shared helpers: argument checks, canonical JSON, durable files, optional imports, tables, vocabularies."""
 
 import math
 import os
@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from engine._common import arguments, canonical, durable, optional
+from engine._common import arguments, canonical, durable, optional, vocabulary
 from engine._common import tables as tables_module
 from engine._common.tables import Columns
 from engine.errors import ConfigError, InputError, InputTypeError, MissingDependencyError
@@ -36,6 +36,14 @@ def test_a_finite_number_is_of_anything_that_float_takes(value):
     assert [arguments.finite("label", each) for each in (True, np.float32(0.5), "2")] == [1.0, 0.5, 2.0]
     with pytest.raises(ConfigError, match="label must be"):
         arguments.finite("label", value, error=ConfigError)
+
+
+def test_below_leaves_out_the_upper_end():
+    assert arguments.number("share", 0.5, 0.0, 1.0, above=True, below=True) == 0.5
+    with pytest.raises(InputError, match="share must be a number above 0 and below 1, got 1"):
+        arguments.number("share", 1, 0.0, 1.0, above=True, below=True)
+    with pytest.raises(InputError, match="at least 0 and below 1"):
+        arguments.number("share", 1.0, 0.0, 1.0, below=True)
 
 
 def test_a_type_may_have_an_error_of_its_own():
@@ -90,6 +98,14 @@ def test_an_optional_library_that_is_missing_names_its_extra():
         optional.need("nowhere.at.all", "the store", "store")
     with pytest.raises(MissingDependencyError, match="reading a file needs no-such: pip install no-such"):
         optional.need("no_such", "reading a file")
+
+
+def test_words_are_compared_with_those_of_a_compiled_module():
+    vocabulary.require_same("sources", vocabulary.SOURCES, list(vocabulary.SOURCES))
+    with pytest.raises(
+        ImportError, match=r"sources differ: Python has a, b; the compiled module has b, a\. Build"
+    ):
+        vocabulary.require_same("sources", ("a", "b"), ("b", "a"))
 
 
 def tables():

@@ -35,5 +35,8 @@ def test_a_former_module_is_imported_in_silence_until_it_is_used(package):
 
 
 def test_a_name_that_the_present_module_lacks_is_an_attribute_error(package):
-    with pytest.warns(DeprecationWarning, match="canonical"), pytest.raises(AttributeError, match="no_such_name"):
+    with (
+        pytest.warns(DeprecationWarning, match="canonical"),
+        pytest.raises(AttributeError, match="no_such_name"),
+    ):
         _ = package.old.no_such_name

@@ -1,4 +1,4 @@
-"""`engine demo --quick`, whole: what it prints, what it writes, and that the report adds up."""
+"""`engine demo --quick` from end to end: its output, its files, and the sums in its report."""
 
 import json
 from types import SimpleNamespace

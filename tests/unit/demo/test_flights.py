@@ -1,4 +1,4 @@
-"""The demo's data and models: what is known when, what is left out, and the small parts by hand."""
+"""The demo's data and models: when facts are known, which are left out, and the small parts by hand."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("pandas")
 
 from engine.demo import flights, training
+from engine.training.evaluate import auc
 from engine.transform import FeatureProgram
 
 
@@ -16,7 +17,7 @@ def parts():
 
 def test_every_flight_that_arrived_is_in_one_of_the_two_parts(parts):
     learn, serve = parts
-    # 336,776 flights, of which 9,430 have no arrival delay.
+    # 336,776 flights; 9,430 of them have no arrival delay.
     assert len(learn) + len(serve) == 327_346
     assert len(learn) == len(learn.table) == 160_678
 
@@ -62,9 +63,9 @@ def test_a_record_gives_the_same_features_as_the_table(parts):
 def test_auc_by_hand():
     late = np.array([True, False, True, False])
     # Of the four pairs (late, punctual) three are in the right order; a tie counts half.
-    assert training.auc(late, np.array([0.9, 0.5, 0.4, 0.1])) == 0.75
-    assert training.auc(late, np.array([0.5, 0.5, 0.5, 0.5])) == 0.5
-    assert np.isnan(training.auc(np.array([True]), np.array([0.5])))
+    assert auc(late, np.array([0.9, 0.5, 0.4, 0.1])) == 0.75
+    assert auc(late, np.array([0.5, 0.5, 0.5, 0.5])) == 0.5
+    assert np.isnan(auc(np.array([True]), np.array([0.5])))
 
 
 def test_thresholds_are_rounded_down_to_float32():

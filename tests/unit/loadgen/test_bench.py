@@ -1,4 +1,4 @@
-"""`engine bench` and `engine inspect`: every format against the library that wrote it, and what is said of it."""
+"""`engine bench` and `engine inspect`: every format against the library that wrote it, and its description."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""The generator's books: schedules, what a run counts, what makes it void, and each driver on functions of our own."""
+"""The load generator: schedules, the figures of a run, void runs, and each driver on functions of our own."""
 
 import asyncio
 import time
@@ -70,7 +70,7 @@ def test_a_poisson_schedule_is_ascending_within_its_length_and_near_its_rate():
 
 @pytest.mark.parametrize(("rate", "seconds"), [(0, 1), (-1, 1), (float("nan"), 1), (1, 0), (1, float("inf"))])
 def test_a_rate_or_length_that_is_not_positive_is_refused(rate, seconds):
-    with pytest.raises(InputError, match="expected a positive finite number"):
+    with pytest.raises(InputError, match="must be a number above 0 and at most"):
         poisson(rate, seconds, 0)
 
 
@@ -180,7 +180,7 @@ def test_the_sync_driver_batches_what_came_due_during_the_call_before():
     run = drive.drive_sync_many(submit, at_us(0, 50_000, 50_100, 50_200), deadline_ms=10)
     assert calls == [(0, 1), (1, 4)]
     assert run.value.tolist() == [0, 1, 2, 3]
-    # The three waited for the call, which is the answering side's doing: latency, but no lag of the generator.
+    # The three waited for the call. The engine caused that: it is latency, and no lag of the generator.
     assert (run.sent_us[1:] > 9_000).all()
     assert (run.lag_us[1:] < run.sent_us[1:]).all()
 
@@ -201,23 +201,25 @@ def test_the_sync_driver_takes_rows_max_rows_a_call_and_one_call_per_arrival():
 def test_the_answering_sides_own_account_of_its_latency_is_kept_apart():
     run = drive.drive_sync(lambda i, d: Reply(0.0, "primary", latency_us=1.5), at_us(0), deadline_ms=10)
     assert run.ready_us[0] == run.sent_us[0] + 1.5
-    untold = drive.drive_sync(lambda i, d: Reply(0.0, "primary"), at_us(0), deadline_ms=10)
-    assert untold.ready_us[0] == untold.latency_us[0]
+    unknown = drive.drive_sync(lambda i, d: Reply(0.0, "primary"), at_us(0), deadline_ms=10)
+    assert unknown.ready_us[0] == unknown.latency_us[0]
 
 
-def test_on_start_is_told_the_point_that_the_schedule_counts_from():
-    told = []
-    run = drive.drive_sync(lambda i, d: Reply(0.0, "primary"), at_us(0), deadline_ms=10, on_start=told.append)
-    assert told == [run.started_ns]
+def test_on_start_gets_the_point_that_the_schedule_counts_from():
+    starts = []
+    run = drive.drive_sync(
+        lambda i, d: Reply(0.0, "primary"), at_us(0), deadline_ms=10, on_start=starts.append
+    )
+    assert starts == [run.started_ns]
 
     async def main():
         async def submit(index, deadline_ns):
             return Reply(0.0, "primary")
 
-        return await drive.drive_async(submit, at_us(0), deadline_ms=10, on_start=told.append)
+        return await drive.drive_async(submit, at_us(0), deadline_ms=10, on_start=starts.append)
 
     run = asyncio.run(main())
-    assert told[1] == run.started_ns
+    assert starts[1] == run.started_ns
 
 
 def test_the_codes_of_the_sources_are_those_of_the_engine():

@@ -8,7 +8,7 @@ from engine.model import Model, load_model
 
 @pytest.fixture
 def load(tmp_path: pathlib.Path) -> Callable[..., Model]:
-    """Writes bytes to a file whose suffix says nothing and loads it."""
+    """Write bytes to a file with a neutral suffix, and load it."""
 
     def load_bytes(content: bytes) -> Model:
         path = tmp_path / "model.bin"

@@ -67,7 +67,7 @@ def lightgbm_text(
 
 
 def xgboost_tree(**columns: Any) -> dict[str, Any]:
-    """One tree of XGBoost's JSON; columns as there, a stump on feature 0 at 1.5 unless said otherwise."""
+    """One tree of XGBoost's JSON; columns as there, by default a stump on feature 0 at 1.5."""
     tree: dict[str, Any] = {
         "left_children": [1, -1, -1],
         "right_children": [2, -1, -1],

@@ -1,4 +1,4 @@
-"""A scorer that is asked to stop: what it says then, and that it is the plain scorer otherwise."""
+"""A scorer with a deadline: it gives up past it, and is the plain scorer otherwise."""
 
 import ctypes
 import time
@@ -9,7 +9,7 @@ from tests.unit.model.handmade_models import lightgbm_text, stump
 
 from engine.errors import ConfigError, ModelError
 from engine.model import _scorer, dense, load_model
-from engine.model.lightgbm import read_lightgbm
+from engine.model.readers.lightgbm import read_lightgbm
 
 ROWS = np.array([[0.0, 0.0], [2.0, 0.0]], dtype=np.float32)
 
@@ -81,7 +81,7 @@ def test_scorers_of_the_first_abi_are_still_read():
     struct = ScorerOfAbi1(
         abi=1, flags=0, n_features=2, n_outputs=1, score=ctypes.cast(score, ctypes.c_void_p).value
     )
-    struct.not_ours[:] = [2**64 - 1] * 4  # an address that would crash, were it taken for an entry
+    struct.not_ours[:] = [2**64 - 1] * 4  # an address that would crash if it were called
     capsule = capsule_of(struct)
     assert not _scorer.describe(capsule)["stops"]
     assert _scorer.score(capsule, ROWS).tolist() == [1.0, 3.0]

@@ -1,4 +1,4 @@
-"""What `inspect` says of a file, and that it runs nothing to find out."""
+"""`inspect` names the facts of a file, and runs nothing to find them."""
 
 import hashlib
 import pickle

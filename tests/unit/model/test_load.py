@@ -1,4 +1,4 @@
-"""What load_model makes of what it is given."""
+"""load_model and every kind of source."""
 
 import pickle
 import subprocess
@@ -99,7 +99,7 @@ def test_rows_inside_records_are_copied_where_they_lie_askew(load):
 
 
 def test_rounding_to_float32_is_silent_and_becomes_infinity():
-    """The model computes in float32; 1e300 is beyond it, 1e-300 below it, and both are what the caller asked for."""
+    """The model computes in float32: 1e300 rounds to infinity and 1e-300 to 0, without a warning."""
     from engine.model import dense
 
     pick = dense([np.ones((1, 1), np.float32)], [np.zeros(1, np.float32)])

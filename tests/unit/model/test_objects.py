@@ -1,4 +1,4 @@
-"""Fitted objects in files: what is read, what is refused, and that nothing runs before it is trusted."""
+"""Fitted objects in files: which are read, which are refused, and that nothing runs without trust."""
 
 import io
 import os
@@ -21,7 +21,7 @@ def forest():
 
 
 class Touches:
-    """Makes a file when it is unpickled."""
+    """Make a file when unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -67,7 +67,7 @@ def test_trusted_pickles_that_hold_no_model(load, content, error, message, tmp_p
 
 
 def test_skops_reads_a_forest_where_it_is_trusted(tmp_path, forest):
-    """scikit-learn's Tree believes the sizes that a file gives it, so skops does not count it among the safe types."""
+    """skops does not count scikit-learn's Tree as safe, because Tree believes the sizes in a file."""
     skops = pytest.importorskip("skops.io")
     path = tmp_path / "model"
     path.write_bytes(skops.dumps(forest))

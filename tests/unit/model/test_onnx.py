@@ -1,4 +1,4 @@
-"""ONNX models: the C API, the Python API and ONNX Runtime itself agree; what cannot be scored is refused by name."""
+"""ONNX models: the C API, the Python API and ONNX Runtime itself agree; other models are refused by name."""
 
 import ctypes
 import sys
@@ -21,7 +21,7 @@ from engine.errors import (
     UnsupportedModelError,
 )
 from engine.model import _onnx, _scorer
-from engine.model import onnx as reader
+from engine.model.onnx import load as reader
 from engine.model.onnx import load_onnx
 
 RUNTIMES = ["c-api", "python"]
@@ -178,7 +178,7 @@ def test_scores_appear_while_another_thread_holds_the_gil():
             looks = 0
             while out[landed] == 0 and looks < 10_000_000:
                 looks += 1
-            waited += looks > 0  # this row was not there yet, and came
+            waited += looks > 0  # this row was not there yet, and arrived
             landed += 1
     finally:
         sys.setswitchinterval(before)
@@ -367,7 +367,7 @@ def reshaped(shape):
 def test_a_call_that_fails_says_what_the_library_said(runtime):
     model = load_onnx(
         reshaped([2, 2]), runtime=runtime
-    )  # right for the two rows that loading tries, for no other
+    )  # right for the two rows of loading's trial, wrong for any other number
     with pytest.raises(ModelError, match=r"status 1\).*Reshape"):
         model.predict(ROWS)
     assert "Reshape" in model.last_error()
@@ -466,7 +466,7 @@ def test_damaged_bytes_are_a_format_error(content, runtime):
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    chain = load_onnx(MLP)  # what needs no ONNX Runtime is read without it
+    chain = load_onnx(MLP)  # a chain of dense layers is read without ONNX Runtime
     assert (chain.describe()["runtime"], chain.native) == ("native", True)
     other = model_of([("Elu", ["rows"], ["score"], {})], [], outputs=(("score", FLOAT, ["batch", 2]),))
     with pytest.raises(MissingDependencyError, match=r"pip install 'deadline-engine\[onnx\]'") as missing:
@@ -498,9 +498,9 @@ def test_another_library_is_not_taken_for_onnx_runtime():
 
 
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="'auto', 'c-api', 'python' or 'native', got 'gpu'"):
+    with pytest.raises(ConfigError, match="runtime must be one of auto, c-api, python, native, got 'gpu'"):
         load_onnx(MLP, runtime="gpu")
-    with pytest.raises(ConfigError, match="intra_op_threads of 1 to 1024, got 0"):
+    with pytest.raises(ConfigError, match="intra_op_threads must be an int from 1 to 1,024, got 0"):
         load_onnx(MLP, intra_op_threads=0)
     with pytest.raises(InputTypeError, match="a path or the bytes of an ONNX model, got int"):
         load_onnx(3)

@@ -1,4 +1,4 @@
-"""Python callables as models: what they are given, what they may answer, what happens when they go wrong."""
+"""Python callables as models: their rows, their answers, their failures."""
 
 import functools
 import gc
@@ -209,9 +209,9 @@ def test_the_digest_follows_code_and_defaults_and_says_what_it_covers():
 def test_wrong_arguments_are_refused():
     with pytest.raises(InputTypeError, match="expected a callable, got int"):
         from_callable(3, 2)
-    with pytest.raises(ConfigError, match="n_features of at least 1, got 0"):
+    with pytest.raises(ConfigError, match="n_features must be an int from 1 to 4,294,967,295, got 0"):
         from_callable(total, 0)
-    with pytest.raises(ConfigError, match="n_outputs of at least 1, got -1"):
+    with pytest.raises(ConfigError, match="n_outputs must be an int from 1 to 4,294,967,295, got -1"):
         from_callable(total, 2, -1)
     with pytest.raises(InputError, match=r"\[n, 2\], got \[3, 5\]"):
         from_callable(total, 2).predict(np.zeros((3, 5)))

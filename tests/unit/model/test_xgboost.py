@@ -9,7 +9,7 @@ import pytest
 from tests.unit.model.handmade_models import xgboost_document, xgboost_json, xgboost_tree
 
 from engine.errors import ModelFormatError, UnsupportedModelError
-from engine.model import ubjson
+from engine.model.readers import ubjson
 
 NAN = math.nan
 
@@ -204,7 +204,7 @@ def test_ubjson_damage_is_named(content, message):
 
 
 def test_a_small_file_that_claims_millions_of_features_takes_little_memory(tmp_path):
-    """The load times layouts on rows of its own; sixty-four of these would be four gigabytes."""
+    """Loading times layouts on rows of its own; sixty-four rows here would be four gigabytes."""
     import subprocess
     import sys
 

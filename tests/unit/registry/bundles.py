@@ -1,4 +1,4 @@
-"""Small models for tests of the registry and the service, every answer known."""
+"""Small models with known answers, for tests of the registry and the rollout."""
 
 from __future__ import annotations
 

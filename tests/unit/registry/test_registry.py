@@ -1,4 +1,4 @@
-"""The registry: versions, aliases, what a bundle holds, and what is refused. Expectations are worked out by hand."""
+"""The registry: versions, aliases, the content of a bundle, and errors. Expectations are worked out by hand."""
 
 import json
 import sqlite3
@@ -24,7 +24,7 @@ def registry(tmp_path):
 
 @pytest.fixture
 def three(registry, tmp_path):
-    """A registry whose model "model" has versions 1, 2 and 3, which answer 1, 2 and 3."""
+    """A registry with versions 1, 2 and 3 of "model", which answer 1, 2 and 3."""
     for value in (1, 2, 3):
         registry.register(constant(tmp_path, value))
     return registry
@@ -196,7 +196,7 @@ def test_promote_and_rollback_flip_one_alias_and_leave_a_log(three):
     assert answer(three.resolve("model")) == [2.0]
     state = three.rollback("model", note="again")
     assert (state.number, state.generation, state.past) == (1, 5, ())
-    with pytest.raises(RegistryError, match="no way back"):
+    with pytest.raises(RegistryError, match="model@production has no version before 1 to roll back to"):
         three.rollback("model")
     assert [state.alias for state in three.aliases("model")] == ["canary", "production"]
     log = [
@@ -293,7 +293,7 @@ def test_diff_names_what_differs(registry, tmp_path):
         ({"default": lambda: 0.0}, "default must be a finite number"),
         ({"default": [1.0, 2.0], "golden": np.zeros((1, 2))}, "default must have 1 values, got 2"),
         ({"golden": (np.zeros((1, 2)), [8.0])}, r"golden row 0: expected 8, got 7 \(1 of 1 rows differ\)"),
-        ({"golden": (np.zeros((1, 2)), [float("nan")])}, "golden row 0: the value expected is nan"),
+        ({"golden": (np.zeros((1, 2)), [float("nan")])}, "golden row 0: expected a finite value, got nan"),
         ({"golden": (np.zeros((2, 2)), [7.0])}, r"shapes \[2, 2\] and \[1\]"),
         ({"golden": np.zeros((1, 3))}, r"golden rows: expected rows of shape \[n, 2\]"),
         ({"golden": 5}, "golden must be"),
@@ -301,7 +301,7 @@ def test_diff_names_what_differs(registry, tmp_path):
         ({"fallback": "wide"}, "primary and fallback must agree: 2 features"),
         ({"fallback": "missing.txt"}, "fallback missing.txt cannot be read: No such file"),
         ({"program": "narrow"}, "program must make the primary's 2 features, got 1"),
-        ({"program": '{"x": 1}'}, "none that FeatureProgram.save wrote"),
+        ({"program": '{"x": 1}'}, "the program was not written by FeatureProgram.save"),
         ({"program": 5}, "program must be a FeatureProgram"),
         ({"reference": object()}, "reference must be plain JSON"),
         ({"note": "x" * 5000}, "a note may have 4,096 characters"),
@@ -321,7 +321,7 @@ def test_parts_that_cannot_be_stored_or_do_not_fit(registry, tmp_path, keywords,
 def test_models_that_cannot_be_stored(registry, tmp_path):
     with pytest.raises(RegistryError, match="a Python callable: its code lives in your program"):
         registry.register(lambda rows: rows)
-    with pytest.raises(RegistryError, match="a loaded Model, which no longer has the bytes"):
+    with pytest.raises(RegistryError, match="a loaded Model, which does not keep the bytes"):
         registry.register(engine.load_model(constant(tmp_path, 1)))
     with pytest.raises(RegistryError, match=r"builtins\.dict"):
         registry.register({})
@@ -359,7 +359,7 @@ def test_an_onnx_model_is_stored_whole_or_not_at_all(registry, tmp_path):
     assert registry.resolve(registry.register(path)).primary().predict([[1.0, 1.0]]).tolist() == [3.0]
     apart = tmp_path / "apart.onnx"
     onnx.save(model, str(apart), save_as_external_data=True, size_threshold=0, location="weights")
-    with pytest.raises(RegistryError, match=r"keeps tensors in files of their own \(weights\)"):
+    with pytest.raises(RegistryError, match=r"keeps tensors in separate files \(weights\)"):
         registry.register(apart)
 
 

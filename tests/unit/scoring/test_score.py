@@ -130,7 +130,7 @@ def test_two_at_once_into_the_same_output(registry, source, tmp_path):
         ({"f0": [1.0], "f1": ["x"]}, {}, "column 'f1' has type string"),
         ({"f0": [1.0], "f1": [1.0]}, {"keep": ["id"]}, "no column 'id' to keep; it has: f0, f1"),
         ({"f0": [1.0], "f1": [1.0]}, {"keep": ["f0"], "column": "f0"}, "cannot be called 'f0'"),
-        ({"f0": [1.0], "f1": [1.0]}, {"threads": 0}, "at least one thread, got 0"),
+        ({"f0": [1.0], "f1": [1.0]}, {"threads": 0}, "threads must be an int from 1 to 4,096, got 0"),
     ],
 )
 def test_files_that_do_not_fit(registry, tmp_path, table, keywords, text):

@@ -41,10 +41,27 @@ def test_golden_rows_open_the_door(eng):
 @pytest.mark.parametrize(
     ("model", "values", "error", "text"),
     [
-        (linear(5.0), golden(4.0)[1], ModelError, "fails 3 of 3 golden rows: row 0 gave 26.0, expected 25.0"),
-        (linear(5.0), golden(5.0)[1] * (1 + 1e-5), ModelError, "golden rows: row 0"),
-        (faults.corrupting(linear(5.0), 1.0), golden(5.0)[1], ModelError, "gave nan"),
-        (linear(5.0), [1.0], ConfigError, r"golden values must have shape \[3\]"),
+        (
+            linear(5.0),
+            golden(4.0)[1],
+            ModelError,
+            r"golden row 0: expected 25, got 26 \(3 of 3 rows differ\)",
+        ),
+        (
+            linear(5.0),
+            golden(5.0)[1] * (1 + 1e-5),
+            ModelError,
+            "the primary does not answer as expected: golden row 0",
+        ),
+        (faults.corrupting(linear(5.0), 1.0), golden(5.0)[1], ModelError, "got nan"),
+        (linear(5.0), [1.0], ConfigError, r"golden must be .* got shapes \[3, 2\] and \[1\]"),
+        (
+            linear(5.0),
+            [[1.0, 2.0]] * 3,
+            ConfigError,
+            r"golden values must have shape \[3\] for 3 rows, got \[3, 2\]",
+        ),
+        (linear(5.0), [float("inf")] * 3, ConfigError, "golden row 0: expected a finite value, got inf"),
         (linear(5.0, 1, 2, 3), golden(5.0)[1], ConfigError, "takes 3 features"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Each fault of the vocabulary does in a simulation what it says, and a bad one is refused by name."""
+"""Each fault has its documented effect in a simulation, and an error names a bad one."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from engine.simulation.fault_plan import FAULTS, ends_ms, parse_fault
 from engine.simulation.random_plans import EXACT
 from engine.simulation.simulate import native_plan, simulate
 
-# 1,000 requests a second for about a second; a batch takes 1 ms whatever its rows, a fallback 10 us.
+# 1,000 requests a second for about a second; a batch of any size takes 1 ms, a fallback 10 us.
 QUIET = EXACT | {"batch_base_us": 1000.0, "batch_row_us": 0.0, "rate_per_s": 1000.0, "requests": 1000}
 
 
@@ -65,7 +65,7 @@ def test_failing_and_corrupting():
 
 def test_hanging_for_a_while():
     result = run({"fault": "hanging", "from_ms": 300.0, "until_ms": 500.0})
-    # Twice as long as the fault at most: that is how long the breaker rests at a time.
+    # At most twice as long as the fault, because the breaker doubles its rest.
     assert 150 <= result["by_source"]["fallback"] <= 460
     assert result["on_time"] == 1.0
 
@@ -74,7 +74,7 @@ def test_a_hung_executor_is_replaced_and_what_it_brings_is_dropped():
     hung = {"fault": "hanging", "from_ms": 100.0, "until_ms": 102.0}
     hangs_on = {"fault": "hanging", "from_ms": 100.0, "until_ms": 900.0}
     assert run(hung)["replaced"] == 0
-    # Whoever takes its place hangs too, one for each time that the breaker tries the primary again.
+    # Its replacement hangs too: one more for each probe of the breaker.
     result = run(hangs_on)
     assert 1 <= result["replaced"] <= 10
     assert result["breaker_openings"] >= 1
@@ -84,7 +84,7 @@ def test_a_hung_executor_is_replaced_and_what_it_brings_is_dropped():
 
 
 def test_a_hang_of_one_executor_alone_is_over_within_two_deadlines():
-    # It hangs for good, but the next batch starts on another thread, a deadline and a half later.
+    # It hangs to the end, but the next batch starts on another thread, one and a half deadlines later.
     once = {"fault": "hanging", "from_ms": 100.0, "until_ms": 101.5}
     stuck = {"fault": "stalling", "stall_ms": 800.0, "from_ms": 100.0, "until_ms": 101.5}
     result = run(once, stuck, deadline_ms=10.0)
@@ -111,13 +111,13 @@ def test_two_faults_may_kill_one_executor():
 def test_a_jump_of_the_clock_excuses_only_those_it_met():
     jump = {"fault": "jumping", "jump_ms": 50.0, "from_ms": 500.0}
     result = run(jump)
-    # What was open lost its time; what would have come meanwhile comes behind the jump, all at once.
+    # Open requests lost their time. Requests due during the jump arrive after it, all at once.
     assert 1 <= 1000 * (1.0 - result["on_time"]) <= 20
     assert run(jump | {"every_ms": 100.0})["on_time"] < result["on_time"]
 
 
-def test_oversleeping_is_learned_by_the_guard():
-    # All waits wake 2 ms late: the first rescues are late, then the guard allows for it.
+def test_oversleeping_is_learned_by_the_safety_margin():
+    # All waits wake 2 ms late: the first fallbacks are late, then the safety margin allows for it.
     result = run(
         {"fault": "oversleeping", "late_ms": 2.0}, {"fault": "hanging"}, deadline_ms=10.0, requests=3000
     )
@@ -167,27 +167,31 @@ def test_a_fault_adds_to_a_plan_and_changes_nothing_else():
 @pytest.mark.parametrize(
     ("fault", "error", "text"),
     [
-        ("slow", InputTypeError, "faults: expected a list of dicts, got str"),
-        ({"fault": "slow"}, InputTypeError, "faults: expected a list of dicts, got dict"),
-        (["slow"], InputTypeError, "faults[0]: expected a dict with its name as \"fault\", got 'slow'"),
-        ([{"fault": "sleepy"}], ConfigError, "faults[0]: expected a fault that is one of stalling, slow,"),
+        ("slow", InputTypeError, "faults must be a list of dicts, got str"),
+        ({"fault": "slow"}, InputTypeError, "faults must be a list of dicts, got dict"),
+        (["slow"], InputTypeError, "faults[0] must be a dict with its name as \"fault\", got 'slow'"),
+        ([{"fault": "sleepy"}], ConfigError, "faults[0] must be one of the faults stalling, slow,"),
         ([{"fault": "slow", "share": 1}], ConfigError, "faults[0]: slow takes factor, extra_us, "),
         ([{"fault": "stalling"}], ConfigError, "faults[0]: stalling needs stall_ms"),
-        ([{"fault": "slow", "factor": "2"}], InputTypeError, "faults[0].factor: expected a number, got str"),
-        ([{"fault": "failing", "share": 1.5}], InputError, "faults[0].share: expected a number from 0 to 1"),
-        ([{"fault": "failing", "from_ms": -1.0}], InputError, "faults[0].from_ms: expected a number from 0"),
+        ([{"fault": "slow", "factor": "2"}], InputTypeError, "faults[0].factor must be a number, got str"),
+        ([{"fault": "failing", "share": 1.5}], InputError, "faults[0].share must be a number from 0 to 1"),
+        ([{"fault": "failing", "from_ms": -1.0}], InputError, "faults[0].from_ms must be a number from 0"),
         (
             [{"fault": "failing", "from_ms": 2.0, "until_ms": 1.0}],
             ConfigError,
-            "faults[0]: expected from_ms <= until_ms, got 2 and 1",
+            "faults[0] needs from_ms <= until_ms, got 2 and 1",
         ),
         (
             [{"fault": "jumping", "jump_ms": 5.0, "every_ms": 5.0}],
             ConfigError,
             "jumping for 5 ms needs a longer every_ms, got 5; time has to go on",
         ),
-        ([{"fault": "hanging", "executor": 64}], InputError, "faults[0].executor: expected a whole number"),
-        ([{"fault": "sabotaging", "broken": "x"}], ConfigError, "expected one of answered_once, "),
+        ([{"fault": "hanging", "executor": 64}], InputError, "faults[0].executor must be an int"),
+        (
+            [{"fault": "sabotaging", "broken": "x"}],
+            ConfigError,
+            "faults[0].broken must be one of answered_once, ",
+        ),
     ],
 )
 def test_a_bad_fault_is_refused_by_name(fault, error, text):
@@ -205,7 +209,7 @@ def test_faults_on_the_command_line():
     }
     assert parse_fault("hanging") == {"fault": "hanging"}
     assert parse_fault('{"fault": "failing", "share": 0.5}') == {"fault": "failing", "share": 0.5}
-    with pytest.raises(ConfigError, match="expected NAME:key=value"):
+    with pytest.raises(ConfigError, match="must be NAME:key=value"):
         parse_fault("slow:10")
 
 

@@ -5,9 +5,10 @@ import math
 import pytest
 
 from engine.errors import ConfigError, InputError, InputTypeError
-from engine.simulation.simulate import add_arguments, main, simulate
+from engine.simulation.command import add_arguments, main
+from engine.simulation.simulate import simulate
 
-# A batch takes 1 ms whatever its rows, wake-ups are exact, a fallback takes 10 us.
+# A batch of any size takes 1 ms, wake-ups are exact, a fallback takes 10 us.
 QUIET = {
     "batch_base_us": 1000.0,
     "batch_row_us": 0.0,
@@ -69,7 +70,7 @@ def test_nan_answers_go_to_the_fallback():
 
 def test_a_stalled_primary_is_covered():
     result = simulate(rate_per_s=1000.0, requests=4000, stall_ms=200.0, stall_every_ms=1000.0, **QUIET)
-    # A fifth of the time it answers nothing, and the breaker rests it a little longer than that.
+    # It answers nothing for a fifth of the time, and the breaker rests it a little longer.
     assert 0.15 < result["by_source"]["fallback"] / 4000 < 0.4
     assert result["on_time"] == 1.0
     assert result["recovery_ms"] < 200.0
@@ -83,19 +84,19 @@ def test_a_result_is_plain_json():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"load": math.nan}, InputError, "load: expected a number from 1e-09 to 1e+06, got nan"),
-        ({"load": "2"}, InputTypeError, "load: expected a number, got str '2'"),
-        ({"deadline_ms": -1.0}, InputError, "deadline_ms: expected a number from 0"),
-        ({"deadline_ms": {}}, InputError, "at least one deadline with a share over 0"),
-        ({"deadline_ms": {10.0: 0.0}}, InputError, "at least one deadline with a share over 0"),
-        ({"requests": -1}, InputError, "requests: expected a whole number from 0 to 1000000000, got -1"),
-        ({"requests": 1.5}, InputTypeError, "requests: expected a whole number, got float 1.5"),
-        ({"executors": 65}, InputError, "executors: expected a whole number from 1 to 64, got 65"),
-        ({"executors": True}, InputTypeError, "executors: expected a whole number, got bool True"),
-        ({"crash_share": 1.01}, InputError, "crash_share: expected a number from 0 to 1, got 1.01"),
-        ({"batch_row_us": math.inf}, InputError, "batch_row_us: expected a number from 0"),
+        ({"load": math.nan}, InputError, "load must be a number from 1e-09 to 1e+06, got nan"),
+        ({"load": "2"}, InputTypeError, "load must be a number, got str '2'"),
+        ({"deadline_ms": -1.0}, InputError, "deadline_ms must be a number from 0"),
+        ({"deadline_ms": {}}, InputError, "at least one deadline with a share above 0"),
+        ({"deadline_ms": {10.0: 0.0}}, InputError, "at least one deadline with a share above 0"),
+        ({"requests": -1}, InputError, "requests must be an int from 0 to 1,000,000,000, got -1"),
+        ({"requests": 1.5}, InputTypeError, "requests must be an int, got float 1.5"),
+        ({"executors": 65}, InputError, "executors must be an int from 1 to 64, got 65"),
+        ({"executors": True}, InputTypeError, "executors must be an int, got bool True"),
+        ({"crash_share": 1.01}, InputError, "crash_share must be a number from 0 to 1, got 1.01"),
+        ({"batch_row_us": math.inf}, InputError, "batch_row_us must be a number from 0"),
         ({"load": 1.0, "rate_per_s": 5.0}, ConfigError, "load or rate_per_s, not both"),
-        ({"batch_base_us": 0.0, "batch_row_us": 0.0}, ConfigError, "a full batch has to cost something"),
+        ({"batch_base_us": 0.0, "batch_row_us": 0.0}, ConfigError, "a full batch must cost more than 0"),
         ({"stall_ms": 5.0}, ConfigError, "stall_ms=5 needs a longer stall_every_ms, got 0"),
         (
             {"stall_ms": 5.0, "stall_every_ms": 5.0},
@@ -136,7 +137,7 @@ def test_main_writes_json(tmp_path, capsys):
 
 def test_main_says_what_is_wrong(capsys):
     assert run_main("--crash-share", "2") == 2
-    assert capsys.readouterr().err == "simulate: crash_share: expected a number from 0 to 1, got 2.0\n"
+    assert capsys.readouterr().err == "simulate: crash_share must be a number from 0 to 1, got 2.0\n"
     with pytest.raises(SystemExit):
         run_main("--deadline-ms", "2:x")
     assert "expected milliseconds or a mix such as 2:1,10:2,100:1" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def stamps(hours):
 
 
 def weather():
-    """Every hour at two airports; the temperature is the airport's own, so that every look-up is known."""
+    """Every hour at two airports. The temperature is constant at each, so every look-up is known."""
     origins = list(VIEW_TEMPERATURES)
     table = pa.table(
         {
@@ -45,7 +45,7 @@ def weather():
 
 
 def config(view, n=2000):
-    """Flights that are late where they go far from JFK, which only the temperature tells."""
+    """Flights that are late if they go far from JFK; only the temperature tells JFK apart."""
     rng = np.random.default_rng(7)
     origin, distance = rng.choice(list(VIEW_TEMPERATURES), n), rng.uniform(100, 2000, n)
     labels = pa.table(

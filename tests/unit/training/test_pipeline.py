@@ -1,4 +1,4 @@
-"""Training: what is split, what is registered, and that a run which was stopped goes on to the same bits."""
+"""Training: the split, the registered version, and runs that resume to the same bits."""
 
 import json
 import os
@@ -22,7 +22,7 @@ class View:
 
 
 class Config:
-    """What the pipeline reads of a DatasetConfig."""
+    """The part of a DatasetConfig that the pipeline reads."""
 
     label, views = "late", (View,)
 
@@ -41,7 +41,7 @@ class Store:
 
 
 def flights(n=400, seed=5):
-    """Flights that are late where the distance is above 500, one in ten the other way around, an hour apart."""
+    """Flights an hour apart. Those over 500 miles are late; one in ten is the other way around."""
     rng = np.random.default_rng(seed)
     distance = rng.uniform(0, 1000, n)
     late = (distance > 500) ^ (rng.random(n) < 0.1)
@@ -65,7 +65,7 @@ def registry(tmp_path):
 
 
 def sampled(**keywords):
-    """A learner whose trees depend on random choices, in four steps."""
+    """A learner of four steps, with trees that depend on random choices."""
     return LightGBM(
         20,
         5,
@@ -119,7 +119,7 @@ def test_the_same_dataset_and_settings_give_the_same_version(registry):
 
 
 class Dying:
-    """A learner that is killed before one of its steps, as an exception nobody catches would."""
+    """A learner that dies before one of its steps, by an exception that nothing catches."""
 
     def __init__(self, learner, at):
         self.learner, self.at, self.steps = learner, at, learner.steps
@@ -273,10 +273,10 @@ def test_a_table_without_features_and_a_pipeline_that_knows_no_label(registry):
     ("keywords", "text"),
     [
         ({"learner": "forest"}, "learner must be one of lightgbm, xgboost"),
-        ({"learner": 5}, "expected a scikit-learn estimator"),
-        ({"holdout": 0.0}, "holdout must be a share"),
-        ({"fallback_budget_us": -1.0}, "fallback_budget_us must be above 0"),
-        ({"golden_rows": 0}, "golden_rows must be at least 1"),
+        ({"learner": 5}, "a learner must be a scikit-learn estimator"),
+        ({"holdout": 0.0}, "holdout must be a number above 0 and below 1, got 0"),
+        ({"fallback_budget_us": -1.0}, "fallback_budget_us must be a number above 0"),
+        ({"golden_rows": 0}, "golden_rows must be an int from 1 to"),
     ],
 )
 def test_settings_that_make_no_sense(registry, keywords, text):
@@ -344,5 +344,5 @@ def test_a_learner_says_what_decides_its_model():
         Fitted(lambda rows, labels: None).settings()["code"]
         != Fitted(lambda rows, labels: rows).settings()["code"]
     )
-    with pytest.raises(ConfigError, match="rounds must be a whole number"):
+    with pytest.raises(ConfigError, match="rounds must be an int from 1 to"):
         LightGBM(0)

@@ -1,0 +1,116 @@
+// Measurements before serving: the cost of the primary and of the fallback, and how late timers are on this machine.
+#include <pthread.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/futex.hpp"
+#include "scheduler/runtime.hpp"
+
+namespace engine::scheduler {
+
+namespace {
+
+constexpr int MARGIN_SEED_WAITS = 24;
+constexpr int64_t MARGIN_SEED_WAIT_NS = 30'000;
+// The 99.99th percentile of timer delays measured on a shared machine.
+constexpr int64_t MARGIN_PRIOR_NS = 1'000'000;
+constexpr uint32_t FALLBACK_SEED_RUNS = 64;
+constexpr size_t CALIBRATION_REPEATS = 5;
+constexpr int64_t CALIBRATION_BUDGET_NS = 400'000'000;
+
+// Without the first run of a batch size, which touches cold code and memory, unless it is the only one.
+int64_t median_of(std::vector<int64_t>& took) {
+    ENGINE_ASSERT(!took.empty(), "a calibration runs every size at least once");
+    if (took.size() > 1) took.erase(took.begin());
+    std::sort(took.begin(), took.end());
+    return took[took.size() / 2];
+}
+
+}  // namespace
+
+// A margin that knows nothing would trust the first timer. A few real waits show this machine when quiet. One
+// made-up record stands for the rare delays of a shared machine; it is the first to be forgotten once there are
+// enough real ones.
+void Runtime::seed_margins() noexcept {
+    const PreciseTimers precise;
+    const int64_t begun = now_ns();
+    sync_margin_.timer_overshot(MARGIN_PRIOR_NS, begun);
+    async_margin_.timer_overshot(MARGIN_PRIOR_NS, begun);
+    std::atomic<uint32_t> nobody{0};
+    for (int i = 0; i < MARGIN_SEED_WAITS; ++i) {
+        const int64_t until = now_ns() + MARGIN_SEED_WAIT_NS;
+        futex_wait_until(nobody, 0, until);
+        const int64_t now = now_ns();
+        sync_margin_.timer_overshot(now - until, now);
+        async_margin_.timer_overshot(now - until, now);
+    }
+}
+
+Calibration Runtime::calibrate(Deployment& deployment, const void* rows, uint32_t n_rows) {
+    Calibration calibration;
+    std::vector<double> out(size_t{n_rows} * limits_.n_outputs);
+    float* scratch = thread_scratch(size_t{n_rows} * limits_.n_features);
+    const int64_t begun = now_ns();
+    for (uint32_t batch = 1;; batch = std::min(batch * 2, n_rows)) {
+        std::vector<int64_t> took;
+        while (took.size() < CALIBRATION_REPEATS && (took.size() < 2 || now_ns() - begun < CALIBRATION_BUDGET_NS)) {
+            const int64_t start = now_ns();
+            calibration.failed = deployment.score_primary(rows, batch, scratch, out.data()) != ENGINE_SCORE_OK;
+            if (calibration.failed) return calibration;
+            took.push_back(now_ns() - start);
+        }
+        calibration.points.push_back({batch, median_of(took)});
+        if (batch == n_rows) return calibration;
+    }
+}
+
+int64_t Runtime::adopt(const Calibration& calibration) {
+    if (calibration.failed) return 0;
+    const MutexLock lock(executors_->lock());
+    for (const Calibration::Point& point : calibration.points) {
+        if (point.rows <= limits_.batch_rows_max) lane_.cost().prime(point.rows, point.ns);
+        inline_cost_.prime(point.rows, point.ns);
+    }
+    return inline_cost_.expected_ns(1);
+}
+
+void Runtime::time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows) {
+    if (!deployment.has_fallback() || n_rows == 0) return;
+    const auto* bytes = static_cast<const std::byte*>(rows);
+    float* scratch = thread_scratch(limits_.n_features);
+    std::vector<double> out(limits_.n_outputs);
+    for (uint32_t i = 0; i < FALLBACK_SEED_RUNS; ++i) {
+        const int64_t start = now_ns();
+        deployment.score_fallback(bytes + size_t{i % n_rows} * deployment.row_bytes(), 1, scratch, out.data());
+        const int64_t now = now_ns();
+        sync_margin_.fallback_took(now - start, now);
+        async_margin_.fallback_took(now - start, now);
+    }
+}
+
+void Runtime::start_threads(Deployment* deployment, const void* rows, uint32_t n_rows) {
+    const std::lock_guard<std::mutex> starting(start_lock_);
+    if (closing_.load(std::memory_order_acquire) || started_.exchange(true)) return;
+    lane_.make_batches();
+    executors_->start();
+    if (n_rows == 0) {
+        warm_.store(true, std::memory_order_release);
+        return;
+    }
+    const auto* bytes = static_cast<const std::byte*>(rows);
+    std::vector<std::byte> kept(bytes, bytes + size_t{n_rows} * limits_.row_bytes);
+    deployment->retain();
+    warming_ = std::thread([this, deployment, n_rows, kept = std::move(kept)] {
+        const Calibration calibration = calibrate(*deployment, kept.data(), n_rows);
+        adopt(calibration);
+        if (!calibration.failed) time_fallback(*deployment, kept.data(), n_rows);
+        deployment->release();
+        // Release: a caller that finds the lane warm sees the batches that were made above.
+        warm_.store(true, std::memory_order_release);
+        warming_ended_.store(true, std::memory_order_release);
+    });
+    pthread_setname_np(warming_.native_handle(), "engine-warm");
+}
+
+}  // namespace engine::scheduler

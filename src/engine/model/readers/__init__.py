@@ -1,0 +1,1 @@
+"""Readers of trained models: one module a format, each from bytes or a fitted object to a `Model`."""
