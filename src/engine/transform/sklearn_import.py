@@ -9,10 +9,9 @@ transformer reads it as text or as a number.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,62 +20,9 @@ from engine.errors import ProgramError
 from engine.transform import number_ops, text_ops
 from engine.transform.ops import Op
 from engine.transform.plan import NUMBER, TEXT
-from engine.transform.sources import category, number
+from engine.transform.sklearn_columns import Block, Column, Columns, class_name, columns_of, is_missing
+from engine.transform.sklearn_encoders import one_hot, ordinal
 from engine.transform.spec import Feature
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Columns that one feature gives together, such as those of a one-hot.
-
-    Attributes:
-        feature: gives all of them.
-        size: how many.
-        single: gives one of them, so that more ops can follow.
-    """
-
-    feature: Feature
-    size: int
-    single: Callable[[int], Feature]
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One column of a matrix on its way through the transformers.
-
-    Attributes:
-        name: of the feature that it will be, or of its block's.
-        input: the input that it is, while its kind is open.
-        feature: what it is so far; None while its kind is open, and in a block.
-        block: the block that it is a column of.
-        place: its index in the block.
-    """
-
-    name: str
-    input: str = ""
-    feature: Feature | None = None
-    block: _Block | None = None
-    place: int = 0
-
-    def of_kind(self, kind: str) -> Feature:
-        """Return the column as a feature of NUMBER or TEXT. Raise ProgramError if it is of the other kind."""
-        if self.block is not None:
-            made = self.block.single(self.place)
-        elif self.feature is None:
-            made = category(self.input) if kind == TEXT else number(self.input)
-        else:
-            made = self.feature
-        if made.gives != kind:
-            raise ProgramError(
-                f"column {self.name!r} is a {made.gives}, and a later step reads it as a {kind}"
-            )
-        return made
-
-    def then(self, op: Op) -> _Column:
-        return _Column(self.name, feature=self.of_kind(op.reads).then(op))
-
-
-Columns = list[_Column]
 
 
 def input_names_of(transformer: Any) -> tuple[list[str], bool]:
@@ -92,7 +38,7 @@ def input_names_of(transformer: Any) -> tuple[list[str], bool]:
         count = getattr(step, "n_features_in_", None)
         if count is not None:
             return [f"x{i}" for i in range(count)], False
-    raise ProgramError(f"{_kind(transformer)} is not fitted: call its fit first")
+    raise ProgramError(f"{class_name(transformer)} is not fitted: call its fit first")
 
 
 def _first_steps(transformer: Any) -> list[Any]:
@@ -120,7 +66,8 @@ def features_of(transformer: Any) -> list[Feature]:
     names, known = input_names_of(transformer)
     if not known:
         raise ProgramError(
-            f"{_kind(transformer)} has no feature_names_in_: fit it on a data frame, so that its columns have names"
+            f"{class_name(transformer)} has no feature_names_in_: fit it on a data frame, so that its columns have "
+            f"names"
         )
     return features_after([transformer], names)
 
@@ -131,7 +78,7 @@ def features_after(steps: Sequence[Any], names: Sequence[str]) -> list[Feature]:
     Raises:
         ProgramError: as `features_of`; also for a transformer that is not fitted, or drops every column.
     """
-    columns = [_Column(name, input=name) for name in names]
+    columns = [Column(name, input=name) for name in names]
     for step in steps:
         columns = _apply(step, columns)
     if not columns:
@@ -178,7 +125,7 @@ def _apply(step: Any, columns: Columns) -> Columns:
     expected = getattr(step, "n_features_in_", len(columns))
     if expected != len(columns):
         raise ProgramError(
-            f"{_kind(step)} was fitted on {expected} columns, and the steps before give {len(columns)}"
+            f"{class_name(step)} was fitted on {expected} columns, and the steps before give {len(columns)}"
         )
     kind = _class_of(step)
     if kind in _MATRIX_READERS:
@@ -190,13 +137,9 @@ def _apply(step: Any, columns: Columns) -> Columns:
         return [column for column, chosen in zip(columns, step.get_support(), strict=True) if chosen]
     known = ", ".join(sorted([*_MATRIX_READERS, *_READERS]))
     raise ProgramError(
-        f"{_kind(step)} has no counterpart in a feature program; known are: {known}, and selectors of columns. Fit the "
-        f"pipeline without it, or apply it to the table before the pipeline, when training and when serving"
+        f"{class_name(step)} has no counterpart in a feature program; known are: {known}, and selectors of columns. Fit "
+        f"the pipeline without it, or apply it to the table before the pipeline, when training and when serving"
     )
-
-
-def _kind(transformer: Any) -> str:
-    return type(transformer).__name__
 
 
 def _class_of(transformer: Any) -> str:
@@ -211,27 +154,21 @@ def _class_of(transformer: Any) -> str:
         if "transform" in vars(base):
             if any(other.__module__.startswith("sklearn.") for other in base.__mro__):
                 raise ProgramError(
-                    f"{_kind(transformer)} defines transform() anew, which a feature program cannot follow; use the "
-                    f"scikit-learn class that it derives from"
+                    f"{class_name(transformer)} defines transform() anew, which a feature program cannot follow; use "
+                    f"the scikit-learn class that it derives from"
                 )
             break
-    return _kind(transformer)
+    return class_name(transformer)
 
 
 def _refusal(step: Any, option: str, way: str) -> ProgramError:
     return ProgramError(
-        f"{_kind(step)} with {option}={getattr(step, option)!r} has no counterpart in a feature program; {way}"
+        f"{class_name(step)} with {option}={getattr(step, option)!r} has no counterpart in a feature program; {way}"
     )
 
 
-def _is_missing(value: Any) -> bool:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return bool(isinstance(value, (float, np.floating)) and np.isnan(value))
-
-
 def _require_missing_is_nan(step: Any) -> None:
-    if not _is_missing(step.missing_values):
+    if not is_missing(step.missing_values):
         raise _refusal(
             step, "missing_values", "mark missing values by NaN or None in the table, and fit again"
         )
@@ -305,7 +242,7 @@ def _imputer(step: Any, columns: Columns) -> Columns:
     fill = getattr(step, "_fill_dtype", None)
     for column, value in zip(columns, step.statistics_, strict=True):
         kinds.append(TEXT if isinstance(value, str) else NUMBER)
-        if _is_missing(value):
+        if is_missing(value):
             if step.keep_empty_features:
                 out.append(column)
         elif isinstance(value, str):
@@ -337,55 +274,51 @@ def _flags(indicator: Any, columns: Columns, kinds: Sequence[str]) -> Columns:
 # Transformers of one column at a time
 
 
-def _standard(column: _Column, step: Any, place: int) -> Columns:
+def _standard(column: Column, step: Any, place: int) -> Columns:
     mean = 0.0 if not step.with_mean else float(step.mean_[place])
     std = 1.0 if step.scale_ is None else float(step.scale_[place])
     return [column.then(number_ops.Standardise(mean, std))]
 
 
-def _min_max(column: _Column, step: Any, place: int) -> Columns:
+def _min_max(column: Column, step: Any, place: int) -> Columns:
     made = column.then(number_ops.Affine(float(step.scale_[place]), float(step.min_[place])))
     low, high = step.feature_range
     return [made.then(number_ops.Clip(float(low), float(high))) if step.clip else made]
 
 
-def _robust(column: _Column, step: Any, place: int) -> Columns:
+def _robust(column: Column, step: Any, place: int) -> Columns:
     centre = 0.0 if step.center_ is None else float(step.center_[place])
     scale = 1.0 if step.scale_ is None else float(step.scale_[place])
     return [column.then(number_ops.Robust(centre, scale))]
 
 
-def _max_abs(column: _Column, step: Any, place: int) -> Columns:
+def _max_abs(column: Column, step: Any, place: int) -> Columns:
     made = column.then(number_ops.Standardise(0.0, float(step.scale_[place])))
     return [made.then(number_ops.Clip(-1.0, 1.0)) if getattr(step, "clip", False) else made]
 
 
-def _binarizer(column: _Column, step: Any, place: int) -> Columns:
+def _binarizer(column: Column, step: Any, place: int) -> Columns:
     return [column.then(number_ops.Bucketize((float(step.threshold),), edge="right"))]
 
 
-def _bins(column: _Column, step: Any, place: int) -> Columns:
+def _bins(column: Column, step: Any, place: int) -> Columns:
     edges = tuple(float(edge) for edge in step.bin_edges_[place][1:-1])
     code = column.of_kind(NUMBER).then(number_ops.Bucketize(edges))
     if step.encode == "ordinal":
-        return [_Column(column.name, feature=code)]
+        return [Column(column.name, feature=code)]
     n = len(edges) + 1
 
     def single(i: int) -> Feature:
         return code.then(number_ops.MapNumber((float(i),), (1.0,), unknown=0.0, missing=0.0))
 
-    return _columns_of(column.name, _Block(code.then(number_ops.OneHotCodes(n)), n, single))
-
-
-def _columns_of(name: str, block: _Block) -> Columns:
-    return [_Column(name, block=block, place=i) for i in range(block.size)]
+    return columns_of(column.name, Block(code.then(number_ops.OneHotCodes(n)), n, single))
 
 
 #: Functions of a FunctionTransformer -> the op that computes them.
 _FUNCTIONS: tuple[tuple[Any, Op], ...] = ((np.log1p, number_ops.Log1p()), (np.sqrt, number_ops.Sqrt()))
 
 
-def _function(column: _Column, step: Any, place: int) -> Columns:
+def _function(column: Column, step: Any, place: int) -> Columns:
     if step.func is None:
         return [column]
     for known, op in _FUNCTIONS:
@@ -399,136 +332,8 @@ def _function(column: _Column, step: Any, place: int) -> Columns:
     )
 
 
-@dataclass(frozen=True)
-class _Known:
-    """The categories that an encoder knows for one column.
-
-    Attributes:
-        kind: TEXT or NUMBER.
-        keys: the categories that are not missing: strings as fitted, or numbers, rising.
-        places: the index of each key in the encoder's categories.
-        missing: the index of the missing category, None if there is none.
-    """
-
-    kind: str
-    keys: tuple[Any, ...]
-    places: tuple[int, ...]
-    missing: int | None
-
-    def map(self, codes: Sequence[float], *, unknown: float, missing: float, refuse: str | None) -> Op:
-        """Return the op that gives codes[i] for category i. NaN is a code as any other."""
-        values = tuple(float(codes[place]) for place in self.places)
-        fields = {
-            "values": values,
-            "unknown": _or_none(unknown),
-            "missing": _or_none(missing),
-            "refuse": refuse,
-        }
-        if self.kind == TEXT:
-            return text_ops.Map(self.keys, **fields)  # type: ignore[arg-type]
-        return number_ops.MapNumber(self.keys, **fields)  # type: ignore[arg-type]
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-def _known(step: Any, place: int, column: _Column) -> _Known:
-    categories = list(step.categories_[place])
-    missing = [i for i, value in enumerate(categories) if _is_missing(value)]
-    if len(missing) > 1:
-        raise ProgramError(
-            f"{_kind(step)}: None and NaN are two of its categories, and one in a feature program; replace one of them "
-            f"in the table, and fit again"
-        )
-    if (
-        missing
-        and column.feature is not None
-        and column.feature.ops[-1:]
-        and column.feature.ops[-1].op == "impute"
-    ):
-        raise ProgramError(
-            f"{_kind(step)}: {categories[missing[0]]!r} is one of its categories though column {column.name!r} was "
-            f"imputed; SimpleImputer(missing_values=nan) leaves None in place, and a feature program does not. Turn "
-            f"None into NaN in the table, and fit again"
-        )
-    places = [i for i in range(len(categories)) if i not in missing]
-    present = [categories[i] for i in places]
-    where = missing[0] if missing else None
-    if present and all(isinstance(value, str) for value in present):
-        return _Known(TEXT, tuple(map(str, present)), tuple(places), where)
-    if not all(isinstance(value, (bool, int, float, np.number, np.bool_)) for value in present):
-        raise ProgramError(
-            f"{_kind(step)}: expected categories that are all texts or all numbers, got {present[:5]!r}; turn the "
-            f"column into text, and fit again"
-        )
-    pairs = sorted((float(value), i) for value, i in zip(present, places, strict=True))
-    return _Known(NUMBER, tuple(key for key, _ in pairs), tuple(i for _, i in pairs), where)
-
-
-def _grouping(step: Any, place: int, count: int) -> tuple[list[int], int | None]:
-    """Return the code of each category after rare ones are grouped, and the code of the group if there is one."""
-    if getattr(step, "_infrequent_enabled", False):
-        mapping = step._default_to_infrequent_mappings[place]
-        if mapping is not None:
-            return [int(code) for code in mapping], int(mapping[step._infrequent_indices[place][0]])
-    return list(range(count)), None
-
-
-def _one_hot(column: _Column, step: Any, place: int) -> Columns:
-    known = _known(step, place, column)
-    count = len(step.categories_[place])
-    codes, group = _grouping(step, place, count)
-    names = {code: str(step.categories_[place][i]) for i, code in enumerate(codes)}
-    if group is not None:
-        names[group] = "infrequent_sklearn"
-    grouped = group is not None and step.handle_unknown in ("infrequent_if_exist", "warn")
-    unknown = group if grouped and group is not None else -1
-    dropped = getattr(step, "_drop_idx_after_grouping", None)
-    drop = None if dropped is None else dropped[place]
-    kept = [code for code in range(max(codes) + 1) if code != drop]
-    # The output column of each code; -1 where it has none.
-    output = {code: i for i, code in enumerate(kept)}
-    outputs = [output.get(code, -1) for code in codes]
-    unknown = output.get(unknown, -1)
-    missing = unknown if known.missing is None else outputs[known.missing]
-    refuse = _refuses(step, known)
-    if not kept:
-        return []
-    base = column.of_kind(known.kind)
-    is_plain = known.kind == TEXT and known.missing is None and refuse is None and unknown == -1
-    if is_plain and outputs == list(range(count)):
-        feature = base.then(text_ops.OneHot(known.keys))
-    else:
-        op = known.map(outputs, unknown=unknown, missing=missing, refuse=refuse)
-        feature = base.then(op).then(number_ops.OneHotCodes(len(kept), tuple(names[code] for code in kept)))
-
-    def single(i: int) -> Feature:
-        flags = [float(code == i) for code in outputs]
-        op = known.map(flags, unknown=float(unknown == i), missing=float(missing == i), refuse=refuse)
-        return base.then(op)
-
-    return _columns_of(column.name, _Block(feature, len(kept), single))
-
-
-def _ordinal(column: _Column, step: Any, place: int) -> Columns:
-    known = _known(step, place, column)
-    codes, _ = _grouping(step, place, len(step.categories_[place]))
-    refuse = _refuses(step, known)
-    unknown = math.nan if step.unknown_value is None else float(step.unknown_value)
-    missing = unknown if known.missing is None else float(step.encoded_missing_value)
-    return [column.then(known.map(codes, unknown=unknown, missing=missing, refuse=refuse))]
-
-
-def _refuses(step: Any, known: _Known) -> str | None:
-    """Return which values an encoder with handle_unknown="error" refuses, as the field of a `map`."""
-    if step.handle_unknown != "error":
-        return None
-    return "unknown" if known.missing is not None else "unknown_or_missing"
-
-
 #: Turns a column into columns. Arguments: the column, the fitted transformer, the column's index in it.
-Reader = Callable[[_Column, Any, int], Columns]
+Reader = Callable[[Column, Any, int], Columns]
 
 _READERS: dict[str, Reader] = {
     "Binarizer": _binarizer,
@@ -536,8 +341,8 @@ _READERS: dict[str, Reader] = {
     "KBinsDiscretizer": _bins,
     "MaxAbsScaler": _max_abs,
     "MinMaxScaler": _min_max,
-    "OneHotEncoder": _one_hot,
-    "OrdinalEncoder": _ordinal,
+    "OneHotEncoder": one_hot,
+    "OrdinalEncoder": ordinal,
     "RobustScaler": _robust,
     "StandardScaler": _standard,
 }
