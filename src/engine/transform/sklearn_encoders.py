@@ -67,8 +67,8 @@ def _known(step: Any, place: int, column: Column) -> _Known:
     ):
         raise ProgramError(
             f"{class_name(step)}: {categories[missing[0]]!r} is one of its categories though column {column.name!r} "
-            f"was imputed; SimpleImputer(missing_values=nan) leaves None in place, and a feature program does not. Turn "
-            f"None into NaN in the table, and fit again"
+            f"was imputed; SimpleImputer(missing_values=nan) leaves None in place, and a feature program does not. "
+            f"Turn None into NaN in the table, and fit again"
         )
     places = [i for i in range(len(categories)) if i not in missing]
     present = [categories[i] for i in places]

@@ -137,8 +137,8 @@ def _apply(step: Any, columns: Columns) -> Columns:
         return [column for column, chosen in zip(columns, step.get_support(), strict=True) if chosen]
     known = ", ".join(sorted([*_MATRIX_READERS, *_READERS]))
     raise ProgramError(
-        f"{class_name(step)} has no counterpart in a feature program; known are: {known}, and selectors of columns. Fit "
-        f"the pipeline without it, or apply it to the table before the pipeline, when training and when serving"
+        f"{class_name(step)} has no counterpart in a feature program; known are: {known}, and selectors of columns. "
+        f"Fit the pipeline without it, or apply it to the table before the pipeline, when training and when serving"
     )
 
 
