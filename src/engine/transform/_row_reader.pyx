@@ -163,20 +163,25 @@ cdef class RowReader:
         cdef uint32_t expected = 0
         cdef int32_t at
         cdef object mapping = <object>row
-        if not _is_mapping(mapping):
-            return 0
         if type(mapping) is dict:
             # Hot: no Python code runs here. The first key that is no input ends the walk.
             while PyDict_Next(mapping, &position, &key, &value):
                 if expected < self.n_inputs and key == self.name_at[expected]:
                     expected += 1
                     continue
-                at = self._find(key) if PyUnicode_CheckExact(key) else -1
+                if not PyUnicode_CheckExact(key):
+                    break
+                if expected < self.n_inputs and engine_same_text(key, self.name_at[expected]):
+                    expected += 1
+                    continue
+                at = self._find(key)
                 if at < 0:
                     break
                 expected = at + 1
             else:
                 return 0
+        elif not _is_mapping(mapping):
+            return 0
         self._refuse_unknown(mapping, also_known or ())
         return 0
 

@@ -16,9 +16,9 @@ def pipeline_program(pipeline: Any, *, missing: str = "impute") -> tuple[Feature
     float32. The inputs have the names that the pipeline was fitted on, in their order; those that no transformer reads
     are left out. A pipeline fitted on an array has the inputs x0, x1, …, one for each column.
 
-    Known are StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, Binarizer, KBinsDiscretizer, SimpleImputer,
-    MissingIndicator, OneHotEncoder, OrdinalEncoder, FunctionTransformer (None, numpy.log1p and numpy.sqrt),
-    ColumnTransformer, FeatureUnion, nested pipelines, and selectors such as SelectKBest. An encoder with
+    The program can follow StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, Binarizer, KBinsDiscretizer,
+    SimpleImputer, MissingIndicator, OneHotEncoder, OrdinalEncoder, FunctionTransformer (None, numpy.log1p and
+    numpy.sqrt), ColumnTransformer, FeatureUnion, nested pipelines, and selectors such as SelectKBest. An encoder with
     handle_unknown="error" makes the program refuse a row with another category, by an InputError.
 
     Args:

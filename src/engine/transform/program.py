@@ -54,7 +54,7 @@ class FeatureProgram:
         features: fitted features, in output order.
         missing: "impute" or "error".
         inputs: (name, kind) of each input, in the order of a row that is a sequence. They may be more than the features
-            read. None takes the inputs that the features read, in the order in which they do.
+            read. None takes the inputs that the features read, in the order of their first use.
 
     Raises:
         ProgramError: a feature that is not fitted, two outputs of one name, no output, or inputs that do not belong to

@@ -143,7 +143,7 @@ def _apply(step: Any, columns: Columns) -> Columns:
 
 
 def _class_of(transformer: Any) -> str:
-    """Return the name of the scikit-learn class of an object: its own, or the one that it derives from unchanged.
+    """Return the name of an object's scikit-learn class. A subclass that keeps `transform` counts as its base.
 
     Raises:
         ProgramError: a subclass that defines `transform` anew.
