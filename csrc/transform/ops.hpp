@@ -17,10 +17,12 @@ enum class Op : std::uint16_t {
     kImpute,      // a missing value becomes x
     kMissing,     // 1 for a missing value, else 0
     kScale,       // (v - x) / y
+    kAffine,      // v * x + y, rounded twice
     kClip,        // at least x, at most y
     kLog1p,       // natural logarithm of 1 + v; -inf at -1, NaN below
     kSqrt,        // NaN below zero
     kBucket,      // the number of edges in edges[table] that are <= v (count = 0) or < v (count = 1)
+    kMatch,       // the value that matches[table] has for v; x where it has none, y where v is missing
     kSine,        // sin(2 pi v / x), exact at quarter turns
     kCosine,      // cos(2 pi v / x), exact at quarter turns
     kPower,       // v to the power x, which is finite; NaN below zero unless x is whole
@@ -42,6 +44,9 @@ enum class Op : std::uint16_t {
     kHashCross,   // xxh64(texts[b], xxh64(texts[a], seed)) % count; y where either is missing
     kLength,      // length in bytes; y where it is missing
     kTextMissing,  // 1 for a missing text, else 0
+    // Nothing is written. The first refused value of a row or a block is the result of running it.
+    kKnown,       // refuses numbers[a] unless matches[table] has it; a missing one too if count = 0
+    kKnownText,   // refuses texts[a] unless tables[table] has it; a missing one too if count = 0
     // out[dst, …] = f(numbers[a])
     kEmit,        // one output, rounded to float32; every NaN becomes the same NaN
     kOneHot,      // count outputs: output i is 1 where the number equals i; all are 0 for any other number
@@ -70,6 +75,7 @@ enum class Result : std::uint8_t {
     kNumbers,  // as many number registers as the function has results
     kText,     // one text register
     kOutputs,  // outputs of the row
+    kNothing,
 };
 
 struct OpFacts {
@@ -85,10 +91,12 @@ inline constexpr OpFacts kOps[] = {
     {Op::kImpute, "impute", Registers::kNumbers, 1, Result::kNumber},
     {Op::kMissing, "missing", Registers::kNumbers, 1, Result::kNumber},
     {Op::kScale, "scale", Registers::kNumbers, 1, Result::kNumber},
+    {Op::kAffine, "affine", Registers::kNumbers, 1, Result::kNumber},
     {Op::kClip, "clip", Registers::kNumbers, 1, Result::kNumber},
     {Op::kLog1p, "log1p", Registers::kNumbers, 1, Result::kNumber},
     {Op::kSqrt, "sqrt", Registers::kNumbers, 1, Result::kNumber},
     {Op::kBucket, "bucket", Registers::kNumbers, 1, Result::kNumber},
+    {Op::kMatch, "match", Registers::kNumbers, 1, Result::kNumber},
     {Op::kSine, "sine", Registers::kNumbers, 1, Result::kNumber},
     {Op::kCosine, "cosine", Registers::kNumbers, 1, Result::kNumber},
     {Op::kPower, "power", Registers::kNumbers, 1, Result::kNumber},
@@ -105,6 +113,8 @@ inline constexpr OpFacts kOps[] = {
     {Op::kHashCross, "hash_cross", Registers::kTexts, 2, Result::kNumber},
     {Op::kLength, "length", Registers::kTexts, 1, Result::kNumber},
     {Op::kTextMissing, "text_missing", Registers::kTexts, 1, Result::kNumber},
+    {Op::kKnown, "known", Registers::kNumbers, 1, Result::kNothing},
+    {Op::kKnownText, "known_text", Registers::kTexts, 1, Result::kNothing},
     {Op::kEmit, "emit", Registers::kNumbers, 1, Result::kOutputs},
     {Op::kOneHot, "one_hot", Registers::kNumbers, 1, Result::kOutputs},
     {Op::kVector, "vector", Registers::kNumbers, 1, Result::kOutputs},

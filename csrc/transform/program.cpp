@@ -62,6 +62,13 @@ std::uint32_t Program::add_table(const std::vector<std::string>& keys, const std
     return static_cast<std::uint32_t>(tables_.size() - 1);
 }
 
+std::uint32_t Program::add_matches(const Matches& matches) {
+    require_rising(matches.keys, "the numbers to match must rise strictly");
+    require(matches.keys.size() == matches.values.size(), "each number to match has one value");
+    matches_.push_back(matches);
+    return static_cast<std::uint32_t>(matches_.size() - 1);
+}
+
 std::uint32_t Program::add_edges(const std::vector<double>& edges) {
     require_rising(edges, "bucket edges must rise strictly");
     edges_.push_back(edges);
@@ -106,7 +113,10 @@ void Program::check_step(const Step& step) const {
             require(step.table < tables_.size() && tables_[step.table]->size() > 0,
                     "imputing a text needs a table of one key");
             break;
+        case Op::kKnownText:
         case Op::kLookup: require(step.table < tables_.size(), "a step names an unknown table"); break;
+        case Op::kKnown:
+        case Op::kMatch: require(step.table < matches_.size(), "a step names unknown matches"); break;
         case Op::kBucket: require(step.table < edges_.size(), "a step names unknown bucket edges"); break;
         case Op::kCall: require(step.table < functions_.size(), "a step calls an unknown function"); break;
         case Op::kPower: require(step.x - step.x == 0.0, "an exponent is finite"); break;
@@ -150,7 +160,7 @@ void Program::add_step(const Step& step) {
     require(!finished_, "a finished program takes no more steps");
     check_step(step);
     if (emits(step.op)) write_outputs(step);
-    else write_registers(step);
+    else if (facts_of(step.op).result != Result::kNothing) write_registers(step);
     steps_.push_back(step);
 }
 
@@ -266,6 +276,7 @@ bool Program::holds(const Step& step) const noexcept {
     switch (facts.result) {
         case Result::kText: return step.dst < texts && step.dst >= n_texts_;
         case Result::kOutputs: return inside(step.dst, output_count(step), outputs);
+        case Result::kNothing: return true;
         default: return step.dst < numbers && step.dst >= n_numbers_;
     }
 }

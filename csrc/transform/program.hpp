@@ -56,7 +56,7 @@ struct Step {
     std::uint32_t b = 0;
     std::uint32_t c = 0;
     std::uint32_t d = 0;
-    std::uint32_t table = 0;  // index of a table, of edges, of a zone, of vectors or of a function
+    std::uint32_t table = 0;  // index of a table, of matches, of edges, of a zone, of vectors or of a function
     std::uint32_t count = 0;
     std::uint64_t seed = 0;
     double x = 0.0;
@@ -74,6 +74,20 @@ class Table;
 struct Zone {
     std::vector<double> edges_s;    // Unix time, rising
     std::vector<double> offsets_s;  // one more than edges
+};
+
+// A value for each of some numbers.
+struct Matches {
+    std::vector<double> keys;    // rising
+    std::vector<double> values;  // one for each key
+};
+
+// A value that a program refuses.
+struct Refusal {
+    const Step* step = nullptr;  // the step that refused it; null where every value was taken
+    std::size_t row = 0;
+    double number = 0.0;         // the value, if the step reads a number
+    Text text = {};              // the value, if the step reads a text
 };
 
 // A pointer to a function of any type.
@@ -101,12 +115,13 @@ public:
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
 
-    // Building: add tables, edges, zones and vectors first, then the steps in order (a function just before its step),
+    // Building: add tables, matches, edges, zones and vectors first, then the steps in order (a function just before its step),
     // then call finish() once. Each add_* returns the index that a step names as `table`.
     //
     // All throw std::invalid_argument with the reason: add_step for a register that no earlier step has written, an
     // unknown table, or an output outside the row; finish() for an output that no step writes.
     std::uint32_t add_table(const std::vector<std::string>& keys, const std::vector<double>& values);
+    std::uint32_t add_matches(const Matches& matches);
     std::uint32_t add_edges(const std::vector<double>& edges);
     std::uint32_t add_zone(const Zone& zone);
     std::uint32_t add_vectors(const std::vector<float>& values, std::uint32_t width);  // rows of `width` values
@@ -123,30 +138,33 @@ public:
 
     // Hot: one row. `numbers` and `texts` start with the inputs and have room for every register; the rest is scratch.
     // Writes n_outputs() values. Allocates nothing. Threads may run it at the same time, each on registers of its own.
-    void run_row(double* numbers, Text* texts, float* out) const noexcept;
+    // Returns the value that a known step refused, if there is one; then the outputs mean nothing.
+    Refusal run_row(double* numbers, Text* texts, float* out) const noexcept;
 
     // Many rows: columns in, dense rows of n_outputs() values out. numbers[i] and texts[i] are the columns of input i,
     // n_rows values each. Columns are read in place, a block of rows at a time, and nothing as long as a column is
-    // allocated. Throws std::bad_alloc before it writes anything.
-    void run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const;
+    // allocated. Throws std::bad_alloc before it writes anything. Stops at the first block with a refused value.
+    Refusal run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const;
     // The same without rounding to float32: fitting takes its statistics from these values.
-    void run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const;
+    Refusal run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const;
 
 private:
     // kCapacity is the distance between registers, in rows.
     template <std::size_t kCapacity, class Out>
-    void execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
+    Refusal execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
     template <std::size_t kCapacity, class Out>
     [[gnu::always_inline]] void fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts,
                                            Out* out) const noexcept;
     template <std::size_t kCapacity>
     void text_step(const Step& step, std::size_t n, double* numbers, Text* texts) const noexcept;
     template <std::size_t kCapacity>
+    Refusal known_step(const Step& step, std::size_t n, const double* numbers, const Text* texts) const noexcept;
+    template <std::size_t kCapacity>
     void call_step(const Step& step, std::size_t n, double* numbers) const noexcept;
     template <std::size_t kCapacity, class Out>
     void emit_step(const Step& step, std::size_t n, const double* numbers, const Text* texts, Out* out) const noexcept;
     template <class Out>
-    void batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const;
+    Refusal batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const;
 
     void check_step(const Step& step) const;
     void write_outputs(const Step& step);
@@ -165,6 +183,7 @@ private:
     bool finished_ = false;
     bool clears_outputs_ = false;  // some step writes only the outputs that are not 0
     std::vector<std::unique_ptr<Table>> tables_;
+    std::vector<Matches> matches_;
     std::vector<std::vector<double>> edges_;
     std::vector<Zone> zones_;
     struct Vectors {

@@ -76,6 +76,18 @@ double hash_of(Text text, const Step& step) noexcept {
     return text.data == nullptr ? step.y : static_cast<double>(xxh64(text.data, text.size, step.seed) % step.count);
 }
 
+// The index of the key that equals v, or -1; NaN equals none.
+std::int64_t match_of(const Matches& matches, double v) noexcept {
+    const auto at = std::lower_bound(matches.keys.begin(), matches.keys.end(), v);
+    return at != matches.keys.end() && *at == v ? at - matches.keys.begin() : -1;
+}
+
+double match(const Matches& matches, double v, double unknown, double missing) noexcept {
+    if (is_missing(v)) return missing;
+    const std::int64_t entry = match_of(matches, v);
+    return entry < 0 ? unknown : matches.values[static_cast<std::size_t>(entry)];
+}
+
 double look_up(Text text, const Table& table, double unknown, double missing) noexcept {
     if (text.data == nullptr) return missing;
     const std::int64_t entry = table.find(text);
@@ -259,13 +271,32 @@ void Program::call_step(const Step& step, std::size_t n, double* numbers) const 
     }
 }
 
+// The first value of a block that a known step refuses.
+template <std::size_t kCapacity>
+Refusal Program::known_step(const Step& step, std::size_t n, const double* numbers, const Text* texts) const noexcept {
+    const bool takes_missing = step.count != 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        if (step.op == Op::kKnown) {
+            const double v = at<kCapacity>(numbers, step.a)[i];
+            const bool known = is_missing(v) ? takes_missing : match_of(matches_[step.table], v) >= 0;
+            if (!known) return {.step = &step, .row = i, .number = v};
+        } else {
+            const Text text = at<kCapacity>(texts, step.a)[i];
+            const bool known = text.data == nullptr ? takes_missing : tables_[step.table]->find(text) >= 0;
+            if (!known) return {.step = &step, .row = i, .text = text};
+        }
+    }
+    return {};
+}
+
 template <std::size_t kCapacity, class Out>
-void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept {
+Refusal Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept {
     ENGINE_ASSERT(finished_, "a program runs after finish()");
     ENGINE_ASSERT(n >= 1 && n <= kCapacity, "a block has at least one row and fits the registers");
     ENGINE_ASSERT(numbers != nullptr || number_written_.empty(), "the caller provides the number registers");
     ENGINE_ASSERT(texts != nullptr || text_written_.empty(), "the caller provides the text registers");
     if (clears_outputs_) std::fill_n(out, n * n_outputs_, Out{0});
+    Refusal refusal;
     for (const Step& step : fused_) {
         // Formed only where a case uses them, because the same fields can number texts or outputs.
         const auto dst = [&] { return at<kCapacity>(numbers, step.dst); };
@@ -281,6 +312,9 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
                 break;
             case Op::kScale:
                 each<kCapacity>(n, dst(), a(), [x, y](double v) { return scale(v, x, y); });
+                break;
+            case Op::kAffine:
+                each<kCapacity>(n, dst(), a(), [x, y](double v) { return v * x + y; });
                 break;
             case Op::kClip:
                 each<kCapacity>(n, dst(), a(), [x, y](double v) { return clip(v, x, y); });
@@ -300,6 +334,16 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
                 });
                 break;
             }
+            case Op::kMatch: {
+                ENGINE_ASSERT(step.table < matches_.size(), "a match step names matches of the program");
+                const Matches& matches = matches_[step.table];
+                each<kCapacity>(n, dst(), a(), [&matches, x, y](double v) { return match(matches, v, x, y); });
+                break;
+            }
+            case Op::kKnown:
+            case Op::kKnownText:
+                if (refusal.step == nullptr) refusal = known_step<kCapacity>(step, n, numbers, texts);
+                break;
             case Op::kSine:
                 each<kCapacity>(n, dst(), a(), [x](double v) { return sine_of_cycle(v, x, 0); });
                 break;
@@ -360,14 +404,15 @@ void Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) con
             default: text_step<kCapacity>(step, n, numbers, texts);
         }
     }
+    return refusal;
 }
 
-void Program::run_row(double* numbers, Text* texts, float* out) const noexcept {
-    execute<1, float>(1, numbers, texts, out);
+Refusal Program::run_row(double* numbers, Text* texts, float* out) const noexcept {
+    return execute<1, float>(1, numbers, texts, out);
 }
 
 template <class Out>
-void Program::batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const {
+Refusal Program::batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const {
     ENGINE_ASSERT(numbers != nullptr || n_numbers_ == 0, "every number input has a column");
     ENGINE_ASSERT(texts != nullptr || n_texts_ == 0, "every text input has a column");
     ENGINE_ASSERT(out != nullptr || n_rows == 0 || n_outputs_ == 0, "a batch has somewhere to write");
@@ -379,16 +424,22 @@ void Program::batch(const Column* numbers, const Column* texts, std::size_t n_ro
         const std::size_t n = std::min(kBlockRows, n_rows - start);
         for (std::size_t i = 0; i < n_numbers_; ++i) number_readers[i].read(n, number_file.data() + i * kBlockRows);
         for (std::size_t i = 0; i < n_texts_; ++i) text_readers[i].read(n, text_file.data() + i * kBlockRows);
-        execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
+        Refusal refusal =
+            execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
+        if (refusal.step != nullptr) {
+            refusal.row += start;
+            return refusal;
+        }
     }
+    return {};
 }
 
-void Program::run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const {
-    batch<float>(numbers, texts, n_rows, out);
+Refusal Program::run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const {
+    return batch<float>(numbers, texts, n_rows, out);
 }
 
-void Program::run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const {
-    batch<double>(numbers, texts, n_rows, out);
+Refusal Program::run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const {
+    return batch<double>(numbers, texts, n_rows, out);
 }
 
 }  // namespace engine::transform

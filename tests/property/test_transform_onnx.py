@@ -54,6 +54,15 @@ SAME_BITS = {
     "never_missing": c.impute_constant("a").missing(),
     "embed": c.embed({"a": [0.1, 2.0], "Zürich": [-1.0, 1e30]}),
     "embed_unknown": c.embed({"a": [0.1, 2.0], "b": [-1.0, 1e30]}, unknown="b"),
+    "affine": x.then({"op": "affine", "factor": 3.0, "offset": -0.1}),
+    "map_number": x.then(
+        {"op": "map", "keys": [-3.0, 0.0, 7.0], "values": [1.5, 2, -1], "unknown": 9, "missing": 4}
+    ),
+    "map_number_nan": x.then({"op": "map", "keys": [1.0], "values": [0.5]}),
+    "map": c.then({"op": "map", "categories": ["a", "b"], "values": [1.5, -2], "unknown": 9}),
+    "map_names": c.then(
+        {"op": "map", "categories": ["a", "b"], "values": [1, 0], "unknown": 2, "missing": 2}
+    ).then({"op": "one_hot", "n": 3, "names": ["b", "a", "other"]}),
     "crossed": t.cross(c.ordinal(), x.bucketize([0.0, 2.0])),
     "crossed_one_hot": t.cross(c.ordinal(["", "a"]), c.ordinal()).one_hot(),
     "vector": v,

@@ -58,14 +58,15 @@ def test_fitting_again_freezes_the_same_program(name):
     assert found == expected
 
 
-def test_the_saved_programs_cover_every_op():
+def test_the_saved_programs_cover_every_op_of_their_version():
     saved = set()
     for path in (made.FOLDER / "programs").glob("*.json"):
         for feature in json.loads(path.read_text())["features"]:
             saved |= set(ops_of(feature))
     # `_scaling` is what standardise, min_max and robust share.
     known = {op for _, op in REGISTRY if not op.startswith("_")}
-    assert saved == known
+    since = {"affine", "map"}
+    assert saved == known - since
 
 
 def ops_of(feature):

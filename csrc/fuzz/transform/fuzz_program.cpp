@@ -82,6 +82,8 @@ Built build(Choices& from) {
     auto program = std::make_unique<Program>(n_numbers, n_texts, n_outputs);
     program->add_table({"", "a", "ab", "aaaaaaaa", "aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaa"}, {0, 1, 2, 3, 4, 5});
     program->add_table({"b"}, {from.number()});
+    program->add_matches({{-1.0, 0.0, 10.0}, {from.number(), 1.0, 2.0}});
+    program->add_matches({});
     program->add_edges({-1.0, 0.0, 10.0});
     program->add_edges({});
     program->add_zone({{}, {0.0}});
@@ -102,6 +104,7 @@ Built build(Choices& from) {
         step.x = from.number();
         step.y = from.number();
         std::uint32_t results = 1;
+        if (facts.result == Result::kNothing) results = 0;
         if (step.op == Op::kVector) step.table = 0, step.count = 3;
         if (step.op == Op::kEmit) step.count = 1;
         if (step.op == Op::kCall) {
@@ -231,18 +234,28 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
     const std::size_t width = program.n_outputs();
     std::vector<float> many(n_rows * width, -7.0f);
-    program.run_batch(number_columns.data(), text_columns.data(), n_rows, many.data());
+    const Refusal refusal = program.run_batch(number_columns.data(), text_columns.data(), n_rows, many.data());
+    bool refused = false;
     for (std::size_t i = 0; i < n_rows; ++i) {
         std::vector<double> number_file(program.number_registers(), -7.0);
         std::vector<Text> text_file(program.text_registers(), Text{nullptr, 0});
         for (std::size_t j = 0; j < numbers.size(); ++j) number_file[j] = numbers[j].values[i];
         for (std::size_t j = 0; j < texts.size(); ++j) text_file[j] = texts[j].texts[i];
         std::vector<float> one(width, -9.0f);
-        program.run_row(number_file.data(), text_file.data(), one.data());
-        if (std::memcmp(one.data(), many.data() + i * width, width * sizeof(float)) != 0) {
+        const bool refused_here = program.run_row(number_file.data(), text_file.data(), one.data()).step != nullptr;
+        refused |= refused_here;
+        if (refusal.step != nullptr && refusal.row == i && !refused_here) {
+            std::fprintf(stderr, "row %zu of %zu is refused in the batch alone\n", i, n_rows);
+            std::abort();
+        }
+        if (refusal.step == nullptr && std::memcmp(one.data(), many.data() + i * width, width * sizeof(float)) != 0) {
             std::fprintf(stderr, "row %zu of %zu has other bits by itself than in the batch\n", i, n_rows);
             std::abort();
         }
+    }
+    if (refused != (refusal.step != nullptr)) {
+        std::fprintf(stderr, "a row is refused by itself and taken in the batch\n");
+        std::abort();
     }
     return 0;
 }

@@ -30,6 +30,7 @@ Chunk chunk_of(const double* values, std::size_t n_rows) {
 double apply(Step step, double v, double w = 0.0) {
     Program program(2, 0, 1);
     if (step.op == Op::kBucket) program.add_edges({-1.0, 0.0, 10.0});
+    if (step.op == Op::kMatch) program.add_matches({{-1.0, 0.0, 10.0}, {5.0, 6.0, 7.0}});
     step.dst = 2;
     step.b = 1;
     program.add_step(step);
@@ -98,6 +99,14 @@ TEST(steps_over_one_number) {
 
 // Edges -1, 0, 10: an edge belongs to the bucket above it, or with count = 1 to the one below.
 TEST(bucket_edges_choose_their_side) {
+    CHECK(apply({.op = Op::kAffine, .x = 3.0, .y = 0.5}, 2.0) == 6.5);
+    CHECK(std::isnan(apply({.op = Op::kAffine, .x = 3.0, .y = 0.5}, kNaN)));
+    CHECK(apply({.op = Op::kMatch, .x = -1.0, .y = 9.0}, -1.0) == 5.0);
+    CHECK(apply({.op = Op::kMatch, .x = -1.0, .y = 9.0}, -0.0) == 6.0);
+    CHECK(apply({.op = Op::kMatch, .x = -1.0, .y = 9.0}, 10.0) == 7.0);
+    CHECK(apply({.op = Op::kMatch, .x = -1.0, .y = 9.0}, 9.5) == -1.0);
+    CHECK(apply({.op = Op::kMatch, .x = -1.0, .y = 9.0}, kInf) == -1.0);
+    CHECK(apply({.op = Op::kMatch, .x = -1.0, .y = 9.0}, kNaN) == 9.0);
     CHECK(apply({.op = Op::kBucket}, -2.0) == 0.0);
     CHECK(apply({.op = Op::kBucket}, -1.0) == 1.0);
     CHECK(apply({.op = Op::kBucket, .count = 1}, -1.0) == 0.0);
@@ -458,3 +467,43 @@ TEST(nonsense_is_refused_while_building) {
 }
 
 CHECK_MAIN()
+
+// A known step writes nothing; running a row or a batch tells the first value that it refused.
+TEST(values_that_are_not_known_are_refused) {
+    Program program(1, 1, 1);
+    const std::uint32_t numbers = program.add_matches({{1.0, 2.0}, {0.0, 0.0}});
+    const std::uint32_t texts = program.add_table({"a", "b"}, {0.0, 1.0});
+    program.add_step({.op = Op::kKnown, .a = 0, .table = numbers, .count = 1});
+    program.add_step({.op = Op::kKnownText, .a = 0, .table = texts, .seed = 7});
+    program.add_step({.op = Op::kEmit, .dst = 0, .a = 0});
+    program.finish();
+    const auto run = [&](double number, Text text) {
+        float out = 0.0f;
+        return program.run_row(&number, &text, &out);
+    };
+    CHECK(run(1.0, {"b", 1}).step == nullptr);
+    CHECK(run(kNaN, {"a", 1}).step == nullptr);
+    CHECK(run(3.0, {"a", 1}).number == 3.0);
+    const Refusal unknown = run(2.0, {"c", 1});
+    CHECK(unknown.step->seed == 7 && unknown.text.size == 1 && unknown.text.data[0] == 'c');
+    CHECK(run(2.0, {nullptr, 0}).step->op == Op::kKnownText);
+
+    std::vector<double> column(300, 1.0);
+    std::vector<Text> text_column(300, Text{"a", 1});
+    column[299] = 4.0;
+    text_column[200] = {"x", 1};
+    const Chunk number_chunk = chunk_of(column.data(), 300);
+    const Chunk text_chunk{.layout = Layout::kText, .values = text_column.data(), .n_rows = 300};
+    const Column of_numbers{&number_chunk, 1}, of_texts{&text_chunk, 1};
+    std::vector<float> out(300);
+    CHECK(program.run_batch(&of_numbers, &of_texts, 300, out.data()).row == 200);
+    text_column[200] = {"b", 1};
+    const Refusal last = program.run_batch(&of_numbers, &of_texts, 300, out.data());
+    CHECK(last.row == 299 && last.number == 4.0);
+    column[299] = 2.0;
+    CHECK(program.run_batch(&of_numbers, &of_texts, 300, out.data()).step == nullptr);
+    CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kKnown, .table = 0}); }));
+    CHECK(refused([] { Program(1, 0, 1).add_step({.op = Op::kMatch, .dst = 1, .table = 0}); }));
+    CHECK(refused([] { Program(0, 0, 1).add_matches({{1.0, 1.0}, {0.0, 0.0}}); }));
+    CHECK(refused([] { Program(0, 0, 1).add_matches({{1.0}, {}}); }));
+}

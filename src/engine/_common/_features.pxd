@@ -12,3 +12,5 @@ cdef extern from "engine/features.h":
         int (*read_row)(void* ctx, void* object, float* out) except -1
         void (*retain)(void* ctx) noexcept
         void (*release)(void* ctx) noexcept
+        void* (*absent)(void* ctx) except NULL
+        int (*check_keys)(void* ctx, void* object, void* also_known) except -1

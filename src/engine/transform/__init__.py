@@ -8,6 +8,7 @@ import types
 from typing import Any
 
 from engine.transform.functions import UserFunction, function
+from engine.transform.pipelines import pipeline_program
 from engine.transform.program import FeatureProgram
 from engine.transform.sources import (
     category,
@@ -34,6 +35,7 @@ __all__ = [
     "geo_distance",
     "load_spec",
     "number",
+    "pipeline_program",
     "product",
     "ratio",
     "timestamp",

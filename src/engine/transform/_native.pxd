@@ -6,10 +6,14 @@ from libcpp.vector cimport vector
 
 cdef extern from "transform/ops.hpp" namespace "engine::transform" nogil:
     cdef enum class Op(uint16_t):
-        kCall, kCount_
+        kCall, kKnown, kCount_
+
+    cdef enum class Registers(uint8_t):
+        kNumbers, kTexts
 
     cdef cppclass OpFacts:
         const char* name
+        Registers reads
 
     cdef enum class InputKind(uint8_t):
         kNumber, kCategory, kTimestamp, kTimestampUtc, kVector, kCount_
@@ -61,6 +65,16 @@ cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
         vector[double] edges_s
         vector[double] offsets_s
 
+    cdef cppclass Matches:
+        vector[double] keys
+        vector[double] values
+
+    cdef cppclass Refusal:
+        const Step* step
+        size_t row
+        double number
+        Text text
+
     ctypedef void (*NativeFunction)()
 
     cdef cppclass Function:
@@ -73,6 +87,7 @@ cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
     cdef cppclass CppProgram "engine::transform::Program":
         CppProgram(uint32_t n_numbers, uint32_t n_texts, uint32_t n_outputs) except +
         uint32_t add_table(const vector[string]& keys, const vector[double]& values) except +
+        uint32_t add_matches(const Matches& matches) except +
         uint32_t add_edges(const vector[double]& edges) except +
         uint32_t add_zone(const Zone& zone) except +
         uint32_t add_vectors(const vector[float]& values, uint32_t width) except +
@@ -84,9 +99,9 @@ cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
         uint32_t n_outputs()
         uint32_t number_registers()
         uint32_t text_registers()
-        void run_row(double* numbers, Text* texts, float* out) noexcept
-        void run_batch(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, float* out) except +
-        void run_batch_f64(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, double* out) except +
+        Refusal run_row(double* numbers, Text* texts, float* out) noexcept
+        Refusal run_batch(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, float* out) except +
+        Refusal run_batch_f64(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, double* out) except +
 
     size_t kArgumentsMax "engine::transform::Program::kArgumentsMax"
     size_t kResultsMax "engine::transform::Program::kResultsMax"

@@ -1,10 +1,12 @@
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 OPS: tuple[str, ...]
+OPS_ON_TEXT: frozenset[str]
 KINDS: tuple[str, ...]
 DATE_PARTS: tuple[str, ...]
 ARGUMENTS_MAX: int
@@ -25,6 +27,7 @@ class NativeProgram:
         functions: one (function, argument registers, number of results) for each call. `function.address` is native
             code that lives as long as `function`.
         refuse_missing: True makes an absent key an InputError; False makes it a missing value.
+        matches: (keys, values) of each step that matches numbers; the keys rise.
 
     Raises:
         ProgramError: the steps do not make a program; says why.
@@ -41,12 +44,17 @@ class NativeProgram:
         vectors: Sequence[npt.NDArray[np.float32]],
         functions: Sequence[tuple[Any, Sequence[int], int]],
         refuse_missing: bool,
+        matches: Sequence[tuple[Sequence[float], Sequence[float]]] = ...,
     ) -> None: ...
     @property
     def capsule(self) -> Any:
         """The PyCapsule `engine.features.v1` of this program (csrc/include/engine/features.h). Keeps it alive."""
     def row(self, row: Any) -> npt.NDArray[np.float32]:
         """Return the features of one mapping, or of one sequence in input order: a new float32 [n_outputs]."""
+    def absent(self, row: Any) -> tuple[str, ...]:
+        """Return the names of the inputs that a mapping has no key for, in input order; () for a sequence."""
+    def check_keys(self, row: Any, also_known: AbstractSet[Any] | None = None) -> None:
+        """Raise InputError unless every key of a mapping names an input, or is in the set `also_known`."""
     def row_json(self, data: Any, parse: Callable[[Any], Any]) -> npt.NDArray[np.float32]:
         """Return the features of one row of JSON: a new float32 [n_outputs].
 

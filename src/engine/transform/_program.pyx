@@ -16,8 +16,8 @@ cimport numpy as cnp
 from engine._common._features cimport ENGINE_FEATURES_ABI, ENGINE_FEATURES_CAPSULE, engine_features
 from engine.transform._columns cimport Column
 from engine.transform._native cimport (
-    CppColumn, CppProgram, DatePart, Function, InputKind, NativeFunction, Op, Step, Zone, kArgumentsMax, kCodesMax,
-    kDateParts, kOps, kResultsMax, xxh64_native,
+    CppColumn, CppProgram, DatePart, Function, InputKind, Matches, NativeFunction, Op, Refusal, Registers, Step, Zone,
+    kArgumentsMax, kCodesMax, kDateParts, kOps, kResultsMax, xxh64_native,
 )
 from engine.transform._row_reader cimport RowReader
 
@@ -28,6 +28,7 @@ cnp.import_array()
 
 # Names by code, as csrc/transform/ops.hpp has them: the ops of a step, and the parts of a date.
 OPS = tuple([kOps[code].name.decode() for code in range(<int>Op.kCount_)])
+OPS_ON_TEXT = frozenset([OPS[code] for code in range(len(OPS)) if kOps[code].reads == Registers.kTexts])
 DATE_PARTS = tuple([kDateParts[code].decode() for code in range(<int>DatePart.kCount_)])
 cdef dict _CODE_OF = {name: code for code, name in enumerate(OPS)}
 
@@ -66,6 +67,16 @@ cdef int _read_row(void* ctx, void* row, float* out) except -1:
     return (<NativeProgram>ctx).read(<PyObject*>row, out)
 
 
+cdef void* _absent(void* ctx) except NULL:
+    names = (<NativeProgram>ctx).reader.absent()
+    Py_INCREF(names)
+    return <void*>names
+
+
+cdef int _check_keys(void* ctx, void* row, void* also_known) except -1:
+    return (<NativeProgram>ctx).reader.check_keys(<PyObject*>row, None if also_known is NULL else <object>also_known)
+
+
 cdef void _free_capsule(object capsule) noexcept:
     Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
@@ -85,6 +96,7 @@ cdef class NativeProgram:
         functions: one (function, argument registers, number of results) for each call. `function.address` is native
             code that lives as long as `function`.
         refuse_missing: True makes an absent key an InputError; False makes it a missing value.
+        matches: (keys, values) of each step that matches numbers; the keys rise.
 
     Raises:
         ProgramError: the steps do not make a program; says why.
@@ -95,13 +107,16 @@ cdef class NativeProgram:
     cdef RowReader reader
     cdef object functions   # keeps the addresses alive
 
-    def __cinit__(self, inputs, n_outputs, steps, tables, edges, zones, vectors, functions, refuse_missing):
+    def __cinit__(self, inputs, n_outputs, steps, tables, edges, zones, vectors, functions, refuse_missing,
+                  matches=()):
         self.functions = list(functions)
         self.reader = RowReader(inputs, refuse_missing)
         try:
             self.program = new CppProgram(self.reader.n_numbers, self.reader.n_texts, n_outputs)
             for keys, values in tables:
                 self.program.add_table(<vector[string]>keys, <vector[double]>values)
+            for pair in matches:
+                self._add_matches(pair)
             for rising in edges:
                 self.program.add_edges(<vector[double]>rising)
             for zone in zones:
@@ -120,6 +135,8 @@ cdef class NativeProgram:
         self.socket.read_row = _read_row
         self.socket.retain = _retain
         self.socket.release = _release
+        self.socket.absent = _absent
+        self.socket.check_keys = _check_keys
 
     def __dealloc__(self):
         del self.program
@@ -153,17 +170,38 @@ cdef class NativeProgram:
         native.n_results = n_results
         return self.program.add_function(native)
 
+    cdef int _add_matches(self, object pair) except -1:
+        cdef Matches native
+        native.keys, native.values = pair
+        self.program.add_matches(native)
+        return 0
+
     cdef int _add_zone(self, object zone) except -1:
         cdef Zone native
         native.edges_s, native.offsets_s = zone
         self.program.add_zone(native)
         return 0
 
-    # Hot: one row, for `row` and for the socket's read_row.
+    # Hot: one row, for `row` and for the socket's read_row. Returns how many inputs the mapping has no key for.
     cdef int read(self, PyObject* row, float* out) except -1:
-        self.reader.read(row)
-        self.program.run_row(self.reader.numbers, self.reader.texts, out)
-        return 0
+        cdef int n_absent = self.reader.read(row)
+        cdef Refusal refusal = self.program.run_row(self.reader.numbers, self.reader.texts, out)
+        if refusal.step is not NULL:
+            self._raise(refusal, None)
+        if self.reader.kept is not None:
+            self.reader.kept = None
+        return n_absent
+
+    # Cold: raises the InputError of a value that a known step refused. The step's seed is the index of its input.
+    cdef int _raise(self, const Refusal& refusal, object row) except -1:
+        where = "" if row is None else f"row {row}, "
+        if refusal.step.op == Op.kKnown:
+            got = "None" if refusal.number != refusal.number else f"{refusal.number:g}"
+        else:
+            got = "None" if refusal.text.data is NULL else repr(refusal.text.data[:refusal.text.size].decode())
+        raise InputError(f"{where}input {self.reader.names[refusal.step.seed]!r}: expected a category that the program was "
+                         f"fitted on, got {got}; to take others, fit the encoder with handle_unknown='ignore' (OneHotEncoder) "
+                         f"or 'use_encoded_value' (OrdinalEncoder)")
 
     def row(self, row):
         """Return the features of one mapping, or of one sequence in input order: a new float32 [n_outputs]."""
@@ -172,6 +210,17 @@ cdef class NativeProgram:
         self.read(<PyObject*>row, <float*>cnp.PyArray_DATA(out))
         return out
 
+    def absent(self, row) -> tuple:
+        """Return the names of the inputs that a mapping has no key for, in input order; () for a sequence."""
+        self.reader.read(<PyObject*>row)
+        names = self.reader.absent()
+        self.reader.kept = None
+        return names
+
+    def check_keys(self, row, also_known=None):
+        """Raise InputError unless every key of a mapping names an input, or is in the set `also_known`."""
+        self.reader.check_keys(<PyObject*>row, also_known)
+
     def row_json(self, data, parse):
         """Return the features of one row of JSON: a new float32 [n_outputs].
 
@@ -179,8 +228,11 @@ cdef class NativeProgram:
         """
         cdef cnp.npy_intp shape = self.program.n_outputs()
         cdef cnp.ndarray out = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_FLOAT32, 0)
+        cdef Refusal refusal
         if self.reader.quick_json(data):
-            self.program.run_row(self.reader.numbers, self.reader.texts, <float*>cnp.PyArray_DATA(out))
+            refusal = self.program.run_row(self.reader.numbers, self.reader.texts, <float*>cnp.PyArray_DATA(out))
+            if refusal.step is not NULL:
+                self._raise(refusal, None)
         else:
             row = parse(data)
             self.read(<PyObject*>row, <float*>cnp.PyArray_DATA(out))
@@ -239,11 +291,14 @@ cdef class NativeProgram:
         shape, dtype = (n_rows, self.program.n_outputs()), np.float64 if as_float64 else np.float32
         cdef cnp.ndarray rows = np.empty(shape, dtype) if out is None else _writable(out, shape, dtype)
         cdef void* to = cnp.PyArray_DATA(rows)
+        cdef Refusal refusal
         with nogil:
             if as_float64:
-                self.program.run_batch_f64(numbers.data(), texts.data(), n_rows, <double*>to)
+                refusal = self.program.run_batch_f64(numbers.data(), texts.data(), n_rows, <double*>to)
             else:
-                self.program.run_batch(numbers.data(), texts.data(), n_rows, <float*>to)
+                refusal = self.program.run_batch(numbers.data(), texts.data(), n_rows, <float*>to)
+        if refusal.step is not NULL:
+            self._raise(refusal, refusal.row)
         return rows
 
     @property

@@ -16,6 +16,7 @@ from libc.math cimport NAN
 from libc.stdint cimport int32_t, uint32_t
 from libcpp.vector cimport vector
 
+import difflib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -27,7 +28,7 @@ from engine.transform._native cimport InputKind, JsonInput, JsonRows, Text, kInp
 from engine.transform._values cimport (
     Py_TYPE, PyFloat_Type_address, PyUnicode_Check, PyUnicode_CheckExact, engine_kept_hash, engine_prefetch,
     engine_same_text, kDigits, plain_number, plain_text, plain_timestamp, plain_vector, quick_number, quick_text,
-    quick_timestamp, quick_vector,
+    quick_timestamp, quick_vector, Py_None,
 )
 
 from engine._common.arguments import shown as _shown
@@ -82,6 +83,7 @@ cdef class RowReader:
     cdef int _keep_inputs(self, object inputs) except -1:
         cdef uint32_t i
         self.names = tuple([sys.intern(str(name)) for name, _, _ in inputs])
+        self.known = frozenset(self.names)
         self.n_inputs = len(self.names)
         self.name_at = <PyObject**>PyMem_Calloc(max(1, self.n_inputs), sizeof(PyObject*))
         self.value_at = <PyObject**>PyMem_Calloc(max(1, self.n_inputs), sizeof(PyObject*))
@@ -134,17 +136,66 @@ cdef class RowReader:
         self.json = new JsonRows(inputs, self.refuse_missing)
         return 0
 
-    # Hot: reads any row that `FeatureProgram.row` takes.
+    # Hot: reads any row that `FeatureProgram.row` takes. Returns how many inputs the mapping has no key for.
     cdef int read(self, PyObject* row) except -1:
         cdef object kind = <object>row
         cdef bint quick = False
+        self.n_absent = 0
         if type(kind) is dict:
             # A dict with many keys of no input is cheaper to query, name by name, than to walk.
             if PyDict_Size(kind) <= 4 * <Py_ssize_t>self.n_inputs + 16:
                 quick = self._quick_dict(row)
         elif PyList_CheckExact(kind) or PyTuple_CheckExact(kind):
             quick = self._quick_sequence(row)
-        return 0 if quick else self._read_slowly(kind)
+        return <int>self.n_absent if quick else self._read_slowly(kind)
+
+    # The inputs that the last row had no key for. No Python code may run between `read` and this.
+    cdef tuple absent(self):
+        if self.n_absent == 0:
+            return ()
+        return tuple([self.names[i] for i in range(self.n_inputs) if self.value_at[i] is NULL])
+
+    # Raises InputError unless every key of a mapping names an input or is in `also_known`, a set or None.
+    cdef int check_keys(self, PyObject* row, object also_known) except -1:
+        cdef Py_ssize_t position = 0
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef uint32_t expected = 0
+        cdef int32_t at
+        cdef object mapping = <object>row
+        if type(mapping) is dict:
+            # Hot: no Python code runs here. The first key that is no input ends the walk.
+            while PyDict_Next(mapping, &position, &key, &value):
+                if expected < self.n_inputs and key == self.name_at[expected]:
+                    expected += 1
+                    continue
+                if not PyUnicode_CheckExact(key):
+                    break
+                if expected < self.n_inputs and engine_same_text(key, self.name_at[expected]):
+                    expected += 1
+                    continue
+                at = self._find(key)
+                if at < 0:
+                    break
+                expected = at + 1
+            else:
+                return 0
+        elif not _is_mapping(mapping):
+            return 0
+        self._refuse_unknown(mapping, also_known or ())
+        return 0
+
+    # Cold.
+    def _refuse_unknown(self, mapping, also_known):
+        unknown = [key for key in mapping.keys() if key not in self.known and key not in also_known]
+        if not unknown:
+            return
+        known = {name.casefold(): name for name in (*also_known, *self.names)}
+        near = difflib.get_close_matches(str(unknown[0]).casefold(), known, n=1)
+        others = f" (and {len(unknown) - 1} more: {_listed(unknown[1:])})" if len(unknown) > 1 else ""
+        hint = f"did you mean {known[near[0]]!r}?" if near else f"the inputs are {_listed(self.names)}."
+        raise InputError(f"unknown key {unknown[0]!r}{others}: no input of the program has that name; {hint} Leave the "
+                         f"key out, or pass unknown_keys='ignore'")
 
     # Hot: reads JSON of the common shapes. False where a JSON library has to read it. The texts point into `data`.
     cdef bint quick_json(self, object data) noexcept:
@@ -216,7 +267,8 @@ cdef class RowReader:
                 self.numbers[self.register_of[i]] = PyFloat_AS_DOUBLE(<object>value)
             elif not self._quick_value(i, value):
                 return False
-        return found == self.n_inputs or not self.refuse_missing
+        self.n_absent = self.n_inputs - found
+        return self.n_absent == 0 or not self.refuse_missing
 
     cdef void _clear(self, uint32_t i) noexcept:
         cdef uint32_t j
@@ -244,14 +296,24 @@ cdef class RowReader:
 
     # Cold: rows and values of other types, and every error.
     cdef int _read_slowly(self, object row) except -1:
-        values = self._values_of(row)
+        cdef list values = self._values_of(row)
         cdef list plain = []
         cdef uint32_t i
         for i in range(self.n_inputs):
-            plain.append(self._plain_value(i, values[i]))
+            plain.append(None if values[i] is _ABSENT else self._plain_value(i, values[i]))
+        # The registers of texts point into these strings, which live until the program has run. They are exact strings,
+        # floats and datetimes, so dropping the list runs no Python code.
+        self.kept = plain
         if not self._quick_sequence(<PyObject*>plain):
             raise SystemError("plain values are not plain")
-        return 0
+        # Only now, because the values' own code may have read another row with this reader.
+        self.n_absent = 0
+        for i in range(self.n_inputs):
+            self.value_at[i] = Py_None
+            if values[i] is _ABSENT:
+                self.value_at[i] = NULL
+                self.n_absent += 1
+        return <int>self.n_absent
 
     cdef object _plain_value(self, uint32_t i, object value):
         cdef InputKind kind = self.kind_of[i]
@@ -264,7 +326,7 @@ cdef class RowReader:
         return plain_timestamp(value, kind == InputKind.kTimestampUtc, self.names[i], None)
 
     cdef list _values_of(self, object row):
-        if isinstance(row, Mapping) or (hasattr(row, "keys") and hasattr(row, "__getitem__")):
+        if _is_mapping(row):
             return [self._value_of(row, name) for name in self.names]
         if isinstance(row, (str, bytes, bytearray)) or not (
                 isinstance(row, (Sequence, np.ndarray)) or hasattr(row, "__array__")):
@@ -294,4 +356,12 @@ cdef class RowReader:
         if self.refuse_missing:
             raise InputError(f"input {name!r} is missing and the program was fitted with missing='error'; "
                              f"pass None where the value is unknown")
-        return None
+        return _ABSENT
+
+
+def _listed(names) -> str:
+    return ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
+
+
+cdef bint _is_mapping(object row) except -1:
+    return isinstance(row, Mapping) or (hasattr(row, "keys") and hasattr(row, "__getitem__"))

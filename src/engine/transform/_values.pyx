@@ -25,8 +25,10 @@ def _where(name, row) -> str:
 
 
 def _is_absent_marker(value) -> bool:
-    """Whether a value is pandas.NA or pandas.NaT. Tells by the name of its type, without importing pandas."""
+    """Whether a value is pandas.NA, pandas.NaT or numpy.ma.masked. Tells by the name of its type, without an import."""
     kind = type(value)
+    if kind.__name__ == "MaskedConstant":
+        return kind.__module__.startswith("numpy.")
     return kind.__name__ in ("NAType", "NaTType") and kind.__module__.startswith("pandas.")
 
 
@@ -58,7 +60,7 @@ cdef object plain_text(object value, object name, object row):
         except UnicodeEncodeError as error:
             raise InputError(f"{_where(name, row)}: expected text that UTF-8 can encode, got a lone surrogate "
                              f"U+{ord(value[error.start]):04X} at index {error.start}") from None
-        return value
+        return value if type(value) is str else str.__str__(value)
     if isinstance(value, np.generic) and value.dtype.kind in _NUMPY_KINDS:
         value = value.item()
     if isinstance(value, (int, float)):

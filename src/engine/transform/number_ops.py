@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from engine.errors import ProgramError
 from engine.transform.ops import Column, Op, finite, fitted, one_of, optional_finite, whole
-from engine.transform.plan import Plan
+from engine.transform.plan import NUMBER, Plan
 from engine.transform.statistics import Numbers
 
 ONE_HOT_CODES_MAX = 65_536
@@ -159,6 +160,67 @@ class Robust(Scaling):
 
 
 @dataclass(frozen=True)
+class Affine(Op):
+    """Give v * factor + offset, rounded after each."""
+
+    op: ClassVar[str] = "affine"
+    factor: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", finite("affine factor", self.factor))
+        object.__setattr__(self, "offset", finite("affine offset", self.offset))
+
+    def compile(self, plan: Plan, register: int) -> int:
+        return plan.step("affine", register, x=self.factor, y=self.offset)
+
+
+@dataclass(frozen=True)
+class MapNumber(Op):
+    """Give the value that belongs to a number.
+
+    Attributes:
+        keys: rising numbers.
+        values: one number for each key.
+        unknown: the result for any other number; None means NaN.
+        missing: the result for a missing number; None means NaN.
+        refuse: "unknown" refuses a row with any other number, "unknown_or_missing" one with a missing number too.
+    """
+
+    op: ClassVar[str] = "map"
+    keys: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    unknown: float | None = None
+    missing: float | None = None
+    refuse: str | None = None
+
+    def __post_init__(self) -> None:
+        keys = tuple(finite("map keys", key) for key in self.keys)
+        if any(a >= b for a, b in itertools.pairwise(keys)):
+            raise ProgramError(f"map: keys must rise strictly, got {list(keys)}")
+        object.__setattr__(self, "keys", keys)
+        check_map(self, keys)
+
+    def compile(self, plan: Plan, register: int) -> int:
+        matches = plan.matches(self.keys, self.values)
+        if self.refuse is not None:
+            plan.known(register, NUMBER, matches, missing=self.refuse == "unknown")
+        x, y = (math.nan if value is None else value for value in (self.unknown, self.missing))
+        return plan.step("match", register, table=matches, x=x, y=y)
+
+
+def check_map(op: Any, keys: Sequence[Any]) -> None:
+    """Set the fields of a `map` that has these keys to floats. Raise ProgramError for a value that is not accepted."""
+    if not isinstance(op.values, (list, tuple)) or len(op.values) != len(keys):
+        raise ProgramError(f"map: expected one value for each of {len(keys)} keys, got {op.values!r:.80}")
+    object.__setattr__(op, "values", tuple(finite("map values", value) for value in op.values))
+    object.__setattr__(op, "unknown", optional_finite("map unknown", op.unknown))
+    object.__setattr__(op, "missing", optional_finite("map missing", op.missing))
+    if op.refuse is not None:
+        one_of("map refuse", op.refuse, ("unknown", "unknown_or_missing"))
+
+
+@dataclass(frozen=True)
 class Clip(Op):
     """Give `low` for a lesser value and `high` for a greater one. None leaves that side open."""
 
@@ -261,15 +323,23 @@ class OneHotCodes(Op):
 
     Attributes:
         n: after `bucketize` or a `cross` of codes, how many codes there can be. Else learned: the greatest code + 1.
+        names: what follows "=" in the name of each column; None means the codes.
     """
 
     op: ClassVar[str] = "one_hot"
     final: ClassVar[bool] = True
     n: int | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.n is not None:
             whole("one_hot n", self.n, 1, ONE_HOT_CODES_MAX)
+        if self.names is not None:
+            if not all(isinstance(name, str) for name in self.names) or len(self.names) != self.n:
+                raise ProgramError(
+                    f"one_hot: expected one name for each of {self.n} codes, got {self.names!r:.80}"
+                )
+            object.__setattr__(self, "names", tuple(self.names))
 
     def fit(self, column: Column) -> Self:
         if self.n is not None:
@@ -283,7 +353,8 @@ class OneHotCodes(Op):
         return register
 
     def emit(self, plan: Plan, register: int, name: str) -> None:
-        plan.emit_one_hot(register, [f"{name}={code}" for code in range(fitted(self.n, self.op))])
+        n = fitted(self.n, self.op)
+        plan.emit_one_hot(register, [f"{name}={code}" for code in self.names or range(n)])
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ _REFUSED = {
     "tokens": "ONNX has no XXH64",
     "cross": "ONNX has no XXH64",
     "length": "ONNX has no length of a text in UTF-8 bytes",
+    "map": "ONNX cannot refuse a row",
     "function": "a function of your own is native code",
     "timestamp": "ONNX has no time zones",
     "geo_distance": "runtimes compute its sines and arcs to different precisions",
@@ -161,6 +162,8 @@ class _Graph:
         keys: Sequence[str] = getattr(op, "categories", None) or ()
         if isinstance(op, text_ops.Ordinal):
             values, other = [float(i) for i in range(len(keys))], (op.missing, op.unknown)
+        elif isinstance(op, text_ops.Map) and op.refuse is None:
+            values, other = list(op.values), (op.missing, math.nan if op.unknown is None else op.unknown)
         elif isinstance(op, text_ops.Count):
             values, other = list(map(float, op.counts or ())), (None, 0.0)
         elif isinstance(op, text_ops.Target):
@@ -224,6 +227,26 @@ class _Graph:
     def scale(self, op: Any, value: str) -> str:
         shift, divisor = op.shift_and_divisor()
         return self.node("Div", self.node("Sub", value, self.constant(shift)), self.constant(divisor or 1.0))
+
+    def affine(self, op: Any, value: str) -> str:
+        return self.node("Add", self.node("Mul", value, self.constant(op.factor)), self.constant(op.offset))
+
+    def map_number(self, op: Any, value: str) -> str:
+        if op.refuse is not None:
+            raise ProgramError(f"op 'map': {_REFUSED['map']}")
+        keys = self.constant(np.array([op.keys]))
+        equal = self._where(self.node("Equal", value, keys), self.constant(1.0), self.constant(0.0))
+        # At most one key is equal, so the sums have one term that is not 0.
+        axis = self.constant([1], np.int64)
+        found = self.node("ReduceSum", equal, axis, keepdims=1)
+        values = self._where(
+            self.node("Equal", value, keys), self.constant(np.array([op.values])), self.constant(0.0)
+        )
+        known = self.node("ReduceSum", values, axis, keepdims=1)
+        unknown = self.constant(math.nan if op.unknown is None else op.unknown)
+        missing = self.constant(math.nan if op.missing is None else op.missing)
+        made = self._where(self.node("Greater", found, self.constant(0.0)), known, unknown)
+        return self._where(self.node("IsNaN", value), missing, made)
 
     def clip(self, op: Any, value: str) -> str:
         for kind, edge in (("Less", op.low), ("Greater", op.high)):
@@ -294,6 +317,8 @@ _NUMBER_OPS: dict[type[Op], Callable[[_Graph, Any, str], str]] = {
     number_ops.Standardise: _Graph.scale,
     number_ops.MinMax: _Graph.scale,
     number_ops.Robust: _Graph.scale,
+    number_ops.Affine: _Graph.affine,
+    number_ops.MapNumber: _Graph.map_number,
     number_ops.Clip: _Graph.clip,
     number_ops.Log1p: _Graph.log1p,
     number_ops.Sqrt: _Graph.sqrt,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from engine.errors import ProgramError
-from engine.transform._program import KINDS, NativeProgram
+from engine.transform._program import KINDS, OPS_ON_TEXT, NativeProgram
 
 #: The kinds of input. A timestamp input that takes a time without a zone as UTC is of kind TIMESTAMP_UTC.
 NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR = KINDS
@@ -58,10 +58,15 @@ class Plan:
         self.output_names: list[str] = []
         self._register_of: dict[str, int] = {}
         self._used = {NUMBER: 0, TEXT: 0}
-        for name, kind in self.inputs:
-            self._register_of[name] = self._new(TEXT if kind == TEXT else NUMBER, kind_and_size(kind)[1])
+        # (TEXT or NUMBER, register) -> the index of the input that it was computed from.
+        self._input_of: dict[tuple[str, int], int] = {}
+        for index, (name, kind) in enumerate(self.inputs):
+            file = TEXT if kind == TEXT else NUMBER
+            self._register_of[name] = self._new(file, kind_and_size(kind)[1])
+            self._input_of[file, self._register_of[name]] = index
         self._steps: list[tuple[str, dict[str, float]]] = []
         self._tables: list[tuple[list[bytes], list[float]]] = []
+        self._matches: list[tuple[list[float], list[float]]] = []
         self._edges: list[list[float]] = []
         self._zones: list[tuple[list[float], list[float]]] = []
         self._vectors: list[Any] = []
@@ -74,8 +79,22 @@ class Plan:
     def step(self, op: str, *sources: int, kind: str = NUMBER, **fields: float) -> int:
         """Append a step that reads the registers `sources`. Return the register of `kind` that it writes."""
         dst = self._new(kind)
+        reads = TEXT if op in OPS_ON_TEXT else NUMBER
+        if sources and (reads, sources[0]) in self._input_of:
+            self._input_of[kind, dst] = self._input_of[reads, sources[0]]
         self._steps.append((op, {"dst": dst, **dict(zip("abcd", sources, strict=False)), **fields}))
         return dst
+
+    def known(self, register: int, kind: str, table: int, *, missing: bool) -> None:
+        """Append a step that refuses a row with another value than those of a table, or of matches.
+
+        Args:
+            kind: TEXT or NUMBER: the file of the register, and what `table` is an index of.
+            missing: True takes a missing value.
+        """
+        op = "known_text" if kind == TEXT else "known"
+        fields = {"a": register, "table": table, "count": int(missing)}
+        self._steps.append((op, {**fields, "seed": self._input_of.get((kind, register), 0)}))
 
     def emit(self, register: int, name: str) -> None:
         """Make a number register one output column."""
@@ -117,6 +136,11 @@ class Plan:
         self._tables.append(([key.encode() for key in keys], list(values)))
         return len(self._tables) - 1
 
+    def matches(self, keys: Iterable[float], values: Iterable[float]) -> int:
+        """Add a value for each of some rising numbers. Return their index, the field `table` of a step."""
+        self._matches.append((list(keys), list(values)))
+        return len(self._matches) - 1
+
     def edges(self, edges: Iterable[float]) -> int:
         """Add the edges of buckets. Return their index, the field `table` of a step."""
         self._edges.append(list(edges))
@@ -136,6 +160,7 @@ class Plan:
             self._vectors,
             self._functions,
             refuse_missing,
+            self._matches,
         )
 
     def _new(self, kind: str, count: int = 1) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine._common import canonical, durable
+from engine._common import arguments, canonical, durable
+from engine._common.tables import Columns
 from engine.errors import InputError, InputTypeError, ProgramError
 from engine.transform.batches import Batches, batches_of
 from engine.transform.drawing import html_of
@@ -19,7 +20,7 @@ from engine.transform.frozen import digest_of, parse_row, plain_loads
 from engine.transform.functions import UserFunction
 from engine.transform.onnx_export import to_onnx_model
 from engine.transform.ops import one_of, whole
-from engine.transform.plan import Plan
+from engine.transform.plan import NUMBER, TEXT, Plan
 from engine.transform.sklearn_import import features_of
 from engine.transform.sources import feature_from_json
 from engine.transform.spec import Feature
@@ -37,7 +38,7 @@ class FeatureProgram:
 
     Make one with `fit`, `load` or `from_sklearn`. A missing value (None, NaN, pandas.NA, pandas.NaT, or an absent key)
     is imputed if its feature has an op for that, and gives NaN otherwise. With `missing="error"` an absent key is an
-    InputError instead. Keys of no input are ignored.
+    InputError instead. Keys of no input are ignored, unless a call says `unknown_keys="raise"`.
 
     Immutable and thread-safe. No method blocks on anything but the disk.
 
@@ -52,9 +53,12 @@ class FeatureProgram:
     Args:
         features: fitted features, in output order.
         missing: "impute" or "error".
+        inputs: (name, kind) of each input, in the order of a row that is a sequence. They may be more than the features
+            read. None takes the inputs that the features read, in the order of their first use.
 
     Raises:
-        ProgramError: a feature that is not fitted, two outputs of one name, or no output.
+        ProgramError: a feature that is not fitted, two outputs of one name, no output, or inputs that do not belong to
+            the features.
     """
 
     __slots__ = {
@@ -70,9 +74,15 @@ class FeatureProgram:
         "output_names": "tuple of str: the columns of `row` and `batch`, in order.",
     }
 
-    def __init__(self, features: Sequence[Feature], *, missing: str = "impute") -> None:
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        *,
+        missing: str = "impute",
+        inputs: Sequence[tuple[str, str]] | None = None,
+    ) -> None:
         one_of("missing", missing, ("impute", "error"))
-        self._inputs = inputs_of(features)
+        self._inputs = _inputs_of(features, inputs)
         plan = Plan(self._inputs)
         # For each feature, its first output and the output after its last.
         self._columns: list[tuple[int, int]] = []
@@ -167,8 +177,8 @@ class FeatureProgram:
     def from_sklearn(cls, transformer: Any, table: Any) -> FeatureProgram:
         """Return a program that computes what a fitted scikit-learn ColumnTransformer or Pipeline computes.
 
-        It takes over SimpleImputer, StandardScaler, MinMaxScaler, RobustScaler, KBinsDiscretizer, OneHotEncoder and
-        OrdinalEncoder. An unknown category, which some encoders refuse, gives all zeros or the declared code.
+        It takes over the transformers that `pipeline_program` lists. Where an encoder refuses an unknown category
+        (handle_unknown="error"), the program refuses the row too, by an InputError.
 
         Args:
             transformer: fitted on a data frame.
@@ -179,7 +189,7 @@ class FeatureProgram:
             ProgramError: a transformer or an option that a program cannot reproduce, or a row with another result.
         """
         program = cls(features_of(transformer))
-        ours, theirs = program.batch(table), np.asarray(transformer.transform(table), dtype=np.float64)
+        ours, theirs = program.batch(table), _dense(transformer.transform(table))
         if ours.shape != theirs.shape:
             raise ProgramError(
                 f"scikit-learn makes shape {list(theirs.shape)}, the program {list(ours.shape)}"
@@ -251,6 +261,7 @@ class FeatureProgram:
             program = cls(
                 [feature_from_json(found, known) for found in body["features"]],
                 missing=body.get("missing", ""),
+                inputs=_pairs_of(body.get("inputs")),
             )
         except RecursionError:
             raise ProgramError("features are nested too deeply") from None
@@ -292,11 +303,14 @@ class FeatureProgram:
         model = to_onnx_model(self.features, self._inputs, self.output_names, self.digest, missing_text)
         durable.write(Path(path), model.SerializeToString())
 
-    def row(self, row: Mapping[str, Any] | Sequence[Any]) -> npt.NDArray[np.float32]:
+    def row(
+        self, row: Mapping[str, Any] | Sequence[Any], *, unknown_keys: str = "ignore"
+    ) -> npt.NDArray[np.float32]:
         """Return the features of one row.
 
         Args:
             row: a mapping from input name to value, or a sequence of values in `input_names` order.
+            unknown_keys: "raise" refuses a mapping with a key that names no input, such as a misspelt one.
 
         Returns:
             A new float32 [n_outputs].
@@ -304,9 +318,29 @@ class FeatureProgram:
         Raises:
             InputTypeError: a value of a type that its input cannot read; names the input, what was expected and what
                 was got.
-            InputError: a value out of range, a sequence of another length, or an absent key with `missing="error"`.
+            InputError: a value out of range, a sequence of another length, an absent key with `missing="error"`, or
+                a key of no input with `unknown_keys="raise"`; names the key and the nearest input.
         """
+        if unknown_keys != "ignore":
+            _require_policy(unknown_keys)
+            self._native.check_keys(row)
         return self._native.row(row)
+
+    def absent(self, row: Mapping[str, Any] | Sequence[Any]) -> tuple[str, ...]:
+        """Return the inputs that a row has no key for, and that are therefore missing values.
+
+        An input whose value is None or NaN is not absent.
+
+        Args:
+            row: as for `row`. A sequence has every input.
+
+        Returns:
+            Names, in `input_names` order.
+
+        Raises:
+            InputError, InputTypeError: as `row`.
+        """
+        return self._native.absent(row)
 
     def row_json(self, data: bytes | str) -> npt.NDArray[np.float32]:
         """Return the features of one row of JSON: the bits that `row` gives for it.
@@ -326,7 +360,9 @@ class FeatureProgram:
         """
         return self._native.row_json(data, parse_row)
 
-    def batch(self, table: Any, *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+    def batch(
+        self, table: Any, *, out: npt.NDArray[np.float32] | None = None, unknown_keys: str = "ignore"
+    ) -> npt.NDArray[np.float32]:
         """Return the features of every row of a table. Row i has the bits that `row` gives for it.
 
         Args:
@@ -334,15 +370,19 @@ class FeatureProgram:
                 columns are read in place, without the GIL.
             out: the array to write to: float32 [rows, n_outputs], C-contiguous, sharing no memory with the table. After
                 an error it holds anything. None makes a new array.
+            unknown_keys: "raise" refuses a column, or a key of a row, that names no input.
 
         Returns:
             float32 [rows, n_outputs]: `out`, or a new array.
 
         Raises:
             InputTypeError: as `row`, naming the row; no table; an `out` of another type.
-            InputError: as `row`, naming the row; a column that is absent or of another length; an `out` of another
-                shape.
+            InputError: as `row`, naming the row; a column that is absent or of another length; a column of no input
+                with `unknown_keys="raise"`; an `out` of another shape.
         """
+        if unknown_keys != "ignore":
+            _require_policy(unknown_keys)
+            self._native.check_keys(dict.fromkeys(Columns(table).names))
         if isinstance(table, (list, tuple)) and table and isinstance(table[0], Mapping):
             return self._native.rows(table, out=out)
         return self._rows_of(Table(table, self.input_names, refuse_missing=self.missing == "error"), out=out)
@@ -397,6 +437,32 @@ class FeatureProgram:
         )
 
 
+def _inputs_of(features: Sequence[Feature], given: Sequence[tuple[str, str]] | None) -> list[tuple[str, str]]:
+    read = inputs_of(features)
+    if given is None:
+        return read
+    kinds = dict(given)
+    if len(kinds) != len(given) or any(kinds.get(name) != kind for name, kind in read):
+        raise ProgramError("inputs or outputs do not belong to these features")
+    read_names = {name for name, _ in read}
+    for name, kind in given:
+        if name not in read_names and (not isinstance(name, str) or kind not in (NUMBER, TEXT)):
+            raise ProgramError(
+                f"input {name!r}: one that no feature reads is a number or a category, got {kind!r}"
+            )
+    return list(given)
+
+
+def _pairs_of(found: Any) -> list[tuple[str, str]]:
+    """Return the inputs of a program's file. Raise ProgramError for anything but pairs of strings."""
+    if not isinstance(found, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+        for pair in found
+    ):
+        raise ProgramError("inputs or outputs do not belong to these features")
+    return [(pair[0], pair[1]) for pair in found]
+
+
 def _features_of(spec: Any) -> list[Feature]:
     if isinstance(spec, (str, os.PathLike)):
         spec = load_spec(spec)
@@ -406,6 +472,14 @@ def _features_of(spec: Any) -> list[Feature]:
     if not features:
         raise ProgramError("a program needs at least one output, got a spec of no features")
     return features
+
+
+def _dense(matrix: Any) -> npt.NDArray[np.float64]:
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
+
+
+def _require_policy(unknown_keys: Any) -> None:
+    arguments.one_of("unknown_keys", unknown_keys, ("ignore", "raise"))
 
 
 def _require_distinct(names: list[str]) -> None:

@@ -326,11 +326,11 @@ class Feature:
     def emit(self, plan: Plan) -> None:
         """Append the feature's steps and output columns to a plan. Raise ProgramError if it does not end as numbers."""
         register = self.compile(plan)
-        if self.ops:
-            self.ops[-1].emit(plan, register, self.label)
-        elif self.gives != NUMBER:
+        if self.gives != NUMBER:
             verbs = "ordinal, one_hot, hash or count" if self.gives == TEXT else "part"
             raise ProgramError(f"feature {self.label!r} ends as a {self.gives}: add {verbs}")
+        if self.ops:
+            self.ops[-1].emit(plan, register, self.label)
         elif self.n_values == 1:
             plan.emit(register, self.label)
         else:

@@ -51,7 +51,7 @@ class Table:
         self.n_rows = 0
         take = _reader_of(source, names, refuse_missing)
         for position, name in enumerate(names):
-            column = take(name)
+            column = _unmasked(take(name))
             ndim = getattr(column, "ndim", 1)
             if isinstance(column, (str, bytes)) or not hasattr(column, "__len__") or ndim not in (1, 2):
                 raise InputTypeError(
@@ -109,6 +109,13 @@ class Table:
     def text_values(self, name: str) -> list[str | None]:
         """Return a column of categories as str and None, for fitting."""
         return text_values(_objects_of(self._columns[name], name), name)
+
+
+def _unmasked(column: Any) -> Any:
+    """Return a masked NumPy column with its masked values missing, any other column as it is."""
+    if not isinstance(column, np.ndarray) or not hasattr(column, "filled"):
+        return column
+    return column.filled(np.datetime64("NaT")) if column.dtype.kind == "M" else column.tolist()
 
 
 def _reader_of(source: Any, names: Sequence[str], refuse_missing: bool) -> Callable[[str], Any]:

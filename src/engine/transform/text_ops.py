@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 from engine.errors import ProgramError
 from engine.transform._program import CODES_MAX
+from engine.transform.number_ops import check_map
 from engine.transform.ops import Column, Op, finite, fitted, one_of, optional_finite, whole
 from engine.transform.plan import TEXT, Plan
 from engine.transform.statistics import ExactSum, count_texts, most_frequent_text
@@ -122,6 +123,37 @@ class Ordinal(Op):
         categories = fitted(self.categories, self.op)
         table = plan.table(categories, map(float, range(len(categories))))
         return plan.step("lookup", register, table=table, x=self.unknown, y=_or_nan(self.missing))
+
+
+@dataclass(frozen=True)
+class Map(Op):
+    """Give the number that belongs to a category.
+
+    Attributes:
+        categories: the keys.
+        values: one number for each category.
+        unknown: the result for any other category; None means NaN.
+        missing: the result for a missing category; None means NaN.
+        refuse: "unknown" refuses a row with any other category, "unknown_or_missing" one with a missing category too.
+    """
+
+    op: ClassVar[str] = "map"
+    reads: ClassVar[str] = TEXT
+    categories: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+    unknown: float | None = None
+    missing: float | None = None
+    refuse: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "categories", texts("map categories", self.categories))
+        check_map(self, self.categories)
+
+    def compile(self, plan: Plan, register: int) -> int:
+        table = plan.table(self.categories, self.values)
+        if self.refuse is not None:
+            plan.known(register, TEXT, table, missing=self.refuse == "unknown")
+        return plan.step("lookup", register, table=table, x=_or_nan(self.unknown), y=_or_nan(self.missing))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine import transform as t
-from engine.errors import ProgramError
+from engine.errors import InputError, ProgramError
 
 NAN = math.nan
 
@@ -154,3 +154,58 @@ def test_a_sum_beyond_float64_is_refused():
 def test_nonsense_is_refused_where_it_is_written(build):
     with pytest.raises(ProgramError):
         build()
+
+
+def test_affine_multiplies_and_then_adds():
+    feature = t.number("x").then({"op": "affine", "factor": 0.5, "offset": -1.0})
+    assert outputs(feature, [0.0], [4.0, -2.0]) == [[1.0, -2.0]]
+    assert math.isnan(outputs(feature, [0.0], [None])[0][0])
+
+
+def test_map_gives_the_value_of_an_equal_number():
+    op = {"op": "map", "keys": [0.0, 0.5, 10.0], "values": [3, 4, 5]}
+    given = t.number("x").then({**op, "unknown": -1, "missing": 7})
+    assert outputs(given, [0.0], [-0.0, 0.5, 10, 9.99, None, math.inf]) == [[3.0, 4.0, 5.0, -1.0, 7.0, -1.0]]
+    assert all(map(math.isnan, outputs(t.number("x").then(op), [0.0], [1.0, None])[0]))
+
+
+@pytest.mark.parametrize(
+    ("refuse", "taken", "refused"),
+    [("unknown", [1.0, None], [2.0]), ("unknown_or_missing", [1.0], [2.0, None])],
+)
+def test_map_can_refuse_a_row(refuse, taken, refused):
+    op = {"op": "map", "keys": [1.0], "values": [5.0], "missing": 6.0, "refuse": refuse}
+    program = t.FeatureProgram.fit(
+        [t.number("y"), t.number("x").clip(0, 9).then(op)], {"x": [1.0], "y": [0.0]}
+    )
+    for value in taken:
+        assert program.row({"x": value}).tolist()[1] == (6.0 if value is None else 5.0)
+    for value in refused:
+        with pytest.raises(InputError, match=f"input 'x': expected a category .* got {value and 2}"):
+            program.row({"x": value})
+        with pytest.raises(InputError, match="row 1, input 'x': expected a category"):
+            program.batch({"x": [1.0, value], "y": [0.0, 0.0]})
+
+
+@pytest.mark.parametrize(
+    ("op", "words"),
+    [
+        ({"op": "map", "keys": [1.0, 1.0], "values": [0, 0]}, "keys must rise strictly"),
+        ({"op": "map", "keys": [1.0], "values": []}, "expected one value for each of 1 keys"),
+        ({"op": "map", "keys": [1.0], "values": [math.inf]}, "map values must be"),
+        (
+            {"op": "map", "keys": [1.0], "values": [1], "refuse": "all"},
+            "map refuse must be one of unknown, unknown_or",
+        ),
+        ({"op": "affine", "factor": "x"}, "affine factor must be"),
+        ({"op": "one_hot", "n": 2, "names": ["a"]}, "expected one name for each of 2 codes"),
+    ],
+)
+def test_constants_of_maps_are_checked(op, words):
+    with pytest.raises(ProgramError, match=words):
+        t.number("x").then(op)
+
+
+def test_columns_of_codes_can_have_names():
+    feature = t.number("x").then({"op": "one_hot", "n": 2, "names": ["no", "yes"]})
+    assert t.FeatureProgram.fit([feature], {"x": [0.0]}).output_names == ("x=no", "x=yes")

@@ -351,6 +351,8 @@ class Socket(ctypes.Structure):
         ("read_row", ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)),
         ("retain", ctypes.PYFUNCTYPE(None, ctypes.c_void_p)),
         ("release", ctypes.PYFUNCTYPE(None, ctypes.c_void_p)),
+        ("absent", ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p)),
+        ("check_keys", ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.py_object, ctypes.py_object)),
     ]
 
 
@@ -359,7 +361,7 @@ def test_the_capsule_reads_a_row_into_the_callers_buffer(program):
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     capsule = program.capsule
     socket = Socket.from_address(pointer(capsule, b"engine.features.v1"))
-    assert socket.abi == 1
+    assert socket.abi == 2
     assert socket.n_features == 4
     expected = program.row(ROW).tobytes()
     ctx, read_row, release = socket.ctx, socket.read_row, socket.release
@@ -372,6 +374,73 @@ def test_the_capsule_reads_a_row_into_the_callers_buffer(program):
     with pytest.raises(InputTypeError, match="input 'hour'"):
         read_row(ctx, {"hour": "x"}, out.ctypes.data)
     release(ctx)
+
+
+@pytest.mark.parametrize("kind", [dict, OtherMapping, collections.OrderedDict])
+def test_the_capsule_says_which_inputs_a_row_has_no_key_for(program, kind):
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    socket = Socket.from_address(pointer(program.capsule, b"engine.features.v1"))
+    out = np.empty(4, dtype=np.float32)
+    for row, absent in (
+        ({}, ("delay", "hour", "carrier", "dest")),
+        ({"dest": None, "huor": 3, "delay": 1.0}, ("hour", "carrier")),
+        (ROW, ()),
+    ):
+        assert socket.read_row(socket.ctx, kind(row), out.ctypes.data) == len(absent)
+        assert socket.absent(socket.ctx) == absent
+    assert socket.read_row(socket.ctx, [1.0, 2.0, "a", "b"], out.ctypes.data) == 0
+    assert socket.absent(socket.ctx) == ()
+    assert socket.check_keys(socket.ctx, kind({"id": 7, **ROW}), frozenset(["id"])) == 0
+    with pytest.raises(InputError, match=r"unknown key 'huor'.*did you mean 'hour'"):
+        socket.check_keys(socket.ctx, kind({"id": 7, "huor": 3}), frozenset(["id"]))
+    with pytest.raises(InputError, match=r"unknown key 'i'.*did you mean 'id'"):
+        socket.check_keys(socket.ctx, kind({"i": 7}), frozenset(["id"]))
+
+
+def test_absent_inputs_are_named(program):
+    assert program.absent({}) == ("delay", "hour", "carrier", "dest")
+    assert program.absent({"hour": None, "carrier": math.nan, "more": 1}) == ("delay", "dest")
+    assert program.absent({str(i): i for i in range(100)} | {"hour": 1}) == ("delay", "carrier", "dest")
+    assert program.absent({"hour": decimal.Decimal(1)}) == ("delay", "carrier", "dest")
+    assert program.absent(ROW) == program.absent([1.0, 2.0, "a", "b"]) == ()
+    with pytest.raises(InputTypeError, match="input 'hour'"):
+        program.absent({"hour": "x"})
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"dleay": 1.0}, "unknown key 'dleay': no input of the program has that name; did you mean 'delay'"),
+        ({**ROW, "HOUR": 1.0}, "unknown key 'HOUR'.*did you mean 'hour'"),
+        (
+            {**ROW, "q": 1, "r": 2},
+            r"'q' \(and 1 more: 'r'\).*the inputs are 'delay', 'hour', 'carrier', 'dest'\. ",
+        ),
+        ({**ROW, 7: 1}, "unknown key 7: "),
+        (OtherMapping({"dleay": 1.0}), "did you mean 'delay'.*or pass unknown_keys='ignore'"),
+    ],
+)
+def test_unknown_keys_are_refused_on_request(program, row, words):
+    with pytest.raises(InputError, match=words):
+        program.row(row, unknown_keys="raise")
+    with pytest.raises(InputError, match=words):
+        program.batch([ROW, dict(row)], unknown_keys="raise")
+    assert program.row(row).tobytes() == program.row(row, unknown_keys="ignore").tobytes()
+
+
+def test_known_keys_in_any_order_are_taken_when_unknown_ones_are_refused(program):
+    for row in (ROW, dict(reversed(ROW.items())), {"dest": "ORD"}, {}, list(ROW.values())):
+        assert program.row(row, unknown_keys="raise").tobytes() == program.row(row).tobytes()
+    # Keys made at run time are other objects than the names.
+    made = {"".join(key): value for key, value in ROW.items()}
+    assert program.row(made, unknown_keys="raise").tobytes() == program.row(ROW).tobytes()
+    frame = pd.DataFrame([ROW, ROW])
+    assert len(program.batch(frame, unknown_keys="raise")) == 2
+    with pytest.raises(InputError, match="unknown key 'label'"):
+        program.batch(frame.assign(label=1), unknown_keys="raise")
+    with pytest.raises(InputError, match="unknown_keys must be one of ignore, raise, got 'refuse'"):
+        program.row(ROW, unknown_keys="refuse")
 
 
 def test_explain_shows_inputs_constants_and_outputs(program):
@@ -407,7 +476,23 @@ def test_threads_read_their_own_rows(program):
 
 def test_the_words_of_a_program_are_those_of_the_native_core():
     assert KINDS == (NUMBER, TEXT, TIMESTAMP, TIMESTAMP_UTC, VECTOR)
-    assert len(set(OPS)) == len(OPS) == 27
+    assert len(set(OPS)) == len(OPS) == 31
     assert (DATE_PARTS[0], DATE_PARTS[-1]) == ("year", "unix_second")
     with pytest.raises(ProgramError, match="does not compile: unknown op 'nonsense'"):
         NativeProgram([], 1, [("nonsense", {})], [], [], [], [], [], False)
+
+
+def test_inputs_can_be_declared_in_another_order_and_with_more_names():
+    features = [t.number("b"), t.category("c").ordinal(["x"])]
+    program = t.FeatureProgram(features, inputs=[("c", "category"), ("a", "number"), ("b", "number")])
+    assert program.input_names == ("c", "a", "b")
+    assert program.row(["x", 7.0, 2.0]).tolist() == [2.0, 0.0]
+    assert program.batch({"a": [0], "b": [2], "c": ["x"]}).tolist() == [[2.0, 0.0]]
+    again = t.FeatureProgram.from_json(program.to_json())
+    assert (again.input_names, again.digest) == (program.input_names, program.digest)
+    assert program.digest != t.FeatureProgram(features).digest
+    for inputs in ([("b", "number")], [("b", "category"), ("c", "category")], [("b", "number")] * 2):
+        with pytest.raises(ProgramError, match="inputs or outputs do not belong to these features"):
+            t.FeatureProgram(features, inputs=inputs)
+    with pytest.raises(ProgramError, match="input 'a': one that no feature reads is a number or a category"):
+        t.FeatureProgram(features, inputs=[("b", "number"), ("c", "category"), ("a", "vector[2]")])

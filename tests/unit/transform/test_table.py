@@ -210,3 +210,78 @@ def test_arrow_columns_of_every_type_of_number():
         np.testing.assert_array_equal(program.batch({"x": array.slice(3)})[:, 0], expected[3:])
         chunked = pa.chunked_array([array[:5], array[5:5], array[5:]])
         np.testing.assert_array_equal(program.batch({"x": chunked})[:, 0], expected)
+
+
+NUMBER_COLUMNS = {
+    "bool": pd.Series([True, False, True]),
+    "boolean": pd.Series([True, False, None], dtype="boolean"),
+    "Int64": pd.Series([1, 0, None], dtype="Int64"),
+    "Float64": pd.Series([1.0, 0.0, None], dtype="Float64"),
+    "objects": pd.Series([True, 0, pd.NA], dtype=object),
+    "categories of numbers": pd.Series([1, 0, None], dtype="category"),
+    "categories of bools": pd.Series([True, False, True], dtype="category"),
+    "sparse": pd.Series(pd.arrays.SparseArray([1.0, 0.0, np.nan])),
+    "pandas arrow bools": pd.Series([True, False, None], dtype="bool[pyarrow]"),
+    "an extension array": pd.array([1, 0, None], dtype="Int64"),
+    "masked": np.ma.masked_array([1.0, 0.0, 9.0], [0, 0, 1]),
+    "masked ints": np.ma.masked_array([1, 0, 9], [0, 0, 1]),
+    "dictionary of ints": pa.array([1, 0, None]).dictionary_encode(),
+    "polars bools": pl.Series([True, False, None]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBER_COLUMNS)
+def test_numbers_of_every_dtype_are_read(name):
+    column = NUMBER_COLUMNS[name]
+    spec = [t.number("x").impute(7.0), t.number("x").impute("most_frequent").named("learned")]
+    program = t.FeatureProgram.fit(spec, {"x": column})
+    third = [1.0, 1.0] if name in ("bool", "categories of bools") else [7.0, 0.0]
+    assert program.batch({"x": column}).tolist() == [[1.0, 1.0], [0.0, 0.0], third]
+
+
+TEXT_COLUMNS = {
+    "string": pd.Series(["a", "b", None], dtype="string"),
+    "python string": pd.Series(["a", "b", None], dtype="string[python]"),
+    "objects": pd.Series(["a", "b", np.nan], dtype=object),
+    "categories": pd.Series(["a", "b", None], dtype="category"),
+    "categories of strings": pd.Series(["a", "b", None], dtype="string").astype("category"),
+    "a Categorical": pd.Categorical(["a", "b", None]),
+    "pandas arrow": pd.Series(["a", "b", None], dtype=pd.ArrowDtype(pa.string())),
+    "pandas dictionary": pd.Series(
+        ["a", "b", None], dtype=pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))
+    ),
+    "enum": pl.Series(["a", "b", None], dtype=pl.Enum(["b", "a"])),
+}
+
+
+@pytest.mark.parametrize("name", TEXT_COLUMNS)
+def test_texts_of_every_dtype_are_read(name):
+    program = t.FeatureProgram.fit([t.category("x").ordinal(missing=-2)], {"x": TEXT_COLUMNS[name]})
+    assert program.batch({"x": TEXT_COLUMNS[name]}).ravel().tolist() == [0.0, 1.0, -2.0]
+
+
+def test_masked_values_are_missing():
+    spec = [
+        t.number("x"),
+        t.category("c").missing(),
+        t.vector("v", 2),
+        t.timestamp("d", zone="UTC").part("day"),
+    ]
+    program = t.FeatureProgram.fit(spec, {"x": [0.0], "c": ["a"], "v": [[0.0, 0.0]], "d": [None]})
+    mask = [False, True]
+    table = {
+        "x": np.ma.masked_array([1.0, 2.0], mask),
+        "c": np.ma.masked_array([7, 8], mask),
+        "v": np.ma.masked_array([[1.0, 2.0], [3.0, 4.0]], [[False, True], [False, False]]),
+        "d": np.ma.masked_array(np.array(["2024-05-06", "2024-05-07"], "M8[ns]"), mask),
+    }
+    with pytest.raises(InputError, match="no time zone"):
+        program.batch(table)
+    table["d"] = [None, None]
+    got = program.batch(table)
+    np.testing.assert_array_equal(got[:, :4], [[1.0, 0.0, 1.0, np.nan], [np.nan, 1.0, 3.0, 4.0]])
+    row = {"x": np.ma.masked, "c": np.ma.masked, "v": table["v"][0], "d": np.ma.masked}
+    np.testing.assert_array_equal(program.row(row)[:4], [np.nan, 1.0, 1.0, np.nan])
+    utc = t.FeatureProgram.fit([t.timestamp("d", zone="UTC", naive="utc").part("day")], {"d": [None]})
+    days = np.ma.masked_array(np.array(["2024-05-06", "2024-05-07"], "M8[ns]"), mask)
+    np.testing.assert_array_equal(utc.batch({"d": days}).ravel(), [6.0, np.nan])

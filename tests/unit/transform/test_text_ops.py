@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from engine import transform as t
@@ -152,3 +153,47 @@ def test_target_needs_its_label_in_every_row_and_a_sensible_number_of_folds():
     for folds, words in ((1, "from 2 to 4, got 1"), (5, "from 2 to 4, got 5"), (True, "got bool True")):
         with pytest.raises(ProgramError, match=f"folds must be an int.*{words}"):
             t.FeatureProgram.fit_batch(spec, TARGETS, folds=folds)
+
+
+def test_map_gives_the_number_of_a_category():
+    op = {"op": "map", "categories": ["a", "b"], "values": [2.5, -1]}
+    given = t.category("c").then({**op, "unknown": 9, "missing": 7})
+    assert outputs(given, ["x"], ["b", "a", "x", None]) == [[-1.0, 2.5, 9.0, 7.0]]
+    assert all(map(math.isnan, outputs(t.category("c").then(op), ["x"], ["x", None])[0]))
+
+
+def test_map_can_refuse_a_row_and_names_the_category():
+    op = {"op": "map", "categories": ["a"], "values": [1], "refuse": "unknown_or_missing"}
+    program = t.FeatureProgram.fit(
+        [t.category("d").ordinal(), t.category("c").then(op)], {"c": ["a"], "d": ["x"]}
+    )
+    assert program.row({"c": "a"}).tolist()[1] == 1.0
+    for value, shown in (("Zürich", "'Zürich'"), (None, "None"), (7, "'7'"), (np.int64(7), "'7'")):
+        with pytest.raises(InputError, match=f"^input 'c': expected a category .*, got {shown};"):
+            program.row({"c": value})
+        with pytest.raises(InputError, match=f"^row 1, input 'c': expected a category .*, got {shown};"):
+            program.batch([{"c": "a"}, {"c": value}])
+    filled = t.category("c").impute_constant("a").then(op)
+    assert outputs(filled, ["x"], ["a", None]) == [[1.0, 1.0]]
+    with pytest.raises(InputError, match=r"input 'c': .*got 'b'"):
+        outputs(filled, ["x"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("op", "words"),
+    [
+        ({"categories": ["a", "a"], "values": [0, 0]}, "a category is given twice"),
+        ({"categories": ["a"], "values": [0, 1]}, "expected one value for each of 1 keys"),
+        ({"categories": ["a"], "values": [0], "refuse": True}, "map refuse must be one of"),
+    ],
+)
+def test_constants_of_a_map_are_checked(op, words):
+    with pytest.raises(ProgramError, match=words):
+        t.category("c").then({"op": "map", **op})
+
+
+def test_a_category_that_is_only_imputed_is_no_output():
+    with pytest.raises(
+        ProgramError, match="feature 'c' ends as a category: add ordinal, one_hot, hash or count"
+    ):
+        t.FeatureProgram.fit([t.category("c").impute_constant("a")], {"c": ["a"]})
