@@ -99,7 +99,7 @@ void Runtime::start_threads(Deployment* deployment, const void* rows, uint32_t n
         return;
     }
     const auto* bytes = static_cast<const std::byte*>(rows);
-    std::vector<std::byte> kept(bytes, bytes + size_t{n_rows} * limits_.row_bytes);
+    std::vector<std::byte> kept(bytes, bytes + size_t{n_rows} * deployment->row_bytes());
     deployment->retain();
     warming_ = std::thread([this, deployment, n_rows, kept = std::move(kept)] {
         const Calibration calibration = calibrate(*deployment, kept.data(), n_rows);

@@ -216,7 +216,6 @@ Executors::Dispatch Executors::next(Executor& me, int64_t now) noexcept {
         // Taken under the lock: once this executor is replaced, its place in the lane holds another batch.
         me.batch = &first->batch_of(me.number);
         me.lane = dispatch.lane = first;
-        me.began_ns = now;
         break;
     }
     const bool more = retire_idle_lanes(dispatch);
@@ -283,7 +282,7 @@ void Executors::suspect(const Lane& lane) noexcept {
         const MutexLock lock(lock_);
         for (const auto& executor : executors_)
             if (executor->lane == &lane)
-                at = std::min(at, executor->began_ns + lane.hung_after_ns(executor->batch->size));
+                at = std::min(at, lane.hung_at_ns(*executor->batch));
     }
     if (at < NEVER_NS) deadline_timer_.add({at, nullptr, 0, 0});
 }
@@ -297,7 +296,7 @@ int64_t Executors::check_executors(int64_t now) noexcept {
         const MutexLock lock(lock_);
         for (const auto& executor : executors_) {
             if (executor->lane == nullptr || executor->lost) continue;
-            const int64_t at = executor->began_ns + executor->lane->hung_after_ns(executor->batch->size);
+            const int64_t at = executor->lane->hung_at_ns(*executor->batch);
             if (at > now) again = std::min(again, at);
             else if (lost_.load(std::memory_order_relaxed) + hung.size() < LOST_MAX) hung.push_back(executor);
         }

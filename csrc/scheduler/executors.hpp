@@ -78,7 +78,6 @@ private:
         uint32_t number = 0;
         std::thread handle;
         Lane* lane = nullptr;                // lock: whose batch it runs, null for none
-        int64_t began_ns = 0;                // lock: that batch
         bool lost = false;                   // lock: replaced by another thread, its results are dropped
         Batch* batch = nullptr;              // this thread's alone: the batch under way
         std::vector<Lane::Dropped> dropped;  // this thread's alone: dropped under the lock, answered without it
