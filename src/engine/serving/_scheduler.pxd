@@ -226,7 +226,6 @@ cdef extern from "scheduler/limits.hpp" namespace "engine::scheduler" nogil:
         RuntimeLimits()
         uint32_t slots
         uint32_t batch_rows_max
-        uint32_t row_bytes
         uint32_t n_features
         uint32_t n_outputs
         int64_t budget_ns
