@@ -31,8 +31,7 @@ Lane::Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, Sh
       executors_(shared.count()) {}
 
 void Lane::make_batches() {
-    ENGINE_ASSERT(batches_.empty(), "a lane's batches are made once");
-    for (uint32_t i = 0; i < executors_; ++i) batches_.push_back(std::make_unique<Batch>(limits_));
+    for (size_t i = batches_.size(); i < executors_; ++i) batches_.push_back(std::make_unique<Batch>(limits_));
 }
 
 bool Lane::take_from_executors(uint32_t index, uint32_t generation, bool* was_running) noexcept {
@@ -368,12 +367,14 @@ std::vector<Entry> Lane::lose_batch(uint32_t executor, int64_t now) {
     std::unique_ptr<Batch>& batch = batches_[executor];
     ENGINE_ASSERT(batch->size > 0 && batch->deployment != nullptr, "only a batch that runs is lost");
     std::vector<Entry> entries(batch->entries.begin(), batch->entries.begin() + batch->size);
+    auto next = std::make_unique<Batch>(limits_);
+    lost_.reserve(lost_.size() + 1);
     // The thread may be back and delivering: it then gives up its references while these entries are being failed.
     std::erase_if(entries, [&](const Entry& entry) { return !slots_.try_retain(entry.slot); });
     batch->deployment->call_lost();
     batch->deployment->breaker().trip(now);
     lost_.push_back(std::move(batch));
-    batch = std::make_unique<Batch>(limits_);
+    batch = std::move(next);
     --running_;
     policy_.lost(executor);
     return entries;

@@ -40,7 +40,7 @@ public:
     // The references outlive the lane. `lock` is the executors'.
     Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, SharedExecutors& shared, Mutex& lock,
          FallbackHandler& fallback);
-    // Makes room for one batch on each executor. Once, before the first submission.
+    // Makes room for one batch on each executor, before the first submission.
     void make_batches();
 
     // Callers, any thread.
@@ -74,7 +74,8 @@ public:
     // Lock. The batch came back: its time is a measure of the primary.
     void finish_batch(uint32_t executor, const Batch& batch, const Scored& scored) noexcept;
     // Lock. The executor's batch will not come back, or too late. Its thread keeps the batch; the executor gets a new
-    // one. Returns the entries to fail, each with a reference to its slot.
+    // one. Returns the entries to fail, each with a reference to its slot. Throws only std::bad_alloc, and then nothing
+    // has happened.
     std::vector<Entry> lose_batch(uint32_t executor, int64_t now);
     // Lock. A lost batch came back: its buffers, for its thread to free.
     std::unique_ptr<Batch> take_lost(const Batch& batch) noexcept;

@@ -10,6 +10,7 @@
 
 #include "base/assert.hpp"
 #include "base/clock.hpp"
+#include "base/threads.hpp"
 #include "scheduler/reasons.hpp"
 
 namespace engine::scheduler {
@@ -44,8 +45,13 @@ Shadow::Shadow(Deployment* deployment, const engine_observer* observer, uint32_t
         observer_ = *observer;
         observer_.retain(observer_.ctx);
     }
-    thread_ = std::thread([this] { loop(); });
-    pthread_setname_np(thread_.native_handle(), "engine-shadow");
+    try {
+        thread_ = make_thread("engine-shadow", [this] { loop(); });
+    } catch (...) {
+        if (observed_) observer_.release(observer_.ctx);
+        deployment_->release();
+        throw;
+    }
     const sched_param none{};
     pthread_setschedparam(thread_.native_handle(), SCHED_IDLE, &none);
 }

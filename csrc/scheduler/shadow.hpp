@@ -33,7 +33,8 @@ struct ShadowCounts {
 
 class Shadow {
 public:
-    // Takes a reference to the deployment and, where given, to the observer.
+    // Takes a reference to the deployment and, where given, to the observer. Throws std::system_error where the system
+    // refuses a thread.
     Shadow(Deployment* deployment, const engine_observer* observer, uint32_t rows_max);
     ~Shadow();
     Shadow(const Shadow&) = delete;

@@ -8,8 +8,10 @@
 #include <thread>
 #include <vector>
 
+#include "base/threads.hpp"
 #include "scheduler/reasons.hpp"
 #include "scheduler/runtime.hpp"
+#include "scheduler/shadow.hpp"
 #include "tests/check.hpp"
 
 using namespace engine;
@@ -545,6 +547,67 @@ TEST(one_call_at_a_time_holds_for_every_deployment_of_a_model) {
     CHECK(second->score_primary(row, 1, nullptr, &two, NEVER_NS) == ENGINE_SCORE_OK && two == 3.0 && one == 3.0);
     first->release();
     second->release();
+}
+
+std::atomic<int> threads_left{0};  // that the system still gives
+
+bool refuses() noexcept { return threads_left.fetch_sub(1) <= 0; }
+
+TEST(a_system_that_refuses_threads_leaves_none_and_may_be_asked_again) {
+    const std::array<float, 32> rows{};
+    Fixture fixture(256, 2);
+    for (int given = 0; given < 4; ++given) {  // the timer, two executors, the thread that calibrates
+        threads_left = given;
+        refuse_threads = refuses;
+        bool refused = false;
+        try {
+            fixture.runtime->start_threads(fixture.deployment, rows.data(), 16);
+        } catch (const std::system_error& error) {
+            refused = error.code().value() == EAGAIN;
+        }
+        refuse_threads = nullptr;
+        CHECK(refused);
+        CHECK(fixture.deployment->references() == 1);
+    }
+    fixture.start();
+    CHECK(fixture.predict(1.0f, 2.0f, 1000 * MS).second == 3.0);
+    threads_left = 0;
+    refuse_threads = refuses;
+    bool refused = false;
+    try {
+        Shadow shadow(fixture.deployment, nullptr, 16);
+    } catch (const std::system_error&) {
+        refused = true;
+    }
+    refuse_threads = nullptr;
+    CHECK(refused);
+}
+
+TEST(a_stuck_executor_that_cannot_be_replaced_degrades_and_is_replaced_later) {
+    Fixture fixture;
+    fixture.start();
+    threads_left = 0;
+    refuse_threads = refuses;
+    fixture.primary.hang = true;
+    CHECK(fixture.predict(1.0f, 1.0f, 100 * MS).first.reason == Reason::timeout);
+    Executors& executors = fixture.runtime->executors();
+    while (executors.missing() == 0) std::this_thread::yield();
+    CHECK(executors.replaced() == 1 && executors.refused() >= 1);
+    CHECK(fixture.deployment->breaker().openings() == 1);
+    for (int i = 0; i < 5; ++i) {
+        const auto [outcome, value] = fixture.predict(1.0f, 1.0f, 100 * MS);
+        CHECK(outcome.source != Source::primary);
+        CHECK(outcome.reason == Reason::stalled || outcome.reason == Reason::breaker_open);
+    }
+    fixture.primary.hang = false;
+    refuse_threads = nullptr;
+    while (executors.missing() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    bool served = false;
+    for (int i = 0; i < 500 && !served; ++i) {
+        served = fixture.predict(1.0f, 1.0f, 100 * MS).first.source == Source::primary;
+        if (!served) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    CHECK(served);
 }
 
 CHECK_MAIN()
