@@ -27,7 +27,7 @@ def check():
         ("csrc/transform/json.cpp", "tests/unit/transform"),
         ("csrc/scheduler/policy.cpp", "tests/unit/serving"),
         ("csrc/tests/simulator/test_simulator.cpp", "tests/unit/simulation"),
-        ("tests/unit/registry/test_notice_page.py", "tests/unit/registry/test_notice.py"),
+        ("tests/unit/registry/test_notice_page.py", "tests/unit/registry/test_notice_page.py"),
         ("tests/unit/registry/bundles.py", "tests/unit/registry"),
         ("benchmarks/runner.py", "tests/test_benchmarks_smoke.py"),
         ("setup.py", "tests/unit/test_build.py"),
