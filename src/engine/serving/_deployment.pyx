@@ -42,7 +42,7 @@ import numpy as np
 from engine._common import vocabulary
 from engine.errors import ConfigError, InputError
 from engine.serving._answers import Answers
-from engine.serving._executors import _looking_up_until
+from engine.serving._executors import _looking_up_until, no_thread
 from engine.serving._rows import checked_default
 
 cnp.import_array()
@@ -325,9 +325,14 @@ cdef class Versions:
                 ended = before.close(SHADOW_PATIENCE_NS)
             if ended:
                 del before  # else its thread is stuck in a model and keeps what it uses
-        self._shadowed = deployment
-        if deployment is not None:
+        self._shadowed = None
+        if deployment is None:
+            return
+        try:
             self._shadow = new Shadow(deployment.native, self._observer, rows_max)
+        except OSError as error:
+            raise no_thread(error) from None
+        self._shadowed = deployment
 
     def _serving(self):
         """The deployment that new requests come under, and the one before it or None."""

@@ -43,7 +43,7 @@ import asyncio
 import random
 
 from engine._common.vocabulary import PRIORITIES as _priorities
-from engine.errors import ClosedError, InputError
+from engine.errors import ClosedError, InputError, ResourceError
 from engine.serving._answers import Answers
 from engine.serving._executors import _looking_up_until
 
@@ -168,8 +168,13 @@ cdef class CoreEngine(Versions):
         """Take requests inline or in the batch lane; with `auto`, change between them later."""
         self._inline = inline
         self._auto = auto
-        if not inline:
+        if inline:
+            return
+        try:
             self._start_threads(True)
+        except BaseException:
+            self.close()
+            raise
 
     cdef int _start_threads(self, bint warm) except -1:
         cdef cnp.ndarray rows = read_matrix(self._warm_rows, self._n_features, self._current.wide)
@@ -280,7 +285,10 @@ cdef class CoreEngine(Versions):
             return 0
         self._overruns = overruns
         if self._overran_ns and now - self._overran_ns < OVERRUN_WINDOW_NS:
-            self._start_threads(False)
+            try:
+                self._start_threads(False)
+            except ResourceError:
+                return 0  # it stays inline, and the next overrun tries again
             self._inline = False
             self._demoted_ns = now
             self._stalls = self.runtime.cost().stalls()
