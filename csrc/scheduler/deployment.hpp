@@ -8,20 +8,16 @@
 
 #include <atomic>
 #include <cstdint>
-#include <climits>
 #include <memory>
 
 #include "base/assert.hpp"
+#include "base/call_lock.hpp"
 #include "base/clock.hpp"
 #include "engine/scorer.h"
 #include "scheduler/breaker.hpp"
-#include "scheduler/call_lock.hpp"
 #include "scheduler/row_failures.hpp"
 
 namespace engine::scheduler {
-
-// The status of a primary that was not called: it allows one call at a time, and the call before this one is still out.
-inline constexpr int NOT_CALLED = INT_MIN;
 
 class Deployment {
 public:

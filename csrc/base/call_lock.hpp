@@ -17,7 +17,10 @@
 #include "base/clock.hpp"
 #include "base/futex.hpp"
 
-namespace engine::scheduler {
+namespace engine {
+
+// The status of a scorer that was not called: it allows one call at a time, and the call before this one is still out.
+inline constexpr int NOT_CALLED = INT_MIN;
 
 class CallLock {
 public:
@@ -55,4 +58,4 @@ private:
     std::atomic<uint32_t> lost_{0};
 };
 
-}  // namespace engine::scheduler
+}  // namespace engine

@@ -1,9 +1,9 @@
-#include "scheduler/call_lock.hpp"
+#include "base/call_lock.hpp"
 
 #include <map>
 #include <mutex>
 
-namespace engine::scheduler {
+namespace engine {
 
 struct CallLockRegistry {
     std::mutex lock;
@@ -29,4 +29,4 @@ std::shared_ptr<CallLock> CallLock::of(const void* ctx) {
     return lock;
 }
 
-}  // namespace engine::scheduler
+}  // namespace engine
