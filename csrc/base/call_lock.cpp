@@ -13,7 +13,8 @@ struct CallLockRegistry {
 // Every extension module links its own copy of this code. A local static of an inline function with default visibility
 // is one object for the whole process all the same, because g++ marks it unique for the dynamic linker.
 [[gnu::visibility("default")]] inline CallLockRegistry& registry() {
-    static auto* const only = new CallLockRegistry;  // never freed: threads that are left behind may outlive static objects
+    // Never freed: threads that are left behind may outlive static objects.
+    static auto* const only = new CallLockRegistry;
     return *only;
 }
 

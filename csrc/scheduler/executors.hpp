@@ -47,8 +47,8 @@ public:
     Executors(const Executors&) = delete;
     Executors& operator=(const Executors&) = delete;
 
-    // Once is enough; the threads live until stop(). Throws std::system_error where the system refuses a thread; then none
-    // is left.
+    // Once is enough; the threads live until stop(). Throws std::system_error where the system refuses a thread; then
+    // none is left.
     void start();
     // Ends the threads. Threads that do not come back within `patience_ns` are left behind. Every lane is detached.
     void stop(int64_t patience_ns) noexcept;

@@ -1,5 +1,5 @@
-// What a primary has shown about the rows on which it fails: how many of them there are, which rows failed alone of late,
-// and whether anything succeeds at all. It tells the lanes how many rows to put into one call, so that bad rows take few
+// What a primary has shown about the rows on which it fails: how many of them there are, which rows failed alone of
+// late, and whether anything succeeds at all. It tells the lanes how many rows to put into one call, so that bad rows take few
 // good ones along. Time is handed in.
 //
 // A row that failed alone is remembered by its bytes for a second. Rows like it are scored last and together, so they

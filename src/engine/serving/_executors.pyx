@@ -77,8 +77,8 @@ def no_thread(error):
         error.errno,
         f"the system refuses another thread ({os.strerror(error.errno)}): this process has "
         f"{_read('/proc/self/status', 'Threads:')}; RLIMIT_NPROC (ulimit -u) allows its user "
-        f"{_limit(resource.RLIMIT_NPROC)}, and pids.max its container {_read('/sys/fs/cgroup/pids.max')}; raise the limit, "
-        f"close engines, or let them share one engine.Executors"
+        f"{_limit(resource.RLIMIT_NPROC)}, and pids.max its container {_read('/sys/fs/cgroup/pids.max')}; raise the "
+        f"limit, close engines, or let them share one engine.Executors"
     )
 
 
@@ -86,8 +86,8 @@ def no_descriptor(error):
     """A ResourceError for a file descriptor that the system refused."""
     return ResourceError(
         error.errno,
-        f"the system refuses another file descriptor ({os.strerror(error.errno)}): RLIMIT_NOFILE (ulimit -n) allows this "
-        f"process {_limit(resource.RLIMIT_NOFILE)}; raise the limit, or close files, sockets and event loops"
+        f"the system refuses another file descriptor ({os.strerror(error.errno)}): RLIMIT_NOFILE (ulimit -n) allows "
+        f"this process {_limit(resource.RLIMIT_NOFILE)}; raise the limit, or close files, sockets and event loops"
     )
 
 
