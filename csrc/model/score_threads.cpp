@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 #include "base/assert.hpp"
+#include "base/call_lock.hpp"
 
 namespace engine::model {
 namespace {
@@ -28,6 +30,13 @@ int score(const engine_scorer& scorer, const T* rows, std::size_t n_rows, std::s
     const bool alone = !(scorer.flags & ENGINE_SCORER_REENTRANT) || (scorer.flags & ENGINE_SCORER_TAKES_GIL);
     const std::size_t spans = n_rows / rows_a_span + (n_rows % rows_a_span != 0);
     threads = std::min(threads, spans);
+    if (!(scorer.flags & ENGINE_SCORER_REENTRANT)) {
+        const std::shared_ptr<CallLock> one_at_a_time = CallLock::of(scorer.ctx);
+        if (!one_at_a_time->lock_until(NEVER_NS)) return NOT_CALLED;
+        const int status = call(scorer, rows, n_rows, stride, out);
+        one_at_a_time->unlock();
+        return status;
+    }
     if (alone || threads <= 1) return call(scorer, rows, n_rows, stride, out);
     // Relaxed, because the counter orders nothing: each span is taken once, and join() publishes what was written.
     std::atomic<std::size_t> next{0};

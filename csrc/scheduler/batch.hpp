@@ -15,7 +15,8 @@ namespace engine::scheduler {
 struct Batch {
     explicit Batch(const RuntimeLimits& limits)
         : entries(limits.batch_rows_max),
-          rows(size_t{limits.batch_rows_max} * limits.row_bytes),
+          in_order(limits.batch_rows_max),
+          rows(size_t{limits.batch_rows_max} * limits.row_bytes_max()),
           out(size_t{limits.batch_rows_max} * limits.n_outputs),
           scratch(size_t{limits.batch_rows_max} * limits.n_features),
           waited_ns(limits.batch_rows_max),
@@ -24,8 +25,12 @@ struct Batch {
     }
 
     uint32_t size = 0;                          // rows in it; the vectors hold batch_rows_max
+    uint32_t executor = 0;                      // the one that formed it
+    int64_t call_began_ns = 0;                  // lock: the scoring call under way, which has …
+    uint32_t call_rows = 0;                     // … this many rows
     std::vector<Entry> entries;
-    std::vector<std::byte> rows;                // copied side by side
+    std::vector<Entry> in_order;                // the entries in the order in which they are scored
+    std::vector<std::byte> rows;                // of a call, copied side by side
     std::vector<double> out;
     std::vector<float> scratch;                 // for rows narrowed to float32
     std::vector<int64_t> waited_ns;             // of each row: how long it was queued …

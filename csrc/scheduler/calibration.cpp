@@ -1,10 +1,9 @@
 // Measurements before serving: the cost of the primary and of the fallback, and how late timers are on this machine.
-#include <pthread.h>
-
 #include <algorithm>
 #include <cstring>
 
 #include "base/futex.hpp"
+#include "base/threads.hpp"
 #include "scheduler/runtime.hpp"
 
 namespace engine::scheduler {
@@ -91,17 +90,18 @@ void Runtime::time_fallback(Deployment& deployment, const void* rows, uint32_t n
 
 void Runtime::start_threads(Deployment* deployment, const void* rows, uint32_t n_rows) {
     const std::lock_guard<std::mutex> starting(start_lock_);
-    if (closing_.load(std::memory_order_acquire) || started_.exchange(true)) return;
+    if (closing_.load(std::memory_order_acquire) || started_.load(std::memory_order_acquire)) return;
     lane_.make_batches();
     executors_->start();
     if (n_rows == 0) {
+        started_.store(true, std::memory_order_release);
         warm_.store(true, std::memory_order_release);
         return;
     }
     const auto* bytes = static_cast<const std::byte*>(rows);
-    std::vector<std::byte> kept(bytes, bytes + size_t{n_rows} * limits_.row_bytes);
+    std::vector<std::byte> kept(bytes, bytes + size_t{n_rows} * deployment->row_bytes());
     deployment->retain();
-    warming_ = std::thread([this, deployment, n_rows, kept = std::move(kept)] {
+    const auto warm_up = [this, deployment, n_rows, kept = std::move(kept)] {
         const Calibration calibration = calibrate(*deployment, kept.data(), n_rows);
         adopt(calibration);
         if (!calibration.failed) time_fallback(*deployment, kept.data(), n_rows);
@@ -109,8 +109,15 @@ void Runtime::start_threads(Deployment* deployment, const void* rows, uint32_t n
         // Release: a caller that finds the lane warm sees the batches that were made above.
         warm_.store(true, std::memory_order_release);
         warming_ended_.store(true, std::memory_order_release);
-    });
-    pthread_setname_np(warming_.native_handle(), "engine-warm");
+    };
+    try {
+        warming_ = make_thread("engine-warm", warm_up);
+    } catch (...) {
+        deployment->release();
+        if (owns_executors_) executors_->stop(NEVER_NS);
+        throw;
+    }
+    started_.store(true, std::memory_order_release);
 }
 
 }  // namespace engine::scheduler

@@ -1,10 +1,9 @@
 #include "scheduler/deadline_timer.hpp"
 
-#include <pthread.h>
-
 #include <algorithm>
 
 #include "base/futex.hpp"
+#include "base/threads.hpp"
 
 namespace engine::scheduler {
 
@@ -22,8 +21,13 @@ constexpr size_t TIMERS_RESERVE = 4096;
 
 void DeadlineTimer::start() {
     if (running_.exchange(true)) return;
-    thread_ = std::thread([this] { loop(); });
-    pthread_setname_np(thread_.native_handle(), "engine-rescue");
+    stopping_.store(false, std::memory_order_seq_cst);
+    try {
+        thread_ = make_thread("engine-rescue", [this] { loop(); });
+    } catch (...) {
+        running_.store(false);
+        throw;
+    }
 }
 
 void DeadlineTimer::stop() noexcept {

@@ -37,6 +37,7 @@ public:
     DeadlineTimer(const DeadlineTimer&) = delete;
     DeadlineTimer& operator=(const DeadlineTimer&) = delete;
 
+    // Throws std::system_error where the system refuses a thread.
     void start();
     void stop() noexcept;
     std::thread::native_handle_type native_handle() noexcept { return thread_.native_handle(); }

@@ -31,7 +31,8 @@ Deployment::Deployment(const engine_scorer& primary, const engine_scorer* fallba
       float64_rows_(float64_rows),
       plain_(!float64_rows && primary_.score_until == nullptr && (primary.flags & ENGINE_SCORER_REENTRANT)),
       number_(number),
-      breaker_(breaker) {
+      breaker_(breaker),
+      call_lock_(overlaps() ? nullptr : CallLock::of(primary_.ctx)) {
     primary_.retain(primary_.ctx);
     if (has_fallback_) fallback_.retain(fallback_.ctx);
 }
@@ -44,9 +45,11 @@ Deployment::~Deployment() {
 int Deployment::score_any_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns) {
     ENGINE_ASSERT(n_rows > 0, "a scoring call has rows");
     if (overlaps()) return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
-    // A lost call holds the lock, maybe for ever.
-    if (calls_lost_.load(std::memory_order_relaxed) > 0) return ENGINE_SCORE_FAILED;
-    const std::lock_guard<std::mutex> one_at_a_time(primary_lock_);
+    if (!call_lock_->lock_until(until_ns)) return NOT_CALLED;
+    struct Unlock {
+        CallLock& lock;
+        ~Unlock() { lock.unlock(); }
+    } const unlock{*call_lock_};
     return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
 }
 

@@ -1,5 +1,5 @@
 // One version in memory: a primary, perhaps a fallback, and a number. A request keeps the deployment that it came in
-// under, so an answer never mixes two. Only the reference count and the record of the primary's failures change.
+// under, so an answer never mixes two. Only the reference count and the records of the primary's failures change.
 //
 // Order. retain() is relaxed, because its thread has a reference already or holds the lock under which the current
 // deployment is kept. release() is acquire and release: every owner's use of the scorers comes before the last one
@@ -8,12 +8,14 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
+#include <memory>
 
 #include "base/assert.hpp"
+#include "base/call_lock.hpp"
 #include "base/clock.hpp"
 #include "engine/scorer.h"
 #include "scheduler/breaker.hpp"
+#include "scheduler/row_failures.hpp"
 
 namespace engine::scheduler {
 
@@ -28,7 +30,7 @@ public:
 
     // Each scores dense rows of this deployment's row type; non-zero means failure. `scratch` holds n_rows x n_features
     // floats and is used only where a scorer takes float32 and rows are float64. A primary that can stop does so once
-    // until_ns has passed.
+    // until_ns has passed. One that allows a single call at a time is waited for until then, and gives NOT_CALLED.
     int score_primary(const void* rows, uint32_t n_rows, float* scratch, double* out, int64_t until_ns = NEVER_NS) {
         if (plain_)
             return primary_.score(primary_.ctx, static_cast<const float*>(rows), n_rows, primary_.n_features, out);
@@ -45,11 +47,13 @@ public:
     // Whether several calls of the primary may run at once.
     bool overlaps() const noexcept { return primary_.flags & ENGINE_SCORER_REENTRANT; }
     Breaker& breaker() noexcept { return breaker_; }
+    RowFailures& row_failures() noexcept { return row_failures_; }
     // A call of the primary may never come back. Until it does, a primary that may not overlap is not called again.
-    void call_lost() noexcept { calls_lost_.fetch_add(1, std::memory_order_relaxed); }
+    void call_lost() noexcept {
+        if (call_lock_ != nullptr) call_lock_->call_lost();
+    }
     void lost_call_returned() noexcept {
-        [[maybe_unused]] const uint32_t before = calls_lost_.fetch_sub(1, std::memory_order_relaxed);
-        ENGINE_ASSERT(before > 0, "a lost call returns once");
+        if (call_lock_ != nullptr) call_lock_->lost_call_returned();
     }
 
     void retain() noexcept {
@@ -71,9 +75,9 @@ private:
     bool plain_;  // float rows, calls that may overlap, no score_until: most models of an inline lane
     uint64_t number_;
     Breaker breaker_;
+    RowFailures row_failures_;
     std::atomic<uint32_t> references_{1};
-    std::atomic<uint32_t> calls_lost_{0};
-    std::mutex primary_lock_;  // held around a primary that is not reentrant
+    std::shared_ptr<CallLock> call_lock_;  // held around a primary that is not reentrant; null for others
 };
 
 }  // namespace engine::scheduler

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "base/futex.hpp"
+#include "base/threads.hpp"
 
 namespace engine::scheduler {
 
@@ -20,6 +21,10 @@ constexpr int64_t WATCH_NS_MAX = 100'000;
 // Threads stuck in models keep their memory. Past this many, executors are no longer replaced, and the models are left
 // to their circuit breakers.
 constexpr uint32_t LOST_MAX = 16;
+// Where the system refuses a replacement thread, it is asked again after this time.
+constexpr int64_t ASK_AGAIN_NS = 50'000'000;
+// An executor without a thread looks as if it had been in a batch for this long.
+constexpr int64_t MISSING_SINCE_NS = 3'600'000'000'000;
 
 void apply(const ExecutorOptions& options, pthread_t thread) {
     if (!options.cpus.empty()) {
@@ -41,7 +46,7 @@ void apply(const ExecutorOptions& options, pthread_t thread) {
 // Tries the options on a thread that does nothing else, so that an error leaves nothing behind.
 void try_options(const ExecutorOptions& options) {
     std::atomic<uint32_t> tried{0};
-    std::thread trial([&] { futex_wait_until(tried, 0, NEVER_NS); });
+    std::thread trial = make_thread("engine-trial", [&] { futex_wait_until(tried, 0, NEVER_NS); });
     const auto end = [&] {
         tried.store(1);
         futex_wake(tried, 1);
@@ -71,36 +76,67 @@ Executors::Executors(const ExecutorOptions& options)
 Executors::~Executors() { stop(1'000'000'000); }
 
 void Executors::start() {
+    const std::lock_guard<std::mutex> starting(start_lock_);
     if (started_.exchange(true)) return;
-    const MutexLock lock(lock_);
-    executors_.resize(count());
-    for (uint32_t i = 0; i < count(); ++i) spawn(i);
-    deadline_timer_.start();
-    // The timer's thread stays on the cpus but keeps the ordinary scheduler: the fallbacks that it runs must not take a
-    // core from the executors.
-    if (!options_.cpus.empty()) apply({1, true, 0, options_.cpus}, deadline_timer_.native_handle());
+    stopping_.store(false, std::memory_order_seq_cst);
+    try {
+        deadline_timer_.start();
+        // The timer's thread stays on the cpus but keeps the ordinary scheduler: the fallbacks that it runs must not
+        // take a core from the executors.
+        if (!options_.cpus.empty()) apply({1, true, 0, options_.cpus}, deadline_timer_.native_handle());
+        const MutexLock lock(lock_);
+        executors_.clear();
+        for (uint32_t i = 0; i < count(); ++i) executors_.push_back(spawn(i));
+    } catch (...) {
+        stop(NEVER_NS);  // the threads that there are have no work yet
+        throw;
+    }
 }
 
-// Lock.
-void Executors::spawn(uint32_t number) {
+// Lock, which the new thread waits for until it has its place.
+std::shared_ptr<Executors::Executor> Executors::spawn(uint32_t number) {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
-    ENGINE_ASSERT(number < executors_.size(), "an executor's number is its place");
+    ENGINE_ASSERT(number < count(), "an executor's number is below their count");
     auto executor = std::make_shared<Executor>();
     executor->number = number;
-    executors_[number] = executor;
-    executor->handle = std::thread([this, executor] {
+    char name[16];
+    std::snprintf(name, sizeof name, "engine-exec-%u", number % 100);
+    executor->handle = make_thread(name, [this, executor] {
         loop(*executor);
         // Last: this reference may be the last one to this object.
         const std::shared_ptr<Executors> owner = std::move(executor->owner);
     });
-    char name[16];
-    std::snprintf(name, sizeof name, "engine-exec-%u", number % 100);
-    pthread_setname_np(executor->handle.native_handle(), name);
     try {
         apply(options_, executor->handle.native_handle());
     } catch (const std::system_error&) {
         // The options worked when the executors were made; a permission that was taken away since is no reason to stop.
     }
+    return executor;
+}
+
+// Lock. A new thread for an executor that has none. False where the system refuses it; the executor then counts as stuck
+// until a later try succeeds.
+bool Executors::try_spawn(uint32_t number) noexcept {
+    try {
+        executors_[number] = spawn(number);
+    } catch (const std::exception&) {
+        refused_.fetch_add(1, std::memory_order_relaxed);
+        return false;
+    }
+    if (missing_[number]) {
+        missing_[number] = false;
+        missing_count_.fetch_sub(1, std::memory_order_relaxed);
+        shared_.finished(number);
+    }
+    return true;
+}
+
+// Lock. The executor's thread is lost, and there is no other.
+void Executors::miss(uint32_t number, int64_t now) noexcept {
+    ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
+    missing_[number] = true;
+    missing_count_.fetch_add(1, std::memory_order_relaxed);
+    shared_.started(number, now - MISSING_SINCE_NS, 0, 0);
 }
 
 void Executors::announce(Lane& lane) noexcept {
@@ -216,7 +252,6 @@ Executors::Dispatch Executors::next(Executor& me, int64_t now) noexcept {
         // Taken under the lock: once this executor is replaced, its place in the lane holds another batch.
         me.batch = &first->batch_of(me.number);
         me.lane = dispatch.lane = first;
-        me.began_ns = now;
         break;
     }
     const bool more = retire_idle_lanes(dispatch);
@@ -282,8 +317,8 @@ void Executors::suspect(const Lane& lane) noexcept {
     {
         const MutexLock lock(lock_);
         for (const auto& executor : executors_)
-            if (executor->lane == &lane)
-                at = std::min(at, executor->began_ns + lane.hung_after_ns(executor->batch->size));
+            if (executor->lane == &lane && !executor->lost)
+                at = std::min(at, lane.hung_at_ns(*executor->batch));
     }
     if (at < NEVER_NS) deadline_timer_.add({at, nullptr, 0, 0});
 }
@@ -295,15 +330,17 @@ int64_t Executors::check_executors(int64_t now) noexcept {
     std::vector<std::shared_ptr<Executor>> hung;
     {
         const MutexLock lock(lock_);
+        for (uint32_t i = 0; i < executors_.size(); ++i)
+            if (missing_[i] && !try_spawn(i)) again = now + ASK_AGAIN_NS;
         for (const auto& executor : executors_) {
             if (executor->lane == nullptr || executor->lost) continue;
-            const int64_t at = executor->began_ns + executor->lane->hung_after_ns(executor->batch->size);
+            const int64_t at = executor->lane->hung_at_ns(*executor->batch);
             if (at > now) again = std::min(again, at);
             else if (lost_.load(std::memory_order_relaxed) + hung.size() < LOST_MAX) hung.push_back(executor);
         }
     }
     for (const auto& executor : hung) replace(executor, Reason::stalled, true);
-    return again;
+    return missing() > 0 ? std::min(again, now + ASK_AGAIN_NS) : again;
 }
 
 // Takes the thread never to come back: its batch is answered without it, and another thread takes its place.
@@ -314,13 +351,17 @@ void Executors::replace(const std::shared_ptr<Executor>& executor, Reason reason
         const MutexLock lock(lock_);
         lane = executor->lane;
         if (lane == nullptr || executor->lost) return;  // it came back this moment
+        try {
+            batch = lane->lose_batch(executor->number, now_ns());
+        } catch (const std::bad_alloc&) {
+            return;  // the next check tries again
+        }
         executor->lost = true;
         executor->owner = shared_from_this();
         executor->handle.detach();
         lost_.fetch_add(1, std::memory_order_relaxed);
         replaced_.fetch_add(1, std::memory_order_relaxed);
-        batch = lane->lose_batch(executor->number, now_ns());
-        if (respawn) spawn(executor->number);
+        if (respawn && !try_spawn(executor->number)) miss(executor->number, now_ns());
     }
     for (const Entry& entry : batch) lane->drop(entry, reason);
     wake();
@@ -351,9 +392,10 @@ uint32_t Executors::abandon_lane(Lane& lane) noexcept {
     {
         const MutexLock lock(lock_);
         for (const auto& executor : executors_)
-            if (executor->lane == &lane) hung.push_back(executor);
+            if (executor->lane == &lane && !executor->lost) hung.push_back(executor);
     }
     for (const auto& executor : hung) replace(executor, Reason::closing, true);
+    if (missing() > 0) deadline_timer_.add({now_ns() + ASK_AGAIN_NS, nullptr, 0, 0});
     return static_cast<uint32_t>(hung.size());
 }
 
@@ -366,8 +408,15 @@ void Executors::stop(int64_t patience_ns) noexcept {
     {
         const MutexLock lock(lock_);
         executors = executors_;
+        for (uint32_t i = 0; i < executors_.size(); ++i) {
+            if (!missing_[i]) continue;
+            missing_[i] = false;
+            missing_count_.fetch_sub(1, std::memory_order_relaxed);
+            shared_.finished(i);
+        }
     }
     for (const auto& executor : executors) {
+        if (executor->lost) continue;  // its thread goes on alone, and there was none to take its place
         for (;;) {
             const uint32_t seen = work_.fetch_add(1, std::memory_order_seq_cst) + 1;
             futex_wake(work_, INT32_MAX);

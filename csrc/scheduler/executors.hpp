@@ -15,9 +15,11 @@
 //      while work_ still has the value that it read.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -45,7 +47,8 @@ public:
     Executors(const Executors&) = delete;
     Executors& operator=(const Executors&) = delete;
 
-    // Once is enough; the threads live until stop().
+    // Once is enough; the threads live until stop(). Throws std::system_error where the system refuses a thread; then
+    // none is left.
     void start();
     // Ends the threads. Threads that do not come back within `patience_ns` are left behind. Every lane is detached.
     void stop(int64_t patience_ns) noexcept;
@@ -67,6 +70,9 @@ public:
     int64_t watch_ns() const noexcept;
     int64_t handoff_ns() const noexcept { return handoff_.value(); }
     uint64_t replaced() const noexcept { return replaced_.load(std::memory_order_relaxed); }
+    // Executors without a thread at present, because the system refused to replace a stuck one; and how often it did.
+    uint32_t missing() const noexcept { return missing_count_.load(std::memory_order_relaxed); }
+    uint64_t refused() const noexcept { return refused_.load(std::memory_order_relaxed); }
 
     Mutex& lock() noexcept { return lock_; }
     SharedExecutors& shared() noexcept { return shared_; }
@@ -78,7 +84,6 @@ private:
         uint32_t number = 0;
         std::thread handle;
         Lane* lane = nullptr;                // lock: whose batch it runs, null for none
-        int64_t began_ns = 0;                // lock: that batch
         bool lost = false;                   // lock: replaced by another thread, its results are dropped
         Batch* batch = nullptr;              // this thread's alone: the batch under way
         std::vector<Lane::Dropped> dropped;  // this thread's alone: dropped under the lock, answered without it
@@ -93,7 +98,9 @@ private:
     };
 
     explicit Executors(const ExecutorOptions& options);
-    void spawn(uint32_t number);
+    std::shared_ptr<Executor> spawn(uint32_t number);
+    bool try_spawn(uint32_t number) noexcept;
+    void miss(uint32_t number, int64_t now) noexcept;
     void loop(Executor& me);
     Dispatch next(Executor& me, int64_t now) noexcept;
     bool run(Executor& me, Lane& lane);
@@ -110,15 +117,19 @@ private:
     SharedExecutors shared_;
     Mutex lock_;
     std::vector<std::shared_ptr<Executor>> executors_;  // lock
+    std::array<bool, SharedExecutors::EXECUTORS_MAX> missing_{};  // lock: executors that have no thread
     std::vector<Lane*> active_;                         // lock: lanes that had work at the last look
     std::atomic<Lane*> announced_{nullptr};             // a stack, linked by Lane::next_announced
     std::atomic<uint32_t> work_{0};                     // futex; changes whenever a parked executor should look
     std::atomic<uint32_t> parked_{0};
     std::atomic_flag watching_;                         // one executor at a time polls for work before it sleeps
     std::atomic<bool> stopping_{false};
+    std::mutex start_lock_;  // one start at a time: the second caller finds the threads, or the system's refusal
     std::atomic<bool> started_{false};
     std::atomic<uint32_t> lost_{0};                     // threads that were replaced and have not come back
     std::atomic<uint64_t> replaced_{0};
+    std::atomic<uint32_t> missing_count_{0};
+    std::atomic<uint64_t> refused_{0};
     DecayingQuantile handoff_{0.5, 256};                // from a submission to the executor that it woke
     DeadlineTimer deadline_timer_;
 };

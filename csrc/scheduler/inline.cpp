@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "scheduler/reasons.hpp"
+#include "scheduler/row_search.hpp"
 #include "scheduler/runtime.hpp"
 
 namespace engine::scheduler {
@@ -38,7 +39,7 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
         return {id,  deployment.number(), request.started_ns, request.deadline_ns,
                 now, Source::primary,     Reason::ok,         request.priority};
     }
-    breaker.record(1, 1, now);
+    if (status != NOT_CALLED) breaker.record(1, 1, now);
     const Reason reason = reason_of(status);
     const Side side = fallback_or_default(deployment, request.row, request.deadline_ns, reason, out);
     return {id,            deployment.number(), request.started_ns, request.deadline_ns,
@@ -80,7 +81,7 @@ struct Runtime::ManyInline {
             std::iota(order.begin(), order.end(), 0u);
             std::stable_sort(order.begin(), order.end(),
                              [&](uint32_t a, uint32_t b) { return deadlines_ns[a] < deadlines_ns[b]; });
-            gathered.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.row_bytes);
+            gathered.resize(size_t{runtime.limits_.batch_rows_max} * deployment.row_bytes());
             values.resize(size_t{runtime.limits_.batch_rows_max} * runtime.limits_.n_outputs);
         }
         const int64_t fallback_ns = runtime.sync_margin_.terms().typical_ns;
@@ -115,7 +116,7 @@ struct Runtime::ManyInline {
 
     void fall_back(uint32_t at, Reason reason) {
         const RuntimeLimits& limits = runtime.limits_;
-        settle(at, runtime.fallback_or_default(deployment, rows + size_t{at} * limits.row_bytes, deadlines_ns[at],
+        settle(at, runtime.fallback_or_default(deployment, rows + size_t{at} * deployment.row_bytes(), deadlines_ns[at],
                                                reason, out + size_t{at} * limits.n_outputs));
     }
 
@@ -133,7 +134,7 @@ struct Runtime::ManyInline {
             return 1;
         }
         double* values_out = out + size_t{i} * limits.n_outputs;
-        const int status = deployment.score_fallback(rows + size_t{i} * limits.row_bytes, run, scratch, values_out);
+        const int status = deployment.score_fallback(rows + size_t{i} * deployment.row_bytes(), run, scratch, values_out);
         const int64_t ended = now_ns();
         for (uint32_t k = 0; k < run; ++k) {
             if (status == ENGINE_SCORE_OK && runtime.usable(values_out + size_t{k} * limits.n_outputs))
@@ -143,40 +144,99 @@ struct Runtime::ManyInline {
         return run;
     }
 
-    // Scores rows i … i + chunk by the primary. Returns when it was done.
+    // Answers rows i … i + chunk: in one call of the primary, or where that fails in the calls that find the rows that
+    // make it fail. Returns when it was done.
     int64_t score(uint32_t i, uint32_t chunk, int64_t now) {
         ENGINE_ASSERT(chunk > 0 && i + chunk < latest_ns.size(), "a chunk has rows, all of this call");
         ENGINE_ASSERT(order.empty() || chunk <= runtime.limits_.batch_rows_max, "scattered rows fit their buffer");
-        const RuntimeLimits& limits = runtime.limits_;
-        const size_t width = limits.n_outputs;
-        const std::byte* chunk_rows = rows + size_t{i} * limits.row_bytes;
-        double* chunk_out = out + i * width;
-        if (!order.empty()) {
-            for (uint32_t k = 0; k < chunk; ++k)
-                std::memcpy(gathered.data() + size_t{k} * limits.row_bytes,
-                            rows + size_t{row(i + k)} * limits.row_bytes, limits.row_bytes);
-            chunk_rows = gathered.data();
-            chunk_out = values.data();
+        RowFailures& failures = deployment.row_failures();
+        RowSearch search(chunk);
+        Reason failure = Reason::ok;
+        bool blamed = true;  // a row was counted for the last failed call
+        bool giving_up = false;
+        for (bool first_call = true; !search.done(); first_call = false) {
+            const uint32_t from = i + search.at();
+            uint32_t n = search.next(failures.group_rows());
+            if (!first_call) {
+                if (failures.hopeless()) n = 1;
+                while (n > 0 && !allows(from, n, now)) n /= 2;
+                if (giving_up || n == 0) {
+                    if (search.tried() && !blamed) deployment.breaker().record(1, 1, now);
+                    blamed = true;
+                    fall_back(row(from), search.tried() ? failure : Reason::late);
+                    search.skip();
+                    continue;
+                }
+            }
+            const Call call = call_primary(from, n, now);
+            now = call.ended_ns;
+            if (call.unusable == n && !call.late()) {
+                failure = reason_of(call.status);
+                failures.call_failed();
+                blamed = n == 1;
+                if (n == 1) {
+                    if (call.status != ENGINE_SCORE_OK || search.tried())
+                        failures.row_failed(call.rows, deployment.row_bytes(), now);
+                    deployment.breaker().record(1, 1, now);
+                    giving_up = failures.hopeless() || deployment.breaker().open();
+                    fall_back(row(from), failure);
+                }
+                search.failed(n);
+                continue;
+            }
+            if (call.status != NOT_CALLED) deployment.breaker().record(n, call.unusable, now);
+            if (!call.late()) failures.call_passed(n);
+            take(from, n, call);
+            search.passed(n);
         }
-        const int status = deployment.score_primary(chunk_rows, chunk, scratch, chunk_out, latest_ns[i]);
+        return now;
+    }
+
+    struct Call {
+        int status;
+        uint32_t unusable;       // rows without a usable answer
+        int64_t ended_ns;
+        const std::byte* rows;   // side by side, as the primary saw them
+        const double* values;
+        bool late() const noexcept { return status == ENGINE_SCORE_OUT_OF_TIME || status == NOT_CALLED; }
+    };
+
+    // One call of the primary, for rows i … i + n.
+    Call call_primary(uint32_t i, uint32_t n, int64_t now) {
+        const RuntimeLimits& limits = runtime.limits_;
+        const size_t width = limits.n_outputs, bytes = deployment.row_bytes();
+        const std::byte* its_rows = rows + size_t{i} * bytes;
+        double* values_out = out + i * width;
+        if (!order.empty()) {
+            for (uint32_t k = 0; k < n; ++k)
+                std::memcpy(gathered.data() + size_t{k} * bytes, rows + size_t{row(i + k)} * bytes, bytes);
+            its_rows = gathered.data();
+            values_out = values.data();
+        }
+        const int status = deployment.score_primary(its_rows, n, scratch, values_out, latest_ns[i]);
         const int64_t ended = now_ns();
         if (ended - now > limits.budget_ns)
             runtime.counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
-        runtime.observe_inline(chunk, ended - now);
-        uint32_t failed = 0;
-        for (uint32_t k = 0; k < chunk; ++k) {
+        runtime.observe_inline(n, ended - now);
+        uint32_t unusable = n;
+        if (status == ENGINE_SCORE_OK)
+            for (uint32_t k = 0; k < n; ++k) unusable -= runtime.usable(values_out + k * width);
+        return {status, unusable, ended, its_rows, values_out};
+    }
+
+    // Settles rows i … i + n by the answers of a call.
+    void take(uint32_t i, uint32_t n, const Call& call) {
+        const size_t width = runtime.limits_.n_outputs;
+        for (uint32_t k = 0; k < n; ++k) {
             const uint32_t at = row(i + k);
-            const double* value = chunk_out + k * width;
-            if (status != ENGINE_SCORE_OK || !runtime.usable(value)) {
-                ++failed;
-                fall_back(at, reason_of(status));
+            const double* value = call.values + k * width;
+            if (call.late() || (call.unusable > 0 && !runtime.usable(value))) {
+                fall_back(at, reason_of(call.status));
                 continue;
             }
             if (!order.empty()) std::copy_n(value, width, out + at * width);
-            settle(at, {ended, Source::primary, Reason::ok});
+            settle(at, {call.ended_ns, Source::primary, Reason::ok});
         }
-        deployment.breaker().record(chunk, failed, ended);
-        return ended;
     }
 };
 

@@ -6,6 +6,7 @@
 
 #include "base/clock.hpp"
 #include "scheduler/reasons.hpp"
+#include "scheduler/row_search.hpp"
 #include "scheduler/scoring.hpp"
 
 namespace engine::scheduler {
@@ -19,7 +20,7 @@ thread_local int64_t working_until = 0;
 int64_t Lane::working_until_ns() noexcept { return working_until; }
 
 Lane::Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, SharedExecutors& shared,
-           const Mutex& lock, FallbackHandler& fallback)
+           Mutex& lock, FallbackHandler& fallback)
     : limits_(limits),
       slots_(slots),
       counters_(counters),
@@ -30,8 +31,7 @@ Lane::Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, Sh
       executors_(shared.count()) {}
 
 void Lane::make_batches() {
-    ENGINE_ASSERT(batches_.empty(), "a lane's batches are made once");
-    for (uint32_t i = 0; i < executors_; ++i) batches_.push_back(std::make_unique<Batch>(limits_));
+    for (size_t i = batches_.size(); i < executors_; ++i) batches_.push_back(std::make_unique<Batch>(limits_));
 }
 
 bool Lane::take_from_executors(uint32_t index, uint32_t generation, bool* was_running) noexcept {
@@ -102,6 +102,9 @@ BatchPlan Lane::form_batch(uint32_t executor, int64_t now, std::vector<Dropped>&
     ENGINE_ASSERT(plan.rows == 0 || !plan.holding, "an executor runs a batch or holds it back");
     batch.size = plan.rows;
     if (plan.rows == 0) return plan;
+    batch.executor = executor;
+    batch.call_began_ns = now;
+    batch.call_rows = plan.rows;
     batch.deployment = slots_[batch.entries[0].slot].deployment;
     batch.deployment->retain();
     executor_enters();
@@ -115,22 +118,26 @@ Lane::Scored Lane::score(Batch& batch) {
     ENGINE_ASSERT(in_flight() > 0, "an executor that scores is in flight");
     const int64_t begun = now_ns();
     int64_t until = NEVER_NS;
+    std::copy_n(batch.entries.begin(), batch.size, batch.in_order.begin());
     for (uint32_t i = 0; i < batch.size; ++i) {
-        const uint32_t index = batch.entries[i].slot;
-        std::memcpy(batch.rows.data() + size_t{i} * limits_.row_bytes, slots_.row(index), limits_.row_bytes);
-        batch.waited_ns[i] = begun - slots_[index].queued_ns;
-        batch.predicted_ns[i] = slots_[index].predicted_ns;
+        const Slot& slot = slots_[batch.entries[i].slot];
+        batch.waited_ns[i] = begun - slot.queued_ns;
+        batch.predicted_ns[i] = slot.predicted_ns;
         until = std::min(until, batch.entries[i].finish_by_ns);
     }
     ENGINE_ASSERT(working_until == 0, "a thread scores one batch at a time");
     working_until = until;
-    Scored scored{begun, true};
+    Scored scored{begun, true, true};
     // Requests of one deployment are scored together; around a swap a batch falls into runs.
+    bool ours = true;
     for (uint32_t from = 0; from < batch.size;) {
-        Deployment* deployment = slots_[batch.entries[from].slot].deployment;
+        const Deployment* deployment = slots_[batch.in_order[from].slot].deployment;
         uint32_t to = from + 1;
-        while (to < batch.size && slots_[batch.entries[to].slot].deployment == deployment) ++to;
-        scored.all_ok &= score_run(batch, from, to, &scored.ended_ns) == 0;
+        while (to < batch.size && slots_[batch.in_order[to].slot].deployment == deployment) ++to;
+        if (ours && from > 0) ours = begin_next_call(batch, to - from, scored);
+        if (ours) ours = score_run(batch, from, to, scored);
+        else
+            for (uint32_t i = from; i < to; ++i) drop(batch.in_order[i], Reason::stalled);
         from = to;
     }
     working_until = 0;
@@ -138,37 +145,148 @@ Lane::Scored Lane::score(Batch& batch) {
     return scored;
 }
 
-// Scores rows from … to of the batch, which came under one deployment, and delivers them. Returns the count of
-// failures.
-uint32_t Lane::score_run(Batch& batch, uint32_t from, uint32_t to, int64_t* ended_ns) {
+// Scores rows from … to of the batch, which came under one deployment, and delivers them. False where the batch was
+// lost meanwhile.
+bool Lane::score_run(Batch& batch, uint32_t from, uint32_t to, Scored& scored) {
     // Our own reference: once its slots are given back, a deployment that was swapped away has no other owner.
-    Deployment* deployment = slots_[batch.entries[from].slot].deployment;
-    deployment->retain();
-    double* out = batch.out.data() + size_t{from} * limits_.n_outputs;
-    // The batch is worth finishing while any of its callers still waits.
-    int64_t until = 0;
-    for (uint32_t i = from; i < to; ++i) until = std::max(until, batch.entries[i].finish_by_ns);
-    const int status = deployment->score_primary(batch.rows.data() + size_t{from} * limits_.row_bytes, to - from,
-                                                 batch.scratch.data(), out, until);
+    Deployment& deployment = *slots_[batch.in_order[from].slot].deployment;
+    deployment.retain();
     const int64_t now = now_ns();
-    uint32_t failed = 0;
-    for (uint32_t i = from; i < to; ++i)
-        failed += status != ENGINE_SCORE_OK || !usable(batch.out.data() + size_t{i} * limits_.n_outputs, limits_);
-    // Before the answers go out: a caller that asks again at once finds the breaker as this batch has left it.
-    deployment->breaker().record(to - from, failed, now);
-    for (uint32_t i = from; i < to; ++i)
-        deliver(batch, batch.entries[i], batch.out.data() + size_t{i} * limits_.n_outputs, status, now);
-    // One wake-up for all of a loop's answers in the batch, after the last of them. A loop that is woken by the first
-    // takes them one by one, and so submits, and is batched, one by one.
-    for (Completions* loop : batch.pending_signals) loop->signal();
-    batch.pending_signals.clear();
-    deployment->release();
-    *ended_ns = now;
-    return failed;
+    const uint32_t suspects =
+        deployment.row_failures().remembers(now) ? put_suspects_last(batch, from, to, now) : to;
+    bool ours = suspects == from || score_rows(batch, deployment, from, suspects, true, scored);
+    if (suspects < to) {
+        if (ours && suspects > from) ours = begin_next_call(batch, to - suspects, scored);
+        if (ours) ours = score_rows(batch, deployment, suspects, to, false, scored);
+        else
+            for (uint32_t i = suspects; i < to; ++i) drop(batch.in_order[i], Reason::stalled);
+    }
+    deployment.release();
+    return ours;
 }
 
-void Lane::deliver(Batch& batch, const Entry& entry, const double* values, int status, int64_t now) {
-    if (status != ENGINE_SCORE_OK || !usable(values, limits_)) return drop(entry, reason_of(status));
+// Moves rows like those that failed alone of late behind the others. Returns the first of them.
+uint32_t Lane::put_suspects_last(Batch& batch, uint32_t from, uint32_t to, int64_t now) noexcept {
+    const auto begin = batch.in_order.begin();
+    const auto first = std::stable_partition(begin + from, begin + to, [&](const Entry& entry) {
+        const Slot& slot = slots_[entry.slot];
+        return !slot.deployment->row_failures().remembers(slots_.row(entry.slot), slot.deployment->row_bytes(), now);
+    });
+    return static_cast<uint32_t>(first - begin);
+}
+
+// Scores rows from … to in one call. Where the call fails and `search` is true, further calls find the rows that make
+// it fail, for as long as the time of the rows allows, and answer the others. False where the batch was lost meanwhile.
+bool Lane::score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint32_t to, bool search, Scored& scored) {
+    RowFailures& failures = deployment.row_failures();
+    const size_t width = limits_.n_outputs, row_bytes = deployment.row_bytes();
+    RowSearch rows(to - from);
+    Reason failure = Reason::ok;  // of the last failed call
+    bool blamed = true;           // a row was counted for it
+    bool giving_up = false;
+    // A call that nobody can be blamed for counts as one failing row.
+    const auto give_up = [&](const Entry& entry, int64_t now) {
+        scored.all_ok = false;
+        if (rows.tried() && !blamed) {
+            deployment.breaker().record(1, 1, now);
+            blamed = true;
+        }
+        drop(entry, rows.tried() ? failure : Reason::released);
+        rows.skip();
+    };
+    for (bool first_call = true; !rows.done();) {
+        const uint32_t at = from + rows.at();
+        const Entry& head = batch.in_order[at];
+        uint32_t n = rows.next(search ? failures.group_rows() : to - from);
+        if (!first_call) {
+            const int64_t now = scored.ended_ns;
+            const uint32_t fits = cost_.rows_within(head.finish_by_ns - now);
+            if (giving_up || fits == 0 || !is_running(head)) {
+                give_up(head, now);
+                continue;
+            }
+            n = failures.hopeless() ? 1 : std::min(n, fits);
+            signal(batch);  // of the rows before; nobody waits for the calls to come
+            if (!begin_next_call(batch, n, scored)) {
+                for (uint32_t i = at; i < to; ++i) drop(batch.in_order[i], Reason::stalled);
+                return false;
+            }
+        }
+        first_call = false;
+        std::byte* inputs = batch.rows.data();
+        int64_t until = 0;  // the call is worth finishing while any of its callers still waits
+        for (uint32_t i = 0; i < n; ++i) {
+            std::memcpy(inputs + i * row_bytes, slots_.row(batch.in_order[at + i].slot), row_bytes);
+            until = std::max(until, batch.in_order[at + i].finish_by_ns);
+        }
+        const int status = deployment.score_primary(inputs, n, batch.scratch.data(), batch.out.data(), until);
+        const int64_t now = scored.ended_ns = now_ns();
+        uint32_t unusable = n;
+        if (status == ENGINE_SCORE_OK)
+            for (uint32_t i = 0; i < n; ++i) unusable -= usable(batch.out.data() + i * width, limits_);
+        scored.last_ok = unusable == 0;
+        scored.all_ok &= scored.last_ok;
+        const bool late = status == ENGINE_SCORE_OUT_OF_TIME || status == NOT_CALLED;
+        if (unusable == n && !late) {
+            failure = reason_of(status);
+            failures.call_failed();
+            if (n > 1 && search) {
+                blamed = false;
+                rows.failed(n);
+                continue;
+            }
+            if (n == 1 && (status != ENGINE_SCORE_OK || rows.tried()))
+                failures.row_failed(inputs, row_bytes, now);
+            deployment.breaker().record(n, n, now);
+            blamed = true;
+            for (uint32_t i = 0; i < n; ++i) {
+                drop(batch.in_order[at + i], failure);
+                n == 1 ? rows.failed(1) : rows.skip();
+            }
+            // The rows are not to blame where nothing succeeds, and no call is worth its time while the breaker is open.
+            giving_up = failures.hopeless() || deployment.breaker().open();
+            continue;
+        }
+        // Before the answers go out: a caller that asks again at once finds the breaker as this call has left it.
+        if (status != NOT_CALLED) deployment.breaker().record(n, unusable, now);
+        if (!late) failures.call_passed(n);
+        for (uint32_t i = 0; i < n; ++i) {
+            const Entry& entry = batch.in_order[at + i];
+            const double* values = batch.out.data() + i * width;
+            if (late || (unusable > 0 && !usable(values, limits_))) drop(entry, reason_of(status));
+            else deliver(batch, entry, values, now);
+            if (!search && !late) failures.forget(inputs + i * row_bytes, row_bytes);
+        }
+        rows.passed(n);
+    }
+    signal(batch);
+    return true;
+}
+
+// One wake-up for all answers of a loop in a call, after the last of them. A loop that is woken by the first takes them
+// one by one, and so submits, and is batched, one by one.
+void Lane::signal(Batch& batch) noexcept {
+    for (Completions* loop : batch.pending_signals) loop->signal();
+    batch.pending_signals.clear();
+}
+
+// One call of the batch has ended and the next begins: each is a measure of its own, and none is stuck for the time of
+// those before it. False where the batch was lost, and its requests are answered.
+bool Lane::begin_next_call(Batch& batch, uint32_t rows, Scored& scored) noexcept {
+    const MutexLock lock(lock_);
+    if (batches_[batch.executor].get() != &batch) return false;
+    policy_.finished(batch.executor, batch.call_rows, scored.ended_ns, scored.last_ok);
+    batch.call_rows = rows;
+    batch.call_began_ns = scored.ended_ns;
+    policy_.started(batch.executor, rows, scored.ended_ns);
+    return true;
+}
+
+bool Lane::is_running(const Entry& entry) noexcept {
+    return slots_[entry.slot].word.load(std::memory_order_acquire) == state_word(entry.generation, State::running);
+}
+
+void Lane::deliver(Batch& batch, const Entry& entry, const double* values, int64_t now) {
     Slot& slot = slots_[entry.slot];
     ENGINE_ASSERT(slot.references.load(std::memory_order_relaxed) > 0, "a row keeps its slot until it is delivered");
     ENGINE_ASSERT(generation_of(slot.word.load(std::memory_order_relaxed)) == entry.generation,
@@ -215,7 +333,7 @@ void Lane::finish_batch(uint32_t executor, const Batch& batch, const Scored& sco
     ENGINE_ASSERT(batches_[executor].get() == &batch, "an executor ends its own batch");
     ENGINE_ASSERT(running_ > 0, "a batch ends once");
     --running_;
-    policy_.finished(executor, batch.size, scored.ended_ns, scored.all_ok);
+    policy_.finished(executor, batch.call_rows, scored.ended_ns, scored.last_ok);
 }
 
 // Without the lock, because the last reference frees a model, which may want the GIL for it. The answers are on their
@@ -238,9 +356,9 @@ void Lane::learn(Batch& batch, const Scored& scored, bool lost) noexcept {
 }
 
 // A batch is given up after a deadline and a half; later only where such batches are known to take long.
-int64_t Lane::hung_after_ns(uint32_t rows) const noexcept {
+int64_t Lane::hung_at_ns(const Batch& batch) const noexcept {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
-    return std::max(limits_.budget_ns / 2 * 3, 4 * cost_.high_ns(rows));
+    return batch.call_began_ns + std::max(limits_.budget_ns / 2 * 3, 4 * cost_.high_ns(batch.call_rows));
 }
 
 std::vector<Entry> Lane::lose_batch(uint32_t executor, int64_t now) {
@@ -249,12 +367,14 @@ std::vector<Entry> Lane::lose_batch(uint32_t executor, int64_t now) {
     std::unique_ptr<Batch>& batch = batches_[executor];
     ENGINE_ASSERT(batch->size > 0 && batch->deployment != nullptr, "only a batch that runs is lost");
     std::vector<Entry> entries(batch->entries.begin(), batch->entries.begin() + batch->size);
+    auto next = std::make_unique<Batch>(limits_);
+    lost_.reserve(lost_.size() + 1);
     // The thread may be back and delivering: it then gives up its references while these entries are being failed.
     std::erase_if(entries, [&](const Entry& entry) { return !slots_.try_retain(entry.slot); });
     batch->deployment->call_lost();
     batch->deployment->breaker().trip(now);
     lost_.push_back(std::move(batch));
-    batch = std::make_unique<Batch>(limits_);
+    batch = std::move(next);
     --running_;
     policy_.lost(executor);
     return entries;

@@ -33,13 +33,14 @@ public:
     // How the scoring of a batch ended.
     struct Scored {
         int64_t ended_ns;
-        bool all_ok;
+        bool all_ok;   // every row got an answer of the primary
+        bool last_ok;  // … every row of the last call
     };
 
-    // The references outlive the lane. `lock` is the executors', for assertions.
-    Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, SharedExecutors& shared, const Mutex& lock,
+    // The references outlive the lane. `lock` is the executors'.
+    Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, SharedExecutors& shared, Mutex& lock,
          FallbackHandler& fallback);
-    // Makes room for one batch on each executor. Once, before the first submission.
+    // Makes room for one batch on each executor, before the first submission.
     void make_batches();
 
     // Callers, any thread.
@@ -73,12 +74,13 @@ public:
     // Lock. The batch came back: its time is a measure of the primary.
     void finish_batch(uint32_t executor, const Batch& batch, const Scored& scored) noexcept;
     // Lock. The executor's batch will not come back, or too late. Its thread keeps the batch; the executor gets a new
-    // one. Returns the entries to fail, each with a reference to its slot.
+    // one. Returns the entries to fail, each with a reference to its slot. Throws only std::bad_alloc, and then nothing
+    // has happened.
     std::vector<Entry> lose_batch(uint32_t executor, int64_t now);
     // Lock. A lost batch came back: its buffers, for its thread to free.
     std::unique_ptr<Batch> take_lost(const Batch& batch) noexcept;
-    // Lock. When a batch of this size counts as stuck, from its beginning.
-    int64_t hung_after_ns(uint32_t rows) const noexcept;
+    // Lock. When a batch that runs counts as stuck.
+    int64_t hung_at_ns(const Batch& batch) const noexcept;
     // Lock. Empties the queue; the entries are for the caller to drop.
     std::vector<Entry> take_queue(int64_t now) noexcept;
 
@@ -103,15 +105,20 @@ public:
     static int64_t working_until_ns() noexcept;
 
 private:
-    uint32_t score_run(Batch& batch, uint32_t from, uint32_t to, int64_t* ended_ns);
-    void deliver(Batch& batch, const Entry& entry, const double* values, int status, int64_t now);
+    bool score_run(Batch& batch, uint32_t from, uint32_t to, Scored& scored);
+    bool score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint32_t to, bool search, Scored& scored);
+    bool begin_next_call(Batch& batch, uint32_t rows, Scored& scored) noexcept;
+    uint32_t put_suspects_last(Batch& batch, uint32_t from, uint32_t to, int64_t now) noexcept;
+    bool is_running(const Entry& entry) noexcept;
+    void signal(Batch& batch) noexcept;
+    void deliver(Batch& batch, const Entry& entry, const double* values, int64_t now);
     void fail(const Entry& entry, Reason reason);
     Claim claim(const Entry& entry) noexcept;
 
     const RuntimeLimits limits_;
     SlotTable& slots_;
     Counters& counters_;
-    const Mutex& lock_;
+    Mutex& lock_;
     FallbackHandler& fallback_;
     CostModel cost_;
     Policy policy_;

@@ -8,7 +8,6 @@ namespace engine::scheduler {
 struct RuntimeLimits {
     uint32_t slots = 4096;           // requests in flight in the batch lane; memory is sized from it at the start
     uint32_t batch_rows_max = 64;
-    uint32_t row_bytes = 0;          // of one row, 4 or 8 bytes a feature
     uint32_t n_features = 0;
     uint32_t n_outputs = 1;
     int64_t budget_ns = 10'000'000;  // the usual deadline, from the call
@@ -17,6 +16,9 @@ struct RuntimeLimits {
     bool errors_to_default = false;  // a primary that fails is followed by the default instead of the fallback
     bool only_finite = true;         // NaN and infinity in a primary's answer are failures
     uint64_t first_id = 1;           // ids count up from here
+
+    // Room for a row of any deployment: float64 rows are the wider.
+    uint32_t row_bytes_max() const noexcept { return n_features * 8; }
 };
 
 }  // namespace engine::scheduler

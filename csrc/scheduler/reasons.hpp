@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/scorer.h"
+#include "scheduler/deployment.hpp"
 #include "scheduler/policy.hpp"
 #include "scheduler/request.hpp"
 
@@ -25,6 +26,7 @@ inline Reason reason_of(int status) noexcept {
         case ENGINE_SCORE_OK: return Reason::primary_not_finite;
         case ENGINE_SCORE_BAD_SHAPE: return Reason::primary_bad_shape;
         case ENGINE_SCORE_OUT_OF_TIME: return Reason::out_of_time;
+        case NOT_CALLED: return Reason::stalled;
         default: return Reason::primary_error;
     }
 }

@@ -23,7 +23,7 @@ Runtime::Runtime(const RuntimeLimits& limits, std::shared_ptr<Executors> executo
     : limits_(limits),
       executors_(std::move(executors)),
       owns_executors_(owns_executors),
-      slots_(limits.slots, limits.row_bytes, limits.n_outputs),
+      slots_(limits.slots, limits.row_bytes_max(), limits.n_outputs),
       inline_cost_(std::max(limits.batch_rows_max, 64u)),
       lane_(limits, slots_, counters_, executors_->shared(), executors_->lock(), *this),
       sync_margin_(limits.miss_rate, cores()),
@@ -135,7 +135,7 @@ void Runtime::fill(uint32_t index, const Request& request, const Caller& caller,
     slot.user = caller.user;
     slot.id = next_id();
     slot.ticket = lane_.policy().enter(request.asked_ns, finish_by_ns, request.priority);
-    std::memcpy(slots_.row(index), request.row, limits_.row_bytes);
+    std::memcpy(slots_.row(index), request.row, request.deployment->row_bytes());
     if (!request.hedge || !request.deployment->has_fallback()) return;
     double* spare = slots_.fallback_out(index);
     const int status = request.deployment->score_fallback(request.row, 1, thread_scratch(limits_.n_features), spare);
@@ -154,7 +154,7 @@ bool Runtime::submit_many(const Request& request, const void* rows, uint32_t n, 
     group->remaining.store(n + 1, std::memory_order_relaxed);
     uint32_t settled = 1;
     for (uint32_t i = 0; i < n; ++i) {
-        one.row = bytes + size_t{i} * limits_.row_bytes;
+        one.row = bytes + size_t{i} * request.deployment->row_bytes();
         one.deadline_ns = deadlines_ns[i];
         one.asked_ns = now_ns();  // the rows are queued one after the other
         slots[i] = submit(one, unwoken, &outcomes[i], out + size_t{i} * limits_.n_outputs);

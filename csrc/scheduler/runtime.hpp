@@ -64,7 +64,8 @@ public:
     // Measures the fallback, for the safety margins.
     void time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows);
     // Starts the batch lane once. A thread of its own calibrates on `rows` first, so a model that hangs there hangs no
-    // caller; until it is done every request is answered as if the primary were stalled.
+    // caller; until it is done every request is answered as if the primary were stalled. Throws std::system_error where
+    // the system refuses a thread; it may then be called again.
     void start_threads(Deployment* deployment, const void* rows, uint32_t n_rows);
     // True once that calibration is over.
     bool warmed_up() const noexcept { return warm_.load(std::memory_order_acquire); }

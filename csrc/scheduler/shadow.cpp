@@ -10,7 +10,8 @@
 
 #include "base/assert.hpp"
 #include "base/clock.hpp"
-#include "scheduler/request.hpp"
+#include "base/threads.hpp"
+#include "scheduler/reasons.hpp"
 
 namespace engine::scheduler {
 
@@ -44,8 +45,13 @@ Shadow::Shadow(Deployment* deployment, const engine_observer* observer, uint32_t
         observer_ = *observer;
         observer_.retain(observer_.ctx);
     }
-    thread_ = std::thread([this] { loop(); });
-    pthread_setname_np(thread_.native_handle(), "engine-shadow");
+    try {
+        thread_ = make_thread("engine-shadow", [this] { loop(); });
+    } catch (...) {
+        if (observed_) observer_.release(observer_.ctx);
+        deployment_->release();
+        throw;
+    }
     const sched_param none{};
     pthread_setschedparam(thread_.native_handle(), SCHED_IDLE, &none);
 }
@@ -54,6 +60,15 @@ Shadow::~Shadow() {
     close(NEVER_NS);
     if (observed_) observer_.release(observer_.ctx);
     deployment_->release();
+}
+
+void Shadow::copy_row(const engine_answer& live, std::byte* to) const noexcept {
+    const size_t n = deployment_->n_features();
+    const bool wide = live.flags & ENGINE_ANSWER_ROW_FLOAT64;
+    if (wide == deployment_->float64_rows()) std::memcpy(to, live.row, row_bytes_);
+    else if (wide) std::transform(static_cast<const double*>(live.row), static_cast<const double*>(live.row) + n,
+                                  reinterpret_cast<float*>(to), [](double value) { return static_cast<float>(value); });
+    else std::copy_n(static_cast<const float*>(live.row), n, reinterpret_cast<double*>(to));
 }
 
 void Shadow::offer(const engine_answer& live, bool compare) noexcept {
@@ -67,7 +82,7 @@ void Shadow::offer(const engine_answer& live, bool compare) noexcept {
         ENGINE_ASSERT(first_ < ring_.size() && queued_ < ring_.size(), "positions lie inside the ring");
         const size_t at = (first_ + queued_) % ring_.size();
         ring_[at] = {live, compare};
-        std::memcpy(rows_.data() + at * row_bytes_, live.row, row_bytes_);
+        copy_row(live, rows_.data() + at * row_bytes_);
         std::copy_n(live.values, n_outputs_, live_.data() + at * n_outputs_);
         ++queued_;
     }
@@ -106,15 +121,15 @@ void Shadow::score(const Item& item) noexcept {
     }
     if (!observed_) return;
     engine_answer shown = item.answer;
-    shown.flags |= ENGINE_ANSWER_SHADOW;
+    shown.flags &= ~ENGINE_ANSWER_ROW_FLOAT64;
+    shown.flags |= ENGINE_ANSWER_SHADOW | (deployment_->float64_rows() ? ENGINE_ANSWER_ROW_FLOAT64 : 0);
     shown.deployment = deployment_->number();
     shown.started_ns = started;
     shown.ready_ns = ended;
     shown.row = row_.data();
     shown.values = values_.data();
     shown.source = static_cast<uint8_t>(Source::primary);
-    const Reason failure = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : Reason::primary_error;
-    shown.reason = static_cast<uint8_t>(good ? Reason::ok : failure);
+    shown.reason = static_cast<uint8_t>(good ? Reason::ok : reason_of(status));
     observer_.observe(observer_.ctx, &shown);
 }
 

@@ -33,13 +33,14 @@ struct ShadowCounts {
 
 class Shadow {
 public:
-    // Takes a reference to the deployment and, where given, to the observer.
+    // Takes a reference to the deployment and, where given, to the observer. Throws std::system_error where the system
+    // refuses a thread.
     Shadow(Deployment* deployment, const engine_observer* observer, uint32_t rows_max);
     ~Shadow();
     Shadow(const Shadow&) = delete;
     Shadow& operator=(const Shadow&) = delete;
 
-    // Any thread; never waits. `row` and `values` are copied. `compare`: the live answer is a primary's.
+    // Any thread; never waits. `row` is copied, converted where the shadow reads rows of another type; `values` too. `compare`: the live answer is a primary's.
     void offer(const engine_answer& live, bool compare) noexcept;
     ShadowCounts counts() const noexcept;
     // Ends the thread. False where it does not come back within patience_ns: the shadow must then not be destroyed.
@@ -52,6 +53,7 @@ private:
     };
     void loop() noexcept;
     bool take(Item& item) noexcept;
+    void copy_row(const engine_answer& live, std::byte* to) const noexcept;
     void score(const Item& item) noexcept;
 
     Deployment* deployment_;

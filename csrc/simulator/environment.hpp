@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/key_hash.hpp"
 #include "base/random.hpp"
 #include "simulator/simulator.hpp"
 
@@ -87,6 +88,14 @@ public:
     }
 
     bool call_fails(int64_t now_ns) noexcept { return chance(FaultKind::failing, now_ns, failures_); }
+    // A row is bad in every call, so it is drawn by its number.
+    bool row_is_poison(int64_t now_ns, uint64_t number) const noexcept {
+        for (const SimulatedFault& fault : of(FaultKind::poisoning))
+            if (fault.active(now_ns - START_NS) &&
+                static_cast<double>(spread(number + plan_.seed * 0x9e3779b97f4a7c15u)) < fault.share * 0x1p64)
+                return true;
+        return false;
+    }
     bool row_is_nan(int64_t now_ns) noexcept { return chance(FaultKind::corrupting, now_ns, failures_); }
 
     int64_t fallback_ns() noexcept {

@@ -157,65 +157,129 @@ void Simulator::start_batch(uint32_t index, const BatchPlan& plan, uint64_t left
     started_ns_ = batch.began_ns = now_ns_;
     model.policy.started(batch.executor, batch.rows, now_ns_);
     metrics_.trace(now_ns_, uint64_t{batch.model} << 32 | batch.executor, batch.rows);
-    batch.from = batch.to = 0;
-    start_scoring(index);
+    batch.from = batch.to = batch.call_rows = 0;
+    start_run(index);
 }
 
 // Requests of one deployment are scored together; around a swap a batch falls into runs.
-void Simulator::start_scoring(uint32_t index) {
+void Simulator::start_run(uint32_t index) {
     Batch& batch = batches_[index];
     ENGINE_ASSERT(batch.to < batch.rows, "a scoring call has rows");
     SlotTable& slots = models_[batch.model].slots;
     batch.from = batch.to;
     const Deployment* deployment = slots[batch.entries[batch.from].slot].deployment;
     while (batch.to < batch.rows && slots[batch.entries[batch.to].slot].deployment == deployment) ++batch.to;
-    const double factor = models_[batch.model].cost_factor * version_factors_[deployment->number() - 1];
+    batch.search = RowSearch(batch.to - batch.from);
+    batch.blamed = true;
+    batch.giving_up = false;
+    start_call(index, batch.search.next(slots[batch.entries[batch.from].slot].deployment->row_failures().group_rows()));
+}
+
+void Simulator::start_call(uint32_t index, uint32_t rows) {
+    Batch& batch = batches_[index];
+    Model& model = models_[batch.model];
+    const bool first = batch.call_rows == 0;
+    if (!first && !batch.orphan) {
+        // As Lane::begin_next_call.
+        model.policy.finished(batch.executor, batch.call_rows, now_ns_, batch.last_ok);
+        model.policy.started(batch.executor, rows, now_ns_);
+        batch.began_ns = now_ns_;
+    }
+    batch.call_rows = rows;
+    const Deployment* deployment = model.slots[batch.entries[batch.from].slot].deployment;
+    const double factor = model.cost_factor * version_factors_[deployment->number() - 1];
     const bool replaced = executors_[batch.executor].replaced;
-    const int64_t end_ns = environment_.score_end(now_ns_, batch.to - batch.from, factor, batch.executor, replaced);
+    const int64_t end_ns = environment_.score_end(now_ns_, rows, factor, batch.executor, replaced);
     if (end_ns < NEVER_NS) schedule(end_ns, Kind::score_done, index, batch.serial);
 }
 
+// As Lane::score_rows, from the end of a call to the beginning of the next.
 void Simulator::score_done(uint32_t index) {
     Batch& batch = batches_[index];
     Model& model = models_[batch.model];
     touched_ = batch.model;
-    const uint32_t n = batch.to - batch.from;
+    const uint32_t n = batch.call_rows, at = batch.from + batch.search.at();
     for (uint32_t i = 0; i < n; ++i)
-        rows_[i] = *static_cast<double*>(model.slots.row(batch.entries[batch.from + i].slot));
-    Deployment* deployment = model.slots[batch.entries[batch.from].slot].deployment;
+        rows_[i] = *static_cast<double*>(model.slots.row(batch.entries[at + i].slot));
+    Deployment* deployment = model.slots[batch.entries[at].slot].deployment;
+    RowFailures& failures = deployment->row_failures();
     const int status = deployment->score_primary(rows_.data(), n, nullptr, out_.data());
     if (sabotaged(Invariant::own_answer)) out_[0] += 1.0;
     if (sabotaged(Invariant::own_version)) out_[1] += 1.0;
-    uint32_t failed = 0;
-    for (uint32_t i = 0; i < n; ++i) {
-        const double* values = out_.data() + size_t{i} * SimulatedVersion::OUTPUTS;
-        failed += !deliver(model, batch.entries[batch.from + i], values, status);
+    const auto values = [&](uint32_t i) { return out_.data() + size_t{i} * SimulatedVersion::OUTPUTS; };
+    uint32_t unusable = n;
+    if (status == ENGINE_SCORE_OK)
+        for (uint32_t i = 0; i < n; ++i) unusable -= is_finite(values(i));
+    batch.last_ok = unusable == 0;
+    if (unusable == n) {
+        batch.failure = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : Reason::primary_error;
+        failures.call_failed();
+        batch.blamed = n == 1;
+        if (n == 1) {
+            if (status != ENGINE_SCORE_OK || batch.search.tried())
+                failures.row_failed(rows_.data(), sizeof(double), now_ns_);
+            deployment->breaker().record(1, 1, now_ns_);
+            fail(model, batch.entries[at], batch.failure);
+            batch.giving_up = failures.hopeless() || deployment->breaker().open();
+        }
+        batch.search.failed(n);
+    } else {
+        deployment->breaker().record(n, unusable, now_ns_);
+        failures.call_passed(n);
+        for (uint32_t i = 0; i < n; ++i) {
+            if (is_finite(values(i))) deliver(model, batch.entries[at + i], values(i));
+            else fail(model, batch.entries[at + i], Reason::primary_not_finite);
+        }
+        batch.search.passed(n);
     }
-    deployment->breaker().record(n, failed, now_ns_);
-    batch.all_ok &= failed == 0;
-    if (batch.to < batch.rows) return start_scoring(index);
+    next_call(index);
+}
+
+// The next call of the search for bad rows, of the next run, or none. An executor that was replaced ends here.
+void Simulator::next_call(uint32_t index) {
+    Batch& batch = batches_[index];
+    Model& model = models_[batch.model];
+    if (batch.orphan) return batch_done(index);
+    while (!batch.search.done()) {
+        const Entry& head = batch.entries[batch.from + batch.search.at()];
+        RowFailures& failures = model.slots[head.slot].deployment->row_failures();
+        const uint32_t fits = model.cost.rows_within(head.finish_by_ns - now_ns_);
+        const uint32_t word = model.slots[head.slot].word.load(std::memory_order_relaxed);
+        if (batch.giving_up || fits == 0 || word != state_word(head.generation, State::running)) {
+            give_up_row(index);
+            continue;
+        }
+        const uint32_t n = std::min(batch.search.next(failures.group_rows()), fits);
+        return start_call(index, failures.hopeless() ? 1 : n);
+    }
+    if (batch.to < batch.rows) return start_run(index);
     batch_done(index);
 }
 
-// False where the primary gave no usable answer.
-bool Simulator::deliver(Model& model, const Entry& entry, const double* values, int status) {
+void Simulator::give_up_row(uint32_t index) {
+    Batch& batch = batches_[index];
+    Model& model = models_[batch.model];
+    const Entry& head = batch.entries[batch.from + batch.search.at()];
+    const bool tried = batch.search.tried();
+    if (tried && !batch.blamed) model.slots[head.slot].deployment->breaker().record(1, 1, now_ns_);
+    batch.blamed |= tried;
+    fail(model, head, tried ? batch.failure : Reason::released);
+    batch.search.skip();
+}
+
+void Simulator::deliver(Model& model, const Entry& entry, const double* values) {
     Slot& slot = model.slots[entry.slot];
-    if (status != ENGINE_SCORE_OK || !is_finite(values)) {
-        fail(model, entry, status == ENGINE_SCORE_OK ? Reason::primary_not_finite : Reason::primary_error);
-        return false;
-    }
     std::copy_n(values, SimulatedVersion::OUTPUTS, model.slots.primary_out(entry.slot));
     slot.by_executor = {now_ns_, Source::primary, Reason::ok};
     uint32_t running = state_word(entry.generation, State::running);
     if (!slot.word.compare_exchange_strong(running, state_word(entry.generation, State::primary),
                                            std::memory_order_acq_rel)) {
         ++result_.late_dropped;
-        return true;
+        return;
     }
     ENGINE_ASSERT(running_ > 0, "a row that is delivered was running");
     --running_;
     answer(request_of(model, entry.slot), Source::primary, Reason::ok, model.slots.answer(entry.slot));
-    return true;
 }
 
 void Simulator::batch_done(uint32_t index) {
@@ -228,7 +292,7 @@ void Simulator::batch_done(uint32_t index) {
     } else {
         ENGINE_ASSERT(executors_[batch.executor].batch == index, "an executor ends its own batch");
         executors_[batch.executor].batch = NO_SLOT;
-        model.policy.finished(batch.executor, batch.rows, now_ns_, batch.all_ok);
+        model.policy.finished(batch.executor, batch.call_rows, now_ns_, batch.last_ok);
         for (uint32_t i = 0; i < batch.rows; ++i)
             model.policy.missed_prediction_by(now_ns_ - batch.predicted_ns[i], now_ns_);
     }
@@ -244,7 +308,7 @@ int64_t Simulator::hung_at_ns(uint32_t e) noexcept {
     const Executor& executor = executors_[e];
     if (executor.batch == NO_SLOT || executor.deaths > 0) return NEVER_NS;
     const Batch& batch = batches_[executor.batch];
-    return batch.began_ns + std::max(plan_.budget_ns / 2 * 3, 4 * models_[batch.model].cost.high_ns(batch.rows));
+    return batch.began_ns + std::max(plan_.budget_ns / 2 * 3, 4 * models_[batch.model].cost.high_ns(batch.call_rows));
 }
 
 // A request of this model timed out while it ran: check the model's executors when they have been at it for too long.
@@ -326,7 +390,7 @@ uint32_t Simulator::take_batch() {
     Batch& batch = batches_[index];
     ENGINE_ASSERT(batch.rows == 0, "a batch that ended has no rows");
     batch.rows = 0;
-    batch.all_ok = true;
+    batch.last_ok = true;
     batch.orphan = false;
     return index;
 }

@@ -19,6 +19,7 @@ enum class FaultKind : uint8_t {
     slow,         // batches started in the window cost `factor` times as much, and extra_ns + rows * extra_row_ns more
     failing,      // a share of the scoring calls fails
     corrupting,   // a share of the rows is answered NaN
+    poisoning,    // a share of the rows makes every scoring call fail that has one of them
     hanging,      // a batch started in the window makes no progress before the window's end; of one executor, until it
                   // is replaced
     dying,        // an executor dies at from_ns, its batch with it, and comes back at until_ns
@@ -32,10 +33,10 @@ enum class FaultKind : uint8_t {
     cancelling,   // a share of the callers gives up at a uniform instant of the budget
     sabotaging,   // the simulated runtime breaks one invariant once, to prove that it is checked
 };
-inline constexpr size_t FAULT_KINDS = 13;
+inline constexpr size_t FAULT_KINDS = 14;
 inline constexpr std::array<const char*, FAULT_KINDS> FAULT_NAMES{
-    "stalling", "slow",         "failing",  "corrupting",  "hanging",  "dying",      "jumping",
-    "oversleeping", "bursting", "overloading", "swapping", "cancelling", "sabotaging"};
+    "stalling", "slow",         "failing",  "corrupting",  "poisoning", "hanging",  "dying",
+    "jumping",  "oversleeping", "bursting", "overloading", "swapping",  "cancelling", "sabotaging"};
 
 // Must hold at every event of every run.
 enum class Invariant : uint8_t {

@@ -9,6 +9,7 @@
 #include "scheduler/fair_share.hpp"
 #include "scheduler/margin.hpp"
 #include "scheduler/policy.hpp"
+#include "scheduler/row_search.hpp"
 #include "simulator/environment.hpp"
 #include "simulator/invariants.hpp"
 #include "simulator/metrics.hpp"
@@ -92,8 +93,13 @@ private:
         uint32_t executor = 0, serial = 0, model = 0;
         int64_t began_ns = 0;
         uint32_t rows = 0;
-        uint32_t from = 0, to = 0;  // the rows of the scoring call under way: those of one deployment
-        bool all_ok = true;
+        uint32_t from = 0, to = 0;  // the rows under way: those of one deployment
+        RowSearch search{0};        // … and how far they are
+        uint32_t call_rows = 0;     // of the scoring call under way
+        bool last_ok = true;        // every row of the last call got an answer of the primary
+        bool blamed = true;         // a row was counted for the last failed call
+        bool giving_up = false;
+        Reason failure = Reason::ok;  // of the last failed call
         bool orphan = false;        // its executor has been replaced or has died
         std::vector<Entry> entries;
         std::vector<int64_t> predicted_ns;
@@ -132,9 +138,12 @@ private:
     Claim claim(const Entry& entry, Batch& batch);
     // left_queued: unanswered requests that still wait, without those dropped just now.
     void start_batch(uint32_t batch, const BatchPlan& plan, uint64_t left_queued);
-    void start_scoring(uint32_t batch);
+    void start_run(uint32_t batch);
+    void start_call(uint32_t batch, uint32_t rows);
+    void next_call(uint32_t batch);
+    void give_up_row(uint32_t batch);
     void score_done(uint32_t batch);
-    bool deliver(Model& model, const Entry& entry, const double* values, int status);
+    void deliver(Model& model, const Entry& entry, const double* values);
     void batch_done(uint32_t batch);
     int64_t hung_at_ns(uint32_t executor) noexcept;
     void suspect(uint32_t model);

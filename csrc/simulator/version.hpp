@@ -47,6 +47,9 @@ private:
     static int score_primary(void* ctx, const double* rows, size_t n_rows, size_t stride, double* out) {
         const auto& version = *static_cast<SimulatedVersion*>(ctx);
         if (version.environment_.call_fails(version.now_ns_)) return ENGINE_SCORE_FAILED;
+        for (size_t i = 0; i < n_rows; ++i)
+            if (version.environment_.row_is_poison(version.now_ns_, static_cast<uint64_t>(rows[i * stride])))
+                return ENGINE_SCORE_FAILED;
         score_fallback(ctx, rows, n_rows, stride, out);
         for (size_t i = 0; i < n_rows; ++i)
             if (version.environment_.row_is_nan(version.now_ns_))

@@ -40,6 +40,10 @@ class ClosedError(EngineError, RuntimeError):
     """Raised by an engine that was closed, or that belongs to the process that this one was forked from."""
 
 
+class ResourceError(EngineError, OSError):
+    """Raised when the system gives no more threads or file descriptors; the message names the limits."""
+
+
 class MissingDependencyError(EngineError, ImportError):
     """Raised when an optional library is not installed; the message names the extra that brings it."""
 

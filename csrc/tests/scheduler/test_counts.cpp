@@ -110,7 +110,6 @@ struct Fixture {
         RuntimeLimits limits;
         limits.slots = 256;
         limits.batch_rows_max = 16;
-        limits.row_bytes = FEATURES * sizeof(float);
         limits.n_features = FEATURES;
         limits.budget_ns = HOUR_NS;
         ExecutorOptions options;

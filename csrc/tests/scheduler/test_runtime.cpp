@@ -8,7 +8,10 @@
 #include <thread>
 #include <vector>
 
+#include "base/threads.hpp"
+#include "scheduler/reasons.hpp"
 #include "scheduler/runtime.hpp"
+#include "scheduler/shadow.hpp"
 #include "tests/check.hpp"
 
 using namespace engine;
@@ -21,17 +24,22 @@ struct Sum {
     std::atomic<uint32_t> references{1};
     std::atomic<bool> hang{false}, fail{false}, nan{false};
     std::atomic<int64_t> busy_ns{0};
-    std::atomic<uint64_t> rows{0};
+    std::atomic<uint64_t> rows{0}, calls{0};
+    std::atomic<bool> poisonable{false};  // a call fails that has a row whose first value is negative
+    uint32_t flags = ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE;
     double offset = 0.0;
 
     static int score(void* ctx, const float* rows, size_t n, size_t stride, double* out) {
         auto* self = static_cast<Sum*>(ctx);
         self->rows.fetch_add(n, std::memory_order_relaxed);
+        self->calls.fetch_add(1, std::memory_order_relaxed);
         while (self->hang.load(std::memory_order_acquire)) std::this_thread::sleep_for(std::chrono::microseconds(200));
         const int64_t until = now_ns() + self->busy_ns.load(std::memory_order_relaxed) * static_cast<int64_t>(n);
         while (now_ns() < until) {
         }
         if (self->fail.load(std::memory_order_relaxed)) return ENGINE_SCORE_FAILED;
+        for (size_t r = 0; r < n && self->poisonable.load(std::memory_order_relaxed); ++r)
+            if (rows[r * stride] < 0.0f) return ENGINE_SCORE_FAILED;
         for (size_t r = 0; r < n; ++r) {
             out[r] = self->offset;
             for (size_t c = 0; c < 2; ++c) out[r] += static_cast<double>(rows[r * stride + c]);
@@ -43,8 +51,7 @@ struct Sum {
     static void release(void* ctx) { static_cast<Sum*>(ctx)->references.fetch_sub(1); }
 
     engine_scorer scorer() {
-        return {ENGINE_SCORER_ABI, ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE, 2, 1, this, score, nullptr, retain,
-                release};
+        return {ENGINE_SCORER_ABI, flags, 2, 1, this, score, nullptr, retain, release};
     }
 };
 
@@ -58,8 +65,10 @@ struct Fixture {
 
     explicit Fixture(uint32_t slots = 256, uint32_t executors = 1, bool with_fallback = true)
         : Fixture(limits_of(slots), Executors::make(options_of(executors)), true, with_fallback) {}
-    Fixture(const RuntimeLimits& limits, std::shared_ptr<Executors> executors, bool owns, bool with_fallback = true) {
+    Fixture(const RuntimeLimits& limits, std::shared_ptr<Executors> executors, bool owns, bool with_fallback = true,
+            uint32_t primary_flags = ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE) {
         fallback.offset = 1000.0;
+        primary.flags = primary_flags;
         const engine_scorer first = primary.scorer(), second = fallback.scorer();
         deployment = new Deployment(first, with_fallback ? &second : nullptr, false, 1);
         runtime = std::make_unique<Runtime>(limits, std::move(executors), owns);
@@ -73,7 +82,6 @@ struct Fixture {
         RuntimeLimits limits;
         limits.slots = slots;
         limits.batch_rows_max = 16;
-        limits.row_bytes = 8;
         limits.n_features = 2;
         return limits;
     }
@@ -392,6 +400,214 @@ TEST(swaps_under_load_mix_nothing_and_free_the_old) {
     current->release();
     fixture.runtime.reset();
     CHECK(other.references.load() == 1);
+}
+
+// Submits rows as one group and waits for their answers.
+std::vector<std::pair<Outcome, double>> many(Fixture& fixture, const std::vector<float>& firsts, int64_t budget_ns) {
+    const auto n = static_cast<uint32_t>(firsts.size());
+    std::vector<float> rows;
+    for (const float first : firsts) rows.insert(rows.end(), {first, 0.5f});
+    const int64_t now = now_ns();
+    const std::vector<int64_t> deadlines(n, now + budget_ns);
+    std::vector<uint32_t> slots(n);
+    std::vector<Outcome> outcomes(n);
+    std::vector<double> out(n);
+    Group group;
+    Caller caller;
+    caller.group = &group;
+    if (!fixture.runtime->submit_many(fixture.request(nullptr, now, 0), rows.data(), n, deadlines.data(), caller,
+                                      slots.data(), outcomes.data(), out.data()))
+        while (!fixture.runtime->wait_group(group, slots)) {
+        }
+    std::vector<std::pair<Outcome, double>> answers;
+    for (uint32_t i = 0; i < n; ++i) {
+        if (slots[i] != NO_SLOT) {
+            outcomes[i] = fixture.runtime->outcome(slots[i]);
+            out[i] = *fixture.runtime->values(slots[i]);
+            fixture.runtime->give_back(slots[i]);
+        }
+        answers.emplace_back(outcomes[i], out[i]);
+    }
+    return answers;
+}
+
+// Good rows beside the negative ones are answered by the primary, and only those are blamed.
+void check_poisoned(const std::vector<float>& firsts, const std::vector<std::pair<Outcome, double>>& answers) {
+    for (size_t i = 0; i < firsts.size(); ++i) {
+        const auto& [outcome, value] = answers[i];
+        CHECK(outcome.reason == (firsts[i] < 0.0f ? Reason::primary_error : Reason::ok));
+        CHECK(value == expected_value(outcome, static_cast<double>(firsts[i]) + 0.5));
+    }
+}
+
+TEST(a_poisoned_row_takes_no_neighbour_along) {
+    Fixture fixture;
+    fixture.start();
+    fixture.primary.poisonable = true;
+    const std::vector<float> firsts{0, 1, 2, -3, 4, 5, 6, 7, 8, -9, 10, 11, 12, 13, 14, 15, 16, 17};
+    check_poisoned(firsts, many(fixture, firsts, 10'000 * MS));
+    CHECK(!fixture.deployment->breaker().open());
+    const uint64_t before = fixture.primary.calls.load();
+    check_poisoned(firsts, many(fixture, firsts, 10'000 * MS));
+    // The rows are known by now: they go together, after the others.
+    CHECK(fixture.primary.calls.load() - before <= 12);
+}
+
+TEST(the_breaker_counts_rows_that_fail_by_themselves) {
+    Fixture fixture;
+    fixture.start();
+    fixture.primary.poisonable = true;
+    std::vector<float> firsts(16, 1.0f);
+    for (int i = 0; i < 40; ++i) {  // one bad row in sixteen, each with a value of its own
+        firsts[static_cast<size_t>(i % 16)] = -1.0f - static_cast<float>(i);
+        check_poisoned(firsts, many(fixture, firsts, 10'000 * MS));
+        firsts[static_cast<size_t>(i % 16)] = 1.0f;
+    }
+    CHECK(fixture.deployment->breaker().openings() == 0);
+}
+
+TEST(a_primary_that_always_fails_opens_the_breaker_in_few_calls) {
+    Fixture fixture;
+    fixture.start();
+    fixture.primary.fail = true;
+    const uint64_t before = fixture.primary.calls.load();
+    for (int i = 0; i < 10 && !fixture.deployment->breaker().open(); ++i) {
+        for (const auto& [outcome, value] : many(fixture, std::vector<float>(64, 1.0f), 10'000 * MS)) {
+            CHECK(outcome.source == Source::fallback && value == 1001.5);
+            CHECK(outcome.reason == Reason::primary_error || outcome.reason == Reason::breaker_open);
+        }
+    }
+    CHECK(fixture.deployment->breaker().openings() == 1);
+    CHECK(fixture.primary.calls.load() - before <= 60);
+}
+
+TEST(many_inline_takes_no_neighbour_along) {
+    Fixture fixture;
+    fixture.primary.poisonable = true;
+    constexpr uint32_t N = 40;
+    std::vector<float> rows, firsts;
+    for (uint32_t i = 0; i < N; ++i) {
+        firsts.push_back(i % 13 == 5 ? -1.0f - static_cast<float>(i) : static_cast<float>(i));
+        rows.insert(rows.end(), {firsts[i], 0.5f});
+    }
+    for (const bool scattered : {false, true}) {
+        std::vector<int64_t> deadlines(N);
+        std::vector<Outcome> outcomes(N);
+        std::vector<double> out(N);
+        const int64_t now = now_ns();
+        for (uint32_t i = 0; i < N; ++i) deadlines[i] = now + 20'000 * MS + (scattered ? (i * 17 % 40) * MS : 0);
+        fixture.runtime->predict_many_inline(fixture.request(nullptr, now, 0), rows.data(), N, deadlines.data(), 0,
+                                             outcomes.data(), out.data());
+        std::vector<std::pair<Outcome, double>> answers;
+        for (uint32_t i = 0; i < N; ++i) answers.emplace_back(outcomes[i], out[i]);
+        check_poisoned(firsts, answers);
+    }
+    CHECK(!fixture.deployment->breaker().open());
+}
+
+TEST(a_primary_that_is_still_out_is_not_called_and_has_not_failed) {
+    Fixture fixture(Fixture::limits_of(256), Executors::make(Fixture::options_of(2)), true, true,
+                    ENGINE_SCORER_NATIVE);
+    fixture.start();
+    fixture.primary.hang = true;
+    CHECK(fixture.predict(1.0f, 1.0f, 50 * MS).first.reason == Reason::timeout);
+    while (fixture.runtime->executors().replaced() == 0) std::this_thread::yield();  // its call is lost
+    const float row[2] = {1.0f, 1.0f};
+    double out = 0.0;
+    CHECK(fixture.deployment->score_primary(row, 1, nullptr, &out, NEVER_NS) == NOT_CALLED);
+    CHECK(reason_of(NOT_CALLED) == Reason::stalled);
+    CHECK(!is_failure(reason_of(NOT_CALLED)));
+    for (int i = 0; i < 20; ++i) {
+        const Reason reason = fixture.predict(2.0f, 1.0f, 50 * MS).first.reason;
+        CHECK(reason == Reason::stalled || reason == Reason::breaker_open || reason == Reason::timeout ||
+              reason == Reason::late || reason == Reason::no_time);
+    }
+    fixture.primary.hang = false;
+    fixture.runtime->close(NEVER_NS);
+}
+
+TEST(one_call_at_a_time_holds_for_every_deployment_of_a_model) {
+    Sum model;
+    model.flags = ENGINE_SCORER_NATIVE;
+    model.hang = true;
+    const engine_scorer scorer = model.scorer();
+    auto* first = new Deployment(scorer, nullptr, false, 1);
+    auto* second = new Deployment(scorer, nullptr, false, 2);
+    const float row[2] = {1.0f, 2.0f};
+    double one = 0.0, two = 0.0;
+    std::thread busy([&] { first->score_primary(row, 1, nullptr, &one); });
+    while (model.calls.load() == 0) std::this_thread::yield();
+    CHECK(second->score_primary(row, 1, nullptr, &two, now_ns() + 5 * MS) == NOT_CALLED);
+    first->call_lost();
+    CHECK(second->score_primary(row, 1, nullptr, &two, NEVER_NS) == NOT_CALLED);  // at once: nobody waits for it
+    CHECK(model.calls.load() == 1);
+    model.hang = false;
+    busy.join();
+    first->lost_call_returned();
+    CHECK(second->score_primary(row, 1, nullptr, &two, NEVER_NS) == ENGINE_SCORE_OK && two == 3.0 && one == 3.0);
+    first->release();
+    second->release();
+}
+
+std::atomic<int> threads_left{0};  // that the system still gives
+
+bool refuses() noexcept { return threads_left.fetch_sub(1) <= 0; }
+
+TEST(a_system_that_refuses_threads_leaves_none_and_may_be_asked_again) {
+    const std::array<float, 32> rows{};
+    Fixture fixture(256, 2);
+    for (int given = 0; given < 4; ++given) {  // the timer, two executors, the thread that calibrates
+        threads_left = given;
+        refuse_threads = refuses;
+        bool refused = false;
+        try {
+            fixture.runtime->start_threads(fixture.deployment, rows.data(), 16);
+        } catch (const std::system_error& error) {
+            refused = error.code().value() == EAGAIN;
+        }
+        refuse_threads = nullptr;
+        CHECK(refused);
+        CHECK(fixture.deployment->references() == 1);
+    }
+    fixture.start();
+    CHECK(fixture.predict(1.0f, 2.0f, 1000 * MS).second == 3.0);
+    threads_left = 0;
+    refuse_threads = refuses;
+    bool refused = false;
+    try {
+        Shadow shadow(fixture.deployment, nullptr, 16);
+    } catch (const std::system_error&) {
+        refused = true;
+    }
+    refuse_threads = nullptr;
+    CHECK(refused);
+}
+
+TEST(a_stuck_executor_that_cannot_be_replaced_degrades_and_is_replaced_later) {
+    Fixture fixture;
+    fixture.start();
+    threads_left = 0;
+    refuse_threads = refuses;
+    fixture.primary.hang = true;
+    CHECK(fixture.predict(1.0f, 1.0f, 100 * MS).first.reason == Reason::timeout);
+    Executors& executors = fixture.runtime->executors();
+    while (executors.missing() == 0) std::this_thread::yield();
+    CHECK(executors.replaced() == 1 && executors.refused() >= 1);
+    CHECK(fixture.deployment->breaker().openings() == 1);
+    for (int i = 0; i < 5; ++i) {
+        const auto [outcome, value] = fixture.predict(1.0f, 1.0f, 100 * MS);
+        CHECK(outcome.source != Source::primary);
+        CHECK(outcome.reason == Reason::stalled || outcome.reason == Reason::breaker_open);
+    }
+    fixture.primary.hang = false;
+    refuse_threads = nullptr;
+    while (executors.missing() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    bool served = false;
+    for (int i = 0; i < 500 && !served; ++i) {
+        served = fixture.predict(1.0f, 1.0f, 100 * MS).first.source == Source::primary;
+        if (!served) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    CHECK(served);
 }
 
 CHECK_MAIN()

@@ -148,7 +148,6 @@ struct Service {
         RuntimeLimits limits;
         limits.slots = 96;
         limits.batch_rows_max = 8;
-        limits.row_bytes = 8;
         limits.n_features = 2;
         limits.budget_ns = BUDGET_NS;
         limits.weight = weight;

@@ -216,6 +216,24 @@ TEST(each_fault_keeps_the_invariants_and_ends) {
     }
 }
 
+TEST(poisoned_rows_take_few_neighbours_along) {
+    for (const double share : {0.02, 0.1, 0.3}) {
+        SimulationPlan plan;
+        plan.requests = 20'000;
+        plan.rate_per_s = 1'000.0;
+        plan.batch_base_ns = 100'000;
+        plan.batch_row_ns = 20'000;
+        plan.faults.push_back(sharing(FaultKind::poisoning, share));
+        const SimulationResult r = simulate(plan);
+        CHECK(violations(r) == 0);
+        CHECK(r.breaker_openings == 0);
+        const double good = (1.0 - share) * 20'000.0;
+        const auto answered = static_cast<double>(count(r.by_source, Source::primary));
+        CHECK(answered > 0.99 * good && answered < 1.05 * good);
+        CHECK(static_cast<double>(count(r, Reason::primary_error)) > 0.9 * share * 20'000.0);
+    }
+}
+
 TEST(every_invariant_is_watched) {
     for (size_t broken = 0; broken < INVARIANTS; ++broken) {
         SimulationPlan plan = quiet();

@@ -16,6 +16,9 @@ cimport numpy as cnp
 
 from engine.errors import ConfigError, InputError, ModelError
 
+cdef extern from "base/call_lock.hpp" namespace "engine" nogil:
+    const int NOT_CALLED
+
 cdef extern from "model/score_threads.hpp" namespace "engine::model" nogil:
     int score_threads(const engine_scorer& scorer, const float* rows, size_t n_rows, size_t row_stride, double* out,
                       size_t threads) noexcept
@@ -132,6 +135,8 @@ def score(capsule, rows, Py_ssize_t threads=1, deadline_ns=None):
                                        <double*>cnp.PyArray_DATA(out), threads)
     if status == ENGINE_SCORE_OUT_OF_TIME:
         raise ModelError(f"the model gave up on {n_rows} rows: its deadline has passed")
+    if status == NOT_CALLED:
+        raise ModelError("the model allows one call at a time, and a call of an engine is stuck in it")
     if status != ENGINE_SCORE_OK:
         raise ModelError(f"the model failed on {n_rows} rows (status {status})")
     return out

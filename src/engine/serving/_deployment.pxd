@@ -36,6 +36,7 @@ cdef class Deployment:
     cdef object default                      # a float, a float64 array [n_outputs], or a function of nothing
     cdef uint32_t n_features, n_outputs
     cdef bint wide                           # rows are float64, else float32
+    cdef uint32_t row_bytes                  # of one row
     cdef const engine_features* features     # null for rows of numbers; the capsule below owns it
     cdef object features_owner
     cdef readonly object lookup              # fetches online features, or None
@@ -67,8 +68,6 @@ cdef class Versions:
     cdef BreakerLimits _breaker
     cdef size_t _default_errors
     cdef uint32_t _n_features, _n_outputs
-    cdef bint _wide
-    cdef uint32_t _row_bytes
 
     cdef int _take_observer(self, object capsule) except -1
     # The deployment that a request comes under while there is a canary.
@@ -82,7 +81,7 @@ cdef class Versions:
     # Shows one answer to the monitor and offers its row to the shadow. Call it if _observer or _shadow is not null.
     cdef int _show_one(self, const Outcome& outcome, Answer answer, const void* row, const double* values) except -1
     cdef int _show_all(self, const Outcome* outcomes, uint32_t n, cnp.ndarray values, cnp.ndarray matrix) except -1
-    cdef void _show(self, const Outcome& outcome, const void* row, const double* values) noexcept
+    cdef void _show(self, const Outcome& outcome, bint wide, const void* row, const double* values) noexcept
     cdef object _default_value(self, Deployment deployment, Answer answer)
     cdef int _forget_unused(self) except -1
     cdef object _shadow_facts(self)

@@ -42,7 +42,7 @@ import numpy as np
 from engine._common import vocabulary
 from engine.errors import ConfigError, InputError
 from engine.serving._answers import Answers
-from engine.serving._executors import _looking_up_until
+from engine.serving._executors import _looking_up_until, no_thread
 from engine.serving._rows import checked_default
 
 cnp.import_array()
@@ -101,8 +101,6 @@ cdef class Deployment:
     cdef int take_features(self, object features) except -1:
         if features is None:
             return 0
-        if self.wide:
-            raise ConfigError("this engine was opened without features and reads float64 rows: open another one")
         capsule = features.capsule
         if not PyCapsule_IsValid(capsule, ENGINE_FEATURES_CAPSULE):
             raise ConfigError(f"features must offer a PyCapsule named '{ENGINE_FEATURES_CAPSULE.decode()}'")
@@ -239,14 +237,19 @@ cdef class Versions:
             raise ConfigError(f"the new primary takes {scorer.n_features} features and gives {scorer.n_outputs} "
                               f"outputs; this engine serves {self._n_features} and {self._n_outputs}")
         cdef Deployment deployment = Deployment.__new__(Deployment)
-        deployment.n_features, deployment.n_outputs, deployment.wide = self._n_features, self._n_outputs, self._wide
+        deployment.n_features, deployment.n_outputs = self._n_features, self._n_outputs
+        # A feature program makes float32. Without one, rows are doubles where any model of the version reads doubles.
+        deployment.wide = features is None and (
+            scorer.score_f64 is not NULL or (second is not NULL and second.score_f64 is not NULL)
+        )
+        deployment.row_bytes = self._n_features * (8 if deployment.wide else 4)
         deployment.take_features(features)
         global _last_deployment
         _last_deployment += 1
         deployment.number = _last_deployment
         deployment.version, deployment.default, deployment.parts = version, default, parts
         # The native deployment retains both scorers, so the capsules may go.
-        deployment.native = new NativeDeployment(scorer[0], second, self._wide, deployment.number, self._breaker)
+        deployment.native = new NativeDeployment(scorer[0], second, deployment.wide, deployment.number, self._breaker)
         if self._observer is not NULL:
             self._observer.deployed(self._observer.ctx, deployment.number, version.encode())
         return deployment
@@ -256,7 +259,7 @@ cdef class Versions:
 
         Blocks for as long as the models take, without the GIL where they do not take it themselves.
         """
-        cdef cnp.ndarray matrix = read_matrix(rows, self._n_features, self._wide)
+        cdef cnp.ndarray matrix = read_matrix(rows, self._n_features, deployment.wide)
         cdef uint32_t n = matrix.shape[0]
         cdef void* data = cnp.PyArray_DATA(matrix)
         with nogil:
@@ -322,9 +325,14 @@ cdef class Versions:
                 ended = before.close(SHADOW_PATIENCE_NS)
             if ended:
                 del before  # else its thread is stuck in a model and keeps what it uses
-        self._shadowed = deployment
-        if deployment is not None:
+        self._shadowed = None
+        if deployment is None:
+            return
+        try:
             self._shadow = new Shadow(deployment.native, self._observer, rows_max)
+        except OSError as error:
+            raise no_thread(error) from None
+        self._shadowed = deployment
 
     def _serving(self):
         """The deployment that new requests come under, and the one before it or None."""
@@ -426,25 +434,28 @@ cdef class Versions:
     cdef int _show_all(self, const Outcome* outcomes, uint32_t n, cnp.ndarray values, cnp.ndarray matrix) except -1:
         cdef const double* out = <const double*>cnp.PyArray_DATA(values)
         cdef const char* rows = <const char*>cnp.PyArray_DATA(matrix)
+        cdef bint wide = cnp.PyArray_TYPE(matrix) == cnp.NPY_FLOAT64
+        cdef size_t row_bytes = self._n_features * (8 if wide else 4)
         cdef const void* row
         cdef uint32_t i
         for i in range(n):
-            row = rows + <size_t>i * self._row_bytes
+            row = rows + i * row_bytes
             if outcomes[i].deadline_ns <= outcomes[i].started_ns:
                 row = NULL  # had expired at the call, so it was never read
-            self._show(outcomes[i], row, out + <size_t>i * self._n_outputs)
+            self._show(outcomes[i], wide, row, out + <size_t>i * self._n_outputs)
         return 0
 
     cdef int _show_one(self, const Outcome& outcome, Answer answer, const void* row, const double* values) except -1:
         cdef cnp.ndarray default
+        cdef bint wide = self._deployment_of(outcome.deployment).wide
         if outcome.source != Source.default_value:
-            self._show(outcome, row, values)
+            self._show(outcome, wide, row, values)
         else:
             default = np.atleast_1d(np.asarray(answer._value, dtype=np.float64))
-            self._show(outcome, row, <const double*>cnp.PyArray_DATA(default))
+            self._show(outcome, wide, row, <const double*>cnp.PyArray_DATA(default))
         return 0
 
-    cdef void _show(self, const Outcome& outcome, const void* row, const double* values) noexcept:
+    cdef void _show(self, const Outcome& outcome, bint wide, const void* row, const double* values) noexcept:
         cdef engine_answer shown
         shown.id = outcome.id
         shown.deployment = outcome.deployment
@@ -455,7 +466,7 @@ cdef class Versions:
         shown.values = values
         shown.n_features = self._n_features
         shown.n_outputs = self._n_outputs
-        shown.flags = ENGINE_ANSWER_ROW_FLOAT64 if self._wide else 0
+        shown.flags = ENGINE_ANSWER_ROW_FLOAT64 if wide else 0
         shown.source = <uint8_t>outcome.source
         shown.reason = <uint8_t>outcome.reason
         if self._canary is not None and outcome.deployment == self._canary.number:

@@ -43,7 +43,7 @@ import asyncio
 import random
 
 from engine._common.vocabulary import PRIORITIES as _priorities
-from engine.errors import ClosedError, InputError
+from engine.errors import ClosedError, InputError, ResourceError
 from engine.serving._answers import Answers
 from engine.serving._executors import _looking_up_until
 
@@ -126,13 +126,11 @@ cdef class CoreEngine(Versions):
         """
         cdef const engine_scorer* scorer = scorer_from_capsule(primary)
         self._n_features, self._n_outputs = scorer.n_features, scorer.n_outputs
-        self._wide = features is None and scorer.score_f64 is not NULL
-        self._row_bytes = self._n_features * (8 if self._wide else 4)
         self._breaker = _breaker_limits(limits["breaker"])
         self._take_observer(limits["observer"])
         cdef Deployment deployment = self._prepare(primary, fallback, default, version, features, parts)
         self._budget_ns = budget_ns
-        self._warm_rows = read_matrix(warm_rows, self._n_features, self._wide)
+        self._warm_rows = read_matrix(warm_rows, self._n_features, True)
         self._priority = priority_of(limits["priority"])
         cdef RuntimeLimits native
         native.slots = self._slots_max = limits["queue_rows_max"]
@@ -142,7 +140,6 @@ cdef class CoreEngine(Versions):
         native.errors_to_default = limits["on_error"] == "default"
         native.only_finite = not limits["allow_nonfinite"]
         native.budget_ns = budget_ns
-        native.row_bytes = self._row_bytes
         native.n_features = self._n_features
         native.n_outputs = self._n_outputs
         # The upper bits tell processes and engines apart, the lower 40 count.
@@ -171,11 +168,16 @@ cdef class CoreEngine(Versions):
         """Take requests inline or in the batch lane; with `auto`, change between them later."""
         self._inline = inline
         self._auto = auto
-        if not inline:
+        if inline:
+            return
+        try:
             self._start_threads(True)
+        except BaseException:
+            self.close()
+            raise
 
     cdef int _start_threads(self, bint warm) except -1:
-        cdef cnp.ndarray rows = self._warm_rows
+        cdef cnp.ndarray rows = read_matrix(self._warm_rows, self._n_features, self._current.wide)
         cdef uint32_t n = rows.shape[0] if warm else 0
         return start_threads(self.runtime, self._current.native, cnp.PyArray_DATA(rows), n)
 
@@ -248,7 +250,7 @@ cdef class CoreEngine(Versions):
         cdef Priority given = self._priority if priority is None else priority_of(priority)
         cdef Request request = _request_of(deployment, started, deadline, given, hedge)
         cdef SmallBuffer buffer
-        cdef void* row = buffer.reserve(self._row_bytes)
+        cdef void* row = buffer.reserve(deployment.row_bytes)
         request.row = row
         cdef tuple missing = None
         if deployment.lookup is not None and request.deadline_ns > started:
@@ -283,7 +285,10 @@ cdef class CoreEngine(Versions):
             return 0
         self._overruns = overruns
         if self._overran_ns and now - self._overran_ns < OVERRUN_WINDOW_NS:
-            self._start_threads(False)
+            try:
+                self._start_threads(False)
+            except ResourceError:
+                return 0  # it stays inline, and the next overrun tries again
             self._inline = False
             self._demoted_ns = now
             self._stalls = self.runtime.cost().stalls()
@@ -483,7 +488,7 @@ cdef class CoreEngine(Versions):
 
     cdef object _ask(self, Deployment deployment, object x, Request* request, object loop, tuple missing):
         cdef SmallBuffer buffer
-        cdef void* row = buffer.reserve(self._row_bytes)
+        cdef void* row = buffer.reserve(deployment.row_bytes)
         request.row = row
         deployment.read(x, row)
         if self._inline:

@@ -1,3 +1,5 @@
+from engine.errors import ResourceError
+
 def remaining_ms() -> float | None:
     """Milliseconds until the request that this thread works on must be answered.
 
@@ -15,6 +17,12 @@ def remaining_ms() -> float | None:
     >>> engine.remaining_ms() is None
     True
     """
+
+def no_thread(error: OSError) -> ResourceError:
+    """A ResourceError for a thread that the system refused."""
+
+def no_descriptor(error: OSError) -> ResourceError:
+    """A ResourceError for a file descriptor that the system refused."""
 
 class CoreExecutors:
     """The compiled half of `engine.Executors`; see its documentation. Not public."""

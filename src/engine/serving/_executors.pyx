@@ -11,10 +11,12 @@ from libcpp.vector cimport vector
 from engine.serving._scheduler cimport NEVER_NS, ExecutorOptions, now_ns
 
 import contextvars
+import errno
 import math
 import os
+import resource
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, ResourceError
 
 forks = 0
 
@@ -55,6 +57,40 @@ def remaining_ms() -> float | None:
     return math.inf if until >= NEVER_NS else (until - now_ns()) / 1e6
 
 
+def _read(path, key=""):
+    """The rest of the first line of a file that begins with `key`; "unknown" where there is none."""
+    try:
+        with open(path) as lines:
+            return next((line[len(key):].strip() for line in lines if line.startswith(key)), "unknown")
+    except OSError:
+        return "unknown"
+
+
+def _limit(which):
+    soft = resource.getrlimit(which)[0]
+    return "unlimited" if soft == resource.RLIM_INFINITY else soft
+
+
+def no_thread(error):
+    """A ResourceError for a thread that the system refused."""
+    return ResourceError(
+        error.errno,
+        f"the system refuses another thread ({os.strerror(error.errno)}): this process has "
+        f"{_read('/proc/self/status', 'Threads:')}; RLIMIT_NPROC (ulimit -u) allows its user "
+        f"{_limit(resource.RLIMIT_NPROC)}, and pids.max its container {_read('/sys/fs/cgroup/pids.max')}; raise the "
+        f"limit, close engines, or let them share one engine.Executors"
+    )
+
+
+def no_descriptor(error):
+    """A ResourceError for a file descriptor that the system refused."""
+    return ResourceError(
+        error.errno,
+        f"the system refuses another file descriptor ({os.strerror(error.errno)}): RLIMIT_NOFILE (ulimit -n) allows "
+        f"this process {_limit(resource.RLIMIT_NOFILE)}; raise the limit, or close files, sockets and event loops"
+    )
+
+
 cdef shared_ptr[Executors] make_executors(object threads, bint spin, object realtime_priority, object cpus) except *:
     cdef ExecutorOptions options
     options.threads = threads
@@ -65,6 +101,8 @@ cdef shared_ptr[Executors] make_executors(object threads, bint spin, object real
     try:
         return Executors.make(options)
     except OSError as error:
+        if error.errno == errno.EAGAIN:
+            raise no_thread(error) from None
         wanted = [f"cpus={sorted(cpus)}"] if cpus is not None else []
         wanted += [f"realtime_priority={realtime_priority}"] if realtime_priority is not None else []
         raise ConfigError(
@@ -75,8 +113,11 @@ cdef shared_ptr[Executors] make_executors(object threads, bint spin, object real
 
 
 cdef int start_threads(Runtime* runtime, Deployment* deployment, const void* rows, uint32_t n_rows) except -1:
-    with nogil:
-        runtime.start_threads(deployment, rows, n_rows)
+    try:
+        with nogil:
+            runtime.start_threads(deployment, rows, n_rows)
+    except OSError as error:
+        raise no_thread(error) from None
     return 0
 
 

@@ -26,6 +26,8 @@ from engine.serving._scheduler cimport NO_SLOT, Asker, Runtime, SlotTable, now_n
 
 import asyncio
 
+from engine.serving._executors import no_descriptor
+
 cnp.import_array()
 
 cdef extern from "Python.h":
@@ -307,7 +309,10 @@ cdef class Bridges:
             bridge = LoopBridge.__new__(LoopBridge)
             bridge.engine = engine
             bridge.loop = loop
-            bridge.native = new Completions()
+            try:
+                bridge.native = new Completions()
+            except OSError as error:
+                raise no_descriptor(error) from None
             bridge.kick, bridge.poll = bridge._kick, bridge._poll
             bridge.start_reading()
             self.by_id[id(loop)] = bridge

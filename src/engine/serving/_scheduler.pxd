@@ -91,7 +91,7 @@ cdef extern from "scheduler/shadow.hpp" namespace "engine::scheduler" nogil:
         double difference_max
 
     cdef cppclass Shadow:
-        Shadow(Deployment* deployment, const engine_observer* observer, uint32_t rows_max) except +
+        Shadow(Deployment* deployment, const engine_observer* observer, uint32_t rows_max) except +system_error
         void offer(const engine_answer& live, cbool compare) noexcept
         ShadowCounts counts() noexcept
         cbool close(int64_t patience_ns) noexcept
@@ -159,7 +159,7 @@ cdef extern from "scheduler/slot_table.hpp" namespace "engine::scheduler" nogil:
 
 cdef extern from "scheduler/completions.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass Completions:
-        Completions() except +
+        Completions() except +system_error
         int fd() noexcept
         uint32_t take_all(SlotTable& table) noexcept
         void signal() noexcept
@@ -218,6 +218,8 @@ cdef extern from "scheduler/executors.hpp" namespace "engine::scheduler" nogil:
         int64_t watch_ns() noexcept
         int64_t handoff_ns() noexcept
         uint64_t replaced() noexcept
+        uint32_t missing() noexcept
+        uint64_t refused() noexcept
         uint32_t count() noexcept
         SharedExecutors& shared() noexcept
 
@@ -226,7 +228,6 @@ cdef extern from "scheduler/limits.hpp" namespace "engine::scheduler" nogil:
         RuntimeLimits()
         uint32_t slots
         uint32_t batch_rows_max
-        uint32_t row_bytes
         uint32_t n_features
         uint32_t n_outputs
         int64_t budget_ns
@@ -268,7 +269,7 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine::scheduler" nogil:
         Calibration calibrate(Deployment& deployment, const void* rows, uint32_t n_rows) except +
         int64_t adopt(const Calibration& calibration) except +
         void time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows) except +
-        void start_threads(Deployment* deployment, const void* rows, uint32_t n_rows) except +
+        void start_threads(Deployment* deployment, const void* rows, uint32_t n_rows) except +system_error
         cbool warmed_up() noexcept
         void set_overlaps(cbool overlaps) noexcept
         cbool answers_soon() noexcept

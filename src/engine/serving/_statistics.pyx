@@ -37,6 +37,7 @@ cdef dict statistics_of(Runtime* runtime, bint inline):
         "classes": {PRIORITY_NAMES[c]: {SOURCE_NAMES[s]: _class_count(runtime, c, s) for s in range(SOURCES)}
                     for c in range(PRIORITIES)},
         "executors": {"threads": runtime.executors().count(), "replaced": runtime.executors().replaced(),
+                      "missing": runtime.executors().missing(), "refused": runtime.executors().refused(),
                       "engines": runtime.executors().shared().models()},
         "inline_overruns": counters.inline_overruns.load(),
         "latency_us": {SOURCE_NAMES[s]: _quantiles(counters.latency(s)) for s in range(SOURCES)},

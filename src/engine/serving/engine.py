@@ -421,7 +421,8 @@ class Engine(CoreEngine):
         - cost: row_us, batch_us by rows, efficient_rows, spread, stalls.
         - guard_us, the safety margin: timer, return, fallback and fallback_typical for "sync" and "async" callers;
           handoff, the usual time to wake an executor; prediction_error, how far admission's predictions are off.
-        - executors: threads, replaced (stuck threads that a new one replaced), engines (that share them).
+        - executors: threads, replaced (stuck threads that were given up), engines (that share them); missing, the
+          executors without a thread because the system refused to replace a stuck one, and refused, how often it did.
         - breakers: by version, {open, openings}.
         - canary: {version, share}, shadow: {version, rows, dropped, failed, compared, difference_mean, difference_max};
           None for none.

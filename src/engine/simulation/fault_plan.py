@@ -8,6 +8,7 @@ two of one kind. `engine.testing` puts faults into real models under the same na
     slow          factor=1, extra_us=0, extra_us_per_row=0, executor=None    of batches that start in the window
     failing       share=1          of the scoring calls; every row of such a call fails
     corrupting    share=1          of the rows; the primary answers NaN to them
+    poisoning     share=1          of the rows; every scoring call fails that has one of them
     hanging       executor=None    a batch that starts in the window makes no progress before the window ends; the
                                    executor that replaces a single hanging one does not hang
     dying         executor=None    an executor and its batch are lost; it is back when the window ends
@@ -79,6 +80,7 @@ _PARAMETERS: dict[str, dict[str, tuple[str, _Check, Any]]] = {
     },
     "failing": {"share": ("share", _SHARE, 1.0)},
     "corrupting": {"share": ("share", _SHARE, 1.0)},
+    "poisoning": {"share": ("share", _SHARE, 1.0)},
     "hanging": {"executor": ("executor", _EXECUTOR, None)},
     "dying": {"executor": ("executor", _EXECUTOR, None)},
     "jumping": {

@@ -110,6 +110,7 @@ _DRAWN: dict[str, Callable[[Choice, float], dict[str, Any]]] = {
     },
     "failing": lambda choice, _: {"share": choice([0.02, 0.5, 1.0])},
     "corrupting": lambda choice, _: {"share": choice([0.01, 0.5, 1.0])},
+    "poisoning": lambda choice, _: {"share": choice([0.01, 0.3, 1.0])},
     "hanging": lambda choice, _: {"executor": choice([None, 0, 1])},
     "dying": lambda choice, _: {"executor": choice([None, 0, 1])},
     "jumping": lambda choice, lasts: _repeated(choice, "jump_ms", lasts),

@@ -63,6 +63,17 @@ def test_failing_and_corrupting():
     assert run({"fault": "corrupting", "share": 0.1})["by_reason"]["primary_not_finite"] > 50
 
 
+def test_poisoning_takes_no_neighbour_along():
+    # Every instant has four requests, which are batched; one row in ten makes its call fail.
+    burst = {"fault": "bursting", "requests": 4, "every_ms": 10.0}
+    plan = {"batch_base_us": 100.0, "rate_per_s": 10.0, "deadline_ms": 50.0, "requests": 2000}
+    poisoned = run({"fault": "poisoning", "share": 0.1}, burst, **plan)
+    assert poisoned["by_reason"].keys() <= {"ok", "primary_error", "released"}
+    assert 1700 <= poisoned["by_source"]["primary"] <= 1900
+    assert poisoned["by_reason"]["primary_error"] >= 100
+    assert poisoned["breaker_openings"] == 0
+
+
 def test_hanging_for_a_while():
     result = run({"fault": "hanging", "from_ms": 300.0, "until_ms": 500.0})
     # At most twice as long as the fault, because the breaker doubles its rest.
