@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from engine.errors import UnsupportedModelError
+from engine.errors import ConfigError, UnsupportedModelError
+from engine.model import _scorer
+from engine.model.iterations import Range
 from engine.model.model import Model
 
+NO_ROUNDS = (
+    "iteration_range= and num_trees= choose rounds of LightGBM, XGBoost and CatBoost models, got one of {}"
+)
 LIBRARIES = ("lightgbm", "xgboost", "sklearn", "catboost", "treelite")
 
 
@@ -18,18 +25,26 @@ def library_of(fitted: Any) -> str | None:
     return library if library in LIBRARIES else None
 
 
-def read_fitted(fitted: Any, library: str) -> Model:
+def read_fitted(fitted: Any, library: str, rounds: Range = None) -> Model:
     """Read a fitted object of `library`, one of LIBRARIES.
+
+    Args:
+        fitted: the object.
+        library: where its class comes from.
+        rounds: the rounds in use of a boosted model, (first, end), as `iterations.asked` gives them; those that the
+            library's own `predict` uses by default.
 
     Raises:
         UnsupportedModelError: the object is not fitted, of another class, or cannot be represented exactly.
     """
     if library == "lightgbm":
-        return _read_lightgbm(fitted)
+        return _read_lightgbm(fitted, rounds)
     if library == "xgboost":
-        return _read_xgboost(fitted)
+        return _read_xgboost(fitted, rounds)
     if library == "catboost":
-        return _read_catboost(fitted)
+        return _read_catboost(fitted, rounds)
+    if rounds is not None:
+        raise ConfigError(NO_ROUNDS.format(library))
     if library == "treelite":
         return _read_treelite(fitted)
     from engine.model.readers import sklearn_linear, sklearn_trees
@@ -39,7 +54,7 @@ def read_fitted(fitted: Any, library: str) -> Model:
     return sklearn_linear.read_linear(fitted)
 
 
-def _read_lightgbm(fitted: Any) -> Model:
+def _read_lightgbm(fitted: Any, rounds: Range) -> Model:
     from engine.model.readers.lightgbm import read_lightgbm
 
     kind = type(fitted).__name__
@@ -48,11 +63,21 @@ def _read_lightgbm(fitted: Any) -> Model:
         raise UnsupportedModelError(
             f"expected a lightgbm Booster or a fitted LGBM model, got lightgbm {kind}"
         )
-    # Without a number of iterations this keeps the best one where training stopped early, as predict does.
-    return read_lightgbm(booster.model_to_string().encode(), f"lightgbm {kind}")
+    if booster is not fitted and fitted.get_params().get("pred_early_stop"):
+        raise UnsupportedModelError(
+            f"lightgbm {kind} with pred_early_stop stops within a row's trees, so its answers are approximate; "
+            f"switch it off: set_params(pred_early_stop=False)"
+        )
+    # As predict does: rounds after the best one of early stopping are left out. The digest is that of the file.
+    best = booster.best_iteration - 1 if booster.best_iteration > 0 else None
+    content = booster.model_to_string(num_iteration=-1).encode()
+    model = read_lightgbm(content, f"lightgbm {kind}", rounds, best=best)
+    if best is not None and rounds is None:
+        model.digest = hashlib.sha256(booster.model_to_string().encode()).hexdigest()
+    return model
 
 
-def _read_catboost(fitted: Any) -> Model:
+def _read_catboost(fitted: Any, rounds: Range) -> Model:
     from engine.model.readers.catboost import read_catboost
 
     kind = type(fitted).__name__
@@ -61,7 +86,7 @@ def _read_catboost(fitted: Any) -> Model:
     with tempfile.TemporaryDirectory() as folder:  # CatBoost writes its JSON to files alone
         path = Path(folder, "model.json")
         fitted.save_model(str(path), format="json")
-        return read_catboost(path.read_bytes(), f"catboost {kind}")
+        return read_catboost(path.read_bytes(), f"catboost {kind}", rounds)
 
 
 def _read_treelite(fitted: Any) -> Model:
@@ -72,25 +97,30 @@ def _read_treelite(fitted: Any) -> Model:
     return read_treelite(fitted.serialize_bytes(), "treelite Model")
 
 
-def _read_xgboost(fitted: Any) -> Model:
+def _read_xgboost(fitted: Any, rounds: Range) -> Model:
+    """A Booster is read as its file is, and so as the wrappers predict: up to the best round of early stopping."""
     from engine.model.readers.xgboost import read_xgboost_ubjson
 
     kind = type(fitted).__name__
     if hasattr(fitted, "save_raw"):
-        booster = fitted
-    elif hasattr(fitted, "get_booster"):
-        booster = fitted.get_booster()
-        # The wrappers' predict stops at the best iteration; a Booster's own predict uses every tree.
-        best = getattr(booster, "best_iteration", None) if _stopped_early(fitted) else None
-        if best is not None:
-            booster = booster[: int(best) + 1]
-    else:
+        return read_xgboost_ubjson(bytes(fitted.save_raw("ubj")), f"xgboost {kind}", rounds)
+    if not hasattr(fitted, "get_booster"):
         raise UnsupportedModelError(f"expected an xgboost Booster or a fitted XGB model, got xgboost {kind}")
-    return read_xgboost_ubjson(bytes(booster.save_raw("ubj")), f"xgboost {kind}")
-
-
-def _stopped_early(fitted: Any) -> bool:
     try:
-        return fitted.best_iteration is not None
-    except AttributeError:
-        return False
+        booster = fitted.get_booster()
+    except Exception as error:  # xgboost raises scikit-learn's NotFittedError
+        raise UnsupportedModelError(f"xgboost {kind} is not fitted: {error}") from None
+    content = bytes(booster.save_raw("ubj"))
+    model = read_xgboost_ubjson(
+        content, f"xgboost {kind}", rounds, classifier=hasattr(fitted, "predict_proba")
+    )
+    missing = fitted.missing if fitted.missing is not None else math.nan
+    return model if math.isnan(missing) else _with_missing(model, float(missing))
+
+
+def _with_missing(model: Model, missing: float) -> Model:
+    """The model with `missing` as one more missing value, beside NaN."""
+    model.scorer = _scorer.with_missing(model.scorer, missing)
+    model.digest = hashlib.sha256(f"{model.digest} missing={missing!r}".encode()).hexdigest()
+    model.add_details(missing=missing)
+    return model

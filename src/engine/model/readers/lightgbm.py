@@ -8,6 +8,7 @@ sees it.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable
@@ -17,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ModelFormatError, UnsupportedModelError
+from engine.model import iterations
 from engine.model.forest import ForestBuilder, Link, Rule
+from engine.model.iterations import Range
 from engine.model.model import Model
 
 VERSIONS = ("v3", "v4")
@@ -47,10 +50,18 @@ _LINKS = {
 }
 
 
-def read_lightgbm(content: bytes, name: str) -> Model:
+def read_lightgbm(content: bytes, name: str, rounds: Range = None, *, best: int | None = None) -> Model:
     """Read one model from the bytes of a file; `name` stands for the file in messages.
 
+    Args:
+        content: the bytes.
+        name: stands for the file in messages.
+        rounds: the first round and the end of those in use; all by default.
+        best: the best round of early stopping, counted from 0, where the caller knows it. Rounds after it
+            are left out by default. A file does not say, and `save_model` leaves them out.
+
     Raises:
+        ConfigError: rounds that the model does not have.
         ModelFormatError: the file is truncated, damaged or of another version.
         UnsupportedModelError: linear trees, an objective whose link is not known here, or no trees.
     """
@@ -71,6 +82,7 @@ def read_lightgbm(content: bytes, name: str) -> Model:
     if len(names) != n_features:
         raise ModelFormatError(f"{name}: expected {n_features} feature names, got {len(names)}")
     link, parameter = _link(header, per_iteration, name)
+    used = iterations.chosen(len(blocks) // per_iteration, rounds, best, name)
     builder = ForestBuilder(
         n_features=n_features,
         n_outputs=per_iteration,
@@ -78,16 +90,45 @@ def read_lightgbm(content: bytes, name: str) -> Model:
         base=[0.0] * per_iteration,
         link=link,
         link_parameter=parameter,
-        scale=per_iteration / len(blocks) if "average_output" in header else 1.0,
+        scale=1 / (used.end - used.first) if "average_output" in header else 1.0,
     )
-    for index, block in enumerate(blocks):
+    for index, block in list(enumerate(blocks))[used.first * per_iteration : used.end * per_iteration]:
         _read_tree(builder, index % per_iteration, block, f"{name}, tree {index}")
     return builder.model(
         format="lightgbm",
         digest=hashlib.sha256(content).hexdigest(),
         feature_names=names,
-        details={"objective": header.get("objective"), "link": link.name.lower()},
+        details={
+            "objective": header.get("objective"),
+            "link": link.name.lower(),
+            "trees_used": (used.end - used.first) * per_iteration,
+            "trees_total": len(blocks),
+            "best_iteration": used.best,
+        },
+        categories=_known_categories(header, names, text),
     )
+
+
+def _known_categories(header: dict[str, str], names: list[str], text: str) -> dict[str, list[Any]] | None:
+    """The categories of a data frame, from the last line; None where it cannot be told whose they are."""
+    _, found, line = text.rpartition("\npandas_categorical:")
+    if not found:
+        return None
+    try:
+        lists = json.loads(line)
+    except ValueError:
+        return None
+    infos = header.get("feature_infos", "").split(" ")
+    columns = [
+        name for name, info in zip(names, infos, strict=False) if info != "none" and not info.startswith("[")
+    ]
+    if (
+        not isinstance(lists, list)
+        or len(lists) != len(columns)
+        or not all(isinstance(one, list) for one in lists)
+    ):
+        return None
+    return dict(zip(columns, lists, strict=True)) or None
 
 
 def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]]]:
