@@ -1,27 +1,46 @@
-# make demo | test | setup | bench | lint | debug: see README.md.
+# make demo | test | check | setup | bench | lint | fuzz | debug: see README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
+JOBS := $(shell nproc)
 # Every file that is compiled: an edit of any of them makes `make` install again.
-NATIVE := setup.py pyproject.toml csrc/Makefile $(shell find csrc src kernels \( -name '*.cpp' -o -name '*.hpp' -o -name '*.h' \
-          -o -name '*.inc' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.cu' -o -name '*.cuh' \) -not -path 'csrc/tests/*' 2>/dev/null)
+NATIVE := setup.py pyproject.toml csrc/Makefile \
+          $(shell find csrc src kernels -type f \( -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.inc' \
+                  -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.cu' -o -name '*.cuh' \) \
+                  -not -path 'csrc/tests/*' -not -path 'csrc/fuzz/*' 2>/dev/null)
 
-# The tests talk to a real Redis, started by themselves on a free port; where there is none, Debian's is installed.
-servers:
-	@command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server)
+# What `servers` puts there is found by tests and benchmarks.
+export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup servers demo test bench lint debug clean
+.PHONY: setup servers compilers demo test check bench lint fuzz debug clean
 
 setup: $(STAMP)-all servers
+
+# The tests talk to a real Redis, started by themselves on a free port. Where there is none, Debian's redis-tools is
+# installed and not redis-server, because that package starts a service. The program is in both: redis-check-rdb is the
+# server, and goes by the name that it is called by.
+servers: $(BIN)/python
+	@command -v redis-server >/dev/null || test -x $(BIN)/redis-server || { \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-tools && \
+	    ln -sf "$$(command -v redis-check-rdb)" $(BIN)/redis-server && $(BIN)/redis-server --version; }
+
+# The other compiler of the core, which brings libFuzzer.
+compilers:
+	@command -v clang++ >/dev/null || { \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends clang libclang-rt-dev; }
 
 demo: $(STAMP)-demo
 	$(BIN)/engine demo
 
 test: $(STAMP)-all servers
 	$(BIN)/python -m pytest
-	$(MAKE) -j$(shell nproc) -C csrc test
+	$(MAKE) -j$(JOBS) -C csrc test
+
+# The lint and the tests of what changed since main (or since the last commit, on main itself): under a minute.
+check: $(STAMP)-all
+	@$(BIN)/python .ci/check.py
 
 bench: $(STAMP)-all
 	$(BIN)/python -m benchmarks run all
@@ -30,9 +49,15 @@ lint: $(STAMP)-all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/lint.py
+
+# Every fuzz target for SECONDS each.
+SECONDS ?= 60
+fuzz:
+	$(MAKE) -j$(JOBS) -C csrc fuzz SECONDS=$(SECONDS)
 
 debug:
-	$(MAKE) -j$(shell nproc) -C csrc asan tsan
+	$(MAKE) -j$(JOBS) -C csrc asan tsan
 
 clean:
 	rm -rf build src/*.egg-info

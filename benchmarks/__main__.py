@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import render, runner
+from benchmarks import compare, render, runner
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,9 +26,25 @@ def main(arguments: list[str] | None = None) -> int:
     verbs.add_parser(
         "render", help="write the tables of README.md and docs/benchmarks.md from benchmarks/results"
     )
+    against = verbs.add_parser("compare", help="today's results against those committed at REV")
+    against.add_argument("rev", nargs="?", default="HEAD", help="a commit, branch or tag; HEAD unless given")
+    against.add_argument(
+        "--results",
+        type=Path,
+        default=runner.RESULTS,
+        metavar="FOLDER",
+        help="today's, benchmarks/results unless given",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.verb == "list":
         print(runner.listing())
+        return 0
+    if chosen.verb == "compare":
+        try:
+            before = compare.results_at(chosen.rev)
+        except ValueError as error:
+            parser.error(str(error))
+        print(compare.report(before, compare.results_in(chosen.results), chosen.rev))
         return 0
     if chosen.verb == "render":
         print("\n".join(f"wrote {path}" for path in render.write_all()))

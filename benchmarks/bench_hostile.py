@@ -96,8 +96,8 @@ class Case:
         self.seen.setdefault(f"{name}_{door}", []).extend(seen)
         self.sources.setdefault(f"{name}_{door}", Counter()).update(facts["answers"])
         if not inline:
-            guard = facts["guard_us"][door]
-            self.terms[name, door, repeat] = {term: guard[term] for term in TERMS}
+            margin = facts["guard_us"][door]
+            self.terms[name, door, repeat] = {term: margin[term] for term in TERMS}
         ready, returned = (float(np.mean(flags)) for flags in zip(*seen, strict=True))
         self.shares.append({f"ready_{name}_{door}": ready, f"returned_{name}_{door}": returned})
         print(f"  {name:<12} {door:<7} {len(seen):>6} ready {ready:.4f} returned {returned:.4f}", flush=True)

@@ -77,7 +77,10 @@ ROWS = (
         "%",
     ),
 )
-FURTHER = "All figures, their conditions and what each case does not measure: [docs/benchmarks.md](docs/benchmarks.md)."
+FURTHER = (
+    "All figures, their conditions and what each case does not measure:\n"
+    "[docs/benchmarks.md](docs/benchmarks.md)."
+)
 HEAD = (
     "Written by `python -m benchmarks render` from `benchmarks/results`. "
     "Ratios within one run carry from machine to machine; absolute figures do not."

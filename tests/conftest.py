@@ -1,9 +1,13 @@
 """What every test shares: the repository's root on the path, for the benchmarks that the suite runs at smoke size, and
-a seed for random tests that is printed, and taken back from ENGINE_SEED."""
+a seed for random tests, which a run prints and takes back from ENGINE_SEED."""
 
 import os
 import sys
 from pathlib import Path
+
+# Before any library starts its threads, in this process and in children: OpenMP's threads spin while they wait for each
+# other, and beside other work a training of half a second then takes minutes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
 import pytest
@@ -16,6 +20,8 @@ hypothesis.settings.load_profile("engine")
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+# Programs that `make servers` put beside the interpreter, redis-server above all.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 from tests.servers import redis_server, redis_url  # noqa: E402, F401  (fixtures)
 

@@ -2,8 +2,9 @@
 //
 //     fuzz_NAME [CORPUS FOLDER or FILE ...] [-seconds=N] [-seed=N]
 //
-// The same seed makes the same inputs. The input that runs is kept in fuzz_NAME.crash beside the binary, so that it is
-// there after a crash.
+// Without -seconds only the given files run, which is how an input that broke the target is tried again. The same seed
+// makes the same inputs. Each input is written to fuzz_NAME.crash beside the binary before it runs, because a sanitizer
+// ends the process; after the last input the file is removed.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -39,7 +40,8 @@ void gather(const std::filesystem::path& path, std::vector<Input>& corpus) {
     for (const auto& each : found) corpus.push_back(read(each));
 }
 
-// One to eight of: a bit flipped, a byte set to an edge value, a piece removed, repeated, or taken from another input.
+// Applies one to eight of these: a bit flipped, a byte set to an edge value, a piece removed, repeated, or taken from
+// another input.
 void mutate(Input& input, const std::vector<Input>& corpus, engine::Random& random) {
     const auto next = [&] { return random.bits(); };
     static constexpr uint8_t EDGES[] = {0, 1, 0x7f, 0x80, 0xff, '"', '{', '[', '\\', '-', '9', 'e'};

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# First, because a binding refuses a second interpreter in words; NumPy fails in one for reasons of its own.
+# First, because a binding says in words that it refuses a second interpreter; NumPy fails there in its own way.
 from engine.serving._answers import Answer, Answers  # isort: split
 
 from engine.errors import EngineError
@@ -11,6 +11,7 @@ from engine.model import Model, inspect, load_model
 from engine.serving import Engine, Executors, remaining_ms
 
 if TYPE_CHECKING:
+    from engine._common.headers import get_include
     from engine.feature_store import FeatureStore
     from engine.monitor import ModelMonitor
     from engine.registry import ModelRegistry
@@ -31,6 +32,7 @@ __all__ = [
     "ModelMonitor",
     "ModelRegistry",
     "TrainingPipeline",
+    "get_include",
     "inspect",
     "load_model",
     "open",
@@ -38,13 +40,14 @@ __all__ = [
     "simulate",
 ]
 
-# Brought in when first asked for: a service that only serves does not wait 30 ms for them at its start.
+# Imported at first use, so that a service that only serves does not wait 30 ms for them at its start.
 _LATER = {
     "FeatureProgram": "engine.transform",
     "FeatureStore": "engine.feature_store",
     "ModelMonitor": "engine.monitor",
     "ModelRegistry": "engine.registry",
     "TrainingPipeline": "engine.training",
+    "get_include": "engine._common.headers",
     "open": "engine.rollout",
     "simulate": "engine.simulation.simulate",
 }

@@ -72,12 +72,13 @@ def test_limits_of_a_breaker_are_checked(given):
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_a_stuck_executor_is_replaced_and_what_it_brings_is_dropped(reentrant):
-    go, calls = threading.Event(), []
+    go, left = threading.Event(), []
 
     def sometimes(rows):
-        calls.append(len(rows))
         if rows[0, 0] == 7.0:
             go.wait(60)
+        elif rows[0, 0] == 1.0:  # not one of the warm-up
+            left.append(engine.remaining_ms())
         return rows @ [1.0, 10.0]
 
     primary = faults.hanging(linear(), armed=False) if reentrant else python(sometimes)
@@ -95,6 +96,8 @@ def test_a_stuck_executor_is_replaced_and_what_it_brings_is_dropped(reentrant):
         until(lambda: eng.predict([1.0, 2.0], deadline_ms=FAR_MS).source == "primary")
         assert eng.predict([1.0, 2.0], deadline_ms=FAR_MS).value == 21.0
         assert eng.stats()["late_dropped"] >= 1
+        # The new thread too knows how long its requests have left.
+        assert reentrant or (left and all(0 < each <= FAR_MS for each in left))
         until(lambda: eng.stats()["in_flight"] == 0)
 
 

@@ -1,6 +1,7 @@
 """Who may import whom: the rule of docs/architecture.md, walked over every module of the package."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -109,8 +110,54 @@ def test_the_walk_finds_imports_of_every_form(tmp_path):
     assert imported_rooms(found) == {"model", "errors"}
 
 
+# Between the rooms of the core there is only the C ABI (`engine/…`). The simulator is the scheduler on a virtual clock.
+CORE = SOURCE.parents[1] / "csrc"
+CORE_MAY = {
+    "base": set(),
+    "scheduler": {"base", "engine"},
+    "simulator": {"base", "engine", "scheduler"},
+    "model": {"base", "engine"},
+    "transform": {"base", "engine"},
+    "monitor": {"base", "engine"},
+    "feature_store": {"base", "engine"},
+    "fault": {"base", "engine"},
+    "include": set(),
+}
+
+
+def core_files():
+    return [
+        path for kind in ("cpp", "hpp", "h", "inc", "cu", "cuh") for path in sorted(CORE.rglob(f"*.{kind}"))
+    ]
+
+
+def core_room(path):
+    """Return the room of a file of the core. A test or fuzz target belongs to the room it tests."""
+    parts = path.relative_to(CORE).parts
+    return parts[1] if parts[0] in ("tests", "fuzz") and len(parts) > 2 else parts[0]
+
+
+def included(path):
+    return re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", core_files(), ids=lambda path: str(path.relative_to(CORE)))
+def test_a_file_of_the_core_includes_only_what_its_room_may(path):
+    rooms = {name.split("/")[0] for name in included(path) if "/" in name}
+    own = core_room(path)
+    if path.relative_to(CORE).parts[0] in ("tests", "fuzz"):
+        # A test may look into every room that its own stands on, and into the frame of the tests.
+        rooms -= {"tests", "fuzz", "base", "engine", *CORE_MAY}
+        assert not rooms, f"{path}: unknown rooms {rooms}"
+        return
+    assert own in CORE_MAY, (
+        f"{path}: room {own!r} is not in the rule; docs/architecture.md says where a room stands"
+    )
+    wrong = rooms - CORE_MAY[own] - {own}
+    assert not wrong, f"{path.relative_to(CORE)}: {own} may not include from {', '.join(sorted(wrong))}"
+
+
 def test_the_native_core_knows_neither_python_nor_numpy():
-    core = SOURCE.parents[1] / "csrc"
-    for path in [path for kind in ("cpp", "hpp", "h", "inc") for path in core.rglob(f"*.{kind}")]:
+    for path in core_files():
         code = [line for line in path.read_text().splitlines() if line.lstrip().startswith("#include")]
         assert not [line for line in code if "Python.h" in line or "numpy" in line], path

@@ -18,6 +18,7 @@ PUBLIC = [
     "ModelMonitor",
     "ModelRegistry",
     "TrainingPipeline",
+    "get_include",
     "inspect",
     "load_model",
     "open",

@@ -1,7 +1,7 @@
-/* The socket that a feature program plugs into: one Python object in, one float32 row out.
+/* The interface of a feature program: one Python object in, one float32 row out.
  *
- * Serving knows feature programs only by this struct, handed over as a PyCapsule named ENGINE_FEATURES_CAPSULE.
- * read_row is called with the GIL held; `object` is a PyObject* (void here, so that csrc needs no Python.h).
+ * A program offers a PyCapsule named ENGINE_FEATURES_CAPSULE, whose pointer is an engine_features. The capsule owns one
+ * reference and releases it when it is collected. `object` is a PyObject*; void here, so that csrc needs no Python.h.
  */
 #ifndef ENGINE_FEATURES_H
 #define ENGINE_FEATURES_H
@@ -20,8 +20,8 @@ typedef struct engine_features {
     uint32_t abi;        /* ENGINE_FEATURES_ABI */
     uint32_t n_features; /* float32 values that read_row writes: the program's outputs */
     void *ctx;
-    /* Hot: once per request, GIL held. Reads one mapping (or a sequence in input order) and writes n_features values.
-     * Returns 0, or -1 with a Python exception set that names the key, what was expected and what was got. */
+    /* Hot: once per request, with the GIL held. Reads one mapping, or a sequence in input order, and writes n_features
+     * values. Returns 0, or -1 with a Python exception set that names the key, the expected value and the value. */
     int (*read_row)(void *ctx, void *object, float *out);
     /* With the GIL held. */
     void (*retain)(void *ctx);

@@ -1,7 +1,7 @@
-/* The socket that a monitor plugs into: it is shown every answer.
+/* The interface of a monitor: an engine shows it every answer.
  *
- * Serving knows monitors only by this struct, handed over as a PyCapsule named ENGINE_OBSERVER_CAPSULE whose pointer is
- * an engine_observer; the capsule owns one reference and gives it back when it is collected.
+ * A monitor offers a PyCapsule named ENGINE_OBSERVER_CAPSULE, whose pointer is an engine_observer. The capsule owns one
+ * reference and releases it when it is collected; an engine keeps the capsule until the engine is freed.
  */
 #ifndef ENGINE_OBSERVER_H
 #define ENGINE_OBSERVER_H
@@ -18,19 +18,19 @@ extern "C" {
 
 enum engine_answer_flags {
     ENGINE_ANSWER_ROW_FLOAT64 = 1u << 0, /* row holds doubles instead of floats */
-    ENGINE_ANSWER_SHADOW = 1u << 1,      /* a shadow's answer to a request that somebody else answered: nobody got it */
-    ENGINE_ANSWER_CANARY = 1u << 2,      /* answered by the canary's share */
+    ENGINE_ANSWER_SHADOW = 1u << 1,      /* a shadow's answer, which no caller got */
+    ENGINE_ANSWER_CANARY = 1u << 2,      /* answered by the canary */
 };
 
-/* One answer. The pointers are good until observe() returns. Times are nanoseconds of CLOCK_MONOTONIC. */
+/* One answer. Its pointers are valid until observe() returns. Times are nanoseconds of CLOCK_MONOTONIC. */
 typedef struct engine_answer {
     uint64_t id;          /* Answer.id; a shadow's answer has the id of the live one */
-    uint64_t deployment;  /* the number that deployed() gave a version to */
-    int64_t started_ns;   /* the call */
+    uint64_t deployment;  /* number of the version, as deployed() announced it */
+    int64_t started_ns;   /* when the caller called */
     int64_t deadline_ns;
-    int64_t ready_ns;     /* the answer was ready */
-    const void *row;      /* n_features values as the models saw them; NULL where they were never read */
-    const double *values; /* n_outputs of them; the default's own where source is "default" */
+    int64_t ready_ns;     /* when the answer was ready */
+    const void *row;      /* n_features values as the models saw them; NULL if the request had expired unread */
+    const double *values; /* n_outputs values; those of the default if source is "default" */
     uint32_t n_features;
     uint32_t n_outputs;
     uint32_t flags;       /* engine_answer_flags */
@@ -42,10 +42,10 @@ typedef struct engine_observer {
     uint32_t abi;        /* ENGINE_OBSERVER_ABI */
     uint32_t n_features; /* width of the rows it expects; 0 for any */
     void *ctx;
-    /* Hot: once per answer, from any thread, with or without the GIL. Never blocks and never throws: what does not fit
-     * is dropped and counted. */
+    /* Hot: once per answer, from any thread, with or without the GIL. Must not block or throw: drop and count an answer
+     * that does not fit. */
     void (*observe)(void *ctx, const engine_answer *answer);
-    /* From now on answers may carry this deployment number; version is UTF-8, copied. With the GIL held. */
+    /* Announces a deployment number before an answer carries it. version is UTF-8; copy it. With the GIL held. */
     void (*deployed)(void *ctx, uint64_t deployment, const char *version);
     /* From any thread, without the GIL. */
     void (*retain)(void *ctx);

@@ -1,7 +1,17 @@
-"""What a model is given, what it answers, and what becomes of it: drift, budgets, outcomes, metrics and a report."""
+"""Drift, budgets, outcomes, metrics and a report of the rows a model is given and the answers it gives."""
 
+from engine._common.renamed import forward
 from engine.monitor.alerts import Alert
 from engine.monitor.monitor import ModelMonitor
 from engine.monitor.reference import Reference
 
 __all__ = ["Alert", "ModelMonitor", "Reference"]
+
+forward(
+    "engine.monitor",
+    {
+        "distribution": "engine.monitor.drift.distribution",
+        "pictures": "engine.monitor.report.pictures",
+        "summary": "engine.monitor.report.summary",
+    },
+)

@@ -1,7 +1,7 @@
-"""A running service: an engine that follows an alias of the registry, and goes back by itself where a version is bad.
+"""A running service: an engine that follows an alias of the registry and rolls a bad version back by itself.
 
-Composes the registry, the store, the monitor and serving, which do not know one another. What runs once per request is
-the engine's own; here is what runs once per version.
+It composes the registry, the store, the monitor and serving, which do not know one another. Code that runs once per
+request is the engine's own; this room runs once per version.
 """
 
 from engine.rollout.events import Event

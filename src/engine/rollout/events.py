@@ -1,4 +1,4 @@
-"""What a service says: a bounded list, the log, the monitor's alert and whoever else listens."""
+"""Events of a service: kept in a bounded list, and passed to the log, the monitor's alert and a callback."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = logging.getLogger("engine.rollout")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a service.
+    """One event of a service. Immutable.
 
     Attributes:
         at_s: wall clock, seconds since 1970.
-        kind: "serving" (a version took traffic), "refused" (it did not), "rolled_back" (it was taken off again) or
-            "error".
-        version: "name@7", or "" where it is about none.
+        kind: "serving" (a version took traffic), "refused" (a version did not take traffic), "rolled_back" (a version
+            lost its traffic to the one before) or "error".
+        version: "name@7", or "" if the event is about no version.
         message: a sentence for people.
     """
 
@@ -34,7 +34,12 @@ class Event:
 
 
 class Events:
-    """The last events, oldest first. Saying one never raises: whoever listens must not be able to stop a rollback."""
+    """The last EVENTS_MAX events, oldest first.
+
+    Args:
+        monitor: its `alert(message, severity=)` is called for events with a severity, if it has one.
+        on_event: called with each event; None for none.
+    """
 
     def __init__(self, monitor: Any, on_event: Callable[[Event], Any] | None) -> None:
         self._kept: deque[Event] = deque(maxlen=EVENTS_MAX)
@@ -42,7 +47,11 @@ class Events:
         self._on_event = on_event
 
     def say(self, kind: str, version: str, message: str, *, severity: str | None = None) -> None:
-        """Keeps and passes on an event; with a severity the monitor alerts."""
+        """Keep an event and pass it on. Never raises, because a listener must not be able to stop a rollback.
+
+        Args:
+            severity: the monitor alerts with it; None for no alert.
+        """
         event = Event(time.time(), kind, version, message)
         self._kept.append(event)
         log.log(logging.INFO if severity is None and kind != "error" else logging.WARNING, "%s", message)
@@ -57,4 +66,5 @@ class Events:
         return iter(list(self._kept))
 
     def as_dicts(self) -> list[dict[str, Any]]:
+        """The events as plain dicts, oldest first."""
         return [asdict(event) for event in self]

@@ -1,4 +1,4 @@
-"""Whether a version that has just taken traffic stays: failures counted since the flip, against the version before."""
+"""Automatic rollback: the failures of a new version since it took traffic, against those of the version before."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ from typing import Any
 
 from engine.errors import ConfigError
 
-# Reasons of answers that say that the version's own models failed; the others are about time and load.
+# Reasons that mean a failure of the version's own models. The other reasons are about time and load.
 FAILURES = ("primary_error", "primary_bad_shape", "primary_not_finite", "fallback_error", "breaker_open")
 
 
 @dataclass(frozen=True, slots=True)
 class Probation:
-    """When a version that has just taken traffic is taken off again, by itself.
+    """When a new version is rolled back automatically. Immutable.
 
     Attributes:
-        share_max: of answers for which the version's models failed or gave no number, since the flip; a version that
-            fails at most twice as often as the one before it did stays.
-        failures_min: as many failures at least, so that the first request alone decides nothing.
-        seconds: after the flip. Later a fault is more likely the data's than the version's, and going back helps less.
+        share_max: share of answers, in (0, 1], whose models failed since the version took traffic. A version with a
+            greater share is rolled back, unless it fails at most twice as often as the version before did.
+        failures_min: failures that must be counted first, 1 or more, so that one request alone decides nothing.
+        seconds: the bake time: seconds after the version took traffic within which it may be rolled back, 0 or more; 0
+            switches automatic rollback off. After the bake time a fault is more likely the data's than the version's.
 
     Raises:
-        ConfigError: a share outside (0, 1], no failure at all, negative seconds.
+        ConfigError: a value out of range.
+
+    >>> from engine.rollout import Probation
+    >>> Probation(share_max=0.01, seconds=60.0).failures_min
+    10
     """
 
     share_max: float = 0.005
@@ -34,7 +39,12 @@ class Probation:
             raise ConfigError(f"expected share_max in (0, 1], failures_min >= 1 and seconds >= 0, got {self}")
 
     def verdict(self, found: Counted, before: Counted) -> str | None:
-        """Why a version must go, given its own counts and those of the version before; None where it stays."""
+        """Return why a version must be rolled back, or None if it stays.
+
+        Args:
+            found: answers and failures of the version since it took traffic.
+            before: those of the version before, over its own time.
+        """
         if found.failures < self.failures_min or found.share <= max(self.share_max, 2 * before.share):
             return None
         return (
@@ -45,21 +55,24 @@ class Probation:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Answers, and failures among them: of an engine so far, or since some moment."""
+    """Numbers of answers and of failures among them."""
 
     answers: int = 0
     failures: int = 0
 
     @classmethod
     def of(cls, engine: Any) -> Counted:
+        """Those of an engine since its start."""
         found = engine.stats()
         reasons = found["reasons"].values()
         failures = sum(counts.get(reason, 0) for counts in reasons for reason in FAILURES)
         return cls(sum(found["answers"].values()), failures)
 
     def since(self, before: Counted) -> Counted:
+        """Those that came after `before` was counted."""
         return Counted(self.answers - before.answers, self.failures - before.failures)
 
     @property
     def share(self) -> float:
+        """Failures per answer; 0.0 without answers."""
         return self.failures / self.answers if self.answers else 0.0

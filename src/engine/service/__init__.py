@@ -3,4 +3,4 @@
 from engine._common.renamed import keep
 from engine.rollout import *  # noqa: F403
 
-keep("engine.service", "engine.rollout")
+keep("engine.service", "engine.rollout", former={"residents": "engine.rollout.loaded"})

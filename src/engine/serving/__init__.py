@@ -1,8 +1,7 @@
-"""Serving: the Engine and its answers. Knows models as scorers and features and monitors as small protocols, nothing
-more."""
+"""Serving: the Engine and its answers. It knows models as scorers, features and monitors by small protocols."""
 
 from engine.serving._answers import Answer, Answers
-from engine.serving._engine import remaining_ms
+from engine.serving._executors import remaining_ms
 from engine.serving.engine import Engine
 from engine.serving.executors import Executors
 

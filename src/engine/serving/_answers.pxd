@@ -1,12 +1,13 @@
-from libc.stdint cimport int64_t, uint64_t
+# The answer to one request, as the modules that fill it see it; its docstring says what each property means.
+from libc.stdint cimport uint64_t
 
 cdef class Answer:
-    cdef readonly object value
-    cdef readonly str source
-    cdef readonly str reason
-    cdef readonly str version
-    cdef readonly double latency_us
-    cdef readonly bint on_time
-    cdef readonly bint on_time_ready
-    cdef readonly uint64_t id
-    cdef tuple missing  # None for none
+    cdef object _value        # a float, or a float64 array [n_outputs]
+    cdef str _source
+    cdef str _reason
+    cdef str _version
+    cdef double _latency_us
+    cdef bint _on_time
+    cdef bint _on_time_ready
+    cdef uint64_t _id
+    cdef tuple missing        # names of online features; None for none

@@ -9,26 +9,83 @@ REASONS: Final[tuple[str, ...]]
 
 @final
 class Answer:
+    """One answer to one request. Immutable, and made by an engine only.
+
+    Attributes:
+        value: float for a model of one output, float64 array [n_outputs] otherwise.
+        source: "primary", "fallback" or "default".
+        reason: "ok" if the primary answered in time. Any other reason says why it did not:
+
+            - "late": at admission, the primary was expected to finish after the deadline.
+            - "stalled": the primary is overdue with earlier work.
+            - "full": queue_rows_max requests are in the batch lane already.
+            - "timeout": the request was queued or running when its time was up.
+            - "released": dropped from the queue, because it could no longer finish in time.
+            - "shed": dropped from the queue, because more important requests needed its place.
+            - "breaker_open": the primary failed so often that it gets no requests for a while.
+            - "expired": the deadline had passed at the call.
+            - "no_time": too little time was left even for the fallback.
+            - "primary_error": the primary raised an exception or returned an error.
+            - "primary_bad_shape": the primary returned an array of another shape.
+            - "primary_not_finite": the primary returned NaN or infinity.
+            - "out_of_time": the primary stopped itself when its time was up.
+            - "fallback_error": the fallback was needed and failed too.
+            - "default_error": the default is a function and raised; the value is NaN.
+            - "closing": the engine was being closed.
+        version: name of the version that the request came under.
+        latency_us: microseconds from the call until the answer was ready.
+        on_time: the answer was back in Python before the deadline.
+        on_time_ready: the answer was ready, in native code, before the deadline.
+        id: number of 64 bits. Unique within the process; equal numbers from two processes are all but impossible.
+        missing_features: names of the online features that were imputed, because they were unknown or came too late; ()
+            for none.
+    """
+
     @property
-    def value(self) -> float: ...
+    def value(self) -> float:
+        """The prediction: a float for a model of one output, a float64 array [n_outputs] otherwise."""
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """Model that answered: "primary", "fallback" or "default"."""
     @property
-    def reason(self) -> str: ...
+    def reason(self) -> str:
+        """Why the answer has its source: "ok", or one of the reasons in the documentation of the class."""
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Name of the version that the request came under."""
     @property
-    def latency_us(self) -> float: ...
+    def latency_us(self) -> float:
+        """Microseconds from the call until the answer was ready in native code."""
     @property
-    def on_time(self) -> bool: ...
+    def on_time(self) -> bool:
+        """True if the answer was back in Python before the deadline."""
     @property
-    def on_time_ready(self) -> bool: ...
+    def on_time_ready(self) -> bool:
+        """True if the answer was ready, in native code, before the deadline."""
     @property
-    def id(self) -> int: ...
+    def id(self) -> int:
+        """Number of 64 bits, unique within the process; outcomes are joined to it by a monitor."""
     @property
-    def missing_features(self) -> tuple[str, ...]: ...
+    def missing_features(self) -> tuple[str, ...]:
+        """Names of the online features that were imputed, because they were unknown or came too late; () for none."""
 
 class Answers:
+    """The answers to the n rows of one `predict_many`, in the order of the rows, as columns.
+
+    `len(answers)` is n. Made by an engine only; the arrays belong to the caller.
+
+    Attributes:
+        values: float64 [n], or [n, n_outputs] for a model of several outputs.
+        source_codes, reason_codes: uint8 [n], indices into `Answers.SOURCES` and `Answers.REASONS`.
+        sources, reasons: the same as arrays of str.
+        version: name of the version that the call came under.
+        versions: the same as a list of n names.
+        latency_us: float64 [n], microseconds from the call until each answer was ready.
+        on_time, on_time_ready: bool [n], as in `Answer`.
+        ids: uint64 [n], as in `Answer`.
+        missing_features: list of n tuples of names, as in `Answer`.
+    """
+
     SOURCES: Final[tuple[str, ...]]
     REASONS: Final[tuple[str, ...]]
     values: npt.NDArray[np.float64]
@@ -40,13 +97,38 @@ class Answers:
     ids: npt.NDArray[np.uint64]
     version: str
     @property
-    def sources(self) -> npt.NDArray[np.str_]: ...
+    def sources(self) -> npt.NDArray[np.str_]:
+        """Array of n str: "primary", "fallback" or "default"."""
     @property
-    def reasons(self) -> npt.NDArray[np.str_]: ...
+    def reasons(self) -> npt.NDArray[np.str_]:
+        """Array of n str, the reasons of `Answer`."""
     @property
-    def versions(self) -> list[str]: ...
+    def versions(self) -> list[str]:
+        """List of n times `version`, because one version answers all rows of a call."""
     @property
-    def missing_features(self) -> list[tuple[str, ...]]: ...
+    def missing_features(self) -> list[tuple[str, ...]]:
+        """List of n tuples: names of the online features that were imputed in each row; () for none."""
     def __len__(self) -> int: ...
     @classmethod
-    def joined(cls, parts: Sequence[Answers]) -> Answers: ...
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """classmethod(function) -> method
+
+        Convert a function to be a class method.
+
+        A class method receives the class as implicit first argument,
+        just like an instance method receives the instance.
+        To declare a class method, use this idiom:
+
+          class C:
+              @classmethod
+              def f(cls, arg1, arg2, argN):
+                  ...
+
+        It can be called either on the class (e.g. C.f()) or on an instance
+        (e.g. C().f()).  The instance is ignored except for its class.
+        If a class method is called for a derived class, the derived class
+        object is passed as the implied first argument.
+
+        Class methods are different than C++ or Java static methods.
+        If you want those, see the staticmethod builtin.
+        """

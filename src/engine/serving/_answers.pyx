@@ -1,4 +1,5 @@
-# The answers that callers get: one object a request, or one object of columns for many.
+# cython: annotation_typing=False
+"""The answers that callers get: one object for one request, one object of columns for many."""
 cimport cython
 import numpy as np
 
@@ -8,36 +9,84 @@ from engine._common.vocabulary import REASONS, SOURCES
 @cython.final
 @cython.freelist(256)
 cdef class Answer:
-    """One answer to one request. Immutable.
+    """One answer to one request. Immutable, and made by an engine only.
 
     Attributes:
         value: float for a model of one output, float64 array [n_outputs] otherwise.
-        source: who answered: "primary", "fallback" or "default".
-        reason: why it came from there. "ok": the primary, in time. Otherwise why it was not the primary:
-            "late" (predicted at the door not to finish in time), "stalled" (the primary is overdue with earlier work),
-            "full" (the queue is at its bound), "timeout" (queued or running when its time was up),
-            "released" (dropped from the queue because it could no longer finish in time),
-            "shed" (gave way to more important requests), "breaker_open" (the primary has failed so often that it is
-            given a rest),
-            "expired" (the deadline had passed at the call), "no_time" (too little time even for the fallback),
-            "primary_error", "primary_bad_shape", "primary_not_finite" (what the primary did instead of answering),
-            "out_of_time" (the primary stopped itself when its time was up),
-            "fallback_error" (the fallback was needed and failed too), "default_error" (the default function raised;
-            the value is NaN), "closing" (the engine was being closed).
-        version: version of the deployment that the request came in under.
-        latency_us: from the call to the answer being ready, in microseconds.
+        source: "primary", "fallback" or "default".
+        reason: "ok" if the primary answered in time. Any other reason says why it did not:
+
+            - "late": at admission, the primary was expected to finish after the deadline.
+            - "stalled": the primary is overdue with earlier work.
+            - "full": queue_rows_max requests are in the batch lane already.
+            - "timeout": the request was queued or running when its time was up.
+            - "released": dropped from the queue, because it could no longer finish in time.
+            - "shed": dropped from the queue, because more important requests needed its place.
+            - "breaker_open": the primary failed so often that it gets no requests for a while.
+            - "expired": the deadline had passed at the call.
+            - "no_time": too little time was left even for the fallback.
+            - "primary_error": the primary raised an exception or returned an error.
+            - "primary_bad_shape": the primary returned an array of another shape.
+            - "primary_not_finite": the primary returned NaN or infinity.
+            - "out_of_time": the primary stopped itself when its time was up.
+            - "fallback_error": the fallback was needed and failed too.
+            - "default_error": the default is a function and raised; the value is NaN.
+            - "closing": the engine was being closed.
+        version: name of the version that the request came under.
+        latency_us: microseconds from the call until the answer was ready.
         on_time: the answer was back in Python before the deadline.
         on_time_ready: the answer was ready, in native code, before the deadline.
-        id: 64-bit number, unique within the process and, but for chance, between processes.
-        missing_features: names of the online features that did not come in time or are not known; imputed. () where
-            none are looked up.
+        id: number of 64 bits. Unique within the process; equal numbers from two processes are all but impossible.
+        missing_features: names of the online features that were imputed, because they were unknown or came too late; ()
+            for none.
     """
 
     @property
-    def missing_features(self):
+    def value(self) -> float:
+        """The prediction: a float for a model of one output, a float64 array [n_outputs] otherwise."""
+        return self._value
+
+    @property
+    def source(self) -> str:
+        """Model that answered: "primary", "fallback" or "default"."""
+        return self._source
+
+    @property
+    def reason(self) -> str:
+        """Why the answer has its source: "ok", or one of the reasons in the documentation of the class."""
+        return self._reason
+
+    @property
+    def version(self) -> str:
+        """Name of the version that the request came under."""
+        return self._version
+
+    @property
+    def latency_us(self) -> float:
+        """Microseconds from the call until the answer was ready in native code."""
+        return self._latency_us
+
+    @property
+    def on_time(self) -> bool:
+        """True if the answer was back in Python before the deadline."""
+        return self._on_time
+
+    @property
+    def on_time_ready(self) -> bool:
+        """True if the answer was ready, in native code, before the deadline."""
+        return self._on_time_ready
+
+    @property
+    def id(self) -> int:
+        """Number of 64 bits, unique within the process; outcomes are joined to it by a monitor."""
+        return self._id
+
+    @property
+    def missing_features(self) -> tuple[str, ...]:
+        """Names of the online features that were imputed, because they were unknown or came too late; () for none."""
         return () if self.missing is None else self.missing
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"Answer(value={self.value!r}, source={self.source!r}, reason={self.reason!r}, "
                 f"version={self.version!r}, latency_us={self.latency_us:.1f}, on_time={self.on_time}, id={self.id})")
 
@@ -47,25 +96,38 @@ _REASON_NAMES = np.array(REASONS)
 
 
 class Answers:
-    """The answers to the rows of one `predict_many`, in the order of the rows, as columns.
+    """The answers to the n rows of one `predict_many`, in the order of the rows, as columns.
+
+    `len(answers)` is n. Made by an engine only; the arrays belong to the caller.
 
     Attributes:
-        values: float64 [n], or [n, n_outputs].
+        values: float64 [n], or [n, n_outputs] for a model of several outputs.
         source_codes, reason_codes: uint8 [n], indices into `Answers.SOURCES` and `Answers.REASONS`.
         sources, reasons: the same as arrays of str.
-        version: version of the deployment that the call came in under; versions: the same as a list, one a row.
-        latency_us: float64 [n], from the call to each answer being ready.
+        version: name of the version that the call came under.
+        versions: the same as a list of n names.
+        latency_us: float64 [n], microseconds from the call until each answer was ready.
         on_time, on_time_ready: bool [n], as in `Answer`.
-        ids: uint64 [n].
-        missing_features: list of tuples, one a row, as in `Answer`.
+        ids: uint64 [n], as in `Answer`.
+        missing_features: list of n tuples of names, as in `Answer`.
     """
 
     SOURCES = SOURCES
     REASONS = REASONS
-    __slots__ = ("_missing", "ids", "latency_us", "on_time", "on_time_ready", "reason_codes", "source_codes", "values",
-                 "version")
+    __slots__ = {
+        "values": "float64 [n], or [n, n_outputs] for a model of several outputs.",
+        "source_codes": "uint8 [n], indices into `Answers.SOURCES`.",
+        "reason_codes": "uint8 [n], indices into `Answers.REASONS`.",
+        "latency_us": "float64 [n], microseconds from the call until each answer was ready in native code.",
+        "on_time": "bool [n], True where the answer was back in Python before its deadline.",
+        "on_time_ready": "bool [n], True where the answer was ready, in native code, before its deadline.",
+        "ids": "uint64 [n], unique within the process.",
+        "version": "Name of the version that the call came under.",
+        "_missing": "List of n tuples of names, or None.",
+    }
 
-    def __init__(self, values, source_codes, reason_codes, latency_us, on_time, on_time_ready, ids, version, missing=None):
+    def __init__(self, values, source_codes, reason_codes, latency_us, on_time, on_time_ready, ids, version,
+                 missing=None):
         self.values = values
         self.source_codes = source_codes
         self.reason_codes = reason_codes
@@ -78,18 +140,22 @@ class Answers:
 
     @property
     def sources(self):
+        """Array of n str: "primary", "fallback" or "default"."""
         return _SOURCE_NAMES[self.source_codes]
 
     @property
     def reasons(self):
+        """Array of n str, the reasons of `Answer`."""
         return _REASON_NAMES[self.reason_codes]
 
     @property
     def versions(self):
+        """List of n times `version`, because one version answers all rows of a call."""
         return [self.version] * len(self)
 
     @property
     def missing_features(self):
+        """List of n tuples: names of the online features that were imputed in each row; () for none."""
         return [()] * len(self) if self._missing is None else self._missing
 
     def __len__(self):
@@ -101,7 +167,7 @@ class Answers:
 
     @classmethod
     def joined(cls, parts):
-        """The answers of several parts of one call, in order."""
+        """Join the answers to several parts of one call, given in order; at least one."""
         if len(parts) == 1:
             return parts[0]
         columns = (np.concatenate([getattr(part, name) for part in parts])

@@ -1,82 +1,73 @@
-# The runtime's Python face: requests in, Answers out. The serving room's Engine is a subclass that checks its parts
-# and chooses a lane; what runs once per request is here.
+# cython: annotation_typing=False
+"""CoreEngine: what runs once per request. `engine.Engine` is its subclass, which checks parts and chooses a lane.
+
+The GIL: an inline request keeps it, because giving it up risks a whole switch interval on the way back, and an inline
+model takes 20 us at most. A request of the batch lane gives it up to submit and to wait, and needs nothing of Python
+meanwhile: row and output lie on this thread's stack or in the native slot. A submission of an event loop keeps it,
+because it never waits.
+"""
 cimport cython
 from cpython.object cimport PyObject
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
-from cpython.pystate cimport PyThreadState, PyThreadState_Get
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 from libcpp.memory cimport shared_ptr
 from libcpp.vector cimport vector
 
-import asyncio
-import contextvars
-import math
-import os
-import random
-
-import numpy as np
-
 cimport numpy as cnp
 
-from engine.serving._answers cimport Answer
-from engine.serving._futures cimport PENDING, AnswerFuture, pending_answer, ready_answer
-from engine.serving._scheduler cimport *
-from engine.serving._rows cimport column, count_rows, read_deadline, read_deadlines, read_matrix, read_row, table, vector_of
+from engine._common._assert cimport ENGINE_ASSERT
 from engine.model._scorer cimport engine_scorer, scorer_from_capsule
+from engine.serving._answers cimport Answer
+from engine.serving._deployment cimport Deployment, Versions, look_up_until
+from engine.serving._executors cimport CoreExecutors, forks, make_executors, start_threads
+from engine.serving._futures cimport AnswerFuture, pending_answer, ready_answer
+from engine.serving._loop cimport Bridges, LoopBridge, ManyCall, running_loop, submit_many
+from engine.serving._rows cimport count_rows, read_deadline, read_deadlines, read_matrix, table
+from engine.serving._scheduler cimport (
+    NEVER_NS,
+    NO_SLOT,
+    Asker,
+    BreakerLimits,
+    Executors,
+    Outcome,
+    Priority,
+    Request,
+    Runtime,
+    RuntimeLimits,
+    SmallBuffer,
+    now_ns,
+)
 from engine.serving._statistics cimport statistics_of
 
+import asyncio
+import random
+
 from engine._common.vocabulary import PRIORITIES as _priorities
-from engine._common.vocabulary import REASONS as _reasons
-from engine._common.vocabulary import SOURCES as _sources
+from engine.errors import ClosedError, InputError
 from engine.serving._answers import Answers
-from engine.serving._rows import checked_default
-from engine.errors import ClosedError, ConfigError, InputError
+from engine.serving._executors import _looking_up_until
 
 cnp.import_array()
 
-# Under this much work predict_many keeps the GIL: giving it up risks a whole switch interval on the way back.
-cdef int64_t GIL_KEEP_NS = 20_000
-# Two inline overruns within this time move a lane="auto" engine to the batch lane; as long without a stall there moves
-# it back.
-cdef int64_t OVERRUN_WINDOW_NS = 10_000_000_000
-# Calls this close behind one another, with absolute deadlines, mean that a queue has formed at the caller's.
-cdef int64_t BACK_TO_BACK_NS = 200_000
-# What an inline predict_many then leaves of the engine's deadline, as a divisor: without it each call would ride on the
-# deadline, and any hiccup of the machine would make a queue of answers late.
-cdef int64_t QUEUE_RESERVE_DIVISOR = 4
-# Looking up features may take this part of the time that a request has, as a divisor.
-cdef int64_t LOOKUP_DIVISOR = 2
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
 
-cdef tuple REASON_NAMES = _reasons
-cdef tuple SOURCE_NAMES = _sources
-cdef str DEFAULT_ERROR = _reasons[len(_reasons) - 1]
+# predict_many keeps the GIL for less work than this, for the reason above.
+cdef int64_t GIL_KEEP_NS = 20_000
+# Two inline overruns within this time move a lane="auto" engine to the batch lane. After the same time without a stall
+# there it moves back.
+cdef int64_t OVERRUN_WINDOW_NS = 10_000_000_000
+# Calls with absolute deadlines that follow one another this closely mean that a queue has formed in the caller.
+cdef int64_t BACK_TO_BACK_NS = 200_000
+# An inline predict_many then leaves this part of the engine's deadline unused, as a divisor. Without it each call would
+# end just before its deadline, and any hiccup of the machine would make a queue of answers late.
+cdef int64_t QUEUE_RESERVE_DIVISOR = 4
+# The longest that close() waits for a primary, and what an engine that was never closed waits when it is freed.
+cdef double CLOSE_S_MAX = 3600.0
+cdef int64_t UNCLOSED_PATIENCE_NS = 1_000_000_000
+
 cdef tuple PRIORITY_NAMES = _priorities
 cdef dict PRIORITY_CODES = {name: code for code, name in enumerate(PRIORITY_NAMES)}
-cdef uint64_t _forks = 0
-
-
-def _after_fork_in_child():
-    global _forks
-    _forks += 1
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-_get_running_loop = asyncio.get_running_loop
-_looking_up_until = contextvars.ContextVar("engine.looking_up_until", default=0)
-
-
-def remaining_ms():
-    """Milliseconds that the request under way here still has: inside a Python model, until the most urgent row of its
-    batch must be answered; inside a look-up of online features, until the request must be. Negative when it is too
-    late, infinite without a deadline, None outside of both."""
-    cdef int64_t until = Runtime.working_until_ns()
-    if until == 0:
-        until = _looking_up_until.get()
-    if until == 0:
-        return None
-    return math.inf if until >= NEVER_NS else (until - now_ns()) / 1e6
 
 
 cdef Priority priority_of(object name) except *:
@@ -98,15 +89,11 @@ cdef BreakerLimits _breaker_limits(dict given) except *:
     return limits
 
 
-include "_executors.pxi"
-include "_deployments.pxi"
-include "_loops.pxi"
-
-
-# A request whose row is still to be read: under what, asked when, due when and how much it matters.
-cdef inline Request _request_of(_Served served, int64_t started, int64_t deadline, Priority priority, bint hedge) noexcept:
+# A request whose row is still to be read.
+cdef inline Request _request_of(Deployment deployment, int64_t started, int64_t deadline, Priority priority,
+                                bint hedge) noexcept:
     cdef Request request
-    request.deployment = served.native
+    request.deployment = deployment.native
     request.row = NULL
     request.started_ns = request.asked_ns = started
     request.deadline_ns = deadline
@@ -115,40 +102,37 @@ cdef inline Request _request_of(_Served served, int64_t started, int64_t deadlin
     return request
 
 
-cdef class CoreEngine(_Deployments):
-    """What `engine.Engine` is made of: see its documentation. Not public."""
+@cython.final
+cdef class ManyRequest:
+    """A Request in a Python object. Not public."""
 
-    cdef CoreExecutors _pool    # shared executors, or None
-    cdef object _warm_rows
-    cdef dict _bridges          # id(loop) -> _LoopBridge
-    cdef _LoopBridge _last_bridge
-    cdef readonly bint closed
-    cdef bint _inline, _auto, _abandoned
-    cdef Priority _priority
-    cdef uint32_t _slots_max
-    cdef int64_t _budget_ns, _overran_ns, _demoted_ns, _many_ended_ns
-    cdef uint64_t _forked_at, _overruns, _stalls
+
+cdef class CoreEngine(Versions):
+    """The compiled half of `engine.Engine`; see its documentation. Not public."""
 
     def __cinit__(self, *args, **kwargs):
-        self.runtime = NULL
-        self._observer = NULL
-        self._shadow = NULL
-        self._served = {}
-        self._bridges = {}
-        self._forked_at = _forks
-        self.closed = True
+        self._bridges = Bridges.__new__(Bridges)
+        self._forked_at = forks
 
-    def _open(self, primary, fallback, default, str version, features, parts, warm_rows, int64_t budget_ns, dict limits):
-        """Makes the native runtime and its first deployment, of the shape that all others must have."""
+    def _open(self, primary, fallback, default, str version, features, parts, warm_rows, int64_t budget_ns,
+              dict limits):
+        """Make the native runtime and its first deployment, whose shape all others must have.
+
+        Args:
+            primary, fallback, default, version, features, parts: as in `_prepare`.
+            warm_rows: [rows, n_features].
+            budget_ns: from a call to its deadline, where the call gives none.
+            limits: the other options by name, checked.
+        """
         cdef const engine_scorer* scorer = scorer_from_capsule(primary)
-        self.n_features, self.n_outputs = scorer.n_features, scorer.n_outputs
+        self._n_features, self._n_outputs = scorer.n_features, scorer.n_outputs
         self._wide = features is None and scorer.score_f64 is not NULL
-        self._row_bytes = self.n_features * (8 if self._wide else 4)
+        self._row_bytes = self._n_features * (8 if self._wide else 4)
         self._breaker = _breaker_limits(limits["breaker"])
         self._take_observer(limits["observer"])
-        cdef _Served served = self._prepare(primary, fallback, default, version, features, parts)
+        cdef Deployment deployment = self._prepare(primary, fallback, default, version, features, parts)
         self._budget_ns = budget_ns
-        self._warm_rows = read_matrix(warm_rows, self.n_features, self._wide)
+        self._warm_rows = read_matrix(warm_rows, self._n_features, self._wide)
         self._priority = priority_of(limits["priority"])
         cdef RuntimeLimits native
         native.slots = self._slots_max = limits["queue_rows_max"]
@@ -159,31 +143,32 @@ cdef class CoreEngine(_Deployments):
         native.only_finite = not limits["allow_nonfinite"]
         native.budget_ns = budget_ns
         native.row_bytes = self._row_bytes
-        native.n_features = self.n_features
-        native.n_outputs = self.n_outputs
+        native.n_features = self._n_features
+        native.n_outputs = self._n_outputs
         # The upper bits tell processes and engines apart, the lower 40 count.
         native.first_id = (<uint64_t>random.SystemRandom().getrandbits(23) << 40) + 1
         cdef shared_ptr[Executors] executors
         if isinstance(limits["executors"], CoreExecutors):
             self._pool = limits["executors"]
-            if self._pool.closed or self._pool._forked_at != _forks:
+            if self._pool._closed or self._pool.forked_at != forks:
                 raise ClosedError("these executors are closed, or belong to the process that this one was forked from")
             executors = self._pool.native
         else:
-            executors = _make_executors(limits["executors"], limits["spin"], limits["realtime_priority"],
-                                        limits["cpus"])
+            executors = make_executors(limits["executors"], limits["spin"], limits["realtime_priority"],
+                                       limits["cpus"])
         self.runtime = new Runtime(native, executors, self._pool is None)
         if self._pool is not None:
-            self._pool._engines.add(id(self))
-        self.closed = False
-        self._install(served)
+            self._pool.engines.add(id(self))
+        self._closed = False
+        self._install(deployment)
 
     def _calibrate(self):
-        """Measures the primary on this thread; microseconds a single row, 0.0 where it failed."""
+        """Time the primary on this thread. Return the microseconds of a single row, 0.0 where the primary failed."""
         self._measure(self._current, self._warm_rows)
         return self._install(self._current)
 
     def _choose_lane(self, bint inline, bint auto):
+        """Take requests inline or in the batch lane; with `auto`, change between them later."""
         self._inline = inline
         self._auto = auto
         if not inline:
@@ -192,75 +177,97 @@ cdef class CoreEngine(_Deployments):
     cdef int _start_threads(self, bint warm) except -1:
         cdef cnp.ndarray rows = self._warm_rows
         cdef uint32_t n = rows.shape[0] if warm else 0
-        with nogil:
-            self.runtime.start_threads(self._current.native, cnp.PyArray_DATA(rows), n)
-        return 0
+        return start_threads(self.runtime, self._current.native, cnp.PyArray_DATA(rows), n)
 
     def _warmed_up(self):
+        """Whether the batch lane has timed the primary."""
         return self.runtime.warmed_up()
 
     @property
     def lane(self):
-        """The lane that single requests take now: "inline" or "batch"."""
+        """The lane that single requests take now: "inline" or "batch". A lane="auto" engine may change it."""
         return "inline" if self._inline else "batch"
 
+    @property
+    def closed(self):
+        """True once `close()` was called."""
+        return self._closed
+
     cdef int _check_open(self) except -1:
-        if self.closed:
+        if self._closed:
             raise ClosedError("the engine is closed" if self.runtime is not NULL else "the engine was never opened")
-        if self._forked_at != _forks:
+        if self._forked_at != forks:
             raise ClosedError("this engine belongs to the parent process: its threads did not survive fork(); make "
                               "a new Engine in the child")
         return 0
 
     def _require_open(self):
+        """Raise ClosedError if the engine is closed or belongs to the parent process."""
         self._check_open()
 
-    # Asking
+    # One request
 
-    cdef int _read(self, _Served served, object x, void* row) except -1:
-        if served.features is not NULL:
-            return served.features.read_row(served.features.ctx, <PyObject*>x, <float*>row)
-        return read_row(x, self.n_features, self._wide, row)
+    def predict(self, x: Row, deadline_ms: float | None = None, *, deadline_ns: int | None = None,
+                priority: str | None = None, bint hedge: bool = False, key: object = None) -> Answer:
+        """Answer one request before its deadline, on the calling thread.
 
-    # Fetches the online features of one request; (the request with them, names of those that are missing).
-    cdef tuple _look_up(self, _Served served, object x, Request* request):
-        cdef int64_t until = request.asked_ns + (request.deadline_ns - request.asked_ns) // LOOKUP_DIVISOR
-        token = _looking_up_until.set(request.deadline_ns)
-        try:
-            found = served.lookup.fetch(x, min(until, NEVER_NS))
-        finally:
-            _looking_up_until.reset(token)
-        request.asked_ns = now_ns()
-        return found
+        Args:
+            x: the row. With features: a mapping of the program's inputs, or a sequence in their order. Without: a
+                sequence or 1-D array of n_features numbers, where None in a sequence is NaN. float32 and float64
+                arrays are read in place, others are converted; nothing is kept.
+            deadline_ms: milliseconds from the call to the deadline, 0 or more; `math.inf` for no deadline. The engine's
+                deadline_ms unless given.
+            deadline_ns: the deadline as an instant of `time.monotonic_ns()`, instead of deadline_ms.
+            priority: "critical", "normal" or "sheddable"; the engine's priority unless given.
+            hedge: in the batch lane, run the fallback at submission. Its answer is then ready at the deadline, so the
+                primary may take a little longer.
+            key: bytes, or an object whose str() names the caller. A canary takes the same keys each time; None draws
+                at random.
 
-    def predict(self, x, deadline_ms=None, *, deadline_ns=None, priority=None, bint hedge=False, key=None):
+        Returns:
+            An `Answer`. A late or failing model gives an answer with a reason, never an exception.
+
+        Raises:
+            InputError: wrong number of features, an unknown priority, a negative or NaN deadline, or both deadlines.
+            InputTypeError: text or another type where a number belongs.
+            ClosedError: the engine is closed, or was made before this process was forked.
+
+        Blocks until the answer is ready: in the batch lane at most until the deadline, and without the GIL; inline for
+        as long as the primary takes. Thread-safe.
+
+        >>> import engine
+        >>> model = engine.load_model(lambda rows: rows.sum(axis=1), n_features=2)
+        >>> with engine.Engine(model, default=0.5, deadline_ms=1000) as eng:
+        ...     eng.predict([1.0, 2.0]).value, eng.predict([1.0, 2.0], deadline_ms=0).reason
+        (3.0, 'expired')
+        """
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef _Served served = self._current if self._canary is None else self._route(key, started)
+        cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
         cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
-        cdef Priority asked = self._priority if priority is None else priority_of(priority)
-        cdef Request request = _request_of(served, started, deadline, asked, hedge)
+        cdef Priority given = self._priority if priority is None else priority_of(priority)
+        cdef Request request = _request_of(deployment, started, deadline, given, hedge)
         cdef SmallBuffer buffer
         cdef void* row = buffer.reserve(self._row_bytes)
         request.row = row
         cdef tuple missing = None
-        if served.lookup is not None and request.deadline_ns > started:
-            x, missing = self._look_up(served, x, &request)
-        self._read(served, x, row)
+        if deployment.lookup is not None and request.deadline_ns > started:
+            x, missing = deployment.look_up(x, &request)
+        deployment.read(x, row)
         cdef Answer answer
         if self._inline:
-            answer = self._predict_inline(served, request)
+            answer = self._predict_inline(deployment, request)
         else:
             self._reconsider_lane(started)
-            answer = self._predict_queued(served, request)
+            answer = self._predict_queued(deployment, request)
         answer.missing = missing
         return answer
 
-    cdef Answer _predict_inline(self, _Served served, const Request& request):
+    cdef Answer _predict_inline(self, Deployment deployment, const Request& request):
         cdef SmallBuffer buffer
-        cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
+        cdef double* out = <double*>buffer.reserve(self._n_outputs * sizeof(double))
         cdef Outcome outcome = self.runtime.predict_inline(request, out)
-        cdef Answer answer = self._answer(served, outcome, out, outcome.ready_ns)
+        cdef Answer answer = self._answer(deployment, outcome, out, outcome.ready_ns)
         self.runtime.account(outcome, outcome.ready_ns, False, True)
         if self._observer is not NULL or self._shadow is not NULL:
             self._show_one(outcome, answer, request.row, out)
@@ -268,8 +275,8 @@ cdef class CoreEngine(_Deployments):
             self._watch_lane(outcome.ready_ns)
         return answer
 
-    # A primary that blocks cannot be rescued on the caller's own thread. Once may be the machine's doing; twice within
-    # ten seconds is the primary's, and it is no longer trusted inline.
+    # Nothing can interrupt an inline primary that blocks. One overrun may be the machine's fault. Two within ten
+    # seconds are the primary's, and it leaves the inline lane.
     cdef int _watch_lane(self, int64_t now) except -1:
         cdef uint64_t overruns = self.runtime.counters().inline_overruns.load()
         if overruns == self._overruns:
@@ -283,7 +290,7 @@ cdef class CoreEngine(_Deployments):
         self._overran_ns = now
         return 0
 
-    # Hot: a comparison, but once every ten seconds after a change of lane.
+    # Hot: one comparison, except once every ten seconds after a change of lane.
     cdef int _reconsider_lane(self, int64_t now) except -1:
         if self._demoted_ns == 0 or now - self._demoted_ns < OVERRUN_WINDOW_NS:
             return 0
@@ -293,15 +300,17 @@ cdef class CoreEngine(_Deployments):
         self._stalls = stalls
         return 0
 
-    cdef Answer _predict_queued(self, _Served served, const Request& request):
+    cdef Answer _predict_queued(self, Deployment deployment, const Request& request):
         cdef Runtime* runtime = self.runtime
         cdef SmallBuffer buffer
-        cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
+        cdef double* out = <double*>buffer.reserve(self._n_outputs * sizeof(double))
         cdef Outcome outcome
         cdef Asker asker
         cdef uint32_t index
         cdef bint done
         cdef const double* answered = out
+        # The row is copied into the slot, so an executor never reads this stack. Refused at admission, the request is
+        # answered into `out` before submit returns.
         with nogil:
             index = runtime.submit(request, asker, &outcome, out)
             done = index == NO_SLOT or runtime.wait(index)
@@ -311,19 +320,20 @@ cdef class CoreEngine(_Deployments):
             outcome = runtime.outcome(index)
             answered = runtime.values(index)
         cdef int64_t returned = now_ns()
-        cdef Answer answer = self._answer(served, outcome, answered, returned)
+        cdef Answer answer = self._answer(deployment, outcome, answered, returned)
         runtime.account(outcome, returned, index != NO_SLOT, True)
         if self._observer is not NULL or self._shadow is not NULL:
             self._show_one(outcome, answer, request.row, answered)
         if index != NO_SLOT:
-            runtime.give_back(index)
+            runtime.give_back(index)  # last: `answered` points into the slot
         return answer
 
-    # After a signal: its Python handler runs here and may raise (KeyboardInterrupt). Then nobody wants the answer.
+    # A signal interrupted the wait. Its Python handler runs here and may raise (KeyboardInterrupt); then the slot is
+    # abandoned, because nobody waits for the answer any more.
     cdef bint _wait_again(self, uint32_t index) except -1:
         cdef bint done
         try:
-            _run_signal_handlers()
+            PyErr_CheckSignals()
         except BaseException:
             self.runtime.abandon(index)
             raise
@@ -333,79 +343,61 @@ cdef class CoreEngine(_Deployments):
 
     # Many rows
 
-    def predict_many(self, rows, deadline_ms=None, *, deadline_ns=None, priority=None, key=None):
+    def predict_many(self, rows: Rows, deadline_ms: Deadlines = None, *, deadline_ns: Instants = None,
+                     priority: str | None = None, key: object = None) -> Answers:
+        """Answer many rows, each before its deadline, on the calling thread.
+
+        Args:
+            rows: an array [n, n_features] of numbers, or a sequence of n rows as in `predict`; n may be 0. A C-ordered
+                float32 or float64 array of the model's own dtype is read in place, others are copied.
+            deadline_ms: milliseconds from the call, as in `predict`: one number for all rows, or n of them.
+            deadline_ns: an instant of `time.monotonic_ns()`, or int64 [n] of them, instead of deadline_ms.
+            priority: of all rows, as in `predict`.
+            key: as in `predict`. One version answers all rows.
+
+        Returns:
+            `Answers` in the order of the rows.
+
+        Raises:
+            InputError, InputTypeError, ClosedError: as `predict`. No row is then answered.
+
+        Blocks until every row is answered, at most until the latest deadline in the batch lane. Inline, rows go to the
+        primary by earliest deadline for as long as the fallback can still answer the rest in time. Gives up the GIL
+        for work of over 20 us. Thread-safe.
+
+        >>> import engine, numpy as np
+        >>> model = engine.load_model(lambda rows: rows.sum(axis=1), n_features=2)
+        >>> with engine.Engine(model, deadline_ms=1000) as eng:
+        ...     eng.predict_many(np.ones((3, 2))).values
+        array([2., 2., 2.])
+        """
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef _Served served = self._current if self._canary is None else self._route(key, started)
-        cdef Priority asked = self._priority if priority is None else priority_of(priority)
-        cdef Request request = _request_of(served, started, 0, asked, False)
+        cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
+        cdef Priority given = self._priority if priority is None else priority_of(priority)
+        cdef Request request = _request_of(deployment, started, 0, given, False)
         cdef uint32_t n = count_rows(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
         missing = None
-        if served.lookup is not None and n:
-            rows, missing = self._looked_up(served, rows, deadlines, started)
+        if deployment.lookup is not None and n:
+            rows, missing = deployment.look_up_many(rows, deadlines, started)
             request.asked_ns = now_ns()
-        cdef cnp.ndarray matrix = self._matrix(served, rows, deadlines, started)
+        cdef cnp.ndarray matrix = deployment.matrix(rows, deadlines, started)
         if self._inline:
-            return self._many_inline(served, request, matrix, n, deadlines, deadline_ns is not None, missing)
+            return self._many_inline(deployment, request, matrix, n, deadlines, deadline_ns is not None, missing)
         self._reconsider_lane(started)
         cdef uint32_t window = self._window()
-        return Answers.joined([self._many_queued(served, request, matrix[i:i + window], deadlines[i:i + window],
+        return Answers.joined([self._many_queued(deployment, request, matrix[i:i + window], deadlines[i:i + window],
                                                  missing and missing[i:i + window])
                                for i in range(0, max(n, 1), window)])
 
-    # A call takes at most half of the slots at a time, so that it never shuts out everybody else.
+    # A call takes at most half of the slots at a time, so that it never shuts out all other callers.
     cdef uint32_t _window(self):
         return max(self._slots_max // 2, 1)
 
-    def _looked_up(self, _Served served, rows, cnp.ndarray deadlines, int64_t started):
-        """The rows with their online features, and the names of those missing from each."""
-        cdef int64_t until = min(int(deadlines.min()), NEVER_NS)
-        token = _looking_up_until.set(until)
-        try:
-            found = served.lookup.fetch_many(list(rows), started + max(until - started, 0) // LOOKUP_DIVISOR)
-        finally:
-            _looking_up_until.reset(token)
-        return [row for row, _ in found], [missing for _, missing in found]
-
-    def _read_rows(self, _Served served, rows):
-        """Mappings as the matrix that this deployment's models see, online features looked up without hurry."""
-        if served.features is NULL:
-            raise InputError("rows can be mappings only where the engine has features")
-        if served.lookup is not None:
-            rows = [row for row, _ in served.lookup.fetch_many(list(rows), now_ns() + 1_000_000_000)]
-        return self._matrix(served, rows, read_deadlines(math.inf, None, len(rows), 0, 0), 0)
-
-    # Mappings whose deadline has passed are not read: their answer is the default whatever they hold.
-    cdef cnp.ndarray _matrix(self, _Served served, object rows, cnp.ndarray deadlines, int64_t started):
-        if served.features is NULL:
-            return read_matrix(rows, self.n_features, self._wide)
-        if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype == np.float32:
-            return read_matrix(rows, self.n_features, False)  # made by program.batch already
-        cdef uint32_t n = len(rows)
-        cdef cnp.ndarray matrix = table(n, self.n_features, cnp.NPY_FLOAT32)
-        cdef float* out = <float*>cnp.PyArray_DATA(matrix)
-        cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
-        cdef uint32_t i = 0
-        for x in rows:
-            if i == n:
-                raise InputError(f"the rows changed their number while they were read, from {n}")
-            if due[i] <= started:
-                i += 1
-                continue
-            try:
-                self._read(served, x, out + <size_t>i * self.n_features)
-            except (ValueError, TypeError) as error:
-                error.add_note(f"in row {i} of {n}")
-                raise
-            i += 1
-        if i != n:
-            raise InputError(f"the rows changed their number while they were read, from {n} to {i}")
-        return matrix
-
-    cdef object _many_inline(self, _Served served, const Request& request, cnp.ndarray matrix, uint32_t n,
+    cdef object _many_inline(self, Deployment deployment, const Request& request, cnp.ndarray matrix, uint32_t n,
                              cnp.ndarray deadlines, bint absolute, object missing):
-        cdef cnp.ndarray values = table(n, self.n_outputs, cnp.NPY_FLOAT64)
+        cdef cnp.ndarray values = table(n, self._n_outputs, cnp.NPY_FLOAT64)
         cdef vector[Outcome] outcomes = vector[Outcome](n)
         cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
         cdef void* rows = cnp.PyArray_DATA(matrix)
@@ -417,223 +409,166 @@ cdef class CoreEngine(_Deployments):
                 self.runtime.predict_many_inline(request, rows, n, due, reserve, outcomes.data(), out)
         elif n:
             self.runtime.predict_many_inline(request, rows, n, due, reserve, outcomes.data(), out)
-        answers = self._answers(served, outcomes.data(), n, values, matrix, False, True, missing)
+        answers = self._answers(deployment, outcomes.data(), n, values, matrix, False, True, missing)
         self._many_ended_ns = now_ns()
         if self._auto:
             self._watch_lane(self._many_ended_ns)
         return answers
 
-    cdef _ManyCall _submit_many(self, _Served served, const Request& request, cnp.ndarray matrix, cnp.ndarray deadlines,
-                                _LoopBridge bridge, object missing, bint* complete):
-        cdef _ManyCall call = _ManyCall.__new__(_ManyCall)
-        cdef uint32_t n = matrix.shape[0]
-        call.engine = self
-        call.served = served
-        call.n = n
-        call.slots.resize(n)
-        call.outcomes.resize(n)
-        call.values = table(n, self.n_outputs, cnp.NPY_FLOAT64)
-        call.matrix = matrix
-        call.missing = missing
-        cdef void* rows = cnp.PyArray_DATA(matrix)
-        cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
-        cdef double* out = <double*>cnp.PyArray_DATA(call.values)
-        cdef Asker asker
-        asker.completions = bridge.native if bridge is not None else NULL
-        asker.group = &call.group
-        asker.user = <void*><PyObject*>call
-        with nogil:
-            complete[0] = self.runtime.submit_many(request, rows, n, due, asker, call.slots.data(),
-                                                   call.outcomes.data(), out)
-        return call
-
-    cdef object _many_queued(self, _Served served, const Request& request, cnp.ndarray matrix, cnp.ndarray deadlines,
-                             object missing):
-        cdef bint done = False
-        cdef _ManyCall call = self._submit_many(served, request, matrix, deadlines, None, missing, &done)
-        cdef vector[uint32_t] queued
-        cdef uint32_t i
-        for i in range(call.n):
-            if call.slots[i] != NO_SLOT:
-                queued.push_back(call.slots[i])
-        while not done:
-            with nogil:
-                done = self.runtime.wait_group(call.group, queued)
-            if not done:
-                # A handler that raises must not leave rows behind that point to this call: they are finished first.
-                try:
-                    _run_signal_handlers()
-                except BaseException:
-                    call.cancelled()
-                    with nogil:
-                        while not self.runtime.wait_group(call.group, queued):
-                            pass
-                    call.drop()
-                    raise
+    cdef object _many_queued(self, Deployment deployment, const Request& request, cnp.ndarray matrix,
+                             cnp.ndarray deadlines, object missing):
+        cdef bint complete = False
+        cdef ManyCall call = submit_many(self, deployment, request, matrix, deadlines, None, missing, &complete)
+        if not complete:
+            call.wait()
         return call.collect(True)
 
     # Event loops
 
-    cdef _LoopBridge _bridge(self, object loop):
-        if self._last_bridge is not None and self._last_bridge.loop is loop:
-            return self._last_bridge
-        cdef _LoopBridge bridge = self._bridges.get(id(loop))
-        if bridge is None or bridge.loop is not loop:
-            self._sweep_bridges()
-            bridge = _LoopBridge.__new__(_LoopBridge)
-            bridge.engine = self
-            bridge.loop = loop
-            bridge.native = new Completions()
-            bridge.kick, bridge.poll = bridge._kick, bridge._poll
-            bridge.start_reading()
-            self._bridges[id(loop)] = bridge
-        self._last_bridge = bridge
-        return bridge
+    def predict_async(self, x: Row, deadline_ms: float | None = None, *, deadline_ns: int | None = None,
+                      priority: str | None = None, bint hedge: bool = False, key: object = None) -> Awaitable[Answer]:
+        """Answer one request before its deadline, for the running event loop.
 
-    # Loops that were closed take their bridges along, once the requests that they left behind are answered.
-    cdef int _sweep_bridges(self) except -1:
-        cdef _LoopBridge bridge
-        self._last_bridge = None
-        for key, found in list(self._bridges.items()):
-            bridge = <_LoopBridge>found
-            if not bridge.loop.is_closed():
-                continue
-            self._drop_answers(bridge)
-            if bridge.native.pending == 0:
-                del self._bridges[key]
-        return 0
+        Args:
+            x, deadline_ms, deadline_ns, priority, hedge, key: as in `predict`. The row is read before this returns.
 
-    # Collects what a closed loop will never ask for: its futures cannot be set, their callbacks have nowhere to run.
-    cdef int _drop_answers(self, _LoopBridge bridge) except -1:
-        cdef SlotTable* slots = &self.runtime.slots()
-        cdef uint32_t index = bridge.native.take_all(slots[0])
-        cdef uint32_t following
-        cdef object user
-        while index != NO_SLOT:
-            following = slots[0][index].next_done_value()
-            bridge.native.pending -= 1
-            user = <object>slots[0][index].user
-            Py_DECREF(user)
-            if slots[0][index].group is not NULL:
-                (<_ManyCall>user).drop()
-            else:
-                self.runtime.give_back(index)
-                self.runtime.counters().cancelled.fetch_add(1)
-            index = following
-        return 0
+        Returns:
+            A future of an `Answer`; `await` it, or use it as any `asyncio.Future`. It never holds an exception of a
+            model. Cancelling it frees its place in the queue. With online features that wait for a network it is a
+            Task.
 
-    def predict_async(self, x, deadline_ms=None, *, deadline_ns=None, priority=None, bint hedge=False, key=None):
+        Raises:
+            InputError, InputTypeError, ClosedError: as `predict`, at the call and not at the await.
+            RuntimeError: no event loop runs on this thread.
+
+        Does not block, except that an inline primary runs during the call, at most 20 us a row in lane="auto". Callable
+        from any thread that runs a loop, by several loops at once.
+
+        >>> import asyncio, engine
+        >>> model = engine.load_model(lambda rows: rows.sum(axis=1), n_features=2)
+        >>> async def main():
+        ...     async with engine.Engine(model, deadline_ms=1000) as eng:
+        ...         return (await eng.predict_async([1.0, 2.0])).value
+        >>> asyncio.run(main())
+        3.0
+        """
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef _Served served = self._current if self._canary is None else self._route(key, started)
+        cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
         cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
-        cdef Priority asked = self._priority if priority is None else priority_of(priority)
-        cdef Request request = _request_of(served, started, deadline, asked, hedge)
-        loop = _running_loop()
+        cdef Priority given = self._priority if priority is None else priority_of(priority)
+        cdef Request request = _request_of(deployment, started, deadline, given, hedge)
+        loop = running_loop()
         cdef tuple missing = None
-        if served.lookup is not None and request.deadline_ns > started:
-            if served.lookup_blocks:
-                return loop.create_task(self._after_look_up(served, x, started, request.deadline_ns,
+        if deployment.lookup is not None and request.deadline_ns > started:
+            if deployment.lookup_blocks:
+                return loop.create_task(self._after_look_up(deployment, x, started, request.deadline_ns,
                                                             <int>request.priority, hedge))
-            x, missing = self._look_up(served, x, &request)
-        return self._ask(served, x, &request, loop, missing)
+            x, missing = deployment.look_up(x, &request)
+        return self._ask(deployment, x, &request, loop, missing)
 
-    async def _after_look_up(self, _Served served, x, int64_t started, int64_t deadline, int priority, bint hedge):
+    async def _after_look_up(self, Deployment deployment, x, int64_t started, int64_t deadline, int priority,
+                             bint hedge):
         cdef int64_t until = min(deadline, NEVER_NS)
         _looking_up_until.set(until)  # in the context of this task alone
-        x, missing = await served.lookup.fetch_async(x, started + (until - started) // LOOKUP_DIVISOR)
-        return await self._ask_later(served, x, started, deadline, priority, hedge, missing)
+        x, missing = await deployment.lookup.fetch_async(x, look_up_until(started, until))
+        return await self._ask_later(deployment, x, started, deadline, priority, hedge, missing)
 
-    def _ask_later(self, _Served served, x, int64_t started, int64_t deadline, int priority, bint hedge, missing):
+    def _ask_later(self, Deployment deployment, x, int64_t started, int64_t deadline, int priority, bint hedge,
+                   missing):
         self._check_open()
-        cdef Request request = _request_of(served, started, deadline, <Priority><uint8_t>priority, hedge)
+        cdef Request request = _request_of(deployment, started, deadline, <Priority><uint8_t>priority, hedge)
         request.asked_ns = now_ns()
-        return self._ask(served, x, &request, _running_loop(), missing)
+        return self._ask(deployment, x, &request, running_loop(), missing)
 
-    cdef object _ask(self, _Served served, object x, Request* request, object loop, tuple missing):
+    cdef object _ask(self, Deployment deployment, object x, Request* request, object loop, tuple missing):
         cdef SmallBuffer buffer
         cdef void* row = buffer.reserve(self._row_bytes)
         request.row = row
-        self._read(served, x, row)
+        deployment.read(x, row)
         if self._inline:
-            return self._ready(self._predict_inline(served, request[0]), loop, missing)
+            return self._ready(self._predict_inline(deployment, request[0]), loop, missing)
         self._reconsider_lane(request.asked_ns)
-        return self._submit_one(served, request[0], loop, missing)
+        return self._submit_one(deployment, request[0], loop, missing)
 
     cdef AnswerFuture _ready(self, Answer answer, object loop, tuple missing):
         answer.missing = missing
         return ready_answer(answer, loop)
 
-    cdef object _submit_one(self, _Served served, const Request& request, object loop, tuple missing):
-        cdef _LoopBridge bridge = self._bridge(loop)
+    cdef object _submit_one(self, Deployment deployment, const Request& request, object loop, tuple missing):
+        cdef LoopBridge bridge = self._bridges.of(self, loop)
         cdef SmallBuffer buffer
-        cdef double* out = <double*>buffer.reserve(self.n_outputs * sizeof(double))
+        cdef double* out = <double*>buffer.reserve(self._n_outputs * sizeof(double))
         cdef Outcome outcome
         cdef Answer answer
         cdef Asker asker
         cdef AnswerFuture future = pending_answer(loop)
+        # The slot's reference, taken before any other thread can see the slot; the drain gives it back.
         Py_INCREF(future)
         asker.completions = bridge.native
         asker.user = <void*><PyObject*>future
-        # With others of this loop under way, wake the executor once for all that this turn of the loop submits.
+        # With other requests of this loop under way, wake the executor once for all that this turn of the loop submits.
         asker.wake = bridge.native.pending == 0
         cdef uint32_t index = self.runtime.submit(request, asker, &outcome, out)
-        if not asker.wake and not bridge.kicking:
-            bridge.kicking = True
-            loop.call_soon(bridge.kick)
-        if index == NO_SLOT:
+        if not asker.wake:
+            bridge.kick_later()
+        if index == NO_SLOT:  # answered at admission: no slot points to the future
             Py_DECREF(future)
-            answer = self._answer(served, outcome, out, outcome.ready_ns)
+            answer = self._answer(deployment, outcome, out, outcome.ready_ns)
             self.runtime.account(outcome, outcome.ready_ns, False, False)
             if self._observer is not NULL or self._shadow is not NULL:
                 self._show_one(outcome, answer, request.row, out)
             return self._ready(answer, loop, missing)
-        future.asked_of, future.request, future.missing = bridge, index, missing
+        ENGINE_ASSERT(index < self._slots_max, b"a slot lies in the table")
+        # The answer may be there already, but only a drain of this loop, which runs on this thread, can look at it.
+        future.owner, future.request, future.missing = bridge, index, missing
         bridge.native.pending += 1
         if self.runtime.answers_soon():
             bridge.start_polling()
         return future
 
     async def _many_parts(self, rows, deadline_ms, deadline_ns, priority, key):
-        """A predict_many on the running loop, its features looked up, cut into windows: functions of nothing, to be
-        called one after the other, each giving Answers or a future of them."""
+        """Cut a predict_many of the running loop into windows, its online features looked up first.
+
+        Returns functions of nothing, to be called one after the other. Each returns Answers or a future of them.
+        """
         cdef int64_t started = now_ns()
         self._check_open()
-        cdef _Served served = self._current if self._canary is None else self._route(key, started)
+        cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
         cdef uint32_t n = count_rows(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
         missing = None
-        if served.lookup is not None and n:
-            if served.lookup_blocks:
-                rows, missing = await asyncio.to_thread(self._looked_up, served, rows, deadlines, started)
+        if deployment.lookup is not None and n:
+            if deployment.lookup_blocks:
+                rows, missing = await asyncio.to_thread(deployment.look_up_many, rows, deadlines, started)
             else:
-                rows, missing = self._looked_up(served, rows, deadlines, started)
+                rows, missing = deployment.look_up_many(rows, deadlines, started)
             self._check_open()
-        cdef cnp.ndarray matrix = self._matrix(served, rows, deadlines, started)
-        cdef _ManyRequest many = _ManyRequest.__new__(_ManyRequest)
-        cdef Priority asked = self._priority if priority is None else priority_of(priority)
-        many.native = _request_of(served, started, 0, asked, False)
+        cdef cnp.ndarray matrix = deployment.matrix(rows, deadlines, started)
+        cdef ManyRequest many = ManyRequest.__new__(ManyRequest)
+        cdef Priority given = self._priority if priority is None else priority_of(priority)
+        many.native = _request_of(deployment, started, 0, given, False)
         many.native.asked_ns = now_ns() if missing is not None else started
         if self._inline:
-            return [lambda: self._many_inline(served, many.native, matrix, n, deadlines, deadline_ns is not None,
+            return [lambda: self._many_inline(deployment, many.native, matrix, n, deadlines, deadline_ns is not None,
                                               missing)]
         cdef uint32_t window = self._window()
-        loop = _running_loop()
-        return [lambda i=i: self._many_async(served, many, matrix[i:i + window], deadlines[i:i + window],
+        loop = running_loop()
+        return [lambda i=i: self._many_async(deployment, many, matrix[i:i + window], deadlines[i:i + window],
                                              missing and missing[i:i + window], loop)
                 for i in range(0, max(n, 1), window)]
 
-    cdef object _many_async(self, _Served served, _ManyRequest many, cnp.ndarray matrix, cnp.ndarray deadlines,
+    cdef object _many_async(self, Deployment deployment, ManyRequest many, cnp.ndarray matrix, cnp.ndarray deadlines,
                             object missing, object loop):
         self._check_open()
-        cdef _LoopBridge bridge = self._bridge(loop)
+        cdef LoopBridge bridge = self._bridges.of(self, loop)
         cdef bint complete = False
-        cdef _ManyCall call = self._submit_many(served, many.native, matrix, deadlines, bridge, missing, &complete)
+        cdef ManyCall call = submit_many(self, deployment, many.native, matrix, deadlines, bridge, missing, &complete)
         if complete:
             return call.collect(False)
         call.future = pending_answer(loop)
-        call.future.asked_of = call
-        Py_INCREF(call)  # the slots' reference, given back by the drain
+        call.future.owner = call
+        Py_INCREF(call)  # the slots' reference; the drain, which runs on this thread, gives it back
         bridge.native.pending += 1
         return call.future
 
@@ -646,76 +581,50 @@ cdef class CoreEngine(_Deployments):
         facts = statistics_of(self.runtime, self._inline)
         facts["lane"], facts["version"], facts["default_errors"] = self.lane, self.version, self._default_errors
         facts["breakers"] = {
-            served.version: {"open": (<_Served>served).native.breaker().open(),
-                             "openings": (<_Served>served).native.breaker().openings()}
-            for served in self._served.values()
+            deployment.version: {"open": (<Deployment>deployment).native.breaker().open(),
+                                 "openings": (<Deployment>deployment).native.breaker().openings()}
+            for deployment in self._deployments.values()
         }
         facts["canary"] = None if self._canary is None else {
             "version": self._canary.version, "share": self._canary_below / 2.0**64}
         facts["shadow"] = self._shadow_facts()
         return facts
 
-    cdef object _shadow_facts(self):
-        if self._shadow is NULL:
-            return None
-        cdef ShadowCounts counts = self._shadow.counts()
-        return {"version": self._shadowed.version, "rows": counts.rows, "dropped": counts.dropped,
-                "failed": counts.failed, "compared": counts.compared, "difference_mean": counts.difference_mean,
-                "difference_max": counts.difference_max}
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Answer what is queued by its fallback, and end the threads.
 
-    def close(self, timeout_s=1.0):
-        """Answers what is queued by its fallback and ends the threads. Always returns; a second call does nothing.
+        Args:
+            timeout_s: seconds to wait for a primary that is still running, up to 3600. A primary that does not come
+                back in time keeps its thread, and the memory that it uses, until the process ends.
 
-        timeout_s: how long to wait for a primary that is still running. One that does not come back in time keeps its
-        thread (and its memory) until the process ends.
+        Blocks, without the GIL, for timeout_s at most; always returns. A second call does nothing. Thread-safe. On an
+        event loop use `async with`, which closes beside the loop.
         """
-        if self.closed:
+        if self._closed:
             return
-        self.closed = True
-        if self._forked_at != _forks:
+        self._closed = True
+        if self._forked_at != forks:
             return  # the threads are the parent's
-        cdef int64_t patience = <int64_t>(min(float(timeout_s), 3600.0) * 1e9)
+        cdef int64_t patience = <int64_t>(min(float(timeout_s), CLOSE_S_MAX) * 1e9)
         cdef uint32_t stuck
         with nogil:
             stuck = self.runtime.close(patience)
-        self._abandoned = stuck > 0  # never destroyed then: a thread of its own may come back to it
+        self._abandoned = stuck > 0
         self._set_shadow(None, 0)
         if self._pool is not None:
-            self._pool._engines.discard(id(self))
-        for bridge in list(self._bridges.values()):
-            self._close_bridge(<_LoopBridge>bridge)
-
-    cdef int _close_bridge(self, _LoopBridge bridge) except -1:
-        if bridge.loop.is_closed():
-            return self._drop_answers(bridge)
-        running = asyncio._get_running_loop()
-        if running is bridge.loop or not bridge.loop.is_running():
-            bridge.drain(False)  # close() may have been called by a task, and a loop steps one at a time
-            return 0
-        try:
-            bridge.loop.call_soon_threadsafe(bridge.drain)
-        except RuntimeError:  # closed this moment
-            self._drop_answers(bridge)
-        return 0
+            self._pool.engines.discard(id(self))
+        self._bridges.close()
 
     def __dealloc__(self):
-        # Without close() the threads end here. After a fork, or with an executor stuck in a model, memory that
-        # another thread may still use is left alone.
-        if self.runtime is NULL or self._abandoned or self._forked_at != _forks:
+        # Without close() the threads end here. After a fork, or with an executor stuck in a model, the memory stays:
+        # another thread may still use it.
+        if self.runtime is NULL or self._abandoned or self._forked_at != forks:
             return
         if self._pool is not None:
-            self._pool._engines.discard(id(self))
+            self._pool.engines.discard(id(self))
         with nogil:
-            stuck = self.runtime.close(1_000_000_000)
+            stuck = self.runtime.close(UNCLOSED_PATIENCE_NS)
         if not stuck:
             del self.runtime
-        if self._shadow is not NULL and self._shadow.close(1_000_000_000):
+        if self._shadow is not NULL and self._shadow.close(UNCLOSED_PATIENCE_NS):
             del self._shadow
-
-
-cdef extern from "Python.h":
-    int PyErr_CheckSignals() except -1
-
-
-cdef int _run_signal_handlers() except -1:
-    return PyErr_CheckSignals()

@@ -7,24 +7,26 @@ cdef enum:
 
 
 cdef class AnswerFuture:
-    # Task and the tools of asyncio set and ask it: https://docs.python.org/3/library/asyncio-future.html
+    # asyncio's Task sets and reads it: https://docs.python.org/3/library/asyncio-future.html
     cdef public bint _asyncio_future_blocking
     cdef uint8_t state
     cdef object loop
-    cdef object answer  # Answer or Answers; None while it is awaited
-    cdef object message  # of the cancellation
-    # The first callback to be added and the context to run it in, and those that came after it.
+    cdef object answer     # Answer or Answers; None while the state is PENDING
+    cdef object message    # of the cancellation
+    # The first callback that was added with its context, and a list of (callback, context) of all others.
     cdef object first, first_context
     cdef list others
-    # Whom to tell, and of which request, when nobody waits for the answer any more.
-    cdef object asked_of
-    cdef uint32_t request
-    cdef tuple missing
+    # On cancellation, `owner.cancelled(request)` is called. None once the answer is there.
+    cdef object owner
+    cdef uint32_t request  # index of the slot; 0 for many rows
+    cdef tuple missing     # names of imputed online features, until the Answer takes them; None for none
     cdef object __weakref__
 
+    # Sets the answer and wakes the waiters: with `step` the first one now, else all in the loop's next turn.
     cdef int finish(self, object answer, bint step) except -1
     cdef int wake_later(self) except -1
 
 
+# A future to be finished later, and one that is finished from birth.
 cdef AnswerFuture pending_answer(object loop)
 cdef AnswerFuture ready_answer(object answer, object loop)

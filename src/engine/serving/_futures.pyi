@@ -4,17 +4,44 @@ from contextvars import Context
 from typing import Any, Self
 
 class AnswerFuture:
+    """An Answer or Answers to come: awaitable, and a future in all that asyncio asks of one.
+
+    Made by `Engine.predict_async` only. Use it on the thread of its event loop, like any `asyncio.Future`; cancelling
+    it frees the request's place in the queue.
+    """
+
     _asyncio_future_blocking: bool
     def __init__(self, loop: AbstractEventLoop) -> None: ...
     def __await__(self) -> Generator[Any, None, Any]: ...
     def __iter__(self) -> Self: ...
     def __next__(self) -> Self: ...
-    def done(self) -> bool: ...
-    def cancelled(self) -> bool: ...
-    def result(self) -> Any: ...
-    def exception(self) -> None: ...
-    def get_loop(self) -> AbstractEventLoop: ...
-    def add_done_callback(self, fn: Callable[[Self], object], *, context: Context | None = None) -> None: ...
-    def remove_done_callback(self, fn: Callable[[Self], object]) -> int: ...
-    def cancel(self, msg: Any | None = None) -> bool: ...
-    def set_result(self, answer: Any, *, step: bool = False) -> None: ...
+    def done(self) -> bool:
+        """Return True if the answer is there, or the future was cancelled."""
+    def cancelled(self) -> bool:
+        """Return True if the future was cancelled."""
+    def result(self) -> Any:
+        """Return the Answer or Answers. Raise InvalidStateError before it is there, CancelledError after `cancel`."""
+    def exception(self) -> None:
+        """Return None, because failures of a model are answers. Raises as `result`."""
+    def get_loop(self) -> AbstractEventLoop:
+        """Return the event loop that the future belongs to."""
+    def add_done_callback(self, fn: Callable[[Self], object], *, context: Context | None = None) -> None:
+        """Call fn(self) in the loop, once the answer is there or the future is cancelled.
+
+        Args:
+            fn: a callable of one argument.
+            context: the contextvars.Context to run it in; a copy of the present one unless given.
+        """
+    def remove_done_callback(self, fn: Callable[[Self], object]) -> int:
+        """Remove every `fn` that was added, and return their number."""
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the request: its place in the queue is free at once, and waiters get CancelledError(msg).
+
+        Return False, and do nothing, if the answer is there already.
+        """
+    def set_result(self, answer: Any, *, step: bool = False) -> None:
+        """Set the answer. Not for users.
+
+        With `step` the first callback runs before this returns. Allowed only in a callback of the loop, where no task
+        runs.
+        """

@@ -1,14 +1,20 @@
-"""The future that `predict_async` returns: what asyncio asks of one, in C, and with its first waiter woken at once.
+# cython: annotation_typing=False
+"""The future that `predict_async` returns: all that asyncio asks of a future, in C. Its first waiter is woken at once.
 
-asyncio wakes the waiters of a future in the loop's next turn, and a turn costs 3 us of selectors and Python, a good part
-of a round trip. A drain of the engine's completions is a callback of the loop itself with no task running, so it may as
-well step the waiting task there and then. An asyncio.Future cannot be taught that without methods in Python, which cost
-another microsecond; asyncio takes for a future whatever has `_asyncio_future_blocking` (asyncio.isfuture), so this is a
-class of its own. It never holds an exception: model failures are answers.
+asyncio wakes the waiters of a future in the loop's next turn, and a turn costs 3 us of selectors and Python, a good
+part of a round trip. A drain of the engine's completions is a callback of the loop itself, so no task runs and the
+waiting task can be stepped there and then. A subclass of asyncio.Future would need Python methods for that, which cost another
+microsecond. asyncio accepts any object with `_asyncio_future_blocking` as a future (asyncio.isfuture), so this is a
+class of its own. It never holds an exception, because failures of a model are answers.
+
+A future is made, finished and cancelled on the thread of its loop, with the GIL held. The native slot holds one
+reference to it while its answer is on the way; _loop.pyx says who takes and gives back which.
 """
 cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
+
+from engine._common._assert cimport ENGINE_ASSERT
 
 import asyncio
 from contextvars import copy_context
@@ -18,7 +24,7 @@ cdef extern from "Python.h":
         PyObject* (*tp_iternext)(PyObject*) except? NULL
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
-    # Declared as if they could not fail: the exception they set is what the caller is meant to find.
+    # Declared as if it could not fail, because the exception that it sets is meant for the caller.
     void PyErr_SetObject(PyObject* kind, PyObject* value) noexcept
     PyObject* PyExc_StopIteration
 
@@ -29,7 +35,11 @@ _InvalidStateError = asyncio.InvalidStateError
 @cython.final
 @cython.freelist(256)
 cdef class AnswerFuture:
-    """An Answer or Answers to come. Awaitable, and a future in all that asyncio asks of one. Not made by users."""
+    """An Answer or Answers to come: awaitable, and a future in all that asyncio asks of one.
+
+    Made by `Engine.predict_async` only. Use it on the thread of its event loop, like any `asyncio.Future`; cancelling
+    it frees the request's place in the queue.
+    """
 
     def __init__(self, loop):
         self.loop = loop
@@ -45,28 +55,38 @@ cdef class AnswerFuture:
             return self
         raise StopIteration(self.result())
 
-    def done(self):
+    def done(self) -> bool:
+        """Return True if the answer is there, or the future was cancelled."""
         return self.state != PENDING
 
-    def cancelled(self):
+    def cancelled(self) -> bool:
+        """Return True if the future was cancelled."""
         return self.state == CANCELLED
 
     def result(self):
+        """Return the Answer or Answers. Raise InvalidStateError before it is there, CancelledError after `cancel`."""
         if self.state == FINISHED:
             return self.answer
         if self.state == CANCELLED:
             raise self._make_cancelled_error()
         raise _InvalidStateError("the answer is not there yet")
 
-    def exception(self):
+    def exception(self) -> None:
+        """Return None, because failures of a model are answers. Raises as `result`."""
         self.result()
         return None
 
     def get_loop(self):
+        """Return the event loop that the future belongs to."""
         return self.loop
 
     def add_done_callback(self, fn, *, context=None):
-        """Calls fn(self) once the answer is there or nobody waits for it any more."""
+        """Call fn(self) in the loop, once the answer is there or the future is cancelled.
+
+        Args:
+            fn: a callable of one argument.
+            context: the contextvars.Context to run it in; a copy of the present one unless given.
+        """
         if context is None:
             context = copy_context()
         if self.state != PENDING:
@@ -79,7 +99,7 @@ cdef class AnswerFuture:
             self.others.append((fn, context))
 
     def remove_done_callback(self, fn):
-        """Takes every fn off again and returns how many there were."""
+        """Remove every `fn` that was added, and return their number."""
         removed = 0
         if self.first is not None and self.first == fn:
             self.first = self.first_context = None
@@ -90,13 +110,16 @@ cdef class AnswerFuture:
             self.others = kept
         return removed
 
-    def cancel(self, msg=None):
-        """Tells the engine that nobody waits any more, and the waiters. False where the answer was there first."""
+    def cancel(self, msg=None) -> bool:
+        """Cancel the request: its place in the queue is free at once, and waiters get CancelledError(msg).
+
+        Return False, and do nothing, if the answer is there already.
+        """
         if self.state != PENDING:
             return False
         self.state, self.message = CANCELLED, msg
-        if self.asked_of is not None:
-            self.asked_of.cancelled(self.request)
+        if self.owner is not None:
+            self.owner.cancelled(self.request)
         self.wake_later()
         return True
 
@@ -104,11 +127,16 @@ cdef class AnswerFuture:
         return _CancelledError() if self.message is None else _CancelledError(self.message)
 
     def set_result(self, answer, *, bint step=False):
-        """With `step` the first callback runs now. Only for a callback of the loop with no task running."""
+        """Set the answer. Not for users.
+
+        With `step` the first callback runs before this returns. Allowed only in a callback of the loop, where no task
+        runs.
+        """
         self.finish(answer, step)
 
     cdef int finish(self, object answer, bint step) except -1:
-        self.answer, self.state, self.asked_of = answer, FINISHED, None
+        ENGINE_ASSERT(self.state == PENDING, b"a future is finished once")
+        self.answer, self.state, self.owner = answer, FINISHED, None
         if not step or self.first is None:
             return self.wake_later()
         first, context = self.first, self.first_context
@@ -137,7 +165,7 @@ cdef class AnswerFuture:
         return f"AnswerFuture({known})"
 
 
-# Without the arguments that a call of the class would have to pack.
+# __new__ alone: a call of the class would pack its arguments into a tuple.
 cdef AnswerFuture pending_answer(object loop):
     cdef AnswerFuture future = AnswerFuture.__new__(AnswerFuture)
     future.loop = loop
@@ -150,7 +178,8 @@ cdef AnswerFuture ready_answer(object answer, object loop):
     return future
 
 
-# __next__ once more, for the interpreter: one made by Cython would add a frame to the StopIteration of every answer.
+# __next__ for the interpreter. The slot that Cython makes would add a frame to the StopIteration of every answer. The
+# result is a new reference, as tp_iternext demands; NULL with StopIteration set ends the await.
 cdef PyObject* _next(PyObject* this) except? NULL:
     cdef AnswerFuture future = <AnswerFuture>this
     if future.state == FINISHED:

@@ -6,17 +6,17 @@ cimport numpy as cnp
 # Raises InputError or InputTypeError.
 cdef int read_row(object x, uint32_t n, bint wide, void* out) except -1
 
-# A C-contiguous [rows, n] array of the wanted width; copies only what is not that already.
+# A C-contiguous [rows, n] array of float64 (wide) or float32. Copies `rows` only if it is not one already.
 cdef cnp.ndarray read_matrix(object rows, uint32_t n, bint wide)
 
-# The instant a request must be answered by. budget_ns is used where both deadlines are None.
+# The instant by which a request must be answered, NEVER_NS at most. budget_ns counts if both deadlines are None.
 cdef int64_t read_deadline(object deadline_ms, object deadline_ns, int64_t started_ns, int64_t budget_ns) except -1
 
 # int64 [n] of instants: one deadline for all, or one a row.
 cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t n, int64_t started_ns,
                                 int64_t budget_ns)
 
-# How many rows a caller's collection holds. Raises InputError for what has no length.
+# Number of rows in a caller's collection. Raises InputError for an object without a length.
 cdef uint32_t count_rows(object rows) except? 0
 
 # Uninitialised arrays of a NumPy type number, and one filled from memory.

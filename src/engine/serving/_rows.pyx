@@ -1,5 +1,7 @@
-# Reading what callers hand over: rows, matrices, deadlines and defaults. Every refusal says what was expected and what
-# was got. Beside it, the arrays that answers are written to.
+"""Reads the rows, matrices, deadlines and defaults that callers pass, and makes the arrays that answers go into.
+
+Every error says what was expected and what was given.
+"""
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_CheckExact
 from cpython.list cimport PyList_CheckExact
 from cpython.object cimport PyObject
@@ -18,7 +20,7 @@ from engine.serving._scheduler cimport NEVER_NS
 cnp.import_array()
 
 cdef extern from "Python.h":
-    # Borrowed items of a list or tuple; unchecked, so the length is looked at first.
+    # Borrowed items of a list or tuple, unchecked: compare the length first.
     PyObject** PySequence_Fast_ITEMS(object)
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
 
@@ -39,7 +41,7 @@ cdef int _read_sequence(object x, uint32_t n, bint wide, void* out) except -1:
     cdef uint32_t i
     cdef object item
     for i in range(n):
-        # A float() below can run foreign code that shortens a list under our hands.
+        # `_number` below may call __float__ of a foreign class, which can shorten the list.
         if <uint32_t>PySequence_Fast_GET_SIZE(x) != n:
             raise InputError(f"the row changed its length while it was read, from {n} to {len(x)}")
         item = <object>PySequence_Fast_ITEMS(x)[i]
@@ -68,7 +70,7 @@ cdef double _number(object item, uint32_t position) except? -1.0:
         raise InputError(f"feature {position}: {item!r:.40} is too large for a float64") from None
 
 
-# A row that is an array of floats already is read in place; NumPy's own conversions cost a microsecond and more.
+# An array of floats is read in place, because NumPy's own conversions cost a microsecond and more.
 cdef int _read_array(object x, uint32_t n, bint wide, void* out) except -1:
     if cnp.PyArray_Check(x) and _read_floats(<cnp.ndarray>x, n, wide, out):
         return 0
@@ -81,7 +83,7 @@ cdef int _read_array(object x, uint32_t n, bint wide, void* out) except -1:
     return 0
 
 
-# False where `array` is not a native 1-D array of n float32 or float64 values.
+# Returns False if `array` is not a native 1-D array of n float32 or float64 values.
 cdef bint _read_floats(cnp.ndarray array, uint32_t n, bint wide, void* out) noexcept:
     if cnp.PyArray_NDIM(array) != 1 or <uint32_t>cnp.PyArray_DIM(array, 0) != n or not cnp.PyArray_ISBEHAVED_RO(array):
         return False
@@ -125,8 +127,8 @@ cdef cnp.ndarray _rounded(object array, bint wide):
     wanted = np.float64 if wide else np.float32
     if array.dtype == wanted:
         return np.ascontiguousarray(array)
-    # Rounding to a narrower type is what was asked for: beyond float32's range is infinity, below it zero. A list of
-    # floats is read the same way, and neither warns.
+    # Rounding to the narrower type is wanted: a value beyond float32's range becomes infinity, one below it zero. A
+    # list of floats is read in the same way, without a warning.
     with np.errstate(over="ignore", under="ignore"):
         return np.ascontiguousarray(array, dtype=wanted)
 
@@ -173,7 +175,7 @@ cdef int64_t _point(object value) except -1:
     return NEVER_NS if point > NEVER_NS else point
 
 
-# Whether an int64 array is n plain points in time, to be taken as they are: the usual case, without NumPy's calls.
+# Whether an int64 array is n valid instants, to be used as they are. The usual case, without calls of NumPy.
 cdef bint _all_points(cnp.ndarray array, uint32_t n) noexcept:
     cdef const char* at = <const char*>cnp.PyArray_DATA(array)
     cdef int64_t point
@@ -247,7 +249,7 @@ cdef object vector_of(const double* values, uint32_t n):
 
 
 def checked_default(value, n_outputs):
-    """The default as a float, or as a float64 array [n_outputs]."""
+    """The default as a float, or as a float64 array [n_outputs]. Raise ConfigError for another shape."""
     array = np.asarray(value, dtype=np.float64)
     if n_outputs == 1 and array.size == 1:
         return float(array.reshape(()))

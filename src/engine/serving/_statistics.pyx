@@ -1,4 +1,4 @@
-# What Engine.stats() tells: the native counters as a plain dict.
+"""Engine.stats(): the native counters as a plain dict."""
 from libc.stdint cimport uint64_t
 
 from engine._common.vocabulary import PRIORITIES as _priorities
@@ -16,7 +16,7 @@ cdef dict statistics_of(Runtime* runtime, bint inline):
     cdef Counters* counters = &runtime.counters()
     cdef uint64_t batches = counters.batches.load()
     cdef int s, c
-    # What was late before what was answered, so that no answer can be late that is not yet counted.
+    # Late answers are read before all answers, so that a count of late ones never exceeds the count of all.
     cdef uint64_t late_ready = counters.late_ready.load(), late_returned = counters.late_returned.load()
     reasons = {SOURCE_NAMES[s]: _reason_counts(runtime, s) for s in range(SOURCES)}
     answers = {source: sum(counts.values()) for source, counts in reasons.items()}

@@ -1,6 +1,6 @@
-"""The Engine: checks that its parts fit, chooses a lane, and answers every request before its deadline.
+"""Engine: checks that its parts fit, chooses a lane, and answers every request before its deadline.
 
-What runs once per request is compiled (engine.serving._engine); here is what runs once per engine or version.
+The code that runs once per request is compiled (engine.serving._engine); this module runs once per engine or version.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from engine._common.arguments import number
+from engine._common.options import OPTIONS
 from engine.errors import ConfigError, ModelError
 from engine.model import Model
 from engine.model.golden import Given, Golden
@@ -24,66 +26,70 @@ from engine.serving.executors import Executors, placement
 from engine.serving.parts import Default, Features, Monitor
 
 if TYPE_CHECKING:
+    from engine.serving._deployment import Deployment
     from engine.serving._engine import Deadlines, Instants, Rows
 
-LANES = ("auto", "inline", "batch")
-PRIORITIES = ("critical", "normal", "sheddable")
-ERROR_RULES = ("fallback", "default")
 INLINE_COST_US_MAX = 20.0  # a hand-off to another thread costs about half of this
 WARM_UP_S_MAX = 1.0
-NO_DEADLINE_NS = 2**60
 SHADOW_ROWS_MAX = 4096
 
 
 class Engine(CoreEngine):
     """Answers every request exactly once, before its deadline, and says where the answer came from.
 
-    The primary answers where it can in time; else the fallback, which runs natively on a core of its own choosing; else
-    the default. Errors of a model never raise: they become a fallback with a reason. Errors of the caller do raise:
-    InputError (wrong width, negative or NaN deadline), InputTypeError (text where a number belongs), ClosedError.
+    The primary answers if it can in time; else the fallback, natively and without the GIL; else the default. An error
+    of a model never raises: it becomes a fallback with a reason. An error of the caller raises InputError (wrong width,
+    negative or NaN deadline), InputTypeError (text where a number belongs) or ClosedError.
 
     Args:
-        primary: a Model, or what `load_model` takes.
-        fallback: a native Model of the same inputs and outputs, or what `load_model` takes; None for none.
-        default: a number (or n_outputs numbers), or a function of nothing that returns one. None means NaN.
-        features: a FeatureProgram whose outputs are the models' columns. Requests are then mappings (or sequences in
-            the program's input order); without it they are sequences or 1-D arrays of n_features numbers. One that
-            also looks up online features spends at most half of a request's time on it; what has not come by then is
+        primary: a Model, or a source that `load_model` takes.
+        fallback: a native Model of the same inputs and outputs, or a source that `load_model` takes; None for none.
+        default: a number, n_outputs numbers, or a function of nothing that returns one of them. None means NaN.
+        features: a FeatureProgram that makes the models' columns. Requests are then mappings, or sequences in the
+            program's input order. Without it they are sequences or 1-D arrays of n_features numbers. A program that
+            looks up online features spends at most half of a request's time on it; columns that are then missing are
             imputed and named in `Answer.missing_features`.
-        deadline_ms: milliseconds from the call within which an answer is due where the call does not say; above 0.
-        batch_rows_max: the most rows the batch lane hands to the primary at once, 1 to 1,048,576.
-        lane: "inline" (the primary on the caller's own thread: no queue, sub-microsecond, but nothing can interrupt
-            it), "batch" (a queue, earliest deadline first, in front of executor threads, with a rescue that is always
-            in time), or "auto": inline for a native primary of at most 20 us a row, batch otherwise. An "auto" engine
-            whose inline primary twice within ten seconds takes longer than deadline_ms changes to the batch lane, and
-            back after ten seconds without a stall there.
-        executors: threads that run the primary in the batch lane, 1 to 64, or `Executors` shared with other engines.
-            With several, as many batches are in flight where the primary may be called by several threads at once.
-        monitor: a ModelMonitor, shown every answer.
-        queue_rows_max: requests in the batch lane at one time; what comes beyond is answered by the fallback at once.
-        version: name of this deployment in answers; the primary's digest (12 digits) unless given.
+        deadline_ms: milliseconds from the call to the deadline, for calls that give none. Above 0.
+        batch_rows_max: the most rows that the batch lane hands to the primary at once. 1 to 1,048,576.
+        lane: where the primary runs: "inline", "batch" or "auto". Inline is the caller's own thread: no queue, under a
+            microsecond, but nothing can interrupt the primary. Batch is a queue, earliest deadline first, in front of
+            executor threads; a fallback timer answers in time whatever the primary does. "auto" takes a native primary
+            of at most 20 us a row inline, and any other through the batch lane. It changes to the batch lane when an
+            inline primary takes longer than deadline_ms twice within ten seconds, and back after ten seconds without
+            a stall there.
+        executors: threads that run the primary in the batch lane, or `Executors` shared with other engines. 1 to 64.
+            Several threads run several batches at a time if the primary may be called by several threads at once.
+        monitor: a ModelMonitor, which is shown every answer.
+        queue_rows_max: the most requests in the batch lane at one time. 1 to 16,777,216. The fallback answers further
+            requests at once.
+        version: name of the first version in answers; the first 12 digits of the primary's digest unless given.
         warmup: rows [rows, n_features] like those to come, for calibration before the first request; standard normal
             values unless given.
-        spin: whether threads of the batch lane may watch for work or answers, for as long as a wake-up takes (100 us at
-            most), before they sleep. They do so only where wake-ups are measured to be dear, as on virtual machines
-            whose idle processors are taken away: 50 us instead of 5.
-        miss_rate: share of rescues that may come late, in (0, 0.5]; the learned guard aims at it.
-        priority: class of requests that do not say: "critical", "normal" or "sheddable". While everybody can be served
-            in time it makes no difference; at overload the lower class falls back first, with reason "shed".
-        weight: this engine's share of shared executors, against the others' weights, while there is not enough for all.
-        on_error: what follows a primary that fails (not one that is late): "fallback", or "default" at once.
-        allow_nonfinite: take NaN and infinity for answers of the primary instead of failures.
-        breaker: after many failures the primary is given a rest, and one probe at a time finds out whether it has
-            recovered. True, False, or a mapping of some of: calls_in_a_row (10 failed calls open it), rows_share and
-            rows_min (or half of at least 100 rows within window_ms, 10,000), rest_ms (100, doubled by every failed
-            probe) and rest_ms_max (5,000).
-        realtime_priority, cpus: of the engine's own executors, as in Executors; off unless given.
+        spin: let threads of the batch lane watch for work briefly before they sleep. At most as long as a wake-up
+            takes, and 100 us. They do so only where wake-ups are measured to be slow, 50 us instead of 5, as on virtual
+            machines whose idle processors are taken away.
+        miss_rate: share of fallbacks that may come late; the learned safety margin aims at it. Above 0, at most 0.5.
+        priority: class of requests that name none. "critical", "normal" or "sheddable". It matters at overload only:
+            the lower class then falls back first, with reason "shed".
+        weight: this engine's share of shared executors. Above 0, relative to the weights of the other engines; it
+            matters while there is not enough for all.
+        on_error: what answers when the primary fails: "fallback", or "default" at once. A primary that is late does not
+            fail.
+        allow_nonfinite: accept NaN and infinity as answers of the primary instead of as failures.
+        breaker: rest a primary that keeps failing: True, False, or a mapping of limits. While it rests, one probe at a
+            time finds out whether it has recovered. It rests after calls_in_a_row failed calls (10), or after a share
+            rows_share (0.5) of at least rows_min rows (100) failed within window_ms (10,000). The first rest lasts
+            rest_ms (100); each failed probe doubles it, up to rest_ms_max (5,000).
+        realtime_priority: run the engine's own executors under SCHED_FIFO at this priority. 1 to 99; see `Executors`.
+        cpus: processors that the engine's own executors may run on. Numbers of processors; any unless given.
 
-    Thread-safe. Close it, or use it as a context manager. After a fork, the child must make its own.
+    Raises:
+        ConfigError: parts that do not fit together, an option out of range, or placement that the system refuses.
+        ModelFormatError, UnsupportedModelError, MissingDependencyError: as `load_model`.
 
-    All predict verbs take deadline_ms, counted from the call, or deadline_ns, an instant of time.monotonic_ns(); a
-    priority; and a key, which decides whether a canary answers. hedge=True has the fallback run at once, so that at the
-    deadline its answer lies ready and the primary can be waited for a little longer.
+    The constructor blocks while it measures the primary: usually some milliseconds, at most a second in the batch lane.
+    All methods are thread-safe. Close the engine, or use it as a context manager (`async with` on an event loop). After
+    a fork, the child must make its own.
 
     >>> import numpy as np, engine
     >>> primary = engine.load_model(lambda rows: rows.sum(axis=1), n_features=3)
@@ -118,38 +124,37 @@ class Engine(CoreEngine):
         realtime_priority: int | None = None,
         cpus: Iterable[int] | None = None,
     ) -> None:
-        rows_max = parts.whole("batch_rows_max", batch_rows_max, 1, 1 << 20)
         shared = isinstance(executors, Executors)
         if shared and (realtime_priority is not None or cpus is not None):
             raise ConfigError("realtime_priority and cpus belong to the shared Executors, not to one engine")
-        realtime, chosen_cpus = placement(realtime_priority, cpus)
-        limits = {
-            "batch_rows_max": rows_max,
-            "executors": executors if shared else parts.whole("executors", executors, 1, 64),
-            "queue_rows_max": parts.whole("queue_rows_max", queue_rows_max, 1, 1 << 24),
-            "spin": bool(spin),
-            "miss_rate": parts.between("miss_rate", miss_rate, 0.0, 0.5),
-            "priority": parts.one_of("priority", priority, PRIORITIES),
-            "weight": parts.between("weight", weight, 0.0, 1e6),
-            "on_error": parts.one_of("on_error", on_error, ERROR_RULES),
-            "allow_nonfinite": bool(allow_nonfinite),
-            "realtime_priority": realtime,
-            "cpus": chosen_cpus,
-            "observer": parts.observer(monitor),
-            "breaker": parts.breaker(breaker),
+        given = {
+            "deadline_ms": deadline_ms,
+            "batch_rows_max": batch_rows_max,
+            "lane": lane,
+            "executors": 1 if shared else executors,
+            "queue_rows_max": queue_rows_max,
+            "spin": spin,
+            "miss_rate": miss_rate,
+            "priority": priority,
+            "weight": weight,
+            "on_error": on_error,
+            "allow_nonfinite": allow_nonfinite,
+            "breaker": breaker,
         }
-        parts.one_of("lane", lane, LANES)
+        limits = {name: OPTIONS[name].checked(value) for name, value in given.items()}
+        limits["realtime_priority"], limits["cpus"] = placement(realtime_priority, cpus)
+        limits["breaker"] = parts.breaker(limits["breaker"])
+        limits["observer"] = parts.observer(monitor)
+        if shared:
+            limits["executors"] = executors
         model, spare = parts.models(primary, fallback)
         parts.checked_features(features)
         if lane == "inline" and parts.takes_gil(model):
             raise ConfigError(
-                "a Python callable cannot be served inline, where nothing could rescue its caller: "
+                "a Python callable cannot be served inline, where no fallback could answer for it in time: "
                 "use lane='batch' or lane='auto'"
             )
-        budget_ns = int(
-            min(parts.between("deadline_ms", deadline_ms, 0.0, float("inf")) * 1e6, NO_DEADLINE_NS)
-        )
-        self._batch_rows_max = rows_max
+        self._batch_rows_max: int = limits["batch_rows_max"]
         self._open(
             model.scorer,
             spare.scorer if spare else None,
@@ -157,24 +162,24 @@ class Engine(CoreEngine):
             version if version is not None else model.digest[:12],
             features,
             (model, spare, default, features),
-            parts.warm_rows(warmup, model.n_features, rows_max),
-            budget_ns,
+            parts.warm_rows(warmup, model.n_features, self._batch_rows_max),
+            int(min(limits["deadline_ms"] * 1e6, parts.FAR_NS)),
             limits,
         )
         self._start(lane, model)
 
     @property
     def primary(self) -> Model:
-        """The model that new requests go to first."""
+        """The Model that new requests go to first, outside of a canary."""
         return self._serving()[0].parts[0]
 
     @property
     def fallback(self) -> Model | None:
-        """The model that answers where the primary cannot in time, or None."""
+        """The Model that answers when the primary cannot in time, or None."""
         return self._serving()[0].parts[1]
 
     def _start(self, lane: str, model: Model) -> None:
-        # Only what is native is measured on this thread: anything else might not come back.
+        # Only a native primary is measured on this thread, because another one might not come back.
         inline = lane == "inline" or (lane == "auto" and model.native)
         if inline:
             inline = self._calibrate() <= INLINE_COST_US_MAX or lane == "inline"
@@ -192,7 +197,27 @@ class Engine(CoreEngine):
         priority: str | None = None,
         key: object = None,
     ) -> Answers:
-        """`predict_many` without blocking the running event loop. Same arguments, same result, same errors."""
+        """Answer many rows, each before its deadline, without blocking the running event loop.
+
+        Args:
+            rows, deadline_ms, deadline_ns, priority, key: as in `predict_many`.
+
+        Returns:
+            `Answers` in the order of the rows.
+
+        Raises:
+            InputError, InputTypeError, ClosedError: as `predict_many`, at the await.
+
+        An inline primary runs during the await, on the loop's thread. Callable from any thread that runs a loop.
+
+        >>> import asyncio, engine, numpy as np
+        >>> model = engine.load_model(lambda rows: rows.sum(axis=1), n_features=2)
+        >>> async def main():
+        ...     async with engine.Engine(model, deadline_ms=1000) as eng:
+        ...         return (await eng.predict_many_async(np.ones((3, 2)))).values
+        >>> asyncio.run(main())
+        array([2., 2., 2.])
+        """
         answered = []
         for start in await self._many_parts(rows, deadline_ms, deadline_ns, priority, key):
             part = start()
@@ -210,37 +235,49 @@ class Engine(CoreEngine):
         golden: Given | None = None,
         warmup: npt.ArrayLike | None = None,
     ) -> None:
-        """Serves new requests from other models; what is not given stays. Requests under way keep what they came under.
+        """Serve new requests from another version. A request under way keeps the version that it came under.
 
-        The new models are warmed up, measured and checked on the calling thread first, while the old ones serve on. The
-        version that was served before stays at hand for `rollback`; the one before that is freed when its last request
-        is answered.
+        The new models are warmed up, measured and checked first, while the old ones serve on. The version before stays
+        loaded for `rollback`. The one before that is freed when its last request is answered.
 
         Args:
-            primary, fallback, default, features: as in the constructor, of the same inputs and outputs.
-            version: name of the new deployment; the primary's digest (12 digits) unless given.
-            golden: (rows, values): what the new primary must answer before it takes traffic, within 1e-6 of the larger
-                of 1 and the value. Rows are [n, n_features], or mappings where the engine has features.
-            warmup: rows [rows, n_features] to measure on; those of the golden rows, or standard normal values, unless
-                given.
+            primary, fallback, default, features: as in the constructor, of the same inputs and outputs; the present
+                ones unless given.
+            version: name of the new version; the first 12 digits of the primary's digest unless given.
+            golden: (rows, values): the new primary must answer `values` [n] or [n, n_outputs] for these rows before it
+                takes traffic, within 1e-6 of the larger of 1 and the value. Rows are [n, n_features], or mappings if
+                the engine has features.
+            warmup: rows [rows, n_features] to measure on; the golden rows, or standard normal values, unless given.
 
         Raises:
             ConfigError: other widths, or a fallback that is not native.
             ModelError: the new primary fails on its golden or warm-up rows.
             ClosedError: the engine is closed.
-            In every case the engine serves on as before.
+            After any error the engine serves on as before.
+
+        Blocks while the new models are measured. Thread-safe.
+
+        >>> import engine
+        >>> old, new = (engine.load_model(lambda rows, by=by: rows[:, 0] * by, n_features=1) for by in (1, 2))
+        >>> with engine.Engine(old, deadline_ms=1000, version="1") as eng:
+        ...     eng.swap(new, version="2")
+        ...     answer = eng.predict([3.0])
+        ...     answer.value, answer.version, eng.rollback()
+        (6.0, '2', '1')
         """
-        served = self._candidate(primary, fallback, default, features, version, golden, warmup)
-        self._install(served)
+        self._install(self._candidate(primary, fallback, default, features, version, golden, warmup))
 
     def rollback(self) -> str:
-        """Serves new requests from the version before the present one again, at once; a second call undoes the first.
+        """Serve new requests from the version before again, at once. A second call undoes the first.
 
-        Returns the version that is served now.
+        Returns:
+            Name of the version that takes new requests now.
 
         Raises:
-            ConfigError: there is none before.
+            ConfigError: there is no version before.
             ClosedError: the engine is closed.
+
+        Does not block. Thread-safe.
         """
         self._require_open()
         return self._roll_back().version
@@ -257,37 +294,48 @@ class Engine(CoreEngine):
         golden: Given | None = None,
         warmup: npt.ArrayLike | None = None,
     ) -> None:
-        """Serves a share of requests from other models; `canary()` ends it. A canary that was there is replaced.
+        """Serve a share of new requests from another version; `canary()` without arguments ends it.
 
-        Requests with a key fall on the same side for as long as the share is the same, in every process, and stay with
-        the canary while the share grows; the others are drawn at random. A `predict_many` falls on one side as a whole.
-        While the canary's breaker is open its share is served by the primary as everything else.
+        A request with a key falls on the same side in every process for as long as the share is the same, and stays
+        with the canary while the share grows. Other requests are drawn at random. A `predict_many` falls on one side as
+        a whole. While the canary's breaker is open, the current version serves its share. A second call replaces the
+        canary.
 
         Args:
+            primary: as in `swap`; None ends the canary.
             share: of requests, 0 to 1.
-            primary, fallback, default, features, version, golden, warmup: as in `swap`, and so are the errors.
+            fallback, default, features, version, golden, warmup: as in `swap`.
+
+        Raises:
+            ConfigError, ModelError, ClosedError: as `swap`; ConfigError also for a share out of range.
+
+        Blocks while the new models are measured. Thread-safe.
         """
         self._require_open()
         if primary is None:
             self._set_canary(None, 0.0)
             return
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
-            raise ConfigError(f"share must be a number from 0 to 1, got {share!r}")
-        self._set_canary(
-            self._candidate(primary, fallback, default, features, version, golden, warmup), float(share)
-        )
+        share = number("share", share, 0.0, 1.0, error=ConfigError)
+        canary = self._candidate(primary, fallback, default, features, version, golden, warmup)
+        self._set_canary(canary, share)
 
     def shadow(self, primary: Any = None, *, version: str | None = None) -> None:
-        """Asks another native model along with the primary and gives its answers to nobody; `shadow()` ends it.
+        """Score requests with another native model too, for comparison only; `shadow()` without arguments ends it.
 
-        They are compared with the primary's in `stats()["shadow"]` and shown to the monitor. A thread that runs only
-        when nothing else wants its core scores them; what it cannot keep up with is dropped and counted, so no request
-        is ever delayed.
+        No caller gets the shadow's answers. They are compared with the primary's in `stats()["shadow"]` and shown to
+        the monitor. A thread that runs only on an idle core scores the rows. It drops and counts rows that it cannot
+        keep up with, so it delays no request. A second call replaces the shadow.
 
         Args:
-            primary: as in `swap`, of the same inputs and outputs, and not a Python callable, whose turns with the GIL
-                would delay everybody.
-            version: its name in the monitor; the digest (12 digits) unless given.
+            primary: as in `swap`, but native: a Python callable would take the GIL from live requests. None ends the
+                shadow.
+            version: its name in the monitor; the first 12 digits of its digest unless given.
+
+        Raises:
+            ConfigError: other widths, or a Python callable.
+            ClosedError: the engine is closed.
+
+        Ending a shadow blocks until its thread has ended, for 1 second at most. Thread-safe.
         """
         self._require_open()
         if primary is None:
@@ -296,12 +344,14 @@ class Engine(CoreEngine):
         model, _ = parts.models(primary, None)
         if parts.takes_gil(model):
             raise ConfigError(
-                "a shadow must not be a Python callable: its turns with the GIL would delay live requests"
+                "a shadow must not be a Python callable: it would take the GIL from live requests"
             )
         name = version if version is not None else model.digest[:12]
         current = self._serving()[0].parts
-        served = self._prepare(model.scorer, None, float("nan"), name, current[3], (model, None, None, None))
-        self._set_shadow(served, SHADOW_ROWS_MAX)
+        deployment = self._prepare(
+            model.scorer, None, float("nan"), name, current[3], (model, None, None, None)
+        )
+        self._set_shadow(deployment, SHADOW_ROWS_MAX)
 
     def _candidate(
         self,
@@ -312,7 +362,7 @@ class Engine(CoreEngine):
         version: str | None,
         golden: Given | None,
         warmup: npt.ArrayLike | None,
-    ) -> Any:
+    ) -> Deployment:
         """A deployment that is checked, measured and ready to take traffic."""
         self._require_open()
         now_primary, now_fallback, now_default, now_features = self._serving()[0].parts
@@ -326,7 +376,7 @@ class Engine(CoreEngine):
             )
         given = default if default is not None else now_default
         chosen = parts.checked_features(features) if features is not None else now_features
-        served = self._prepare(
+        deployment = self._prepare(
             model.scorer,
             spare.scorer if spare else None,
             parts.default(given, model.n_outputs),
@@ -336,16 +386,18 @@ class Engine(CoreEngine):
         )
         rows = None
         if golden is not None:
-            rows = self._golden_rows(served, golden[0])
+            rows = self._golden_rows(deployment, golden[0])
             Golden.of(rows, golden[1], error=ConfigError).check(model, "primary")
-        # A primary that is already being served has been measured by its own requests.
+        # The present primary has been measured by its own requests.
         if model is not now_primary or golden is not None:
             warm = warmup if warmup is not None else rows
-            if not self._measure(served, parts.warm_rows(warm, model.n_features, self._batch_rows_max)):
-                raise ModelError(f"the new primary, version {served.version!r}, fails on its warm-up rows")
-        return served
+            if not self._measure(deployment, parts.warm_rows(warm, model.n_features, self._batch_rows_max)):
+                raise ModelError(
+                    f"the new primary, version {deployment.version!r}, fails on its warm-up rows"
+                )
+        return deployment
 
-    def _golden_rows(self, served: Any, rows: Any) -> npt.NDArray[Any]:
+    def _golden_rows(self, deployment: Deployment, rows: Any) -> npt.NDArray[Any]:
         if isinstance(rows, np.ndarray) or (len(rows) and not isinstance(rows[0], Mapping)):
             matrix = np.asarray(rows)
             if matrix.ndim != 2 or matrix.shape[1] != self.n_features:
@@ -353,19 +405,31 @@ class Engine(CoreEngine):
                     f"golden rows must be [n, {self.n_features}], got shape {list(matrix.shape)}"
                 )
             return matrix
-        return self._read_rows(served, rows)
+        return deployment.read_rows(rows)
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start and learned quantities of now, as a plain dict; times in microseconds.
+        """Counters since the start and quantities learned so far, as a plain dict; times in microseconds.
 
-        answers and reasons by source; classes (answers by priority and source); on_time_ready and on_time_returned;
-        late_dropped (primary results that lost to their rescue); cancelled (requests whose asker stopped waiting, in no
-        other count); batches, batch_rows_mean, queue_depth, queue_depth_max, in_flight; latency_us by source,
-        returned_us and queued_us as {count, p50, p99, p999, max}; cost (row_us, batch_us by rows, efficient_rows,
-        spread, stalls); guard_us (timer, return and fallback terms for synchronous and asynchronous callers, handoff:
-        what waking an executor usually takes, prediction_error: how far admission's predictions are off); executors
-        (threads, replaced: stuck ones that gave their place to a new thread, engines that share them); breakers by
-        version; canary and shadow, None where there is none.
+        - lane, version: of new requests now.
+        - answers, reasons: by source; classes: answers by priority and source.
+        - on_time_ready, on_time_returned: answers that were ready in time, and back in Python in time.
+        - late_dropped: results of the primary that came after another answer; cancelled: requests whose caller stopped
+          waiting, in no other count; default_errors: times that the default function raised.
+        - batches, batch_rows_mean, failed_batches, queue_depth, queue_depth_max, in_flight: of the batch lane.
+        - inline_overruns: inline calls of the primary that took longer than deadline_ms.
+        - latency_us by source, returned_us, queued_us: {count, p50, p99, p999, max}.
+        - cost: row_us, batch_us by rows, efficient_rows, spread, stalls.
+        - guard_us, the safety margin: timer, return, fallback and fallback_typical for "sync" and "async" callers;
+          handoff, the usual time to wake an executor; prediction_error, how far admission's predictions are off.
+        - executors: threads, replaced (stuck threads that a new one replaced), engines (that share them).
+        - breakers: by version, {open, openings}.
+        - canary: {version, share}, shadow: {version, rows, dropped, failed, compared, difference_mean, difference_max};
+          None for none.
+
+        Raises:
+            ClosedError: the engine was never opened.
+
+        Takes about 60 us and does not block. Thread-safe; also after `close()`.
         """
         return self._statistics()
 
@@ -383,7 +447,7 @@ class Engine(CoreEngine):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # close() waits for threads, so it runs beside the loop; the loop then collects what close() answered.
+        # close() waits for threads, so it runs beside the loop. The loop then hands out the answers that close() gave.
         await asyncio.to_thread(self.close)
         await asyncio.sleep(0)
 

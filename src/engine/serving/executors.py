@@ -7,28 +7,31 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+from engine._common.options import OPTIONS
 from engine.errors import ConfigError
-from engine.serving._engine import CoreExecutors
-from engine.serving.parts import whole
+from engine.serving._executors import CoreExecutors
 
 
 class Executors(CoreExecutors):
     """Threads that run the primaries of several engines in their batch lanes: `Engine(..., executors=executors)`.
 
-    Requests of all the engines are taken earliest deadline first. While there is not enough for all, each engine gets
-    its share by `Engine(weight=)`, so one that is flooded starves nobody. An engine without requests costs no time:
-    thousands may be open. A thread that is stuck in a model for one and a half of its engine's deadlines (or four times
-    what such batches take at the worst) is replaced by a new one.
+    The threads take requests of all engines earliest deadline first. At overload each engine gets its share by
+    `Engine(weight=)`, so a flooded engine starves no other. An engine without requests takes no time of theirs, so
+    thousands may be open. A thread that is stuck in a model is replaced: after 1.5 deadlines of its engine, or after 4
+    times the worst duration of such batches if that is longer.
 
     Args:
-        threads: how many, 1 to 64.
+        threads: number of threads, 1 to 64.
         spin: as in Engine.
-        realtime_priority: 1 to 99 to run them under SCHED_FIFO; off unless given. A model that does not return then
-            keeps its core from everybody else: leave a core free.
-        cpus: numbers of the processors that they may run on; any unless given.
+        realtime_priority: run the threads under SCHED_FIFO at this priority, 1 to 99; off unless given. A model that
+            does not return then takes its core from all other programs, so leave a core free.
+        cpus: numbers of the processors that the threads may run on; any unless given.
 
     Raises:
-        ConfigError: the system refuses the priority or the processors.
+        ConfigError: an argument is out of range, or the system refuses the priority or the processors.
+
+    Thread-safe. Close the engines first, then the executors, or use both as context managers. After a fork, the child
+    must make its own.
 
     >>> import engine
     >>> with engine.Executors(threads=2) as pool:
@@ -46,7 +49,8 @@ class Executors(CoreExecutors):
         realtime_priority: int | None = None,
         cpus: Iterable[int] | None = None,
     ) -> None:
-        self._make(whole("threads", threads, 1, 64), bool(spin), *placement(realtime_priority, cpus))
+        count = OPTIONS["executors"].checked(threads, name="threads")
+        self._make(count, bool(spin), *placement(realtime_priority, cpus))
 
     def __enter__(self) -> Self:
         return self
@@ -63,13 +67,10 @@ class Executors(CoreExecutors):
 def placement(
     realtime_priority: int | None, cpus: Iterable[int] | None
 ) -> tuple[int | None, list[int] | None]:
-    """Where and how threads run, checked as far as it can be without asking the system."""
-    if realtime_priority is not None:
-        whole("realtime_priority", realtime_priority, 1, 99)
-    if cpus is None:
-        return realtime_priority, None
-    chosen = sorted({whole("cpus", cpu, 0, 1023) for cpu in cpus})
+    """Return the priority and the processors, checked as far as possible without asking the system for them."""
+    priority = OPTIONS["realtime_priority"].checked(realtime_priority)
+    chosen = OPTIONS["cpus"].checked(cpus)
     allowed = os.sched_getaffinity(0)
-    if not chosen or not allowed.issuperset(chosen):
+    if chosen is not None and not (chosen and allowed.issuperset(chosen)):
         raise ConfigError(f"cpus must be some of {sorted(allowed)}, which this process may use, got {chosen}")
-    return realtime_priority, chosen
+    return priority, chosen

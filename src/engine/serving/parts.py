@@ -1,4 +1,4 @@
-"""What an engine is put together from: checked, and turned into the models and numbers that the core takes."""
+"""The parts of an engine, checked and turned into the models, arrays and limits that the compiled core takes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine._common.options import BREAKER_LIMITS
 from engine.errors import ConfigError
 from engine.model import Model, _scorer, load_model
 from engine.serving._rows import checked_default
@@ -16,42 +17,42 @@ from engine.serving._rows import checked_default
 if TYPE_CHECKING:
     from typing_extensions import CapsuleType
 
-Default = float | npt.ArrayLike | Callable[[], Any] | None
+COUNT_MAX = 2**31
+FAR_NS = 2**60  # longer than any machine runs; leaves room to add an instant
+WARM_ROWS_MAX = 4096
 
-BREAKER = {
-    "calls_in_a_row": 10,
-    "rows_share": 0.5,
-    "rows_min": 100,
-    "window_ms": 10_000.0,
-    "rest_ms": 100.0,
-    "rest_ms_max": 5_000.0,
-}
+Default = float | npt.ArrayLike | Callable[[], Any] | None
 
 
 class Features(Protocol):
-    """What an Engine needs of a feature program: `FeatureProgram` has it, and so may anything else.
+    """The features that an Engine accepts: a `FeatureProgram`, or any object with the same members.
 
-    One that also looks up online features has
+    An object that also looks up online features has
 
-    - `fetch(request, deadline_ns) -> (mapping, names)`: the request with what was found, and the names of the columns
-      that are missing; back by deadline_ns (time.monotonic_ns) and never raising but for the caller's own mistakes;
+    - `fetch(request, deadline_ns) -> (mapping, names)`: the request with the features that were found, and a tuple of
+      the names of missing columns. It returns by deadline_ns, an instant of `time.monotonic_ns()`, and raises only for
+      mistakes of the caller;
     - `fetch_many(requests, deadline_ns)`: a list of such pairs, by one look-up for all;
-    - `blocking`: True where fetch waits for a network; then `fetch_async`, the same as a coroutine, is used on loops.
+    - `blocking`: True if fetch waits for a network. Event loops then await `fetch_async(request, deadline_ns)`.
     """
 
     @property
-    def capsule(self) -> CapsuleType: ...
+    def capsule(self) -> CapsuleType:
+        """A capsule of csrc/include/engine/features.h."""
+        ...
 
 
 class Monitor(Protocol):
-    """What an Engine needs of a monitor: a capsule of csrc/include/engine/observer.h, shown every answer."""
+    """The monitor that an Engine accepts: a `ModelMonitor`, or any object with an observer."""
 
     @property
-    def observer(self) -> CapsuleType: ...
+    def observer(self) -> CapsuleType:
+        """A capsule of csrc/include/engine/observer.h, which is shown every answer."""
+        ...
 
 
 def models(primary: Any, fallback: Any) -> tuple[Model, Model | None]:
-    """Both as Models that fit each other, the fallback None where none is given."""
+    """Return both as Models that fit each other; the fallback is None if none is given. Raise ConfigError otherwise."""
     model = primary if isinstance(primary, Model) else _load("primary", primary)
     if fallback is None:
         return model, None
@@ -61,10 +62,11 @@ def models(primary: Any, fallback: Any) -> tuple[Model, Model | None]:
             f"the fallback must be native (a forest, a linear or a dense model), got format {spare.format!r}: it runs "
             f"when time is nearly up, so it may neither take the GIL nor wait"
         )
-    for what in ("n_features", "n_outputs"):
-        if getattr(model, what) != getattr(spare, what):
+    for width in ("n_features", "n_outputs"):
+        if getattr(model, width) != getattr(spare, width):
             raise ConfigError(
-                f"primary and fallback must agree in {what}, got {getattr(model, what)} and {getattr(spare, what)}"
+                f"primary and fallback must agree in {width}, "
+                f"got {getattr(model, width)} and {getattr(spare, width)}"
             )
     return model, spare
 
@@ -79,16 +81,19 @@ def _load(role: str, source: Any) -> Model:
 
 
 def takes_gil(model: Model) -> bool:
+    """Whether the model needs the GIL to score rows."""
     return _scorer.describe(model.scorer)["takes_gil"]
 
 
 def checked_features(features: Features | None) -> Features | None:
+    """Return `features`. Raise ConfigError if it has no capsule."""
     if features is not None and not hasattr(features, "capsule"):
         raise ConfigError(f"features must be a FeatureProgram, got {type(features).__name__}")
     return features
 
 
 def observer(monitor: Monitor | None) -> Any:
+    """The monitor's capsule, None without a monitor. Raise ConfigError if it has none."""
     if monitor is None:
         return None
     if not hasattr(monitor, "observer"):
@@ -97,7 +102,7 @@ def observer(monitor: Monitor | None) -> Any:
 
 
 def default(value: Default, n_outputs: int) -> Any:
-    """A number, n_outputs numbers, or a function of nothing, as the core takes them."""
+    """The default as the core takes it: a float, a float64 array [n_outputs], or a function of nothing."""
     if value is None:
         return checked_default(float("nan"), n_outputs)
     if callable(value):
@@ -113,10 +118,10 @@ def default(value: Default, n_outputs: int) -> Any:
 
 
 def warm_rows(given: npt.ArrayLike | None, n_features: int, n_rows: int) -> npt.NDArray[Any]:
-    """Rows to calibrate on: those given, repeated as often as it takes, or made-up ones."""
-    n_rows = min(n_rows, 4096)
+    """Rows [rows, n_features] to calibrate on: the given rows, repeated until there are n_rows, or made-up rows."""
+    n_rows = min(n_rows, WARM_ROWS_MAX)
     if given is None:
-        # Values that take different branches from row to row: rows of zeros would time a perfectly predicted tree.
+        # Random values take other branches in each row. Rows of zeros would time perfectly predicted branches.
         return np.random.default_rng(0).standard_normal((n_rows, n_features))
     rows = np.asarray(given)
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
@@ -127,42 +132,17 @@ def warm_rows(given: npt.ArrayLike | None, n_features: int, n_rows: int) -> npt.
 
 
 def breaker(given: bool | Mapping[str, float]) -> dict[str, Any]:
-    """The breaker's limits in the core's units, from True, False or a mapping of some of BREAKER's keys."""
-    limits: dict[str, Any] = dict(BREAKER)
+    """The breaker's limits in the core's units, from a value that the options' table has checked."""
+    limits = {name: limit.default for name, limit in BREAKER_LIMITS.items()}
     if isinstance(given, Mapping):
-        unknown = set(given) - set(BREAKER)
-        if unknown:
-            raise ConfigError(f"breaker has no {sorted(unknown)}; it has {', '.join(BREAKER)}")
-        limits |= {
-            name: between(f"breaker[{name!r}]", value, 0.0, float("inf")) for name, value in given.items()
-        }
-    elif not isinstance(given, bool):
-        raise ConfigError(f"breaker must be True, False or a mapping of its limits, got {given!r:.60}")
+        limits |= given
     return {
         "enabled": given is not False,
-        "calls_in_a_row": int(min(limits["calls_in_a_row"], 2**31)),
+        "calls_in_a_row": int(min(limits["calls_in_a_row"], COUNT_MAX)),
         "rows_share": limits["rows_share"],
-        "rows_min": int(min(limits["rows_min"], 2**31)),
+        "rows_min": int(min(limits["rows_min"], COUNT_MAX)),
         **{
-            name.replace("_ms", "_ns"): int(min(limits[name] * 1e6, 2**60))
+            name.replace("_ms", "_ns"): int(min(limits[name] * 1e6, FAR_NS))
             for name in ("window_ms", "rest_ms", "rest_ms_max")
         },
     }
-
-
-def whole(name: str, value: Any, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise ConfigError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
-    return int(value)
-
-
-def between(name: str, value: Any, above: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not above < value <= most:
-        raise ConfigError(f"{name} must be a number above {above:g} and at most {most:g}, got {value!r}")
-    return float(value)
-
-
-def one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r:.60}")
-    return value

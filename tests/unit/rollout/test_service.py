@@ -284,7 +284,7 @@ class OnlineStore:
 
 
 def test_online_features_are_opened_once_a_program_and_closed_in_the_end(tmp_path, monkeypatch):
-    from engine.rollout import residents
+    from engine.rollout import loaded
 
     class Weather:
         name, version = "weather", "w"
@@ -298,7 +298,7 @@ def test_online_features_are_opened_once_a_program_and_closed_in_the_end(tmp_pat
         registry.register(constant(tmp_path, value, n_features=1), program=program)
     registry.promote("model", 1)
     store = OnlineStore()
-    monkeypatch.setattr(residents, "RETIRED_S", 0.0)
+    monkeypatch.setattr(loaded, "RETIRED_S", 0.0)
     parts = {
         "registry": registry,
         "store": store,
@@ -307,11 +307,11 @@ def test_online_features_are_opened_once_a_program_and_closed_in_the_end(tmp_pat
         "deadline_ms": 1000.0,
     }
     with open_service("model@production", **parts) as service:
-        assert service._residents.live.features.views_read == ["weather"]
+        assert service._loaded.active.features.views_read == ["weather"]
         for number, opened, closed in ((2, 1, 0), (3, 2, 0), (4, 2, 0), (2, 2, 0)):
             registry.promote("model", number)
             service.follow()
-            service._residents.sweep()
+            service._loaded.sweep()
             assert service.predict({}).value == number
             assert (store.opened, store.closed) == (opened, closed)
     assert store.closed == store.opened
@@ -385,7 +385,7 @@ def test_two_services_that_see_the_same_fault_go_back_once(registry, tmp_path):
             for _ in range(20):
                 service.predict([2.0, 0.0])
         for service in pair:
-            service._check_probation()  # as if neither had heard of the other
+            service._check_bake()  # as if neither had heard of the other
         assert [service.version for service in pair] == ["model@3", "model@3"]
         assert registry.alias("model").number == 3
         for service in pair:
@@ -430,6 +430,12 @@ def test_a_fixed_version_follows_nothing(registry):
 def test_options_that_make_no_sense(registry, options, text):
     with pytest.raises(ConfigError, match=text):
         open_service("model", registry=registry, **options)
+
+
+@pytest.mark.parametrize("option", ["version", "warmup", "deadline"])
+def test_an_option_that_engine_does_not_take_is_named_before_anything_is_loaded(registry, option):
+    with pytest.raises(TypeError, match=f"Engine has no option {option}; it has: deadline_ms, "):
+        open_service("nobody@production", registry=registry, **{option: 1})
 
 
 @pytest.mark.parametrize("keywords", [{"share_max": 0.0}, {"failures_min": 0}, {"seconds": -1.0}])

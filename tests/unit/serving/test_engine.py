@@ -339,9 +339,9 @@ def test_wrong_values_in_a_mapping_name_the_key(with_features):
     ("keywords", "text"),
     [
         ({"lane": "fast"}, "lane must be one of auto, inline, batch, got 'fast'"),
-        ({"batch_rows_max": 0}, "batch_rows_max must be a whole number from 1"),
-        ({"executors": 65}, "executors must be a whole number from 1 to 64, got 65"),
-        ({"executors": 1.5}, "executors must be a whole number"),
+        ({"batch_rows_max": 0}, "batch_rows_max must be an int from 1 to 1,048,576, got 0"),
+        ({"executors": 65}, "executors must be an int from 1 to 64, got 65"),
+        ({"executors": 1.5}, "executors must be an int, got float 1.5"),
         ({"deadline_ms": 0}, "deadline_ms must be a number above 0"),
         ({"deadline_ms": math.nan}, "deadline_ms must be a number above 0"),
         ({"miss_rate": 0.9}, "miss_rate must be a number above 0 and at most 0.5"),

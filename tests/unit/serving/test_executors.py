@@ -157,9 +157,17 @@ def test_real_time_priority_is_given_or_refused_loudly():
             engine.Engine(linear(), lane="batch", realtime_priority=1)
 
 
-@pytest.mark.parametrize("priority", [0, 100, 1.5, True])
-def test_real_time_priorities_are_1_to_99(priority):
-    with pytest.raises(ConfigError, match="realtime_priority must be a whole number from 1 to 99"):
+@pytest.mark.parametrize(
+    ("priority", "text"),
+    [
+        (0, "an int from 1 to 99, got 0"),
+        (100, "an int from 1 to 99, got 100"),
+        (1.5, "an int, got float 1.5"),
+        (True, "an int, got bool True"),
+    ],
+)
+def test_real_time_priorities_are_1_to_99(priority, text):
+    with pytest.raises(ConfigError, match=f"realtime_priority must be {text}"):
         engine.Executors(realtime_priority=priority)
 
 

@@ -1,0 +1,474 @@
+# cython: annotation_typing=False
+"""Deployments (a version loaded and ready to serve), which of them a request comes under, and the answers they give.
+
+`Versions` is the half of CoreEngine that event loops and calls of many rows need; CoreEngine is its subclass.
+"""
+cimport cython
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid
+from libc.stdint cimport uint8_t
+
+from engine._common._assert cimport ENGINE_ASSERT
+from engine.model._scorer cimport engine_scorer, scorer_from_capsule
+from engine.serving._rows cimport column, read_deadlines, read_matrix, read_row, table, vector_of
+from engine.serving._scheduler cimport (
+    ENGINE_ANSWER_CANARY,
+    ENGINE_ANSWER_ROW_FLOAT64,
+    ENGINE_FEATURES_ABI,
+    ENGINE_FEATURES_CAPSULE,
+    ENGINE_OBSERVER_ABI,
+    ENGINE_OBSERVER_CAPSULE,
+    NEVER_NS,
+    PRIORITIES,
+    REASONS,
+    SOURCES,
+    Priority,
+    Reason,
+    ShadowCounts,
+    Source,
+    draw,
+    engine_answer,
+    key_hash,
+    now_ns,
+    priority_name,
+    reason_name,
+    source_name,
+)
+
+import math
+
+import numpy as np
+
+from engine._common import vocabulary
+from engine.errors import ConfigError, InputError
+from engine.serving._answers import Answers
+from engine.serving._executors import _looking_up_until
+from engine.serving._rows import checked_default
+
+cnp.import_array()
+
+cdef tuple REASON_NAMES = vocabulary.REASONS
+cdef tuple SOURCE_NAMES = vocabulary.SOURCES
+cdef uint8_t DEFAULT_ERROR = REASON_NAMES.index("default_error")
+
+# Golden rows are no requests: their online features are looked up within a second.
+cdef int64_t GOLDEN_LOOKUP_NS = 1_000_000_000
+cdef int64_t SHADOW_PATIENCE_NS = 1_000_000_000
+
+# Counts the deployments of every engine of the process: engines that share a monitor are told apart by the number.
+cdef uint64_t _last_deployment = 0
+# Salted, so that the canary's share of the keys is not the same share that another experiment draws by this hash.
+cdef uint64_t CANARY_SALT = key_hash(b"canary", 6, 0)
+
+
+def _native_vocabulary():
+    """The words of the native core by name of their tuple in engine._common.vocabulary; a word's place is its code."""
+    cdef int code
+    return {
+        "SOURCES": tuple([source_name(<Source><uint8_t>code).decode() for code in range(SOURCES)]),
+        "REASONS": tuple([reason_name(<Reason><uint8_t>code).decode() for code in range(REASONS)]),
+        "PRIORITIES": tuple([priority_name(<Priority><uint8_t>code).decode() for code in range(PRIORITIES)]),
+    }
+
+
+def _check_vocabulary(native, words):
+    """Raise ImportError, which names the first difference, if two vocabularies are not the same."""
+    for name, expected in native.items():
+        found = tuple(getattr(words, name))
+        if found == expected:
+            continue
+        code = next((i for i, pair in enumerate(zip(found, expected)) if pair[0] != pair[1]),
+                    min(len(found), len(expected)))
+        raise ImportError(
+            f"engine._common.vocabulary.{name} and the native core differ at code {code}: Python has "
+            f"{found[code] if code < len(found) else 'no word'}, C++ has "
+            f"{expected[code] if code < len(expected) else 'no word'}; build the bindings again"
+        )
+
+
+# Answers carry codes, so a word at another place would give wrong reasons.
+_check_vocabulary(_native_vocabulary(), vocabulary)
+
+
+@cython.final
+cdef class Deployment:
+    """One version, loaded and ready to serve. Not public: an engine makes it, and requests keep it alive."""
+
+    def __dealloc__(self):
+        if self.native is not NULL:
+            self.native.release()
+
+    cdef int take_features(self, object features) except -1:
+        if features is None:
+            return 0
+        if self.wide:
+            raise ConfigError("this engine was opened without features and reads float64 rows: open another one")
+        capsule = features.capsule
+        if not PyCapsule_IsValid(capsule, ENGINE_FEATURES_CAPSULE):
+            raise ConfigError(f"features must offer a PyCapsule named '{ENGINE_FEATURES_CAPSULE.decode()}'")
+        self.features = <const engine_features*>PyCapsule_GetPointer(capsule, ENGINE_FEATURES_CAPSULE)
+        self.features_owner = capsule
+        if self.features.abi != ENGINE_FEATURES_ABI:
+            raise ConfigError(f"the feature program speaks features ABI {self.features.abi}, this build speaks "
+                              f"{ENGINE_FEATURES_ABI}")
+        if self.features.n_features != self.n_features:
+            raise ConfigError(f"the feature program makes {self.features.n_features} columns and the primary takes "
+                              f"{self.n_features}")
+        if hasattr(features, "fetch"):
+            self.lookup = features
+            self.lookup_blocks = bool(getattr(features, "blocking", False))
+        return 0
+
+    cdef int read(self, object x, void* row) except -1:
+        if self.features is not NULL:
+            return self.features.read_row(self.features.ctx, <PyObject*>x, <float*>row)
+        return read_row(x, self.n_features, self.wide, row)
+
+    cdef tuple look_up(self, object x, Request* request):
+        token = _looking_up_until.set(request.deadline_ns)
+        try:
+            found = self.lookup.fetch(x, look_up_until(request.asked_ns, request.deadline_ns))
+        finally:
+            _looking_up_until.reset(token)
+        request.asked_ns = now_ns()
+        return found
+
+    def look_up_many(self, rows, cnp.ndarray deadlines, int64_t started_ns):
+        """Fetch the online features of many rows at once: (rows with them, for each row the names of those missing)."""
+        cdef int64_t until = min(int(deadlines.min()), NEVER_NS)
+        token = _looking_up_until.set(until)
+        try:
+            found = self.lookup.fetch_many(list(rows), look_up_until(started_ns, max(until, started_ns)))
+        finally:
+            _looking_up_until.reset(token)
+        return [row for row, _ in found], [missing for _, missing in found]
+
+    def read_rows(self, rows):
+        """Turn mappings into the matrix [rows, n_features] that the models see, online features included."""
+        if self.features is NULL:
+            raise InputError("rows can be mappings only where the engine has features")
+        if self.lookup is not None:
+            rows = [row for row, _ in self.lookup.fetch_many(list(rows), now_ns() + GOLDEN_LOOKUP_NS)]
+        return self.matrix(rows, read_deadlines(math.inf, None, len(rows), 0, 0), 0)
+
+    cdef cnp.ndarray matrix(self, object rows, cnp.ndarray deadlines, int64_t started_ns):
+        if self.features is NULL:
+            return read_matrix(rows, self.n_features, self.wide)
+        if isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype == np.float32:
+            return read_matrix(rows, self.n_features, False)  # made by program.batch already
+        cdef uint32_t n = len(rows)
+        cdef cnp.ndarray matrix = table(n, self.n_features, cnp.NPY_FLOAT32)
+        cdef float* out = <float*>cnp.PyArray_DATA(matrix)
+        cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
+        cdef uint32_t i = 0
+        for x in rows:
+            if i == n:
+                raise InputError(f"the rows changed their number while they were read, from {n}")
+            if due[i] <= started_ns:  # expired: its answer is the default whatever the row holds
+                i += 1
+                continue
+            try:
+                self.read(x, out + <size_t>i * self.n_features)
+            except (ValueError, TypeError) as error:
+                error.add_note(f"in row {i} of {n}")
+                raise
+            i += 1
+        if i != n:
+            raise InputError(f"the rows changed their number while they were read, from {n} to {i}")
+        return matrix
+
+
+cdef class Versions:
+    """The half of CoreEngine that knows deployments. Not public."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.runtime = NULL
+        self._observer = NULL
+        self._shadow = NULL
+        self._deployments = {}
+        self._closed = True
+
+    @property
+    def n_features(self):
+        """Number of features of a row, as the models take it. The same for all versions of an engine."""
+        return self._n_features
+
+    @property
+    def n_outputs(self):
+        """Number of values of an answer. The same for all versions of an engine."""
+        return self._n_outputs
+
+    @property
+    def version(self):
+        """Name of the version that new requests go to, outside of a canary."""
+        return self._current.version
+
+    cdef int _take_observer(self, object capsule) except -1:
+        self._observer_owner = capsule
+        if capsule is None:
+            return 0
+        if not PyCapsule_IsValid(capsule, ENGINE_OBSERVER_CAPSULE):
+            raise ConfigError(f"a monitor must offer a PyCapsule named '{ENGINE_OBSERVER_CAPSULE.decode()}' as its "
+                              f"observer, got {type(capsule).__name__}")
+        self._observer = <const engine_observer*>PyCapsule_GetPointer(capsule, ENGINE_OBSERVER_CAPSULE)
+        if self._observer.abi != ENGINE_OBSERVER_ABI:
+            raise ConfigError(f"the monitor speaks observer ABI {self._observer.abi}, this build speaks "
+                              f"{ENGINE_OBSERVER_ABI}")
+        if self._observer.n_features not in (0, self._n_features):
+            raise ConfigError(f"the monitor watches rows of {self._observer.n_features} features, the primary takes "
+                              f"{self._n_features}")
+        return 0
+
+    def _prepare(self, primary, fallback, default, str version, features, parts):
+        """Make a deployment that takes no traffic yet.
+
+        Args:
+            primary, fallback: capsules of scorers; fallback may be None.
+            default: a float, a float64 array [n_outputs], or a function of nothing.
+            features: an object with an `engine.features.v1` capsule, or None.
+            parts: what Engine wants to remember with it.
+
+        Raises:
+            ConfigError: another width than this engine's.
+        """
+        cdef const engine_scorer* scorer = scorer_from_capsule(primary)
+        cdef const engine_scorer* second = NULL
+        if fallback is not None:
+            second = scorer_from_capsule(fallback)
+        if scorer.n_features != self._n_features or scorer.n_outputs != self._n_outputs:
+            raise ConfigError(f"the new primary takes {scorer.n_features} features and gives {scorer.n_outputs} "
+                              f"outputs; this engine serves {self._n_features} and {self._n_outputs}")
+        cdef Deployment deployment = Deployment.__new__(Deployment)
+        deployment.n_features, deployment.n_outputs, deployment.wide = self._n_features, self._n_outputs, self._wide
+        deployment.take_features(features)
+        global _last_deployment
+        _last_deployment += 1
+        deployment.number = _last_deployment
+        deployment.version, deployment.default, deployment.parts = version, default, parts
+        # The native deployment retains both scorers, so the capsules may go.
+        deployment.native = new NativeDeployment(scorer[0], second, self._wide, deployment.number, self._breaker)
+        if self._observer is not NULL:
+            self._observer.deployed(self._observer.ctx, deployment.number, version.encode())
+        return deployment
+
+    def _measure(self, Deployment deployment, rows):
+        """Time the primary on this thread, batch by batch, and the fallback. Return False if the primary fails.
+
+        Blocks for as long as the models take, without the GIL where they do not take it themselves.
+        """
+        cdef cnp.ndarray matrix = read_matrix(rows, self._n_features, self._wide)
+        cdef uint32_t n = matrix.shape[0]
+        cdef void* data = cnp.PyArray_DATA(matrix)
+        with nogil:
+            deployment.calibration = self.runtime.calibrate(deployment.native[0], data, n)
+            if not deployment.calibration.failed:
+                self.runtime.time_fallback(deployment.native[0], data, n)
+        deployment.calibrated = not deployment.calibration.failed
+        return deployment.calibrated
+
+    def _install(self, Deployment deployment):
+        """Serve new requests from `deployment`. Return the expected microseconds of one row, 0.0 if never measured."""
+        cdef int64_t row_ns = 0
+        if deployment.calibrated:
+            with nogil:
+                row_ns = self.runtime.adopt(deployment.calibration)
+        self.runtime.set_overlaps(deployment.native.overlaps())
+        # Entered before it takes traffic: an answer looks its deployment up by number.
+        self._deployments[deployment.number] = deployment
+        if self._current is not deployment:
+            self._previous, self._current = self._current, deployment
+        self._forget_unused()
+        return row_ns / 1e3
+
+    # A deployment can go once its native half has no reference but ours. A request of an event loop finds its deployment
+    # again by the number; it is submitted with the GIL held, so its reference is counted before this can run. Every
+    # other call holds the Deployment object itself.
+    cdef int _forget_unused(self) except -1:
+        cdef Deployment deployment
+        for number, held in list(self._deployments.items()):
+            deployment = <Deployment>held
+            if deployment is self._current or deployment is self._previous or deployment is self._canary:
+                continue
+            ENGINE_ASSERT(deployment.native.references() >= 1, b"a Deployment holds its native half")
+            if deployment.native.references() == 1:
+                del self._deployments[number]
+        return 0
+
+    def _roll_back(self):
+        """Serve new requests from the version before, and return its deployment. Raise ConfigError if there is none."""
+        if self._previous is None:
+            raise ConfigError(f"there is no version before {self._current.version!r} to go back to")
+        self._install(self._previous)
+        return self._current
+
+    def _set_canary(self, Deployment deployment, double share):
+        """Serve this share of requests, drawn by their keys, from `deployment`; None ends the canary."""
+        if deployment is not None:
+            self._deployments[deployment.number] = deployment
+            # 2^64 - 2048 is the largest double below 2^64: a share of 1.0 must not wrap around to none.
+            self._canary_below = <uint64_t>min(share * 2.0**64, 2.0**64 - 2048)
+        self._canary = deployment
+        self._forget_unused()
+
+    def _set_shadow(self, Deployment deployment, uint32_t rows_max):
+        """Offer the rows of all requests to `deployment` too, through a ring of rows_max rows; None ends the shadow."""
+        cdef Shadow* before = self._shadow
+        cdef bint ended
+        # Requests reach the shadow with the GIL held. Once the pointer is null none of them can, so its thread may be
+        # waited for without the GIL.
+        self._shadow = NULL
+        if before is not NULL:
+            with nogil:
+                ended = before.close(SHADOW_PATIENCE_NS)
+            if ended:
+                del before  # else its thread is stuck in a model and keeps what it uses
+        self._shadowed = deployment
+        if deployment is not None:
+            self._shadow = new Shadow(deployment.native, self._observer, rows_max)
+
+    def _serving(self):
+        """The deployment that new requests come under, and the one before it or None."""
+        return self._current, self._previous
+
+    def _versions(self):
+        """Names of the versions that are still held, by number."""
+        return {number: deployment.version for number, deployment in self._deployments.items()}
+
+    # Hot only while there is a canary. A key falls on the same side for as long as the share stays.
+    cdef Deployment _route(self, object key, int64_t now):
+        cdef uint64_t point
+        cdef bytes name
+        if key is None:
+            self._draws += 1
+            point = draw(self._draws)
+        else:
+            name = key if isinstance(key, bytes) else str(key).encode()
+            point = key_hash(name, len(name), CANARY_SALT)
+        if point >= self._canary_below or self._canary.native.breaker().resting(now):
+            return self._current
+        return self._canary
+
+    cdef Deployment _deployment_of(self, uint64_t number):
+        if self._current.number == number:
+            return self._current
+        return <Deployment>self._deployments[number]
+
+    # Answers
+
+    cdef Answer _answer(self, Deployment deployment, const Outcome& outcome, const double* values, int64_t returned):
+        ENGINE_ASSERT(<int>outcome.reason < REASONS and <int>outcome.source < SOURCES, b"an outcome's codes have names")
+        ENGINE_ASSERT(outcome.deployment == deployment.number, b"an answer carries its own request's version")
+        cdef Answer answer = Answer.__new__(Answer)
+        answer._reason = <str>REASON_NAMES[<Py_ssize_t>outcome.reason]
+        if outcome.source == Source.default_value:
+            answer._value = self._default_value(deployment, answer)
+        elif self._n_outputs == 1:
+            answer._value = values[0]
+        else:
+            answer._value = vector_of(values, self._n_outputs)
+        answer._source = <str>SOURCE_NAMES[<Py_ssize_t>outcome.source]
+        answer._version = deployment.version
+        answer._latency_us = (outcome.ready_ns - outcome.started_ns) / 1e3
+        answer._on_time_ready = outcome.ready_ns <= outcome.deadline_ns
+        answer._on_time = returned <= outcome.deadline_ns
+        answer._id = outcome.id
+        return answer
+
+    cdef object _default_value(self, Deployment deployment, Answer answer):
+        value = deployment.default
+        if callable(value):
+            try:
+                value = checked_default(value(), self._n_outputs)
+            except Exception:
+                # A default that fails is a model that fails, so it never raises into the caller.
+                self._default_errors += 1
+                if answer is not None:
+                    answer._reason = <str>REASON_NAMES[DEFAULT_ERROR]
+                value = math.nan if self._n_outputs == 1 else np.full(self._n_outputs, np.nan)
+        return value if self._n_outputs == 1 else np.array(value, dtype=np.float64)
+
+    cdef object _answers(self, Deployment deployment, const Outcome* outcomes, uint32_t n, cnp.ndarray values,
+                         cnp.ndarray matrix, bint queued, bint synchronous, object missing):
+        cdef cnp.ndarray sources = column(n, cnp.NPY_UINT8), reasons = column(n, cnp.NPY_UINT8)
+        cdef cnp.ndarray latency = column(n, cnp.NPY_FLOAT64), ids = column(n, cnp.NPY_UINT64)
+        cdef cnp.ndarray on_time = column(n, cnp.NPY_BOOL), ready = column(n, cnp.NPY_BOOL)
+        cdef uint8_t* source_codes = <uint8_t*>cnp.PyArray_DATA(sources)
+        cdef uint8_t* reason_codes = <uint8_t*>cnp.PyArray_DATA(reasons)
+        cdef uint8_t* on_time_flags = <uint8_t*>cnp.PyArray_DATA(on_time)
+        cdef uint8_t* ready_flags = <uint8_t*>cnp.PyArray_DATA(ready)
+        cdef double* latency_us = <double*>cnp.PyArray_DATA(latency)
+        cdef uint64_t* id_numbers = <uint64_t*>cnp.PyArray_DATA(ids)
+        cdef int64_t returned = now_ns()
+        cdef bint any_default = False
+        cdef uint32_t i
+        for i in range(n):
+            source_codes[i] = <uint8_t>outcomes[i].source
+            reason_codes[i] = <uint8_t>outcomes[i].reason
+            latency_us[i] = (outcomes[i].ready_ns - outcomes[i].started_ns) / 1e3
+            on_time_flags[i] = returned <= outcomes[i].deadline_ns
+            ready_flags[i] = outcomes[i].ready_ns <= outcomes[i].deadline_ns
+            id_numbers[i] = outcomes[i].id
+            any_default |= outcomes[i].source == Source.default_value
+            self.runtime.account(outcomes[i], returned, queued, synchronous)
+        if any_default:
+            rows = sources == <int>Source.default_value
+            before = self._default_errors
+            values[rows] = self._default_value(deployment, None)
+            if self._default_errors != before:
+                reasons[rows] = DEFAULT_ERROR
+        if self._observer is not NULL or self._shadow is not NULL:
+            self._show_all(outcomes, n, values, matrix)
+        shaped = values[:, 0] if self._n_outputs == 1 else values
+        return Answers(shaped, sources, reasons, latency, on_time, ready, ids, deployment.version, missing)
+
+    # The monitor and the shadow
+
+    cdef int _show_all(self, const Outcome* outcomes, uint32_t n, cnp.ndarray values, cnp.ndarray matrix) except -1:
+        cdef const double* out = <const double*>cnp.PyArray_DATA(values)
+        cdef const char* rows = <const char*>cnp.PyArray_DATA(matrix)
+        cdef const void* row
+        cdef uint32_t i
+        for i in range(n):
+            row = rows + <size_t>i * self._row_bytes
+            if outcomes[i].deadline_ns <= outcomes[i].started_ns:
+                row = NULL  # had expired at the call, so it was never read
+            self._show(outcomes[i], row, out + <size_t>i * self._n_outputs)
+        return 0
+
+    cdef int _show_one(self, const Outcome& outcome, Answer answer, const void* row, const double* values) except -1:
+        cdef cnp.ndarray default
+        if outcome.source != Source.default_value:
+            self._show(outcome, row, values)
+        else:
+            default = np.atleast_1d(np.asarray(answer._value, dtype=np.float64))
+            self._show(outcome, row, <const double*>cnp.PyArray_DATA(default))
+        return 0
+
+    cdef void _show(self, const Outcome& outcome, const void* row, const double* values) noexcept:
+        cdef engine_answer shown
+        shown.id = outcome.id
+        shown.deployment = outcome.deployment
+        shown.started_ns = outcome.started_ns
+        shown.deadline_ns = outcome.deadline_ns
+        shown.ready_ns = outcome.ready_ns
+        shown.row = row
+        shown.values = values
+        shown.n_features = self._n_features
+        shown.n_outputs = self._n_outputs
+        shown.flags = ENGINE_ANSWER_ROW_FLOAT64 if self._wide else 0
+        shown.source = <uint8_t>outcome.source
+        shown.reason = <uint8_t>outcome.reason
+        if self._canary is not None and outcome.deployment == self._canary.number:
+            shown.flags |= ENGINE_ANSWER_CANARY
+        if self._observer is not NULL:
+            self._observer.observe(self._observer.ctx, &shown)
+        if self._shadow is not NULL:
+            self._shadow.offer(shown, outcome.source == Source.primary)
+
+    cdef object _shadow_facts(self):
+        if self._shadow is NULL:
+            return None
+        cdef ShadowCounts counts = self._shadow.counts()
+        return {"version": self._shadowed.version, "rows": counts.rows, "dropped": counts.dropped,
+                "failed": counts.failed, "compared": counts.compared, "difference_mean": counts.difference_mean,
+                "difference_max": counts.difference_max}
