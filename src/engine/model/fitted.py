@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ LIBRARIES = ("lightgbm", "xgboost", "sklearn", "catboost", "treelite")
 
 
 def library_of(fitted: Any) -> str | None:
-    """Return the one of LIBRARIES that the object's class comes from, or None."""
-    library = type(fitted).__module__.partition(".")[0]
-    return library if library in LIBRARIES else None
+    """Return the one of LIBRARIES that the object's class, or the nearest class above it, comes from; or None."""
+    if isinstance(fitted, type):
+        return None
+    for kind in type(fitted).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if library in LIBRARIES:
+            return library
+    return None
 
 
 def read_fitted(fitted: Any, library: str, rounds: Range = None) -> Model:
@@ -37,6 +43,8 @@ def read_fitted(fitted: Any, library: str, rounds: Range = None) -> Model:
     Raises:
         UnsupportedModelError: the object is not fitted, of another class, or cannot be represented exactly.
     """
+    if library in ("lightgbm", "xgboost", "catboost"):
+        _require_own_predict(fitted, library)
     if library == "lightgbm":
         return _read_lightgbm(fitted, rounds)
     if library == "xgboost":
@@ -47,11 +55,70 @@ def read_fitted(fitted: Any, library: str, rounds: Range = None) -> Model:
         raise ConfigError(NO_ROUNDS.format(library))
     if library == "treelite":
         return _read_treelite(fitted)
+    return _read_sklearn(fitted)
+
+
+def _read_sklearn(fitted: Any) -> Model:
+    """Natively where a reader takes the class, or one above it whose answers it keeps; else through scikit-learn."""
+    from engine.model.readers import sklearn_library, sklearn_linear, sklearn_trees
+
+    kind = type(fitted).__name__
+    if hasattr(fitted, "refit") and hasattr(fitted, "estimator"):  # the searches of sklearn.model_selection
+        found = getattr(fitted, "best_estimator_", None)
+        library = library_of(found)
+        if found is None or library is None:
+            raise UnsupportedModelError(f"{kind} has no best_estimator_ to load: fit it with refit=True")
+        return read_fitted(found, library)
+    if hasattr(fitted, "steps") and hasattr(fitted, "named_steps"):
+        raise UnsupportedModelError(
+            f"scikit-learn {kind}: load its last step, load_model(pipeline[-1]), and put the steps before it in front as a "
+            f"feature program; or pass a callable around its predict"
+        )
+    native = next((cls for cls in type(fitted).__mro__ if _is_native(cls)), None)
+    if native is None:
+        return sklearn_library.read_by_library(fitted, kind, f"no native reader for {kind}")
+    if overridden := _overridden(fitted, native, sklearn_library.METHODS):
+        return sklearn_library.read_by_library(fitted, kind, f"{kind} has a {overridden} of its own")
+    name = native.__name__
+    if not hasattr(fitted, "n_features_in_") and not hasattr(fitted, "coef_"):
+        raise UnsupportedModelError(f"scikit-learn {kind} is not fitted")
+    try:
+        if name in sklearn_trees.ESTIMATORS:
+            return sklearn_trees.read_trees(fitted, name)
+        return sklearn_linear.read_linear(fitted, name)
+    except UnsupportedModelError as error:
+        return sklearn_library.read_by_library(fitted, kind, str(error))
+
+
+def _is_native(kind: type) -> bool:
     from engine.model.readers import sklearn_linear, sklearn_trees
 
-    if type(fitted).__name__ in sklearn_trees.ESTIMATORS:
-        return sklearn_trees.read_trees(fitted)
-    return sklearn_linear.read_linear(fitted)
+    return kind.__module__.partition(".")[0] == "sklearn" and (
+        kind.__name__ in sklearn_trees.ESTIMATORS or kind.__name__ in sklearn_linear.NATIVE
+    )
+
+
+def _overridden(fitted: Any, known: type, methods: Sequence[str]) -> str | None:
+    """The first of `methods` that a class below `known` defines, or the object itself; None where none does."""
+    below = type(fitted).__mro__[: type(fitted).__mro__.index(known)]
+    return next(
+        (
+            method
+            for method in methods
+            if method in getattr(fitted, "__dict__", ()) or any(method in vars(cls) for cls in below)
+        ),
+        None,
+    )
+
+
+def _require_own_predict(fitted: Any, library: str) -> None:
+    """Refuse an object of a user's class that answers in its own way."""
+    known = next(cls for cls in type(fitted).__mro__ if cls.__module__.partition(".")[0] == library)
+    if method := _overridden(fitted, known, ("predict", "predict_proba")):
+        raise UnsupportedModelError(
+            f"{type(fitted).__name__} has a {method} of its own, which its trees do not tell; pass a callable around it: "
+            f"load_model(lambda rows: model.{method}(rows), n_features=…)"
+        )
 
 
 def _read_lightgbm(fitted: Any, rounds: Range) -> Model:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import pickle
+import warnings
 import zipfile
+import zlib
 from typing import Any
 
 from engine._common import optional
 from engine.errors import EngineError, ModelFormatError, UnsupportedModelError
-from engine.model import fitted
+from engine.model import fitted, formats
 from engine.model.iterations import Range
 from engine.model.model import Model
 
@@ -80,11 +85,24 @@ def _load_pickle(content: bytes, name: str) -> Any:
 
 
 def _unpickle(content: bytes) -> Any:
-    try:
-        import joblib
-    except ImportError:
-        return pickle.loads(content)
-    return joblib.load(io.BytesIO(content))  # plain pickles too
+    with warnings.catch_warnings():
+        # joblib warns that it cannot map a compressed file into memory, which nobody asked for.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            import joblib
+        except ImportError:
+            return pickle.loads(_decompressed(content))
+        return joblib.load(io.BytesIO(content))  # plain pickles too
+
+
+def _decompressed(content: bytes) -> bytes:
+    if content.startswith(b"\x1f\x8b"):
+        return gzip.decompress(content)
+    if content.startswith(b"BZh"):
+        return bz2.decompress(content)
+    if content.startswith((b"\xfd7zXZ", b"\x5d\0\0")):
+        return lzma.decompress(content)
+    return zlib.decompress(content) if formats.COMPRESSED.match(content) else content
 
 
 def _read(held: Any, name: str, rounds: Range) -> Model:

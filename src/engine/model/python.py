@@ -29,9 +29,15 @@ class CallableModel(Model):
         digest: str,
         feature_names: Sequence[str] | None = None,
         details: Mapping[str, Any] | None = None,
+        categories: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         super().__init__(
-            callable.scorer(), format=format, digest=digest, feature_names=feature_names, details=details
+            callable.scorer(),
+            format=format,
+            digest=digest,
+            feature_names=feature_names,
+            details=details,
+            categories=categories,
         )
         self._callable = callable
 
