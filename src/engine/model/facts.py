@@ -100,6 +100,10 @@ def inspect(path: str | os.PathLike[str]) -> Facts:
     kind = formats.sniff(content, path.name)
     if kind == formats.ONNX:
         return _inspect_onnx(path, content)
+    if kind == formats.CATBOOST_BINARY:
+        raise UnsupportedModelError(
+            f"{path.name}: CatBoost's binary format, which only catboost can read; use load_model"
+        )
     if kind == formats.SKOPS:
         raise UnsupportedModelError(
             f"{path.name}: a skops file, which only skops and scikit-learn can read; use load_model"

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, UnsupportedModelError
+from engine._common import optional
+from engine.errors import ConfigError, ModelFormatError, UnsupportedModelError
 from engine.model import _scorer
 from engine.model.iterations import Range
 from engine.model.model import Model
@@ -144,16 +145,41 @@ def _read_lightgbm(fitted: Any, rounds: Range) -> Model:
     return model
 
 
+def read_catboost_binary(content: bytes, name: str, rounds: Range = None) -> Model:
+    """Read CatBoost's cbm through the catboost package. A child process should have read the file before.
+
+    Raises:
+        MissingDependencyError: catboost is not installed.
+        ModelFormatError: catboost cannot read the file.
+        UnsupportedModelError: as `read_fitted`.
+    """
+    catboost = optional.need("catboost", f"{name}, CatBoost's binary format,")
+    fitted = catboost.CatBoost()
+    try:
+        fitted.load_model(blob=content)
+    except Exception as error:  # CatBoostError, and others from its bindings
+        raise ModelFormatError(f"{name}: catboost cannot read the file: {error}") from error
+    model = _read_catboost(fitted, rounds)
+    model.digest = hashlib.sha256(content).hexdigest()
+    return model
+
+
 def _read_catboost(fitted: Any, rounds: Range) -> Model:
-    from engine.model.readers.catboost import read_catboost
+    from engine.model.readers import catboost as reader
+    from engine.model.readers import catboost_library
 
     kind = type(fitted).__name__
     if not hasattr(fitted, "save_model") or not fitted.is_fitted():
         raise UnsupportedModelError(f"expected a fitted CatBoost model, got catboost {kind}")
     with tempfile.TemporaryDirectory() as folder:  # CatBoost writes its JSON to files alone
         path = Path(folder, "model.json")
-        fitted.save_model(str(path), format="json")
-        return read_catboost(path.read_bytes(), f"catboost {kind}", rounds)
+        try:
+            fitted.save_model(str(path), format="json")
+            return reader.read_catboost(path.read_bytes(), f"catboost {kind}", rounds)
+        except ConfigError:
+            raise
+        except Exception as error:  # what our reader refuses, and what CatBoost cannot write as JSON
+            return catboost_library.read_by_library(fitted, f"catboost {kind}", str(error), rounds)
 
 
 def _read_treelite(fitted: Any) -> Model:

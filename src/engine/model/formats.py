@@ -8,8 +8,8 @@ import re
 from engine.errors import ModelFormatError, UnsupportedModelError
 
 LIGHTGBM, XGBOOST_JSON, XGBOOST_UBJSON, ONNX = "lightgbm", "xgboost-json", "xgboost-ubjson", "onnx"
-CATBOOST, SKOPS, PICKLE, TREELITE = "catboost-json", "skops", "pickle", "treelite"
-EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, a treelite checkpoint, skops, or ONNX"
+CATBOOST, CATBOOST_BINARY, SKOPS, PICKLE, TREELITE = "catboost-json", "catboost-cbm", "skops", "pickle", "treelite"
+EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON or cbm, a treelite checkpoint, skops, or ONNX"
 
 _XGBOOST_BINARY = (
     "XGBoost's old binary format, which XGBoost up to 3.0 reads: load it there and save it, "
@@ -25,7 +25,6 @@ _REFUSED = {
     rb"PK\x03\x04": "a zip archive without skops' schema.json (NumPy or PyTorch?); load the object yourself and "
     "pass it",
     rb"\x28\xb5\x2f\xfd": "a file compressed by zstd; decompress it first",
-    rb"CBM1": "CatBoost's binary format; save it with format='json'",
     rb"binf|bs64": _XGBOOST_BINARY,
     # Up to 1.2: 136 bytes of parameters, then the objective's name behind its length.
     rb".{136}[\x01-\x40]\0{7}[a-z]+:[a-z0-9_]+": _XGBOOST_BINARY,
@@ -76,6 +75,8 @@ def sniff(content: bytes, name: str, *, trust: bool = False) -> str:
     for pattern, reason in _REFUSED.items():
         if re.match(pattern, content, re.DOTALL):
             raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {reason}")
+    if content.startswith(b"CBM1"):
+        return CATBOOST_BINARY
     if re.match(rb"\s*tree\r?\n", content):
         return LIGHTGBM
     if re.match(rb"\{[iUIlL]", content):

@@ -37,7 +37,7 @@ def load_model(
 
     Args:
         source: one of
-            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, a treelite checkpoint, ONNX or skops; the
+            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON or cbm, a treelite checkpoint, ONNX or skops; the
             content tells the format, not the suffix;
             a fitted LightGBM, XGBoost or CatBoost model, or its scikit-learn wrapper. A classifier gives
             probabilities, of class 1 where there are two;
@@ -69,7 +69,7 @@ def load_model(
         UnsupportedModelError: the model is understood, but cannot be represented exactly; the message says why.
         ConfigError: n_features is missing for a callable, or n_features or n_outputs is not the model's; an option that
             the source has no use for; rounds that the model does not have.
-        MissingDependencyError: ONNX without onnxruntime installed, skops without skops.
+        MissingDependencyError: ONNX without onnxruntime installed, skops without skops, CatBoost's cbm without catboost.
 
     Example:
         >>> model = load_model("model.txt")                      # doctest: +SKIP
@@ -156,6 +156,12 @@ def load_path(
             isolation.probe(path, trust=trust)
         read = objects.read_pickle if kind == formats.PICKLE else objects.read_skops
         return read(content, path.name, trust=trust, rounds=rounds)
+    if kind == formats.CATBOOST_BINARY:
+        from engine.model import isolation
+
+        if not probed:  # CatBoost's own parser reads it
+            isolation.probe(path)
+        return fitted.read_catboost_binary(content, path.name, rounds)
     if kind == formats.ONNX:
         from engine.model.onnx import load_onnx
 

@@ -16,6 +16,12 @@ if TYPE_CHECKING:  # `types` has it from Python 3.13 on only, and nothing needs 
     from typing_extensions import CapsuleType
 
 
+def _fixed(categories: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(values) if isinstance(values, Sequence) else values for name, values in categories.items()
+    }
+
+
 class Model:
     """A loaded model, ready to score rows and to be handed to `Engine`. Immutable; safe to use from any thread.
 
@@ -76,7 +82,7 @@ class Model:
         self.format = format
         self.digest = digest
         self.feature_names = tuple(feature_names) if feature_names is not None else None
-        self.categories = {name: tuple(values) for name, values in categories.items()} if categories else None
+        self.categories = _fixed(categories) if categories else None
         self.computes_float32 = not info["float64_rows"]
         self._lost = False
         self._details = dict(details or {})

@@ -328,6 +328,8 @@ def _read(column: Any, kind: str) -> Array:
 
 def _codes(values: Sequence[Any], categories: Sequence[Any], name: str) -> Array:
     """The position of each value among the model's categories; NaN for any other."""
+    if hasattr(categories, "code"):  # codes that are made as texts come
+        return np.array([categories.code(value) for value in values], np.float64)
     try:
         positions = {value: at for at, value in enumerate(categories)}
         return np.array([positions.get(value, np.nan) for value in values], np.float64)

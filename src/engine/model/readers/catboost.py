@@ -33,14 +33,25 @@ _PLAIN = (
     "Huber",
     "LogCosh",
     "MultiRMSE",
+    "MultiRMSEWithMissingValues",
+    "RMSPE",
+    "NumErrors",
+    "GroupQuantile",
+    "SurvivalAft",
+    "Cox",
 )
-_RANKING = ("QueryRMSE", "QuerySoftMax", "PairLogit", "PairLogitPairwise", "YetiRank", "YetiRankPairwise")
-_LINKS = {
+_RANKING = ("QueryRMSE", "QuerySoftMax", "PairLogit", "PairLogitPairwise", "YetiRank", "YetiRankPairwise", "StochasticRank",
+    "StochasticFilter", "LambdaMart")
+LINKS = {
     **dict.fromkeys((*_PLAIN, *_RANKING), Link.IDENTITY),
     "Logloss": Link.SIGMOID,
     "CrossEntropy": Link.SIGMOID,
     "MultiClass": Link.SOFTMAX,
     "MultiClassOneVsAll": Link.SIGMOID,
+    "MultiLogloss": Link.SIGMOID,
+    "MultiCrossEntropy": Link.SIGMOID,
+    "Focal": Link.SIGMOID,
+    "LogLinQuantile": Link.IDENTITY,  # CatBoostRegressor.predict gives the raw value
     "Poisson": Link.EXPONENTIAL,
     "Tweedie": Link.EXPONENTIAL,
 }
@@ -89,7 +100,7 @@ def read_catboost(content: bytes, name: str, rounds: Range = None) -> Model:
         n_outputs=len(base),
         float32_rows=True,
         base=base if used.first == 0 else [0.0] * len(base),  # CatBoost adds the bias with the first tree
-        link=_LINKS[loss],
+        link=LINKS[loss],
         scale=_number(scale_and_bias[0], f"{name}: scale"),
     )
     for index, tree in list(enumerate(trees))[used.first : used.end]:
@@ -235,9 +246,9 @@ def _loss(document: Any, name: str) -> str:
         except (ValueError, RecursionError) as error:
             raise ModelFormatError(f"{name}: the options in model_info are damaged: {error}") from None
     loss = _get(_get(parameters, "loss_function", dict, name), "type", str, name)
-    if loss not in _LINKS:
+    if loss not in LINKS:
         raise UnsupportedModelError(
-            f"{name}: loss {loss!r} has a link that is not known; expected {', '.join(_LINKS)}"
+            f"{name}: loss {loss!r} has a link that is not known; expected {', '.join(LINKS)}"
         )
     return loss
 

@@ -1,4 +1,4 @@
-"""Reads LightGBM's text format (`Booster.save_model`, versions 3 and 4).
+"""Reads LightGBM's text format (`Booster.save_model`, versions 2, 3 and 4).
 
 The reader is our own, because LightGBM's parser ends the process on most damaged files, and treelite accepts most
 truncated files and crashes on a few. Here every array must have the length that its tree declares before native code
@@ -23,7 +23,7 @@ from engine.model.forest import ForestBuilder, Link, Rule
 from engine.model.iterations import Range
 from engine.model.model import Model
 
-VERSIONS = ("v3", "v4")
+VERSIONS = ("v2", "v3", "v4")
 ZERO_BAND = float(np.float32(1e-35))  # LightGBM reads every |x| up to this as 0.0
 _BEFORE_ZERO_BAND = float(np.nextafter(np.float64(-ZERO_BAND), -np.inf))
 _CATEGORICAL, _DEFAULT_LEFT, _MISSING_SHIFT = 1, 2, 2  # bits of decision_type
@@ -71,7 +71,9 @@ def read_lightgbm(content: bytes, name: str, rounds: Range = None, *, best: int 
         raise ModelFormatError(
             f"{name}: expected LightGBM text in UTF-8, got {error.reason} at byte {error.start}"
         ) from None
-    header, blocks = _sections(text, name)
+    if "\r\n" in text:  # a file that went through Windows or Git; the sizes in it count single ends of lines
+        text = text.replace("\r\n", "\n")
+    header, blocks = _sections(text.lstrip(), name)
     n_features = _count(header, "max_feature_idx", name, low=0, high=2**24) + 1
     per_iteration = _count(header, "num_tree_per_iteration", name, low=1, high=1024)
     if not blocks:
@@ -169,9 +171,9 @@ def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]
 def _check_tail(tail: str, name: str) -> None:
     """Check the end mark of the parameters behind the trees: without it the file is truncated."""
     _, found, after = tail.partition("\nend of parameters\n")
-    if not found or not re.fullmatch(r"\n?(pandas_categorical:[^\n]*\n?)?", after):
+    if not found or not re.fullmatch(r"\s*(pandas_categorical:[^\n]*\s*)?", after):
         raise ModelFormatError(f"{name}: expected 'end of parameters' after the trees: the file is truncated")
-    if "pandas_categorical" in after and not after.rstrip("\n").endswith(("null", "]")):
+    if "pandas_categorical" in after and not after.rstrip().endswith(("null", "]")):
         raise ModelFormatError(f"{name}: the last line, pandas_categorical, is cut short")
 
 
