@@ -108,7 +108,7 @@ def inspect(path: str | os.PathLike[str]) -> Facts:
         raise UnsupportedModelError(
             f"{path.name}: a skops file, which only skops and scikit-learn can read; use load_model"
         )
-    return _of_model(path, len(content), load.read_native(content, kind, path.name))
+    return _of_model(path, len(content), load.read_native(content, kind, path.name, library=False))
 
 
 def _of_model(path: Path, size_bytes: int, model: Model) -> Facts:

@@ -72,7 +72,8 @@ def _read_sklearn(fitted: Any) -> Model:
         return read_fitted(found, library)
     if hasattr(fitted, "steps") and hasattr(fitted, "named_steps"):
         raise UnsupportedModelError(
-            f"scikit-learn {kind}: load its last step, load_model(pipeline[-1]), and put the steps before it in front as a "
+            f"scikit-learn {kind}: load its last step, load_model(pipeline[-1]), and put the steps "
+            f"before it in front as a "
             f"feature program; or pass a callable around its predict"
         )
     native = next((cls for cls in type(fitted).__mro__ if _is_native(cls)), None)
@@ -117,8 +118,8 @@ def _require_own_predict(fitted: Any, library: str) -> None:
     known = next(cls for cls in type(fitted).__mro__ if cls.__module__.partition(".")[0] == library)
     if method := _overridden(fitted, known, ("predict", "predict_proba")):
         raise UnsupportedModelError(
-            f"{type(fitted).__name__} has a {method} of its own, which its trees do not tell; pass a callable around it: "
-            f"load_model(lambda rows: model.{method}(rows), n_features=…)"
+            f"{type(fitted).__name__} has a {method} of its own, which its trees do not tell; pass a callable "
+            f"around it: load_model(lambda rows: model.{method}(rows), n_features=…)"
         )
 
 

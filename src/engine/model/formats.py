@@ -8,8 +8,16 @@ import re
 from engine.errors import ModelFormatError, UnsupportedModelError
 
 LIGHTGBM, XGBOOST_JSON, XGBOOST_UBJSON, ONNX = "lightgbm", "xgboost-json", "xgboost-ubjson", "onnx"
-CATBOOST, CATBOOST_BINARY, SKOPS, PICKLE, TREELITE = "catboost-json", "catboost-cbm", "skops", "pickle", "treelite"
-EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON or cbm, a treelite checkpoint, skops, or ONNX"
+CATBOOST, CATBOOST_BINARY, SKOPS, PICKLE, TREELITE = (
+    "catboost-json",
+    "catboost-cbm",
+    "skops",
+    "pickle",
+    "treelite",
+)
+EXPECTED = (
+    "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON or cbm, a treelite checkpoint, skops, or ONNX"
+)
 
 _XGBOOST_BINARY = (
     "XGBoost's old binary format, which XGBoost up to 3.0 reads: load it there and save it, "
@@ -63,8 +71,8 @@ def sniff(content: bytes, name: str, *, trust: bool = False) -> str:
     """
     if not content:
         raise ModelFormatError(f"{name}: the file is empty; expected {EXPECTED}")
-    for pattern, refusal in ((_PICKLE, _UNTRUSTED), (COMPRESSED, _COMPRESSED)):
-        if pattern.match(content):
+    for beginning, refusal in ((_PICKLE, _UNTRUSTED), (COMPRESSED, _COMPRESSED)):
+        if beginning.match(content):
             if not trust:
                 raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {refusal}")
             return PICKLE

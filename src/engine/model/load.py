@@ -37,8 +37,8 @@ def load_model(
 
     Args:
         source: one of
-            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON or cbm, a treelite checkpoint, ONNX or skops; the
-            content tells the format, not the suffix;
+            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON or cbm, a treelite checkpoint, ONNX or
+            skops; the content tells the format, not the suffix;
             a fitted LightGBM, XGBoost or CatBoost model, or its scikit-learn wrapper. A classifier gives
             probabilities, of class 1 where there are two;
             a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient booster or
@@ -69,7 +69,8 @@ def load_model(
         UnsupportedModelError: the model is understood, but cannot be represented exactly; the message says why.
         ConfigError: n_features is missing for a callable, or n_features or n_outputs is not the model's; an option that
             the source has no use for; rounds that the model does not have.
-        MissingDependencyError: ONNX without onnxruntime installed, skops without skops, CatBoost's cbm without catboost.
+        MissingDependencyError: ONNX without onnxruntime installed, skops without skops, CatBoost's cbm without
+        catboost.
 
     Example:
         >>> model = load_model("model.txt")                      # doctest: +SKIP
@@ -179,15 +180,16 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def read_native(content: bytes, kind: str, name: str, rounds: Range = None) -> Model:
+def read_native(content: bytes, kind: str, name: str, rounds: Range = None, *, library: bool = True) -> Model:
     """Read a file of our own readers' formats: `kind` is the result of `formats.sniff`, and not ONNX, skops or pickle.
 
-    Raises ModelFormatError and UnsupportedModelError as the readers do; `name` stands for the file in messages.
+    `library`: the library that trained it may run, for what no reader represents. Raises ModelFormatError and
+    UnsupportedModelError as the readers do; `name` stands for the file in messages.
     """
     if kind == formats.LIGHTGBM:
         from engine.model.readers.lightgbm import read_lightgbm
 
-        return read_lightgbm(content, name, rounds)
+        return read_lightgbm(content, name, rounds, library=library)
     if kind == formats.CATBOOST:
         from engine.model.readers.catboost import read_catboost
 

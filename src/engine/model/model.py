@@ -72,7 +72,7 @@ class Model:
         digest: str,
         feature_names: Sequence[str] | None = None,
         details: Mapping[str, Any] | None = None,
-        categories: Mapping[str, Sequence[Any]] | None = None,
+        categories: Mapping[str, Any] | None = None,
     ) -> None:
         info = _scorer.describe(scorer)
         self.scorer = scorer

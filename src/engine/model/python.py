@@ -29,7 +29,7 @@ class CallableModel(Model):
         digest: str,
         feature_names: Sequence[str] | None = None,
         details: Mapping[str, Any] | None = None,
-        categories: Mapping[str, Sequence[Any]] | None = None,
+        categories: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
             callable.scorer(),

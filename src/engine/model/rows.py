@@ -29,7 +29,7 @@ from engine.errors import InputError
 from engine.model import _scorer
 
 Names = Sequence[str] | None
-Categories = Mapping[str, Sequence[Any]] | None
+Categories = Mapping[str, Any] | None
 Array = npt.NDArray[Any]
 
 _PLACEHOLDER = re.compile(r"(?:Column_|column_|feature_|Feature_|f|x|X)?(\d+)")

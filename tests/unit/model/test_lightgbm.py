@@ -155,7 +155,6 @@ def test_huge_counts_allocate_nothing(load):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lightgbm_text([stump("1.5", PLAIN)]).replace(b"is_linear=0", b"is_linear=1"), "linear trees"),
         (lightgbm_text([stump("1.5", PLAIN)], objective="martian"), "martian"),
         (lightgbm_text([]), "no trees"),
     ],

@@ -40,7 +40,9 @@ def test_a_zipmap_gives_its_probabilities(tmp_path, labels):
 
 def test_an_input_for_each_column(tmp_path):
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"a": ROWS[:, 0], "n": RNG.integers(0, 2**40, 200), "d": ROWS[:, 2].astype(float)})
+    frame = pandas.DataFrame(
+        {"a": ROWS[:, 0], "n": RNG.integers(0, 2**40, 200), "d": ROWS[:, 2].astype(float)}
+    )
     scaled = ColumnTransformer([("scaled", StandardScaler(), ["a", "n", "d"])])
     fitted = make_pipeline(scaled, LogisticRegression()).fit(frame, frame["n"] > 2**39)
     types = [
@@ -70,14 +72,17 @@ def test_floats_an_input_each_and_by_name(tmp_path):
     path.write_bytes(skl2onnx.to_onnx(fitted, initial_types=types).SerializeToString())
     model = load_model(path)
     assert (model.n_features, model.feature_names) == (3, ("a", "b", "c"))
-    np.testing.assert_allclose(model.predict(frame[["c", "a", "b"]]), fitted.predict_proba(frame)[:, 1], atol=1e-5)
+    np.testing.assert_allclose(
+        model.predict(frame[["c", "a", "b"]]), fitted.predict_proba(frame)[:, 1], atol=1e-5
+    )
 
 
 def test_an_input_of_text_is_refused_by_name(tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"kind": RNG.choice(["x", "y"], 200), "b": ROWS[:, 1]})
     fitted = make_pipeline(
-        ColumnTransformer([("kind", OneHotEncoder(), ["kind"])], remainder="passthrough"), LogisticRegression()
+        ColumnTransformer([("kind", OneHotEncoder(), ["kind"])], remainder="passthrough"),
+        LogisticRegression(),
     ).fit(frame, ROWS[:, 1] > 0)
     types = [("kind", StringTensorType([None, 1])), ("b", FloatTensorType([None, 1]))]
     path = tmp_path / "model.onnx"

@@ -62,9 +62,17 @@ NATIVE = [
 ]
 BY_LIBRARY = [
     (calibration.CalibratedClassifierCV(linear_model.RidgeClassifier(), cv=2), TWO),
-    (calibration.CalibratedClassifierCV(tree.DecisionTreeClassifier(max_depth=2), cv=2, method="isotonic"), THREE),
+    (
+        calibration.CalibratedClassifierCV(tree.DecisionTreeClassifier(max_depth=2), cv=2, method="isotonic"),
+        THREE,
+    ),
     (ensemble.VotingClassifier([("a", Own()), ("b", naive_bayes.GaussianNB())], voting="soft"), THREE),
-    (ensemble.VotingRegressor([("a", linear_model.Ridge()), ("b", tree.DecisionTreeRegressor(max_depth=2))]), TARGET),
+    (
+        ensemble.VotingRegressor(
+            [("a", linear_model.Ridge()), ("b", tree.DecisionTreeRegressor(max_depth=2))]
+        ),
+        TARGET,
+    ),
     (ensemble.StackingClassifier([("a", naive_bayes.GaussianNB())], cv=2), TWO),
     (ensemble.StackingRegressor([("a", linear_model.Ridge())], cv=2), TARGET),
     (ensemble.BaggingClassifier(max_features=0.5, n_estimators=3, random_state=0), TWO),
@@ -89,11 +97,12 @@ def test_answers_are_the_librarys_own(estimator, target):
         warnings.simplefilter("ignore")
         fitted = estimator.fit(rows, target)
     model = load_model(fitted)
-    expected = [
+    expected = next(
         getattr(fitted, method)(rows)
         for method in ("predict_proba", "decision_function", "predict")
-        if hasattr(fitted, method) and (method == "predict" or hasattr(fitted, "classes_") or hasattr(fitted, "offset_"))
-    ][0]
+        if hasattr(fitted, method)
+        and (method == "predict" or hasattr(fitted, "classes_") or hasattr(fitted, "offset_"))
+    )
     if expected.ndim == 2 and expected.shape[1] == 2 and hasattr(fitted, "classes_"):
         expected = expected[:, 1]
     np.testing.assert_allclose(model.predict(rows), expected, rtol=1e-9, atol=1e-9)
@@ -126,7 +135,9 @@ def test_a_histogram_booster_on_columns_of_text():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": ROWS[:, 0], "kind": pandas.Categorical(RNG.choice(["x", "y", "z"], 200))})
     target = frame["a"] + (frame["kind"] == "y") * 5
-    fitted = ensemble.HistGradientBoostingRegressor(categorical_features="from_dtype", max_iter=20).fit(frame, target)
+    fitted = ensemble.HistGradientBoostingRegressor(categorical_features="from_dtype", max_iter=20).fit(
+        frame, target
+    )
     model = load_model(fitted)
     assert model.categories == {"kind": ("x", "y", "z")}
     np.testing.assert_allclose(model.predict(frame[["kind", "a"]]), fitted.predict(frame))
@@ -141,9 +152,15 @@ def test_a_histogram_booster_on_columns_of_text():
         (linear_model.Ridge(), "not fitted"),
         (ensemble.BaggingRegressor(), "not fitted"),
         (model_selection.GridSearchCV(linear_model.Ridge(), {}), "refit=True"),
-        (make_pipeline(StandardScaler(), linear_model.Ridge()).fit(ROWS, TARGET), r"load_model\(pipeline\[-1\]\)"),
+        (
+            make_pipeline(StandardScaler(), linear_model.Ridge()).fit(ROWS, TARGET),
+            r"load_model\(pipeline\[-1\]\)",
+        ),
         (StandardScaler().fit(ROWS), "has no predict"),
-        (ensemble.VotingClassifier([("a", linear_model.RidgeClassifier())]).fit(ROWS, TWO), "has no predict_proba"),
+        (
+            ensemble.VotingClassifier([("a", linear_model.RidgeClassifier())]).fit(ROWS, TWO),
+            "has no predict_proba",
+        ),
     ],
     ids=str,
 )

@@ -36,8 +36,8 @@ def load_onnx(
 ) -> Model:
     """Load an ONNX model with inputs of numbers, [batch, columns] each, and one output of scores.
 
-    Several inputs become the columns of one row in their order, and their names `feature_names`. Probabilities in a ZipMap
-    are taken as the tensor that it maps.
+    Several inputs become the columns of one row in their order, and their names `feature_names`. Probabilities in
+    a ZipMap are taken as the tensor that it maps.
 
     A classifier made by skl2onnx or onnxmltools answers (label, probabilities). Its probabilities are taken; of two
     classes, the second's alone, which is what the training libraries' own `predict` gives for a binary model. Float32

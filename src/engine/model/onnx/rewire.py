@@ -1,7 +1,7 @@
 """Gives an ONNX model the shape that the engine reads: one matrix of rows in, one tensor of scores out.
 
-Two changes of the graph, which change no number: a ZipMap, which makes a dictionary of each row, becomes an Identity; and
-inputs of one or few columns each (or of whole numbers) are taken out of one matrix by Gather and Cast.
+Two changes of the graph, which change no number: a ZipMap, which makes a dictionary of each row, becomes an
+Identity; and inputs of one or few columns each (or of whole numbers) are taken out of one matrix by Gather and Cast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from engine.errors import UnsupportedModelError
 from engine.model.onnx import protobuf
 from engine.model.onnx.ports import DOUBLE, FLOAT, INT64, STRING
 
-_NUMBERS = {FLOAT: 24, DOUBLE: 53, INT64: 53, 6: 32, 9: 1, 2: 8, 3: 8, 4: 16, 5: 16, 12: 32}  # element -> bits that it needs
+_NUMBERS = {
+    FLOAT: 24,
+    DOUBLE: 53,
+    INT64: 53,
+    6: 32,
+    9: 1,
+    2: 8,
+    3: 8,
+    4: 16,
+    5: 16,
+    12: 32,
+}  # element -> bits that it needs
 # Fields of ModelProto, GraphProto, NodeProto and ValueInfoProto.
 _GRAPH, _OPSET = 7, 8
 _NODE, _INITIALIZER, _INPUT, _OUTPUT = 1, 5, 11, 12
@@ -72,7 +83,9 @@ def _without_zipmaps(graph: Entries) -> bool:
 def _one_input(graph: Entries) -> tuple[Entries, list[str] | None]:
     """The graph with one input, and the names of its columns; None where nothing was to be done."""
     constants = {
-        protobuf.fields(value, "a tensor").get(8, [b""])[0] for number, _, value in graph if number == _INITIALIZER
+        protobuf.fields(value, "a tensor").get(8, [b""])[0]
+        for number, _, value in graph
+        if number == _INITIALIZER
     }
     inputs = [(place, *_port(value)) for place, (number, _, value) in enumerate(graph) if number == _INPUT]
     inputs = [one for one in inputs if one[1] not in constants]
@@ -81,7 +94,8 @@ def _one_input(graph: Entries) -> tuple[Entries, list[str] | None]:
     for _, name, element, width in inputs:
         if element == STRING:
             raise UnsupportedModelError(
-                f"input {name.decode('utf-8', 'replace')!r} is text, and rows hold numbers: encode it before the model, and "
+                f"input {name.decode('utf-8', 'replace')!r} is text, and rows hold numbers: encode it "
+                f"before the model, and "
                 f"export the model without the encoder"
             )
         if element not in _NUMBERS or width < 1:
@@ -128,10 +142,18 @@ def _value_info(name: bytes, element: int, columns: int | None) -> bytes:
     return protobuf.encode([(1, 2, name), (2, 2, kind)])
 
 
-def _node(op: bytes, inputs: list[bytes], output: bytes, attribute: bytes, value: int) -> tuple[int, int, bytes]:
+def _node(
+    op: bytes, inputs: list[bytes], output: bytes, attribute: bytes, value: int
+) -> tuple[int, int, bytes]:
     number = protobuf.encode([(1, 2, attribute), (3, 0, value), (20, 0, 2)])  # name, i, type INT
     entries: Entries = [(_NODE_INPUT, 2, name) for name in inputs]
-    return _NODE, 2, protobuf.encode([*entries, (_NODE_OUTPUT, 2, output), (_NODE_OP, 2, op), (_NODE_ATTRIBUTE, 2, number)])
+    return (
+        _NODE,
+        2,
+        protobuf.encode(
+            [*entries, (_NODE_OUTPUT, 2, output), (_NODE_OP, 2, op), (_NODE_ATTRIBUTE, 2, number)]
+        ),
+    )
 
 
 def _int64s(name: bytes, values: list[int]) -> bytes:

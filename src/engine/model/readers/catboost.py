@@ -40,8 +40,17 @@ _PLAIN = (
     "SurvivalAft",
     "Cox",
 )
-_RANKING = ("QueryRMSE", "QuerySoftMax", "PairLogit", "PairLogitPairwise", "YetiRank", "YetiRankPairwise", "StochasticRank",
-    "StochasticFilter", "LambdaMart")
+_RANKING = (
+    "QueryRMSE",
+    "QuerySoftMax",
+    "PairLogit",
+    "PairLogitPairwise",
+    "YetiRank",
+    "YetiRankPairwise",
+    "StochasticRank",
+    "StochasticFilter",
+    "LambdaMart",
+)
 LINKS = {
     **dict.fromkeys((*_PLAIN, *_RANKING), Link.IDENTITY),
     "Logloss": Link.SIGMOID,

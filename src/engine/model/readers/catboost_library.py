@@ -1,8 +1,8 @@
 """CatBoost models that no native reader represents, such as those with categories: a callable around catboost itself.
 
-Rows are arrays of numbers, and CatBoost wants categories as whole numbers or text. Whole numbers go to it as they are. A text
-has a code in the rows: `Categories` gives each text that it sees a code of its own, -1.5, -2.5 and so on, which no category of
-numbers has, and the callable turns it back.
+Rows are arrays of numbers, and CatBoost wants categories as whole numbers or text. Whole numbers go to it as they
+are. A text has a code in the rows: `Categories` gives each text that it sees a code of its own, -1.5, -2.5 and so on,
+which no category of numbers has, and the callable turns it back.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Categories:
         return found
 
     def category(self, code: float) -> Any:
-        """Return the category of a code, as CatBoost takes it. A missing one is "nan", as CatBoost reads it from a frame."""
+        """Return the category of a code, as CatBoost takes it. A missing one is "nan", as in a frame."""
         if code != code:
             return "nan"
         if code == int(code):
@@ -77,9 +77,12 @@ def read_by_library(fitted: Any, kind: str, reason: str, rounds: Range) -> Model
         UnsupportedModelError: text or embedding features, or a loss whose answer is not known here.
         ConfigError: rounds that the model does not have.
     """
-    if others := [name for name in ("text", "embedding") if getattr(fitted, f"_get_{name}_feature_indices")()]:
+    if others := [
+        name for name in ("text", "embedding") if getattr(fitted, f"_get_{name}_feature_indices")()
+    ]:
         raise UnsupportedModelError(
-            f"{kind}: the model has {' and '.join(others)} features, and rows hold numbers; pass a callable around its predict"
+            f"{kind}: the model has {' and '.join(others)} features, and rows hold numbers; pass a callable "
+            f"around its predict"
         )
     loss = str(fitted._object._get_loss_function_name()).partition(":")[0]
     if loss not in LINKS:
@@ -124,7 +127,12 @@ def _scored(
                 given[:, at] = [codes.category(code) for code in rows[:, at].tolist()]
         answer = np.asarray(
             catboost.CatBoost.predict(
-                fitted, given, prediction_type=kind, ntree_start=used.first, ntree_end=used.end, thread_count=1
+                fitted,
+                given,
+                prediction_type=kind,
+                ntree_start=used.first,
+                ntree_end=used.end,
+                thread_count=1,
             )
         )
         return answer[:, 1] if kind == "Probability" and answer.ndim == 2 and answer.shape[1] == 2 else answer

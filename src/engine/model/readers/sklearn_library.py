@@ -49,13 +49,13 @@ def read_by_library(fitted: Any, kind: str, reason: str) -> Model:
         probed = score(np.zeros((2, n_features)))
     except Exception as error:
         raise UnsupportedModelError(
-            f"scikit-learn {kind}: its {method} fails on rows of zeros: {type(error).__name__}: {error}; pass a callable "
-            f"around it"
+            f"scikit-learn {kind}: its {method} fails on rows of zeros: {type(error).__name__}: "
+            f"{error}; pass a callable around it"
         ) from error
     if probed.ndim not in (1, 2) or probed.dtype.kind not in "fiub":
         raise UnsupportedModelError(
-            f"scikit-learn {kind}: its {method} gives {probed.dtype} of shape {list(probed.shape)}, and no numbers a row; "
-            f"pass a callable around it"
+            f"scikit-learn {kind}: its {method} gives {probed.dtype} of shape {list(probed.shape)}, and no numbers "
+            f"a row; pass a callable around it"
         )
     outputs = 1 if probed.ndim == 1 else probed.shape[1]
     return CallableModel(
@@ -70,9 +70,15 @@ def read_by_library(fitted: Any, kind: str, reason: str) -> Model:
 
 def _method(fitted: Any, kind: str) -> str:
     if hasattr(fitted, "classes_"):
-        if isinstance(fitted.classes_, list) and fitted.classes_ and isinstance(fitted.classes_[0], np.ndarray):
-            raise UnsupportedModelError(f"scikit-learn {kind} of {len(fitted.classes_)} targets; load one for each target")
-        order = ("predict_proba", "decision_function")
+        if (
+            isinstance(fitted.classes_, list)
+            and fitted.classes_
+            and isinstance(fitted.classes_[0], np.ndarray)
+        ):
+            raise UnsupportedModelError(
+                f"scikit-learn {kind} of {len(fitted.classes_)} targets; load one for each target"
+            )
+        order: tuple[str, ...] = ("predict_proba", "decision_function")
     elif hasattr(fitted, "offset_"):
         order = ("decision_function", "predict")
     else:
@@ -94,9 +100,11 @@ def _scored(
     frame: Any = None
     if names is not None:  # scikit-learn warns at each call with an array where it was fitted on a data frame
         try:
-            from pandas import DataFrame as frame
+            import pandas
+
+            frame = pandas.DataFrame
         except ImportError:
-            frame = None
+            pass
 
     def score(rows: Array) -> Array:
         given: Any = rows
@@ -124,8 +132,13 @@ def _text_categories(fitted: Any, names: list[str] | None) -> dict[str, list[Any
     if encoder is None or names is None or categorical is None:
         return None
     columns = [name for name, is_one in zip(names, categorical, strict=True) if is_one]
-    found = {name: [each for each in values if each is not None and each == each] for name, values in zip(columns, encoder.categories_, strict=True)}
-    return {name: values for name, values in found.items() if any(isinstance(each, str) for each in values)} or None
+    found = {
+        name: [each for each in values if each is not None and each == each]
+        for name, values in zip(columns, encoder.categories_, strict=True)
+    }
+    return {
+        name: values for name, values in found.items() if any(isinstance(each, str) for each in values)
+    } or None
 
 
 def _digest(fitted: Any) -> str:

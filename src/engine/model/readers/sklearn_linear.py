@@ -31,7 +31,13 @@ _REGRESSORS = {
 }
 _CLASSIFIERS = ("LogisticRegression", "LogisticRegressionCV", "SGDClassifier", "LinearDiscriminantAnalysis")
 # Without probabilities: `decision_function`, of class 1 where there are two.
-_DECISIONS = ("RidgeClassifier", "RidgeClassifierCV", "LinearSVC", "Perceptron", "PassiveAggressiveClassifier")
+_DECISIONS = (
+    "RidgeClassifier",
+    "RidgeClassifierCV",
+    "LinearSVC",
+    "Perceptron",
+    "PassiveAggressiveClassifier",
+)
 _PERCEPTRONS = ("MLPRegressor", "MLPClassifier")
 
 
