@@ -107,6 +107,12 @@ def test_losses_of_the_classifier(loss, target):
     np.testing.assert_allclose(load_model(fitted).predict(ROWS), wanted, rtol=1e-10, atol=1e-12)
 
 
+def test_a_category_of_bools():
+    frame = MIXED.assign(flag=MIXED["n"] > 1)[["flag", "x"]]
+    fitted = catboost.CatBoostRegressor(**QUIET).fit(frame, MIXED["n"], cat_features=["flag"])
+    np.testing.assert_allclose(load_model(fitted).predict(frame), fitted.predict(frame), rtol=1e-12)
+
+
 def test_text_features_are_refused():
     frame = pandas.DataFrame({"t": ["a b", "b c", "c d"] * 20, "x": RNG.normal(size=60)})
     fitted = catboost.CatBoostClassifier(**QUIET).fit(frame, [0, 1, 1] * 20, text_features=["t"])

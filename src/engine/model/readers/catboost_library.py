@@ -38,8 +38,8 @@ class Categories:
         """Return the code of a category: a whole number itself, or a negative half for a text."""
         if value is None or (isinstance(value, float) and value != value):
             return float("nan")
-        if isinstance(value, int | float | np.number | np.bool_) and float(value) == int(value):
-            return float(value)
+        if isinstance(value, int | float | np.number | np.bool_) and float(value).is_integer():
+            return float(value)  # a bool is 0 or 1, as in CatBoost
         text = str(value)
         found = self._codes.get(text)
         if found is None:
