@@ -71,10 +71,10 @@ def sniff(content: bytes, name: str, *, trust: bool = False) -> str:
     """
     if not content:
         raise ModelFormatError(f"{name}: the file is empty; expected {EXPECTED}")
-    for beginning, refusal in ((_PICKLE, _UNTRUSTED), (COMPRESSED, _COMPRESSED)):
+    for beginning, what in ((_PICKLE, _UNTRUSTED), (COMPRESSED, _COMPRESSED)):
         if beginning.match(content):
             if not trust:
-                raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {refusal}")
+                raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {what}")
             return PICKLE
     if (
         content.startswith(b"PK\x03\x04") and b"schema.json" in content[-(1 << 16) :]
