@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +27,10 @@ def number(
         above: refuse `low` itself.
         below: refuse `high` itself.
         error: raised for NaN and for a number outside the range.
-        type_error: raised for a bool and for any other value that is no int or float; `error` unless given.
+        type_error: raised for a bool and for any other value that is no int or float; `error` unless given. NumPy's
+            numbers count as ints and floats.
     """
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise (type_error or error)(f"{name} must be a number, got {type(value).__name__} {value!r:.80}")
     if math.isnan(value) or not low <= value <= high or (above and value == low) or (below and value == high):
@@ -62,11 +65,26 @@ def whole(
     type_error: type[EngineError] | None = None,
 ) -> int:
     """Return an int from `low` to `high`. Errors as in `number`."""
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise (type_error or error)(f"{name} must be an int, got {type(value).__name__} {value!r:.80}")
     if not low <= value <= high:
         raise error(f"{name} must be an int from {low:,} to {high:,}, got {value:,}")
     return value
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy, or of another library that says it is an integer, as Python's own; anything else unchanged."""
+    if isinstance(value, int | float | str) or (getattr(value, "shape", ()) != ()):
+        return value
+    if type(value).__name__ in ("bool", "bool_"):  # NumPy's, which would count as an integer
+        return bool(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        pass
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    return float(value) if kind == "f" else value
 
 
 def one_of(name: str, value: Any, choices: Sequence[str], *, error: type[EngineError] = InputError) -> str:
@@ -78,6 +96,7 @@ def one_of(name: str, value: Any, choices: Sequence[str], *, error: type[EngineE
 
 def finite_number(name: str, value: Any, *, error: type[EngineError] = InputError) -> float:
     """Return a finite number as a float. Raises `error` for NaN, infinity, bool, or anything but a number."""
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise error(f"{name} must be a number, got {type(value).__name__} {value!r:.80}")
     try:

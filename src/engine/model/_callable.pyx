@@ -37,7 +37,7 @@ cdef extern from *:
         PyObject* python;  /* a Callable; one reference of ours, given back under the GIL */
     };
 
-    static int engine_callable_call(PyObject* python, const float* rows, size_t n_rows, size_t row_stride,
+    static int engine_callable_call(PyObject* python, const void* rows, int wide, size_t n_rows, size_t row_stride,
                                     double* out);
 
     namespace {
@@ -57,6 +57,31 @@ cdef extern from *:
         }
     };
 
+    /* The Python state of a thread that Python did not start, made at its first call and kept until it ends, so that
+     * threading.local values last as long as the thread. The count of PyGILState_Ensure stays one higher meanwhile. */
+    class ThreadState {
+      public:
+        /* With the GIL held by PyGILState_Ensure, which made the thread's state if it returned with a count of 1. */
+        void keep() {
+            if (kept_) return;
+            kept_ = true;
+            PyGILState_Ensure();
+        }
+        ~ThreadState() {
+            if (!kept_ || finalizing()) return;  /* at the end of the interpreter the state is its own */
+            StayPut stay;
+            PyGILState_Ensure();
+            PyGILState_Release(PyGILState_LOCKED);
+            PyGILState_Release(PyGILState_UNLOCKED);  /* the last: clears and frees the state */
+            stay.left = true;
+        }
+
+      private:
+        bool kept_ = false;
+    };
+
+    thread_local ThreadState thread_state;
+
     void* callable_new(PyObject* python) {
         auto* callable = new engine_callable;
         Py_INCREF(python);
@@ -64,15 +89,25 @@ cdef extern from *:
         return callable;
     }
 
-    int callable_score(void* ctx, const float* rows, size_t n_rows, size_t row_stride, double* out) {
+    int callable_call(void* ctx, const void* rows, int wide, size_t n_rows, size_t row_stride, double* out) {
         if (finalizing()) return 1;
         StayPut stay;
+        const bool foreign = PyGILState_GetThisThreadState() == nullptr;
         const PyGILState_STATE gil = PyGILState_Ensure();
+        if (foreign) thread_state.keep();
         const int status =
-            engine_callable_call(static_cast<engine_callable*>(ctx)->python, rows, n_rows, row_stride, out);
+            engine_callable_call(static_cast<engine_callable*>(ctx)->python, rows, wide, n_rows, row_stride, out);
         PyGILState_Release(gil);
         stay.left = true;
         return status;
+    }
+
+    int callable_score(void* ctx, const float* rows, size_t n_rows, size_t row_stride, double* out) {
+        return callable_call(ctx, rows, 0, n_rows, row_stride, out);
+    }
+
+    int callable_score_f64(void* ctx, const double* rows, size_t n_rows, size_t row_stride, double* out) {
+        return callable_call(ctx, rows, 1, n_rows, row_stride, out);
     }
 
     void callable_retain(void* ctx) {
@@ -97,6 +132,7 @@ cdef extern from *:
     """
     void* callable_new(object python) except +
     int callable_score(void* ctx, const float* rows, size_t n_rows, size_t row_stride, double* out) noexcept nogil
+    int callable_score_f64(void* ctx, const double* rows, size_t n_rows, size_t row_stride, double* out) noexcept nogil
     void callable_retain(void* ctx) noexcept nogil
     void callable_release(void* ctx) noexcept nogil
 
@@ -106,7 +142,7 @@ class BadShape(ValueError):
 
 
 cdef class Callable:
-    """Calls `fn` with a fresh float32 [n, n_features] array, reads its answer, and keeps its last failure.
+    """Calls `fn` with a fresh [n, n_features] array, float32 or float64, reads its answer, keeps its last failure.
 
     The kept failure holds no traceback, because its frames would keep the caller's locals alive, and with them this
     model.
@@ -115,9 +151,10 @@ cdef class Callable:
         fn: as in `engine.model.python.from_callable`.
         n_features: values a row, from 1.
         n_outputs: values an answer, from 1.
+        float64: give `fn` float64 rows instead of float32.
 
     Attributes:
-        n_features, n_outputs: the sizes.
+        n_features, n_outputs, float64: as given.
         error: the last exception of `fn`, or of the check of its answer; None where no call failed.
         error_text: its traceback as text, at most 8,000 characters; "" where no call failed.
     """
@@ -125,35 +162,50 @@ cdef class Callable:
     cdef object fn
     cdef readonly size_t n_features
     cdef readonly size_t n_outputs
+    cdef readonly bint float64
     cdef readonly object error
     cdef readonly str error_text
 
-    def __cinit__(self, fn, size_t n_features, size_t n_outputs):
+    def __cinit__(self, fn, size_t n_features, size_t n_outputs, bint float64=False):
         self.fn = fn
         self.n_features = n_features
         self.n_outputs = n_outputs
+        self.float64 = float64
         self.error_text = ""
 
-    cdef int call(self, const float* rows, size_t n_rows, size_t row_stride, double* out) except -1:
+    cdef int call(self, const void* rows, bint wide, size_t n_rows, size_t row_stride, double* out) except -1:
         # BaseException: a KeyboardInterrupt or SystemExit raised by a model must not end a thread of the engine.
         try:
-            self.answer(rows, n_rows, row_stride, out)
+            self.answer(rows, wide, n_rows, row_stride, out)
         except BaseException as error:
             self.remember(error)
             return ENGINE_SCORE_BAD_SHAPE if isinstance(error, BadShape) else ENGINE_SCORE_FAILED
         return ENGINE_SCORE_OK
 
-    cdef int answer(self, const float* rows, size_t n_rows, size_t row_stride, double* out) except -1:
-        cdef cnp.ndarray given = np.empty((n_rows, self.n_features), dtype=np.float32)
-        cdef float* to = <float*>cnp.PyArray_DATA(given)
-        cdef size_t row
-        for row in range(n_rows):
-            memcpy(to + row * self.n_features, rows + row * row_stride, self.n_features * sizeof(float))
+    cdef int answer(self, const void* rows, bint wide, size_t n_rows, size_t row_stride, double* out) except -1:
+        cdef cnp.npy_intp[2] shape
+        shape[0] = n_rows
+        shape[1] = self.n_features
+        cdef cnp.ndarray given = cnp.PyArray_SimpleNew(2, shape, cnp.NPY_FLOAT64 if self.float64 else cnp.NPY_FLOAT32)
+        cdef size_t row, column
+        cdef const float* floats
+        cdef double* to
+        if wide == self.float64:
+            row = given.itemsize
+            copy_rows(<char*>cnp.PyArray_DATA(given), <const char*>rows, n_rows, row_stride * row, self.n_features * row)
+        else:  # only a model that reads double is given double, and it may be given float32 as well
+            to = <double*>cnp.PyArray_DATA(given)
+            for row in range(n_rows):
+                floats = <const float*>rows + row * row_stride
+                for column in range(self.n_features):
+                    to[row * self.n_features + column] = floats[column]
         cdef cnp.ndarray answer = self.checked(self.fn(given), n_rows)
         memcpy(out, cnp.PyArray_DATA(answer), n_rows * self.n_outputs * sizeof(double))
         return 0
 
     cdef cnp.ndarray checked(self, object answer, size_t n_rows):
+        if isinstance(answer, np.ma.MaskedArray):  # a masked value is no value
+            answer = answer.astype(np.float64).filled(np.nan)
         array = np.asarray(answer)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"the model answered with dtype {array.dtype}, expected real numbers")
@@ -188,14 +240,22 @@ cdef class Callable:
         scorer.ctx = callable_new(self)
         scorer.score = callable_score
         scorer.score_f64 = NULL
+        if self.float64:
+            scorer.score_f64 = callable_score_f64
         scorer.retain = callable_retain
         scorer.release = callable_release
         return scorer_to_capsule(&scorer)
 
 
-cdef int engine_callable_call "engine_callable_call"(object python, const float* rows, size_t n_rows,
+cdef void copy_rows(char* to, const char* rows, size_t n_rows, size_t stride, size_t size) noexcept:
+    cdef size_t row
+    for row in range(n_rows):
+        memcpy(to + row * size, rows + row * stride, size)
+
+
+cdef int engine_callable_call "engine_callable_call"(object python, const void* rows, bint wide, size_t n_rows,
                                                     size_t row_stride, double* out) noexcept:
     try:
-        return (<Callable>python).call(rows, n_rows, row_stride, out)
+        return (<Callable>python).call(rows, wide, n_rows, row_stride, out)
     except BaseException:  # no memory is left to describe the failure
         return ENGINE_SCORE_FAILED

@@ -45,3 +45,18 @@ def score(
         InputError: another shape or dtype, or threads below 1.
         ModelError: the scorer failed or gave up.
     """
+
+def lost(rows: npt.NDArray[Any]) -> tuple[int, int] | None:
+    """Return (row, column) of the first whole number of a 2-D array that float32 cannot hold, or None.
+
+    Numbers from 2^53 on in a float array do not count. Arrays of other types than int or float hold none.
+    """
+
+def with_missing(capsule: CapsuleType, missing: float) -> CapsuleType:
+    """Return a scorer capsule that takes `missing`, as float32, for a missing value, and passes the rows on.
+
+    It copies the rows, 64 at a time, and has the entries and flags of the scorer in `capsule`.
+
+    Raises:
+        ConfigError: no scorer capsule.
+    """

@@ -6,6 +6,7 @@ from cpython.pycapsule cimport (
     PyCapsule_New,
     PyCapsule_SetContext,
 )
+from libc.math cimport fabs, floor
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -24,6 +25,9 @@ cdef extern from "model/score_threads.hpp" namespace "engine::model" nogil:
                       size_t threads) noexcept
     int score_threads(const engine_scorer& scorer, const double* rows, size_t n_rows, size_t row_stride, double* out,
                       size_t threads) noexcept
+
+cdef extern from "model/missing.hpp" namespace "engine::model" nogil:
+    engine_scorer c_with_missing "engine::model::with_missing"(const engine_scorer& inner, float missing) except +
 
 cnp.import_array()
 
@@ -140,6 +144,53 @@ def score(capsule, rows, Py_ssize_t threads=1, deadline_ns=None):
     if status != ENGINE_SCORE_OK:
         raise ModelError(f"the model failed on {n_rows} rows (status {status})")
     return out
+
+
+def lost(cnp.ndarray rows not None):
+    """Return (row, column) of the first whole number of a 2-D array that float32 cannot hold, or None.
+
+    Numbers from 2^53 on in a float array do not count. Arrays of other types than int or float hold none.
+    """
+    if rows.ndim != 2 or rows.dtype.kind not in "iuf" or rows.dtype.itemsize < 4 or rows.dtype == np.float32:
+        return None
+    cdef cnp.ndarray array
+    cdef const double* doubles
+    cdef const int64_t* wholes
+    cdef Py_ssize_t at = 0, size = rows.size
+    cdef double value
+    if rows.dtype.kind == "f":
+        array = np.ascontiguousarray(rows, np.float64)
+        doubles = <const double*>cnp.PyArray_DATA(array)
+        with nogil:
+            while at < size:
+                value = fabs(doubles[at])
+                if value > 16777216.0 and value < 9007199254740992.0 and <double><float>value != value \
+                        and floor(value) == value:
+                    break
+                at += 1
+    else:
+        array = np.ascontiguousarray(rows, np.int64)
+        wholes = <const int64_t*>cnp.PyArray_DATA(array)
+        with nogil:
+            while at < size:
+                if ((wholes[at] > 16777216 or wholes[at] < -16777216)
+                        and <double><float>wholes[at] != <double>wholes[at]):
+                    break
+                at += 1
+    return divmod(at, rows.shape[1]) if at < size else None
+
+
+def with_missing(capsule, float missing):
+    """Return a scorer capsule that takes `missing`, as float32, for a missing value, and passes the rows on.
+
+    It copies the rows, 64 at a time, and has the entries and flags of the scorer in `capsule`.
+
+    Raises:
+        ConfigError: no scorer capsule.
+    """
+    cdef const engine_scorer* inner = scorer_from_capsule(capsule)
+    cdef engine_scorer scorer = c_with_missing(inner[0], missing)
+    return scorer_to_capsule(&scorer)
 
 
 cdef int _score_until(const engine_scorer* scorer, cnp.ndarray array, size_t stride, double* out,

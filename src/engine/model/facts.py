@@ -29,6 +29,8 @@ class Facts:
         feature_names: tuple of str, columns in order.
         objective: str, the training library's name for it.
         trees: int, trees of a forest; a tree of several outputs counts once for each output.
+        trees_used, trees_total: int, trees in use and in the file, each counted once.
+        best_iteration: int, the best round of early stopping, counted from 0.
         leaves: int, leaves of all trees.
         depth: int, splits on the longest path.
         us_row_1: float, microseconds for one row here, measured when `inspect` loaded the model. Native code alone, in
@@ -46,6 +48,9 @@ class Facts:
     feature_names: tuple[str, ...] | None = None
     objective: str | None = None
     trees: int | None = None
+    trees_used: int | None = None
+    trees_total: int | None = None
+    best_iteration: int | None = None
     leaves: int | None = None
     depth: int | None = None
     us_row_1: float | None = None
@@ -54,7 +59,7 @@ class Facts:
 
     def __str__(self) -> str:
         lines = [("file", f"{self.path} ({self.size_bytes:,} bytes)"), ("format", self.format)]
-        shown = ("objective", "trees", "leaves", "depth", "n_features", "n_outputs")
+        shown = ("objective", "trees", "leaves", "depth", "best_iteration", "n_features", "n_outputs")
         for name in shown:
             value = getattr(self, name)
             if value is not None:
@@ -95,11 +100,15 @@ def inspect(path: str | os.PathLike[str]) -> Facts:
     kind = formats.sniff(content, path.name)
     if kind == formats.ONNX:
         return _inspect_onnx(path, content)
+    if kind == formats.CATBOOST_BINARY:
+        raise UnsupportedModelError(
+            f"{path.name}: CatBoost's binary format, which only catboost can read; use load_model"
+        )
     if kind == formats.SKOPS:
         raise UnsupportedModelError(
             f"{path.name}: a skops file, which only skops and scikit-learn can read; use load_model"
         )
-    return _of_model(path, len(content), load.read_native(content, kind, path.name))
+    return _of_model(path, len(content), load.read_native(content, kind, path.name, library=False))
 
 
 def _of_model(path: Path, size_bytes: int, model: Model) -> Facts:
@@ -115,10 +124,23 @@ def _of_model(path: Path, size_bytes: int, model: Model) -> Facts:
         feature_names=model.feature_names,
         objective=found.get("objective"),
         trees=found.get("trees"),
+        trees_used=found.get("trees_used"),
+        trees_total=found.get("trees_total"),
+        best_iteration=found.get("best_iteration"),
         leaves=found.get("leaves"),
         depth=found.get("depth"),
+        notes=_early_stopping(found),
         us_row_1=times[found["layout_single"]][0] if times else None,
         us_row_64=times[found["layout_batch"]][1] if times else None,
+    )
+
+
+def _early_stopping(found: dict[str, Any]) -> tuple[str, ...]:
+    used, total, best = (found.get(key) for key in ("trees_used", "trees_total", "best_iteration"))
+    if used == total:
+        return ()
+    return (
+        f"{used} of {total} trees are used, up to the best iteration, {best}; iteration_range=(0, 0) uses all",
     )
 
 

@@ -149,11 +149,12 @@ class ForestBuilder:
         digest: str,
         feature_names: Sequence[str] | None,
         details: Mapping[str, Any],
+        categories: Mapping[str, Sequence[Any]] | None = None,
     ) -> Model:
         """Make the model. Raise ModelFormatError where the arrays do not make trees.
 
         Args:
-            format, digest, feature_names: as the attributes of `Model`.
+            format, digest, feature_names, categories: as the attributes of `Model`.
             details: facts for `describe()`, to which the forest's own are added.
         """
         forest = _forest.Forest(
@@ -181,6 +182,7 @@ class ForestBuilder:
             digest=digest,
             feature_names=feature_names,
             details={**details, **forest.describe()},
+            categories=categories,
         )
 
 

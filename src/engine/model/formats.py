@@ -8,20 +8,49 @@ import re
 from engine.errors import ModelFormatError, UnsupportedModelError
 
 LIGHTGBM, XGBOOST_JSON, XGBOOST_UBJSON, ONNX = "lightgbm", "xgboost-json", "xgboost-ubjson", "onnx"
-CATBOOST, SKOPS, PICKLE, TREELITE = "catboost-json", "skops", "pickle", "treelite"
-EXPECTED = "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, a treelite checkpoint, skops, or ONNX"
+CATBOOST, CATBOOST_BINARY, SKOPS, PICKLE, TREELITE = (
+    "catboost-json",
+    "catboost-cbm",
+    "skops",
+    "pickle",
+    "treelite",
+)
+EXPECTED = (
+    "LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON or cbm, a treelite checkpoint, skops, or ONNX"
+)
+
+_XGBOOST_BINARY = (
+    "XGBoost's old binary format, which XGBoost up to 3.0 reads: load it there and save it, "
+    "Booster(model_file=path).save_model('model.json')"
+)
+_XGBOOST_DUMP = (
+    "a {} dump of XGBoost's dump_model, which lacks the objective and the base score; save the model itself with "
+    "Booster.save_model('model.json')"
+)
 
 # First bytes of known formats that are not read, and what to do instead.
 _REFUSED = {
     rb"PK\x03\x04": "a zip archive without skops' schema.json (NumPy or PyTorch?); load the object yourself and "
     "pass it",
-    rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd": "a compressed file; decompress it first",
-    rb"CBM1": "CatBoost's binary format; save it with format='json'",
-    rb"binf|bs64": "XGBoost's old binary format; load it and save it as .json or .ubj",
+    rb"\x28\xb5\x2f\xfd": "a file compressed by zstd; decompress it first",
+    rb"binf|bs64": _XGBOOST_BINARY,
+    # Up to 1.2: 136 bytes of parameters, then the objective's name behind its length.
+    rb".{136}[\x01-\x40]\0{7}[a-z]+:[a-z0-9_]+": _XGBOOST_BINARY,
+    rb"\s*booster\[\d+\]:": _XGBOOST_DUMP.format("text"),
     rb"\x89HDF": "HDF5; export the model to ONNX",
 }
 # Three version numbers and two element types.
 _TREELITE = re.compile(rb"[\x01-\x07]\0\0\0.\0\0\0.\0\0\0[\x01-\x03][\x01-\x03]", re.DOTALL)
+# Protocols 0 and 1 have no mark: they begin with the name of a class, a tuple, a list or a dict.
+_PICKLE = re.compile(
+    rb"\x80[\x00-\x05]|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|\((?:[dl]p?\d*\n|i[A-Za-z_][\w.]*\n)", re.DOTALL
+)
+# gzip, bz2, xz, lzma and zlib, as joblib.dump(model, path, compress=…) writes them.
+COMPRESSED = re.compile(rb"\x1f\x8b|BZh\d|\xfd7zXZ|\x5d\0\0..\xff\xff|\x78[\x01\x5e\x9c\xda]", re.DOTALL)
+_COMPRESSED = (
+    "a compressed file; say trust=True if it is a pickle of joblib and you would run a program from the same source, "
+    "and decompress any other file first"
+)
 _UNTRUSTED = (
     "a pickle, which can run any code when it is read; save the model in its library's own format, or say "
     "trust=True if you would run a program from the same source"
@@ -42,10 +71,11 @@ def sniff(content: bytes, name: str, *, trust: bool = False) -> str:
     """
     if not content:
         raise ModelFormatError(f"{name}: the file is empty; expected {EXPECTED}")
-    if re.match(rb"\x80[\x00-\x05]", content):
-        if not trust:
-            raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {_UNTRUSTED}")
-        return PICKLE
+    for beginning, what in ((_PICKLE, _UNTRUSTED), (COMPRESSED, _COMPRESSED)):
+        if beginning.match(content):
+            if not trust:
+                raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {what}")
+            return PICKLE
     if (
         content.startswith(b"PK\x03\x04") and b"schema.json" in content[-(1 << 16) :]
     ):  # in the directory at the end
@@ -53,10 +83,14 @@ def sniff(content: bytes, name: str, *, trust: bool = False) -> str:
     for pattern, reason in _REFUSED.items():
         if re.match(pattern, content, re.DOTALL):
             raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {reason}")
-    if content.startswith(b"tree\n"):
+    if content.startswith(b"CBM1"):
+        return CATBOOST_BINARY
+    if re.match(rb"\s*tree\r?\n", content):
         return LIGHTGBM
     if re.match(rb"\{[iUIlL]", content):
         return XGBOOST_UBJSON
+    if re.match(rb"\s*\[\s*\{\s*\"(?:nodeid|leaf)\"", content):
+        raise UnsupportedModelError(f"{name}: expected {EXPECTED}, got {_XGBOOST_DUMP.format('JSON')}")
     if re.match(rb"\s*\{", content):
         return _sniff_json(content, name)
     if _TREELITE.match(content):
@@ -79,7 +113,7 @@ def _sniff_json(content: bytes, name: str) -> str:
         ) from None
     if "tree_info" in keys:
         raise UnsupportedModelError(
-            f"{name}: a LightGBM JSON dump; save the model with Booster.save_model instead"
+            f"{name}: a LightGBM JSON dump; save the model itself with Booster.save_model('model.txt')"
         )
     if keys & {"oblivious_trees", "features_info"}:
         return CATBOOST

@@ -6,12 +6,16 @@ No training library is imported here unless the object given comes from it, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from engine.errors import ConfigError, ModelFormatError, UnsupportedModelError
-from engine.model import formats
+from engine.model import fitted, formats, iterations
+from engine.model.iterations import Range
 from engine.model.model import Model
 
 
@@ -21,6 +25,11 @@ def load_model(
     n_features: int | None = None,
     n_outputs: int | None = None,
     trust: bool = False,
+    dtype: npt.DTypeLike | None = None,
+    feature_names: Sequence[str] | None = None,
+    output: str | None = None,
+    iteration_range: tuple[int, int] | None = None,
+    num_trees: int | None = None,
 ) -> Model:
     """Load a model that then scores without the library that trained it.
 
@@ -28,21 +37,28 @@ def load_model(
 
     Args:
         source: one of
-            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON, a treelite checkpoint, ONNX or skops; the
-            content tells the format, not the suffix;
+            a path to LightGBM text, XGBoost JSON or UBJSON, CatBoost JSON or cbm, a treelite checkpoint, ONNX or
+            skops; the content tells the format, not the suffix;
             a fitted LightGBM, XGBoost or CatBoost model, or its scikit-learn wrapper. A classifier gives
-            probabilities, of class 1 where there are two. Trees beyond the best iteration of early stopping are used
-            or left out as the object's own `predict` does;
+            probabilities, of class 1 where there are two;
             a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient booster or
             isolation forest, which gives its `decision_function`;
             a treelite Model;
-            a Python callable, float32 [n, n_features] -> [n] or [n, n_outputs] (batch lane only);
+            a Python callable, [n, n_features] of `dtype` -> [n] or [n, n_outputs] (batch lane only);
             a `Model`, which is returned as it is.
         n_features: int from 1, values a row. Required for a callable; checked against any other source.
         n_outputs: int from 1, values an answer. 1 for a callable by default; checked against any other source.
         trust: True reads pickles (and joblib's), and skops files with types that skops does not know. Such a file runs
             any code it likes: trust only files that you would run as a program. A child process reads the file first,
             so a damaged file ends the child and not this process.
+        dtype: float32 (the default) or float64, of the rows that a callable gets. Only for callables.
+        feature_names: names of the columns in order, for a source that knows none, or to replace its own.
+        output: name of the output that holds the scores, of an ONNX model with several.
+        iteration_range: (first, end), rounds to use of a LightGBM, XGBoost or CatBoost model; an end of 0 is the last.
+            By default a model that stopped early is used up to its best iteration, as a file and as an object, which is
+            what the high-level `predict` of its library does; others are used whole. `describe()` has `trees_used`,
+            `trees_total` and `best_iteration`.
+        num_trees: the same as iteration_range=(0, num_trees).
 
     Returns:
         An immutable `Model`. Its `predict` gives what the training library's `predict` gives.
@@ -51,47 +67,80 @@ def load_model(
         FileNotFoundError: no such file.
         ModelFormatError: the file is truncated, damaged or of no known format.
         UnsupportedModelError: the model is understood, but cannot be represented exactly; the message says why.
-        ConfigError: n_features is missing for a callable, or n_features or n_outputs is not the model's.
-        MissingDependencyError: ONNX without onnxruntime installed, skops without skops.
+        ConfigError: n_features is missing for a callable, or n_features or n_outputs is not the model's; an option that
+            the source has no use for; rounds that the model does not have.
+        MissingDependencyError: ONNX without onnxruntime installed, skops without skops, CatBoost's cbm without
+        catboost.
 
     Example:
         >>> model = load_model("model.txt")                      # doctest: +SKIP
         >>> model.predict([[0.5, 1.0, float("nan")]])            # doctest: +SKIP
         array([0.27])
     """
-    model = _load(source, n_features, n_outputs, trust)
+    rounds = iterations.asked(iteration_range, num_trees)
+    model = _load(source, n_features, n_outputs, trust, dtype, output, rounds)
     for what, wanted, got in (
         ("features", n_features, model.n_features),
         ("outputs", n_outputs, model.n_outputs),
     ):
         if wanted is not None and wanted != got:
             raise ConfigError(f"expected a model with {wanted} {what}, got {got} from {_name(source)}")
+    if feature_names is not None:
+        from engine.model.python import checked_names
+
+        names = checked_names(feature_names, model.n_features)
+        if model.feature_names != names:
+            model = model.renamed(names)
     return model
 
 
-def _load(source: Any, n_features: int | None, n_outputs: int | None, trust: bool) -> Model:
+def _load(
+    source: Any,
+    n_features: int | None,
+    n_outputs: int | None,
+    trust: bool,
+    dtype: npt.DTypeLike | None,
+    output: str | None,
+    rounds: Range,
+) -> Model:
+    is_path = isinstance(source, str | os.PathLike)
+    library = fitted.library_of(source)
+    is_function = not isinstance(source, Model) and not is_path and library is None and callable(source)
+    for name, given, fits, of in (
+        ("dtype=", dtype, is_function, "a Python callable's rows"),
+        ("output=", output, is_path, "an ONNX file"),
+        ("iteration_range= or num_trees=", rounds, is_path or library is not None, "a boosted model"),
+    ):
+        if given is not None and not fits:
+            raise ConfigError(f"{name} is for {of}, got {_name(source)}")
     if isinstance(source, Model):
         return source
-    if isinstance(source, str | os.PathLike):
-        return load_path(source, trust=trust)
-    from engine.model import fitted
-
-    library = fitted.library_of(source)
+    if is_path:
+        return load_path(source, trust=trust, n_features=n_features, output=output, rounds=rounds)
     if library is not None:
-        return fitted.read_fitted(source, library)
-    if callable(source):
+        return fitted.read_fitted(source, library, rounds)
+    if is_function:
         if n_features is None:
             raise ConfigError("a Python callable needs n_features: load_model(fn, n_features=32)")
         from engine.model.python import from_callable
 
-        return from_callable(source, n_features, n_outputs if n_outputs is not None else 1)
+        dtype = np.float32 if dtype is None else dtype
+        return from_callable(source, n_features, n_outputs if n_outputs is not None else 1, dtype=dtype)
     raise UnsupportedModelError(
         f"expected a path, a callable or a fitted model of {', '.join(fitted.LIBRARIES)}, got {_name(source)}"
     )
 
 
-def load_path(path: str | os.PathLike[str], *, trust: bool, probed: bool = False) -> Model:
-    """Load a file. Args and errors as `load_model`.
+def load_path(
+    path: str | os.PathLike[str],
+    *,
+    trust: bool,
+    probed: bool = False,
+    n_features: int | None = None,
+    output: str | None = None,
+    rounds: Range = None,
+) -> Model:
+    """Load a file. Args and errors as `load_model`; `rounds` as `iterations.asked` returns them.
 
     A child process first reads files that run code of their own (trusted pickles and skops files), unless `probed` says
     that it has.
@@ -99,18 +148,29 @@ def load_path(path: str | os.PathLike[str], *, trust: bool, probed: bool = False
     path = Path(path)
     content = read_file(path)
     kind = formats.sniff(content, path.name, trust=trust)
+    if output is not None and kind != formats.ONNX:
+        raise ConfigError(f"output= is for ONNX models; {path.name} is not one")
     if kind in (formats.PICKLE, formats.SKOPS):
         from engine.model import isolation, objects
 
         if trust and not probed:
             isolation.probe(path, trust=trust)
         read = objects.read_pickle if kind == formats.PICKLE else objects.read_skops
-        return read(content, path.name, trust=trust)
+        return read(content, path.name, trust=trust, rounds=rounds)
+    if kind == formats.CATBOOST_BINARY:
+        from engine.model import isolation
+
+        if not probed:  # CatBoost's own parser reads it
+            isolation.probe(path)
+        return fitted.read_catboost_binary(content, path.name, rounds)
     if kind == formats.ONNX:
         from engine.model.onnx import load_onnx
 
-        return load_onnx(path)  # the path, not the bytes: weights may lie in files beside it
-    return read_native(content, kind, path.name)
+        if rounds is not None:
+            raise ConfigError(fitted.NO_ROUNDS.format("ONNX"))
+        # The path, not the bytes: weights may lie in files beside it.
+        return load_onnx(path, n_features=n_features, output=output)
+    return read_native(content, kind, path.name, rounds)
 
 
 def read_file(path: Path) -> bytes:
@@ -120,26 +180,29 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def read_native(content: bytes, kind: str, name: str) -> Model:
+def read_native(content: bytes, kind: str, name: str, rounds: Range = None, *, library: bool = True) -> Model:
     """Read a file of our own readers' formats: `kind` is the result of `formats.sniff`, and not ONNX, skops or pickle.
 
-    Raises ModelFormatError and UnsupportedModelError as the readers do; `name` stands for the file in messages.
+    `library`: the library that trained it may run, for what no reader represents. Raises ModelFormatError and
+    UnsupportedModelError as the readers do; `name` stands for the file in messages.
     """
     if kind == formats.LIGHTGBM:
         from engine.model.readers.lightgbm import read_lightgbm
 
-        return read_lightgbm(content, name)
+        return read_lightgbm(content, name, rounds, library=library)
     if kind == formats.CATBOOST:
         from engine.model.readers.catboost import read_catboost
 
-        return read_catboost(content, name)
+        return read_catboost(content, name, rounds)
     if kind == formats.TREELITE:
         from engine.model.readers.treelite import read_treelite
 
+        if rounds is not None:
+            raise ConfigError(fitted.NO_ROUNDS.format("treelite"))
         return read_treelite(content, name)
     from engine.model.readers.xgboost import read_xgboost_json, read_xgboost_ubjson
 
-    return (read_xgboost_json if kind == formats.XGBOOST_JSON else read_xgboost_ubjson)(content, name)
+    return (read_xgboost_json if kind == formats.XGBOOST_JSON else read_xgboost_ubjson)(content, name, rounds)
 
 
 def _name(source: Any) -> str:

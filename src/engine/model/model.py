@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.errors import InputTypeError
 from engine.model import _scorer
+from engine.model import rows as by_name
 
 if TYPE_CHECKING:  # `types` has it from Python 3.13 on only, and nothing needs it at run time
     from typing_extensions import CapsuleType
+
+
+def _fixed(categories: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(values) if isinstance(values, Sequence) else values for name, values in categories.items()
+    }
 
 
 class Model:
@@ -27,12 +35,15 @@ class Model:
             "python".
         digest: str, sha256 of the model's content as 64 hex digits.
         feature_names: tuple of str, names of the columns in order; None where the model carries none.
+        categories: dict, a categorical feature's name -> tuple of its categories in the order of their codes; None
+            where the model carries none. Rows of a data frame are matched with them.
+        computes_float32: bool. True: rows in double are rounded to float32.
         native: bool. True: a call takes microseconds and never takes the GIL, so the model fits the inline lane and may
             be a fallback.
 
     Args:
         scorer: the capsule; the model keeps it alive.
-        format, digest, feature_names: as the attributes.
+        format, digest, feature_names, categories: as the attributes.
         details: more facts for `describe()`.
 
     Raises:
@@ -41,6 +52,9 @@ class Model:
 
     __slots__ = (
         "_details",
+        "_lost",
+        "categories",
+        "computes_float32",
         "digest",
         "feature_names",
         "format",
@@ -58,6 +72,7 @@ class Model:
         digest: str,
         feature_names: Sequence[str] | None = None,
         details: Mapping[str, Any] | None = None,
+        categories: Mapping[str, Any] | None = None,
     ) -> None:
         info = _scorer.describe(scorer)
         self.scorer = scorer
@@ -67,37 +82,69 @@ class Model:
         self.format = format
         self.digest = digest
         self.feature_names = tuple(feature_names) if feature_names is not None else None
+        self.categories = _fixed(categories) if categories else None
+        self.computes_float32 = not info["float64_rows"]
+        self._lost = False
         self._details = dict(details or {})
 
-    def predict(self, rows: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.float64]:
+    def predict(self, rows: Any, *, threads: int = 1, strict: bool = False) -> npt.NDArray[np.float64]:
         """Score rows now, without a deadline, to what the training library's own `predict` returns.
 
         Blocks until all rows are scored. Native and ONNX models release the GIL meanwhile.
 
         Args:
             rows: float32 or float64 [n, n_features]; NaN is a missing value. Read in place where the last axis is
-                contiguous, else copied once. A model that computes in float32 rounds float64 rows: a value beyond
-                float32's range becomes an infinity of its sign.
+                contiguous, else copied once. Rows with names (a data frame, pyarrow Table, Series, mapping or list of
+                mappings) are matched by name where the model knows names, see docs/models.md. A model that computes in
+                float32 rounds float64 rows: a value beyond float32's range becomes an infinity of its sign. The first
+                whole number that rounding changes gives a UserWarning.
             threads: int from 1, the most threads that share the rows, 256 at a time. The calling thread is one of them;
                 the others end with the call. The answers are the same bits with any number.
+            strict: refuse columns that the model does not know, instead of ignoring them.
 
         Returns:
             float64 [n] for one output, [n, n_outputs] for several.
 
         Raises:
-            InputError: another shape or dtype, or threads below 1.
+            InputError: another shape or dtype, a missing column, a value that is no number, or threads below 1.
             ModelError: the model failed.
 
         Example:
             >>> load_model("model.txt").predict(rows, threads=4)     # doctest: +SKIP
         """
+        if type(rows) is not np.ndarray or rows.dtype.kind not in "fiub":
+            rows = by_name.matched(
+                rows,
+                self.feature_names,
+                n_features=self.n_features,
+                strict=strict,
+                categories=self.categories,
+            )
+        if self.computes_float32 and not self._lost and rows.dtype != np.float32 and rows.ndim == 2:
+            self._lost = by_name.warn_lost(rows, self.feature_names)
         return _scorer.score(self.scorer, rows, threads)
+
+    def renamed(self, names: Sequence[str]) -> Model:
+        """Return the same model with other names for its columns; the native memory is shared."""
+        other = object.__new__(type(self))
+        for kind in type(self).__mro__:
+            for name in getattr(kind, "__slots__", ()):
+                setattr(other, name, getattr(self, name))
+        other.feature_names = tuple(names)
+        other.categories = None
+        return other
+
+    def add_details(self, **facts: Any) -> None:
+        """Add facts for `describe()`. For readers of models, before anybody else has the model."""
+        self._details.update(facts)
 
     def describe(self) -> dict[str, Any]:
         """Return the model's facts as a dict of plain values.
 
         Always there: `format`, `digest`, `n_features`, `n_outputs`, `native`. Each reader adds its own: `objective`
-        and `link`; of a forest `trees`, `leaves`, `depth`, `layout_single`, `layout_batch`, `batch_rows_min`,
+        and `link`; of a boosted model `trees_used`, `trees_total` and `best_iteration` (of early stopping, counted
+        from 0, or None); of an XGBoost wrapper with a number for missing values, `missing`; of a forest `trees`,
+        `leaves`, `depth`, `layout_single`, `layout_batch`, `batch_rows_min`,
         `instruction_set` and `calibration_us_row` (layout -> microseconds a row, alone and in blocks of 64); of a dense
         net `layers` and `precision`; of ONNX `runtime`.
         """
@@ -109,6 +156,11 @@ class Model:
             "native": self.native,
             **self._details,
         }
+
+    def __reduce__(self) -> Any:
+        raise InputTypeError(
+            "a Model cannot be pickled, because it is native memory: send the file and load it there"
+        )
 
     def __repr__(self) -> str:
         return (

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import pickle
+import warnings
 import zipfile
+import zlib
 from typing import Any
 
 from engine._common import optional
 from engine.errors import EngineError, ModelFormatError, UnsupportedModelError
-from engine.model import fitted
+from engine.model import fitted, formats
+from engine.model.iterations import Range
 from engine.model.model import Model
 
 UNPACKED_BYTES_MAX = 2**31  # a small archive can claim to unpack to any size
@@ -24,7 +30,7 @@ def read_object(content: bytes, name: str, *, trust: bool) -> Any:
     return _load_pickle(content, name)
 
 
-def read_skops(content: bytes, name: str, *, trust: bool) -> Model:
+def read_skops(content: bytes, name: str, *, trust: bool, rounds: Range = None) -> Model:
     """Read the model in a skops file. Types that skops does not know are built only with `trust`.
 
     scikit-learn's trees are among those types, because they believe the sizes that a file gives them. So linear models
@@ -35,7 +41,7 @@ def read_skops(content: bytes, name: str, *, trust: bool) -> Model:
         ModelFormatError: the file is damaged, or would unpack to over 2 GiB.
         UnsupportedModelError: unknown types without trust, or an object that is no model.
     """
-    return _read(_load_skops(content, name, trust), name)
+    return _read(_load_skops(content, name, trust), name, rounds)
 
 
 def _load_skops(content: bytes, name: str, trust: bool) -> Any:
@@ -59,14 +65,14 @@ def _load_skops(content: bytes, name: str, trust: bool) -> Any:
     return known
 
 
-def read_pickle(content: bytes, name: str, *, trust: bool) -> Model:
+def read_pickle(content: bytes, name: str, *, trust: bool, rounds: Range = None) -> Model:
     """Run a trusted pickle, or one of joblib's, and read the model in it.
 
     Raises:
         ModelFormatError: the pickle cannot be read.
         UnsupportedModelError: not trusted, or an object that is no model.
     """
-    return _read(read_object(content, name, trust=trust), name)
+    return _read(read_object(content, name, trust=trust), name, rounds)
 
 
 def _load_pickle(content: bytes, name: str) -> Any:
@@ -79,14 +85,27 @@ def _load_pickle(content: bytes, name: str) -> Any:
 
 
 def _unpickle(content: bytes) -> Any:
-    try:
-        import joblib
-    except ImportError:
-        return pickle.loads(content)
-    return joblib.load(io.BytesIO(content))  # plain pickles too
+    with warnings.catch_warnings():
+        # joblib warns that it cannot map a compressed file into memory, which nobody asked for.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            import joblib
+        except ImportError:
+            return pickle.loads(_decompressed(content))
+        return joblib.load(io.BytesIO(content))  # plain pickles too
 
 
-def _read(held: Any, name: str) -> Model:
+def _decompressed(content: bytes) -> bytes:
+    if content.startswith(b"\x1f\x8b"):
+        return gzip.decompress(content)
+    if content.startswith(b"BZh"):
+        return bz2.decompress(content)
+    if content.startswith((b"\xfd7zXZ", b"\x5d\0\0")):
+        return lzma.decompress(content)
+    return zlib.decompress(content) if formats.COMPRESSED.match(content) else content
+
+
+def _read(held: Any, name: str, rounds: Range) -> Model:
     library = fitted.library_of(held)
     if library is None:
         raise UnsupportedModelError(
@@ -94,7 +113,7 @@ def _read(held: Any, name: str) -> Model:
             f"{type(held).__module__}.{type(held).__name__}"
         )
     try:
-        return fitted.read_fitted(held, library)
+        return fitted.read_fitted(held, library, rounds)
     except EngineError:
         raise
     except Exception as error:  # an object that lost an attribute on its way

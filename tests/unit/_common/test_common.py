@@ -53,6 +53,19 @@ def test_a_type_may_have_an_error_of_its_own():
         arguments.whole("rows", 10, 1, 9, type_error=InputTypeError)
 
 
+def test_numbers_of_numpy_are_numbers():
+    assert arguments.whole("rows", np.int64(3), 1, 9) == 3
+    assert type(arguments.whole("rows", np.uint8(3), 1, 9)) is int
+    assert type(arguments.number("share", np.float32(0.5), 0, 1)) is float
+    assert arguments.number("share", np.int16(1), 0, 1) == 1.0
+    assert arguments.finite_number("share", np.float64(0.5)) == 0.5
+    for value in (np.float64(2.0), np.True_, np.array([2]), np.array(2.0), "2"):
+        with pytest.raises(InputError, match="rows must be an int"):
+            arguments.whole("rows", value, 1, 9)
+    with pytest.raises(InputError, match="share must be a number, got bool"):
+        arguments.number("share", np.True_, 0, 1)
+
+
 def test_a_choice_lists_the_others():
     assert arguments.one_of("lane", "auto", ("auto", "batch")) == "auto"
     with pytest.raises(InputError, match="lane must be one of auto, batch, got 'inlin'"):

@@ -80,7 +80,7 @@ def test_an_estimator_that_was_not_fitted():
 
     with pytest.raises(UnsupportedModelError, match="not fitted"):
         load_model(LinearRegression())
-    with pytest.raises(UnsupportedModelError, match="Perceptron is not one of"):
+    with pytest.raises(UnsupportedModelError, match="Perceptron is not fitted"):
         load_model(Perceptron())
 
 

@@ -20,7 +20,7 @@ from engine.model import load_model
         (b"hello", ModelFormatError, "none of them"),
         (pickle.dumps({"a": 1}), UnsupportedModelError, "pickle"),
         (b"PK\x03\x04rest", UnsupportedModelError, "zip"),
-        (b"CBM1rest", UnsupportedModelError, "CatBoost"),
+        (b"CBM1rest", ModelFormatError, "model.bin"),
         (b"binf rest", UnsupportedModelError, "old binary"),
         (b'{"name": "tree", "tree_info": []}', UnsupportedModelError, "LightGBM JSON dump"),
         (b'{"oblivious_trees": []}', ModelFormatError, "features_info"),

@@ -169,10 +169,15 @@ def test_damaged_vector_leaves(load, change, error, message):
         load(json.dumps(document).encode())
 
 
-def test_vector_leaves_of_older_versions_are_refused(load):
+def test_vector_leaves_up_to_3_1_lie_with_the_nodes(load):
     document, tree = vector_document()
     del tree["leaf_weights"]
-    with pytest.raises(UnsupportedModelError, match=r"before 3\.1"):
+    tree["right_children"] = [2, -1, -1]
+    tree["base_weights"] = [-1.0, -2.0, 10.0, 20.0, 30.0, 40.0]
+    answers = load(json.dumps(document).encode()).predict([[1.0, 0.0], [2.0, 0.0]])
+    assert answers.tolist() == [[10.5, 21.0], [30.5, 41.0]]
+    tree["base_weights"] = [-1.0, -2.0, 10.0, 20.0]
+    with pytest.raises(ModelFormatError, match="outside its 4 base_weights"):
         load(json.dumps(document).encode())
 
 

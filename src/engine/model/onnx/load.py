@@ -20,6 +20,7 @@ from engine.model import _onnx
 from engine.model.model import Model
 from engine.model.onnx.dense import load_onnx_dense
 from engine.model.onnx.ports import feature_names
+from engine.model.onnx.rewire import rewired
 from engine.model.onnx.runtime import Source, open_by_c_api, open_by_python
 
 Runtime = Literal["auto", "c-api", "python", "native"]
@@ -33,7 +34,10 @@ def load_onnx(
     n_features: int | None = None,
     runtime: Runtime = "auto",
 ) -> Model:
-    """Load an ONNX model with one input [batch, n_features] of float or double, and one output of scores.
+    """Load an ONNX model with inputs of numbers, [batch, columns] each, and one output of scores.
+
+    Several inputs become the columns of one row in their order, and their names `feature_names`. Probabilities in
+    a ZipMap are taken as the tensor that it maps.
 
     A classifier made by skl2onnx or onnxmltools answers (label, probabilities). Its probabilities are taken; of two
     classes, the second's alone, which is what the training libraries' own `predict` gives for a binary model. Float32
@@ -60,8 +64,8 @@ def load_onnx(
         InputTypeError: neither a path nor bytes.
         MissingDependencyError: onnxruntime is not installed.
         ModelFormatError: damaged bytes.
-        UnsupportedModelError: several inputs; an input that is not float [batch, n_features]; a batch axis fixed at
-            more than one row; scores in a ZipMap; no output, or several, that could hold the scores; tensors in files
+        UnsupportedModelError: an input of text, or not of numbers [batch, columns]; a batch axis fixed at more than one
+            row; no output, or several, that could hold the scores; tensors in files
             outside the model's folder.
         ConfigError: an argument out of range, or `runtime="c-api"` where the C API cannot be used.
     """
@@ -82,7 +86,7 @@ def load_onnx(
     locations, properties = _onnx.scan(content)
     files = _external_files(locations, path)
     # The bytes that were hashed are the bytes that are loaded; only external data needs the file itself.
-    model = str(path) if files else content
+    model = str(path) if files else rewired(content, properties)
     opened = Source(model, intra_op_threads, output, n_features, _digest(content, files), properties)
     if runtime == "python":
         return open_by_python(opened)

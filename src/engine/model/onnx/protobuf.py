@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from engine.errors import ModelFormatError
@@ -21,6 +22,35 @@ def fields(message: bytes, what: str) -> dict[int, list[Any]]:
     Raises ModelFormatError where the message is damaged; `what` stands for the file in it.
     """
     found: dict[int, list[Any]] = defaultdict(list)
+    for number, _, value in entries(message, what):
+        found[number].append(value)
+    return found
+
+
+def encode(fields: Iterable[tuple[int, int, Any]]) -> bytes:
+    """Return the message of these fields, (number, wire type, value), as `entries` gives them."""
+    out = bytearray()
+    for number, kind, value in fields:
+        _put(out, number << 3 | kind)
+        if kind == _VARINT:
+            _put(out, value)
+            continue
+        if kind == _BYTES:
+            _put(out, len(value))
+        out += value
+    return bytes(out)
+
+
+def _put(out: bytearray, value: int) -> None:
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+def entries(message: bytes, what: str) -> list[tuple[int, int, Any]]:
+    """Return all fields in order, (number, wire type, value); values and errors as in `fields`."""
+    found = []
     at = 0
     while at < len(message):
         key, at = varint(message, at, what)
@@ -40,7 +70,7 @@ def fields(message: bytes, what: str) -> dict[int, list[Any]]:
                     f"{what}: damaged: a field of {size:,} bytes at {at:,} of {len(message):,}"
                 )
             value, at = message[at : at + size], at + size
-        found[key >> 3].append(value)
+        found.append((key >> 3, kind, value))
     return found
 
 

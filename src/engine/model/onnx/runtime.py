@@ -32,10 +32,10 @@ class OnnxModel(Model):
 
     __slots__ = ()
 
-    def predict(self, rows: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.float64]:
+    def predict(self, rows: Any, *, threads: int = 1, strict: bool = False) -> npt.NDArray[np.float64]:
         """Score rows as `Model.predict` does; a ModelError carries ONNX Runtime's own message."""
         try:
-            return super().predict(rows, threads=threads)
+            return super().predict(rows, threads=threads, strict=strict)
         except ModelError as failure:
             raise ModelError(f"{failure}: {self.last_error()}") from None
 

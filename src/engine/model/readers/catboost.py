@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from engine.errors import ModelFormatError, UnsupportedModelError
+from engine.model import iterations
 from engine.model.forest import ForestBuilder, Link, Rule
+from engine.model.iterations import Range
 from engine.model.model import Model
 
 DEPTH_MAX = 16  # CatBoost's own limit for symmetric trees: 65,536 leaves
@@ -31,14 +33,34 @@ _PLAIN = (
     "Huber",
     "LogCosh",
     "MultiRMSE",
+    "MultiRMSEWithMissingValues",
+    "RMSPE",
+    "NumErrors",
+    "GroupQuantile",
+    "SurvivalAft",
+    "Cox",
 )
-_RANKING = ("QueryRMSE", "QuerySoftMax", "PairLogit", "PairLogitPairwise", "YetiRank", "YetiRankPairwise")
-_LINKS = {
+_RANKING = (
+    "QueryRMSE",
+    "QuerySoftMax",
+    "PairLogit",
+    "PairLogitPairwise",
+    "YetiRank",
+    "YetiRankPairwise",
+    "StochasticRank",
+    "StochasticFilter",
+    "LambdaMart",
+)
+LINKS = {
     **dict.fromkeys((*_PLAIN, *_RANKING), Link.IDENTITY),
     "Logloss": Link.SIGMOID,
     "CrossEntropy": Link.SIGMOID,
     "MultiClass": Link.SOFTMAX,
     "MultiClassOneVsAll": Link.SIGMOID,
+    "MultiLogloss": Link.SIGMOID,
+    "MultiCrossEntropy": Link.SIGMOID,
+    "Focal": Link.SIGMOID,
+    "LogLinQuantile": Link.IDENTITY,  # CatBoostRegressor.predict gives the raw value
     "Poisson": Link.EXPONENTIAL,
     "Tweedie": Link.EXPONENTIAL,
 }
@@ -50,11 +72,17 @@ _NAN_RULES = {
 }
 
 
-def read_catboost(content: bytes, name: str) -> Model:
+def read_catboost(content: bytes, name: str, rounds: Range = None) -> Model:
     """Read one model. A classifier gives probabilities, of class 1 where there are two.
+
+    Args:
+        content: the bytes.
+        name: stands for the file in messages.
+        rounds: the first tree and the end of those in use, as CatBoost's ntree_start and ntree_end; all by default.
 
     Raises:
         ModelFormatError: a part is missing, or of the wrong type or length.
+        ConfigError: rounds that the model does not have.
         UnsupportedModelError: splits on categories, text or embeddings, or a loss whose link is not known here.
     """
     try:
@@ -71,19 +99,20 @@ def read_catboost(content: bytes, name: str) -> Model:
     if not 1 <= len(base) <= 1024:
         raise ModelFormatError(f"{name}: expected 1 to 1,024 biases, got {len(base)}")
     loss = _loss(document, name)
-    builder = ForestBuilder(
-        n_features=n_features,
-        n_outputs=len(base),
-        float32_rows=True,
-        base=base,
-        link=_LINKS[loss],
-        scale=_number(scale_and_bias[0], f"{name}: scale"),
-    )
     symmetric = "oblivious_trees" in document
     trees = _get(document, "oblivious_trees" if symmetric else "trees", list, name)
     if not trees:
         raise UnsupportedModelError(f"{name}: the model has no trees, so there is nothing to score")
-    for index, tree in enumerate(trees):
+    used = iterations.chosen(len(trees), rounds, None, name)
+    builder = ForestBuilder(
+        n_features=n_features,
+        n_outputs=len(base),
+        float32_rows=True,
+        base=base if used.first == 0 else [0.0] * len(base),  # CatBoost adds the bias with the first tree
+        link=LINKS[loss],
+        scale=_number(scale_and_bias[0], f"{name}: scale"),
+    )
+    for index, tree in list(enumerate(trees))[used.first : used.end]:
         where = f"{name}, tree {index}"
         nodes = _Nodes(features, len(base), where)
         (nodes.add_symmetric if symmetric else nodes.add_nested)(tree)
@@ -92,7 +121,14 @@ def read_catboost(content: bytes, name: str) -> Model:
         format="catboost",
         digest=hashlib.sha256(content).hexdigest(),
         feature_names=names,
-        details={"objective": loss, "link": builder.link.name.lower(), "symmetric": symmetric},
+        details={
+            "objective": loss,
+            "link": builder.link.name.lower(),
+            "symmetric": symmetric,
+            "trees_used": used.end - used.first,
+            "trees_total": len(trees),
+            "best_iteration": None,
+        },
     )
 
 
@@ -219,9 +255,9 @@ def _loss(document: Any, name: str) -> str:
         except (ValueError, RecursionError) as error:
             raise ModelFormatError(f"{name}: the options in model_info are damaged: {error}") from None
     loss = _get(_get(parameters, "loss_function", dict, name), "type", str, name)
-    if loss not in _LINKS:
+    if loss not in LINKS:
         raise UnsupportedModelError(
-            f"{name}: loss {loss!r} has a link that is not known; expected {', '.join(_LINKS)}"
+            f"{name}: loss {loss!r} has a link that is not known; expected {', '.join(LINKS)}"
         )
     return loss
 

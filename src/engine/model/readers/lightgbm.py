@@ -1,4 +1,4 @@
-"""Reads LightGBM's text format (`Booster.save_model`, versions 3 and 4).
+"""Reads LightGBM's text format (`Booster.save_model`, versions 2, 3 and 4).
 
 The reader is our own, because LightGBM's parser ends the process on most damaged files, and treelite accepts most
 truncated files and crashes on a few. Here every array must have the length that its tree declares before native code
@@ -8,6 +8,7 @@ sees it.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable
@@ -17,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ModelFormatError, UnsupportedModelError
+from engine.model import _callable, iterations
 from engine.model.forest import ForestBuilder, Link, Rule
+from engine.model.iterations import Range
 from engine.model.model import Model
+from engine.model.python import CallableModel
 
-VERSIONS = ("v3", "v4")
+VERSIONS = ("v2", "v3", "v4")
 ZERO_BAND = float(np.float32(1e-35))  # LightGBM reads every |x| up to this as 0.0
 _BEFORE_ZERO_BAND = float(np.nextafter(np.float64(-ZERO_BAND), -np.inf))
 _CATEGORICAL, _DEFAULT_LEFT, _MISSING_SHIFT = 1, 2, 2  # bits of decision_type
@@ -47,12 +51,24 @@ _LINKS = {
 }
 
 
-def read_lightgbm(content: bytes, name: str) -> Model:
+def read_lightgbm(
+    content: bytes, name: str, rounds: Range = None, *, best: int | None = None, library: bool = True
+) -> Model:
     """Read one model from the bytes of a file; `name` stands for the file in messages.
 
+    Args:
+        content: the bytes.
+        name: stands for the file in messages.
+        rounds: the first round and the end of those in use; all by default.
+        best: the best round of early stopping, counted from 0, where the caller knows it. Rounds after it
+            are left out by default. A file does not say, and `save_model` leaves them out.
+        library: let lightgbm itself answer for linear trees, once every array has been checked here.
+
     Raises:
+        ConfigError: rounds that the model does not have.
         ModelFormatError: the file is truncated, damaged or of another version.
-        UnsupportedModelError: linear trees, an objective whose link is not known here, or no trees.
+        UnsupportedModelError: linear trees without lightgbm installed, an objective whose link is not known here,
+        or no trees.
     """
     try:
         text = content.decode()
@@ -60,7 +76,9 @@ def read_lightgbm(content: bytes, name: str) -> Model:
         raise ModelFormatError(
             f"{name}: expected LightGBM text in UTF-8, got {error.reason} at byte {error.start}"
         ) from None
-    header, blocks = _sections(text, name)
+    if "\r\n" in text:  # a file that went through Windows or Git; the sizes in it count single ends of lines
+        text = text.replace("\r\n", "\n")
+    header, blocks = _sections(text.lstrip(), name)
     n_features = _count(header, "max_feature_idx", name, low=0, high=2**24) + 1
     per_iteration = _count(header, "num_tree_per_iteration", name, low=1, high=1024)
     if not blocks:
@@ -71,6 +89,7 @@ def read_lightgbm(content: bytes, name: str) -> Model:
     if len(names) != n_features:
         raise ModelFormatError(f"{name}: expected {n_features} feature names, got {len(names)}")
     link, parameter = _link(header, per_iteration, name)
+    used = iterations.chosen(len(blocks) // per_iteration, rounds, best, name)
     builder = ForestBuilder(
         n_features=n_features,
         n_outputs=per_iteration,
@@ -78,16 +97,103 @@ def read_lightgbm(content: bytes, name: str) -> Model:
         base=[0.0] * per_iteration,
         link=link,
         link_parameter=parameter,
-        scale=per_iteration / len(blocks) if "average_output" in header else 1.0,
+        scale=1 / (used.end - used.first) if "average_output" in header else 1.0,
     )
-    for index, block in enumerate(blocks):
+    for index, block in list(enumerate(blocks))[used.first * per_iteration : used.end * per_iteration]:
         _read_tree(builder, index % per_iteration, block, f"{name}, tree {index}")
+    digest = hashlib.sha256(content).hexdigest()
+    categories = _known_categories(header, names, text)
+    details = {
+        "objective": header.get("objective"),
+        "link": link.name.lower(),
+        "trees_used": (used.end - used.first) * per_iteration,
+        "trees_total": len(blocks),
+        "best_iteration": used.best,
+    }
+    if any(block.get("is_linear", "0") != "0" for block in blocks):
+        if not library:
+            raise UnsupportedModelError(
+                f"{name}: linear trees, which only lightgbm itself evaluates; use load_model"
+            )
+        for index, block in enumerate(blocks):
+            _check_linear(block, n_features, f"{name}, tree {index}")
+        return _read_linear_trees(
+            text, name, used, digest=digest, feature_names=names, details=details, categories=categories
+        )
     return builder.model(
-        format="lightgbm",
-        digest=hashlib.sha256(content).hexdigest(),
-        feature_names=names,
-        details={"objective": header.get("objective"), "link": link.name.lower()},
+        format="lightgbm", digest=digest, feature_names=names, details=details, categories=categories
     )
+
+
+def _check_linear(block: dict[str, str], n_features: int, where: str) -> None:
+    """Check the arrays of a linear tree's leaves, before lightgbm's parser, which believes their sizes."""
+    n_leaves = _count(block, "num_leaves", where, low=1, high=2**24)
+    if block.get("is_linear", "0") == "0":
+        return
+    if block["is_linear"] != "1":
+        raise ModelFormatError(f"{where}: is_linear must be 0 or 1, got {block['is_linear'][:20]!r}")
+    sizes = _numbers(block.get("num_features", "").strip(), int, f"{where}: num_features")
+    if len(sizes) != n_leaves or min(sizes) < 0:
+        raise ModelFormatError(f"{where}: expected {n_leaves} values of num_features, got {len(sizes)}")
+    if len(_numbers(block.get("leaf_const", ""), float, f"{where}: leaf_const")) != n_leaves:
+        raise ModelFormatError(f"{where}: expected {n_leaves} values of leaf_const")
+    for key, kind in (("leaf_features", int), ("leaf_coeff", float)):
+        values = _numbers(" ".join(block.get(key, "").split()), kind, f"{where}: {key}")
+        if len(values) != sum(sizes):
+            raise ModelFormatError(f"{where}: expected {sum(sizes)} values of {key}, got {len(values)}")
+        if kind is int and values and not 0 <= min(values) <= max(values) < n_features:
+            raise ModelFormatError(f"{where}: a feature of a leaf is not one of {n_features}")
+
+
+def _read_linear_trees(text: str, name: str, used: iterations.Rounds, **facts: Any) -> Model:
+    """Linear trees by lightgbm itself, in a Python callable."""
+    try:
+        import lightgbm
+    except ImportError:
+        raise UnsupportedModelError(
+            f"{name}: linear trees are evaluated by lightgbm, which is not installed: install it, or train with "
+            f"linear_tree=false"
+        ) from None
+    try:
+        booster = lightgbm.Booster(params={"verbosity": -1, "num_threads": 1}, model_str=text)
+    except Exception as error:  # LightGBMError, and others from its bindings
+        raise ModelFormatError(f"{name}: lightgbm cannot read the linear trees: {error}") from error
+
+    def score(rows: npt.NDArray[np.float64]) -> Any:
+        return booster.predict(
+            rows, start_iteration=used.first, num_iteration=used.end - used.first, num_threads=1
+        )
+
+    n_outputs = booster.num_model_per_iteration()
+    details = {**facts.pop("details"), "runtime": "lightgbm", "native_reason": "linear trees"}
+    return CallableModel(
+        _callable.Callable(score, booster.num_feature(), n_outputs, True),
+        format="lightgbm",
+        details=details,
+        **facts,
+    )
+
+
+def _known_categories(header: dict[str, str], names: list[str], text: str) -> dict[str, list[Any]] | None:
+    """The categories of a data frame, from the last line; None where it cannot be told whose they are."""
+    _, found, line = text.rpartition("\npandas_categorical:")
+    if not found:
+        return None
+    try:
+        lists = json.loads(line)
+    except ValueError:
+        return None
+    infos = header.get("feature_infos", "").split(" ")
+    columns = [
+        name for name, info in zip(names, infos, strict=False) if info != "none" and not info.startswith("[")
+    ]
+    if (
+        not isinstance(lists, list)
+        or len(lists) != len(columns)
+        or not all(isinstance(one, list) for one in lists)
+    ):
+        return None
+    return dict(zip(columns, lists, strict=True)) or None
 
 
 def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]]]:
@@ -128,9 +234,9 @@ def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]
 def _check_tail(tail: str, name: str) -> None:
     """Check the end mark of the parameters behind the trees: without it the file is truncated."""
     _, found, after = tail.partition("\nend of parameters\n")
-    if not found or not re.fullmatch(r"\n?(pandas_categorical:[^\n]*\n?)?", after):
+    if not found or not re.fullmatch(r"\s*(pandas_categorical:[^\n]*\s*)?", after):
         raise ModelFormatError(f"{name}: expected 'end of parameters' after the trees: the file is truncated")
-    if "pandas_categorical" in after and not after.rstrip("\n").endswith(("null", "]")):
+    if "pandas_categorical" in after and not after.rstrip().endswith(("null", "]")):
         raise ModelFormatError(f"{name}: the last line, pandas_categorical, is cut short")
 
 
@@ -208,8 +314,6 @@ def _link(header: dict[str, str], outputs: int, name: str) -> tuple[Link, float]
 
 
 def _read_tree(builder: ForestBuilder, output: int, block: dict[str, str], where: str) -> None:
-    if block.get("is_linear", "0") != "0":
-        raise UnsupportedModelError(f"{where}: linear trees are not supported; train with linear_tree=false")
     n_leaves = _count(block, "num_leaves", where, low=1, high=2**24)
     n_sets = _count(block, "num_cat", where, low=0, high=n_leaves)
     n_splits = n_leaves - 1

@@ -45,8 +45,8 @@ ESTIMATORS = (
 Array = npt.NDArray[Any]
 
 
-def read_trees(fitted: Any) -> Model:
-    """Read one fitted estimator of ESTIMATORS.
+def read_trees(fitted: Any, kind: str) -> Model:
+    """Read one fitted estimator as the class named `kind`, one of ESTIMATORS.
 
     A classifier gives probabilities, of class 1 where there are two; an isolation forest its `decision_function`; any
     other estimator its `predict`.
@@ -54,7 +54,6 @@ def read_trees(fitted: Any) -> Model:
     Raises:
         UnsupportedModelError: the estimator is not fitted, or cannot be represented exactly.
     """
-    kind = type(fitted).__name__
     if not hasattr(fitted, "n_features_in_"):
         raise UnsupportedModelError(f"scikit-learn {kind} is not fitted: it has no n_features_in_")
     if kind in _BOOSTERS:
@@ -122,8 +121,7 @@ def _read_boosting(fitted: Any, kind: str) -> ForestBuilder:
 def _read_histogram_boosting(fitted: Any, kind: str) -> ForestBuilder:
     if getattr(fitted, "is_categorical_", None) is not None:
         raise UnsupportedModelError(
-            f"{kind} with categorical_features: scikit-learn matches categories by an encoder of its own; "
-            f"encode them before training, or pass a callable around its predict"
+            f"{kind} with categorical_features: scikit-learn matches categories by an encoder of its own"
         )
     outputs = int(fitted.n_trees_per_iteration_)
     link = _HISTOGRAM_LINKS.get(fitted.loss, Link.IDENTITY)

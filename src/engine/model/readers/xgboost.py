@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import ModelFormatError, UnsupportedModelError
-from engine.model import _dense
+from engine.errors import ConfigError, ModelFormatError, UnsupportedModelError
+from engine.model import _dense, iterations
 from engine.model.dense import ACTIVATIONS
 from engine.model.forest import ForestBuilder, Link, Rule
+from engine.model.iterations import Range
 from engine.model.model import Model
 from engine.model.readers import ubjson
 
@@ -36,6 +38,7 @@ _OBJECTIVES = {
     "reg:pseudohubererror": (Link.IDENTITY, _PLAIN),
     "reg:absoluteerror": (Link.IDENTITY, _PLAIN),
     "reg:quantileerror": (Link.IDENTITY, _PLAIN),
+    "reg:expectileerror": (Link.IDENTITY, _PLAIN),
     "rank:pairwise": (Link.IDENTITY, _PLAIN),
     "rank:ndcg": (Link.IDENTITY, _PLAIN),
     "rank:map": (Link.IDENTITY, _PLAIN),
@@ -53,33 +56,42 @@ _OBJECTIVES = {
 }
 
 
-def read_xgboost_json(content: bytes, name: str) -> Model:
-    """Read the JSON form. Errors as `read_xgboost`."""
+def read_xgboost_json(content: bytes, name: str, rounds: Range = None) -> Model:
+    """Read the JSON form. Args and errors as `read_xgboost`."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ModelFormatError(
             f"{name}: expected XGBoost JSON, and it is truncated or damaged: {error}"
         ) from None
-    return read_xgboost(document, hashlib.sha256(content).hexdigest(), name)
+    return read_xgboost(document, hashlib.sha256(content).hexdigest(), name, rounds)
 
 
-def read_xgboost_ubjson(content: bytes, name: str) -> Model:
-    """Read the UBJSON form. Errors as `read_xgboost`."""
-    return read_xgboost(ubjson.decode(content, name), hashlib.sha256(content).hexdigest(), name)
+def read_xgboost_ubjson(
+    content: bytes, name: str, rounds: Range = None, *, classifier: bool = False
+) -> Model:
+    """Read the UBJSON form. Args and errors as `read_xgboost`."""
+    digest = hashlib.sha256(content).hexdigest()
+    return read_xgboost(ubjson.decode(content, name), digest, name, rounds, classifier=classifier)
 
 
-def read_xgboost(document: Any, digest: str, name: str) -> Model:
+def read_xgboost(
+    document: Any, digest: str, name: str, rounds: Range = None, *, classifier: bool = False
+) -> Model:
     """Make a model of the decoded document.
 
     Args:
         document: dicts, lists, text and numbers, as the JSON and UBJSON forms share them.
         digest: value of `Model.digest`.
         name: stands for the file in messages.
+        rounds: the first round and the end of those in use. By default up to `best_iteration`, where the document has
+            it from early stopping, as XGBoost's scikit-learn wrappers do; else all.
+        classifier: the model is an XGBClassifier, which gives probabilities under multi:softmax too.
 
     Raises:
         ModelFormatError: a part is missing, or of the wrong type or length.
-        UnsupportedModelError: vector leaves of versions before 3.1, or an objective whose `predict` is not known here.
+        ConfigError: rounds that the model does not have.
+        UnsupportedModelError: an objective whose `predict` is not known here.
     """
     learner = _get(document, "learner", dict, name)
     parameters = _get(learner, "learner_model_param", dict, name)
@@ -95,6 +107,8 @@ def read_xgboost(document: Any, digest: str, name: str) -> Model:
             f"{name}: objective {objective!r} has a link that is not known; expected {', '.join(_OBJECTIVES)}"
         )
     link, space = _OBJECTIVES[objective]
+    if classifier and link == Link.ARGMAX:
+        link = Link.SOFTMAX
     if objective == "binary:logitraw" and _version(document) < (3, 1):
         # Read as a probability up to 3.0 and as a margin since; only the newer rule could be checked.
         raise UnsupportedModelError(
@@ -118,12 +132,19 @@ def read_xgboost(document: Any, digest: str, name: str) -> Model:
                     f"{name}: gblinear with several base scores is read as XGBoost 3.2 wrote it; save it with that"
                 )
             base = base[:1] * n_outputs
+        if rounds is not None:
+            raise ConfigError(
+                f"{name}: gblinear has no trees to choose from: leave out iteration_range and num_trees"
+            )
         return _linear_model(table, base, objective, link, digest, names or None, name)
     forest, weights = _booster(booster, name)
     trees = _get(forest, "trees", list, name)
     if not trees:
         raise UnsupportedModelError(f"{name}: the model has no trees, so there is nothing to score")
     outputs = _column(forest, "tree_info", len(trees), np.int64, name)
+    begins = _rounds(forest, outputs, n_outputs, name)
+    used = iterations.chosen(len(begins) - 1, rounds, _best_iteration(learner), name)
+    first, end = int(begins[used.first]), int(begins[used.end])
     builder = ForestBuilder(
         n_features=n_features,
         n_outputs=n_outputs,
@@ -131,15 +152,74 @@ def read_xgboost(document: Any, digest: str, name: str) -> Model:
         base=base,
         link=link,
     )
-    for index, tree in enumerate(trees):
+    for index, tree in list(enumerate(trees))[first:end]:
         weight = np.float32(1.0) if weights is None else weights[index]
         _read_tree(builder, int(outputs[index]), tree, weight, f"{name}, tree {index}")
     return builder.model(
         format="xgboost",
         digest=digest,
         feature_names=names or None,
-        details={"objective": objective, "link": link.name.lower()},
+        details={
+            "objective": objective,
+            "link": link.name.lower(),
+            "trees_used": end - first,
+            "trees_total": len(trees),
+            "best_iteration": used.best,
+        },
+        categories=_known_categories(forest, names),
     )
+
+
+def _best_iteration(learner: Mapping[str, Any]) -> int | None:
+    """The best round of early stopping, which XGBoost keeps as text among the attributes."""
+    attributes = learner.get("attributes")
+    text = attributes.get("best_iteration") if isinstance(attributes, Mapping) else None
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 10 else None
+
+
+def _rounds(
+    forest: Mapping[str, Any], outputs: npt.NDArray[np.int64], n_outputs: int, name: str
+) -> npt.NDArray[np.int64]:
+    """[rounds + 1], the first tree of each round; from 2.0 on in the file, before that by the trees' numbers."""
+    if "iteration_indptr" in forest:
+        begins = _column(forest, "iteration_indptr", None, np.int64, name)
+        if len(begins) < 2 or begins[0] != 0 or begins[-1] != len(outputs) or np.any(np.diff(begins) < 0):
+            raise ModelFormatError(
+                f"{name}: iteration_indptr does not divide the {len(outputs)} trees into rounds"
+            )
+        return begins
+    parameters = _get(forest, "gbtree_model_param", dict, name)
+    parallel = _count({"num_parallel_tree": "1", **parameters}, "num_parallel_tree", name, low=0, high=2**24)
+    size = max(parallel, 1) * n_outputs
+    return np.append(np.arange(0, len(outputs), size), len(outputs))
+
+
+def _known_categories(forest: Mapping[str, Any], names: list[str]) -> dict[str, list[Any]] | None:
+    """The categories that XGBoost keeps from a data frame since 3.1; None where it keeps none."""
+    held = forest.get("cats")
+    if not isinstance(held, Mapping) or not names:
+        return None
+    segments, encodings = held.get("feature_segments"), held.get("enc")
+    if not isinstance(encodings, list) or segments is None or len(segments) != len(names) + 1:
+        return None
+    found: dict[str, list[Any]] = {}
+    for at, encoding in enumerate(encodings[: len(names)]):
+        if not isinstance(encoding, Mapping) or segments[at] == segments[at + 1]:
+            continue
+        values, offsets = encoding.get("values"), encoding.get("offsets")
+        if values is None:
+            return None
+        if offsets is None:
+            found[names[at]] = np.asarray(values).tolist()
+            continue
+        try:
+            text = bytes(np.asarray(values).astype(np.int64).astype(np.uint8))
+            found[names[at]] = [
+                text[a:b].decode() for a, b in itertools.pairwise(np.asarray(offsets).tolist())
+            ]
+        except (ValueError, TypeError):
+            return None
+    return found or None
 
 
 def _linear_model(
@@ -263,7 +343,7 @@ def _read_tree(builder: ForestBuilder, output: int, tree: Any, weight: np.float3
     _read_categories(builder, tree, n_nodes, rule, threshold, where)
     feature = _column(tree, "split_indices", n_nodes, np.int64, where)[is_split]
     if vector > 1:  # one tree for all outputs: walked once for each
-        leaves = [(k, values) for k, values in enumerate(_vector_leaves(tree, vector, right[is_leaf], where))]
+        leaves = list(enumerate(_vector_leaves(tree, vector, is_leaf, right, where)))
     else:
         leaves = [(output, condition[is_leaf])]
     for k, values in leaves:
@@ -279,16 +359,19 @@ def _read_tree(builder: ForestBuilder, output: int, tree: Any, weight: np.float3
 
 
 def _vector_leaves(
-    tree: Mapping[str, Any], outputs: int, leaf_index: npt.NDArray[np.int64], where: str
+    tree: Mapping[str, Any],
+    outputs: int,
+    is_leaf: npt.NDArray[np.bool_],
+    right: npt.NDArray[np.int64],
+    where: str,
 ) -> npt.NDArray[np.float32]:
-    """[outputs, leaves]; a leaf's right child is its number in leaf_weights, which XGBoost writes from 3.1 on."""
-    if "leaf_weights" not in tree:
-        raise UnsupportedModelError(
-            f"{where}: vector leaves as XGBoost wrote them before 3.1; load and save the model with that or later"
-        )
-    weights = _column(tree, "leaf_weights", None, np.float32, where)
+    """[outputs, leaves]. From 3.2 on a leaf's right child is its number in leaf_weights; up to 3.1 leaves have their
+    values in base_weights, as every node has."""
+    key = "leaf_weights" if "leaf_weights" in tree else "base_weights"
+    weights = _column(tree, key, None, np.float32, where)
+    leaf_index = right[is_leaf] if key == "leaf_weights" else np.flatnonzero(is_leaf)
     if weights.size % outputs or np.any((leaf_index < 0) | (leaf_index >= weights.size // outputs)):
-        raise ModelFormatError(f"{where}: a leaf lies outside its {weights.size} leaf_weights")
+        raise ModelFormatError(f"{where}: a leaf lies outside its {weights.size} {key}")
     return weights.reshape(-1, outputs)[leaf_index].T
 
 
