@@ -150,7 +150,7 @@ cdef class Deployment:
             raise InputError("rows can be mappings only where the engine has features")
         if self.lookup is not None:
             rows = [row for row, _ in self.lookup.fetch_many(list(rows), now_ns() + GOLDEN_LOOKUP_NS)]
-        return self.matrix(rows, read_deadlines(math.inf, None, len(rows), 0, 0), 0)
+        return self.matrix(rows, read_deadlines(math.inf, None, len(rows), 0, 0, False), 0)
 
     cdef cnp.ndarray matrix(self, object rows, cnp.ndarray deadlines, int64_t started_ns):
         if self.features is NULL:

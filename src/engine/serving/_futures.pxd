@@ -32,3 +32,5 @@ cdef class AnswerFuture:
 # A future to be finished later, and one that is finished from birth.
 cdef AnswerFuture pending_answer(object loop)
 cdef AnswerFuture ready_answer(object answer, object loop)
+# The result of a Task, as an answer: its exception and its end are the task's, cancelling it cancels the task.
+cdef AnswerFuture answer_of_task(object task, object loop)

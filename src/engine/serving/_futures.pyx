@@ -311,6 +311,32 @@ cdef AnswerFuture ready_answer(object answer, object loop):
     return future
 
 
+class _TaskOfAnswer:
+    def __init__(self, task, AnswerFuture future):
+        self.task, self.future = task, future
+
+    def cancelled(self, _):
+        self.task.cancel()
+
+    def done(self, task):
+        if self.future.done():
+            return
+        self.future.owner = None
+        if task.cancelled():
+            self.future.cancel()
+        elif task.exception() is not None:
+            self.future.set_exception(task.exception())
+        else:
+            self.future.set_result(task.result())
+
+
+cdef AnswerFuture answer_of_task(object task, object loop):
+    cdef AnswerFuture future = pending_answer(loop)
+    future.owner = _TaskOfAnswer(task, future)
+    task.add_done_callback(future.owner.done)
+    return future
+
+
 # __next__ for the interpreter. The slot that Cython makes would add a frame to the StopIteration of every answer. The
 # result is a new reference, as tp_iternext demands; NULL with StopIteration set ends the await.
 cdef PyObject* _next(PyObject* this) except? NULL:

@@ -75,6 +75,8 @@ class Engine(CoreEngine):
             matters while there is not enough for all.
         on_error: what answers when the primary fails: "fallback", or "default" at once. A primary that is late does not
             fail.
+        expired: what a negative deadline_ms does: it raises, or is answered as expired. "answer" is for callers that
+            pass what is left of their time.
         allow_nonfinite: accept NaN and infinity as answers of the primary instead of as failures.
         breaker: rest a primary that keeps failing: True, False, or a mapping of limits. While it rests, one probe at a
             time finds out whether it has recovered. It rests after calls_in_a_row failed calls (10), or after a share
@@ -119,6 +121,7 @@ class Engine(CoreEngine):
         priority: Literal["critical", "normal", "sheddable"] = "normal",
         weight: float = 1.0,
         on_error: Literal["fallback", "default"] = "fallback",
+        expired: Literal["raise", "answer"] = "raise",
         allow_nonfinite: bool = False,
         breaker: bool | Mapping[str, float] = True,
         realtime_priority: int | None = None,
@@ -138,6 +141,7 @@ class Engine(CoreEngine):
             "priority": priority,
             "weight": weight,
             "on_error": on_error,
+            "expired": expired,
             "allow_nonfinite": allow_nonfinite,
             "breaker": breaker,
         }
