@@ -6,6 +6,7 @@ The code that runs once per request is compiled (engine.serving._engine); this m
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -31,7 +32,21 @@ if TYPE_CHECKING:
 
 INLINE_COST_US_MAX = 20.0  # a hand-off to another thread costs about half of this
 WARM_UP_S_MAX = 1.0
+READY_POLL_S = 0.002
 SHADOW_ROWS_MAX = 4096
+
+
+class Nothing:
+    """What `swap` and `canary` take for a part that the new version has none of; None means the present one's."""
+
+    def __repr__(self) -> str:
+        return "engine.NOTHING"
+
+    def __reduce__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING = Nothing()
 
 
 class Engine(CoreEngine):
@@ -90,6 +105,7 @@ class Engine(CoreEngine):
         ModelFormatError, UnsupportedModelError, MissingDependencyError: as `load_model`.
 
     The constructor blocks while it measures the primary: usually some milliseconds, at most a second in the batch lane.
+    A slower primary is measured on after that; `ready` and `wait_ready` tell when it takes requests.
     All methods are thread-safe. Close the engine, or use it as a context manager (`async with` on an event loop). After
     a fork, the child must make its own.
 
@@ -192,6 +208,40 @@ class Engine(CoreEngine):
         while not inline and not self._warmed_up() and time.monotonic() < give_up:
             time.sleep(0.001)
 
+    @property
+    def ready(self) -> bool:
+        """True once the primary has been measured, so that requests can go to it; False after `close()`.
+
+        Until then the batch lane answers with the fallback or the default, reason "stalled". Does not block.
+        """
+        return not self.closed and (self.lane == "inline" or self._warmed_up())
+
+    def wait_ready(self, timeout_s: float = math.inf) -> bool:
+        """Wait until the engine is `ready`.
+
+        Args:
+            timeout_s: the longest to wait, in seconds, 0 or more.
+
+        Returns:
+            `ready` at the end: False if the time was up, or the engine closed meanwhile.
+
+        Raises:
+            ConfigError: a timeout_s out of range.
+
+        Blocks, without the GIL. Thread-safe. On an event loop await `wait_ready_async`.
+        """
+        give_up = time.monotonic() + number("timeout_s", timeout_s, 0.0, math.inf, error=ConfigError)
+        while not self.ready and not self.closed and time.monotonic() < give_up:
+            time.sleep(READY_POLL_S)
+        return self.ready
+
+    async def wait_ready_async(self, timeout_s: float = math.inf) -> bool:
+        """Wait until the engine is `ready`, without blocking the running event loop; else as `wait_ready`."""
+        give_up = time.monotonic() + number("timeout_s", timeout_s, 0.0, math.inf, error=ConfigError)
+        while not self.ready and not self.closed and time.monotonic() < give_up:
+            await asyncio.sleep(READY_POLL_S)
+        return self.ready
+
     async def predict_many_async(
         self,
         rows: Rows,
@@ -246,7 +296,7 @@ class Engine(CoreEngine):
 
         Args:
             primary, fallback, default, features: as in the constructor, of the same inputs and outputs; the present
-                ones unless given.
+                ones unless given. `engine.NOTHING` for a fallback or default is none.
             version: name of the new version; the first 12 digits of the primary's digest unless given.
             golden: (rows, values): the new primary must answer `values` [n] or [n, n_outputs] for these rows before it
                 takes traffic, within 1e-6 of the larger of 1 and the value. Rows are [n, n_features], or mappings if
@@ -372,13 +422,13 @@ class Engine(CoreEngine):
         now_primary, now_fallback, now_default, now_features = self._serving()[0].parts
         model, spare = parts.models(
             primary if primary is not None else now_primary,
-            fallback if fallback is not None else now_fallback,
+            None if fallback is NOTHING else fallback if fallback is not None else now_fallback,
         )
         if self.lane == "inline" and not model.native:
             raise ConfigError(
                 f"this engine serves inline, which needs a native primary, got format {model.format!r}"
             )
-        given = default if default is not None else now_default
+        given = None if default is NOTHING else default if default is not None else now_default
         chosen = parts.checked_features(features) if features is not None else now_features
         deployment = self._prepare(
             model.scorer,
