@@ -446,9 +446,11 @@ class Engine(CoreEngine):
         if model is not now_primary or golden is not None:
             warm = warmup if warmup is not None else rows
             if not self._measure(deployment, parts.warm_rows(warm, model.n_features, self._batch_rows_max)):
+                cause = getattr(getattr(model, "_callable", None), "error", None)
+                why = f": {type(cause).__name__}: {cause}" if cause is not None else ""
                 raise ModelError(
-                    f"the new primary, version {deployment.version!r}, fails on its warm-up rows"
-                )
+                    f"the new primary, version {deployment.version!r}, fails on its warm-up rows{why}"
+                ) from cause
         return deployment
 
     def _golden_rows(self, deployment: Deployment, rows: Any) -> npt.NDArray[Any]:
@@ -477,6 +479,7 @@ class Engine(CoreEngine):
           handoff, the usual time to wake an executor; prediction_error, how far admission's predictions are off.
         - executors: threads, replaced (stuck threads that a new one replaced), engines (that share them).
         - breakers: by version, {open, openings}.
+        - last_error: the traceback of the primary's last exception, or ONNX Runtime's message; None for none.
         - canary: {version, share}, shadow: {version, rows, dropped, failed, compared, difference_mean, difference_max};
           None for none.
 
@@ -485,7 +488,8 @@ class Engine(CoreEngine):
 
         Takes about 60 us and does not block. Thread-safe; also after `close()`.
         """
-        return self._statistics()
+        read = getattr(self.primary, "last_error", None)
+        return {**self._statistics(), "last_error": (read() or None) if read is not None else None}
 
     def __enter__(self) -> Self:
         return self
