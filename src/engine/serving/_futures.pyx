@@ -319,15 +319,16 @@ class _TaskOfAnswer:
         self.task.cancel()
 
     def done(self, task):
-        if self.future.done():
+        cdef AnswerFuture future = self.future
+        if future.state != PENDING:
             return
-        self.future.owner = None
+        future.owner = None
         if task.cancelled():
-            self.future.cancel()
+            future.cancel()
         elif task.exception() is not None:
-            self.future.set_exception(task.exception())
+            future.set_exception(task.exception())
         else:
-            self.future.set_result(task.result())
+            future.set_result(task.result())
 
 
 cdef AnswerFuture answer_of_task(object task, object loop):
