@@ -8,7 +8,7 @@ from engine.serving._answers import Answer, Answers  # isort: split
 
 from engine.errors import EngineError
 from engine.model import Model, inspect, load_model
-from engine.serving import Engine, Executors, remaining_ms
+from engine.serving import NOTHING, Engine, Executors, remaining_ms
 
 if TYPE_CHECKING:
     from engine._common.headers import get_include
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.transform import FeatureProgram
 
 __all__ = [
+    "NOTHING",
     "Answer",
     "Answers",
     "Engine",

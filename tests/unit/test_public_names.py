@@ -17,6 +17,7 @@ PUBLIC = [
     "Model",
     "ModelMonitor",
     "ModelRegistry",
+    "NOTHING",
     "TrainingPipeline",
     "get_include",
     "inspect",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engine._common.arguments import number, one_of, whole
-from engine._common.vocabulary import ERROR_RULES, LANES, PRIORITIES
+from engine._common.vocabulary import ERROR_RULES, EXPIRED_RULES, LANES, PRIORITIES
 from engine.errors import ConfigError
 
 Kind = Literal["number", "whole", "choice", "flag", "limits", "numbers"]
@@ -123,6 +123,13 @@ OPTIONS: Mapping[str, Option] = {
             "fallback",
             'what answers when the primary fails: "fallback", or "default" at once.',
             choices=ERROR_RULES,
+        ),
+        Option(
+            "expired",
+            "choice",
+            "raise",
+            "what a negative deadline_ms does: it raises, or is answered as expired.",
+            choices=EXPIRED_RULES,
         ),
         Option(
             "allow_nonfinite",

@@ -2,7 +2,7 @@
 
 from engine.serving._answers import Answer, Answers
 from engine.serving._executors import remaining_ms
-from engine.serving.engine import Engine
+from engine.serving.engine import NOTHING, Engine
 from engine.serving.executors import Executors
 
-__all__ = ["Answer", "Answers", "Engine", "Executors", "remaining_ms"]
+__all__ = ["NOTHING", "Answer", "Answers", "Engine", "Executors", "remaining_ms"]

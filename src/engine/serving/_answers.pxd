@@ -1,5 +1,8 @@
 # The answer to one request, as the modules that fill it see it; its docstring says what each property means.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
+
+# One number as the value of an answer.
+cdef object value_of(double number)
 
 cdef class Answer:
     cdef object _value        # a float, or a float64 array [n_outputs]

@@ -1,11 +1,22 @@
-from collections.abc import Sequence
-from typing import Final, final
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Any, Final, final, overload
 
 import numpy as np
 import numpy.typing as npt
 
 SOURCES: Final[tuple[str, ...]]
 REASONS: Final[tuple[str, ...]]
+
+class NotFinite(float, Enum):
+    """NaN and the infinities as values of answers: floats in all, and None to encoders that read `Enum.value`.
+
+    JSON has no such numbers. FastAPI's encoder refuses a float that is one, and takes an Enum's value.
+    """
+
+    NAN = ...
+    INFINITY = ...
+    MINUS_INFINITY = ...
 
 @final
 class Answer:
@@ -69,10 +80,18 @@ class Answer:
     def missing_features(self) -> tuple[str, ...]:
         """Names of the online features that were imputed, because they were unknown or came too late; () for none."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return all attributes as a dict that `json.dumps` takes, in strict JSON too.
+
+        NaN and infinity become None, arrays and tuples lists, and an id beyond 2^53 a str, because many readers of JSON
+        would round it.
+        """
+
 class Answers:
     """The answers to the n rows of one `predict_many`, in the order of the rows, as columns.
 
-    `len(answers)` is n. Made by an engine only; the arrays belong to the caller.
+    `len(answers)` is n, `answers[i]` an `Answer`, `answers[i:j]` Answers, and a loop over it gives Answers one by one.
+    Made by an engine only; the arrays belong to the caller.
 
     Attributes:
         values: float64 [n], or [n, n_outputs] for a model of several outputs.
@@ -109,26 +128,13 @@ class Answers:
     def missing_features(self) -> list[tuple[str, ...]]:
         """List of n tuples: names of the online features that were imputed in each row; () for none."""
     def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Answer]: ...
+    @overload
+    def __getitem__(self, key: int) -> Answer: ...
+    @overload
+    def __getitem__(self, key: slice) -> Answers: ...
+    def as_dict(self) -> dict[str, Any]:
+        """Return the columns as a dict of lists that `json.dumps` takes, with values and ids as in `Answer.as_dict`."""
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:
-        """classmethod(function) -> method
-
-        Convert a function to be a class method.
-
-        A class method receives the class as implicit first argument,
-        just like an instance method receives the instance.
-        To declare a class method, use this idiom:
-
-          class C:
-              @classmethod
-              def f(cls, arg1, arg2, argN):
-                  ...
-
-        It can be called either on the class (e.g. C.f()) or on an instance
-        (e.g. C().f()).  The instance is ignored except for its class.
-        If a class method is called for a derived class, the derived class
-        object is passed as the implied first argument.
-
-        Class methods are different than C++ or Java static methods.
-        If you want those, see the staticmethod builtin.
-        """
+        """Join the answers to several parts of one call, given in order; at least one."""

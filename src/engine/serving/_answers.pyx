@@ -1,9 +1,75 @@
 # cython: annotation_typing=False
 """The answers that callers get: one object for one request, one object of columns for many."""
 cimport cython
+from libc.math cimport isfinite, isnan
+
+import math
+from enum import Enum
+
 import numpy as np
 
 from engine._common.vocabulary import REASONS, SOURCES
+
+
+cdef int64_t EXACT_IN_JSON = 2**53  # JavaScript, and much that reads JSON, rounds integers beyond it
+
+
+class NotFinite(float, Enum):
+    """NaN and the infinities as values of answers: floats in all, and None to encoders that read `Enum.value`.
+
+    JSON has no such numbers. FastAPI's encoder refuses a float that is one, and takes an Enum's value.
+    """
+
+    NAN = math.nan
+    INFINITY = math.inf
+    MINUS_INFINITY = -math.inf
+
+    def __reduce_ex__(self, protocol):
+        return float, (str(self),)
+
+    __repr__, __str__, __format__, __hash__ = float.__repr__, float.__repr__, float.__format__, float.__hash__
+
+
+for _each in NotFinite:  # afterwards, because members of one value would be one member
+    _each._value_ = None
+cdef object NO_NUMBER = NotFinite.__members__["NAN"]
+cdef object ABOVE_ALL = NotFinite.__members__["INFINITY"]
+cdef object BELOW_ALL = NotFinite.__members__["MINUS_INFINITY"]
+
+
+cdef object value_of(double number):
+    if isfinite(number):
+        return number
+    return NO_NUMBER if isnan(number) else ABOVE_ALL if number > 0 else BELOW_ALL
+
+
+def _plain(value):
+    """A number or an array as JSON takes it: None for NaN and infinity, lists for arrays."""
+    if isinstance(value, np.ndarray):
+        return [_plain(each) for each in value.tolist()]
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return float(value) if math.isfinite(value) else None
+
+
+def _plain_id(number):
+    return number if number <= EXACT_IN_JSON else str(number)
+
+
+def _schema(cls):
+    from pydantic_core import core_schema
+
+    return core_schema.is_instance_schema(
+        cls, serialization=core_schema.plain_serializer_function_ser_schema(lambda answer: answer.as_dict()))
+
+
+def _restored(value, source, reason, version, latency_us, on_time, on_time_ready, id, missing):
+    cdef Answer answer = Answer.__new__(Answer)
+    answer._value = value if isinstance(value, np.ndarray) else value_of(value)
+    answer._source, answer._reason, answer._version = source, reason, version
+    answer._latency_us, answer._on_time, answer._on_time_ready = latency_us, on_time, on_time_ready
+    answer._id, answer.missing = id, missing or None
+    return answer
 
 
 @cython.final
@@ -86,11 +152,66 @@ cdef class Answer:
         """Names of the online features that were imputed, because they were unknown or came too late; () for none."""
         return () if self.missing is None else self.missing
 
+    def as_dict(self) -> dict[str, object]:
+        """Return all attributes as a dict that `json.dumps` takes, in strict JSON too.
+
+        NaN and infinity become None, arrays and tuples lists, and an id beyond 2^53 a str, because many readers of JSON
+        would round it.
+        """
+        return {
+            "value": _plain(self._value),
+            "source": self._source,
+            "reason": self._reason,
+            "version": self._version,
+            "latency_us": self._latency_us,
+            "on_time": self._on_time,
+            "on_time_ready": self._on_time_ready,
+            "id": _plain_id(self._id),
+            "missing_features": list(self.missing_features),
+        }
+
+    # FastAPI takes an object that it does not know as its __dict__.
+    def __getattr__(self, name):
+        if name == "__dict__":
+            return self.as_dict()
+        raise AttributeError(f"'Answer' object has no attribute {name!r}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handler):
+        return _schema(cls)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema, handler):
+        one = {"anyOf": [{"type": "number"}, {"type": "null"}]}
+        text, yes = {"type": "string"}, {"type": "boolean"}
+        return {
+            "title": "Answer",
+            "type": "object",
+            "properties": {
+                "value": {"anyOf": [*one["anyOf"], {"type": "array", "items": one}]},
+                "source": {"enum": list(SOURCES)},
+                "reason": {"enum": list(REASONS)},
+                "version": text,
+                "latency_us": {"type": "number"},
+                "on_time": yes,
+                "on_time_ready": yes,
+                "id": {"anyOf": [{"type": "integer"}, text]},
+                "missing_features": {"type": "array", "items": text},
+            },
+        }
+
+    def __reduce__(self):
+        return _restored, (self._value, self._source, self._reason, self._version, self._latency_us, self._on_time,
+                           self._on_time_ready, self._id, self.missing)
+
     def __repr__(self) -> str:
+        missing = f", missing_features={self.missing!r}" if self.missing else ""
         return (f"Answer(value={self.value!r}, source={self.source!r}, reason={self.reason!r}, "
-                f"version={self.version!r}, latency_us={self.latency_us:.1f}, on_time={self.on_time}, id={self.id})")
+                f"version={self.version!r}, latency_us={self.latency_us:.1f}, on_time={self.on_time}, id={self.id}"
+                f"{missing})")
 
 
+cdef tuple COLUMNS = ("values", "source_codes", "reason_codes", "latency_us", "on_time", "on_time_ready", "ids")
 _SOURCE_NAMES = np.array(SOURCES)
 _REASON_NAMES = np.array(REASONS)
 
@@ -98,7 +219,8 @@ _REASON_NAMES = np.array(REASONS)
 class Answers:
     """The answers to the n rows of one `predict_many`, in the order of the rows, as columns.
 
-    `len(answers)` is n. Made by an engine only; the arrays belong to the caller.
+    `len(answers)` is n, `answers[i]` an `Answer`, `answers[i:j]` Answers, and a loop over it gives Answers one by one.
+    Made by an engine only; the arrays belong to the caller.
 
     Attributes:
         values: float64 [n], or [n, n_outputs] for a model of several outputs.
@@ -161,6 +283,50 @@ class Answers:
     def __len__(self):
         return len(self.source_codes)
 
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key):
+        if isinstance(key, slice):
+            columns = (getattr(self, name)[key] for name in COLUMNS)
+            return Answers(*columns, self.version, self._missing and self._missing[key])
+        at = range(len(self))[key]  # IndexError, and what counts from the end
+        value = self.values[at]
+        return _restored(
+            value.copy() if self.values.ndim > 1 else float(value), SOURCES[self.source_codes[at]],
+            REASONS[self.reason_codes[at]], self.version, float(self.latency_us[at]), bool(self.on_time[at]),
+            bool(self.on_time_ready[at]), int(self.ids[at]), self._missing and self._missing[at])
+
+    def as_dict(self):
+        """Return the columns as a dict of lists that `json.dumps` takes, with values and ids as in `Answer.as_dict`."""
+        return {
+            "values": _plain(self.values),
+            "sources": self.sources.tolist(),
+            "reasons": self.reasons.tolist(),
+            "version": self.version,
+            "latency_us": self.latency_us.tolist(),
+            "on_time": self.on_time.tolist(),
+            "on_time_ready": self.on_time_ready.tolist(),
+            "ids": [_plain_id(number) for number in self.ids.tolist()],
+            "missing_features": [list(names) for names in self.missing_features],
+        }
+
+    def __getattr__(self, name):
+        if name == "__dict__":
+            return self.as_dict()
+        raise AttributeError(f"'Answers' object has no attribute {name!r}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handler):
+        return _schema(cls)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema, handler):
+        return {"title": "Answers", "type": "object"}
+
+    def __reduce__(self):
+        return Answers, (*(getattr(self, name) for name in COLUMNS), self.version, self._missing)
+
     def __repr__(self):
         shares = ", ".join(f"{name}: {int((self.source_codes == code).sum())}" for code, name in enumerate(SOURCES))
         return f"Answers({len(self)} rows, {shares}, on time {int(self.on_time.sum())})"
@@ -170,9 +336,7 @@ class Answers:
         """Join the answers to several parts of one call, given in order; at least one."""
         if len(parts) == 1:
             return parts[0]
-        columns = (np.concatenate([getattr(part, name) for part in parts])
-                   for name in ("values", "source_codes", "reason_codes", "latency_us", "on_time", "on_time_ready",
-                                "ids"))
+        columns = (np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS)
         missing = None
         if any(part._missing is not None for part in parts):
             missing = [names for part in parts for names in part.missing_features]

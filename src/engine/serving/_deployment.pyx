@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t
 
 from engine._common._assert cimport ENGINE_ASSERT
 from engine.model._scorer cimport engine_scorer, scorer_from_capsule
+from engine.serving._answers cimport value_of
 from engine.serving._rows cimport column, read_deadlines, read_matrix, read_row, table, vector_of
 from engine.serving._scheduler cimport (
     ENGINE_ANSWER_CANARY,
@@ -147,7 +148,7 @@ cdef class Deployment:
             raise InputError("rows can be mappings only where the engine has features")
         if self.lookup is not None:
             rows = [row for row, _ in self.lookup.fetch_many(list(rows), now_ns() + GOLDEN_LOOKUP_NS)]
-        return self.matrix(rows, read_deadlines(math.inf, None, len(rows), 0, 0), 0)
+        return self.matrix(rows, read_deadlines(math.inf, None, len(rows), 0, 0, False), 0)
 
     cdef cnp.ndarray matrix(self, object rows, cnp.ndarray deadlines, int64_t started_ns):
         if self.features is NULL:
@@ -371,7 +372,7 @@ cdef class Versions:
         if outcome.source == Source.default_value:
             answer._value = self._default_value(deployment, answer)
         elif self._n_outputs == 1:
-            answer._value = values[0]
+            answer._value = value_of(values[0])
         else:
             answer._value = vector_of(values, self._n_outputs)
         answer._source = <str>SOURCE_NAMES[<Py_ssize_t>outcome.source]
@@ -393,7 +394,7 @@ cdef class Versions:
                 if answer is not None:
                     answer._reason = <str>REASON_NAMES[DEFAULT_ERROR]
                 value = math.nan if self._n_outputs == 1 else np.full(self._n_outputs, np.nan)
-        return value if self._n_outputs == 1 else np.array(value, dtype=np.float64)
+        return value_of(value) if self._n_outputs == 1 else np.array(value, dtype=np.float64)
 
     cdef object _answers(self, Deployment deployment, const Outcome* outcomes, uint32_t n, cnp.ndarray values,
                          cnp.ndarray matrix, bint queued, bint synchronous, object missing):

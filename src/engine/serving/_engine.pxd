@@ -22,6 +22,7 @@ cdef class CoreEngine(Versions):
     cdef Bridges _bridges
     cdef bint _inline            # single requests run the primary on the caller's thread
     cdef bint _auto              # … for as long as it does not stall
+    cdef bint _expired           # a negative deadline_ms is answered as expired; else it raises
     cdef bint _abandoned         # close() left a thread behind that may still use the runtime
     cdef Priority _priority      # of requests that name none
     cdef uint32_t _slots_max

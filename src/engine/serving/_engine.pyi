@@ -54,7 +54,8 @@ class CoreEngine(Versions):
             An `Answer`. A late or failing model gives an answer with a reason, never an exception.
 
         Raises:
-            InputError: wrong number of features, an unknown priority, a negative or NaN deadline, or both deadlines.
+            InputError: wrong number of features, an unknown priority, a NaN deadline or a negative one (see
+                Engine(expired=…)), a deadline_ns of the wall clock, or both deadlines.
             InputTypeError: text or another type where a number belongs.
             ClosedError: the engine is closed, or was made before this process was forked.
 
@@ -119,12 +120,12 @@ class CoreEngine(Versions):
 
         Returns:
             A future of an `Answer`; `await` it, or use it as any `asyncio.Future`. It never holds an exception of a
-            model. Cancelling it frees its place in the queue. With online features that wait for a network it is a
-            Task.
+            model. Cancelling it frees its place in the queue. Tasks run it too, as in `asyncio.create_task`. Where no
+            loop runs it is a coroutine, for `asyncio.run`.
 
         Raises:
-            InputError, InputTypeError, ClosedError: as `predict`, at the call and not at the await.
-            RuntimeError: no event loop runs on this thread.
+            InputError, InputTypeError, ClosedError: as `predict`, at the call and not at the await. Where no loop runs,
+                a wrong row raises at the await.
 
         Does not block, except that an inline primary runs during the call, at most 20 us a row in lane="auto". Callable
         from any thread that runs a loop, by several loops at once.

@@ -20,7 +20,7 @@ from engine.model._scorer cimport engine_scorer, scorer_from_capsule
 from engine.serving._answers cimport Answer
 from engine.serving._deployment cimport Deployment, Versions, look_up_until
 from engine.serving._executors cimport CoreExecutors, forks, make_executors, start_threads
-from engine.serving._futures cimport AnswerFuture, pending_answer, ready_answer
+from engine.serving._futures cimport AnswerFuture, answer_of_task, pending_answer, ready_answer
 from engine.serving._loop cimport Bridges, LoopBridge, ManyCall, running_loop, submit_many
 from engine.serving._rows cimport count_rows, read_deadline, read_deadlines, read_matrix, table
 from engine.serving._scheduler cimport (
@@ -43,7 +43,7 @@ import asyncio
 import random
 
 from engine._common.vocabulary import PRIORITIES as _priorities
-from engine.errors import ClosedError, InputError, ResourceError
+from engine.errors import ClosedError, InputError, InputTypeError, ResourceError
 from engine.serving._answers import Answers
 from engine.serving._executors import _looking_up_until
 
@@ -132,6 +132,7 @@ cdef class CoreEngine(Versions):
         self._budget_ns = budget_ns
         self._warm_rows = read_matrix(warm_rows, self._n_features, True)
         self._priority = priority_of(limits["priority"])
+        self._expired = limits["expired"] == "answer"
         cdef RuntimeLimits native
         native.slots = self._slots_max = limits["queue_rows_max"]
         native.batch_rows_max = limits["batch_rows_max"]
@@ -230,7 +231,8 @@ cdef class CoreEngine(Versions):
             An `Answer`. A late or failing model gives an answer with a reason, never an exception.
 
         Raises:
-            InputError: wrong number of features, an unknown priority, a negative or NaN deadline, or both deadlines.
+            InputError: wrong number of features, an unknown priority, a NaN deadline or a negative one (see
+                Engine(expired=…)), a deadline_ns of the wall clock, or both deadlines.
             InputTypeError: text or another type where a number belongs.
             ClosedError: the engine is closed, or was made before this process was forked.
 
@@ -246,7 +248,8 @@ cdef class CoreEngine(Versions):
         cdef int64_t started = now_ns()
         self._check_open()
         cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
-        cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
+        cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns,
+                                              self._expired)
         cdef Priority given = self._priority if priority is None else priority_of(priority)
         cdef Request request = _request_of(deployment, started, deadline, given, hedge)
         cdef SmallBuffer buffer
@@ -382,7 +385,8 @@ cdef class CoreEngine(Versions):
         cdef Priority given = self._priority if priority is None else priority_of(priority)
         cdef Request request = _request_of(deployment, started, 0, given, False)
         cdef uint32_t n = count_rows(rows)
-        cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
+        cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns,
+                                                    self._expired)
         missing = None
         if deployment.lookup is not None and n:
             rows, missing = deployment.look_up_many(rows, deadlines, started)
@@ -439,12 +443,12 @@ cdef class CoreEngine(Versions):
 
         Returns:
             A future of an `Answer`; `await` it, or use it as any `asyncio.Future`. It never holds an exception of a
-            model. Cancelling it frees its place in the queue. With online features that wait for a network it is a
-            Task.
+            model. Cancelling it frees its place in the queue. Tasks run it too, as in `asyncio.create_task`. Where no
+            loop runs it is a coroutine, for `asyncio.run`.
 
         Raises:
-            InputError, InputTypeError, ClosedError: as `predict`, at the call and not at the await.
-            RuntimeError: no event loop runs on this thread.
+            InputError, InputTypeError, ClosedError: as `predict`, at the call and not at the await. Where no loop runs,
+                a wrong row raises at the await.
 
         Does not block, except that an inline primary runs during the call, at most 20 us a row in lane="auto". Callable
         from any thread that runs a loop, by several loops at once.
@@ -460,17 +464,25 @@ cdef class CoreEngine(Versions):
         cdef int64_t started = now_ns()
         self._check_open()
         cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
-        cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns)
+        cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, started, self._budget_ns,
+                                              self._expired)
         cdef Priority given = self._priority if priority is None else priority_of(priority)
         cdef Request request = _request_of(deployment, started, deadline, given, hedge)
-        loop = running_loop()
+        try:
+            loop = running_loop()
+        except RuntimeError:
+            return self._on_a_loop(x, deadline, <int>given, hedge, key)
         cdef tuple missing = None
         if deployment.lookup is not None and request.deadline_ns > started:
             if deployment.lookup_blocks:
-                return loop.create_task(self._after_look_up(deployment, x, started, request.deadline_ns,
-                                                            <int>request.priority, hedge))
+                return answer_of_task(loop.create_task(self._after_look_up(
+                    deployment, x, started, request.deadline_ns, <int>request.priority, hedge)), loop)
             x, missing = deployment.look_up(x, &request)
         return self._ask(deployment, x, &request, loop, missing)
+
+    async def _on_a_loop(self, x, int64_t deadline, int priority, bint hedge, key):
+        return await self.predict_async(x, deadline_ns=deadline, priority=PRIORITY_NAMES[priority], hedge=hedge,
+                                        key=key)
 
     async def _after_look_up(self, Deployment deployment, x, int64_t started, int64_t deadline, int priority,
                              bint hedge):
@@ -541,7 +553,8 @@ cdef class CoreEngine(Versions):
         self._check_open()
         cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
         cdef uint32_t n = count_rows(rows)
-        cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns)
+        cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns,
+                                                    self._expired)
         missing = None
         if deployment.lookup is not None and n:
             if deployment.lookup_blocks:
@@ -594,6 +607,10 @@ cdef class CoreEngine(Versions):
             "version": self._canary.version, "share": self._canary_below / 2.0**64}
         facts["shadow"] = self._shadow_facts()
         return facts
+
+    def __reduce__(self):
+        raise InputTypeError("an engine cannot be pickled or copied, because it holds threads: send the model's file, "
+                             "and make an Engine in the process that uses it")
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Answer what is queued by its fallback, and end the threads.

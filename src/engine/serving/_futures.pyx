@@ -5,7 +5,7 @@ asyncio wakes the waiters of a future in the loop's next turn, and a turn costs 
 part of a round trip. A drain of the engine's completions is a callback of the loop itself, so no task runs and the
 waiting task can be stepped there and then. A subclass of asyncio.Future would need Python methods for that, which cost another
 microsecond. asyncio accepts any object with `_asyncio_future_blocking` as a future (asyncio.isfuture), so this is a
-class of its own. It never holds an exception, because failures of a model are answers.
+class of its own. The engine never sets an exception, because failures of a model are answers; asyncio may.
 
 A future is made, finished and cancelled on the thread of its loop, with the GIL held. The native slot holds one
 reference to it while its answer is on the way; _loop.pyx says who takes and gives back which.
@@ -18,16 +18,23 @@ from engine._common._assert cimport ENGINE_ASSERT
 
 import asyncio
 from contextvars import copy_context
+from types import GenericAlias
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         PyObject* (*tp_iternext)(PyObject*) except? NULL
+    ctypedef struct PyThreadState:
+        PyObject* context
+    PyThreadState* PyThreadState_Get() noexcept
+    bint PyTuple_Check(object) noexcept
+    bint PyExceptionInstance_Check(object) noexcept
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     # Declared as if it could not fail, because the exception that it sets is meant for the caller.
     void PyErr_SetObject(PyObject* kind, PyObject* value) noexcept
     PyObject* PyExc_StopIteration
 
+cdef tuple STATES = ("PENDING", "CANCELLED", "FINISHED")
 _CancelledError = asyncio.CancelledError
 _InvalidStateError = asyncio.InvalidStateError
 
@@ -41,13 +48,34 @@ cdef class AnswerFuture:
     it frees the request's place in the queue.
     """
 
-    def __init__(self, loop):
-        self.loop = loop
+    def __init__(self, loop=None):
+        self.loop = asyncio.get_event_loop() if loop is None else loop
+
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)
 
     def __await__(self):
         return self
 
-    __iter__ = __await__
+    def __iter__(self):
+        return self
+
+    # With these two a Task runs the future as it runs a coroutine; without `close` it is none for all others.
+    def send(self, value):
+        """Continue the await, as `next(future)` does. For tasks."""
+        return self.__next__()
+
+    def throw(self, kind, value=None, traceback=None):
+        """Raise an exception in the await. For tasks."""
+        if isinstance(kind, BaseException):
+            if value is not None:
+                raise TypeError("instance exception may not have a separate value")
+            error = kind
+        elif isinstance(kind, type) and issubclass(kind, BaseException):
+            error = value if isinstance(value, BaseException) else kind() if value is None else kind(value)
+        else:
+            raise TypeError(f"expected an exception, got {type(kind).__name__}")
+        raise error if traceback is None else error.with_traceback(traceback)
 
     def __next__(self):
         if self.state == PENDING:
@@ -65,20 +93,87 @@ cdef class AnswerFuture:
 
     def result(self):
         """Return the Answer or Answers. Raise InvalidStateError before it is there, CancelledError after `cancel`."""
-        if self.state == FINISHED:
-            return self.answer
+        if self.exception() is not None:
+            raise self.failure.with_traceback(self.failure.__traceback__)
+        return self.answer
+
+    def exception(self):
+        """Return None, because failures of a model are answers; or what `set_exception` set. Raises as `result`."""
         if self.state == CANCELLED:
             raise self._make_cancelled_error()
-        raise _InvalidStateError("the answer is not there yet")
-
-    def exception(self) -> None:
-        """Return None, because failures of a model are answers. Raises as `result`."""
-        self.result()
-        return None
+        if self.state == PENDING:
+            raise _InvalidStateError("the answer is not there yet")
+        return self.failure
 
     def get_loop(self):
         """Return the event loop that the future belongs to."""
         return self.loop
+
+    # What asyncio and debuggers look at without asking.
+
+    @property
+    def _loop(self):
+        return self.loop
+
+    @property
+    def _state(self):
+        return STATES[self.state]
+
+    @property
+    def _result(self):
+        return self.answer
+
+    @property
+    def _exception(self):
+        return self.failure
+
+    @property
+    def _callbacks(self):
+        if self.first is None and not self.others:
+            return None
+        first = [] if self.first is None else [(self.first, self.first_context)]
+        return first + (self.others or [])
+
+    @property
+    def _cancel_message(self):
+        return self.message
+
+    @_cancel_message.setter
+    def _cancel_message(self, message):
+        self.message = message
+
+    @property
+    def _log_traceback(self):
+        return False
+
+    @_log_traceback.setter
+    def _log_traceback(self, value):
+        if value:
+            raise ValueError("_log_traceback can only be set to False")
+
+    @property
+    def _Future__log_traceback(self):
+        return False
+
+    @_Future__log_traceback.setter
+    def _Future__log_traceback(self, value):
+        self._log_traceback = value
+
+    @property
+    def _log_destroy_pending(self):
+        return False
+
+    @_log_destroy_pending.setter
+    def _log_destroy_pending(self, value):
+        pass
+
+    @property
+    def _source_traceback(self):
+        return None
+
+    @property
+    def _asyncio_awaited_by(self):
+        return None
 
     def add_done_callback(self, fn, *, context=None):
         """Call fn(self) in the loop, once the answer is there or the future is cancelled.
@@ -130,9 +225,30 @@ cdef class AnswerFuture:
         """Set the answer. Not for users.
 
         With `step` the first callback runs before this returns. Allowed only in a callback of the loop, where no task
-        runs.
+        runs. Raise InvalidStateError if the future is done already.
         """
+        self.require_pending()
         self.finish(answer, step)
+
+    def set_exception(self, error):
+        """Set an exception for the waiters. Not for users. Raise InvalidStateError if the future is done already."""
+        self.require_pending()
+        if isinstance(error, type):
+            error = error()
+        if not isinstance(error, BaseException):
+            raise TypeError(f"expected an exception, got {type(error).__name__}")
+        if isinstance(error, StopIteration):
+            raise TypeError("StopIteration interacts badly with generators and cannot be raised into a Future")
+        self.failure, self.state = error, FINISHED
+        if self.owner is not None:  # nobody waits for the answer any more
+            self.owner.cancelled(self.request)
+            self.owner = None
+        self.wake_later()
+
+    cdef int require_pending(self) except -1:
+        if self.state != PENDING:
+            raise _InvalidStateError(f"{STATES[self.state]}: {self!r}")
+        return 0
 
     cdef int finish(self, object answer, bint step) except -1:
         ENGINE_ASSERT(self.state == PENDING, b"a future is finished once")
@@ -143,11 +259,15 @@ cdef class AnswerFuture:
         self.first = self.first_context = None
         if self.others is not None:
             self.wake_later()
+        # The context of the drain is left meanwhile: if the step runs the loop, that calls the drain again in it.
+        around = left_context()
         PyContext_Enter(context)
         try:
             first(self)
         finally:
             PyContext_Exit(context)
+            if around is not None:
+                PyContext_Enter(around)
         return 0
 
     cdef int wake_later(self) except -1:
@@ -161,8 +281,21 @@ cdef class AnswerFuture:
         return 0
 
     def __repr__(self):
-        known = "pending" if self.state == PENDING else "cancelled" if self.state == CANCELLED else repr(self.answer)
-        return f"AnswerFuture({known})"
+        known = self.failure if self.failure is not None else self.answer
+        return f"AnswerFuture({repr(known) if self.state == FINISHED else STATES[self.state].lower()})"
+
+
+# Leaves the context that a callback of the loop runs in, and returns it; None outside of one.
+cdef object left_context():
+    cdef PyObject* current = PyThreadState_Get().context
+    if current is NULL:
+        return None
+    context = <object>current
+    try:
+        PyContext_Exit(context)
+    except RuntimeError:  # nobody entered it: the thread's own
+        return None
+    return context
 
 
 # __new__ alone: a call of the class would pack its arguments into a tuple.
@@ -178,11 +311,40 @@ cdef AnswerFuture ready_answer(object answer, object loop):
     return future
 
 
+class _TaskOfAnswer:
+    def __init__(self, task, AnswerFuture future):
+        self.task, self.future = task, future
+
+    def cancelled(self, _):
+        self.task.cancel()
+
+    def done(self, task):
+        cdef AnswerFuture future = self.future
+        if future.state != PENDING:
+            return
+        future.owner = None
+        if task.cancelled():
+            future.cancel()
+        elif task.exception() is not None:
+            future.set_exception(task.exception())
+        else:
+            future.set_result(task.result())
+
+
+cdef AnswerFuture answer_of_task(object task, object loop):
+    cdef AnswerFuture future = pending_answer(loop)
+    future.owner = _TaskOfAnswer(task, future)
+    task.add_done_callback(future.owner.done)
+    return future
+
+
 # __next__ for the interpreter. The slot that Cython makes would add a frame to the StopIteration of every answer. The
 # result is a new reference, as tp_iternext demands; NULL with StopIteration set ends the await.
 cdef PyObject* _next(PyObject* this) except? NULL:
     cdef AnswerFuture future = <AnswerFuture>this
-    if future.state == FINISHED:
+    cdef object answer = future.answer
+    if future.state == FINISHED and future.failure is None and not (
+            PyTuple_Check(answer) or PyExceptionInstance_Check(answer)):
         PyErr_SetObject(PyExc_StopIteration, <PyObject*>future.answer)
         return NULL
     following = future.__next__()
@@ -191,3 +353,34 @@ cdef PyObject* _next(PyObject* this) except? NULL:
 
 
 (<PyTypeObject*>AnswerFuture).tp_iternext = _next
+
+
+class _NoLoop:
+    # Takes the first step of a task, and never runs it.
+    def get_debug(self):
+        return False
+
+    def call_soon(self, callback, *args, context=None):
+        pass
+
+
+def _let_tasks_run():
+    """Let `loop.create_task` take an AnswerFuture, although `asyncio.iscoroutine` keeps saying that it is none.
+
+    `asyncio.wait` refuses coroutines and must take answers; `create_task` refuses all else. The Task of CPython, in C,
+    remembers the types that it has found to be coroutines, so it is shown one answer that passes for one. Where
+    asyncio keeps no such memory, create_task refuses answers as it refuses other futures.
+    """
+    known = getattr(asyncio.coroutines, "_iscoroutine_typecache", None)
+    if known is None or AnswerFuture in known:
+        return
+    known.add(AnswerFuture)
+    try:
+        loop = _NoLoop()
+        task = asyncio.Task(AnswerFuture.__new__(AnswerFuture), loop=loop, name="engine")
+        task._log_destroy_pending = False
+    finally:
+        known.discard(AnswerFuture)
+
+
+_let_tasks_run()

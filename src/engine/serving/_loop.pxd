@@ -46,6 +46,8 @@ cdef class LoopBridge:
     cdef bint kicking                # a kick is scheduled for the end of this turn
     cdef bint polling                # a poll is scheduled for the next turn
     cdef int64_t poll_until_ns
+    cdef uint32_t drains             # that run now, one within a task that another one steps
+    cdef uint32_t rest               # first slot of the answers that a drain has taken and not handed out yet
     cdef object kick, poll           # bound methods, bound once: submissions pass them to call_soon
 
     # Wakes an executor once this turn of the loop ends, for all requests that the turn submits.

@@ -32,6 +32,8 @@ cnp.import_array()
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
+    PyObject* PyThreadState_GetDict() noexcept  # borrowed
+    PyObject* PyDict_GetItem(PyObject* dict, object key) noexcept  # borrowed
 
 _get_running_loop = asyncio.get_running_loop
 
@@ -40,10 +42,34 @@ _get_running_loop = asyncio.get_running_loop
 # one counts, and the others ask asyncio.
 cdef object _draining_loop = None
 cdef PyThreadState* _draining_thread = NULL
+# asyncio 3.11 keeps the thread's running loop in an object of the thread's dict, a new one for each run of a loop.
+# The loop above is the running one only while that object stays: a step may run another loop. Later versions keep it
+# elsewhere and make no system call, so they are asked each time.
+cdef object _draining_run = None
+cdef object RUNNING_LOOP = "__asyncio_running_event_loop__"
 
 
 cdef object running_loop():
-    return _draining_loop if PyThreadState_Get() == _draining_thread else _get_running_loop()
+    if PyThreadState_Get() == _draining_thread and PyDict_GetItem(PyThreadState_GetDict(),
+                                                                  RUNNING_LOOP) == <PyObject*>_draining_run:
+        return _draining_loop
+    return _get_running_loop()
+
+
+cdef int remember_loop(object loop) except -1:
+    global _draining_loop, _draining_thread, _draining_run
+    cdef PyObject* run = PyDict_GetItem(PyThreadState_GetDict(), RUNNING_LOOP)
+    if run is not NULL:
+        _draining_loop, _draining_run = loop, <object>run
+        _draining_thread = PyThreadState_Get()
+    return 0
+
+
+cdef int forget_loop() except -1:
+    global _draining_loop, _draining_thread, _draining_run
+    _draining_thread = NULL
+    _draining_loop = _draining_run = None
+    return 0
 
 
 @cython.final
@@ -163,17 +189,21 @@ cdef class LoopBridge:
         return 0
 
     def _poll(self):
-        try:
-            if self.native.has_answers():
+        # Nobody signals a loop that polls, so the next look is scheduled before any task is stepped: the task may raise
+        # KeyboardInterrupt, or run the loop itself and wait for another answer.
+        if self.native.pending and now_ns() < self.poll_until_ns:
+            self.loop.call_soon(self.poll)
+            if self.native.has_answers() or self.rest != NO_SLOT:
                 self.drain()
-        finally:  # also after a task that raised KeyboardInterrupt, because nobody signals a loop that polls
-            if self.native.pending and now_ns() < self.poll_until_ns:
-                self.loop.call_soon(self.poll)
-            else:
-                self.polling = False
-                # An answer that came between the last look and this line was not signalled: signal it here.
-                if self.native.stop_polling():
-                    self.native.signal()
+            return
+        self.polling = False
+        # An answer that came between the last look and this line was not signalled: look here.
+        if self.native.stop_polling() or self.rest != NO_SLOT:
+            self.drain()
+
+    def _hand_out_rest(self):
+        if self.rest != NO_SLOT:
+            self.drain()
 
     def cancelled(self, uint32_t index):
         """Abandon slot `index`, because its future was cancelled. A drain gives it back if it is answered already."""
@@ -190,17 +220,29 @@ cdef class LoopBridge:
         The loop calls it when the eventfd is readable. No task of the loop runs then, so with `direct` the waiting
         tasks are stepped here and now.
         """
-        global _draining_loop, _draining_thread
         cdef SlotTable* slots = &self.engine.runtime.slots()
-        cdef uint32_t index = self.native.take_all(slots[0])
-        cdef uint32_t following
+        cdef uint32_t index
+        cdef bint taken = False
         interrupted = None
+        self.drains += 1
         if direct:
-            _draining_loop = self.loop
-            _draining_thread = PyThreadState_Get()
-        while index != NO_SLOT:
+            if self.drains > 1:  # a task runs the loop: only asyncio knows whether another one may be stepped in it
+                direct = asyncio.current_task(self.loop) is None
+            remember_loop(self.loop)
+        while True:
+            if self.rest == NO_SLOT:
+                if taken:
+                    break
+                taken = True
+                self.rest = self.native.take_all(slots[0])
+                if self.rest == NO_SLOT:
+                    break
+                # The first task may run the loop and wait for one of the other answers.
+                if direct and not self.polling and slots[0][self.rest].next_done_value() != NO_SLOT:
+                    self.loop.call_soon(self._hand_out_rest)
+            index = self.rest
             # Read before the slot is given back: another request may take it at once, and link it elsewhere.
-            following = slots[0][index].next_done_value()
+            self.rest = slots[0][index].next_done_value()
             ENGINE_ASSERT(self.native.pending > 0, b"an answer on a loop's completions was pending")
             self.native.pending -= 1
             try:
@@ -210,9 +252,8 @@ cdef class LoopBridge:
                     self.finish_one(index, direct)
             except BaseException as error:  # a task that was stepped raised KeyboardInterrupt or SystemExit
                 interrupted = error  # the answers behind it must still be handed out
-            index = following
-        _draining_loop = None
-        _draining_thread = NULL
+        self.drains -= 1
+        forget_loop()
         if interrupted is not None:
             raise interrupted
         if self.engine._closed and self.native.pending == 0:
@@ -313,6 +354,7 @@ cdef class Bridges:
                 bridge.native = new Completions()
             except OSError as error:
                 raise no_descriptor(error) from None
+            bridge.rest = NO_SLOT
             bridge.kick, bridge.poll = bridge._kick, bridge._poll
             bridge.start_reading()
             self.by_id[id(loop)] = bridge

@@ -10,11 +10,13 @@ cdef int read_row(object x, uint32_t n, bint wide, void* out) except -1
 cdef cnp.ndarray read_matrix(object rows, uint32_t n, bint wide)
 
 # The instant by which a request must be answered, NEVER_NS at most. budget_ns counts if both deadlines are None.
-cdef int64_t read_deadline(object deadline_ms, object deadline_ns, int64_t started_ns, int64_t budget_ns) except -1
+# A negative deadline_ms is started_ns with `expired`, and raises without.
+cdef int64_t read_deadline(object deadline_ms, object deadline_ns, int64_t started_ns, int64_t budget_ns,
+                           bint expired) except -1
 
 # int64 [n] of instants: one deadline for all, or one a row.
 cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t n, int64_t started_ns,
-                                int64_t budget_ns)
+                                int64_t budget_ns, bint expired)
 
 # Number of rows in a caller's collection. Raises InputError for an object without a length.
 cdef uint32_t count_rows(object rows) except? 0

@@ -9,6 +9,7 @@ from cpython.tuple cimport PyTuple_CheckExact
 from libc.math cimport isnan
 from libc.string cimport memcpy
 
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +19,10 @@ from engine.errors import ConfigError, InputError, InputTypeError
 from engine.serving._scheduler cimport NEVER_NS
 
 cnp.import_array()
+
+# The monotonic clock begins when the machine does; the wall clock began in 1970 and is past this since 2001.
+cdef int64_t WALL_CLOCK_NS = 1_000_000_000_000_000_000
+cdef int64_t WALL_CLOCK_MARGIN_NS = 10 * 366 * 86_400 * 1_000_000_000
 
 cdef extern from "Python.h":
     # Borrowed items of a list or tuple, unchecked: compare the length first.
@@ -72,9 +77,12 @@ cdef double _number(object item, uint32_t position) except? -1.0:
 
 # An array of floats is read in place, because NumPy's own conversions cost a microsecond and more.
 cdef int _read_array(object x, uint32_t n, bint wide, void* out) except -1:
-    if cnp.PyArray_Check(x) and _read_floats(<cnp.ndarray>x, n, wide, out):
+    if cnp.PyArray_CheckExact(x) and _read_floats(<cnp.ndarray>x, n, wide, out):
         return 0
-    array = np.asarray(x)
+    if x is None or isinstance(x, (str, bytes)):
+        raise InputTypeError(f"expected a row of {n} features, got {type(x).__name__}"
+                             f"{'' if x is None else ' ' + repr(x)[:40]}")
+    array = _array_of(x)
     if array.ndim != 1 or array.shape[0] != n:
         hint = "; for several rows call predict_many" if array.ndim == 2 else ""
         raise InputError(f"expected a row of {n} features (1-D), got shape {list(array.shape)}{hint}")
@@ -108,6 +116,18 @@ cdef bint _read_floats(cnp.ndarray array, uint32_t n, bint wide, void* out) noex
     return True
 
 
+# Any array or sequence as an array. What is masked is missing: NaN.
+cdef object _array_of(object x):
+    if isinstance(x, np.ma.MaskedArray):
+        if x.dtype.kind not in "fiub":
+            return np.asarray(x)
+        return x.astype(x.dtype if x.dtype.kind == "f" else np.float64).filled(np.nan)
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"expected numbers, got {type(x).__name__}: {error}") from error
+
+
 cdef int _check_kind(object array) except -1:
     if array.dtype.kind not in "fiub":
         raise InputTypeError(f"expected float32, float64, integer or bool values, got dtype {array.dtype}; "
@@ -116,11 +136,35 @@ cdef int _check_kind(object array) except -1:
 
 
 cdef cnp.ndarray read_matrix(object rows, uint32_t n, bint wide):
-    array = np.asarray(rows)
+    if isinstance(rows, (list, tuple)):
+        if not len(rows):
+            return table(0, n, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
+        try:
+            array = np.asarray(rows)
+        except (ValueError, TypeError):
+            return _read_rows(rows, n, wide)
+        if array.dtype.kind not in "fiub" or any(isinstance(row, np.ma.MaskedArray) for row in rows):
+            return _read_rows(rows, n, wide)
+    else:
+        array = _array_of(rows)
     if array.ndim != 2 or array.shape[1] != n:
+        if array.ndim == 2 and isinstance(rows, (list, tuple)):
+            return _read_rows(rows, n, wide)  # says which row
         raise InputError(f"expected rows of shape [rows, {n}], got {list(array.shape)}")
     _check_kind(array)
     return _rounded(array, wide)
+
+
+# Row by row, for rows that NumPy does not take as a table of numbers: with None in them, or wrong.
+cdef cnp.ndarray _read_rows(object rows, uint32_t n, bint wide):
+    cdef cnp.ndarray matrix = table(len(rows), n, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
+    cdef char* out = <char*>cnp.PyArray_DATA(matrix)
+    for i, row in enumerate(rows):
+        try:
+            read_row(row, n, wide, out + <size_t>i * n * (8 if wide else 4))
+        except (InputError, InputTypeError) as error:
+            raise type(error)(f"row {i}: {error}") from None
+    return matrix
 
 
 cdef cnp.ndarray _rounded(object array, bint wide):
@@ -133,21 +177,28 @@ cdef cnp.ndarray _rounded(object array, bint wide):
         return np.ascontiguousarray(array, dtype=wanted)
 
 
-cdef int64_t _instant(double ms, int64_t started_ns) except -1:
+cdef int64_t _instant(double ms, int64_t started_ns, bint expired) except -1:
+    if expired and ms < 0:
+        return started_ns
     if isnan(ms) or ms < 0:
-        raise InputError(f"deadline_ms must be zero or more milliseconds from the call, got {ms!r}")
+        raise InputError(f"deadline_ms must be zero or more milliseconds from the call, got {ms!r}{_way_out(ms)}")
     if ms >= 1e12:  # thirty years: no deadline
         return NEVER_NS
     return started_ns + <int64_t>(ms * 1e6)
 
 
-cdef int64_t read_deadline(object deadline_ms, object deadline_ns, int64_t started_ns, int64_t budget_ns) except -1:
+cdef str _way_out(double ms):
+    return "; Engine(expired='answer') answers such a request as expired" if ms < 0 else ""
+
+
+cdef int64_t read_deadline(object deadline_ms, object deadline_ns, int64_t started_ns, int64_t budget_ns,
+                           bint expired) except -1:
     if deadline_ns is None:
         if deadline_ms is None:
             return started_ns + budget_ns if budget_ns < NEVER_NS else NEVER_NS
         if PyFloat_CheckExact(deadline_ms):
-            return _instant(PyFloat_AS_DOUBLE(deadline_ms), started_ns)
-        return _instant(_milliseconds(deadline_ms), started_ns)
+            return _instant(PyFloat_AS_DOUBLE(deadline_ms), started_ns, expired)
+        return _instant(_milliseconds(deadline_ms), started_ns, expired)
     if deadline_ms is not None:
         raise InputError("give deadline_ms (from the call) or deadline_ns (a point on time.monotonic_ns()), not both")
     return _point(deadline_ns)
@@ -172,7 +223,17 @@ cdef int64_t _point(object value) except -1:
                              f"{type(value).__name__} {value!r:.40}") from None
     if point < 0:
         raise InputError(f"deadline_ns must be a point on time.monotonic_ns(), got {point}")
+    if point > WALL_CLOCK_NS:
+        _refuse_wall_clock(point)
     return NEVER_NS if point > NEVER_NS else point
+
+
+# Raises if `point` lies within ten years of the wall clock, whose zero is 1970: no machine has run for so long.
+cdef int _refuse_wall_clock(object point) except -1:
+    if abs(point - time.time_ns()) < WALL_CLOCK_MARGIN_NS:
+        raise InputError(f"deadline_ns must be a point on time.monotonic_ns(), got {point}, which is one of "
+                         f"time.time_ns(): add the time that is left to time.monotonic_ns(), or pass deadline_ms")
+    return 0
 
 
 # Whether an int64 array is n valid instants, to be used as they are. The usual case, without calls of NumPy.
@@ -184,13 +245,13 @@ cdef bint _all_points(cnp.ndarray array, uint32_t n) noexcept:
         return False
     for i in range(n):
         point = (<const int64_t*>(at + i * array.strides[0]))[0]
-        if point < 0 or point > NEVER_NS:
+        if point < 0 or point > WALL_CLOCK_NS:
             return False
     return True
 
 
 cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t n, int64_t started_ns,
-                                int64_t budget_ns):
+                                int64_t budget_ns, bint expired):
     if deadline_ns is not None and deadline_ms is not None:
         raise InputError("give deadline_ms (from the call) or deadline_ns (a point on time.monotonic_ns()), not both")
     given = deadline_ns if deadline_ns is not None else deadline_ms
@@ -198,7 +259,7 @@ cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t
         if isinstance(given, np.ndarray):
             given = given[()]
         one = read_deadline(None if deadline_ns is not None else given, given if deadline_ns is not None else None,
-                            started_ns, budget_ns)
+                            started_ns, budget_ns, expired)
         return np.full(n, one, dtype=np.int64)
     array = np.asarray(given)
     if deadline_ns is not None and array.ndim == 1 and array.dtype == np.int64 and _all_points(array, n):
@@ -211,13 +272,18 @@ cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t
         if n and array.min() < 0:
             raise InputError(f"deadline_ns must be points on time.monotonic_ns(), got {array.min()} for row "
                              f"{int(array.argmin())}")
+        for point in array[array > WALL_CLOCK_NS].tolist():
+            _refuse_wall_clock(point)
         return np.ascontiguousarray(np.minimum(array, NEVER_NS), dtype=np.int64)
     _check_kind(array)
     ms = array.astype(np.float64)
+    if expired:
+        ms[ms < 0] = 0.0
     bad = ~(ms >= 0)
     if bad.any():
         row = int(bad.argmax())
-        raise InputError(f"deadline_ms must be zero or more milliseconds from the call, got {ms[row]} for row {row}")
+        raise InputError(f"deadline_ms must be zero or more milliseconds from the call, got {ms[row]} for row {row}"
+                         f"{_way_out(ms[row])}")
     far = ms >= 1e12
     return np.where(far, NEVER_NS, started_ns + (np.where(far, 0.0, ms) * 1e6).astype(np.int64))
 

@@ -6,6 +6,7 @@ The code that runs once per request is compiled (engine.serving._engine); this m
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
@@ -31,7 +32,21 @@ if TYPE_CHECKING:
 
 INLINE_COST_US_MAX = 20.0  # a hand-off to another thread costs about half of this
 WARM_UP_S_MAX = 1.0
+READY_POLL_S = 0.002
 SHADOW_ROWS_MAX = 4096
+
+
+class Nothing:
+    """What `swap` and `canary` take for a part that the new version has none of; None means the present one's."""
+
+    def __repr__(self) -> str:
+        return "engine.NOTHING"
+
+    def __reduce__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING = Nothing()
 
 
 class Engine(CoreEngine):
@@ -75,6 +90,8 @@ class Engine(CoreEngine):
             matters while there is not enough for all.
         on_error: what answers when the primary fails: "fallback", or "default" at once. A primary that is late does not
             fail.
+        expired: what a negative deadline_ms does: it raises, or is answered as expired. "answer" is for callers that
+            pass what is left of their time.
         allow_nonfinite: accept NaN and infinity as answers of the primary instead of as failures.
         breaker: rest a primary that keeps failing: True, False, or a mapping of limits. While it rests, one probe at a
             time finds out whether it has recovered. It rests after calls_in_a_row failed calls (10), or after a share
@@ -88,6 +105,7 @@ class Engine(CoreEngine):
         ModelFormatError, UnsupportedModelError, MissingDependencyError: as `load_model`.
 
     The constructor blocks while it measures the primary: usually some milliseconds, at most a second in the batch lane.
+    A slower primary is measured on after that; `ready` and `wait_ready` tell when it takes requests.
     All methods are thread-safe. Close the engine, or use it as a context manager (`async with` on an event loop). After
     a fork, the child must make its own.
 
@@ -119,6 +137,7 @@ class Engine(CoreEngine):
         priority: Literal["critical", "normal", "sheddable"] = "normal",
         weight: float = 1.0,
         on_error: Literal["fallback", "default"] = "fallback",
+        expired: Literal["raise", "answer"] = "raise",
         allow_nonfinite: bool = False,
         breaker: bool | Mapping[str, float] = True,
         realtime_priority: int | None = None,
@@ -138,6 +157,7 @@ class Engine(CoreEngine):
             "priority": priority,
             "weight": weight,
             "on_error": on_error,
+            "expired": expired,
             "allow_nonfinite": allow_nonfinite,
             "breaker": breaker,
         }
@@ -187,6 +207,40 @@ class Engine(CoreEngine):
         give_up = time.monotonic() + WARM_UP_S_MAX
         while not inline and not self._warmed_up() and time.monotonic() < give_up:
             time.sleep(0.001)
+
+    @property
+    def ready(self) -> bool:
+        """True once the primary has been measured, so that requests can go to it; False after `close()`.
+
+        Until then the batch lane answers with the fallback or the default, reason "stalled". Does not block.
+        """
+        return not self.closed and (self.lane == "inline" or self._warmed_up())
+
+    def wait_ready(self, timeout_s: float = math.inf) -> bool:
+        """Wait until the engine is `ready`.
+
+        Args:
+            timeout_s: the longest to wait, in seconds, 0 or more.
+
+        Returns:
+            `ready` at the end: False if the time was up, or the engine closed meanwhile.
+
+        Raises:
+            ConfigError: a timeout_s out of range.
+
+        Blocks, without the GIL. Thread-safe. On an event loop await `wait_ready_async`.
+        """
+        give_up = time.monotonic() + number("timeout_s", timeout_s, 0.0, math.inf, error=ConfigError)
+        while not self.ready and not self.closed and time.monotonic() < give_up:
+            time.sleep(READY_POLL_S)
+        return self.ready
+
+    async def wait_ready_async(self, timeout_s: float = math.inf) -> bool:
+        """Wait until the engine is `ready`, without blocking the running event loop; else as `wait_ready`."""
+        give_up = time.monotonic() + number("timeout_s", timeout_s, 0.0, math.inf, error=ConfigError)
+        while not self.ready and not self.closed and time.monotonic() < give_up:
+            await asyncio.sleep(READY_POLL_S)
+        return self.ready
 
     async def predict_many_async(
         self,
@@ -242,7 +296,7 @@ class Engine(CoreEngine):
 
         Args:
             primary, fallback, default, features: as in the constructor, of the same inputs and outputs; the present
-                ones unless given.
+                ones unless given. `engine.NOTHING` for a fallback or default is none.
             version: name of the new version; the first 12 digits of the primary's digest unless given.
             golden: (rows, values): the new primary must answer `values` [n] or [n, n_outputs] for these rows before it
                 takes traffic, within 1e-6 of the larger of 1 and the value. Rows are [n, n_features], or mappings if
@@ -368,13 +422,13 @@ class Engine(CoreEngine):
         now_primary, now_fallback, now_default, now_features = self._serving()[0].parts
         model, spare = parts.models(
             primary if primary is not None else now_primary,
-            fallback if fallback is not None else now_fallback,
+            None if fallback is NOTHING else fallback if fallback is not None else now_fallback,
         )
         if self.lane == "inline" and not model.native:
             raise ConfigError(
                 f"this engine serves inline, which needs a native primary, got format {model.format!r}"
             )
-        given = default if default is not None else now_default
+        given = None if default is NOTHING else default if default is not None else now_default
         chosen = parts.checked_features(features) if features is not None else now_features
         deployment = self._prepare(
             model.scorer,
@@ -392,9 +446,11 @@ class Engine(CoreEngine):
         if model is not now_primary or golden is not None:
             warm = warmup if warmup is not None else rows
             if not self._measure(deployment, parts.warm_rows(warm, model.n_features, self._batch_rows_max)):
+                cause = getattr(getattr(model, "_callable", None), "error", None)
+                why = f": {type(cause).__name__}: {cause}" if cause is not None else ""
                 raise ModelError(
-                    f"the new primary, version {deployment.version!r}, fails on its warm-up rows"
-                )
+                    f"the new primary, version {deployment.version!r}, fails on its warm-up rows{why}"
+                ) from cause
         return deployment
 
     def _golden_rows(self, deployment: Deployment, rows: Any) -> npt.NDArray[Any]:
@@ -424,6 +480,7 @@ class Engine(CoreEngine):
         - executors: threads, replaced (stuck threads that were given up), engines (that share them); missing, the
           executors without a thread because the system refused to replace a stuck one, and refused, how often it did.
         - breakers: by version, {open, openings}.
+        - last_error: the traceback of the primary's last exception, or ONNX Runtime's message; None for none.
         - canary: {version, share}, shadow: {version, rows, dropped, failed, compared, difference_mean, difference_max};
           None for none.
 
@@ -432,7 +489,8 @@ class Engine(CoreEngine):
 
         Takes about 60 us and does not block. Thread-safe; also after `close()`.
         """
-        return self._statistics()
+        read = getattr(self.primary, "last_error", None)
+        return {**self._statistics(), "last_error": (read() or None) if read is not None else None}
 
     def __enter__(self) -> Self:
         return self
