@@ -26,7 +26,7 @@ namespace engine {
 
 }  // namespace engine
 
-#define ENGINE_ASSERT(condition, invariant) \
+#define ENGINE_ASSERT(condition, invariant)              \
     (static_cast<bool>(condition) ? static_cast<void>(0) \
                                   : ::engine::assertion_failed(invariant, #condition, __FILE__, __LINE__))
 

@@ -34,8 +34,8 @@ inline Wait futex_wait_until(std::atomic<uint32_t>& value, uint32_t seen, int64_
     if (until_ns < 0) until_ns = 0;
     timespec until{until_ns / 1'000'000'000, until_ns % 1'000'000'000};
     const timespec* limit = until_ns >= NEVER_NS ? nullptr : &until;
-    const long result = syscall(SYS_futex, futex_word(value), FUTEX_WAIT_BITSET_PRIVATE, seen, limit, nullptr,
-                                FUTEX_BITSET_MATCH_ANY);
+    const long result =
+        syscall(SYS_futex, futex_word(value), FUTEX_WAIT_BITSET_PRIVATE, seen, limit, nullptr, FUTEX_BITSET_MATCH_ANY);
     if (result == 0 || errno == EAGAIN) return Wait::woken;
     ENGINE_ASSERT(errno == ETIMEDOUT || errno == EINTR, "a futex wait ends by a wake-up, its time or a signal");
     return errno == ETIMEDOUT ? Wait::timed_out : Wait::interrupted;

@@ -46,9 +46,7 @@ struct LogBuckets {
 // Counts for ever. Any thread may record or read.
 class Histogram {
 public:
-    void record(int64_t value) noexcept {
-        counts_[LogBuckets::index(value)].fetch_add(1, std::memory_order_relaxed);
-    }
+    void record(int64_t value) noexcept { counts_[LogBuckets::index(value)].fetch_add(1, std::memory_order_relaxed); }
     uint64_t count() const noexcept;
     // The value that a share `quantile` of the records does not exceed; 0 when empty.
     int64_t quantile(double quantile) const noexcept;

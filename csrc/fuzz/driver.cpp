@@ -49,8 +49,12 @@ void mutate(Input& input, const std::vector<Input>& corpus, engine::Random& rand
         const size_t at = input.empty() ? 0 : next() % input.size();
         const size_t length = input.empty() ? 0 : 1 + next() % std::min<size_t>(input.size() - at, 64);
         switch (next() % 6) {
-            case 0: if (!input.empty()) input[at] ^= static_cast<uint8_t>(1u << (next() % 8)); break;
-            case 1: if (!input.empty()) input[at] = EDGES[next() % std::size(EDGES)]; break;
+            case 0:
+                if (!input.empty()) input[at] ^= static_cast<uint8_t>(1u << (next() % 8));
+                break;
+            case 1:
+                if (!input.empty()) input[at] = EDGES[next() % std::size(EDGES)];
+                break;
             case 2: input.erase(input.begin() + at, input.begin() + at + length); break;
             case 3: {
                 const Input piece(input.begin() + at, input.begin() + at + length);

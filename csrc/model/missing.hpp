@@ -17,7 +17,7 @@ namespace engine::model {
 
 // Rows are compared with the number in float32, as XGBoost does.
 class MissingNumber {
-  public:
+public:
     MissingNumber(const engine_scorer& inner, float missing) noexcept
         : inner_(engine_scorer_read(&inner)), missing_(missing) {
         inner_.retain(inner_.ctx);
@@ -31,8 +31,7 @@ class MissingNumber {
         return in_blocks(rows, n_rows, row_stride, out, [this](const Value* block, std::size_t n, double* to) {
             if constexpr (std::is_same_v<Value, double>)
                 return inner_.score_f64(inner_.ctx, block, n, inner_.n_features, to);
-            else
-                return inner_.score(inner_.ctx, block, n, inner_.n_features, to);
+            else return inner_.score(inner_.ctx, block, n, inner_.n_features, to);
         });
     }
     template <class Value>
@@ -42,12 +41,11 @@ class MissingNumber {
                          [this, deadline_ns](const Value* block, std::size_t n, double* to) {
                              if constexpr (std::is_same_v<Value, double>)
                                  return engine_score_by_f64(&inner_, block, n, inner_.n_features, to, deadline_ns);
-                             else
-                                 return engine_score_by(&inner_, block, n, inner_.n_features, to, deadline_ns);
+                             else return engine_score_by(&inner_, block, n, inner_.n_features, to, deadline_ns);
                          });
     }
 
-  private:
+private:
     static constexpr std::size_t block_rows = 64;
     static constexpr std::size_t stack_values = 1024;  // 64 rows of 16 columns need no memory from the heap
 

@@ -66,8 +66,8 @@ int score(const engine_scorer& scorer, const T* rows, std::size_t n_rows, std::s
 
 }  // namespace
 
-int score_threads(const engine_scorer& scorer, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
-                  std::size_t threads) noexcept {
+int score_threads(const engine_scorer& scorer, const float* rows, std::size_t n_rows, std::size_t row_stride,
+                  double* out, std::size_t threads) noexcept {
     return score(scorer, rows, n_rows, row_stride, out, threads);
 }
 int score_threads(const engine_scorer& scorer, const double* rows, std::size_t n_rows, std::size_t row_stride,

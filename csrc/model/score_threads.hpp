@@ -14,8 +14,8 @@ inline constexpr std::size_t rows_a_span = 256;
 // started and joined here. A scorer that is not reentrant, or takes the GIL, gets one thread. A scorer that is not
 // reentrant is waited for; NOT_CALLED (base/call_lock.hpp) where a call is stuck in it. Returns ENGINE_SCORE_OK, or
 // the status of a span that failed; other spans may then be unwritten.
-int score_threads(const engine_scorer& scorer, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
-                  std::size_t threads) noexcept;
+int score_threads(const engine_scorer& scorer, const float* rows, std::size_t n_rows, std::size_t row_stride,
+                  double* out, std::size_t threads) noexcept;
 int score_threads(const engine_scorer& scorer, const double* rows, std::size_t n_rows, std::size_t row_stride,
                   double* out, std::size_t threads) noexcept;
 

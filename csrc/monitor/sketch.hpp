@@ -2,9 +2,9 @@
 //
 // Answers go through a ring to one native thread, which counts them. Neither the threads that serve nor the GIL takes
 // part. A block is closed after every `block_rows`-th row, output row and answer, and queued for the thread that runs
-// the tests. The same rows are therefore cut at the same places, however they came. Where the queue is full, records wait
-// in the ring. Once a quarter of the ring waits the open block grows instead, because blocks are sums: nothing is lost,
-// and no memory is taken.
+// the tests. The same rows are therefore cut at the same places, however they came. Where the queue is full, records
+// wait in the ring. Once a quarter of the ring waits the open block grows instead, because blocks are sums: nothing is
+// lost, and no memory is taken.
 #pragma once
 
 #include <array>

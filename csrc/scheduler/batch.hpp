@@ -24,13 +24,13 @@ struct Batch {
         pending_signals.reserve(limits.batch_rows_max);
     }
 
-    uint32_t size = 0;                          // rows in it; the vectors hold batch_rows_max
-    uint32_t executor = 0;                      // the one that formed it
-    int64_t call_began_ns = 0;                  // lock: the scoring call under way, which has …
-    uint32_t call_rows = 0;                     // … this many rows
+    uint32_t size = 0;          // rows in it; the vectors hold batch_rows_max
+    uint32_t executor = 0;      // the one that formed it
+    int64_t call_began_ns = 0;  // lock: the scoring call under way, which has …
+    uint32_t call_rows = 0;     // … this many rows
     std::vector<Entry> entries;
-    std::vector<Entry> in_order;                // the entries in the order in which they are scored
-    std::vector<std::byte> rows;                // of a call, copied side by side
+    std::vector<Entry> in_order;  // the entries in the order in which they are scored
+    std::vector<std::byte> rows;  // of a call, copied side by side
     std::vector<double> out;
     std::vector<float> scratch;                 // for rows narrowed to float32
     std::vector<int64_t> waited_ns;             // of each row: how long it was queued …

@@ -18,11 +18,11 @@ namespace engine::scheduler {
 
 struct BreakerLimits {
     bool enabled = true;
-    uint32_t calls_in_a_row = 10;       // it opens after this many failed calls in a row
-    double rows_share = 0.5;            // … or when this share of a window's rows failed
-    uint32_t rows_min = 100;            // … and the window has at least this many rows
+    uint32_t calls_in_a_row = 10;  // it opens after this many failed calls in a row
+    double rows_share = 0.5;       // … or when this share of a window's rows failed
+    uint32_t rows_min = 100;       // … and the window has at least this many rows
     int64_t window_ns = 10'000'000'000;
-    int64_t rest_ns = 100'000'000;      // the first rest
+    int64_t rest_ns = 100'000'000;  // the first rest
     int64_t rest_ns_max = 5'000'000'000;
 };
 
@@ -39,9 +39,7 @@ public:
     void record(uint32_t rows, uint32_t failed, int64_t now_ns) noexcept;
     // Closed, and the last call succeeded: a success changes nothing but the row counts, so record() may be called for
     // many rows at once.
-    bool untroubled() const noexcept {
-        return failed_in_a_row_.load(std::memory_order_relaxed) == 0 && !open();
-    }
+    bool untroubled() const noexcept { return failed_in_a_row_.load(std::memory_order_relaxed) == 0 && !open(); }
     // Opens it at once: an executor is stuck in the model.
     void trip(int64_t now_ns) noexcept;
     // A lost call has come back after all, so the stall is over and the next request may be the probe. A stall of 200

@@ -10,17 +10,17 @@ namespace engine::scheduler {
 
 namespace {
 
-constexpr double STALL_RATIO = 4.0;       // an observation this far above expectation is a stall
-constexpr uint32_t STALLS_BELIEVED = 4;   // this many in a row are the new truth
-constexpr double SURPRISE_RATIO = 0.25;   // one this far below is believed at once: no accident makes a batch fast
-constexpr double BELIEVED_RATE = 0.5;     // a believed change moves all knots, and at once
+constexpr double STALL_RATIO = 4.0;      // an observation this far above expectation is a stall
+constexpr uint32_t STALLS_BELIEVED = 4;  // this many in a row are the new truth
+constexpr double SURPRISE_RATIO = 0.25;  // one this far below is believed at once: no accident makes a batch fast
+constexpr double BELIEVED_RATE = 0.5;    // a believed change moves all knots, and at once
 constexpr double LEARNING_RATE = 0.1;
 constexpr double SCALE_RATE = 0.02;
 // Costs stay above zero and below the bound of an integer, for any observations.
 constexpr double SCALE_MIN = 1e-3, SCALE_MAX = 1e9;
-constexpr double COST_NS_MAX = 0x1p44;    // 4.9 hours
-constexpr double SHAPE_SHARE_MIN = 0.1;   // at least this share of a new knot's cost is shape, however large the shift
-constexpr double RETURN_RATE = 0.01;      // of knots far from the observed size, to the fitted cost
+constexpr double COST_NS_MAX = 0x1p44;   // 4.9 hours
+constexpr double SHAPE_SHARE_MIN = 0.1;  // at least this share of a new knot's cost is shape, however large the shift
+constexpr double RETURN_RATE = 0.01;     // of knots far from the observed size, to the fitted cost
 constexpr double SPREAD_QUANTILE = 0.98;
 constexpr double SPREAD_STEP = 0.05;
 constexpr double SPREAD_MIN = 1.02, SPREAD_MAX = 3.0;

@@ -56,12 +56,12 @@ private:
     double mean(size_t knot) const noexcept { return mean_[knot].load(std::memory_order_relaxed); }
 
     uint32_t rows_max_;
-    size_t knots_;                                       // how many are in use: the last is >= rows_max
-    std::array<std::atomic<double>, KNOTS> mean_{};      // ns for knot_rows(knot) rows; 0 before anything is known
-    std::array<double, KNOTS> raw_{};                    // the same before larger batches are made to cost no less
-    std::array<double, KNOTS> shape_{};                  // calibrated ns, or the first ones observed, for scale_ 1
-    std::array<bool, KNOTS> known_{};                    // primed or observed itself, not filled in from a neighbour
-    double scale_ = 1.0, shift_ = 0.0;                   // observations are about scale_ * shape_ + shift_
+    size_t knots_;                                   // how many are in use: the last is >= rows_max
+    std::array<std::atomic<double>, KNOTS> mean_{};  // ns for knot_rows(knot) rows; 0 before anything is known
+    std::array<double, KNOTS> raw_{};                // the same before larger batches are made to cost no less
+    std::array<double, KNOTS> shape_{};              // calibrated ns, or the first ones observed, for scale_ 1
+    std::array<bool, KNOTS> known_{};                // primed or observed itself, not filled in from a neighbour
+    double scale_ = 1.0, shift_ = 0.0;               // observations are about scale_ * shape_ + shift_
     std::atomic<double> spread_{1.25};
     std::atomic<uint32_t> efficient_rows_{1}, peak_rows_{1};
     std::atomic<uint64_t> stalls_{0};

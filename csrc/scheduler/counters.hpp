@@ -16,9 +16,9 @@ struct Counters {
     // By priority, source and reason: every answer is in it once.
     std::array<std::array<std::array<std::atomic<uint64_t>, REASONS>, SOURCES>, PRIORITIES> answers{};
     // The few late answers are counted, and not the many in time: an increment costs 5 ns, a hundredth of a request.
-    std::atomic<uint64_t> late_ready{0};        // answers that were not ready before their deadline
-    std::atomic<uint64_t> late_returned{0};     // … or not back with the caller before it
-    std::atomic<uint64_t> late_dropped{0};      // primary results that came after another answer
+    std::atomic<uint64_t> late_ready{0};     // answers that were not ready before their deadline
+    std::atomic<uint64_t> late_returned{0};  // … or not back with the caller before it
+    std::atomic<uint64_t> late_dropped{0};   // primary results that came after another answer
     std::atomic<uint64_t> batches{0};
     std::atomic<uint64_t> batch_rows{0};
     std::atomic<uint64_t> failed_batches{0};

@@ -64,11 +64,11 @@ private:
 
     std::function<int64_t(int64_t)> check_executors_;
     Mutex lock_;
-    std::vector<Timer> inbox_;                   // lock
-    std::vector<FallbackHandler*> to_forget_;    // lock
-    std::atomic<uint32_t> forgotten_{0};         // futex; counts rounds of forgetting
-    std::atomic<uint32_t> word_{0};              // futex; changes whenever the thread should look
-    std::atomic<int64_t> wakes_ns_{0};           // a timer due before this must wake the thread
+    std::vector<Timer> inbox_;                 // lock
+    std::vector<FallbackHandler*> to_forget_;  // lock
+    std::atomic<uint32_t> forgotten_{0};       // futex; counts rounds of forgetting
+    std::atomic<uint32_t> word_{0};            // futex; changes whenever the thread should look
+    std::atomic<int64_t> wakes_ns_{0};         // a timer due before this must wake the thread
     std::atomic<bool> stopping_{false}, running_{false};
     std::thread thread_;
 

@@ -23,8 +23,8 @@ int score(const engine_scorer& scorer, bool float64_rows, const void* rows, uint
 
 }  // namespace
 
-Deployment::Deployment(const engine_scorer& primary, const engine_scorer* fallback, bool float64_rows,
-                       uint64_t number, const BreakerLimits& breaker) noexcept
+Deployment::Deployment(const engine_scorer& primary, const engine_scorer* fallback, bool float64_rows, uint64_t number,
+                       const BreakerLimits& breaker) noexcept
     : primary_(engine_scorer_read(&primary)),
       fallback_(fallback ? engine_scorer_read(fallback) : engine_scorer{}),
       has_fallback_(fallback != nullptr),

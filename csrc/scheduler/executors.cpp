@@ -114,8 +114,8 @@ std::shared_ptr<Executors::Executor> Executors::spawn(uint32_t number) {
     return executor;
 }
 
-// Lock. A new thread for an executor that has none. False where the system refuses it; the executor then counts as stuck
-// until a later try succeeds.
+// Lock. A new thread for an executor that has none. False where the system refuses it; the executor then counts as
+// stuck until a later try succeeds.
 bool Executors::try_spawn(uint32_t number) noexcept {
     try {
         executors_[number] = spawn(number);
@@ -317,8 +317,7 @@ void Executors::suspect(const Lane& lane) noexcept {
     {
         const MutexLock lock(lock_);
         for (const auto& executor : executors_)
-            if (executor->lane == &lane && !executor->lost)
-                at = std::min(at, lane.hung_at_ns(*executor->batch));
+            if (executor->lane == &lane && !executor->lost) at = std::min(at, lane.hung_at_ns(*executor->batch));
     }
     if (at < NEVER_NS) deadline_timer_.add({at, nullptr, 0, 0});
 }

@@ -88,7 +88,7 @@ private:
         Batch* batch = nullptr;              // this thread's alone: the batch under way
         std::vector<Lane::Dropped> dropped;  // this thread's alone: dropped under the lock, answered without it
         std::atomic<bool> ended{false};
-        std::shared_ptr<Executors> owner;    // a lost thread keeps the executors that it comes back to
+        std::shared_ptr<Executors> owner;  // a lost thread keeps the executors that it comes back to
     };
     // An executor's next step: a batch to run, or how long to wait.
     struct Dispatch {
@@ -116,21 +116,21 @@ private:
     ExecutorOptions options_;
     SharedExecutors shared_;
     Mutex lock_;
-    std::vector<std::shared_ptr<Executor>> executors_;  // lock
+    std::vector<std::shared_ptr<Executor>> executors_;            // lock
     std::array<bool, SharedExecutors::EXECUTORS_MAX> missing_{};  // lock: executors that have no thread
-    std::vector<Lane*> active_;                         // lock: lanes that had work at the last look
-    std::atomic<Lane*> announced_{nullptr};             // a stack, linked by Lane::next_announced
-    std::atomic<uint32_t> work_{0};                     // futex; changes whenever a parked executor should look
+    std::vector<Lane*> active_;                                   // lock: lanes that had work at the last look
+    std::atomic<Lane*> announced_{nullptr};                       // a stack, linked by Lane::next_announced
+    std::atomic<uint32_t> work_{0};  // futex; changes whenever a parked executor should look
     std::atomic<uint32_t> parked_{0};
-    std::atomic_flag watching_;                         // one executor at a time polls for work before it sleeps
+    std::atomic_flag watching_;  // one executor at a time polls for work before it sleeps
     std::atomic<bool> stopping_{false};
     std::mutex start_lock_;  // one start at a time: the second caller finds the threads, or the system's refusal
     std::atomic<bool> started_{false};
-    std::atomic<uint32_t> lost_{0};                     // threads that were replaced and have not come back
+    std::atomic<uint32_t> lost_{0};  // threads that were replaced and have not come back
     std::atomic<uint64_t> replaced_{0};
     std::atomic<uint32_t> missing_count_{0};
     std::atomic<uint64_t> refused_{0};
-    DecayingQuantile handoff_{0.5, 256};                // from a submission to the executor that it woke
+    DecayingQuantile handoff_{0.5, 256};  // from a submission to the executor that it woke
     DeadlineTimer deadline_timer_;
 };
 

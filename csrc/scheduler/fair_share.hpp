@@ -26,8 +26,8 @@ namespace engine::scheduler {
 // One model's account with the executors.
 struct Share {
     double weight = 1.0;
-    std::atomic<int64_t> served{0};    // virtual time it has had; written under the lock
-    std::atomic<bool> active{false};   // whether it has work queued; written under the lock
+    std::atomic<int64_t> served{0};   // virtual time it has had; written under the lock
+    std::atomic<bool> active{false};  // whether it has work queued; written under the lock
 };
 
 class SharedExecutors {
@@ -99,7 +99,7 @@ private:
     std::atomic<int64_t> latest_start_ns_{0};
     static constexpr int64_t LASTING_NS = 50'000'000;
     std::atomic<int64_t> rejected_ns_{0}, rejecting_since_ns_{0}, classes_first_ns_{0};
-    std::atomic<int64_t> virtual_ns_{0};       // executor time that a model of weight 1 has been entitled to so far
+    std::atomic<int64_t> virtual_ns_{0};  // executor time that a model of weight 1 has been entitled to so far
     std::atomic<double> active_weight_{0.0};
 };
 

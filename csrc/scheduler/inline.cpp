@@ -11,7 +11,7 @@ namespace engine::scheduler {
 
 namespace {
 
-constexpr uint32_t OBSERVE_EVERY = 16;       // learning costs 40 ns, a sixth of a trivial request
+constexpr uint32_t OBSERVE_EVERY = 16;        // learning costs 40 ns, a sixth of a trivial request
 constexpr uint32_t FALLBACK_ROWS = 16;        // a forest scores sixteen rows in the time of a few
 constexpr int64_t CHUNK_TARGET_NS = 500'000;  // predict_many looks at the clock at least this often
 
@@ -42,8 +42,8 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
     if (status != NOT_CALLED) breaker.record(1, 1, now);
     const Reason reason = reason_of(status);
     const Side side = fallback_or_default(deployment, request.row, request.deadline_ns, reason, out);
-    return {id,            deployment.number(), request.started_ns, request.deadline_ns,
-            side.ready_ns, side.source,         side.reason,        request.priority};
+    return {id,          deployment.number(), request.started_ns, request.deadline_ns, side.ready_ns,
+            side.source, side.reason,         request.priority};
 }
 
 // One observer at a time, because CostModel::observe() is not for several. A second thread skips its record instead of
@@ -64,7 +64,7 @@ struct Runtime::ManyInline {
     int64_t started_ns;
     int64_t asked_ns;
     Priority priority;
-    bool open;                        // the primary's circuit breaker was open when the call came
+    bool open;  // the primary's circuit breaker was open when the call came
     Outcome* outcomes;
     double* out;
     std::vector<uint32_t> order;      // row numbers, earliest deadline first; empty where the rows come in that order
@@ -134,7 +134,8 @@ struct Runtime::ManyInline {
             return 1;
         }
         double* values_out = out + size_t{i} * limits.n_outputs;
-        const int status = deployment.score_fallback(rows + size_t{i} * deployment.row_bytes(), run, scratch, values_out);
+        const int status =
+            deployment.score_fallback(rows + size_t{i} * deployment.row_bytes(), run, scratch, values_out);
         const int64_t ended = now_ns();
         for (uint32_t k = 0; k < run; ++k) {
             if (status == ENGINE_SCORE_OK && runtime.usable(values_out + size_t{k} * limits.n_outputs))
@@ -194,9 +195,9 @@ struct Runtime::ManyInline {
 
     struct Call {
         int status;
-        uint32_t unusable;       // rows without a usable answer
+        uint32_t unusable;  // rows without a usable answer
         int64_t ended_ns;
-        const std::byte* rows;   // side by side, as the primary saw them
+        const std::byte* rows;  // side by side, as the primary saw them
         const double* values;
         bool late() const noexcept { return status == ENGINE_SCORE_OUT_OF_TIME || status == NOT_CALLED; }
     };
@@ -215,8 +216,7 @@ struct Runtime::ManyInline {
         }
         const int status = deployment.score_primary(its_rows, n, scratch, values_out, latest_ns[i]);
         const int64_t ended = now_ns();
-        if (ended - now > limits.budget_ns)
-            runtime.counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
+        if (ended - now > limits.budget_ns) runtime.counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
         runtime.observe_inline(n, ended - now);
         uint32_t unusable = n;
         if (status == ENGINE_SCORE_OK)
@@ -245,8 +245,21 @@ void Runtime::predict_many_inline(const Request& request, const void* rows, uint
     Deployment& deployment = *request.deployment;
     const bool open = n > 0 && !deployment.breaker().allows(request.asked_ns);
     float* scratch = thread_scratch(size_t{n} * limits_.n_features);
-    ManyInline call{*this, deployment, static_cast<const std::byte*>(rows), deadlines_ns, request.started_ns,
-                    request.asked_ns, request.priority, open, outcomes, out, {}, {}, {}, {}, scratch};
+    ManyInline call{*this,
+                    deployment,
+                    static_cast<const std::byte*>(rows),
+                    deadlines_ns,
+                    request.started_ns,
+                    request.asked_ns,
+                    request.priority,
+                    open,
+                    outcomes,
+                    out,
+                    {},
+                    {},
+                    {},
+                    {},
+                    scratch};
     call.plan(n, reserve_ns);
     int64_t now = request.asked_ns;
     for (uint32_t i = 0; i < n;) {

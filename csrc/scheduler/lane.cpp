@@ -19,8 +19,8 @@ thread_local int64_t working_until = 0;
 
 int64_t Lane::working_until_ns() noexcept { return working_until; }
 
-Lane::Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, SharedExecutors& shared,
-           Mutex& lock, FallbackHandler& fallback)
+Lane::Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, SharedExecutors& shared, Mutex& lock,
+           FallbackHandler& fallback)
     : limits_(limits),
       slots_(slots),
       counters_(counters),
@@ -152,8 +152,7 @@ bool Lane::score_run(Batch& batch, uint32_t from, uint32_t to, Scored& scored) {
     Deployment& deployment = *slots_[batch.in_order[from].slot].deployment;
     deployment.retain();
     const int64_t now = now_ns();
-    const uint32_t suspects =
-        deployment.row_failures().remembers(now) ? put_suspects_last(batch, from, to, now) : to;
+    const uint32_t suspects = deployment.row_failures().remembers(now) ? put_suspects_last(batch, from, to, now) : to;
     bool ours = suspects == from || score_rows(batch, deployment, from, suspects, true, scored);
     if (suspects < to) {
         if (ours && suspects > from) ours = begin_next_call(batch, to - suspects, scored);
@@ -235,15 +234,15 @@ bool Lane::score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint3
                 rows.failed(n);
                 continue;
             }
-            if (n == 1 && (status != ENGINE_SCORE_OK || rows.tried()))
-                failures.row_failed(inputs, row_bytes, now);
+            if (n == 1 && (status != ENGINE_SCORE_OK || rows.tried())) failures.row_failed(inputs, row_bytes, now);
             deployment.breaker().record(n, n, now);
             blamed = true;
             for (uint32_t i = 0; i < n; ++i) {
                 drop(batch.in_order[at + i], failure);
                 n == 1 ? rows.failed(1) : rows.skip();
             }
-            // The rows are not to blame where nothing succeeds, and no call is worth its time while the breaker is open.
+            // The rows are not to blame where nothing succeeds, and no call is worth its time while the breaker is
+            // open.
             giving_up = failures.hopeless() || deployment.breaker().open();
             continue;
         }

@@ -6,7 +6,7 @@
 namespace engine::scheduler {
 
 struct RuntimeLimits {
-    uint32_t slots = 4096;           // requests in flight in the batch lane; memory is sized from it at the start
+    uint32_t slots = 4096;  // requests in flight in the batch lane; memory is sized from it at the start
     uint32_t batch_rows_max = 64;
     uint32_t n_features = 0;
     uint32_t n_outputs = 1;

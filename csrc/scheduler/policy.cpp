@@ -69,8 +69,8 @@ int64_t Policy::finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows
     // A last batch behind a full one will have filled up by the time it starts. Alone, it starts as it is.
     const int64_t last = rows % batch ? cost_.expected_ns(rows > batch ? batch : static_cast<uint32_t>(rows)) : 0;
     if (shared_->models() < 2) return free_ns + full / std::max(working, 1u) + last;
-    const int64_t others = std::max<int64_t>(
-        shared_->work.before(now_ns, finish_by_ns) - work_.before(now_ns, finish_by_ns), 0);
+    const int64_t others =
+        std::max<int64_t>(shared_->work.before(now_ns, finish_by_ns) - work_.before(now_ns, finish_by_ns), 0);
     const int64_t by_deadline = free_ns + (full + others) / std::max(working, 1u) + last;
     if (!shared_->overloaded(now_ns) || !shared_->eligible(share_)) return by_deadline;
     // Under overload a model within its share goes before models beyond theirs.

@@ -106,8 +106,8 @@ public:
     // This model's place in the order of the models that share the executors; the smallest goes first. Needs depth() >
     // 0.
     struct Rank {
-        bool overdrawn;    // it has had more than its share while there is not enough for all
-        Priority priority; // Priority::critical unless class goes before deadline
+        bool overdrawn;     // it has had more than its share while there is not enough for all
+        Priority priority;  // Priority::critical unless class goes before deadline
         int64_t finish_by_ns;
         auto operator<=>(const Rank&) const = default;
     };
@@ -162,12 +162,12 @@ private:
 
     PolicyLimits limits_;
     CostModel& cost_;
-    std::unique_ptr<SharedExecutors> own_;         // null where executors are shared
+    std::unique_ptr<SharedExecutors> own_;  // null where executors are shared
     SharedExecutors* shared_;
     Share share_;
     std::array<FinishCounts, PRIORITIES> counts_;  // rows queued, by class
     std::atomic<int64_t> live_{0};
-    FinishCounts work_;                            // our part of shared_->work
+    FinishCounts work_;  // our part of shared_->work
     DecayingQuantile error_{0.98, 2048};
     int64_t stall_ended_ns_ = 0;
     std::array<Heap, PRIORITIES> heaps_;

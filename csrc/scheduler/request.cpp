@@ -9,9 +9,23 @@ namespace engine::scheduler {
 namespace {
 
 constexpr const char* REASON_NAMES[] = {
-    "ok",      "late",          "stalled",           "full",               "timeout",        "released", "expired",
-    "no_time", "primary_error", "primary_bad_shape", "primary_not_finite", "fallback_error", "closing",
-    "shed",    "breaker_open",  "out_of_time",       "default_error",
+    "ok",
+    "late",
+    "stalled",
+    "full",
+    "timeout",
+    "released",
+    "expired",
+    "no_time",
+    "primary_error",
+    "primary_bad_shape",
+    "primary_not_finite",
+    "fallback_error",
+    "closing",
+    "shed",
+    "breaker_open",
+    "out_of_time",
+    "default_error",
 };
 constexpr const char* SOURCE_NAMES[] = {"primary", "fallback", "default"};
 constexpr const char* PRIORITY_NAMES[] = {"critical", "normal", "sheddable"};

@@ -12,11 +12,11 @@ class Deployment;
 struct Request {
     Deployment* deployment;  // the caller keeps its reference until the call that takes the request returns
     const void* row;
-    int64_t started_ns;      // the call: latencies count from here
-    int64_t asked_ns;        // the row was ready: later than started_ns where features were looked up in between
+    int64_t started_ns;  // the call: latencies count from here
+    int64_t asked_ns;    // the row was ready: later than started_ns where features were looked up in between
     int64_t deadline_ns;
     Priority priority = Priority::normal;
-    bool hedge = false;      // run the fallback at submission, so that its answer lies ready when time is up
+    bool hedge = false;  // run the fallback at submission, so that its answer lies ready when time is up
 };
 
 enum class Source : uint8_t { primary, fallback, default_value };

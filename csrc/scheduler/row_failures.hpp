@@ -1,13 +1,13 @@
 // What a primary has shown about the rows on which it fails: how many of them there are, which rows failed alone of
-// late, and whether anything succeeds at all. It tells the lanes how many rows to put into one call, so that bad rows take few
-// good ones along. Time is handed in.
+// late, and whether anything succeeds at all. It tells the lanes how many rows to put into one call, so that bad rows
+// take few good ones along. Time is handed in.
 //
 // A row that failed alone is remembered by its bytes for a second. Rows like it are scored last and together, so they
 // cost the others nothing, and the primary is asked all the same.
 //
 // Order. All loads and stores are relaxed: nothing here guards data, and a count that is a moment old makes a group of
-// another size. A place of the memory is two words; a reader between their two stores may take a good row for a bad one,
-// which is then scored last.
+// another size. A place of the memory is two words; a reader between their two stores may take a good row for a bad
+// one, which is then scored last.
 #pragma once
 
 #include <array>
@@ -49,10 +49,10 @@ private:
     };
     void rows_passed(uint32_t rows) noexcept;
 
-    std::atomic<float> share_{0.0f};        // of the rows that fail alone, exponentially weighted
-    std::atomic<uint32_t> in_a_row_{0};     // failed calls since the last one that passed
-    std::atomic<int64_t> until_ns_{0};      // the latest of the places'
-    std::array<Place, PLACES> places_;      // a row's place is its hash modulo PLACES
+    std::atomic<float> share_{0.0f};     // of the rows that fail alone, exponentially weighted
+    std::atomic<uint32_t> in_a_row_{0};  // failed calls since the last one that passed
+    std::atomic<int64_t> until_ns_{0};   // the latest of the places'
+    std::array<Place, PLACES> places_;   // a row's place is its hash modulo PLACES
 };
 
 }  // namespace engine::scheduler

@@ -1,9 +1,9 @@
 // Finds the rows that make a scoring call fail, in few calls: generalised binary splitting (Hwang, JASA 67(339), 1972).
 //
 // Rows are settled from the front. A failed call leaves a group known to hold a bad row. Halves of its front find the
-// group's first bad row in log2(group) calls. Rows behind that row may all be good, so they go back to the rows of which
-// nothing is known, and the next call takes them together. A row is blamed only after it has failed alone: a failure
-// that was an accident then costs no row its answer. Pure: no clock, no allocation.
+// group's first bad row in log2(group) calls. Rows behind that row may all be good, so they go back to the rows of
+// which nothing is known, and the next call takes them together. A row is blamed only after it has failed alone: a
+// failure that was an accident then costs no row its answer. Pure: no clock, no allocation.
 #pragma once
 
 #include <algorithm>

@@ -68,8 +68,10 @@ Outcome Runtime::answer_without_primary(const Request& request, Reason reason, d
         reason = Reason::no_time;
     }
     const Side side = fallback_or_default(*request.deployment, request.row, request.deadline_ns, reason, out);
-    return {next_id(),     request.deployment->number(), request.started_ns, request.deadline_ns,
-            side.ready_ns, side.source,                  side.reason,        request.priority};
+    return {next_id(),          request.deployment->number(),
+            request.started_ns, request.deadline_ns,
+            side.ready_ns,      side.source,
+            side.reason,        request.priority};
 }
 
 // Why the batch lane rejects the request, or Reason::ok where it does not; then *predicted_ns is its expected finish.
@@ -88,11 +90,10 @@ uint32_t Runtime::submit(const Request& request, const Caller& caller, Outcome* 
     const bool loop = caller.completions != nullptr;
     std::atomic<uint32_t>& waiting = loop ? async_waiting_ : sync_waiting_;
     const SafetyMargin& margin = loop ? async_margin_ : sync_margin_;
-    const int64_t finish_by =
-        request.deadline_ns >= NEVER_NS
-            ? NEVER_NS
-            : margin.fallback_at(request.asked_ns, request.deadline_ns, waiting.load(std::memory_order_relaxed),
-                                 request.hedge);
+    const int64_t finish_by = request.deadline_ns >= NEVER_NS
+                                  ? NEVER_NS
+                                  : margin.fallback_at(request.asked_ns, request.deadline_ns,
+                                                       waiting.load(std::memory_order_relaxed), request.hedge);
     int64_t predicted = 0;
     Reason reason = rejection(request, finish_by, &predicted);
     uint32_t index = NO_SLOT;
@@ -202,8 +203,8 @@ void Runtime::answer_by_fallback(uint32_t index, uint32_t generation, Reason rea
 Outcome Runtime::outcome(uint32_t index) noexcept {
     const Slot& slot = slots_[index];
     const Side& side = slot.answer();
-    return {slot.id,       slot.deployment->number(), slot.started_ns, slot.deadline_ns,
-            side.ready_ns, side.source,               side.reason,     slot.ticket.priority};
+    return {slot.id,     slot.deployment->number(), slot.started_ns, slot.deadline_ns, side.ready_ns, side.source,
+            side.reason, slot.ticket.priority};
 }
 
 void Runtime::give_back(uint32_t index) noexcept {

@@ -36,7 +36,7 @@ struct Caller {
     Completions* completions = nullptr;  // null for a synchronous caller
     Group* group = nullptr;
     void* user = nullptr;
-    bool wake = true;                    // false: the caller must kick() after its last row, and pays for one wake-up
+    bool wake = true;  // false: the caller must kick() after its last row, and pays for one wake-up
 };
 
 // How long a primary took for batches of 1, 2, 4, … rows.

@@ -66,8 +66,9 @@ void Shadow::copy_row(const engine_answer& live, std::byte* to) const noexcept {
     const size_t n = deployment_->n_features();
     const bool wide = live.flags & ENGINE_ANSWER_ROW_FLOAT64;
     if (wide == deployment_->float64_rows()) std::memcpy(to, live.row, row_bytes_);
-    else if (wide) std::transform(static_cast<const double*>(live.row), static_cast<const double*>(live.row) + n,
-                                  reinterpret_cast<float*>(to), [](double value) { return static_cast<float>(value); });
+    else if (wide)
+        std::transform(static_cast<const double*>(live.row), static_cast<const double*>(live.row) + n,
+                       reinterpret_cast<float*>(to), [](double value) { return static_cast<float>(value); });
     else std::copy_n(static_cast<const float*>(live.row), n, reinterpret_cast<double*>(to));
 }
 

@@ -24,10 +24,10 @@
 namespace engine::scheduler {
 
 struct ShadowCounts {
-    uint64_t rows;     // scored
-    uint64_t dropped;  // not taken, because the ring was full or another thread was at it
-    uint64_t failed;   // scored without a usable answer
-    uint64_t compared; // scored well, and the live answer came from a primary
+    uint64_t rows;                           // scored
+    uint64_t dropped;                        // not taken, because the ring was full or another thread was at it
+    uint64_t failed;                         // scored without a usable answer
+    uint64_t compared;                       // scored well, and the live answer came from a primary
     double difference_mean, difference_max;  // |shadow - live| over all outputs of the compared rows
 };
 
@@ -40,7 +40,8 @@ public:
     Shadow(const Shadow&) = delete;
     Shadow& operator=(const Shadow&) = delete;
 
-    // Any thread; never waits. `row` is copied, converted where the shadow reads rows of another type; `values` too. `compare`: the live answer is a primary's.
+    // Any thread; never waits. `row` is copied, converted where the shadow reads rows of another type; `values` too.
+    // `compare`: the live answer is a primary's.
     void offer(const engine_answer& live, bool compare) noexcept;
     ShadowCounts counts() const noexcept;
     // Ends the thread. False where it does not come back within patience_ns: the shadow must then not be destroyed.
@@ -63,7 +64,7 @@ private:
     std::vector<Item> ring_;
     std::vector<std::byte> rows_;
     std::vector<double> live_;
-    std::atomic_flag busy_;          // guards the three above and the two below
+    std::atomic_flag busy_;  // guards the three above and the two below
     size_t first_ = 0, queued_ = 0;
     // The thread's own.
     std::vector<std::byte> row_;

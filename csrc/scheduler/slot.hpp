@@ -72,16 +72,16 @@ struct alignas(64) Slot {
     std::atomic<uint32_t> next_done{NO_SLOT};  // link in a completion stack
     int64_t started_ns = 0;
     int64_t deadline_ns = 0;
-    int64_t finish_by_ns = 0;                  // when the fallback takes over
+    int64_t finish_by_ns = 0;  // when the fallback takes over
     int64_t queued_ns = 0;
-    int64_t predicted_ns = 0;                  // the finish that admission expected
-    Deployment* deployment = nullptr;          // one reference
-    Completions* completions = nullptr;        // where to announce it; null for a synchronous caller
-    Group* group = nullptr;                    // the predict_many call it belongs to, or null
-    void* user = nullptr;                      // the caller's own (a future)
+    int64_t predicted_ns = 0;            // the finish that admission expected
+    Deployment* deployment = nullptr;    // one reference
+    Completions* completions = nullptr;  // where to announce it; null for a synchronous caller
+    Group* group = nullptr;              // the predict_many call it belongs to, or null
+    void* user = nullptr;                // the caller's own (a future)
     uint64_t id = 0;
-    Ticket ticket;                             // how the policy counts it while queued; has its priority
-    bool hedged = false;                       // the fallback's answer lies ready in fallback_out
+    Ticket ticket;        // how the policy counts it while queued; has its priority
+    bool hedged = false;  // the fallback's answer lies ready in fallback_out
     // Each side writes only its own, so a late loser overwrites nothing.
     Side by_executor, by_fallback;
 

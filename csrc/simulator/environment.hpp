@@ -19,8 +19,15 @@ public:
     static constexpr int64_t START_NS = 1'000'000'000;
 
     explicit SimulatedEnvironment(const SimulationPlan& plan)
-        : plan_(plan), gaps_(plan.seed, 1), primary_(plan.seed, 2), machine_(plan.seed, 3), budgets_(plan.seed, 4),
-          callers_(plan.seed, 5), failures_(plan.seed, 6), models_(plan.seed, 7), classes_(plan.seed, 8) {
+        : plan_(plan),
+          gaps_(plan.seed, 1),
+          primary_(plan.seed, 2),
+          machine_(plan.seed, 3),
+          budgets_(plan.seed, 4),
+          callers_(plan.seed, 5),
+          failures_(plan.seed, 6),
+          models_(plan.seed, 7),
+          classes_(plan.seed, 8) {
         for (const auto& deadline : plan.deadlines) deadline_shares_.push_back(deadline.share);
         for (const auto& model : plan.models) model_shares_.push_back(model.share);
         class_shares_.assign(plan.priorities.begin(), plan.priorities.end());

@@ -145,7 +145,7 @@ void Simulator::start_batch(uint32_t index, const BatchPlan& plan, uint64_t left
     const bool probe = !able && batch.rows == 1 && probing();
     result_.probes += probe;
     checker_.expect((able || probe) && !sabotaged(Invariant::able_to_finish), Invariant::able_to_finish,
-                  requests_[request_of(model, batch.entries[0].slot)].number);
+                    requests_[request_of(model, batch.entries[0].slot)].number);
     const bool pays = std::min(model.cost.efficient_rows(), plan_.batch_rows_max) > 1;
     if (batch.rows == 1 && able && pays && left_queued > 0 && now_ns_ + model.cost.high_ns(2) <= first_ns)
         ++result_.batches_of_one_avoidable;
@@ -199,8 +199,7 @@ void Simulator::score_done(uint32_t index) {
     Model& model = models_[batch.model];
     touched_ = batch.model;
     const uint32_t n = batch.call_rows, at = batch.from + batch.search.at();
-    for (uint32_t i = 0; i < n; ++i)
-        rows_[i] = *static_cast<double*>(model.slots.row(batch.entries[at + i].slot));
+    for (uint32_t i = 0; i < n; ++i) rows_[i] = *static_cast<double*>(model.slots.row(batch.entries[at + i].slot));
     Deployment* deployment = model.slots[batch.entries[at].slot].deployment;
     RowFailures& failures = deployment->row_failures();
     const int status = deployment->score_primary(rows_.data(), n, nullptr, out_.data());

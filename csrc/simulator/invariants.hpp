@@ -50,7 +50,8 @@ public:
 
     // Counts a breach, and keeps the first in words.
     void expect(bool holds, Invariant invariant, uint64_t request) noexcept {
-        if (holds) [[likely]] return;
+        if (holds) [[likely]]
+            return;
         const auto at = static_cast<size_t>(invariant);
         ++result_.violations[at];
         if (!result_.first_violation.empty()) return;

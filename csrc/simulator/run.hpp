@@ -28,24 +28,24 @@ public:
 private:
     enum class Kind : uint8_t {
         arrival,
-        timeout,            // a request's timed wait is over
-        cancel,            // its caller gives up
+        timeout,  // a request's timed wait is over
+        cancel,   // its caller gives up
         fallback_done,
         fallback_dropped,  // its core came too late to run the fallback
         score_done,        // of a batch: a scoring call has returned
-        check_executors,        // executors that may be stuck
+        check_executors,   // executors that may be stuck
         woken,             // an executor, by a submission
         look_again,        // an executor held a batch back until now
         swap,
-        die,               // of a fault
+        die,  // of a fault
         revive,
     };
 
     struct Event {
         int64_t at_ns;
-        uint64_t order;  // of scheduling: breaks ties, so that equal instants have one order
-        uint32_t index;  // of the request, the batch or the fault
-        uint32_t serial; // of the request or the batch: an event with an older serial is stale
+        uint64_t order;   // of scheduling: breaks ties, so that equal instants have one order
+        uint32_t index;   // of the request, the batch or the fault
+        uint32_t serial;  // of the request or the batch: an event with an older serial is stale
         Kind kind;
     };
 
@@ -61,13 +61,13 @@ private:
         int64_t timer_term_ns, fallback_term_ns, crowd_term_ns;  // what the safety margin allowed for
         Deployment* deployment;  // its own reference where it has no slot, else the slot's
         uint32_t serial = 0;
-        uint32_t slot;           // NO_SLOT when it was rejected at admission
-        uint32_t generation;     // of the slot
+        uint32_t slot;        // NO_SLOT when it was rejected at admission
+        uint32_t generation;  // of the slot
         Reason reason;
         bool open = false;
         bool falling_back, on_core;  // its fallback runs, or waits for a core
-        bool excused;            // an event larger than the safety margin has befallen it
-        bool hopeless;           // it came with less time than the fallback takes
+        bool excused;                // an event larger than the safety margin has befallen it
+        bool hopeless;               // it came with less time than the fallback takes
     };
 
     // One model, as its Runtime has it.
@@ -100,7 +100,7 @@ private:
         bool blamed = true;         // a row was counted for the last failed call
         bool giving_up = false;
         Reason failure = Reason::ok;  // of the last failed call
-        bool orphan = false;        // its executor has been replaced or has died
+        bool orphan = false;          // its executor has been replaced or has died
         std::vector<Entry> entries;
         std::vector<int64_t> predicted_ns;
     };
@@ -191,10 +191,10 @@ private:
     std::vector<double> out_, rows_;
     std::vector<double> version_factors_;  // of version 1, 2, …
     uint64_t versions_alive_ = 0;
-    uint64_t queued_ = 0;     // our own counts, to check the checker's own
-    uint64_t running_ = 0;    // unanswered requests that an executor is at work on
-    uint64_t falling_back_ = 0;   // requests on their way to a fallback
-    uint32_t on_cores_ = 0;   // fallbacks that run or wait for a core
+    uint64_t queued_ = 0;        // our own counts, to check the checker's own
+    uint64_t running_ = 0;       // unanswered requests that an executor is at work on
+    uint64_t falling_back_ = 0;  // requests on their way to a fallback
+    uint32_t on_cores_ = 0;      // fallbacks that run or wait for a core
     int64_t look_again_ns_ = NEVER_NS, check_executors_ns_ = NEVER_NS;
     uint32_t lost_ = 0;       // executors that were replaced and have not come back
     bool waking_ = false;     // an executor is on its way out of its sleep

@@ -104,7 +104,8 @@ SimulationResult Simulator::run() {
 // much later, every wait for an instant on the way ends behind the jump, and every open request loses as much of its
 // time.
 bool Simulator::jumped(int64_t next_ns) {
-    if (std::max(next_ns, not_before_ns_) < jumps_ns_) [[likely]] return false;
+    if (std::max(next_ns, not_before_ns_) < jumps_ns_) [[likely]]
+        return false;
     const int64_t at_ns = jumps_ns_, by_ns = jump_by_ns_;
     not_before_ns_ = at_ns + by_ns;
     for (Event& event : events_)
@@ -248,8 +249,8 @@ void Simulator::enqueue(uint32_t index) {
 // As Runtime::rejection: ok for a request that is admitted.
 Reason Simulator::rejection(const Request& request, int64_t* predicted_ns) {
     if (request.deadline_ns <= now_ns_) return Reason::late;
-    const Reason reason = reason_of(
-        model_of(request).policy.admit(now_ns_, request.finish_by_ns, request.priority, predicted_ns));
+    const Reason reason =
+        reason_of(model_of(request).policy.admit(now_ns_, request.finish_by_ns, request.priority, predicted_ns));
     if (reason != Reason::ok) return reason;
     return request.deployment->breaker().allows(now_ns_) ? Reason::ok : Reason::breaker_open;
 }
@@ -272,7 +273,8 @@ uint32_t Simulator::take_request() {
 
 // True once, for the invariant that the plan breaks.
 bool Simulator::sabotaged(Invariant which) noexcept {
-    if (sabotage_ != static_cast<size_t>(which) || now_ns_ < sabotage_from_ns_) [[likely]] return false;
+    if (sabotage_ != static_cast<size_t>(which) || now_ns_ < sabotage_from_ns_) [[likely]]
+        return false;
     sabotage_ = INVARIANTS;
     return true;
 }
@@ -283,8 +285,9 @@ SimulationResult Simulator::finish() {
     std::vector<Entry> none(plan_.batch_rows_max);
     for (Model& model : models_) {
         take_submissions(model);
-        model.policy.form(2 * NEVER_NS, none.data(), [](const Entry&) { return Claim::gone; },
-                          [&](const Entry& entry) { model.slots.drop_reference(entry.slot); });
+        model.policy.form(
+            2 * NEVER_NS, none.data(), [](const Entry&) { return Claim::gone; },
+            [&](const Entry& entry) { model.slots.drop_reference(entry.slot); });
         result_.breaker_openings += model.current->breaker().openings();
     }
     for (Executor& executor : executors_) executor.batch = NO_SLOT;

@@ -81,22 +81,22 @@ struct SimulationResult {
     uint64_t requests = 0, cancelled = 0;
     std::array<uint64_t, SOURCES> by_source{};
     std::array<uint64_t, REASONS> by_reason{};
-    std::array<uint64_t, SOURCES> in_time{};    // at or before the deadline, by source
-    std::vector<SimulatedFate> by_deadline;     // in the order of the plan's deadlines
+    std::array<uint64_t, SOURCES> in_time{};  // at or before the deadline, by source
+    std::vector<SimulatedFate> by_deadline;   // in the order of the plan's deadlines
     std::vector<SimulatedFate> by_model;
     std::array<SimulatedFate, PRIORITIES> by_priority{};
-    std::vector<SimulatedFate> timeline;        // by instant of arrival; deadlines.size() entries a bin
+    std::vector<SimulatedFate> timeline;  // by instant of arrival; deadlines.size() entries a bin
 
-    int64_t elapsed_ns = 0;  // virtual, from the first arrival to the last outcome
+    int64_t elapsed_ns = 0;       // virtual, from the first arrival to the last outcome
     double capacity_per_s = 0.0;  // rows per second of all executors on full batches of the true cost
     int64_t latency_ns_p50 = 0, latency_ns_p99 = 0, latency_ns_p999 = 0;
     uint64_t batches = 0, batch_rows = 0;
     uint64_t batches_of_one_avoidable = 0;  // a single row started while others were queued and would have fitted in
-    uint64_t late_dropped = 0;  // rows that the primary finished after another answer
-    uint64_t overdue = 0;       // timed out while an executor was at work on them
-    uint64_t held = 0;          // times that an idle executor waited for a fuller batch
-    uint64_t probes = 0;        // single rows tried on a primary that seemed too slow for them
-    uint64_t replaced = 0;      // executors
+    uint64_t late_dropped = 0;              // rows that the primary finished after another answer
+    uint64_t overdue = 0;                   // timed out while an executor was at work on them
+    uint64_t held = 0;                      // times that an idle executor waited for a fuller batch
+    uint64_t probes = 0;                    // single rows tried on a primary that seemed too slow for them
+    uint64_t replaced = 0;                  // executors
     uint64_t breaker_openings = 0;
     uint64_t versions = 0, versions_freed = 0;
     uint64_t queue_depth_max = 0;

@@ -55,7 +55,7 @@ bool is_utf8(const char* at, const char* end) noexcept {
             continue;
         }
         const std::ptrdiff_t size = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-        if (first < 0xC2 || first > 0xF4 || end - at < size) return false;  // C0, C1: overlong; F5 on: too large
+        if (first < 0xC2 || first > 0xF4 || end - at < size) return false;         // C0, C1: overlong; F5 on: too large
         const unsigned low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;   // below: overlong
         const unsigned high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;  // above: a surrogate, too large
         if (byte(1) < low || byte(1) > high) return false;

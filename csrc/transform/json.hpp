@@ -31,8 +31,8 @@ public:
     JsonRows(const JsonRows&) = delete;
     JsonRows& operator=(const JsonRows&) = delete;
 
-    // Hot: one row. Returns whether it was read; after false the registers hold anything. Texts point into `data`. Reads
-    // no byte at or after data + size. One thread at a time.
+    // Hot: one row. Returns whether it was read; after false the registers hold anything. Texts point into `data`.
+    // Reads no byte at or after data + size. One thread at a time.
     bool read(const char* data, std::size_t size, double* numbers, Text* texts) noexcept;
 
     struct Bytes;  // the text that is left to read; json.cpp

@@ -2,7 +2,8 @@
 //
 // Every function uses only operations whose bits IEEE 754 fixes: + - * / sqrt, comparison, conversion. The C library's
 // log1p, sin and cos are not among them, because it picks another variant where the CPU has fused multiply-add, and the
-// variants differ in the last bit. Series are Taylor series in Horner's form; each comment bounds the first term left out.
+// variants differ in the last bit. Series are Taylor series in Horner's form; each comment bounds the first term left
+// out.
 #pragma once
 
 #include <bit>
@@ -48,8 +49,8 @@ inline double cross_codes(double a, double b, double n) noexcept {
 // ln(1 + v), within 2 units in the last place.
 //
 // With u = 1 + v = m 2^k and m in [sqrt(1/2), sqrt(2)): ln u = k ln 2 + 2 atanh(s), s = (m - 1) / (m + 1). Then
-// s^2 < 0.0295, and eleven terms of the series leave less than 1e-18. Rounding u loses the bits of v below u's last bit;
-// `lost` is exactly those bits, and lost / u adds them back to first order.
+// s^2 < 0.0295, and eleven terms of the series leave less than 1e-18. Rounding u loses the bits of v below u's last
+// bit; `lost` is exactly those bits, and lost / u adds them back to first order.
 inline double log1p(double v) noexcept {
     if (is_missing(v) || v == kInfinity || v == 0.0) return v;  // -0.0 stays -0.0
     if (v < -1.0) return kNaN;
@@ -113,8 +114,8 @@ inline double cosine_of_turn(double t) noexcept {
     return 1.0 + (w * w * series - 0.5 * w);
 }
 
-// sin(2 pi v / period), `quarters` quarter turns ahead: 0 gives the sine, 1 the cosine. The turn is reduced before it is
-// scaled by 2 pi, so whole and quarter turns are exact. NaN for an infinite v.
+// sin(2 pi v / period), `quarters` quarter turns ahead: 0 gives the sine, 1 the cosine. The turn is reduced before it
+// is scaled by 2 pi, so whole and quarter turns are exact. NaN for an infinite v.
 inline double sine_of_cycle(double v, double period, unsigned quarters) noexcept {
     const double turns = v / period;
     if (!(turns - turns == 0.0)) return kNaN;

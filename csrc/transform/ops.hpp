@@ -14,47 +14,47 @@ namespace engine::transform {
 // Unless a line says otherwise, a missing source makes the result missing.
 enum class Op : std::uint16_t {
     // numbers[dst] = f(numbers[a])
-    kImpute,      // a missing value becomes x
-    kMissing,     // 1 for a missing value, else 0
-    kScale,       // (v - x) / y
-    kAffine,      // v * x + y, rounded twice
-    kClip,        // at least x, at most y
-    kLog1p,       // natural logarithm of 1 + v; -inf at -1, NaN below
-    kSqrt,        // NaN below zero
-    kBucket,      // the number of edges in edges[table] that are <= v (count = 0) or < v (count = 1)
-    kMatch,       // the value that matches[table] has for v; x where it has none, y where v is missing
-    kSine,        // sin(2 pi v / x), exact at quarter turns
-    kCosine,      // cos(2 pi v / x), exact at quarter turns
-    kPower,       // v to the power x, which is finite; NaN below zero unless x is whole
-    kDatePart,    // the DatePart `count` of an instant in microseconds of Unix time, in zones[table]
+    kImpute,    // a missing value becomes x
+    kMissing,   // 1 for a missing value, else 0
+    kScale,     // (v - x) / y
+    kAffine,    // v * x + y, rounded twice
+    kClip,      // at least x, at most y
+    kLog1p,     // natural logarithm of 1 + v; -inf at -1, NaN below
+    kSqrt,      // NaN below zero
+    kBucket,    // the number of edges in edges[table] that are <= v (count = 0) or < v (count = 1)
+    kMatch,     // the value that matches[table] has for v; x where it has none, y where v is missing
+    kSine,      // sin(2 pi v / x), exact at quarter turns
+    kCosine,    // cos(2 pi v / x), exact at quarter turns
+    kPower,     // v to the power x, which is finite; NaN below zero unless x is whole
+    kDatePart,  // the DatePart `count` of an instant in microseconds of Unix time, in zones[table]
     // numbers[dst] = f(numbers[a], numbers[b])
     kDifference,  // a - b
     kRatio,       // a / b; x where b is zero
     kProduct,     // a * b
     kCrossCodes,  // a * count + b for whole a >= 0 and whole b in [0, count), else NaN
     // numbers[dst] = f(numbers[a], numbers[b], numbers[c], numbers[d])
-    kHaversine,   // kilometres from (latitude a, longitude b) to (c, d), all in degrees, on a sphere of radius x
+    kHaversine,  // kilometres from (latitude a, longitude b) to (c, d), all in degrees, on a sphere of radius x
     // numbers[dst, dst + 1, …] = functions[table]
-    kCall,        // arguments and results are rounded to float32
+    kCall,  // arguments and results are rounded to float32
     // texts[dst] = f(texts[a])
     kTextImpute,  // a missing text becomes the first key of tables[table]
     // numbers[dst] = f(texts[a])
-    kLookup,      // the value of tables[table]; x where the text is unknown, y where it is missing
-    kHash,        // xxh64(text, seed) % count; y where it is missing
-    kHashCross,   // xxh64(texts[b], xxh64(texts[a], seed)) % count; y where either is missing
-    kLength,      // length in bytes; y where it is missing
+    kLookup,       // the value of tables[table]; x where the text is unknown, y where it is missing
+    kHash,         // xxh64(text, seed) % count; y where it is missing
+    kHashCross,    // xxh64(texts[b], xxh64(texts[a], seed)) % count; y where either is missing
+    kLength,       // length in bytes; y where it is missing
     kTextMissing,  // 1 for a missing text, else 0
     // Nothing is written. The first refused value of a row or a block is the result of running it.
-    kKnown,       // refuses numbers[a] unless matches[table] has it; a missing one too if count = 0
-    kKnownText,   // refuses texts[a] unless tables[table] has it; a missing one too if count = 0
+    kKnown,      // refuses numbers[a] unless matches[table] has it; a missing one too if count = 0
+    kKnownText,  // refuses texts[a] unless tables[table] has it; a missing one too if count = 0
     // out[dst, …] = f(numbers[a])
-    kEmit,        // one output, rounded to float32; every NaN becomes the same NaN
-    kOneHot,      // count outputs: output i is 1 where the number equals i; all are 0 for any other number
-    kVector,      // count outputs: row numbers[a] of vectors[table]; all are 0 where there is no such row
+    kEmit,    // one output, rounded to float32; every NaN becomes the same NaN
+    kOneHot,  // count outputs: output i is 1 where the number equals i; all are 0 for any other number
+    kVector,  // count outputs: row numbers[a] of vectors[table]; all are 0 where there is no such row
     // out[dst, …] = f(texts[a])
-    kTokens,      // count outputs: the number of tokens whose xxh64(token, seed) % count is i; all NaN where missing
+    kTokens,  // count outputs: the number of tokens whose xxh64(token, seed) % count is i; all NaN where missing
 
-    kCount_,      // the ops that a program is built from end here
+    kCount_,  // the ops that a program is built from end here
 
     // finish() makes these of common runs of steps. A separate step costs a row more than its arithmetic, and costs a
     // block one more trip of every value to the registers and back.

@@ -220,7 +220,12 @@ void Program::fuse() {
         Step step = steps_[i];
         if (step.op == Op::kImpute && feeds(i, Op::kScale) && feeds(i + 1, Op::kEmit)) {
             const Step& scale = steps_[i + 1];
-            step = {.op = Op::kImputeScaleEmit, .dst = steps_[i + 2].dst, .a = step.a, .x = scale.x, .y = scale.y, .z = step.x};
+            step = {.op = Op::kImputeScaleEmit,
+                    .dst = steps_[i + 2].dst,
+                    .a = step.a,
+                    .x = scale.x,
+                    .y = scale.y,
+                    .z = step.x};
             i += 2;
         } else if (step.op == Op::kScale && feeds(i, Op::kEmit)) {
             step.op = Op::kScaleEmit;

@@ -23,7 +23,16 @@ struct Text {
 
 // How the values of a chunk lie in memory.
 enum class Layout : std::uint8_t {
-    kF64, kF32, kI8, kI16, kI32, kI64, kU8, kU16, kU32, kU64,
+    kF64,
+    kF32,
+    kI8,
+    kI16,
+    kI32,
+    kI64,
+    kU8,
+    kU16,
+    kU32,
+    kU64,
     kBit,        // Arrow's booleans: eight to a byte, lowest bit first
     kText,       // Text structs
     kUtf8,       // Arrow's strings: row i is bytes[values[i] .. values[i + 1]), `values` holds 32-bit offsets
@@ -38,7 +47,7 @@ struct Chunk {
     const char* bytes = nullptr;             // the text of Arrow's strings, else null
     std::size_t first = 0;                   // index of the first row, in each of the three buffers
     std::size_t n_rows = 0;
-    std::size_t stride = 1;                  // values from one row to the next
+    std::size_t stride = 1;  // values from one row to the next
 };
 
 // A column in one or more chunks, in row order. Where a row is a vector, `component` picks the value to read.
@@ -51,8 +60,8 @@ struct Column {
 // One step. The op says which fields count, and ops.hpp says what each op does with them.
 struct Step {
     Op op;
-    std::uint32_t dst = 0;    // the register or output that it writes, or the first of several
-    std::uint32_t a = 0;      // source registers
+    std::uint32_t dst = 0;  // the register or output that it writes, or the first of several
+    std::uint32_t a = 0;    // source registers
     std::uint32_t b = 0;
     std::uint32_t c = 0;
     std::uint32_t d = 0;
@@ -61,7 +70,7 @@ struct Step {
     std::uint64_t seed = 0;
     double x = 0.0;
     double y = 0.0;
-    double z = 0.0;           // used by fused steps alone
+    double z = 0.0;  // used by fused steps alone
 };
 
 // XXH64 as the xxHash specification defines it (github.com/Cyan4973/xxHash, doc/xxhash_spec.md), version 0.2.0.
@@ -83,11 +92,11 @@ struct Matches {
 };
 
 // A value that a program refuses.
-struct Refusal {
+struct Rejection {
     const Step* step = nullptr;  // the step that refused it; null where every value was taken
     std::size_t row = 0;
-    double number = 0.0;         // the value, if the step reads a number
-    Text text = {};              // the value, if the step reads a text
+    double number = 0.0;  // the value, if the step reads a number
+    Text text = {};       // the value, if the step reads a text
 };
 
 // A pointer to a function of any type.
@@ -105,7 +114,7 @@ class Program {
 public:
     static constexpr std::size_t kArgumentsMax = 8;
     static constexpr std::size_t kResultsMax = 64;
-    static constexpr std::uint32_t kCodesMax = 1u << 24;  // the whole numbers that float32 holds exactly
+    static constexpr std::uint32_t kCodesMax = 1u << 24;      // the whole numbers that float32 holds exactly
     static constexpr std::uint32_t kRegistersMax = 1u << 20;  // of each file; inputs and outputs too
     // Rows that run_batch holds in registers at once. At 128 the registers of a typical program fit the L2 cache.
     static constexpr std::size_t kBlockRows = 128;
@@ -115,8 +124,8 @@ public:
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
 
-    // Building: add tables, matches, edges, zones and vectors first, then the steps in order (a function just before its step),
-    // then call finish() once. Each add_* returns the index that a step names as `table`.
+    // Building: add tables, matches, edges, zones and vectors first, then the steps in order (a function just before
+    // its step), then call finish() once. Each add_* returns the index that a step names as `table`.
     //
     // All throw std::invalid_argument with the reason: add_step for a register that no earlier step has written, an
     // unknown table, or an output outside the row; finish() for an output that no step writes.
@@ -139,32 +148,32 @@ public:
     // Hot: one row. `numbers` and `texts` start with the inputs and have room for every register; the rest is scratch.
     // Writes n_outputs() values. Allocates nothing. Threads may run it at the same time, each on registers of its own.
     // Returns the value that a known step refused, if there is one; then the outputs mean nothing.
-    Refusal run_row(double* numbers, Text* texts, float* out) const noexcept;
+    Rejection run_row(double* numbers, Text* texts, float* out) const noexcept;
 
     // Many rows: columns in, dense rows of n_outputs() values out. numbers[i] and texts[i] are the columns of input i,
     // n_rows values each. Columns are read in place, a block of rows at a time, and nothing as long as a column is
     // allocated. Throws std::bad_alloc before it writes anything. Stops at the first block with a refused value.
-    Refusal run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const;
+    Rejection run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const;
     // The same without rounding to float32: fitting takes its statistics from these values.
-    Refusal run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const;
+    Rejection run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const;
 
 private:
     // kCapacity is the distance between registers, in rows.
     template <std::size_t kCapacity, class Out>
-    Refusal execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
+    Rejection execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept;
     template <std::size_t kCapacity, class Out>
     [[gnu::always_inline]] void fused_step(const Step& step, std::size_t n, const double* numbers, const Text* texts,
                                            Out* out) const noexcept;
     template <std::size_t kCapacity>
     void text_step(const Step& step, std::size_t n, double* numbers, Text* texts) const noexcept;
     template <std::size_t kCapacity>
-    Refusal known_step(const Step& step, std::size_t n, const double* numbers, const Text* texts) const noexcept;
+    Rejection known_step(const Step& step, std::size_t n, const double* numbers, const Text* texts) const noexcept;
     template <std::size_t kCapacity>
     void call_step(const Step& step, std::size_t n, double* numbers) const noexcept;
     template <std::size_t kCapacity, class Out>
     void emit_step(const Step& step, std::size_t n, const double* numbers, const Text* texts, Out* out) const noexcept;
     template <class Out>
-    Refusal batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const;
+    Rejection batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const;
 
     void check_step(const Step& step) const;
     void write_outputs(const Step& step);
@@ -179,7 +188,7 @@ private:
     std::uint32_t n_texts_;
     std::uint32_t n_outputs_;
     std::vector<Step> steps_;
-    std::vector<Step> fused_;      // the same program with runs of steps fused; this list is executed
+    std::vector<Step> fused_;  // the same program with runs of steps fused; this list is executed
     bool finished_ = false;
     bool clears_outputs_ = false;  // some step writes only the outputs that are not 0
     std::vector<std::unique_ptr<Table>> tables_;

@@ -19,8 +19,8 @@ namespace engine::transform {
 namespace {
 
 std::size_t bucket_of(const std::vector<double>& edges, double v, bool open_left) noexcept {
-    const auto end = open_left ? std::lower_bound(edges.begin(), edges.end(), v)
-                               : std::upper_bound(edges.begin(), edges.end(), v);
+    const auto end =
+        open_left ? std::lower_bound(edges.begin(), edges.end(), v) : std::upper_bound(edges.begin(), edges.end(), v);
     return static_cast<std::size_t>(end - edges.begin());
 }
 
@@ -103,8 +103,8 @@ std::int64_t place_of(double code, std::size_t count) noexcept {
     return static_cast<double>(place) == code ? place : -1;
 }
 
-// Calls f(token) for each token of a text. A token is a longest run of ASCII letters, ASCII digits and bytes above 0x7F,
-// so a letter beyond ASCII, whose UTF-8 bytes are all above 0x7F, belongs to its word.
+// Calls f(token) for each token of a text. A token is a longest run of ASCII letters, ASCII digits and bytes above
+// 0x7F, so a letter beyond ASCII, whose UTF-8 bytes are all above 0x7F, belongs to its word.
 template <class F>
 void each_token(Text text, F f) noexcept {
     const auto in_token = [](unsigned char c) {
@@ -140,7 +140,8 @@ void Program::text_step(const Step& step, std::size_t n, double* numbers, Text* 
         }
         case Op::kLookup: {
             const Table& table = *tables_[step.table];
-            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text, [&table, x, y](Text t) { return look_up(t, table, x, y); });
+            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text,
+                            [&table, x, y](Text t) { return look_up(t, table, x, y); });
             break;
         }
         case Op::kHash:
@@ -160,12 +161,12 @@ void Program::text_step(const Step& step, std::size_t n, double* numbers, Text* 
             break;
         }
         case Op::kLength:
-            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text, [y](Text t) {
-                return t.data == nullptr ? y : static_cast<double>(t.size);
-            });
+            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text,
+                            [y](Text t) { return t.data == nullptr ? y : static_cast<double>(t.size); });
             break;
         case Op::kTextMissing:
-            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text, [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
+            each<kCapacity>(n, at<kCapacity>(numbers, step.dst), text,
+                            [](Text t) { return t.data == nullptr ? 1.0 : 0.0; });
             break;
         default: ENGINE_ASSERT(false, "every op has code that runs it");
     }
@@ -185,8 +186,7 @@ void Program::emit_step(const Step& step, std::size_t n, const double* numbers, 
             else each_token(text, [&](Text token) { to[xxh64(token.data, token.size, step.seed) % step.count] += 1; });
             continue;
         }
-        const std::size_t rows =
-            step.op == Op::kOneHot ? step.count : vectors_[step.table].values.size() / step.count;
+        const std::size_t rows = step.op == Op::kOneHot ? step.count : vectors_[step.table].values.size() / step.count;
         const std::int64_t code = place_of(at<kCapacity>(numbers, step.a)[i], rows);
         if (code < 0) continue;
         if (step.op == Op::kOneHot) to[code] = Out{1};
@@ -246,7 +246,7 @@ void call_with(NativeFunction address, const float* arguments, std::uint32_t n_r
 
 // Entry i calls a function of i + 1 arguments.
 constexpr Call CALLS[] = {call_with<1>, call_with<2>, call_with<3>, call_with<4>,
-                           call_with<5>, call_with<6>, call_with<7>, call_with<8>};
+                          call_with<5>, call_with<6>, call_with<7>, call_with<8>};
 static_assert(std::size(CALLS) == Program::kArgumentsMax);
 
 }  // namespace
@@ -273,7 +273,7 @@ void Program::call_step(const Step& step, std::size_t n, double* numbers) const 
 
 // The first value of a block that a known step refuses.
 template <std::size_t kCapacity>
-Refusal Program::known_step(const Step& step, std::size_t n, const double* numbers, const Text* texts) const noexcept {
+Rejection Program::known_step(const Step& step, std::size_t n, const double* numbers, const Text* texts) const noexcept {
     const bool takes_missing = step.count != 0;
     for (std::size_t i = 0; i < n; ++i) {
         if (step.op == Op::kKnown) {
@@ -290,13 +290,13 @@ Refusal Program::known_step(const Step& step, std::size_t n, const double* numbe
 }
 
 template <std::size_t kCapacity, class Out>
-Refusal Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept {
+Rejection Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) const noexcept {
     ENGINE_ASSERT(finished_, "a program runs after finish()");
     ENGINE_ASSERT(n >= 1 && n <= kCapacity, "a block has at least one row and fits the registers");
     ENGINE_ASSERT(numbers != nullptr || number_written_.empty(), "the caller provides the number registers");
     ENGINE_ASSERT(texts != nullptr || text_written_.empty(), "the caller provides the text registers");
     if (clears_outputs_) std::fill_n(out, n * n_outputs_, Out{0});
-    Refusal refusal;
+    Rejection rejection;
     for (const Step& step : fused_) {
         // Formed only where a case uses them, because the same fields can number texts or outputs.
         const auto dst = [&] { return at<kCapacity>(numbers, step.dst); };
@@ -304,27 +304,15 @@ Refusal Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) 
         const auto b = [&]() -> const double* { return at<kCapacity>(numbers, step.b); };
         const double x = step.x, y = step.y;
         switch (step.op) {
-            case Op::kImpute:
-                each<kCapacity>(n, dst(), a(), [x](double v) { return impute(v, x); });
-                break;
+            case Op::kImpute: each<kCapacity>(n, dst(), a(), [x](double v) { return impute(v, x); }); break;
             case Op::kMissing:
                 each<kCapacity>(n, dst(), a(), [](double v) { return is_missing(v) ? 1.0 : 0.0; });
                 break;
-            case Op::kScale:
-                each<kCapacity>(n, dst(), a(), [x, y](double v) { return scale(v, x, y); });
-                break;
-            case Op::kAffine:
-                each<kCapacity>(n, dst(), a(), [x, y](double v) { return v * x + y; });
-                break;
-            case Op::kClip:
-                each<kCapacity>(n, dst(), a(), [x, y](double v) { return clip(v, x, y); });
-                break;
-            case Op::kLog1p:
-                each<kCapacity>(n, dst(), a(), [](double v) { return log1p(v); });
-                break;
-            case Op::kSqrt:
-                each<kCapacity>(n, dst(), a(), [](double v) { return square_root(v); });
-                break;
+            case Op::kScale: each<kCapacity>(n, dst(), a(), [x, y](double v) { return scale(v, x, y); }); break;
+            case Op::kAffine: each<kCapacity>(n, dst(), a(), [x, y](double v) { return v * x + y; }); break;
+            case Op::kClip: each<kCapacity>(n, dst(), a(), [x, y](double v) { return clip(v, x, y); }); break;
+            case Op::kLog1p: each<kCapacity>(n, dst(), a(), [](double v) { return log1p(v); }); break;
+            case Op::kSqrt: each<kCapacity>(n, dst(), a(), [](double v) { return square_root(v); }); break;
             case Op::kBucket: {
                 ENGINE_ASSERT(step.table < edges_.size(), "a bucket step names edges of the program");
                 const std::vector<double>& edges = edges_[step.table];
@@ -342,29 +330,20 @@ Refusal Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) 
             }
             case Op::kKnown:
             case Op::kKnownText:
-                if (refusal.step == nullptr) refusal = known_step<kCapacity>(step, n, numbers, texts);
+                if (rejection.step == nullptr) rejection = known_step<kCapacity>(step, n, numbers, texts);
                 break;
-            case Op::kSine:
-                each<kCapacity>(n, dst(), a(), [x](double v) { return sine_of_cycle(v, x, 0); });
-                break;
-            case Op::kCosine:
-                each<kCapacity>(n, dst(), a(), [x](double v) { return sine_of_cycle(v, x, 1); });
-                break;
-            case Op::kDifference:
-                each<kCapacity>(n, dst(), a(), b(), [](double v, double w) { return v - w; });
-                break;
+            case Op::kSine: each<kCapacity>(n, dst(), a(), [x](double v) { return sine_of_cycle(v, x, 0); }); break;
+            case Op::kCosine: each<kCapacity>(n, dst(), a(), [x](double v) { return sine_of_cycle(v, x, 1); }); break;
+            case Op::kDifference: each<kCapacity>(n, dst(), a(), b(), [](double v, double w) { return v - w; }); break;
             case Op::kRatio:
                 each<kCapacity>(n, dst(), a(), b(), [x](double v, double w) { return ratio(v, w, x); });
                 break;
-            case Op::kProduct:
-                each<kCapacity>(n, dst(), a(), b(), [](double v, double w) { return v * w; });
-                break;
+            case Op::kProduct: each<kCapacity>(n, dst(), a(), b(), [](double v, double w) { return v * w; }); break;
             case Op::kCrossCodes:
-                each<kCapacity>(n, dst(), a(), b(), [&step](double v, double w) { return cross_codes(v, w, step.count); });
+                each<kCapacity>(n, dst(), a(), b(),
+                                [&step](double v, double w) { return cross_codes(v, w, step.count); });
                 break;
-            case Op::kPower:
-                each<kCapacity>(n, dst(), a(), [x](double v) { return power(v, x); });
-                break;
+            case Op::kPower: each<kCapacity>(n, dst(), a(), [x](double v) { return power(v, x); }); break;
             case Op::kHaversine: {
                 double* const to = dst();
                 const double* const latitude = a();
@@ -391,7 +370,8 @@ Refusal Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) 
                 ENGINE_ASSERT(step.a + step.count <= number_written_.size(), "a run emits registers that exist");
                 ENGINE_ASSERT(step.dst + step.count <= n_outputs_, "a run emits outputs of its own row");
                 for (std::size_t j = 0; j < step.count; ++j) {
-                    emit_each<kCapacity>(n, n_outputs_, out + step.dst + j, a() + j * kCapacity, [](double v) { return v; });
+                    emit_each<kCapacity>(n, n_outputs_, out + step.dst + j, a() + j * kCapacity,
+                                         [](double v) { return v; });
                 }
                 break;
             case Op::kImputeScaleEmit:
@@ -404,15 +384,15 @@ Refusal Program::execute(std::size_t n, double* numbers, Text* texts, Out* out) 
             default: text_step<kCapacity>(step, n, numbers, texts);
         }
     }
-    return refusal;
+    return rejection;
 }
 
-Refusal Program::run_row(double* numbers, Text* texts, float* out) const noexcept {
+Rejection Program::run_row(double* numbers, Text* texts, float* out) const noexcept {
     return execute<1, float>(1, numbers, texts, out);
 }
 
 template <class Out>
-Refusal Program::batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const {
+Rejection Program::batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const {
     ENGINE_ASSERT(numbers != nullptr || n_numbers_ == 0, "every number input has a column");
     ENGINE_ASSERT(texts != nullptr || n_texts_ == 0, "every text input has a column");
     ENGINE_ASSERT(out != nullptr || n_rows == 0 || n_outputs_ == 0, "a batch has somewhere to write");
@@ -424,21 +404,20 @@ Refusal Program::batch(const Column* numbers, const Column* texts, std::size_t n
         const std::size_t n = std::min(kBlockRows, n_rows - start);
         for (std::size_t i = 0; i < n_numbers_; ++i) number_readers[i].read(n, number_file.data() + i * kBlockRows);
         for (std::size_t i = 0; i < n_texts_; ++i) text_readers[i].read(n, text_file.data() + i * kBlockRows);
-        Refusal refusal =
-            execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
-        if (refusal.step != nullptr) {
-            refusal.row += start;
-            return refusal;
+        Rejection rejection = execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
+        if (rejection.step != nullptr) {
+            rejection.row += start;
+            return rejection;
         }
     }
     return {};
 }
 
-Refusal Program::run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const {
+Rejection Program::run_batch(const Column* numbers, const Column* texts, std::size_t n_rows, float* out) const {
     return batch<float>(numbers, texts, n_rows, out);
 }
 
-Refusal Program::run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const {
+Rejection Program::run_batch_f64(const Column* numbers, const Column* texts, std::size_t n_rows, double* out) const {
     return batch<double>(numbers, texts, n_rows, out);
 }
 

@@ -58,8 +58,8 @@ public:
     }
 
 private:
-    // A text of up to 16 bytes as itself, in two words that may overlap: with the size, they determine it. A longer text
-    // as its XXH64 in `low`.
+    // A text of up to 16 bytes as itself, in two words that may overlap: with the size, they determine it. A longer
+    // text as its XXH64 in `low`.
     struct Words {
         std::uint64_t low = 0;
         std::uint64_t high = 0;

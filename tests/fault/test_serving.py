@@ -23,7 +23,7 @@ from engine.errors import ClosedError
 from engine.model import dense
 from engine.testing import faults
 
-RESCUE_MS = 150.0
+FALLBACK_TIMER_MS = 150.0
 FAR_MS = 60_000.0
 
 
@@ -78,20 +78,22 @@ def test_a_model_that_hangs_for_ever_costs_no_answer():
     with served(primary, lane="batch") as eng:
         assert eng.predict([1.0, 2.0]).source == "primary"
         primary.arm()
-        first = eng.predict([1.0, 2.0], RESCUE_MS)
+        first = eng.predict([1.0, 2.0], FALLBACK_TIMER_MS)
         assert (first.value, first.source, first.reason) == (1021.0, "fallback", "timeout")
-        later = [eng.predict([1.0, 2.0], RESCUE_MS) for _ in range(3)]
+        later = [eng.predict([1.0, 2.0], FALLBACK_TIMER_MS) for _ in range(3)]
         assert {answer.source for answer in later} == {"fallback"}
 
         async def main():
-            return await asyncio.gather(*(eng.predict_async([1.0, 2.0], RESCUE_MS) for _ in range(20)))
+            return await asyncio.gather(
+                *(eng.predict_async([1.0, 2.0], FALLBACK_TIMER_MS) for _ in range(20))
+            )
 
         assert {answer.value for answer in asyncio.run(main())} == {1021.0}
-        many = eng.predict_many(np.tile([1.0, 2.0], (20, 1)), RESCUE_MS)
+        many = eng.predict_many(np.tile([1.0, 2.0], (20, 1)), FALLBACK_TIMER_MS)
         assert many.values.tolist() == [1021.0] * 20
         primary.disarm()
         deadline = time.monotonic() + 30
-        while eng.predict([1.0, 2.0], RESCUE_MS).source != "primary":
+        while eng.predict([1.0, 2.0], FALLBACK_TIMER_MS).source != "primary":
             assert time.monotonic() < deadline, "the primary never came back into service"
 
 
@@ -134,11 +136,13 @@ def test_a_crowd_is_refused_at_the_bound_of_the_queue():
     primary = faults.hanging(linear(), armed=False)
     with served(primary, lane="batch", queue_rows_max=8) as eng:
         primary.arm()
-        many = eng.predict_many(np.tile([1.0, 2.0], (50, 1)), RESCUE_MS)
+        many = eng.predict_many(np.tile([1.0, 2.0], (50, 1)), FALLBACK_TIMER_MS)
         assert many.values.tolist() == [1021.0] * 50
 
         async def main():
-            return await asyncio.gather(*(eng.predict_async([1.0, 2.0], RESCUE_MS) for _ in range(50)))
+            return await asyncio.gather(
+                *(eng.predict_async([1.0, 2.0], FALLBACK_TIMER_MS) for _ in range(50))
+            )
 
         reasons = {answer.reason for answer in asyncio.run(main())}
         assert reasons <= {"timeout", "stalled", "full", "late"}
@@ -166,7 +170,7 @@ def test_cancelled_tasks_leave_nothing_behind():
         primary.arm()
 
         async def ask():
-            return await eng.predict_async([1.0, 2.0], RESCUE_MS)
+            return await eng.predict_async([1.0, 2.0], FALLBACK_TIMER_MS)
 
         async def main():
             tasks = [asyncio.create_task(ask()) for _ in range(10)]
@@ -177,7 +181,7 @@ def test_cancelled_tasks_leave_nothing_behind():
             assert [isinstance(result, asyncio.CancelledError) for result in results] == [True] * 5 + [
                 False
             ] * 5
-            await asyncio.sleep(2 * RESCUE_MS / 1000)
+            await asyncio.sleep(2 * FALLBACK_TIMER_MS / 1000)
 
         asyncio.run(main())
         primary.disarm()
@@ -194,7 +198,7 @@ def test_a_loop_that_is_closed_with_requests_under_way_leaks_no_slot():
 
         async def abandon():
             for _ in range(5):
-                eng.predict_async([1.0, 2.0], RESCUE_MS)
+                eng.predict_async([1.0, 2.0], FALLBACK_TIMER_MS)
             await eng.predict_async([1.0, 2.0], 5.0)
 
         async def ask():
@@ -202,7 +206,7 @@ def test_a_loop_that_is_closed_with_requests_under_way_leaks_no_slot():
 
         asyncio.run(abandon())
         primary.disarm()
-        time.sleep(2 * RESCUE_MS / 1000)
+        time.sleep(2 * FALLBACK_TIMER_MS / 1000)
         assert asyncio.run(ask()) in (21.0, 1021.0)  # a new loop sweeps the old one's answers out
         deadline = time.monotonic() + 30
         while eng.stats()["in_flight"]:
@@ -243,7 +247,7 @@ def test_a_signal_handler_that_returns_only_interrupts_the_sleep():
                 0.03, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
             )
             killer.start()
-            answer = eng.predict([1.0, 2.0], 2 * RESCUE_MS)
+            answer = eng.predict([1.0, 2.0], 2 * FALLBACK_TIMER_MS)
             killer.join()
         finally:
             signal.signal(signal.SIGUSR1, before)

@@ -14,12 +14,12 @@ using namespace engine::scheduler;
 
 namespace {
 
-#define PROMISE(condition, words)                                                      \
-    do {                                                                               \
-        if (!(condition)) {                                                            \
-            std::fprintf(stderr, "broken promise: %s (%s)\n", words, #condition);     \
-            std::abort();                                                              \
-        }                                                                              \
+#define PROMISE(condition, words)                                                 \
+    do {                                                                          \
+        if (!(condition)) {                                                       \
+            std::fprintf(stderr, "broken promise: %s (%s)\n", words, #condition); \
+            std::abort();                                                         \
+        }                                                                         \
     } while (0)
 
 struct Input {

@@ -20,12 +20,12 @@ namespace {
 constexpr uint32_t BATCH_ROWS_MAX = 8, QUEUE_ROWS_MAX = 24, EXECUTORS = 3;
 constexpr int64_t START_NS = 1'000'000'000, PROBE_IDLE_NS = 50'000'000;
 
-#define PROMISE(condition, words)                                                      \
-    do {                                                                               \
-        if (!(condition)) {                                                            \
-            std::fprintf(stderr, "broken promise: %s (%s)\n", words, #condition);     \
-            std::abort();                                                              \
-        }                                                                              \
+#define PROMISE(condition, words)                                                 \
+    do {                                                                          \
+        if (!(condition)) {                                                       \
+            std::fprintf(stderr, "broken promise: %s (%s)\n", words, #condition); \
+            std::abort();                                                         \
+        }                                                                         \
     } while (0)
 
 // Reads the input byte by byte; zeros follow its end.

@@ -31,7 +31,7 @@ namespace {
 // A JSON value, or nothing where the text is none.
 struct Value {
     enum Type { kNull, kTrue, kFalse, kNumber, kString, kArray, kObject } type = kNull;
-    std::string text;  // of a number its characters, of a string its UTF-8
+    std::string text;                // of a number its characters, of a string its UTF-8
     std::vector<Value> elements;     // of an array, or the values of an object's members
     std::vector<std::string> names;  // of an object's members
 };
@@ -129,8 +129,8 @@ private:
         return Value{Value::kNumber, std::string(text_.substr(start, at_ - start)), {}, {}};
     }
 
-    // Escapes other than \u are read as the character behind the backslash, and \u as "?": the quick reader accepts none,
-    // and where it gives up nothing is compared.
+    // Escapes other than \u are read as the character behind the backslash, and \u as "?": the quick reader accepts
+    // none, and where it gives up nothing is compared.
     std::optional<Value> string() {
         if (!eat('"')) return std::nullopt;
         Value made{Value::kString, {}, {}, {}};
@@ -232,10 +232,8 @@ std::optional<Row> slow_row(const std::vector<JsonRows::Input>& inputs, bool ref
 
 std::vector<JsonRows::Input> schema_of(unsigned choice) {
     std::vector<JsonRows::Input> inputs = {
-        {"x", InputKind::kNumber, 0, 1},
-        {"c", InputKind::kCategory, 0, 1},
-        {"v", InputKind::kVector, 1, 2},
-        {"a name of more than sixteen bytes", InputKind::kNumber, 3, 1},
+        {"x", InputKind::kNumber, 0, 1},           {"c", InputKind::kCategory, 0, 1},
+        {"v", InputKind::kVector, 1, 2},           {"a name of more than sixteen bytes", InputKind::kNumber, 3, 1},
         {"d\xc3\xa4", InputKind::kCategory, 1, 1},
     };
     if (choice & 1u) inputs.push_back({"at", InputKind::kTimestamp, 4, 1});

@@ -1,8 +1,8 @@
 // The input's bytes build a random program and rows for it. The program must give the same bits for every row by itself
 // and in a batch, whatever chunks and layouts the batch's columns come in.
 //
-// A step that the builder refuses is left out, so most inputs reach the run. Assertions in the core check that every step
-// stays inside the registers, the outputs and the tables.
+// A step that the builder refuses is left out, so most inputs reach the run. Assertions in the core check that every
+// step stays inside the registers, the outputs and the tables.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -38,8 +38,9 @@ public:
     // A number: mostly one at which arithmetic is special, else any bits.
     double number() {
         constexpr double kInfinity = std::numeric_limits<double>::infinity();
-        static constexpr double kOdd[] = {0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 3.0, 24.0, 90.0, -180.0, 1e-310, 5e-324, 1e300,
-                                          -1e300, 3.5e38, kInfinity, -kInfinity, 1.7e15, -6.2e16, 0.125};
+        static constexpr double kOdd[] = {0.0,    -0.0,      1.0,        -1.0,   0.5,     2.0,   3.0,
+                                          24.0,   90.0,      -180.0,     1e-310, 5e-324,  1e300, -1e300,
+                                          3.5e38, kInfinity, -kInfinity, 1.7e15, -6.2e16, 0.125};
         const std::uint8_t choice = byte();
         if (choice < 64) return std::numeric_limits<double>::quiet_NaN();
         if (choice < 224) return kOdd[choice % std::size(kOdd)];
@@ -234,7 +235,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
     const std::size_t width = program.n_outputs();
     std::vector<float> many(n_rows * width, -7.0f);
-    const Refusal refusal = program.run_batch(number_columns.data(), text_columns.data(), n_rows, many.data());
+    const Rejection rejection = program.run_batch(number_columns.data(), text_columns.data(), n_rows, many.data());
     bool refused = false;
     for (std::size_t i = 0; i < n_rows; ++i) {
         std::vector<double> number_file(program.number_registers(), -7.0);
@@ -244,16 +245,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         std::vector<float> one(width, -9.0f);
         const bool refused_here = program.run_row(number_file.data(), text_file.data(), one.data()).step != nullptr;
         refused |= refused_here;
-        if (refusal.step != nullptr && refusal.row == i && !refused_here) {
+        if (rejection.step != nullptr && rejection.row == i && !refused_here) {
             std::fprintf(stderr, "row %zu of %zu is refused in the batch alone\n", i, n_rows);
             std::abort();
         }
-        if (refusal.step == nullptr && std::memcmp(one.data(), many.data() + i * width, width * sizeof(float)) != 0) {
+        if (rejection.step == nullptr && std::memcmp(one.data(), many.data() + i * width, width * sizeof(float)) != 0) {
             std::fprintf(stderr, "row %zu of %zu has other bits by itself than in the batch\n", i, n_rows);
             std::abort();
         }
     }
-    if (refused != (refusal.step != nullptr)) {
+    if (refused != (rejection.step != nullptr)) {
         std::fprintf(stderr, "a row is refused by itself and taken in the batch\n");
         std::abort();
     }

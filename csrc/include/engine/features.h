@@ -32,8 +32,8 @@ typedef struct engine_features {
      * the mapping has no key for, in input order. NULL with a Python exception set if there is no memory. */
     void *(*absent)(void *ctx);
     /* GIL held. Returns 0 if every key of a mapping is the name of an input, or is in `also_known` (a Python set or
-     * frozenset, or NULL); and for any row that is no mapping. Otherwise -1 with an InputError set that names the key and
-     * the nearest known one. */
+     * frozenset, or NULL); and for any row that is no mapping. Otherwise -1 with an InputError set that names the key
+     * and the nearest known one. */
     int (*check_keys)(void *ctx, void *object, void *also_known);
 } engine_features;
 

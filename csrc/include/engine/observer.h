@@ -24,18 +24,18 @@ enum engine_answer_flags {
 
 /* One answer. Its pointers are valid until observe() returns. Times are nanoseconds of CLOCK_MONOTONIC. */
 typedef struct engine_answer {
-    uint64_t id;          /* Answer.id; a shadow's answer has the id of the live one */
-    uint64_t deployment;  /* number of the version, as deployed() announced it */
-    int64_t started_ns;   /* when the caller called */
+    uint64_t id;         /* Answer.id; a shadow's answer has the id of the live one */
+    uint64_t deployment; /* number of the version, as deployed() announced it */
+    int64_t started_ns;  /* when the caller called */
     int64_t deadline_ns;
     int64_t ready_ns;     /* when the answer was ready */
     const void *row;      /* n_features values as the models saw them; NULL if the request had expired unread */
     const double *values; /* n_outputs values; those of the default if source is "default" */
     uint32_t n_features;
     uint32_t n_outputs;
-    uint32_t flags;       /* engine_answer_flags */
-    uint8_t source;       /* index into Answers.SOURCES */
-    uint8_t reason;       /* index into Answers.REASONS */
+    uint32_t flags; /* engine_answer_flags */
+    uint8_t source; /* index into Answers.SOURCES */
+    uint8_t reason; /* index into Answers.REASONS */
 } engine_answer;
 
 typedef struct engine_observer {

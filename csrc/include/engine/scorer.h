@@ -23,8 +23,8 @@ extern "C" {
 /* Results of score(). Any other number that is not zero counts as ENGINE_SCORE_FAILED. */
 enum engine_score_status {
     ENGINE_SCORE_OK = 0,
-    ENGINE_SCORE_FAILED = 1,    /* the model raised or its run-time library returned an error */
-    ENGINE_SCORE_BAD_SHAPE = 2, /* the model did not return n_rows x n_outputs values */
+    ENGINE_SCORE_FAILED = 1,      /* the model raised or its run-time library returned an error */
+    ENGINE_SCORE_BAD_SHAPE = 2,   /* the model did not return n_rows x n_outputs values */
     ENGINE_SCORE_OUT_OF_TIME = 3, /* score_until() only: stopped because its deadline had passed */
     ENGINE_SCORE_PENDING = 4,     /* poll() only: the batch is still with the device */
     ENGINE_SCORE_BUSY = 5,        /* begin() only: as many batches are in flight as the device takes */
@@ -62,11 +62,11 @@ typedef int (*engine_score_until_f64)(void *ctx, const double *rows, size_t n_ro
 #endif
 
 typedef struct engine_scorer {
-    uint32_t abi;        /* ENGINE_SCORER_ABI */
-    uint32_t flags;      /* engine_scorer_flags */
-    uint32_t n_features; /* values a row, at least 1 */
-    uint32_t n_outputs;  /* doubles a row, at least 1 */
-    void *ctx;           /* the model; lives as long as anybody holds a reference */
+    uint32_t abi;               /* ENGINE_SCORER_ABI */
+    uint32_t flags;             /* engine_scorer_flags */
+    uint32_t n_features;        /* values a row, at least 1 */
+    uint32_t n_outputs;         /* doubles a row, at least 1 */
+    void *ctx;                  /* the model; lives as long as anybody holds a reference */
     engine_score_f32 score;     /* required */
     engine_score_f64 score_f64; /* NULL where float32 rows lose nothing (the model itself compares in float32) */
     /* Reference counting, from any thread, without the GIL. A scorer whose release() needs the GIL takes it itself. */
@@ -105,8 +105,8 @@ static inline int engine_score_by(const engine_scorer *scorer, const float *rows
 }
 
 /* The same for double rows, where score_f64 is not NULL. */
-static inline int engine_score_by_f64(const engine_scorer *scorer, const double *rows, size_t n_rows,
-                                      size_t row_stride, double *out, int64_t deadline_ns) {
+static inline int engine_score_by_f64(const engine_scorer *scorer, const double *rows, size_t n_rows, size_t row_stride,
+                                      double *out, int64_t deadline_ns) {
     if (scorer->abi >= 2u && scorer->score_until_f64 != NULL)
         return scorer->score_until_f64(scorer->ctx, rows, n_rows, row_stride, out, deadline_ns);
     return scorer->score_f64(scorer->ctx, rows, n_rows, row_stride, out);

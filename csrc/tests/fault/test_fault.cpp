@@ -19,8 +19,15 @@ struct Twice {
     std::atomic<int> calls{0};
 
     engine_scorer scorer() {
-        return {ENGINE_SCORER_ABI, ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE, 2, 1, this, score<float>,
-                score<double>, retain, release};
+        return {ENGINE_SCORER_ABI,
+                ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE,
+                2,
+                1,
+                this,
+                score<float>,
+                score<double>,
+                retain,
+                release};
     }
     template <class Row>
     static int score(void* ctx, const Row* rows, size_t n_rows, size_t row_stride, double* out) {

@@ -15,7 +15,15 @@ from pathlib import Path
 CSRC = Path(__file__).resolve().parents[2]
 KERNELS = CSRC.parent / "kernels"
 BARRIER = "__syncthreads();"
-FLAGS = ["-std=c++20", "-ffp-contract=off", "-O1", "-g", "-w", "-DENGINE_KERNELS_SHORT", "-DENGINE_KERNEL_SEEDS=6"]
+FLAGS = [
+    "-std=c++20",
+    "-ffp-contract=off",
+    "-O1",
+    "-g",
+    "-w",
+    "-DENGINE_KERNELS_SHORT",
+    "-DENGINE_KERNEL_SEEDS=6",
+]
 
 
 def mutants():
@@ -39,7 +47,16 @@ def noticed(name, file, source, compiler, folder, plain, tsan):
         folders = (place, kernels, CSRC / "include", CSRC, CSRC / "tests/gpu/shim")
         includes = [f"-I{folder}" for folder in folders]
         binary = place / way
-        command = [*compiler, *FLAGS, *flags, *includes, str(place / "test.cpp"), *objects, "-pthread", "-ldl"]
+        command = [
+            *compiler,
+            *FLAGS,
+            *flags,
+            *includes,
+            str(place / "test.cpp"),
+            *objects,
+            "-pthread",
+            "-ldl",
+        ]
         subprocess.run([*command, "-o", str(binary)], check=True)
         if subprocess.run([str(binary)], capture_output=True).returncode != 0:
             return way

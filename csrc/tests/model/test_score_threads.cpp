@@ -63,8 +63,8 @@ TEST(a_failure_in_any_part_is_told) {
     context.fails_at = 5000;
     const std::size_t n_rows = 6000;
     std::vector<double> out(2 * n_rows);
-    CHECK(score_threads(scorer_of(context, ENGINE_SCORER_REENTRANT), matrix<float>(n_rows).data(), n_rows, 3, out.data(),
-                        3) == ENGINE_SCORE_FAILED);
+    CHECK(score_threads(scorer_of(context, ENGINE_SCORER_REENTRANT), matrix<float>(n_rows).data(), n_rows, 3,
+                        out.data(), 3) == ENGINE_SCORE_FAILED);
 }
 
 TEST(a_scorer_that_is_not_reentrant_stays_with_the_caller) {

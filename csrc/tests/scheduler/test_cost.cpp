@@ -144,7 +144,7 @@ TEST(no_size_is_ever_free_whatever_is_observed) {
             // From a hundredth of what is expected to thirty times as much, several in a row.
             const double factor = 0.01 * std::exp2(static_cast<double>(below(1'160)) / 100.0);
             const auto ns = static_cast<int64_t>(static_cast<double>(cost.expected_ns(rows)) * factor) + 1;
-            for (uint64_t turns = 1 + below(12); turns > 0; --turns) cost.observe(rows, ns);
+            for (uint64_t calls = 1 + below(12); calls > 0; --calls) cost.observe(rows, ns);
             for (uint32_t each = 1; each <= 64; ++each) CHECK(cost.expected_ns(each) > 0);
         }
     }

@@ -31,8 +31,7 @@ void serve(std::vector<std::unique_ptr<Model>>& models, int64_t& now, int rows,
         arrive(now);
         Model* first = nullptr;
         for (auto& model : models)
-            if (model->policy.depth() > 0 &&
-                (first == nullptr || model->policy.rank(now) < first->policy.rank(now)))
+            if (model->policy.depth() > 0 && (first == nullptr || model->policy.rank(now) < first->policy.rank(now)))
                 first = model.get();
         if (first == nullptr) {
             now += MS;

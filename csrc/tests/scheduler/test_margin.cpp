@@ -31,17 +31,17 @@ TEST(nothing_learned_sets_nothing_aside) {
 TEST(the_fallback_starts_before_the_deadline_by_all_terms_and_the_crowds_share_of_the_cores) {
     SafetyMargin margin(0.001, 2);
     learn(margin);
-    CHECK(margin.fallback_at(0, 1'000, 0) == 968);   // 1000 - 15 - 7 - 10
-    CHECK(margin.fallback_at(0, 1'000, 4) == 948);   // and 4 fallbacks on 2 cores: 20
+    CHECK(margin.fallback_at(0, 1'000, 0) == 968);  // 1000 - 15 - 7 - 10
+    CHECK(margin.fallback_at(0, 1'000, 4) == 948);  // and 4 fallbacks on 2 cores: 20
     CHECK(margin.fallback_at(500, 1'500, 4) == 1'448);
 }
 
 TEST(noise_never_eats_more_than_its_share_of_the_budget_but_the_fallback_is_set_aside_whole) {
     SafetyMargin margin(0.001, 2);
     learn(margin);
-    CHECK(margin.fallback_at(0, 100, 4) == 60);      // 100 - 10 - min(42, 30)
+    CHECK(margin.fallback_at(0, 100, 4) == 60);  // 100 - 10 - min(42, 30)
     CHECK(margin.fallback_at(0, 100, 1'000) == 60);
-    CHECK(margin.fallback_at(0, 10, 0) == -3);       // no time for the primary at all: 10 - 10 - 3
+    CHECK(margin.fallback_at(0, 10, 0) == -3);  // no time for the primary at all: 10 - 10 - 3
 }
 
 TEST(time_for_a_fallback_counts_the_rounds_before_it) {
@@ -49,7 +49,7 @@ TEST(time_for_a_fallback_counts_the_rounds_before_it) {
     learn(margin);
     CHECK(margin.time_for_fallback(100, 110, 0));
     CHECK(!margin.time_for_fallback(101, 110, 0));
-    CHECK(margin.time_for_fallback(100, 110, 1));   // the other core is free
+    CHECK(margin.time_for_fallback(100, 110, 1));  // the other core is free
     CHECK(!margin.time_for_fallback(100, 110, 2));
     CHECK(margin.time_for_fallback(100, 120, 3));
 }

@@ -62,7 +62,7 @@ TEST(what_cannot_finish_is_dropped_and_never_claimed) {
     Bench b;
     b.push(0, NOW - 1);
     b.push(1, NOW);
-    b.push(2, NOW + 999);    // high_ns(1) is 1000
+    b.push(2, NOW + 999);  // high_ns(1) is 1000
     b.push(3, NOW + 1'000);
     const BatchPlan plan = b.form();
     CHECK(plan.rows == 1 && b.batch[0].slot == 3);
@@ -176,7 +176,7 @@ TEST(verdicts) {
 TEST(the_learned_margin_is_bounded_by_one_batch_and_a_quarter_of_the_slack) {
     Bench b;
     b.policy.missed_prediction_by(1'000'000'000, NOW);
-    CHECK(b.policy.prediction_error_ns() == 1'535);  // 1500 in its bucket, 1472 to 1535
+    CHECK(b.policy.prediction_error_ns() == 1'535);            // 1500 in its bucket, 1472 to 1535
     CHECK(b.policy.admit(NOW, NOW + 1'065) == Verdict::late);  // 800 and a quarter, 266, are 1066
     CHECK(b.policy.admit(NOW, NOW + 1'066) == Verdict::admit);
 }
@@ -266,8 +266,8 @@ struct Crowd : Bench {
 
 TEST(a_more_important_request_takes_the_place_of_others) {
     // Behind the eight it would be done at 3800, and its time is up at 3500: too late, unless some of them give way.
-    for (const auto& [lower, upper] : {std::pair{Priority::sheddable, Priority::normal},
-                                      std::pair{Priority::normal, Priority::critical}}) {
+    for (const auto& [lower, upper] :
+         {std::pair{Priority::sheddable, Priority::normal}, std::pair{Priority::normal, Priority::critical}}) {
         Crowd b(lower);
         CHECK(b.policy.admit(NOW, NOW + 3'500, lower) == Verdict::late);
         CHECK(b.policy.admit(NOW, NOW + 3'500, upper) == Verdict::admit);

@@ -9,10 +9,22 @@
 using namespace engine::scheduler;
 
 TEST(every_reason_has_its_name) {
-    const std::string_view names[] = {"ok",       "late",          "stalled",           "full",
-                                      "timeout",  "released",      "expired",           "no_time",
-                                      "primary_error", "primary_bad_shape", "primary_not_finite", "fallback_error",
-                                      "closing",  "shed",          "breaker_open",      "out_of_time",
+    const std::string_view names[] = {"ok",
+                                      "late",
+                                      "stalled",
+                                      "full",
+                                      "timeout",
+                                      "released",
+                                      "expired",
+                                      "no_time",
+                                      "primary_error",
+                                      "primary_bad_shape",
+                                      "primary_not_finite",
+                                      "fallback_error",
+                                      "closing",
+                                      "shed",
+                                      "breaker_open",
+                                      "out_of_time",
                                       "default_error"};
     for (int i = 0; i < REASONS; ++i) CHECK(reason_name(static_cast<Reason>(i)) == names[i]);
     CHECK(std::size(names) == REASONS);

@@ -44,9 +44,7 @@ std::set<uint32_t> all_but(uint32_t rows, const std::set<uint32_t>& bad) {
 
 }  // namespace
 
-TEST(a_call_that_passes_is_the_only_one) {
-    CHECK(search(64, {}).calls == std::vector<uint32_t>{64});
-}
+TEST(a_call_that_passes_is_the_only_one) { CHECK(search(64, {}).calls == std::vector<uint32_t>{64}); }
 
 TEST(one_bad_row_is_found_by_halves) {
     const Searched r = search(8, {5});

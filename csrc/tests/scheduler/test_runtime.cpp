@@ -50,9 +50,7 @@ struct Sum {
     static void retain(void* ctx) { static_cast<Sum*>(ctx)->references.fetch_add(1); }
     static void release(void* ctx) { static_cast<Sum*>(ctx)->references.fetch_sub(1); }
 
-    engine_scorer scorer() {
-        return {ENGINE_SCORER_ABI, flags, 2, 1, this, score, nullptr, retain, release};
-    }
+    engine_scorer scorer() { return {ENGINE_SCORER_ABI, flags, 2, 1, this, score, nullptr, retain, release}; }
 };
 
 constexpr int64_t MS = 1'000'000;
@@ -185,7 +183,7 @@ TEST(many_inline_in_any_deadline_order) {
         deadlines[i] = i % 10 == 0 ? now - 1 : now + 5000 * MS - (i * 37 % 100) * MS;
     }
     fixture.runtime->predict_many_inline(fixture.request(nullptr, now, 0), rows.data(), N, deadlines.data(), 0,
-                                       outcomes.data(), out.data());
+                                         outcomes.data(), out.data());
     for (uint32_t i = 0; i < N; ++i) {
         if (i % 10 == 0) {
             CHECK(outcomes[i].source == Source::default_value && outcomes[i].reason == Reason::expired);
@@ -333,9 +331,8 @@ TEST(groups_complete_whatever_happens_to_their_rows) {
         const int64_t now = now_ns();
         const std::vector<int64_t> deadlines(N, now + 200 * MS);
         const Caller caller{nullptr, &group};
-        bool done =
-            fixture.runtime->submit_many(fixture.request(nullptr, now, 0), rows.data(), N, deadlines.data(),
-                                         caller, slots.data(), outcomes.data(), out.data());
+        bool done = fixture.runtime->submit_many(fixture.request(nullptr, now, 0), rows.data(), N, deadlines.data(),
+                                                 caller, slots.data(), outcomes.data(), out.data());
         std::vector<uint32_t> queued;
         for (uint32_t slot : slots)
             if (slot != NO_SLOT) queued.push_back(slot);
@@ -506,8 +503,7 @@ TEST(many_inline_takes_no_neighbour_along) {
 }
 
 TEST(a_primary_that_is_still_out_is_not_called_and_has_not_failed) {
-    Fixture fixture(Fixture::limits_of(256), Executors::make(Fixture::options_of(2)), true, true,
-                    ENGINE_SCORER_NATIVE);
+    Fixture fixture(Fixture::limits_of(256), Executors::make(Fixture::options_of(2)), true, true, ENGINE_SCORER_NATIVE);
     fixture.start();
     fixture.primary.hang = true;
     CHECK(fixture.predict(1.0f, 1.0f, 50 * MS).first.reason == Reason::timeout);

@@ -53,8 +53,8 @@ struct Random {
 };
 
 struct Findings {
-    std::atomic<uint64_t> answers{0}, wrong_values{0}, wrong_versions{0}, wrong_reasons{0}, twice{0},
-        missing{0}, miscounted{0}, leaked{0}, stuck{0}, swaps{0}, cancels{0}, runtimes{0}, replaced{0};
+    std::atomic<uint64_t> answers{0}, wrong_values{0}, wrong_versions{0}, wrong_reasons{0}, twice{0}, missing{0},
+        miscounted{0}, leaked{0}, stuck{0}, swaps{0}, cancels{0}, runtimes{0}, replaced{0};
 };
 
 void busy(int64_t ns) {
@@ -109,8 +109,7 @@ struct Model {
     }
     engine_scorer scorer(bool reentrant) {
         const uint32_t flags = ENGINE_SCORER_NATIVE | (reentrant ? uint32_t{ENGINE_SCORER_REENTRANT} : 0u);
-        return {ENGINE_SCORER_ABI, flags, 2, 1, this, score,
-                nullptr, retain, release};
+        return {ENGINE_SCORER_ABI, flags, 2, 1, this, score, nullptr, retain, release};
     }
 };
 
@@ -186,8 +185,13 @@ struct Service {
     static Request request(Random& random, Deployment* deployment, const void* row) {
         constexpr int64_t BUDGETS[] = {0, 100 * US, 500 * US, BUDGET_NS, BUDGET_NS, BUDGET_NS, 5 * BUDGET_NS, 500 * MS};
         const int64_t now = now_ns();
-        return {deployment, row, now, now, now + BUDGETS[random.below(std::size(BUDGETS))],
-                static_cast<Priority>(random.below(PRIORITIES)), random.one_in(8)};
+        return {deployment,
+                row,
+                now,
+                now,
+                now + BUDGETS[random.below(std::size(BUDGETS))],
+                static_cast<Priority>(random.below(PRIORITIES)),
+                random.one_in(8)};
     }
     // Every answer passes here.
     void check(const Outcome& outcome, uint64_t version, double sum, double value, bool queued, bool synchronous) {
@@ -247,8 +251,8 @@ struct Service {
         Group group;
         Caller caller;
         caller.group = &group;
-        bool done = runtime->submit_many(all, rows.data(), n, deadlines.data(), caller, slots.data(),
-                                         outcomes.data(), out.data());
+        bool done = runtime->submit_many(all, rows.data(), n, deadlines.data(), caller, slots.data(), outcomes.data(),
+                                         out.data());
         for (const uint32_t slot : slots)
             if (slot != NO_SLOT) queued.push_back(slot);
         while (!done) done = runtime->wait_group(group, queued);
@@ -317,7 +321,7 @@ private:
         Outcome outcome;
         double out = 0.0;
         const uint32_t slot = service_.runtime->submit(Service::request(random_, deployment, asked.rows[0].values),
-                                                    caller(ticket, nullptr), &outcome, &out);
+                                                       caller(ticket, nullptr), &outcome, &out);
         deployment->release();
         if (slot == NO_SLOT) return service_.check(outcome, asked.version, asked.rows[0].sum(), out, false, false);
         asked.slots = {slot};
@@ -339,8 +343,8 @@ private:
         const Request all = Service::request(random_, deployment, nullptr);
         const std::vector<int64_t> deadlines(n, all.deadline_ns);
         const bool done = service_.runtime->submit_many(all, asked.rows.data(), n, deadlines.data(),
-                                                     caller(ticket, asked.group.get()), asked.slots.data(),
-                                                     asked.outcomes.data(), asked.out.data());
+                                                        caller(ticket, asked.group.get()), asked.slots.data(),
+                                                        asked.outcomes.data(), asked.out.data());
         deployment->release();
         if (done) return read_many(asked);
         completions_.pending += 1;
@@ -386,7 +390,7 @@ private:
         } else {
             if (!asked.cancelled)
                 service_.check(service_.runtime->outcome(slot), asked.version, asked.rows[0].sum(),
-                            *service_.runtime->values(slot), true, false);
+                               *service_.runtime->values(slot), true, false);
             service_.runtime->give_back(slot);
         }
         asked_.erase(it);

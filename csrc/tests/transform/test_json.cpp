@@ -1,5 +1,5 @@
-// The quick reader of JSON rows: the rows that it reads, to the bit, and the rows that it leaves to a whole JSON library.
-// Each row lies in memory of exactly its size, so the address sanitizer sees a byte read past it.
+// The quick reader of JSON rows: the rows that it reads, to the bit, and the rows that it leaves to a whole JSON
+// library. Each row lies in memory of exactly its size, so the address sanitizer sees a byte read past it.
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -23,7 +23,8 @@ struct Row {
 };
 
 Row read(const std::string& json, bool refuse_missing = false) {
-    JsonRows rows({{"x", Kind::kNumber, 0, 1}, {"c", Kind::kCategory, 0, 1}, {"v", Kind::kVector, 1, 2}}, refuse_missing);
+    JsonRows rows({{"x", Kind::kNumber, 0, 1}, {"c", Kind::kCategory, 0, 1}, {"v", Kind::kVector, 1, 2}},
+                  refuse_missing);
     const std::unique_ptr<char[]> exact(new char[json.size()]);
     std::memcpy(exact.get(), json.data(), json.size());
     Row row{};
@@ -72,7 +73,7 @@ TEST(an_array_is_in_input_order) {
 TEST(numbers_are_rounded_to_nearest) {
     CHECK(same(number("0.1"), 0.1) && same(number("-0.0"), -0.0) && same(number("0"), 0.0));
     CHECK(same(number("123456789012345678"), 123456789012345678.0));
-    CHECK(same(number("9007199254740993"), 9007199254740992.0));           // halfway, to even
+    CHECK(same(number("9007199254740993"), 9007199254740992.0));  // halfway, to even
     CHECK(same(number("9007199254740993.00000000000001"), 9007199254740994.0));
     CHECK(same(number("18446744073709551616"), 18446744073709551616.0));
     CHECK(same(number("5e-324"), 5e-324) && same(number("1E+3"), 1000.0) && same(number("-2e-2"), -0.02));
@@ -80,23 +81,26 @@ TEST(numbers_are_rounded_to_nearest) {
 }
 
 TEST(numbers_out_of_range_or_grammar_are_left) {
-    for (const char* text : {"1e400", "-1e400", "-0", "01", "-01", "1.", ".5", "1.e5", "1e", "1e+", "+1", "-", "--1", "NaN",
-                             "Infinity", "inf", "0x1", "1_0", "1 2", "\"1\"", "nul", "truex", "[1]", "{}", ""}) {
+    for (const char* text :
+         {"1e400", "-1e400",   "-0",  "01",  "-01", "1.",  ".5",    "1.e5", "1e",    "1e+", "+1", "-", "--1",
+          "NaN",   "Infinity", "inf", "0x1", "1_0", "1 2", "\"1\"", "nul",  "truex", "[1]", "{}", ""}) {
         CHECK(left("{\"x\":" + std::string(text) + "}"));
     }
 }
 
 TEST(texts) {
-    CHECK(read("{\"c\":\"\"}").text.empty() && read("{\"c\":-12}").text == "-12" && read("{\"c\":\"日本\"}").text == "日本");
+    CHECK(read("{\"c\":\"\"}").text.empty() && read("{\"c\":-12}").text == "-12" &&
+          read("{\"c\":\"日本\"}").text == "日本");
     CHECK(read("{\"c\":999999999999999999}").text == "999999999999999999");
-    for (const char* text : {"1.0", "1234567890123456789", "true", "-0", "\"a\\n\"", "\"a\nb\"", "\"a", "\"\xff\"", "\"\xc0\x80\"",
-                             "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe2\x82\"", "[\"a\"]"}) {
+    for (const char* text : {"1.0", "1234567890123456789", "true", "-0", "\"a\\n\"", "\"a\nb\"", "\"a", "\"\xff\"",
+                             "\"\xc0\x80\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe2\x82\"", "[\"a\"]"}) {
         CHECK(left("{\"c\":" + std::string(text) + "}"));
     }
 }
 
 TEST(vectors_of_another_length_are_left) {
-    CHECK(left("{\"v\":[1]}") && left("{\"v\":[1,2,3]}") && left("{\"v\":[1,]}") && left("{\"v\":[]}") && left("{\"v\":3}"));
+    CHECK(left("{\"v\":[1]}") && left("{\"v\":[1,2,3]}") && left("{\"v\":[1,]}") && left("{\"v\":[]}") &&
+          left("{\"v\":3}"));
 }
 
 TEST(every_beginning_of_a_row_is_left) {

@@ -191,10 +191,15 @@ TEST(row_and_batch_give_the_same_bits) {
     constexpr std::size_t kRows = 1000;  // not a multiple of the block
     Program program(2, 0, 9);
     program.add_edges({-1.0, 0.0, 10.0});
-    const Step steps[] = {{.op = Op::kImpute, .x = 0.3}, {.op = Op::kScale, .x = 0.1, .y = 0.7},
-                          {.op = Op::kLog1p}, {.op = Op::kSqrt}, {.op = Op::kSine, .x = 7.0},
-                          {.op = Op::kCosine, .x = 7.0}, {.op = Op::kRatio, .x = kNaN},
-                          {.op = Op::kProduct}, {.op = Op::kBucket}};
+    const Step steps[] = {{.op = Op::kImpute, .x = 0.3},
+                          {.op = Op::kScale, .x = 0.1, .y = 0.7},
+                          {.op = Op::kLog1p},
+                          {.op = Op::kSqrt},
+                          {.op = Op::kSine, .x = 7.0},
+                          {.op = Op::kCosine, .x = 7.0},
+                          {.op = Op::kRatio, .x = kNaN},
+                          {.op = Op::kProduct},
+                          {.op = Op::kBucket}};
     std::uint32_t output = 0;
     for (Step step : steps) {
         step.dst = 2;
@@ -484,7 +489,7 @@ TEST(values_that_are_not_known_are_refused) {
     CHECK(run(1.0, {"b", 1}).step == nullptr);
     CHECK(run(kNaN, {"a", 1}).step == nullptr);
     CHECK(run(3.0, {"a", 1}).number == 3.0);
-    const Refusal unknown = run(2.0, {"c", 1});
+    const Rejection unknown = run(2.0, {"c", 1});
     CHECK(unknown.step->seed == 7 && unknown.text.size == 1 && unknown.text.data[0] == 'c');
     CHECK(run(2.0, {nullptr, 0}).step->op == Op::kKnownText);
 
@@ -498,7 +503,7 @@ TEST(values_that_are_not_known_are_refused) {
     std::vector<float> out(300);
     CHECK(program.run_batch(&of_numbers, &of_texts, 300, out.data()).row == 200);
     text_column[200] = {"b", 1};
-    const Refusal last = program.run_batch(&of_numbers, &of_texts, 300, out.data());
+    const Rejection last = program.run_batch(&of_numbers, &of_texts, 300, out.data());
     CHECK(last.row == 299 && last.number == 4.0);
     column[299] = 2.0;
     CHECK(program.run_batch(&of_numbers, &of_texts, 300, out.data()).step == nullptr);

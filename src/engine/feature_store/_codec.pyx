@@ -485,7 +485,8 @@ def request_keys(tuple readers, requests):
     return keys
 
 
-# A dict of every wanted feature as None, with room for a request's own inputs: copying it costs less than growing a dict.
+# A dict of every wanted feature as None, with room for a request's own inputs: copying it costs less than growing a
+# dict.
 cdef dict _blank(tuple readers):
     cdef Reader first = <Reader>readers[0]
     if first.blank is None:

@@ -192,7 +192,8 @@ cdef class Callable:
         cdef double* to
         if wide == self.float64:
             row = given.itemsize
-            copy_rows(<char*>cnp.PyArray_DATA(given), <const char*>rows, n_rows, row_stride * row, self.n_features * row)
+            copy_rows(<char*>cnp.PyArray_DATA(given), <const char*>rows, n_rows, row_stride * row,
+                      self.n_features * row)
         else:  # only a model that reads double is given double, and it may be given float32 as well
             to = <double*>cnp.PyArray_DATA(given)
             for row in range(n_rows):

@@ -49,7 +49,8 @@ cdef object scorer_to_capsule(const engine_scorer* scorer):
 
 cdef const engine_scorer* scorer_from_capsule(object capsule) except NULL:
     if not PyCapsule_IsValid(capsule, ENGINE_SCORER_CAPSULE):
-        raise ConfigError(f"expected a PyCapsule named '{ENGINE_SCORER_CAPSULE.decode()}', got {type(capsule).__name__}")
+        raise ConfigError(f"expected a PyCapsule named '{ENGINE_SCORER_CAPSULE.decode()}', got "
+                          f"{type(capsule).__name__}")
     cdef const engine_scorer* scorer = <const engine_scorer*>PyCapsule_GetPointer(capsule, ENGINE_SCORER_CAPSULE)
     if not ENGINE_SCORER_ABI_MIN <= scorer.abi <= ENGINE_SCORER_ABI:
         raise ConfigError(f"expected a scorer of ABI {ENGINE_SCORER_ABI_MIN} to {ENGINE_SCORER_ABI}, got "
@@ -61,8 +62,8 @@ cdef const engine_scorer* scorer_from_capsule(object capsule) except NULL:
 
 
 cdef const engine_scorer* _grown(object capsule, const engine_scorer* old) except NULL:
-    # A copy by value would read beyond the end of an older struct. The grown copy is the capsule's context, made once. The
-    # capsule's own destructor does not know it, so its 88 bytes outlive the capsule.
+    # A copy by value would read beyond the end of an older struct. The grown copy is the capsule's context, made once.
+    # The capsule's own destructor does not know it, so its 88 bytes outlive the capsule.
     cdef engine_scorer* kept = <engine_scorer*>PyCapsule_GetContext(capsule)
     if kept is NULL:
         kept = <engine_scorer*>malloc(sizeof(engine_scorer))

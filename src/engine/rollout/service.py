@@ -354,7 +354,9 @@ class Service:
         """Give the monitor the version's reference. An error of the monitor must not stop an activation half-way."""
         monitor = self._parts.monitor
         # A reference that the user gave the monitor stays.
-        set_reference = getattr(monitor, "set_version_reference", None) or getattr(monitor, "set_reference", None)
+        set_reference = getattr(monitor, "set_version_reference", None) or getattr(
+            monitor, "set_reference", None
+        )
         if set_reference is None:
             return
         try:

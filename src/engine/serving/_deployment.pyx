@@ -284,9 +284,9 @@ cdef class Versions:
         self._forget_unused()
         return row_ns / 1e3
 
-    # A deployment can go once its native half has no reference but ours. A request of an event loop finds its deployment
-    # again by the number; it is submitted with the GIL held, so its reference is counted before this can run. Every
-    # other call holds the Deployment object itself.
+    # A deployment can go once its native half has no reference but ours. A request of an event loop finds its
+    # deployment again by the number; it is submitted with the GIL held, so its reference is counted before this can
+    # run. Every other call holds the Deployment object itself.
     cdef int _forget_unused(self) except -1:
         cdef Deployment deployment
         for number, held in list(self._deployments.items()):

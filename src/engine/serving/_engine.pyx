@@ -26,7 +26,7 @@ from engine.serving._rows cimport count_rows, read_deadline, read_deadlines, rea
 from engine.serving._scheduler cimport (
     NEVER_NS,
     NO_SLOT,
-    Asker,
+    Caller,
     BreakerLimits,
     Executors,
     Outcome,
@@ -313,14 +313,14 @@ cdef class CoreEngine(Versions):
         cdef SmallBuffer buffer
         cdef double* out = <double*>buffer.reserve(self._n_outputs * sizeof(double))
         cdef Outcome outcome
-        cdef Asker asker
+        cdef Caller caller
         cdef uint32_t index
         cdef bint done
         cdef const double* answered = out
         # The row is copied into the slot, so an executor never reads this stack. Refused at admission, the request is
         # answered into `out` before submit returns.
         with nogil:
-            index = runtime.submit(request, asker, &outcome, out)
+            index = runtime.submit(request, caller, &outcome, out)
             done = index == NO_SLOT or runtime.wait(index)
         while not done:
             done = self._wait_again(index)
@@ -518,16 +518,16 @@ cdef class CoreEngine(Versions):
         cdef double* out = <double*>buffer.reserve(self._n_outputs * sizeof(double))
         cdef Outcome outcome
         cdef Answer answer
-        cdef Asker asker
+        cdef Caller caller
         cdef AnswerFuture future = pending_answer(loop)
         # The slot's reference, taken before any other thread can see the slot; the drain gives it back.
         Py_INCREF(future)
-        asker.completions = bridge.native
-        asker.user = <void*><PyObject*>future
+        caller.completions = bridge.native
+        caller.user = <void*><PyObject*>future
         # With other requests of this loop under way, wake the executor once for all that this turn of the loop submits.
-        asker.wake = bridge.native.pending == 0
-        cdef uint32_t index = self.runtime.submit(request, asker, &outcome, out)
-        if not asker.wake:
+        caller.wake = bridge.native.pending == 0
+        cdef uint32_t index = self.runtime.submit(request, caller, &outcome, out)
+        if not caller.wake:
             bridge.kick_later()
         if index == NO_SLOT:  # answered at admission: no slot points to the future
             Py_DECREF(future)

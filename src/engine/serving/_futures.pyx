@@ -3,9 +3,9 @@
 
 asyncio wakes the waiters of a future in the loop's next turn, and a turn costs 3 us of selectors and Python, a good
 part of a round trip. A drain of the engine's completions is a callback of the loop itself, so no task runs and the
-waiting task can be stepped there and then. A subclass of asyncio.Future would need Python methods for that, which cost another
-microsecond. asyncio accepts any object with `_asyncio_future_blocking` as a future (asyncio.isfuture), so this is a
-class of its own. The engine never sets an exception, because failures of a model are answers; asyncio may.
+waiting task can be stepped there and then. A subclass of asyncio.Future would need Python methods for that, which cost
+another microsecond. asyncio accepts any object with `_asyncio_future_blocking` as a future (asyncio.isfuture), so this
+is a class of its own. The engine never sets an exception, because failures of a model are answers; asyncio may.
 
 A future is made, finished and cancelled on the thread of its loop, with the GIL held. The native slot holds one
 reference to it while its answer is on the way; _loop.pyx says who takes and gives back which.

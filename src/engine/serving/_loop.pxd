@@ -13,7 +13,8 @@ cdef object running_loop()
 
 
 cdef class ManyCall:
-    # A predict_many in the batch lane, from submission to collection. The slots of its rows point to it; it outlives them.
+    # A predict_many in the batch lane, from submission to collection. The slots of its rows point to it; it outlives
+    # them.
     cdef Versions engine
     cdef Deployment deployment
     cdef Group group                 # counts the rows that are still to be answered

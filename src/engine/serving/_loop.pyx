@@ -22,7 +22,7 @@ from engine._common._assert cimport ENGINE_ASSERT
 from engine.serving._answers cimport Answer
 from engine.serving._futures cimport PENDING
 from engine.serving._rows cimport table
-from engine.serving._scheduler cimport NO_SLOT, Asker, Runtime, SlotTable, now_ns
+from engine.serving._scheduler cimport NO_SLOT, Caller, Runtime, SlotTable, now_ns
 
 import asyncio
 
@@ -147,14 +147,14 @@ cdef ManyCall submit_many(Versions engine, Deployment deployment, const Request&
     cdef void* rows = cnp.PyArray_DATA(matrix)
     cdef const int64_t* due = <const int64_t*>cnp.PyArray_DATA(deadlines)
     cdef double* out = <double*>cnp.PyArray_DATA(call.values)
-    cdef Asker asker
-    asker.completions = loop.native if loop is not None else NULL
-    asker.group = &call.group
-    asker.user = <void*><PyObject*>call
+    cdef Caller caller
+    caller.completions = loop.native if loop is not None else NULL
+    caller.group = &call.group
+    caller.user = <void*><PyObject*>call
     # Without the GIL, so executors may answer rows before this returns. Only this thread reads the completions of its
     # loop, so nobody uses `user` before the caller has taken the slots' reference.
     with nogil:
-        complete[0] = engine.runtime.submit_many(request, rows, n, due, asker, call.slots.data(), call.outcomes.data(),
+        complete[0] = engine.runtime.submit_many(request, rows, n, due, caller, call.slots.data(), call.outcomes.data(),
                                                  out)
     return call
 

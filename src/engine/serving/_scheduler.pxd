@@ -185,14 +185,14 @@ cdef extern from "scheduler/cost.hpp" namespace "engine::scheduler" nogil:
         uint64_t stalls() noexcept
 
 cdef extern from "scheduler/margin.hpp" namespace "engine::scheduler" nogil:
-    ctypedef struct GuardTerms "engine::scheduler::MarginTerms":
+    ctypedef struct MarginTerms:
         int64_t timer_ns
         int64_t return_ns
         int64_t fallback_ns
         int64_t typical_ns
 
-    cdef cppclass Guard "engine::scheduler::SafetyMargin":
-        GuardTerms terms() noexcept
+    cdef cppclass SafetyMargin:
+        MarginTerms terms() noexcept
 
 cdef extern from "scheduler/fair_share.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass SharedExecutors:
@@ -253,8 +253,8 @@ cdef extern from "scheduler/counters.hpp" namespace "engine::scheduler" nogil:
         Histogram queued_ns
 
 cdef extern from "scheduler/runtime.hpp" namespace "engine::scheduler" nogil:
-    cdef cppclass Asker "engine::scheduler::Caller":
-        Asker() noexcept
+    cdef cppclass Caller:
+        Caller() noexcept
         Completions* completions
         Group* group
         void* user
@@ -276,10 +276,10 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine::scheduler" nogil:
         Outcome predict_inline(const Request& request, double* out) noexcept
         void predict_many_inline(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
                                  int64_t reserve_ns, Outcome* outcomes, double* out) except +
-        uint32_t submit(const Request& request, const Asker& caller, Outcome* rejected, double* out) noexcept
+        uint32_t submit(const Request& request, const Caller& caller, Outcome* rejected, double* out) noexcept
         void kick() noexcept
         cbool submit_many(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
-                          const Asker& caller, uint32_t* slots, Outcome* outcomes, double* out) noexcept
+                          const Caller& caller, uint32_t* slots, Outcome* outcomes, double* out) noexcept
         cbool wait(uint32_t index) noexcept
         cbool wait_group(Group& group, const vector[uint32_t]& slots) except +
         Outcome outcome(uint32_t index) noexcept
@@ -294,7 +294,7 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine::scheduler" nogil:
         Counters& counters() noexcept
         CostModel& cost() noexcept
         CostModel& inline_cost() noexcept
-        const Guard& guard "margin"(cbool synchronous) noexcept
+        const SafetyMargin& margin(cbool synchronous) noexcept
         Policy& policy() noexcept
         Executors& executors() noexcept
         uint64_t answered(int priority, int source, int reason) noexcept

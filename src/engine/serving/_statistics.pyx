@@ -45,8 +45,8 @@ cdef dict statistics_of(Runtime* runtime, bint inline):
         "queued_us": _quantiles(counters.queued_ns),
         "cost": _cost(runtime.inline_cost() if inline else runtime.cost()),
         "guard_us": {
-            "sync": _terms(runtime.guard(True)),
-            "async": _terms(runtime.guard(False)),
+            "sync": _terms(runtime.margin(True)),
+            "async": _terms(runtime.margin(False)),
             "handoff": runtime.executors().handoff_ns() / 1e3,
             "prediction_error": runtime.policy().prediction_error_ns() / 1e3,
         },
@@ -74,8 +74,8 @@ cdef dict _cost(const CostModel& cost):
     }
 
 
-cdef dict _terms(const Guard& guard):
-    cdef GuardTerms terms = guard.terms()
+cdef dict _terms(const SafetyMargin& margin):
+    cdef MarginTerms terms = margin.terms()
     return {"timer": terms.timer_ns / 1e3, "return": terms.return_ns / 1e3, "fallback": terms.fallback_ns / 1e3,
             "fallback_typical": terms.typical_ns / 1e3}
 

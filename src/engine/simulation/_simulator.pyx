@@ -227,8 +227,8 @@ def arrivals(dict plan) -> list:
 
 def run(dict plan) -> dict:
     """Runs one plan to its end without the GIL. Keys are the fields of SimulationPlan, all of them; an instant that is
-    None never comes. `deadlines` holds (budget_ns, share) pairs, `faults` dicts of SimulatedFault's fields with the name
-    of its kind as `fault`. Returns the counters, and `wall_ns` really taken."""
+    None never comes. `deadlines` holds (budget_ns, share) pairs, `faults` dicts of SimulatedFault's fields with the
+    name of its kind as `fault`. Returns the counters, and `wall_ns` really taken."""
     cdef SimulationPlan p = _plan(plan)
     cdef SimulationResult r
     cdef object began_ns = monotonic_ns()

@@ -1,5 +1,5 @@
-# The native feature program as Cython sees it. The headers document every field: csrc/transform/ops.hpp, program.hpp and
-# json.hpp.
+# The native feature program as Cython sees it. The headers document every field: csrc/transform/ops.hpp, program.hpp
+# and json.hpp.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -69,7 +69,7 @@ cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
         vector[double] keys
         vector[double] values
 
-    cdef cppclass Refusal:
+    cdef cppclass Rejection:
         const Step* step
         size_t row
         double number
@@ -99,9 +99,9 @@ cdef extern from "transform/program.hpp" namespace "engine::transform" nogil:
         uint32_t n_outputs()
         uint32_t number_registers()
         uint32_t text_registers()
-        Refusal run_row(double* numbers, Text* texts, float* out) noexcept
-        Refusal run_batch(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, float* out) except +
-        Refusal run_batch_f64(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, double* out) except +
+        Rejection run_row(double* numbers, Text* texts, float* out) noexcept
+        Rejection run_batch(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, float* out) except +
+        Rejection run_batch_f64(const CppColumn* numbers, const CppColumn* texts, size_t n_rows, double* out) except +
 
     size_t kArgumentsMax "engine::transform::Program::kArgumentsMax"
     size_t kResultsMax "engine::transform::Program::kResultsMax"

@@ -1,5 +1,5 @@
-# A native feature program: built from the steps of a plan, run over rows that _row_reader.pyx reads and over columns that
-# _columns.pyx points to.
+# A native feature program: built from the steps of a plan, run over rows that _row_reader.pyx reads and over columns
+# that _columns.pyx points to.
 from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
@@ -16,7 +16,7 @@ cimport numpy as cnp
 from engine._common._features cimport ENGINE_FEATURES_ABI, ENGINE_FEATURES_CAPSULE, engine_features
 from engine.transform._columns cimport Column
 from engine.transform._native cimport (
-    CppColumn, CppProgram, DatePart, Function, InputKind, Matches, NativeFunction, Op, Refusal, Registers, Step, Zone,
+    CppColumn, CppProgram, DatePart, Function, InputKind, Matches, NativeFunction, Op, Rejection, Registers, Step, Zone,
     kArgumentsMax, kCodesMax, kDateParts, kOps, kResultsMax, xxh64_native,
 )
 from engine.transform._row_reader cimport RowReader
@@ -185,23 +185,24 @@ cdef class NativeProgram:
     # Hot: one row, for `row` and for the socket's read_row. Returns how many inputs the mapping has no key for.
     cdef int read(self, PyObject* row, float* out) except -1:
         cdef int n_absent = self.reader.read(row)
-        cdef Refusal refusal = self.program.run_row(self.reader.numbers, self.reader.texts, out)
-        if refusal.step is not NULL:
-            self._raise(refusal, None)
+        cdef Rejection rejection = self.program.run_row(self.reader.numbers, self.reader.texts, out)
+        if rejection.step is not NULL:
+            self._raise(rejection, None)
         if self.reader.kept is not None:
             self.reader.kept = None
         return n_absent
 
     # Cold: raises the InputError of a value that a known step refused. The step's seed is the index of its input.
-    cdef int _raise(self, const Refusal& refusal, object row) except -1:
+    cdef int _raise(self, const Rejection& rejection, object row) except -1:
         where = "" if row is None else f"row {row}, "
-        if refusal.step.op == Op.kKnown:
-            got = "None" if refusal.number != refusal.number else f"{refusal.number:g}"
+        if rejection.step.op == Op.kKnown:
+            got = "None" if rejection.number != rejection.number else f"{rejection.number:g}"
         else:
-            got = "None" if refusal.text.data is NULL else repr(refusal.text.data[:refusal.text.size].decode())
-        raise InputError(f"{where}input {self.reader.names[refusal.step.seed]!r}: expected a category that the program was "
-                         f"fitted on, got {got}; to take others, fit the encoder with handle_unknown='ignore' (OneHotEncoder) "
-                         f"or 'use_encoded_value' (OrdinalEncoder)")
+            got = "None" if rejection.text.data is NULL else repr(rejection.text.data[:rejection.text.size].decode())
+        name = self.reader.names[rejection.step.seed]
+        raise InputError(f"{where}input {name!r}: expected a category that the program was fitted on, got {got}; to "
+                         f"take others, fit the encoder with handle_unknown='ignore' (OneHotEncoder) or "
+                         f"'use_encoded_value' (OrdinalEncoder)")
 
     def row(self, row):
         """Return the features of one mapping, or of one sequence in input order: a new float32 [n_outputs]."""
@@ -228,11 +229,11 @@ cdef class NativeProgram:
         """
         cdef cnp.npy_intp shape = self.program.n_outputs()
         cdef cnp.ndarray out = cnp.PyArray_EMPTY(1, &shape, cnp.NPY_FLOAT32, 0)
-        cdef Refusal refusal
+        cdef Rejection rejection
         if self.reader.quick_json(data):
-            refusal = self.program.run_row(self.reader.numbers, self.reader.texts, <float*>cnp.PyArray_DATA(out))
-            if refusal.step is not NULL:
-                self._raise(refusal, None)
+            rejection = self.program.run_row(self.reader.numbers, self.reader.texts, <float*>cnp.PyArray_DATA(out))
+            if rejection.step is not NULL:
+                self._raise(rejection, None)
         else:
             row = parse(data)
             self.read(<PyObject*>row, <float*>cnp.PyArray_DATA(out))
@@ -291,14 +292,14 @@ cdef class NativeProgram:
         shape, dtype = (n_rows, self.program.n_outputs()), np.float64 if as_float64 else np.float32
         cdef cnp.ndarray rows = np.empty(shape, dtype) if out is None else _writable(out, shape, dtype)
         cdef void* to = cnp.PyArray_DATA(rows)
-        cdef Refusal refusal
+        cdef Rejection rejection
         with nogil:
             if as_float64:
-                refusal = self.program.run_batch_f64(numbers.data(), texts.data(), n_rows, <double*>to)
+                rejection = self.program.run_batch_f64(numbers.data(), texts.data(), n_rows, <double*>to)
             else:
-                refusal = self.program.run_batch(numbers.data(), texts.data(), n_rows, <float*>to)
-        if refusal.step is not NULL:
-            self._raise(refusal, refusal.row)
+                rejection = self.program.run_batch(numbers.data(), texts.data(), n_rows, <float*>to)
+        if rejection.step is not NULL:
+            self._raise(rejection, rejection.row)
         return rows
 
     @property

@@ -1,8 +1,8 @@
 # Reads one Python value into one register.
 #
-# The quick readers take values of exact, common types. They run no Python code, so a borrowed pointer into a string stays
-# valid. They return False for any other value (a Decimal, a subclass of str). The caller then asks the plain readers of
-# _values.pyx, which may run the value's own code, and which give a value that the quick readers take.
+# The quick readers take values of exact, common types. They run no Python code, so a borrowed pointer into a string
+# stays valid. They return False for any other value (a Decimal, a subclass of str). The caller then asks the plain
+# readers of _values.pyx, which may run the value's own code, and which give a value that the quick readers take.
 from cpython.bool cimport PyBool_Check
 from cpython.datetime cimport (
     PyDateTime_CheckExact, datetime_day, datetime_hour, datetime_microsecond, datetime_minute, datetime_month,
@@ -62,8 +62,8 @@ cdef extern from *:
     static inline Py_hash_t engine_kept_hash(PyObject* text) noexcept {
         return reinterpret_cast<PyASCIIObject*>(text)->hash;
     }
-    /* Whether two strings with cached hashes are equal. Names are short, and for 8 to 16 bytes two overlapping words are
-       faster than a call of memcmp. */
+    /* Whether two strings with cached hashes are equal. Names are short, and for 8 to 16 bytes two overlapping words
+       are faster than a call of memcmp. */
     static inline bool engine_same_text(PyObject* a, PyObject* b) noexcept {
         const size_t kind = PyUnicode_KIND(a);
         if (engine_kept_hash(a) != engine_kept_hash(b) || PyUnicode_GET_LENGTH(a) != PyUnicode_GET_LENGTH(b) ||

@@ -1,5 +1,5 @@
-# Turns any Python value into the plain float, string, datetime or list that an input means, or raises an error that names
-# the row, the input, the expected type and the value. _values.pxd has the quick readers for common types.
+# Turns any Python value into the plain float, string, datetime or list that an input means, or raises an error that
+# names the row, the input, the expected type and the value. _values.pxd has the quick readers for common types.
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from numbers import Real
@@ -81,8 +81,8 @@ cdef object _MICROSECOND = timedelta(microseconds=1)
 cdef object plain_timestamp(object value, bint naive_utc, object name, object row):
     """Return the datetime in UTC that a timestamp means, or None if it is missing.
 
-    Takes a datetime, a datetime64 and ISO 8601 text. Rounds towards the past, to the microsecond. Without a time zone it
-    is in UTC if `naive_utc`, and refused otherwise.
+    Takes a datetime, a datetime64 and ISO 8601 text. Rounds towards the past, to the microsecond. Without a time zone
+    it is in UTC if `naive_utc`, and refused otherwise.
     """
     if value is None or _is_absent_marker(value):
         return None

@@ -161,7 +161,7 @@ def _class_of(transformer: Any) -> str:
     return class_name(transformer)
 
 
-def _refusal(step: Any, option: str, way: str) -> ProgramError:
+def _rejection(step: Any, option: str, way: str) -> ProgramError:
     return ProgramError(
         f"{class_name(step)} with {option}={getattr(step, option)!r} has no counterpart in a feature program; {way}"
     )
@@ -169,7 +169,7 @@ def _refusal(step: Any, option: str, way: str) -> ProgramError:
 
 def _require_missing_is_nan(step: Any) -> None:
     if not is_missing(step.missing_values):
-        raise _refusal(
+        raise _rejection(
             step, "missing_values", "mark missing values by NaN or None in the table, and fit again"
         )
 
@@ -324,7 +324,7 @@ def _function(column: Column, step: Any, place: int) -> Columns:
     for known, op in _FUNCTIONS:
         if step.func is known and not step.kw_args:
             return [column.then(op)]
-    raise _refusal(
+    raise _rejection(
         step,
         "func",
         "known are None, numpy.log1p and numpy.sqrt. Apply the function to the table before the pipeline, or write a "

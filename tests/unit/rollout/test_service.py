@@ -45,7 +45,7 @@ def monitor():
         yield made
 
 
-def told(monitor):
+def published(monitor):
     """What the service had to say to the monitor, besides what that found itself."""
     return [(alert.severity, alert.message) for alert in monitor.alerts if alert.kind == "message"]
 
@@ -153,7 +153,7 @@ def test_a_bad_version_never_takes_traffic_and_says_why(registry, monitor, fault
         assert kinds(service)[-1] == ("refused", "model@2")
         assert "model@1 serves on" in service.events[-1].message
         assert expected[fault] in service.status()["refused"]["model@2"]
-        assert told(monitor) == [("critical", service.events[-1].message)]
+        assert published(monitor) == [("critical", service.events[-1].message)]
         assert [event.kind for event in seen] == ["serving", "refused"]
         registry.promote("model", 3)
         service.follow()
@@ -354,7 +354,7 @@ def test_a_version_that_fails_on_live_traffic_is_rolled_back_by_itself(registry,
         assert (state.number, state.generation) == (1, 3)
         assert "20 of 2000 answers" in registry.history("model")[-1].note
         assert ("rolled_back", "model@4") in kinds(service)
-        assert [severity for severity, _ in told(monitor)] == ["critical"]
+        assert [severity for severity, _ in published(monitor)] == ["critical"]
         assert "20 of 2000" in service.status()["refused"]["model@4"]
         assert not service.status()["on_probation"]
 
