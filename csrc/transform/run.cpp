@@ -273,7 +273,8 @@ void Program::call_step(const Step& step, std::size_t n, double* numbers) const 
 
 // The first value of a block that a known step refuses.
 template <std::size_t kCapacity>
-Rejection Program::known_step(const Step& step, std::size_t n, const double* numbers, const Text* texts) const noexcept {
+Rejection Program::known_step(const Step& step, std::size_t n, const double* numbers,
+                              const Text* texts) const noexcept {
     const bool takes_missing = step.count != 0;
     for (std::size_t i = 0; i < n; ++i) {
         if (step.op == Op::kKnown) {
@@ -404,7 +405,8 @@ Rejection Program::batch(const Column* numbers, const Column* texts, std::size_t
         const std::size_t n = std::min(kBlockRows, n_rows - start);
         for (std::size_t i = 0; i < n_numbers_; ++i) number_readers[i].read(n, number_file.data() + i * kBlockRows);
         for (std::size_t i = 0; i < n_texts_; ++i) text_readers[i].read(n, text_file.data() + i * kBlockRows);
-        Rejection rejection = execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
+        Rejection rejection =
+            execute<kBlockRows, Out>(n, number_file.data(), text_file.data(), out + start * n_outputs_);
         if (rejection.step != nullptr) {
             rejection.row += start;
             return rejection;

@@ -40,6 +40,7 @@ from engine.serving._scheduler cimport (
 from engine.serving._statistics cimport statistics_of
 
 import asyncio
+import functools
 import random
 
 from engine._common.vocabulary import PRIORITIES as _priorities
@@ -572,9 +573,13 @@ cdef class CoreEngine(Versions):
                                               missing)]
         cdef uint32_t window = self._window()
         loop = running_loop()
-        return [lambda i=i: self._many_async(deployment, many, matrix[i:i + window], deadlines[i:i + window],
-                                             missing and missing[i:i + window], loop)
-                for i in range(0, max(n, 1), window)]
+
+        def part(first):
+            last = first + window
+            return self._many_async(deployment, many, matrix[first:last], deadlines[first:last],
+                                    missing and missing[first:last], loop)
+
+        return [functools.partial(part, first) for first in range(0, max(n, 1), window)]
 
     cdef object _many_async(self, Deployment deployment, ManyRequest many, cnp.ndarray matrix, cnp.ndarray deadlines,
                             object missing, object loop):

@@ -15,7 +15,7 @@ Who owns what, and why nothing is freed too early:
 cimport cython
 from cpython.object cimport PyObject
 from cpython.pystate cimport PyThreadState, PyThreadState_Get
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF
 from libc.string cimport memcpy
 
 from engine._common._assert cimport ENGINE_ASSERT
