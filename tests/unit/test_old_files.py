@@ -212,7 +212,7 @@ def test_a_cut_run_goes_on_from_its_checkpoint(folder, tmp_path, monkeypatch):
     assert trees(primary, 10) == trees(expected["primary"], 10)
     if lightgbm_version() == expected["lightgbm"]:
         assert primary == expected["primary"]
-        assert run.metrics == expected["metrics"]
+        assert run.metrics.items() >= expected["metrics"].items()
 
 
 def trees(text, count):
