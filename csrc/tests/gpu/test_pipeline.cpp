@@ -26,7 +26,7 @@ extern "C" void register_kernels();
 
 // Asked by LeakSanitizer. What a lost device held can never be given back, and its streams keep their threads; the fake
 // driver's count of live objects tells of leaks everywhere else.
-extern "C" int __lsan_is_turned_off();
+extern "C" __attribute__((visibility("default"))) int __lsan_is_turned_off();
 extern "C" int __lsan_is_turned_off() { return 1; }
 
 namespace {
