@@ -21,7 +21,6 @@ constexpr unsigned HOST_PORTABLE = 1, HOST_MAPPED = 2;
 constexpr unsigned STREAM_NON_BLOCKING = 1;
 constexpr int CAPTURE_THREAD_LOCAL = 1;
 
-constexpr std::int64_t CLOSE_PATIENCE_NS = 100'000'000;
 constexpr std::uint32_t HOT_LOOKS = 200;  // polls without giving way, some microseconds
 
 }  // namespace
@@ -155,7 +154,7 @@ Pipeline::~Pipeline() {
 }
 
 bool Pipeline::all_through() noexcept {
-    const std::int64_t until = now_ns() + CLOSE_PATIENCE_NS;
+    const std::int64_t until = now_ns() + options_.close_patience_ns;
     for (std::uint32_t i = 0; i < options_.lanes; ++i) {
         if (lanes_[i].stream == nullptr) continue;
         while (!device_->lost() && device_->driver().cuStreamQuery(lanes_[i].stream) == NOT_READY) {

@@ -47,6 +47,8 @@ struct PipelineOptions {
     std::size_t mapped_bytes_max = 64 * 1024;
     // An answer that is overdue by this much: ask the driver whether the device still lives.
     std::int64_t ask_after_ns = 200'000;
+    // How long the destructor waits for batches in flight. After that their memory is left behind.
+    std::int64_t close_patience_ns = 1'000'000'000;
 };
 
 class Pipeline {

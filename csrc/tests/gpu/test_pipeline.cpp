@@ -80,6 +80,7 @@ struct Served {
         options.rows_max = rows_max;
         options.lanes = lanes;
         options.mapped_bytes_max = mapped_bytes_max;
+        options.close_patience_ns = LONG_NS;  // kernels are slow here, and slower under a sanitizer
         pipeline = Pipeline::make(device, options, body->body(), publish, &error);
     }
 
