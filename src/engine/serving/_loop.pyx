@@ -9,7 +9,9 @@ Who owns what, and why nothing is freed too early:
 - The native core never touches `user`. It only pushes the slot's index onto the loop's completions, from any thread and
   without the GIL, and signals the eventfd.
 - `Completions` is freed with its bridge, so a bridge must outlive its pending requests. `Bridges` keeps every bridge
-  until its loop is closed and `pending` is 0, and a bridge keeps its engine.
+  until its loop is closed or gone and `pending` is 0, and a bridge keeps its engine.
+- A bridge does not keep its loop: one that its owner drops without closing it must be collected, and its descriptors
+  with it. While requests are pending, their futures keep the loop.
 - `pending` and all flags here are touched with the GIL held only.
 """
 cimport cython
@@ -25,6 +27,7 @@ from engine.serving._rows cimport table
 from engine.serving._scheduler cimport NO_SLOT, Caller, Runtime, SlotTable, now_ns
 
 import asyncio
+import weakref
 
 from engine.serving._executors import no_descriptor
 
@@ -169,6 +172,15 @@ cdef class LoopBridge:
         if self.native is not NULL and self.native.pending == 0:
             del self.native
 
+    cdef object loop(self):
+        return None if self.address is NULL else <object>self.address
+
+    def _loop_is_gone(self, _):
+        ENGINE_ASSERT(self.native.pending == 0, b"the futures of pending requests keep their loop")
+        self.address = NULL
+        self.bridges.forget(self)
+        self.kick = self.poll = None  # bound methods of this object, which keep it
+
     def _kick(self):
         self.kicking = False
         self.engine.runtime.kick()
@@ -176,7 +188,7 @@ cdef class LoopBridge:
     cdef int kick_later(self) except -1:
         if not self.kicking:
             self.kicking = True
-            self.loop.call_soon(self.kick)
+            self.loop().call_soon(self.kick)
         return 0
 
     # Where sleeping is dear and answers are quick, looking at every turn costs less than being woken for each answer.
@@ -185,14 +197,14 @@ cdef class LoopBridge:
         if not self.polling:
             self.polling = True
             self.native.start_polling()
-            self.loop.call_soon(self.poll)
+            self.loop().call_soon(self.poll)
         return 0
 
     def _poll(self):
         # Nobody signals a loop that polls, so the next look is scheduled before any task is stepped: the task may raise
         # KeyboardInterrupt, or run the loop itself and wait for another answer.
         if self.native.pending and now_ns() < self.poll_until_ns:
-            self.loop.call_soon(self.poll)
+            self.loop().call_soon(self.poll)
             if self.native.has_answers() or self.rest != NO_SLOT:
                 self.drain()
             return
@@ -221,14 +233,15 @@ cdef class LoopBridge:
         tasks are stepped here and now.
         """
         cdef SlotTable* slots = &self.engine.runtime.slots()
+        cdef object loop = self.loop()
         cdef uint32_t index
         cdef bint taken = False
         interrupted = None
         self.drains += 1
         if direct:
             if self.drains > 1:  # a task runs the loop: only asyncio knows whether another one may be stepped in it
-                direct = asyncio.current_task(self.loop) is None
-            remember_loop(self.loop)
+                direct = asyncio.current_task(loop) is None
+            remember_loop(loop)
         while True:
             if self.rest == NO_SLOT:
                 if taken:
@@ -239,7 +252,7 @@ cdef class LoopBridge:
                     break
                 # The first task may run the loop and wait for one of the other answers.
                 if direct and not self.polling and slots[0][self.rest].next_done_value() != NO_SLOT:
-                    self.loop.call_soon(self._hand_out_rest)
+                    loop.call_soon(self._hand_out_rest)
             index = self.rest
             # Read before the slot is given back: another request may take it at once, and link it elsewhere.
             self.rest = slots[0][index].next_done_value()
@@ -289,13 +302,14 @@ cdef class LoopBridge:
 
     cdef int start_reading(self) except -1:
         if not self.reading:
-            self.loop.add_reader(self.native.fd(), self.drain)
+            self.loop().add_reader(self.native.fd(), self.drain)
             self.reading = True
         return 0
 
     cdef int stop_reading(self) except -1:
-        if self.reading and not self.loop.is_closed():
-            self.loop.remove_reader(self.native.fd())
+        loop = self.loop()
+        if self.reading and loop is not None and not loop.is_closed():
+            loop.remove_reader(self.native.fd())
         self.reading = False
         return 0
 
@@ -321,14 +335,15 @@ cdef class LoopBridge:
         return 0
 
     cdef int close(self) except -1:
-        if self.loop.is_closed():
+        loop = self.loop()
+        if loop is None or loop.is_closed():
             return self.drop_answers()
         running = asyncio._get_running_loop()
-        if running is self.loop or not self.loop.is_running():
+        if running is loop or not loop.is_running():
             self.drain(False)  # a task may have called close(), and a loop steps one task at a time
             return 0
         try:
-            self.loop.call_soon_threadsafe(self.drain)
+            loop.call_soon_threadsafe(self.drain)
         except RuntimeError:  # it was closed this moment
             self.drop_answers()
         return 0
@@ -342,14 +357,18 @@ cdef class Bridges:
         self.by_id = {}
 
     cdef LoopBridge of(self, Versions engine, object loop):
-        if self.last is not None and self.last.loop is loop:
+        if self.last is not None and self.last.address == <PyObject*>loop:
             return self.last
         cdef LoopBridge bridge = self.by_id.get(id(loop))
-        if bridge is None or bridge.loop is not loop:
+        if bridge is None or bridge.address != <PyObject*>loop:
             self.sweep()
             bridge = LoopBridge.__new__(LoopBridge)
-            bridge.engine = engine
-            bridge.loop = loop
+            bridge.engine, bridge.bridges = engine, self
+            bridge.address = <PyObject*>loop
+            try:
+                bridge.watch = weakref.ref(loop, bridge._loop_is_gone)
+            except TypeError:
+                bridge.watch = loop
             try:
                 bridge.native = new Completions()
             except OSError as error:
@@ -366,10 +385,19 @@ cdef class Bridges:
         self.last = None
         for key, found in list(self.by_id.items()):
             bridge = <LoopBridge>found
-            if not bridge.loop.is_closed():
+            if bridge.address is not NULL and not bridge.loop().is_closed():
                 continue
             bridge.drop_answers()
             if bridge.native.pending == 0:
+                del self.by_id[key]
+        return 0
+
+    # The loop of a bridge is gone.
+    cdef int forget(self, LoopBridge bridge) except -1:
+        if self.last is bridge:
+            self.last = None
+        for key, found in list(self.by_id.items()):
+            if found is bridge:
                 del self.by_id[key]
         return 0
 
