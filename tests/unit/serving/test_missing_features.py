@@ -23,7 +23,9 @@ def linear():
 @pytest.fixture(params=["inline", "batch"])
 def eng(request):
     program = engine.FeatureProgram.fit(SPEC, TABLE)
-    with engine.Engine(linear(), features=program, deadline_ms=FAR_MS, lane=request.param, default=-1.0) as opened:
+    with engine.Engine(
+        linear(), features=program, deadline_ms=FAR_MS, lane=request.param, default=-1.0
+    ) as opened:
         yield opened
 
 
@@ -49,7 +51,9 @@ def test_absent_inputs_are_named_on_loops(eng):
 
 
 def test_absent_inputs_of_many_rows(eng):
-    many = eng.predict_many([{"delay": 1.0, "size": 1.0}, {"delay": 1.0}, {}], deadline_ms=[FAR_MS, FAR_MS, 0.0])
+    many = eng.predict_many(
+        [{"delay": 1.0, "size": 1.0}, {"delay": 1.0}, {}], deadline_ms=[FAR_MS, FAR_MS, 0.0]
+    )
     assert many.missing_features == [(), ("size",), ()]  # an expired row is not read
     assert many[1].missing_features == ("size",)
     assert many.as_dict()["missing_features"] == [[], ["size"], []]
