@@ -216,6 +216,7 @@ cdef class AnswerFuture:
 
         Return False, and do nothing, if the answer is there already.
         """
+        self.seen()
         if self.state != PENDING:
             return False
         self.state, self.message = CANCELLED, msg
@@ -344,7 +345,8 @@ class _Unseen:
     def __del__(self):
         if self.error is not None:
             self.loop.call_exception_handler({"message": "AnswerFuture exception was never retrieved",
-                                              "exception": self.error})
+                                              "exception": self.error,
+                                              "future": f"<AnswerFuture finished exception={self.error!r:.200}>"})
 
 
 class _TaskOfAnswer:

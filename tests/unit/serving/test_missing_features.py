@@ -78,7 +78,7 @@ def test_keys_of_no_input_are_refused_where_the_engine_says_so():
     ) as eng:
         assert eng.predict({"delay": 1.0, "size": 1.0}).value == 11.0
         assert eng.predict([1.0, 1.0]).value == 11.0
-        with pytest.raises(InputError, match="unknown key 'dleay'.*did you mean 'delay'"):
+        with pytest.raises(InputError, match=r"unknown key 'dleay'.*did you mean 'delay'"):
             eng.predict({"dleay": 1.0, "size": 1.0})
         with pytest.raises(InputError, match="unknown key 'dleay'"):
             asyncio.run(eng.predict_async({"dleay": 1.0, "size": 1.0}))
