@@ -186,7 +186,7 @@ class Engine(CoreEngine):
         self._open(
             *self._scorers(model, spare, columns, features),
             parts.default(default, model.n_outputs),
-            version if version is not None else model.digest[:12],
+            parts.version(version, model),
             features,
             (model, spare, default, features),
             columns,
@@ -428,7 +428,7 @@ class Engine(CoreEngine):
             raise ConfigError(
                 "a shadow must not be a Python callable: it would take the GIL from live requests"
             )
-        name = version if version is not None else model.digest[:12]
+        name = parts.version(version, model)
         current = self._serving()[0]
         features, columns = current.parts[3], current.columns
         if columns.categories and model.categories and columns.categories != model.categories:
@@ -471,7 +471,7 @@ class Engine(CoreEngine):
         deployment = self._prepare(
             *self._scorers(model, spare, columns, chosen),
             parts.default(given, model.n_outputs),
-            version if version is not None else model.digest[:12],
+            parts.version(version, model),
             chosen,
             (model, spare, given, chosen),
             columns,
@@ -551,5 +551,7 @@ class Engine(CoreEngine):
         await asyncio.sleep(0)
 
     def __repr__(self) -> str:
+        if self.closed and not hasattr(self, "_batch_rows_max"):
+            return "Engine(never opened)"
         state = "closed" if self.closed else f"lane={self.lane!r}, version={self.version!r}"
         return f"Engine({self.primary!r}, fallback={self.fallback!r}, {state})"
