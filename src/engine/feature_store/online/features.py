@@ -42,6 +42,7 @@ class OnlineFeatures:
         capsule: the compiled program, for the engine.
         program: the feature program.
         names: the inputs that are looked up; the others come with the request.
+        known_keys: names of the keys that a request may have beside the program's inputs: the views' entity keys.
         blocking: whether a fetch waits for a network. If so, `fetch_async` awaits it and does not block the event loop.
     """
 
@@ -59,6 +60,7 @@ class OnlineFeatures:
         readers = [_reader(program, view, schema, online) for view, schema in views]
         self._readers: tuple[Reader, ...] = tuple(readers)
         self.names = tuple(name for reader in self._readers for name in reader.names)
+        self.known_keys = frozenset(name for _, schema in views for name, _ in schema.keys)
         self._wire = online.wire()
         self.blocking = self._wire.blocking
         self._counts = [0] * len(REASONS)
