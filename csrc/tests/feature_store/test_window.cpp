@@ -28,11 +28,11 @@ struct Result {
 };
 
 Result run(const std::vector<int64_t>& groups, const std::vector<int64_t>& times, const std::vector<double>& values,
-           int64_t window) {
+           int64_t window, bool before = false) {
     const size_t n = groups.size();
     Result r{std::vector<int64_t>(n), std::vector<double>(n), std::vector<double>(n), std::vector<double>(n)};
     const WindowResult result{r.count.data(), r.sum.data(), r.least.data(), r.greatest.data()};
-    CHECK(window_aggregate(groups, times, values, window, result));
+    CHECK(window_aggregate({groups, times}, values, {window, before}, result));
     return r;
 }
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # A number with zeros before it is a text: 007 is not 7.
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _digests: dict[tuple[str, int, int, int, int], str] = {}
+_table_digests: dict[int, tuple[weakref.ref[Any], str]] = {}
 
 
 def columns_of(source: Source, folder: str | os.PathLike[str] | None = None) -> SourceColumns:
@@ -39,30 +41,51 @@ def columns_of(source: Source, folder: str | os.PathLike[str] | None = None) -> 
     return _found(source, folder)[0]
 
 
-def take(source: Source, folder: str | os.PathLike[str] | None = None) -> Snapshot:
+def take(
+    source: Source, folder: str | os.PathLike[str] | None = None, *, content: bool = True
+) -> Snapshot:
     """The content of a source now. Every file that changed since the last time is read whole.
 
     Args:
         source: Parquet files, or a table in memory.
         folder: where relative paths start; None for the working directory.
+        content: False for a digest of each file's path, inode, size and times of change, which reads the content only of
+            files that changed within the last SETTLED_NS: the system's clock may not tell their next change apart.
 
     Raises:
         StoreError: no file matches, a file is not Parquet or cannot be read, or files disagree about a column.
         InputTypeError: the data is neither a path nor a table.
     """
     columns, files, table = _found(source, folder)
+    fresh: dict[str, str] = {}
     if table is not None:
         digest = _digest_of_table(table)
     else:
-        content: list[Any] = [_digest_of_file(file) for file in files]
+        parts: list[Any] = [_digest_of_file(file) if content else _stamp_of(file, fresh) for file in files]
         if columns.partitions:
             # The values in the names of folders are content too.
-            content = [content, [_partitions_of(file, columns.partitions) for file in files]]
-        digest = canonical.digest(content)
+            parts = [parts, [_partitions_of(file, columns.partitions) for file in files]]
+        digest = canonical.digest(parts)
     return Snapshot(
         source, columns.place, columns.types, digest, files, table,
-        partitions=columns.partitions, lacking=columns.lacking,
+        partitions=columns.partitions, lacking=columns.lacking, fresh=fresh,
     )  # fmt: skip
+
+
+def fresh_unchanged(snapshot: Snapshot) -> bool:
+    """Whether the files that were new at a look still have the content that they had then."""
+    return all(_digest_of_file(file) == digest for file, digest in snapshot.fresh.items())
+
+
+def _stamp_of(file: str, fresh: dict[str, str]) -> list[Any]:
+    """What changes when a file does. A copy tool can set back a file's times, but not its ctime."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be read: {error.strerror}") from None
+    if time.time_ns() - found.st_ctime_ns <= SETTLED_NS:
+        fresh[file] = _digest_of_file(file)
+    return [os.path.realpath(file), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def read(snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
@@ -282,6 +305,17 @@ class _Digest:
 
 
 def _digest_of_table(table: pa.Table) -> str:
+    """The digest of a table, kept for as long as it lives: it never changes."""
+    known = _table_digests.get(id(table))
+    if known is not None and known[0]() is table:
+        return known[1]
+    digest = _content_of_table(table)
+    place = id(table)
+    _table_digests[place] = (weakref.ref(table, lambda _: _table_digests.pop(place, None)), digest)
+    return digest
+
+
+def _content_of_table(table: pa.Table) -> str:
     import pyarrow as pa
 
     sink = _Digest()
