@@ -81,8 +81,9 @@ class Pushed:
         created = None
         if source.created_time is not None:
             created = given.instants(source.created_time, source.naive == "utc", where, required=False)
-        keys = [given.values(key) for key in view.source_keys]
-        entities = [dict(zip(view.source_keys, part, strict=True)) for part in zip(*keys, strict=True)]
+        names = view.source_keys
+        keys = zip(*(given.values(key) for key in names), strict=True)
+        entities = [dict(zip(names, part, strict=True)) for part in keys]
         made = cls(view, schema, entities, event, created, columns, nulls)
         made.keys(b"")
         return made
@@ -128,11 +129,15 @@ class _Mappings:
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.rows = rows
-        every: dict[str, None] = {}
-        for row in rows:
-            every.update(dict.fromkeys(row))
-        self.every = every
-        self.names = [name for name in every if all(name in row for row in rows)] if rows else _Anything()
+        every: dict[str, None] = dict.fromkeys(rows[0]) if rows else {}
+        self.names: list[str] = list(every)
+        if any(row.keys() != every.keys() for row in rows):
+            for row in rows:
+                every.update(dict.fromkeys(row))
+            self.names = [name for name in every if all(name in row for row in rows)]
+        elif not rows:
+            self.names = _Anything()
+        self.every = list(every)
 
     def lacking(self, name: str) -> str:
         """The first row without this name."""
@@ -167,8 +172,13 @@ class _Mappings:
             raise
 
     def instants(self, name: str, naive: bool, where: str, *, required: bool) -> npt.NDArray[np.int64]:
-        made = np.empty(len(self.rows), np.int64)
-        for row, value in enumerate(self.values(name)):
+        import pyarrow as pa
+
+        values = self.values(name)
+        if all(type(value) is datetime and value.tzinfo is UTC and 1678 <= value.year <= 2261 for value in values):
+            return _int64(pa.array(values, pa.timestamp("us", "UTC"))) * 1000
+        made = np.empty(len(values), np.int64)
+        for row, value in enumerate(values):
             if value is None and not required:
                 # A null created time sorts below every other.
                 made[row] = NS_MIN
@@ -182,14 +192,19 @@ def _array(values: list[Any], of_type: Any) -> Any:
     a number."""
     import pyarrow as pa
 
-    made = pa.array(values, of_type)
-    if pa.types.is_integer(of_type) or pa.types.is_floating(of_type):
-        plain = pa.array(values)
-        if pa.types.is_boolean(plain.type):
-            raise TypeError("a boolean is no number")
-        if pa.types.is_integer(of_type):
-            plain.cast(of_type)  # raises where it would not be exact
-    return made
+    if not (pa.types.is_integer(of_type) or pa.types.is_floating(of_type)):
+        return pa.array(values, of_type)
+    made = pa.array(values)
+    if pa.types.is_boolean(made.type):
+        raise TypeError("a boolean is no number")
+    # A cast to whole numbers raises where it would not be exact.
+    return made.cast(of_type, safe=pa.types.is_integer(of_type))
+
+
+def _int64(column: Any) -> npt.NDArray[np.int64]:
+    import pyarrow as pa
+
+    return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False), np.int64)
 
 
 class _Anything(list[str]):

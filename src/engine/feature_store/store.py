@@ -237,9 +237,9 @@ class FeatureStore:
                 f"view {view.name!r}: its windows end at the request, so a row online holds events; bring them into "
                 "the source and materialize the view"
             )
-        schema = self._schema(view)
-        pushed = Pushed.of(view, schema, rows)
-        return self.online.put(view, schema, pushed)
+        with self.online.held():
+            schema = self._schema(view)
+            return self.online.put(view, schema, Pushed.of(view, schema, rows))
 
     def delete(
         self,

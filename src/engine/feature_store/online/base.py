@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -179,6 +180,10 @@ class OnlineStore:
             StoreError: the store cannot be written.
         """
         return None
+
+    def held(self) -> AbstractContextManager[Any]:
+        """Keep what is opened for a call open for several of them."""
+        return nullcontext()
 
     def note_key(self, name: str) -> bytes | None:
         """The key that a `Wire` reads this note by; None if it cannot."""

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,12 @@ class LMDBOnline(OnlineStore):
         except _Foreign as foreign:
             return revision, (0, 0, 0, foreign.key)
         return revision, (counts[0], counts[1], counts[2], None)
+
+    @contextmanager
+    def held(self) -> Iterator[Any]:
+        """Keep the environment open, because opening it takes longer than a small write."""
+        environment = self.environment
+        yield environment
 
     def note_key(self, name: str) -> bytes:
         """The key that a note is read by."""
