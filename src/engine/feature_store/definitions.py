@@ -110,7 +110,8 @@ class Source:
     """Rows with an event time: Parquet files, or a table in memory.
 
     Args:
-        data: a path, folder or glob of Parquet files, a list of them, or a table (pyarrow, pandas, Polars). A glob is
+        data: a path, folder or glob of Parquet files, a list of them, or a table (pyarrow, pandas, Polars). A path may
+            be a URL (s3://bucket/folder, gs://…), which needs the fsspec driver of its protocol. A glob is
             expanded each time the source is read, and its files are read in the order of their names. Columns in the
             names of the folders below, as `day=2024-01-01`, are columns of the source.
         event_time: the column that says when a row became true. It has a time zone; see `naive`.
@@ -121,6 +122,8 @@ class Source:
             own; of rows with the same entity and event time, those with the newest created time count.
         naive: the meaning of a timestamp without a zone: "refuse" raises InputError when the source is read, "utc"
             takes it as UTC.
+        storage_options: of the fsspec driver of a URL, by name; None for none. Credentials are better left to the
+            driver, which finds them as its cloud's own tools do.
 
     Raises:
         ConfigError: a name of a column is empty or no text, or `naive` is neither word.
@@ -131,6 +134,7 @@ class Source:
     created_time: str | None = None
     event_id: str | None = None
     naive: str = "refuse"
+    storage_options: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         arguments.one_of("naive", self.naive, NAIVE, error=ConfigError)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +15,8 @@ from engine.feature_store.deletion import Deleted, delete_everywhere, delete_row
 from engine.feature_store.instants import EPOCH, shown, time_range
 from engine.feature_store.late import refresh
 from engine.feature_store.offline.base import Features, OfflineStore, look, schema_of, unchanged
-from engine.feature_store.offline.columns import Snapshot, kinds_of
+from engine.feature_store.offline.columns import kinds_of
+from engine.feature_store.offline.sources import all_there
 from engine.feature_store.online.base import OnlineStore, Progress, Written
 from engine.feature_store.online.features import OnlineFeatures, Program, check_fits
 from engine.feature_store.pushed import Pushed
@@ -136,7 +136,7 @@ class FeatureStore:
                 # A file that was replaced while it was read would give rows of two contents.
                 same = features.view.snapshot.digest == seen.digest and unchanged(self.offline, seen)
             except StoreError:
-                if self._all_there(seen):
+                if all_there(seen):
                     raise
                 continue
             if same:
@@ -145,11 +145,6 @@ class FeatureStore:
             f"view {view.name!r}: its source changed, or others began to materialise, {LOOKS_MAX} times while it was "
             "looked at; write whole files and move them into place"
         )
-
-    @staticmethod
-    def _all_there(snapshot: Snapshot) -> bool:
-        """Whether no file of a snapshot has been removed since."""
-        return all(os.path.exists(file) for file in snapshot.files)
 
     def get_training_features(self, dataset_config: DatasetConfig, *, digest: str | None = None) -> pa.Table:
         """The label rows in their order, each with the features that were known at its instant.

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engine._common import canonical, optional
-from engine.errors import InputError, StoreError
+from engine.errors import ConfigError, InputError, StoreError
 from engine.feature_store.definitions import FeatureView, Source, require
 from engine.feature_store.instants import NS_MAX, time_range
-from engine.feature_store.offline import aggregates, point_in_time, sources, view_rows
+from engine.feature_store.offline import aggregates, point_in_time, remote, sources, view_rows
 from engine.feature_store.offline.base import Features, Joined, OfflineStore, View
 from engine.feature_store.offline.columns import Snapshot, SourceColumns, check_keys, kinds_of
 
@@ -77,6 +77,7 @@ class DuckDBOffline(OfflineStore):
             number, unit = limit.split()
             self._join_bytes_max = min(JOIN_BYTES_MAX, int(float(number) * _UNITS[unit]) // 4)
         self._lock = threading.Lock()
+        self._protocols: dict[str, dict[str, Any]] = {}
         # The facts about a source's rows that were found out, by what was asked. The content of a snapshot never
         # changes.
         self._facts: OrderedDict[tuple[str, ...], Any] = OrderedDict()
@@ -306,10 +307,30 @@ class DuckDBOffline(OfflineStore):
 
     def _cursor(self, snapshot: Snapshot) -> Any:
         """A new connection to the shared instance, with a table in memory registered under the name queries use."""
+        self._register(snapshot)
         cursor = self._duckdb.cursor()
         if snapshot.table is not None:
             cursor.register(view_rows.TABLE, snapshot.table)
         return cursor
+
+
+    def _register(self, snapshot: Snapshot) -> None:
+        """Let DuckDB read the URLs of a source, by fsspec."""
+        options = dict(snapshot.source.storage_options or {})
+        for name, file in {remote.protocol_of(file): file for file in snapshot.files}.items():
+            if name is None:
+                continue
+            with self._lock:
+                known = self._protocols.get(name)
+                if known is None:
+                    with mapped_errors(file):
+                        self._duckdb.register_filesystem(remote.filesystem(file, options))
+                    self._protocols[name] = options
+                elif known != options:
+                    raise ConfigError(
+                        f"{file}: another source of this store reads {name}:// with other storage_options; give each "
+                        "of them a DuckDBOffline of its own"
+                    )
 
 
 @contextmanager

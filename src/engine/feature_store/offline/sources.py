@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from engine._common import canonical, optional
 from engine.errors import InputTypeError, StoreError
 from engine.feature_store.definitions import Source
+from engine.feature_store.offline import remote
 from engine.feature_store.offline.columns import Files, Snapshot, SourceColumns, key_kind_of, kind_of
 
 if TYPE_CHECKING:
@@ -61,7 +62,13 @@ def take(
     if table is not None:
         digest = _digest_of_table(table)
     else:
-        parts: list[Any] = [_digest_of_file(file) if content else _stamp_of(file, fresh) for file in files]
+        options = source.storage_options or {}
+        parts: list[Any] = [
+            remote.stamp(file, options) if remote.protocol_of(file)
+            else _digest_of_file(file) if content
+            else _stamp_of(file, fresh)
+            for file in files
+        ]  # fmt: skip
         if columns.partitions:
             # The values in the names of folders are content too.
             parts = [parts, [_partitions_of(file, columns.partitions) for file in files]]
@@ -106,9 +113,12 @@ def _read_file(pq: Any, file: str, snapshot: Snapshot, names: Sequence[str]) -> 
     """The columns of one file, those in the names of its folders too. A column that it lacks is left out."""
     import pyarrow as pa
 
-    there = pq.read_schema(file).names
+    there = _schema_of(pq, file, snapshot.source).names
     inside = [name for name in names if name in there and name not in snapshot.partitions]
-    table = pq.read_table(file, columns=inside, partitioning=None)
+    if remote.protocol_of(file):
+        table = remote.table(pq, file, inside, snapshot.source.storage_options or {})
+    else:
+        table = pq.read_table(file, columns=inside, partitioning=None)
     for name, value in _partitions_of(file, snapshot.partitions).items():
         if name in names:
             kind = snapshot.types[name]
@@ -152,7 +162,7 @@ def _found(
     first: dict[str, str] = {}
     for file in files:
         try:
-            found = _types(pq.read_schema(file))
+            found = _types(_schema_of(pq, file, source))
         except (OSError, ValueError) as error:
             raise StoreError(f"{file}: cannot be read as Parquet: {error}") from None
         if first:
@@ -167,6 +177,21 @@ def _found(
         types[name] = _type_of_texts(values)
     place = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     return SourceColumns(source, place, types, partitions=partitions, lacking=lacking), files, None
+
+
+def _schema_of(pq: Any, file: str, source: Source) -> Any:
+    if remote.protocol_of(file):
+        return remote.schema(pq, file, source.storage_options or {})
+    return pq.read_schema(file)
+
+
+def all_there(snapshot: Snapshot) -> bool:
+    """Whether no file of a snapshot has been removed since."""
+    options = snapshot.source.storage_options or {}
+    return all(
+        remote.exists(file, options) if remote.protocol_of(file) else os.path.exists(file)
+        for file in snapshot.files
+    )
 
 
 def _types(schema: Any) -> dict[str, Any]:
@@ -216,6 +241,14 @@ def _files(source: Source, folder: str | os.PathLike[str] | None) -> tuple[tuple
     if isinstance(source.data, Files):
         partitions = dict.fromkeys(source.data.partitions)
     for pattern in source.patterns or ():
+        if remote.protocol_of(pattern):
+            matches, root = remote.listed(pattern, source.storage_options or {})
+            if not matches:
+                raise StoreError(f"{pattern}: no such Parquet file")
+            partitions |= _steps(match[len(root) :].split("/")[:-1] for match in matches)
+            found += matches
+            continue
+        pattern = remote.local(pattern)
         path = pattern if folder is None else os.path.join(folder, pattern)
         # A file of that very name wins over the pattern: names may have brackets in them.
         if os.path.isfile(path):
@@ -226,13 +259,17 @@ def _files(source: Source, folder: str | os.PathLike[str] | None) -> tuple[tuple
         matches = [match for match in matches if os.path.isfile(match)]
         if not matches:
             raise StoreError(f"{path}: no such Parquet file")
-        for match in matches:
-            steps = Path(os.path.relpath(match, root)).parts[:-1]
-            partitions |= dict.fromkeys(step.partition("=")[0] for step in steps if step.find("=") > 0)
+        partitions |= _steps(Path(os.path.relpath(match, root)).parts[:-1] for match in matches)
         found += matches
     if not found:
         raise StoreError("the source names no file")
     return tuple(dict.fromkeys(found)), tuple(partitions)
+
+
+def _steps(paths: Iterable[Sequence[str]]) -> dict[str, None]:
+    """The names of the columns in the names of these folders, in order."""
+    steps = (step for path in paths for step in path)
+    return dict.fromkeys(step.partition("=")[0] for step in steps if step.find("=") > 0)
 
 
 def _in_folder(folder: str) -> list[str]:
