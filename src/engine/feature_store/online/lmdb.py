@@ -25,6 +25,7 @@ MAP_BYTES_MAX = 2**63 - 1
 # A write waits this long for the transactions of other threads to end before the environment grows.
 GROW_S_MAX = 30.0
 _GROW_PAUSE_S = 0.0002
+CLOSING_S_MAX = 2.0
 
 # LMDB forbids a process to open one environment twice, so all stores of a folder share it. An environment closes with
 # its last user: an operation holds it until it ends, a wire that has fetched holds it on. So a process can materialise,
@@ -187,6 +188,22 @@ class LMDBOnline(OnlineStore):
         return environment
 
     def _open_environment(self) -> Any:
+        give_up_s = time.monotonic() + CLOSING_S_MAX
+        while True:
+            try:
+                return self._opened()
+            except StoreError as error:
+                # Another thread may be closing it: its last reference is gone, and LMDB is not done yet.
+                closing = "already open in this process" in str(error) and self._is_ours_alone()
+                if not closing or time.monotonic() > give_up_s:
+                    raise
+            time.sleep(_GROW_PAUSE_S)
+
+    def _is_ours_alone(self) -> bool:
+        """Whether no process that this one was forked from has the environment open."""
+        return not any(os.path.realpath(self.folder) == folder for _, folder in _open)
+
+    def _opened(self) -> Any:
         try:
             if not self.read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +218,7 @@ class LMDBOnline(OnlineStore):
             )
         except self._lmdb.Error as error:
             hint = ""
-            if any(os.path.realpath(self.folder) == folder for _, folder in _open):
+            if not self._is_ours_alone():
                 hint = (
                     "; this process was forked from one that has fetched from it: fork before the first fetch"
                 )

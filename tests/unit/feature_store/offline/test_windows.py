@@ -34,3 +34,18 @@ def test_arrays_of_different_lengths_are_refused():
     for arrays in (([1], [0, 1], [1.0]), ([1], [0], []), ([[1]], [[0]], [[1.0]])):
         with pytest.raises(ValueError, match="one-dimensional and equally long"):
             Events(*arrays[:2]).aggregate(arrays[2], 5)
+
+
+def test_ends_distinct_values_spread_and_quantiles():
+    events = Events([1, 1, 1], [0, 10, 20])
+    values = [1.0, np.nan, 4.0]
+    assert [part.tolist() for part in events.ends([1, 0, 1], 15)] == [[0, 0, 2], [0, 0, 2]]
+    assert [part.tolist() for part in events.ends([1, 0, 1], 15, before=True)] == [[-1, 0, -1], [-1, 0, -1]]
+    assert events.distinct([5, -1, 5], 30).tolist() == [1, 1, 1]
+    count, spread = events.spread(values, 30)
+    assert (count.tolist(), spread[2]) == ([1, 1, 2], np.sqrt(4.5))
+    assert np.isnan(spread[:2]).all()
+    count, found = events.quantile(values, 30, 0.5)
+    assert (count.tolist(), found.tolist()) == ([1, 1, 2], [1.0, 1.0, 2.5])
+    with pytest.raises(ValueError, match="q must be from 0 to 1, got 2"):
+        events.quantile(values, 30, 2.0)
