@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # `types` has it from Python 3.13 on only, and nothing needs 
 
 def _fixed(categories: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: tuple(values) if isinstance(values, Sequence) else values for name, values in categories.items()
+        name: tuple(values) if isinstance(values, Sequence) and not hasattr(values, "code") else values
+        for name, values in categories.items()
     }
 
 
@@ -114,22 +115,21 @@ class Model:
             >>> load_model("model.txt").predict(rows, threads=4)     # doctest: +SKIP
         """
         if not is_plain(rows, self._float64_plain):
-            rows = self._matched(rows, strict)
+            rows = self._numbers(rows, strict)
         return score(self.scorer, rows, threads)
 
-    def _matched(self, rows: Any, strict: bool) -> Any:
+    def _numbers(self, rows: Any, strict: bool) -> Any:
         # Rows as an array of numbers, its columns in the model's order.
         if type(rows) is not np.ndarray or rows.dtype.kind not in "fiub":
-            rows = by_name.matched(
-                rows,
-                self.feature_names,
-                n_features=self.n_features,
-                strict=strict,
-                categories=self.categories,
-            )
+            rows = self._matched(rows, strict)
         if not self._float64_plain and rows.dtype != np.float32 and rows.ndim == 2:
             self._float64_plain = by_name.warn_lost(rows, self.feature_names)
         return rows
+
+    def _matched(self, rows: Any, strict: bool) -> npt.NDArray[Any]:
+        return by_name.matched(
+            rows, self.feature_names, n_features=self.n_features, strict=strict, categories=self.categories
+        )
 
     def renamed(self, names: Sequence[str]) -> Model:
         """Return the same model with other names for its columns; the native memory is shared."""
@@ -138,7 +138,9 @@ class Model:
             for name in getattr(kind, "__slots__", ()):
                 setattr(other, name, getattr(self, name))
         other.feature_names = tuple(names)
-        other.categories = None
+        if self.categories is not None and self.feature_names is not None:
+            new = dict(zip(self.feature_names, other.feature_names, strict=True))
+            other.categories = {new[name]: values for name, values in self.categories.items() if name in new}
         return other
 
     def add_details(self, **facts: Any) -> None:
