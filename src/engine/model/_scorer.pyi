@@ -47,6 +47,12 @@ def score(
         ModelError: the scorer failed or gave up.
     """
 
+def is_plain(rows: object, float64: bool) -> bool:
+    """Return whether rows are a NumPy array of float32 or, with `float64`, of float64, and of no subclass.
+
+    Such rows hold no names, no masked values, and no numbers that the model would round without a word.
+    """
+
 def lost(rows: npt.NDArray[Any]) -> tuple[int, int] | None:
     """Return (row, column) of the first whole number of a 2-D array that float32 cannot hold, or None.
 

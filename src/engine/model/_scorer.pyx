@@ -156,6 +156,18 @@ def score(capsule, rows, Py_ssize_t threads=1, deadline_ns=None):
     return out
 
 
+def is_plain(rows, bint float64):
+    """Return whether rows are a NumPy array of float32 or, with `float64`, of float64, and of no subclass.
+
+    Such rows hold no names, no masked values, and no numbers that the model would round without a word.
+    """
+    # Hot for single rows: `rows.dtype != np.float32` alone takes 0.1 us in Python.
+    if not cnp.PyArray_CheckExact(rows):
+        return False
+    cdef int kind = cnp.PyArray_TYPE(rows)
+    return kind == cnp.NPY_FLOAT32 or (float64 and kind == cnp.NPY_FLOAT64)
+
+
 def lost(cnp.ndarray rows not None):
     """Return (row, column) of the first whole number of a 2-D array that float32 cannot hold, or None.
 
