@@ -64,7 +64,9 @@ class Option:
                 return checked_limits(name, value)
             case "numbers":
                 if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-                    raise ConfigError(f"{name} must be several ints, got {type(value).__name__} {value!r:.60}")
+                    raise ConfigError(
+                        f"{name} must be several ints, got {type(value).__name__} {value!r:.60}"
+                    )
                 each = Option(name, "whole", 0, "", self.low, self.high)
                 return sorted({each.checked(one) for one in value})
 

@@ -103,9 +103,9 @@ cdef class Answer:
         on_time: the answer was back in Python before the deadline.
         on_time_ready: the answer was ready, in native code, before the deadline.
         id: number of 64 bits. Unique within the process; equal numbers from two processes are all but impossible.
-        missing_features: names of a feature program's inputs that were imputed, because the request had no key for them,
-            or because the online store did not know them or was too late; () for none. A key whose value is None or NaN
-            is there.
+        missing_features: names of a feature program's inputs that were imputed, because the request had no key for
+            them, or because the online store did not know them or was too late; () for none. A key whose value is None
+            or NaN is there.
     """
 
     @property

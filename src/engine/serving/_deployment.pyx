@@ -65,7 +65,7 @@ from engine.serving._answers import Answers
 from engine.serving._executors import _looking_up_until, no_thread
 from engine.serving._rows import checked_default
 from engine.serving.columns import is_series as _is_series
-from engine.serving.columns import plain_structured, records_of, require_all, unreadable
+from engine.serving.columns import is_named, plain_structured, records_of, require_all, unreadable
 from engine.serving.columns import warn_lost as _warn_lost
 
 cnp.import_array()
@@ -183,22 +183,23 @@ cdef class Deployment:
         return self.read_values(x, self.wide, row)
 
     cdef int read_values(self, object x, bint wide, void* row) except -1:
-        if PyList_CheckExact(x) or (cnp.PyArray_CheckExact(x) and not cnp.PyArray_HASFIELDS(x)) or PyTuple_CheckExact(x):
+        if (PyList_CheckExact(x) or PyTuple_CheckExact(x)
+                or (cnp.PyArray_CheckExact(x) and not cnp.PyArray_HASFIELDS(x))):
             return read_row(x, self.n_features, wide, row)
         if PyDict_CheckExact(x) and self.plain_names and read_mapping(x, self.names, self.strict, wide, row):
             return 0
         if isinstance(x, (np.recarray, np.void)):
             x = plain_structured(x)
-        if by_name.named(x):
+        if is_named(x):
             x = self.named_row(x)
         return read_row(x, self.n_features, wide, row)
 
     # Cold: a row as an array, by the names of its values.
     def named_row(self, x):
         if isinstance(x, Mapping) and self.columns.names is None:
-            raise InputTypeError("a mapping needs names to become a row, and the model knows none of its features: load "
-                                 "it with load_model(…, feature_names=[…]), pass Engine(features=program), or give the "
-                                 "values as a sequence")
+            raise InputTypeError("a mapping needs names to become a row, and the model knows none of its features: "
+                                 "load it with load_model(…, feature_names=[…]), pass Engine(features=program), or "
+                                 "give the values as a sequence")
         if isinstance(x, Mapping) and self.names is not None:
             require_all(x, self.names)
         try:
@@ -305,7 +306,7 @@ cdef class Deployment:
             return rows
         if isinstance(rows, (np.recarray, np.void)):
             rows = plain_structured(rows)
-        if not by_name.named(rows):
+        if not is_named(rows):
             return rows
         return self.named_rows(rows) if self.features is NULL else records_of(rows)
 
@@ -359,7 +360,7 @@ cdef class Deployment:
 
     def read_rows_of(self, rows, bint wide):
         if isinstance(rows, np.ndarray) and rows.dtype.kind == "O" and rows.ndim == 2:
-            rows = list(rows.filled(None) if isinstance(rows, np.ma.MaskedArray) else rows)
+            rows = list(np.where(np.ma.getmaskarray(rows), np.array(None), np.asarray(rows)))
         if not isinstance(rows, (list, tuple)):
             return read_matrix(rows, self.n_features, wide)
         if len(rows) and not by_name.named(rows):
@@ -447,8 +448,8 @@ cdef class Versions:
                               f"outputs; this engine serves {self._n_features} and {self._n_outputs}")
         cdef Deployment deployment = Deployment.__new__(Deployment)
         deployment.n_features, deployment.n_outputs = self._n_features, self._n_outputs
-        # A feature program makes float32. Without one, rows are doubles where any model of the version reads doubles, or
-        # the shadow does, which is shown the same rows.
+        # A feature program makes float32. Without one, rows are doubles where any model of the version reads doubles,
+        # or the shadow does, which is shown the same rows.
         deployment.wide = features is None and (
             self._shadow_wide or scorer.score_f64 is not NULL or (second is not NULL and second.score_f64 is not NULL)
         )

@@ -160,7 +160,7 @@ cdef bint _read_floats(cnp.ndarray array, uint32_t n, bint wide, void* out) noex
 cdef object _array_of(object x):
     if isinstance(x, np.ma.MaskedArray):
         if x.dtype.kind == "O":
-            return x.filled(None)
+            return np.where(np.ma.getmaskarray(x), np.array(None), x.data)
         if x.dtype.kind not in "fiub":
             return np.asarray(x)
         return x.astype(x.dtype if x.dtype.kind == "f" else np.float64).filled(np.nan)
@@ -320,7 +320,8 @@ cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t
         return np.ascontiguousarray(np.minimum(array, NEVER_NS), dtype=np.int64)
     if array.dtype.kind not in "fiub":
         row = next((row for row, value in enumerate(array.tolist()) if not isinstance(value, (int, float))), 0)
-        raise InputTypeError(f"deadline_ms must be numbers of milliseconds, got {array.tolist()[row]!r:.40} for row {row}")
+        raise InputTypeError(f"deadline_ms must be numbers of milliseconds, got {array.tolist()[row]!r:.40} for row "
+                             f"{row}")
     ms = array.astype(np.float64)
     if expired:
         ms[ms < 0] = 0.0

@@ -91,6 +91,13 @@ def scorer_of(model: Model, role: str, columns: Columns, *, strict: bool = True)
     return model.scorer if order is None else _scorer.reordered(model.scorer, order)
 
 
+def is_named(rows: Any) -> bool:
+    """Whether rows, or one row, are of a kind that has names. Raise InputError for a table that is not read yet."""
+    if hasattr(rows, "collect_schema") and hasattr(rows, "collect"):
+        raise InputError(f"{type(rows).__name__} has no rows before it is collected: pass rows.collect()")
+    return by_name.named(rows)
+
+
 def is_series(value: Any) -> bool:
     """Whether this is a row of pandas, named by its index."""
     return all(hasattr(value, name) for name in ("iloc", "index", "items", "dtype"))
@@ -129,7 +136,9 @@ def require_all(row: Mapping[Any, Any], names: Sequence[str]) -> None:
 
 def unreadable(rows: Any, error: Exception) -> InputError:
     """The error for rows whose own type raised one."""
-    return InputError(f"cannot read rows from {type(rows).__name__}: {type(error).__name__}: {str(error)[:200]}")
+    return InputError(
+        f"cannot read rows from {type(rows).__name__}: {type(error).__name__}: {str(error)[:200]}"
+    )
 
 
 def warn_lost(rows: Any, names: Sequence[str] | None) -> None:

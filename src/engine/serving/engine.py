@@ -25,7 +25,7 @@ from engine.serving._engine import CoreEngine
 from engine.serving.apart import apart
 from engine.serving.columns import Columns, columns_of, scorer_of
 from engine.serving.executors import Executors, placement
-from engine.serving.loops import require_loop
+from engine.serving.loops import require_loop, warn_of_gevent
 from engine.serving.parts import Default, Features, Monitor
 
 if TYPE_CHECKING:
@@ -221,6 +221,8 @@ class Engine(CoreEngine):
         if inline:
             inline = self._calibrate() <= INLINE_COST_US_MAX or lane == "inline"
         self._choose_lane(inline, lane == "auto")
+        if not inline:
+            warn_of_gevent()
         give_up = time.monotonic() + WARM_UP_S_MAX
         while not inline and not self._warmed_up() and time.monotonic() < give_up:
             time.sleep(0.001)

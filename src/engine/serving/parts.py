@@ -156,7 +156,9 @@ def golden(given: Given | None, model: Model, deployment: Deployment) -> Golden 
     try:
         rows, values = given
     except (TypeError, ValueError):
-        raise ConfigError(f"golden must be (rows, values), got {type(given).__name__} {given!r:.60}") from None
+        raise ConfigError(
+            f"golden must be (rows, values), got {type(given).__name__} {given!r:.60}"
+        ) from None
     if deployment.parts[3] is not None and by_name.named(rows):  # inputs of the feature program
         rows = deployment.read_rows(rows)
         order = order_of(model, "primary", deployment.columns, strict=False)
