@@ -320,7 +320,8 @@ cdef class LoopBridge:
         self.reading = False
         return 0
 
-    # A closed loop can neither set its futures nor run their callbacks.
+    # A closed loop can neither set its futures nor run their callbacks. The caller holds the loop: the futures that are
+    # dropped here may be the last to do so, and a loop that goes takes what is read here along.
     cdef int drop_answers(self) except -1:
         cdef Runtime* runtime = self.engine.runtime
         cdef SlotTable* slots = &runtime.slots()
@@ -389,7 +390,8 @@ cdef class Bridges:
         self.last = None
         for key, found in list(self.by_id.items()):
             bridge = <LoopBridge>found
-            if bridge.address is not NULL and not bridge.loop().is_closed():
+            loop = bridge.loop()  # held for drop_answers
+            if loop is not None and not loop.is_closed():
                 continue
             bridge.drop_answers()
             if bridge.native.pending == 0:

@@ -77,6 +77,33 @@ def test_loops_that_are_closed_before_they_are_collected(eng):
         gc.collect()
 
 
+def test_a_loop_that_only_its_requests_keep():
+    go_on = threading.Event()
+
+    def slow(rows):
+        if rows[0, 0] > 0:
+            go_on.wait(60)
+        return rows[:, 0]
+
+    async def abandon():
+        for _ in range(5):
+            eng.predict_async([1.0, 2.0])
+
+    async def ask():
+        return (await eng.predict_async([0.0, 0.0])).value
+
+    model = engine.load_model(slow, n_features=2)
+    with engine.Engine(model, deadline_ms=FAR_MS, warmup=np.zeros((1, 2))) as eng:
+        asyncio.run(abandon())
+        gc.collect()
+        go_on.set()
+        give_up = time.monotonic() + 60
+        while eng.stats()["in_flight"]:
+            assert asyncio.run(ask()) == 0.0  # sweeps what the closed loop left
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+
+
 def test_each_thread_may_run_a_loop_and_drop_it(eng):
     values = []
 
