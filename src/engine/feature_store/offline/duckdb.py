@@ -344,7 +344,12 @@ def mapped_errors(doing: str) -> Iterator[None]:
         raise InputError(
             f"{doing}: a value of the source cannot be read as its column's type: {_first_line(error)}"
         ) from error
-    except duckdb.Error as error:
+    except (duckdb.Error, RuntimeError) as error:
+        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
+            # DuckDB takes Ctrl-C while it runs a query.
+            raise KeyboardInterrupt from None
+        if not isinstance(error, duckdb.Error):
+            raise
         raise StoreError(f"{doing}: {_first_line(error)}") from error
 
 
