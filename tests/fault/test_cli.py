@@ -36,7 +36,9 @@ DEFINITIONS = """
 @pytest.fixture
 def folder(tmp_path):
     n = 2_000
-    table = pa.table({"k": np.arange(n), "t": pa.array(np.arange(n), pa.timestamp("s", "UTC")), "x": np.ones(n)})
+    table = pa.table(
+        {"k": np.arange(n), "t": pa.array(np.arange(n), pa.timestamp("s", "UTC")), "x": np.ones(n)}
+    )
     pq.write_table(table, tmp_path / "rows.parquet")
     pq.write_table(pa.table({"f0": np.arange(1e5), "f1": np.ones(100_000)}), tmp_path / "in.parquet")
     for name, pause in (("slow", 0.2), ("quick", 0.0)):

@@ -36,5 +36,9 @@ def main(chosen: argparse.Namespace) -> int:
         return 0
     with contextlib.redirect_stdout(sys.stderr):
         demo.run(chosen.out, quick=chosen.quick, seed=chosen.seed)
-    print(json.dumps({name: json.loads((chosen.out / f"{name}.json").read_text()) for name in ("report", "loop")}))
+    print(
+        json.dumps(
+            {name: json.loads((chosen.out / f"{name}.json").read_text()) for name in ("report", "loop")}
+        )
+    )
     return 0

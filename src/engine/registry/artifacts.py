@@ -92,12 +92,16 @@ def attached(given: Mapping[str, Any] | None) -> dict[str, tuple[bytes, str]]:
             raise RegistryError(f"artifact {name!r:.80} must be bytes or a path, got {type(value).__name__}")
         elif (path := Path(value)).is_dir():
             files = sorted(each for each in path.rglob("*") if each.is_file())
-            content = {f"{name}/{each.relative_to(path).as_posix()}": read_file("artifact", each) for each in files}
+            content = {
+                f"{name}/{each.relative_to(path).as_posix()}": read_file("artifact", each) for each in files
+            }
         else:
             content = {name: read_file("artifact", path)}
         for each, data in content.items():
             if len(data) > BLOB_BYTES_MAX:
-                raise RegistryError(f"artifact {each!r:.80} has {len(data):,} bytes; at most {BLOB_BYTES_MAX:,} are stored")
+                raise RegistryError(
+                    f"artifact {each!r:.80} has {len(data):,} bytes; at most {BLOB_BYTES_MAX:,} are stored"
+                )
             role = FILE + checked_artifact(each)
             if role in found:
                 raise RegistryError(f"two artifacts would be called {each!r:.80}")

@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     artifact = verbs.add_parser("artifact", help="list the artifacts of a version, or write one to a file")
     artifact.add_argument("version", help="name@alias, name@7 or name@sha256:…")
     artifact.add_argument("name", nargs="?", help="of the artifact")
-    artifact.add_argument("--out", type=Path, metavar="FILE", help="the file to write; default: the artifact's name")
+    artifact.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file to write; default: the artifact's name"
+    )
     search = verbs.add_parser("search", help="list versions by a text in names, tags and notes")
     search.add_argument("text", nargs="?", default="")
     search.add_argument(
@@ -213,7 +215,11 @@ def _artifact(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
     if target.exists():
         raise RegistryError(f"{target}: is there already; say --out FILE")
     durable.write(target, content)
-    _say({"artifact": chosen.name, "output": str(target), "bytes": len(content)}, f"{target}: {len(content):,} bytes", chosen)
+    _say(
+        {"artifact": chosen.name, "output": str(target), "bytes": len(content)},
+        f"{target}: {len(content):,} bytes",
+        chosen,
+    )
     return 0
 
 

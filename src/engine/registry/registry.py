@@ -141,7 +141,9 @@ class ModelRegistry:
                 folder is read-only. Nothing is registered then.
         """
         name = checked_name(name if name is not None else self.default_name)
-        parts = Parts(model, fallback, default, program, golden, reference, policy, metrics, lineage, classes, artifacts)
+        parts = Parts(
+            model, fallback, default, program, golden, reference, policy, metrics, lineage, classes, artifacts
+        )
         draft = built(name, parts, trust=self.trust, code=self._code)
         with self._blobs.shared():
             blobs = self._blobs.put(draft.contents)

@@ -47,7 +47,9 @@ def test_a_shift_is_an_alert_and_the_page_is_written(tables, tmp_path, capsys):
     assert status == 1
     assert any("x" in alert["message"] for alert in found["alerts"])
     assert "<html" in (tmp_path / "page.html").read_text()
-    status, out, _ = typed(capsys, "--reference", before, "--current", moved, "--columns", "city", "--out", page)
+    status, out, _ = typed(
+        capsys, "--reference", before, "--current", moved, "--columns", "city", "--out", page
+    )
     assert (status, out) == (0, f"{page}: 3,000 rows against 3,000, 0 alerts\n")
 
 

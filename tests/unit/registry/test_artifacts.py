@@ -20,7 +20,11 @@ def test_any_bytes_and_files_belong_to_a_version(registry, tmp_path):
     (tmp_path / "words" / "below").mkdir(parents=True)
     (tmp_path / "words" / "a.txt").write_bytes(b"a")
     (tmp_path / "words" / "below" / "B ä.txt").write_bytes(b"")
-    given = {"tokenizer.json": b"{}", "Report.HTML": tmp_path / "words" / "a.txt", "words": str(tmp_path / "words")}
+    given = {
+        "tokenizer.json": b"{}",
+        "Report.HTML": tmp_path / "words" / "a.txt",
+        "words": str(tmp_path / "words"),
+    }
     version = registry.register(model, artifacts=given)
     assert str(version) == "Team/Fraud@1"
     bundle = registry.resolve(version)

@@ -313,7 +313,6 @@ class DuckDBOffline(OfflineStore):
             cursor.register(view_rows.TABLE, snapshot.table)
         return cursor
 
-
     def _register(self, snapshot: Snapshot) -> None:
         """Let DuckDB read the URLs of a source, by fsspec."""
         options = dict(snapshot.source.storage_options or {})

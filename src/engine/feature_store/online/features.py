@@ -222,7 +222,9 @@ class _Read:
                 )
         self.windows = None
         if view.at_request:
-            self.windows = RequestWindows(view, [name for name in self.names if name in names[len(view.columns) :]])
+            self.windows = RequestWindows(
+                view, [name for name in self.names if name in names[len(view.columns) :]]
+            )
         columns = view.columns if view.at_request else view.columns_out
         wanted = [(f"{view.name}{SEPARATOR}{column}", column) for column in columns]
         wanted = [(name, column) for name, column in wanted if name in inputs]
