@@ -45,6 +45,7 @@ class OnlineFeatures:
         capsule: the compiled program, for the engine.
         program: the feature program.
         names: the inputs that are looked up; the others come with the request.
+        known_keys: names of the keys that a request may have beside the program's inputs: the views' entity keys.
         blocking: whether a fetch waits for a network. If so, `fetch_async` awaits it and does not block the event loop.
     """
 
@@ -63,6 +64,7 @@ class OnlineFeatures:
         self._readers: tuple[Reader, ...] = tuple(read.reader for read in self._views)
         self._windows = [read.windows for read in self._views if read.windows is not None]
         self.names = tuple(name for read in self._views for name in read.names)
+        self.known_keys = frozenset(key for view, _ in views for key in view.keys)
         self._wire = online.wire()
         self._other_schemas = 0
         self._looked_ns = -LOOK_AGAIN_NS
