@@ -135,7 +135,9 @@ private:
         while (top > 0 && digits[top - 1] == 0) --top;
         if (top == 0) return 0.0;
         // The highest 64 bits from the leading one, and whether anything below them is not zero.
-        const auto digit = [&](size_t below) noexcept { return below >= top ? 0ULL : uint64_t{digits[top - 1 - below]}; };
+        const auto digit = [&](size_t below) noexcept {
+            return below >= top ? 0ULL : uint64_t{digits[top - 1 - below]};
+        };
         const int lead = std::countl_zero(digits[top - 1]);
         uint64_t head = (digit(0) << 32 | digit(1)) << lead;
         const uint64_t rest = digit(2) << lead;
