@@ -120,7 +120,7 @@ def test_another_window_under_the_same_name_is_missing_and_never_mistaken(store)
     plain = FeatureView("v", Entity("k"), Source(other, "t"), ["a", "b_sum_24h"])
     aggregated = service(store, view(1, ["a"], aggregates=[Aggregate("sum", "b", "24h")]))
     store.materialize(plain, None, end)
-    assert fetch(aggregated) == ([1.0, None], ("v__b_sum_24h",))
+    assert fetch(aggregated) == ([None, None], ("v__a", "v__b_sum_24h"))
     assert day > hour
     same.close()
     aggregated.close()

@@ -1,5 +1,6 @@
 """Sources with a URL: an S3 server of moto's on the loopback, and fsspec's own memory, which stands for others."""
 
+import gc
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -40,6 +41,12 @@ def s3():
     }  # fmt: skip
     fsspec.filesystem("s3", **options).call_s3("create_bucket", Bucket="rows")
     yield "s3://rows", options
+    # Sessions that the garbage collector closes later would log in the middle of other tests.
+    for each in list(type(fsspec.filesystem("s3", **options))._cache.values()):
+        if each._s3 is not None:
+            each.close_session(each.loop, each._s3)
+    type(fsspec.filesystem("s3", **options)).clear_instance_cache()
+    gc.collect()
     server.stop()
 
 
