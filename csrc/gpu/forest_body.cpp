@@ -290,7 +290,8 @@ bool ForestBody::is_stationary(std::uint32_t rows) const noexcept {
     return variant < 0 ? rows >= STATIONARY_BATCH_MIN : static_cast<std::size_t>(variant) == variants_.size();
 }
 
-// Whether the link takes the sums of a whole row: they then lie in scratch, because answers may be written over the bus.
+// Whether the link takes the sums of a whole row: they then lie in scratch, because answers may be written over the
+// bus.
 bool ForestBody::links_rows() const noexcept {
     return link_.link == static_cast<std::uint32_t>(forest::Link::softmax) ||
            link_.link == static_cast<std::uint32_t>(forest::Link::argmax);

@@ -1,12 +1,12 @@
 // The functions of links and activations, in one source for the CPU's compiler and the GPU's: the same bits on every
 // CPU, in every instruction set and on the device.
 //
-// libm is not used, because it picks another variant where the CPU has fused multiply-add, and the device has a library
-// of its own. Every operation here is one whose bits IEEE 754 fixes: + - * /, comparison, conversion. On the device they
-// are the intrinsics that nvcc never fuses.
+// libm is not used, because it picks another variant where the CPU has fused multiply-add, and the device has a
+// library of its own. Every operation here is one whose bits IEEE 754 fixes: + - * /, comparison, conversion. On the
+// device they are the intrinsics that nvcc never fuses.
 //
-// The exponential is Tang's (ACM TOMS 15, 1989): e^x = 2^(k/128) e^r with |r| <= ln 2 / 256, a table of 2^(j/128), and a
-// short series for e^r. Its error is below 0.51 units in the last place, that of the others below 1 (test_functions).
+// The exponential is Tang's (ACM TOMS 15, 1989): e^x = 2^(k/128) e^r with |r| <= ln 2 / 256, a table of 2^(j/128), and
+// a short series for e^r. Its error is below 0.51 units in the last place, that of the others below 1 (test_functions).
 // float32 functions take the exponential in double and round it once.
 #pragma once
 

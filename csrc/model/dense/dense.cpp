@@ -167,4 +167,6 @@ engine_scorer Dense::scorer(std::unique_ptr<Dense> net) {
     return model::shared_scorer(std::move(net), n_features, n_outputs, float32_rows);
 }
 
+const Dense* Dense::of(const engine_scorer& scorer) noexcept { return model::model_of<Dense>(scorer); }
+
 }  // namespace engine::dense

@@ -255,4 +255,6 @@ engine_scorer Forest::scorer(std::unique_ptr<Forest> forest) {
     return model::shared_scorer(std::move(forest), n_features, n_answers, float32_rows);
 }
 
+const Forest* Forest::of(const engine_scorer& scorer) noexcept { return model::model_of<Forest>(scorer); }
+
 }  // namespace engine::forest

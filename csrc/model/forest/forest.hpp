@@ -124,6 +124,8 @@ public:
 
     // A scorer that owns `forest` by one reference; the last release() deletes the forest.
     static engine_scorer scorer(std::unique_ptr<Forest> forest);
+    // What such a scorer of this module's holds; null for any other scorer.
+    static const Forest* of(const engine_scorer& scorer) noexcept;
 
     std::uint32_t n_features() const noexcept { return n_features_; }
     std::uint32_t n_answers() const noexcept { return link_ == Link::argmax ? 1 : n_outputs_; }

@@ -16,3 +16,9 @@ extern "C" void register_kernels() {
     ADD(dense_rows_1_f64), ADD(dense_rows_4_f64), ADD(dense_rows_8_f64);
     ADD(embed_bags), ADD(top_k), ADD(publish), ADD(spin);
 }
+
+#ifdef FAKE_DRIVER_REGISTERS
+namespace {
+const bool registered = (register_kernels(), true);
+}
+#endif

@@ -1,7 +1,7 @@
 // The same bits from every compiler: answers of fixed models on fixed rows, as one number that is written down here.
 //
-// Nothing in them calls libm, whose last bits differ from version to version: links and activations are functions of our
-// own. g++ and clang++ run this test, and any CPU.
+// Nothing in them calls libm, whose last bits differ from version to version: links and activations are functions of
+// our own. g++ and clang++ run this test, and any CPU.
 #include <cstdint>
 #include <cstring>
 #include <string>
