@@ -17,11 +17,20 @@ std::shared_ptr<Kernels> Kernels::load(std::shared_ptr<Device> device, const voi
         failed(driver, "loading the kernels", result, error);
         return nullptr;
     }
-    if (const Result result = driver.cuModuleGetFunction(&made->publish_, made->module_, "publish")) {
-        failed(driver, "the kernel publish", result, error);
-        return nullptr;
+    for (const auto& [name, at] : {std::pair{"publish", &made->publish_}, {"widen", &made->widen_}}) {
+        if (const Result result = driver.cuModuleGetFunction(at, made->module_, name)) {
+            failed(driver, std::string("the kernel ") + name, result, error);
+            return nullptr;
+        }
     }
     return made;
+}
+
+Result Kernels::widen(Stream stream, DevicePointer from, DevicePointer to, std::uint32_t count) const noexcept {
+    constexpr unsigned THREADS = 128;
+    void* arguments[] = {&from, &to, &count};
+    return device_->driver().cuLaunchKernel(widen_, (count + THREADS - 1) / THREADS, 1, 1, THREADS, 1, 1, 0, stream,
+                                            arguments, nullptr);
 }
 
 Kernels::~Kernels() {

@@ -29,12 +29,14 @@ public:
     const std::shared_ptr<Device>& device() const noexcept { return device_; }
     Module module() const noexcept { return module_; }
     Function publish() const noexcept { return publish_; }
+    // Puts on the stream: `count` answers in float32 become doubles. For bodies of other libraries.
+    Result widen(Stream stream, DevicePointer from, DevicePointer to, std::uint32_t count) const noexcept;
 
 private:
     explicit Kernels(std::shared_ptr<Device> device) : device_(std::move(device)) {}
     std::shared_ptr<Device> device_;
     Module module_ = nullptr;
-    Function publish_ = nullptr;
+    Function publish_ = nullptr, widen_ = nullptr;
 };
 
 class DeviceModel {

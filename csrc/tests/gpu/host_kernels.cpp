@@ -14,7 +14,7 @@ extern "C" void register_kernels() {
     ADD(forest_code_f32), ADD(forest_code_f64), ADD(forest_trees), ADD(forest_sum), ADD(forest_row_links);
     ADD(dense_rows_1_f32), ADD(dense_rows_4_f32), ADD(dense_rows_8_f32);
     ADD(dense_rows_1_f64), ADD(dense_rows_4_f64), ADD(dense_rows_8_f64);
-    ADD(embed_bags), ADD(top_k), ADD(publish), ADD(spin);
+    ADD(embed_bags), ADD(top_k), ADD(publish), ADD(widen), ADD(spin);
 }
 
 #ifdef FAKE_DRIVER_REGISTERS

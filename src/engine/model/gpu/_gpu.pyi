@@ -41,6 +41,29 @@ class Gpu:
         """Set the most device memory that models of this process may hold together."""
     def load(self, image: bytes) -> None:
         """Load the kernels. Raise ConfigError where the driver refuses the image."""
+    def widen(self, stream: int, narrow: int, wide: int, count: int) -> None:
+        """Put on a stream: `count` numbers in float32 at one address become float64 at another.
+
+        Raises:
+            ConfigError: the kernels are not loaded.
+            ResourceError: the driver refused.
+        """
+
+class DeviceBuffer:
+    """Device memory of a body, given back when this object goes.
+
+    Args:
+        gpu: whose memory.
+        n_bytes: from 1.
+        what: the claimant, for errors.
+
+    Raises:
+        ResourceError: the device has too little memory.
+    """
+    def __init__(self, gpu: Gpu, n_bytes: int, what: str) -> None: ...
+    @property
+    def address(self) -> int:
+        """Where it lies on the device."""
 
 class DeviceModel:
     """A model on a GPU, as a scorer capsule.

@@ -27,7 +27,9 @@ cnp.import_array()
 
 cdef extern from "gpu/device.hpp" namespace "engine::gpu" nogil:
     cdef cppclass CDriver "const engine::gpu::Driver":
-        pass
+        int (*cuMemAlloc)(unsigned long long* at, size_t n)
+        int (*cuMemFree)(unsigned long long at)
+        string name_of(int result)
     ctypedef void* Stream "engine::gpu::Stream"
     ctypedef unsigned long long DevicePointer "engine::gpu::DevicePointer"
     cdef cppclass CDevice "engine::gpu::Device":
@@ -39,6 +41,9 @@ cdef extern from "gpu/device.hpp" namespace "engine::gpu" nogil:
         size_t free_bytes()
         size_t claimed_bytes()
         void set_budget(size_t n)
+        cbool claim(size_t n, const string& what, string* error)
+        void give_back(size_t n)
+        CDriver& driver()
         cbool lost()
         int lost_by()
         void make_current()
@@ -52,6 +57,7 @@ cdef extern from "gpu/device_model.hpp" namespace "engine::gpu" nogil:
     cdef cppclass Kernels:
         @staticmethod
         shared_ptr[Kernels] load(shared_ptr[CDevice] device, const void* image, string* error)
+        int widen(Stream stream, DevicePointer at, DevicePointer to, uint32_t count)
     cdef struct Batch:
         uint32_t rows
         DevicePointer control
@@ -170,6 +176,60 @@ cdef class Gpu:
     def loaded(self) -> bool:
         """Whether the kernels are there."""
         return self._kernels.get() is not NULL
+
+    def widen(self, size_t stream, size_t narrow, size_t wide, uint32_t count):
+        """Put on a stream: `count` numbers in float32 at one address become float64 at another.
+
+        Raises:
+            ConfigError: the kernels are not loaded.
+            ResourceError: the driver refused.
+        """
+        if not self.loaded:
+            raise ConfigError(f"GPU {self.ordinal} has no kernels yet")
+        cdef int result = self._kernels.get().widen(<Stream>stream, narrow, wide, count)
+        if result:
+            raise ResourceError(f"GPU {self.ordinal} ({self.name}): {self._device.get().driver().name_of(result).decode()}")
+
+
+cdef class DeviceBuffer:
+    """Device memory of a body, given back when this object goes.
+
+    Args:
+        gpu: whose memory.
+        n_bytes: from 1.
+        what: the claimant, for errors.
+
+    Raises:
+        ResourceError: the device has too little memory.
+    """
+
+    cdef shared_ptr[CDevice] _device
+    cdef DevicePointer _address
+    cdef size_t _claimed
+
+    def __cinit__(self, Gpu gpu not None, size_t n_bytes, str what):
+        cdef string error
+        self._device = gpu._device
+        if not self._device.get().claim(n_bytes, what.encode(), &error):
+            raise ResourceError(error.decode())
+        self._claimed = n_bytes
+        self._device.get().make_current()
+        cdef int result = self._device.get().driver().cuMemAlloc(&self._address, n_bytes)
+        if result:
+            raise ResourceError(f"{n_bytes} bytes for {what}: {self._device.get().driver().name_of(result).decode()}")
+
+    def __dealloc__(self):
+        if self._device.get() is NULL:
+            return
+        self._device.get().give_back(self._claimed)
+        if self._address and not self._device.get().lost():
+            self._device.get().make_current()
+            self._device.get().driver().cuMemFree(self._address)
+
+    @property
+    def address(self) -> int:
+        """Where it lies on the device."""
+        return self._address
 
 
 cdef class _Enqueue:

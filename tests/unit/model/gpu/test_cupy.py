@@ -7,7 +7,8 @@ import pytest
 
 import engine
 from engine.errors import ConfigError, MissingDependencyError, ResourceError
-from engine.model.gpu import from_body, from_cupy
+from engine.model.gpu import devices, from_body, from_cupy
+from engine.model.gpu._gpu import DeviceBuffer
 
 
 class Publishing:
@@ -40,6 +41,37 @@ def test_a_body_is_captured_once_and_replayed(fake):
     assert before & 0xFFFFFFFF == np.float32(1.5).view(np.uint32)
     assert len(body.calls) == 8
     assert (model.format, model.native, model.n_features, model.n_outputs) == ("cuda", False, 2, 1)
+
+
+def test_answers_in_float32_are_widened(fake):
+    gpu = devices.gpu(0)
+    model = from_body(
+        lambda stream, rows, answers, n: gpu.widen(stream, rows, answers, n), n_features=1, rows_max=4
+    )
+    assert model.predict(np.array([[1.5], [-2.0], [0.1]], np.float32)).tolist() == [
+        1.5,
+        -2.0,
+        float(np.float32(0.1)),
+    ]
+
+
+def test_memory_of_a_body_is_claimed_and_given_back(fake):
+    gpu, before = devices.gpu(0), fake.get("in_use_bytes")
+    buffer = DeviceBuffer(gpu, 1000, "a body")
+    assert buffer.address != 0
+    assert (gpu.claimed_bytes, fake.get("in_use_bytes") - before) == (1000, 1000)
+    del buffer
+    assert (gpu.claimed_bytes, fake.get("in_use_bytes") - before) == (0, 0)
+    gpu.set_budget(10)
+    with pytest.raises(
+        ResourceError, match="a body needs 1 MiB of GPU 0, and models hold 0 MiB of their budget"
+    ):
+        DeviceBuffer(gpu, 1000, "a body")
+    gpu.set_budget(1 << 40)
+    fake.fail("cuMemAlloc", 2, 1)
+    with pytest.raises(ResourceError, match="1000 bytes for a body: CUDA_ERROR_OUT_OF_MEMORY"):
+        DeviceBuffer(gpu, 1000, "a body")
+    assert gpu.claimed_bytes == 0
 
 
 def test_a_body_lives_as_long_as_its_graphs(fake):
