@@ -177,7 +177,7 @@ void check_random_forest(uint32_t seed, bool small) {
     const size_t splits = small ? 1 + draw(20) : 62;
     // Each set is a column under every rule: few features, or bytes do not suffice.
     const bool with_sets = seed % 3 == 0;
-    const uint32_t features = 3 + static_cast<uint32_t>(draw(with_sets ? 4 : 20)),
+    const uint32_t features = 3 + static_cast<uint32_t>(draw(with_sets || seed % 4 == 1 ? 4 : 20)),
                    n = small ? 1 + static_cast<uint32_t>(draw(20)) : 37;
     Arrays arrays =
         random_arrays(seed, trees, splits, features, outputs, draw(2) || with_sets ? 40 : 400, with_sets ? 4 : 0);
@@ -187,8 +187,9 @@ void check_random_forest(uint32_t seed, bool small) {
     spec.link_parameter = 0.8;
     spec.scale = spec.link == forest::Link::identity ? 1.0 : 0.3;
     spec.float32_rows = seed % 2 != 0;
-    // Little shared memory for four groups an output: leaves are added in several chunks.
-    shared_bytes_max = small && seed % 4 < 2 ? 3000 : 96 * 1024;
+    // Little shared memory for four groups an output: leaves are added in several chunks. In 1,400 bytes four rows have
+    // chunks of two groups, so that a thread adds leaves of others.
+    shared_bytes_max = !small || seed % 4 > 1 ? 96 * 1024 : seed % 4 == 1 ? 1400 : 3000;
     if (spec.float32_rows) check_forest<float>(arrays, spec, seed, n, true);
     else check_forest<double>(arrays, spec, seed, n, true);
     shared_bytes_max = 96 * 1024;
