@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engine._common.arguments import number, one_of, whole
-from engine._common.vocabulary import ERROR_RULES, EXPIRED_RULES, LANES, PRIORITIES
+from engine._common.vocabulary import ERROR_RULES, EXPIRED_RULES, LANES, PRIORITIES, UNKNOWN_KEY_RULES
 from engine.errors import ConfigError
 
 Kind = Literal["number", "whole", "choice", "flag", "limits", "numbers"]
@@ -130,6 +130,13 @@ OPTIONS: Mapping[str, Option] = {
             "raise",
             "what a negative deadline_ms does: it raises, or is answered as expired.",
             choices=EXPIRED_RULES,
+        ),
+        Option(
+            "unknown_keys",
+            "choice",
+            "ignore",
+            "what a key or column that no input has does: it is ignored, or it raises.",
+            choices=UNKNOWN_KEY_RULES,
         ),
         Option(
             "allow_nonfinite",

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputTypeError
-from engine.model import _scorer
 from engine.model import rows as by_name
+from engine.model._scorer import describe, is_plain, score
 
 if TYPE_CHECKING:  # `types` has it from Python 3.13 on only, and nothing needs it at run time
     from typing_extensions import CapsuleType
@@ -53,7 +53,7 @@ class Model:
 
     __slots__ = (
         "_details",
-        "_lost",
+        "_float64_plain",
         "categories",
         "computes_float32",
         "digest",
@@ -75,7 +75,7 @@ class Model:
         details: Mapping[str, Any] | None = None,
         categories: Mapping[str, Any] | None = None,
     ) -> None:
-        info = _scorer.describe(scorer)
+        info = describe(scorer)
         self.scorer = scorer
         self.n_features: int = info["n_features"]
         self.n_outputs: int = info["n_outputs"]
@@ -85,7 +85,8 @@ class Model:
         self.feature_names = tuple(feature_names) if feature_names is not None else None
         self.categories = _fixed(categories) if categories else None
         self.computes_float32 = not info["float64_rows"]
-        self._lost = False
+        # Whether float64 rows need no look: the model reads doubles, or has already warned of what it rounds.
+        self._float64_plain = not self.computes_float32
         self._details = dict(details or {})
 
     def predict(self, rows: Any, *, threads: int = 1, strict: bool = False) -> npt.NDArray[np.float64]:
@@ -113,11 +114,17 @@ class Model:
         Example:
             >>> load_model("model.txt").predict(rows, threads=4)     # doctest: +SKIP
         """
+        if not is_plain(rows, self._float64_plain):
+            rows = self._numbers(rows, strict)
+        return score(self.scorer, rows, threads)
+
+    def _numbers(self, rows: Any, strict: bool) -> Any:
+        # Rows as an array of numbers, its columns in the model's order.
         if type(rows) is not np.ndarray or rows.dtype.kind not in "fiub":
             rows = self._matched(rows, strict)
-        if self.computes_float32 and not self._lost and rows.dtype != np.float32 and rows.ndim == 2:
-            self._lost = by_name.warn_lost(rows, self.feature_names)
-        return _scorer.score(self.scorer, rows, threads)
+        if not self._float64_plain and rows.dtype != np.float32 and rows.ndim == 2:
+            self._float64_plain = by_name.warn_lost(rows, self.feature_names)
+        return rows
 
     def _matched(self, rows: Any, strict: bool) -> npt.NDArray[Any]:
         return by_name.matched(

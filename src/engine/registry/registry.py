@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import getpass
 import hashlib
 import math
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from engine._common.caller import who
 from engine.errors import RegistryError
 from engine.registry import manifest as manifests
 from engine.registry import upkeep
@@ -146,7 +144,7 @@ class ModelRegistry:
             blobs = self._blobs.put(draft.contents)
             manifest = draft.manifest(blobs)
             digest = hashlib.sha256(manifest).hexdigest()
-            return self._index.add_version(name, digest, manifest, blobs, _who(), _note(note))
+            return self._index.add_version(name, digest, manifest, blobs, who(), _note(note))
 
     def promote(
         self,
@@ -174,7 +172,7 @@ class ModelRegistry:
         if found.name != name:
             raise RegistryError(f"{found} is not a version of {name!r}")
         return self._published(
-            self._index.point(name, checked_alias(alias), found.number, _who(), _note(note), generation)
+            self._index.point(name, checked_alias(alias), found.number, who(), _note(note), generation)
         )
 
     def rollback(
@@ -192,7 +190,7 @@ class ModelRegistry:
             RegistryError: no such alias, no previous version, or the alias has moved to another generation.
         """
         return self._published(
-            self._index.point_back(checked_name(name), checked_alias(alias), _who(), _note(note), generation)
+            self._index.point_back(checked_name(name), checked_alias(alias), who(), _note(note), generation)
         )
 
     def resolve(self, reference: str | Version) -> Bundle:
@@ -244,7 +242,7 @@ class ModelRegistry:
                 f"{version!r:.160} names an alias: say name@NUMBER to delete a version, or delete_alias(name, alias)"
             )
         found = self._version(asked)[0]
-        self._index.delete_version(found, _who(), _note(note))
+        self._index.delete_version(found, who(), _note(note))
         self._manifests.pop(found.digest, None)
         return found
 
@@ -262,7 +260,7 @@ class ModelRegistry:
             RegistryError: no such alias, or it has moved to another generation.
         """
         return self._index.delete_alias(
-            checked_name(name), checked_alias(alias), _who(), _note(note), generation
+            checked_name(name), checked_alias(alias), who(), _note(note), generation
         )
 
     def set_tags(
@@ -288,7 +286,7 @@ class ModelRegistry:
                     f"tag {key!r} must be a text of at most {NOTE_LENGTH_MAX:,} characters, or None, got {value!r:.80}"
                 )
         found = self._version(parse(version))[0]
-        return self._index.set_tags(found, tags, _who(), _note(note))
+        return self._index.set_tags(found, tags, who(), _note(note))
 
     def tags(self, version: str | Version) -> dict[str, str]:
         """Return the tags of a version by key. Raises RegistryError if there is no such version."""
@@ -299,7 +297,7 @@ class ModelRegistry:
         found = self._version(parse(version))[0]
         if not note.strip():
             raise RegistryError("a note must not be empty")
-        self._index.add_note(found, _who(), _note(note))
+        self._index.add_note(found, who(), _note(note))
 
     def search(
         self,
@@ -451,20 +449,6 @@ def _flat(body: Any, path: str = "") -> dict[str, Any]:
     for key, value in body.items():
         found |= _flat(value, f"{path}.{key}" if path else str(key))
     return found
-
-
-@functools.cache
-def _host() -> tuple[str, str]:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container without an entry for its user
-        user = f"uid{os.getuid()}"
-    return user, socket.gethostname()
-
-
-def _who() -> str:
-    user, host = _host()
-    return f"{user}@{host}:{os.getpid()}"
 
 
 def _note(note: str) -> str:

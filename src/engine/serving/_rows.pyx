@@ -2,15 +2,17 @@
 
 Every error says what was expected and what was given.
 """
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.bool cimport PyBool_Check
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_Check, PyFloat_CheckExact
 from cpython.list cimport PyList_CheckExact
+from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject
-from cpython.tuple cimport PyTuple_CheckExact
-from libc.math cimport isnan
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.math cimport NAN, isnan
 from libc.string cimport memcpy
 
 import time
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -24,6 +26,8 @@ cnp.import_array()
 cdef int64_t WALL_CLOCK_NS = 1_000_000_000_000_000_000
 cdef int64_t WALL_CLOCK_MARGIN_NS = 10 * 366 * 86_400 * 1_000_000_000
 
+cdef tuple _NUMPY_NUMBERS = (np.floating, np.integer, np.bool_)
+
 cdef extern from "Python.h":
     # Borrowed items of a list or tuple, unchecked: compare the length first.
     PyObject** PySequence_Fast_ITEMS(object)
@@ -33,10 +37,39 @@ cdef extern from "Python.h":
 cdef int read_row(object x, uint32_t n, bint wide, void* out) except -1:
     if PyList_CheckExact(x) or PyTuple_CheckExact(x):
         return _read_sequence(x, n, wide, out)
-    if not cnp.PyArray_Check(x) and isinstance(x, Mapping):
-        raise InputTypeError("a mapping needs a feature program to become a row: pass Engine(features=program), "
-                             "or give the values as a sequence in model.feature_names order")
     return _read_array(x, n, wide, out)
+
+
+cdef bint read_mapping(dict row, tuple names, bint strict, bint wide, void* out) except -1:
+    cdef Py_ssize_t i, n = PyTuple_GET_SIZE(names)
+    cdef PyObject* item
+    cdef double value
+    if strict and len(row) != n:
+        return False
+    for i in range(n):
+        item = PyDict_GetItemWithError(row, <object>PyTuple_GET_ITEM(names, i))
+        if item is NULL:
+            return False
+        if PyFloat_Check(<object>item):
+            value = PyFloat_AS_DOUBLE(<object>item)
+        elif PyLong_CheckExact(<object>item):
+            try:
+                value = PyLong_AsDouble(<object>item)
+            except OverflowError:
+                return False
+        elif <object>item is None:
+            value = NAN
+        elif PyBool_Check(<object>item):
+            value = 1.0 if <object>item is True else 0.0
+        elif isinstance(<object>item, _NUMPY_NUMBERS):
+            value = <object>item
+        else:
+            return False
+        if wide:
+            (<double*>out)[i] = value
+        else:
+            (<float*>out)[i] = <float>value
+    return True
 
 
 cdef int _read_sequence(object x, uint32_t n, bint wide, void* out) except -1:
@@ -87,7 +120,7 @@ cdef int _read_array(object x, uint32_t n, bint wide, void* out) except -1:
         hint = "; for several rows call predict_many" if array.ndim == 2 else ""
         raise InputError(f"expected a row of {n} features (1-D), got shape {list(array.shape)}{hint}")
     _check_kind(array)
-    _read_floats(_rounded(array, wide), n, wide, out)
+    _read_floats(rounded(array, wide), n, wide, out)
     return 0
 
 
@@ -136,38 +169,30 @@ cdef int _check_kind(object array) except -1:
 
 
 cdef cnp.ndarray read_matrix(object rows, uint32_t n, bint wide):
-    if isinstance(rows, (list, tuple)):
-        if not len(rows):
-            return table(0, n, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
-        try:
-            array = np.asarray(rows)
-        except (ValueError, TypeError):
-            return _read_rows(rows, n, wide)
-        if array.dtype.kind not in "fiub" or any(isinstance(row, np.ma.MaskedArray) for row in rows):
-            return _read_rows(rows, n, wide)
-    else:
-        array = _array_of(rows)
+    array = _array_of(rows)
     if array.ndim != 2 or array.shape[1] != n:
-        if array.ndim == 2 and isinstance(rows, (list, tuple)):
-            return _read_rows(rows, n, wide)  # says which row
-        raise InputError(f"expected rows of shape [rows, {n}], got {list(array.shape)}")
+        raise InputError(f"expected rows of shape [rows, {n}], got {_shape(rows, array)}")
     _check_kind(array)
-    return _rounded(array, wide)
+    return rounded(array, wide)
 
 
-# Row by row, for rows that NumPy does not take as a table of numbers: with None in them, or wrong.
-cdef cnp.ndarray _read_rows(object rows, uint32_t n, bint wide):
-    cdef cnp.ndarray matrix = table(len(rows), n, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
-    cdef char* out = <char*>cnp.PyArray_DATA(matrix)
-    for i, row in enumerate(rows):
-        try:
-            read_row(row, n, wide, out + <size_t>i * n * (8 if wide else 4))
-        except (InputError, InputTypeError) as error:
-            raise type(error)(f"row {i}: {error}") from None
-    return matrix
+cdef object read_list(object rows, uint32_t n, bint wide):
+    if not len(rows):
+        return table(0, n, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
+    try:
+        array = np.asarray(rows)
+    except (ValueError, TypeError):
+        return None
+    if array.dtype.kind not in "fiub" or any(isinstance(row, np.ma.MaskedArray) for row in rows):
+        return None
+    if array.ndim == 2 and array.shape[1] != n:
+        return None  # the reader of single rows says which row is wrong
+    if array.ndim != 2:
+        raise InputError(f"expected rows of shape [rows, {n}], got {list(array.shape)}")
+    return rounded(array, wide)
 
 
-cdef cnp.ndarray _rounded(object array, bint wide):
+cdef cnp.ndarray rounded(object array, bint wide):
     wanted = np.float64 if wide else np.float32
     if array.dtype == wanted:
         return np.ascontiguousarray(array)
@@ -175,6 +200,11 @@ cdef cnp.ndarray _rounded(object array, bint wide):
     # list of floats is read in the same way, without a warning.
     with np.errstate(over="ignore", under="ignore"):
         return np.ascontiguousarray(array, dtype=wanted)
+
+
+# The shape of what NumPy made of `x`, or its type where NumPy saw one object in it.
+cdef str _shape(object x, object array):
+    return f"{type(x).__name__} {x!r:.40}" if array.ndim == 0 else str(list(array.shape))
 
 
 cdef int64_t _instant(double ms, int64_t started_ns, bint expired) except -1:
