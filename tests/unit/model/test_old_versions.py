@@ -30,7 +30,9 @@ def test_answers_are_those_of_the_version_that_wrote_the_file(name):
     rows = np.array(known["rows"], dtype=float)
     # XGBoost adds its trees in float32.
     rtol = 1e-6 if name.startswith("xgboost") else 1e-12
-    np.testing.assert_allclose(load_model(FOLDER / name).predict(rows), known["answers"], rtol=rtol, atol=1e-7)
+    np.testing.assert_allclose(
+        load_model(FOLDER / name).predict(rows), known["answers"], rtol=rtol, atol=1e-7
+    )
     assert inspect(FOLDER / name).digest == load_model(FOLDER / name).digest
 
 

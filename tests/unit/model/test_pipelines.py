@@ -384,14 +384,40 @@ def test_an_engine_serves_a_pipeline_and_falls_back_on_another():
     fallback = make_pipeline(columns(), LogisticRegression(max_iter=500)).fit(FITTED, LABEL)
     codes = model._matched(FRESH, False)
     assert codes.dtype == np.float64
-    expected = primary.predict_proba(FRESH)[:, 1]
+    expected, other = (each.predict_proba(FRESH)[:, 1] for each in (primary, fallback))
+    records = FRESH.to_dict("records")
     with engine.Engine(model, fallback=load_model(fallback), deadline_ms=10_000) as eng:
-        np.testing.assert_allclose(eng.predict_many(codes).values, expected, rtol=1e-12)
-        eng.swap(load_model(fallback), golden=(codes, fallback.predict_proba(FRESH)[:, 1]))
+        for rows in (codes, FRESH, FRESH[FRESH.columns[::-1]], records):
+            np.testing.assert_allclose(eng.predict_many(rows).values, expected, rtol=1e-12)
+        for at in (0, 7):
+            assert eng.predict(records[at]).value == pytest.approx(expected[at])
+            assert eng.predict(FRESH.iloc[at]).value == pytest.approx(expected[at])
+        with pytest.raises(InputError, match="lack.*'amount'"):
+            eng.predict({"colour": "red"})
+        eng.swap(load_model(fallback), golden=(FRESH, other))
+        np.testing.assert_allclose(eng.predict_many(FRESH).values, other, rtol=1e-12)
     # The program's own reader, for mappings at the highest rate; features are rounded to float32.
     with engine.Engine(model.estimator, features=model.program, deadline_ms=10_000) as eng:
         answers = eng.predict_many(FRESH.to_dict("records"))
         np.testing.assert_allclose(answers.values, expected, rtol=1e-6)
+
+
+def test_a_fallback_knows_the_codes_of_a_primary_that_scikit_learn_answers():
+    numbers = make_pipeline(SimpleImputer(), StandardScaler(), PCA(2))
+    texts = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore"))
+    prepare = ColumnTransformer([("n", numbers, NUMBERS), ("t", texts, TEXTS)])
+    table_ = FITTED.drop(columns="unused")
+    primary = make_pipeline(prepare, LogisticRegression()).fit(table_, LABEL)
+    fallback = make_pipeline(columns(), LogisticRegression(max_iter=500)).fit(table_, LABEL)
+    strange = FRESH.assign(colour="purple")
+    with engine.Engine(load_model(primary), fallback=load_model(fallback), deadline_ms=10_000) as eng:
+        answers = eng.predict_many(strange)
+        expected = {
+            "primary": primary.predict_proba(strange)[:, 1],
+            "fallback": fallback.predict_proba(strange)[:, 1],
+        }
+        for at, answer in enumerate(answers):
+            assert answer.value == pytest.approx(expected[answer.source][at])
 
 
 def test_a_model_of_another_width_is_refused():
