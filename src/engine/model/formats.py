@@ -38,6 +38,10 @@ _REFUSED = {
     rb".{136}[\x01-\x40]\0{7}[a-z]+:[a-z0-9_]+": _XGBOOST_BINARY,
     rb"\s*booster\[\d+\]:": _XGBOOST_DUMP.format("text"),
     rb"\x89HDF": "HDF5; export the model to ONNX",
+    rb"\s*#include\b": "source code of C++; save the model itself, with CatBoost save_model(path, format='cbm')",
+    rb"\s*<\?xml": "XML, such as PMML; save the model in its library's own format, or export it to ONNX",
+    rb"\s*<(?:!DOCTYPE|!doctype|html|HTML)": "a page of HTML: the download brought a page, not the file",
+    rb"version https://git-lfs": "a pointer of Git LFS and not the file itself; run git lfs pull",
 }
 # Three version numbers and two element types.
 _TREELITE = re.compile(rb"[\x01-\x07]\0\0\0.\0\0\0.\0\0\0[\x01-\x03][\x01-\x03]", re.DOTALL)

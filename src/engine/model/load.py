@@ -177,7 +177,9 @@ def read_file(path: Path) -> bytes:
     """Return the bytes of a model file. Raise ModelFormatError for a directory."""
     if path.is_dir():
         raise ModelFormatError(f"{path}: expected a model file, got a directory")
-    return path.read_bytes()
+    return path.read_bytes().removeprefix(
+        b"\xef\xbb\xbf"
+    )  # the mark that some editors put before text in UTF-8
 
 
 def read_native(content: bytes, kind: str, name: str, rounds: Range = None, *, library: bool = True) -> Model:

@@ -166,9 +166,16 @@ class Model:
             **self._details,
         }
 
+    def __copy__(self) -> Model:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return self
+
     def __reduce__(self) -> Any:
         raise InputTypeError(
-            "a Model cannot be pickled, because it is native memory: send the file and load it there"
+            "a Model cannot be pickled, because it is native memory: pickle the fitted object or send the file, and "
+            "call load_model there"
         )
 
     def __repr__(self) -> str:

@@ -51,5 +51,5 @@ def test_a_lightgbm_file_of_2_0_that_was_cut_short_is_refused(tmp_path):
     end = content.index(b"feature importances")
     for cut in (end, end + 5, end + 25, end - 200, len(content) - 3):
         path.write_bytes(content[:cut])
-        with pytest.raises(ModelFormatError, match="cut short|truncated"):
+        with pytest.raises(ModelFormatError, match=r"cut short|truncated"):
             load_model(path)

@@ -392,7 +392,7 @@ def test_an_engine_serves_a_pipeline_and_falls_back_on_another():
         for at in (0, 7):
             assert eng.predict(records[at]).value == pytest.approx(expected[at])
             assert eng.predict(FRESH.iloc[at]).value == pytest.approx(expected[at])
-        with pytest.raises(InputError, match="lack.*'amount'"):
+        with pytest.raises(InputError, match=r"lack.*'amount'"):
             eng.predict({"colour": "red"})
         eng.swap(load_model(fallback), golden=(FRESH, other))
         np.testing.assert_allclose(eng.predict_many(FRESH).values, other, rtol=1e-12)

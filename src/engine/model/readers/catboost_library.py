@@ -81,13 +81,14 @@ def read_by_library(fitted: Any, kind: str, reason: str, rounds: Range) -> Model
         name for name in ("text", "embedding") if getattr(fitted, f"_get_{name}_feature_indices")()
     ]:
         raise UnsupportedModelError(
-            f"{kind}: the model has {' and '.join(others)} features, and rows hold numbers; pass a callable "
-            f"around its predict"
+            f"{kind}: the model has {' and '.join(others)} features, and rows hold numbers; train it on numbers "
+            f"made of them, such as those of a feature program (tokens, hash, embed)"
         )
     loss = str(fitted._object._get_loss_function_name()).partition(":")[0]
     if loss not in LINKS:
         raise UnsupportedModelError(
-            f"{kind}: loss {loss!r} has an answer that is not known here; pass a callable around its predict"
+            f"{kind}: loss {loss!r} has an answer that is not known here; serve its own predict: load_model("
+            f"model.predict, n_features={len(fitted.feature_names_)}, n_outputs=…, dtype='float64')"
         )
     used = iterations.chosen(int(fitted.tree_count_), rounds, None, kind)
     names = [str(name) for name in fitted.feature_names_]

@@ -206,7 +206,8 @@ def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]
         if "num_class" in header and found and "tree_sizes" not in header:
             raise UnsupportedModelError(f"{name}: the model has no trees, so there is nothing to score")
         raise ModelFormatError(
-            f"{name}: the LightGBM header is cut short (no tree_sizes); save the model again"
+            f"{name}: the header has no tree_sizes, so the file is cut short, or older than is read here; load and "
+            f"save it with LightGBM 4"
         )
     if header.get("version") not in VERSIONS:
         raise ModelFormatError(
