@@ -50,7 +50,9 @@ _PICKLE = re.compile(
     rb"\x80[\x00-\x05]|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|\((?:[dl]p?\d*\n|i[A-Za-z_][\w.]*\n)", re.DOTALL
 )
 # gzip, bz2, xz, lzma, lz4 and zlib, as joblib.dump(model, path, compress=…) writes them.
-COMPRESSED = re.compile(rb"\x1f\x8b|BZh\d|\xfd7zXZ|\x5d\0\0..\xff\xff|\x04\x22\x4d\x18|\x78[\x01\x5e\x9c\xda]", re.DOTALL)
+COMPRESSED = re.compile(
+    rb"\x1f\x8b|BZh\d|\xfd7zXZ|\x5d\0\0..\xff\xff|\x04\x22\x4d\x18|\x78[\x01\x5e\x9c\xda]", re.DOTALL
+)
 _COMPRESSED = (
     "a compressed file; say trust=True if it is a pickle of joblib and you would run a program from the same source, "
     "and decompress any other file first"

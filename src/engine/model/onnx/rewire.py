@@ -114,9 +114,8 @@ def _one_input(graph: Entries) -> tuple[Entries, list[str] | None]:
     for _, name, element, width in inputs:
         if element == STRING:
             raise UnsupportedModelError(
-                f"input {name.decode('utf-8', 'replace')!r} is text, and rows hold numbers: encode it "
-                f"before the model, and "
-                f"export the model without the encoder"
+                f"input {name.decode('utf-8', 'replace')!r} is text, and rows hold numbers: load the fitted pipeline "
+                f"itself, load_model(pipeline), or export the model without its encoder"
             )
         if element not in _NUMBERS or width < 1:
             return graph, None  # the choice of ports says what is wrong
