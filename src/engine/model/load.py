@@ -41,8 +41,8 @@ def load_model(
             skops; the content tells the format, not the suffix;
             a fitted LightGBM, XGBoost or CatBoost model, or its scikit-learn wrapper. A classifier gives
             probabilities, of class 1 where there are two;
-            a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient booster or
-            isolation forest, which gives its `decision_function`;
+            a fitted scikit-learn estimator or Pipeline: natively where a reader takes it, else by scikit-learn itself,
+            which `describe()["native_reason"]` then explains;
             a treelite Model;
             a Python callable, [n, n_features] of `dtype` -> [n] or [n, n_outputs] (batch lane only);
             a `Model`, which is returned as it is.

@@ -420,6 +420,30 @@ def test_a_fallback_knows_the_codes_of_a_primary_that_scikit_learn_answers():
             assert answer.value == pytest.approx(expected[answer.source][at])
 
 
+@pytest.mark.parametrize("more", [(), (PCA(3),)], ids=["native", "by scikit-learn"])
+def test_encoders_that_refuse_what_they_do_not_know_in_files_and_engines(tmp_path, more):
+    """OneHotEncoder's default. Rows of zeros, or random ones, are no rows to try such a model with."""
+    frame = FITTED[["amount", "colour"]].assign(count=1 + np.arange(600) % 3)
+    prepare = ColumnTransformer(
+        [("o", OneHotEncoder(), ["colour", "count"]), ("s", StandardScaler(), ["amount"])], sparse_threshold=0
+    )
+    fitted = make_pipeline(prepare, *more, LogisticRegression()).fit(frame, LABEL)
+    expected = fitted.predict_proba(frame)[:, 1]
+    path = tmp_path / "model"
+    path.write_bytes(pickle.dumps(fitted))
+    np.testing.assert_allclose(load_model(path, trust=True).predict(frame), expected, rtol=1e-9)
+    skops = pytest.importorskip("skops.io")
+    skops.dump(fitted, path)
+    np.testing.assert_allclose(load_model(path, trust=True).predict(frame), expected, rtol=1e-9)
+    with engine.Engine(load_model(fitted), default=-1.0, deadline_ms=60_000) as eng:
+        assert eng.wait_ready(60)
+        assert eng.predict(frame.iloc[0]).value == pytest.approx(expected[0])
+        eng.swap(load_model(fitted), version="2")
+        answer = eng.predict(frame.iloc[1])
+        assert (answer.value, answer.version) == (pytest.approx(expected[1]), "2")
+        assert eng.stats()["last_error"] is None
+
+
 def test_a_model_of_another_width_is_refused():
     from engine.model import _pipeline
 

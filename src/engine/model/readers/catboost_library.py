@@ -95,7 +95,7 @@ def read_by_library(fitted: Any, kind: str, reason: str, rounds: Range) -> Model
     columns = {int(at): Categories() for at in fitted.get_cat_feature_indices()}
     score = _scored(fitted, loss, used, columns)
     outputs = score(np.zeros((2, len(names))))
-    return CallableModel(
+    model = CallableModel(
         _callable.Callable(score, len(names), 1 if outputs.ndim == 1 else outputs.shape[1], True),
         format="catboost",
         digest=hashlib.sha256(fitted._serialize_model()).hexdigest(),
@@ -110,6 +110,10 @@ def read_by_library(fitted: Any, kind: str, reason: str, rounds: Range) -> Model
             "best_iteration": None,
         },
     )
+    if columns:  # categories are whole numbers
+        model.probe_rows = np.random.default_rng(0).standard_normal((64, len(names)))
+        model.probe_rows[:, list(columns)] = 0.0
+    return model
 
 
 def _scored(

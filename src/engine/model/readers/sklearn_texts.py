@@ -83,6 +83,22 @@ def text_columns(fitted: Any, names: Sequence[str] | None, n_features: int) -> d
     return {at: OpenTexts.of(known) for at, known in found.items()}
 
 
+def known_values(fitted: Any, names: Sequence[str] | None, n_features: int) -> dict[int, float]:
+    """Return one value, or the code of one text, that the encoders know for each column that they read."""
+    found: dict[int, float] = {}
+    for columns, encoder in _encoders(fitted, list(range(n_features)), names, 0):
+        for at, categories in zip(columns, encoder.categories_, strict=False):
+            numbers = [
+                float(value)
+                for value in categories
+                if isinstance(value, int | float | np.number | np.bool_) and value == value
+            ]
+            is_text = any(isinstance(value, str) for value in categories)
+            if is_text or numbers:
+                found.setdefault(at, 0.0 if is_text else numbers[0])
+    return found
+
+
 def _encoders(
     part: Any, columns: list[int], names: Sequence[str] | None, depth: int
 ) -> Iterator[tuple[list[int], Any]]:
