@@ -135,6 +135,7 @@ def default(value: Default, n_outputs: int) -> Any:
 def warm_rows(given: Any, model: Model, columns: Columns, n_rows: int) -> npt.NDArray[Any]:
     """Rows in the engine's layout to calibrate on, [n_rows, n_features]: the given ones repeated, or made-up ones."""
     n_rows, n_features = min(n_rows, WARM_ROWS_MAX), model.n_features
+    given = model.probe_rows if given is None else given  # some models do not take any row
     if given is None:
         # Random values take other branches in each row. Rows of zeros would time perfectly predicted branches.
         return np.random.default_rng(0).standard_normal((n_rows, n_features))
