@@ -81,6 +81,11 @@ def read_pickle(content: bytes, name: str, *, trust: bool, rounds: Range = None)
 def _load_pickle(content: bytes, name: str) -> Any:
     try:
         return _unpickle(content)
+    except (ImportError, AttributeError) as error:  # a healthy file, whose classes are not here
+        raise ModelFormatError(
+            f"{name}: the pickle cannot be read here, because it names what this process does not have: {error}; "
+            f"install or import it first, in the version that wrote the file"
+        ) from error
     except Exception as error:  # pickled code raises anything
         raise ModelFormatError(
             f"{name}: the pickle cannot be read: {type(error).__name__}: {error}"
@@ -120,4 +125,7 @@ def _read(held: Any, name: str, rounds: Range) -> Model:
     except EngineError:
         raise
     except Exception as error:  # an object that lost an attribute on its way
-        raise ModelFormatError(f"{name}: the object is damaged: {type(error).__name__}: {error}") from error
+        raise ModelFormatError(
+            f"{name}: the installed {library} does not know the object as it is: {type(error).__name__}: {error}; load "
+            f"it with the version of {library} that wrote it, and save it again"
+        ) from error
