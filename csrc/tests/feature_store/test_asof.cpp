@@ -36,6 +36,36 @@ TEST(both_ends_of_the_clock) {
     CHECK((run({0, 0}, {greatest, least}, {}, {0, 0}, {greatest, least}) == std::vector<int64_t>{0, 1}));
 }
 
+TEST(many_rows_are_found_as_one_by_one) {
+    uint64_t state = 7;
+    const auto draw = [&](uint64_t below) {
+        state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+        return static_cast<int64_t>((state >> 33) % below);
+    };
+    for (const uint64_t span : {1ULL, 50ULL, 100000ULL, 1ULL << 30}) {
+        std::vector<int64_t> groups, times, label_groups, label_times;
+        for (int i = 0; i < 700; ++i) {
+            groups.push_back(draw(4) - 1);
+            // Half of them crowd at the beginning.
+            times.push_back(i % 2 == 0 ? draw(3) : draw(span));
+        }
+        for (int i = 0; i < 700; ++i) {
+            label_groups.push_back(draw(4) - 1);
+            label_times.push_back(draw(span + 4) - 2);
+        }
+        const auto found = run(groups, times, {}, label_groups, label_times);
+        for (size_t label = 0; label < found.size(); ++label) {
+            int64_t newest = -1;
+            for (size_t row = 0; row < groups.size(); ++row) {
+                const bool fits = groups[row] >= 0 && groups[row] == label_groups[label];
+                if (fits && times[row] <= label_times[label] && (newest < 0 || times[row] >= times[newest]))
+                    newest = static_cast<int64_t>(row);
+            }
+            CHECK(found[label] == newest);
+        }
+    }
+}
+
 TEST(nothing_to_join) {
     CHECK(run({}, {}, {}, {}, {}, 0).empty());
     CHECK((run({}, {}, {}, {0}, {5}) == std::vector<int64_t>{-1}));
