@@ -30,6 +30,7 @@ def load_model(
     output: str | None = None,
     iteration_range: tuple[int, int] | None = None,
     num_trees: int | None = None,
+    device: str = "cpu",
 ) -> Model:
     """Load a model that then scores without the library that trained it.
 
@@ -59,6 +60,8 @@ def load_model(
             what the high-level `predict` of its library does; others are used whole. `describe()` has `trees_used`,
             `trees_total` and `best_iteration`.
         num_trees: the same as iteration_range=(0, num_trees).
+        device: "cpu", "gpu:0" with the GPU's number, or "auto": each batch goes where it is answered sooner, as
+            measured now; `describe()` has `break_even_rows`. Forests and dense nets have the same bits on both.
 
     Returns:
         An immutable `Model`. Its `predict` gives what the training library's `predict` gives.
@@ -70,7 +73,8 @@ def load_model(
         ConfigError: n_features is missing for a callable, or n_features or n_outputs is not the model's; an option that
             the source has no use for; rounds that the model does not have.
         MissingDependencyError: ONNX without onnxruntime installed, skops without skops, CatBoost's cbm without
-        catboost.
+        catboost, "gpu:0" without NVIDIA's driver.
+        ResourceError: the model does not fit the GPU's memory.
 
     Example:
         >>> model = load_model("model.txt")                      # doctest: +SKIP
@@ -91,7 +95,11 @@ def load_model(
         names = checked_names(feature_names, model.n_features)
         if model.feature_names != names:
             model = model.renamed(names)
-    return model
+    if device == "cpu":
+        return model
+    from engine.model.gpu import place
+
+    return place(model, device)
 
 
 def _load(
