@@ -161,7 +161,7 @@ def _require_own_predict(fitted: Any, library: str) -> None:
     known = next(cls for cls in type(fitted).__mro__ if cls.__module__.partition(".")[0] == library)
     if method := _overridden(fitted, known, ("predict", "predict_proba")):
         raise UnsupportedModelError(
-            f"{type(fitted).__name__} has a {method} of its own, which its trees do not tell; serve that: "
+            f"{type(fitted).__name__} has a {method} of its own, which its trees do not tell; pass that as a callable: "
             f"load_model(model.{method}, n_features=…, n_outputs=…, dtype='float64')"
         )
 

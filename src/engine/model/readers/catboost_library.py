@@ -87,8 +87,8 @@ def read_by_library(fitted: Any, kind: str, reason: str, rounds: Range) -> Model
     loss = str(fitted._object._get_loss_function_name()).partition(":")[0]
     if loss not in LINKS:
         raise UnsupportedModelError(
-            f"{kind}: loss {loss!r} has an answer that is not known here; serve its own predict: load_model("
-            f"model.predict, n_features={len(fitted.feature_names_)}, n_outputs=…, dtype='float64')"
+            f"{kind}: loss {loss!r} has an answer that is not known here; pass its own predict as a callable: "
+            f"load_model(model.predict, n_features={len(fitted.feature_names_)}, n_outputs=…, dtype='float64')"
         )
     used = iterations.chosen(int(fitted.tree_count_), rounds, None, kind)
     names = [str(name) for name in fitted.feature_names_]

@@ -136,7 +136,7 @@ def _way_out(fitted: Any) -> str:
     if not hasattr(fitted, "predict"):
         return "it says nothing of rows that it was not fitted on; choose an estimator with a predict"
     return (
-        f"it gives labels alone; where these are numbers, load_model(model.predict, "
+        f"it gives labels alone; where these are numbers, pass its predict as a callable: load_model(model.predict, "
         f"n_features={_columns(fitted)[1] or '…'}, dtype='float64') serves them"
     )
 

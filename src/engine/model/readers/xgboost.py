@@ -122,10 +122,11 @@ def read_xgboost(
         )
         table = linear.reshape(n_features + 1, n_outputs).astype(np.float64)
         if len(set(base)) > 1:
-            # XGBoost 3.2 adds the first base score to every output of a linear model; others were not checked.
-            if _version(document)[:2] not in ((3, 1), (3, 2)):
+            # XGBoost 3.1.3 and 3.2 add the first base score to every output of a linear model; others were not checked.
+            if not (3, 1, 3) <= _version(document) < (3, 3):
                 raise UnsupportedModelError(
-                    f"{name}: gblinear with several base scores is read as XGBoost 3.2 wrote it; save it with that"
+                    f"{name}: gblinear with several base scores is read as XGBoost 3.1.3 to 3.2 wrote it; load and "
+                    f"save it with one of those"
                 )
             base = base[:1] * n_outputs
         if rounds is not None:
