@@ -1,5 +1,5 @@
-// The sample standard deviation of doubles, of which n * sum(x^2) - sum(x)^2 is computed without rounding: both sums are
-// fixed-point numbers as in exact_sum.hpp, and values can be taken away again. So the result depends on the values
+// The sample standard deviation of doubles, of which n * sum(x^2) - sum(x)^2 is computed without rounding: both sums
+// are fixed-point numbers as in exact_sum.hpp, and values can be taken away again. So the result depends on the values
 // alone, equal values have a spread of exactly zero, and a large mean costs no digits.
 #pragma once
 
@@ -23,8 +23,8 @@ public:
     // Takes back a value that was added before.
     void remove(double value) noexcept { change(value, -1); }
 
-    // sqrt(d / (n * (n - 1))): d = n * sum(x^2) - sum(x)^2 is rounded once to 53 bits, then the quotient, then the root.
-    // NaN over fewer than two values, and where one of them is infinite.
+    // sqrt(d / (n * (n - 1))): d = n * sum(x^2) - sum(x)^2 is rounded once to 53 bits, then the quotient, then the
+    // root. NaN over fewer than two values, and where one of them is infinite.
     double value() const noexcept {
         if (count_ < 2 || infinities_ != 0) return std::numeric_limits<double>::quiet_NaN();
         Digits sum{}, squares{}, product{};
@@ -135,7 +135,9 @@ private:
         while (top > 0 && digits[top - 1] == 0) --top;
         if (top == 0) return 0.0;
         // The highest 64 bits from the leading one, and whether anything below them is not zero.
-        const auto digit = [&](size_t below) noexcept { return below >= top ? 0ULL : uint64_t{digits[top - 1 - below]}; };
+        const auto digit = [&](size_t below) noexcept {
+            return below >= top ? 0ULL : uint64_t{digits[top - 1 - below]};
+        };
         const int lead = std::countl_zero(digits[top - 1]);
         uint64_t head = (digit(0) << 32 | digit(1)) << lead;
         const uint64_t rest = digit(2) << lead;

@@ -207,9 +207,9 @@ struct Quantile {
     double q;
     int64_t* counts;
     double* result;
-    std::vector<size_t> ranks{};    // of each row of the group, from 1
-    std::vector<double> sorted{};   // the values of the group
-    std::vector<uint32_t> tree{};   // index 0 is not used
+    std::vector<size_t> ranks{};   // of each row of the group, from 1
+    std::vector<double> sorted{};  // the values of the group
+    std::vector<uint32_t> tree{};  // index 0 is not used
     std::vector<size_t> order{};
     size_t first = 0, steps = 0;
     int64_t count = 0;
@@ -284,8 +284,9 @@ bool window_distinct(const Events& events, std::span<const int64_t> codes, int64
                      int64_t* count) noexcept {
     ENGINE_ASSERT(codes.size() == events.groups.size(), "a code for each row");
     ENGINE_ASSERT(n_codes >= 0, "a number of codes");
-    return slid(events, window,
-                [&] { return Distinct{codes, count, std::vector<uint32_t>(static_cast<size_t>(n_codes))}; });
+    return slid(events, window, [&] {
+        return Distinct{codes, count, std::vector<uint32_t>(static_cast<size_t>(n_codes))};
+    });
 }
 
 bool window_spread(const Events& events, std::span<const double> values, const Window& window, int64_t* count,

@@ -1,4 +1,4 @@
-// A scorer in front of another that hands it changed copies of the rows: columns in another order, or a number replaced.
+// A scorer in front of another, which hands it changed copies of the rows: columns in another order, a number replaced.
 #pragma once
 
 #include <algorithm>
@@ -59,8 +59,8 @@ private:
     static constexpr std::size_t block_rows = 64;
     static constexpr std::size_t stack_values = 1024;  // 64 rows of 16 columns need no memory from the heap
 
-    // A native scorer takes small blocks, whose memory stays in the cache. Any other (a Python callable, a device) costs
-    // much by the call and gets all rows in one.
+    // A native scorer takes small blocks, because their memory stays in the cache. Any other (a Python callable, a
+    // device) costs much by the call and gets all rows in one.
     std::size_t rows_at_once(std::size_t n_rows) const noexcept {
         return inner_.flags & ENGINE_SCORER_NATIVE ? std::min(n_rows, block_rows) : n_rows;
     }

@@ -94,8 +94,8 @@ int score_threads(const engine_scorer& scorer, const double* rows, std::size_t n
                   double* out, std::size_t threads) noexcept {
     return score(scorer, rows, n_rows, row_stride, out, threads);
 }
-int score_until(const engine_scorer& scorer, const float* rows, std::size_t n_rows, std::size_t row_stride,
-                double* out, std::int64_t deadline_ns) noexcept {
+int score_until(const engine_scorer& scorer, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                std::int64_t deadline_ns) noexcept {
     return score_by(scorer, rows, n_rows, row_stride, out, deadline_ns);
 }
 int score_until(const engine_scorer& scorer, const double* rows, std::size_t n_rows, std::size_t row_stride,

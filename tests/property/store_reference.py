@@ -84,7 +84,9 @@ def distinct(rows, event, created, event_id):
 
 def aggregate(function, values, q=0.5):
     there = [
-        value for value in values if value is not None and not (isinstance(value, float) and math.isnan(value))
+        value
+        for value in values
+        if value is not None and not (isinstance(value, float) and math.isnan(value))
     ]
     if function == "distinct":
         return len(set(there))

@@ -65,7 +65,9 @@ source_rows = st.lists(
             "s": maybe_names,
             "flag": st.one_of(st.none(), st.booleans()),
             # No square of these is too small or too large for a float.
-            "y": st.one_of(st.none(), st.sampled_from([0.1, 0.3, 1e8]), st.floats(-1e3, 1e3).map(lambda y: round(y, 6))),
+            "y": st.one_of(
+                st.none(), st.sampled_from([0.1, 0.3, 1e8]), st.floats(-1e3, 1e3).map(lambda y: round(y, 6))
+            ),
         }
     ),
     max_size=25,
@@ -89,7 +91,10 @@ def table_of(rows, schema):
 
 def expected(rows, labels, keys, created, event_id, columns, aggregates, ttl):
     windows = {"1h": HOUR_NS, "24h": 24 * HOUR_NS, "7d": 168 * HOUR_NS}
-    made = [(a[0], a[1], windows[a[2]], a[3] if a[3:] and a[3] is not None else 0.5, a[4:] == ("left",)) for a in aggregates]
+    made = [
+        (a[0], a[1], windows[a[2]], a[3] if a[3:] and a[3] is not None else 0.5, a[4:] == ("left",))
+        for a in aggregates
+    ]
     known = view_rows(rows, keys, "t", created, event_id, columns, made)
     return [row_at(known, tuple(label[key] for key in keys), label["t"], ttl) for label in labels]
 

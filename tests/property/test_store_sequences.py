@@ -30,8 +30,8 @@ from engine.feature_store import (
     LMDBOnline,
     RedisOnline,
     Source,
+    deletion,
 )
-from engine.feature_store import deletion
 from engine.feature_store.online import base
 
 NIGHTLY = bool(os.environ.get("ENGINE_NIGHTLY"))
@@ -67,7 +67,9 @@ class Model:
         self.event_id = draw.choice([None, "id"])
         self.as_of = draw.choice(["none", "row", "request"])
         self.columns = draw.choice([["x"], ["x", "s"]])
-        self.aggregates = [] if self.as_of == "none" else [self.aggregate() for _ in range(draw.randint(1, 4))]
+        self.aggregates = (
+            [] if self.as_of == "none" else [self.aggregate() for _ in range(draw.randint(1, 4))]
+        )
         self.aggregates = list({made[:3] + made[4:]: made for made in self.aggregates}.values())
         self.ttl_hours = draw.choice([None, 5, 30])
         self.now = 0
@@ -204,10 +206,14 @@ class Sequence:
         rows = list({(row["k"], row["t"]): row for row in rows if (row["k"], row["t"]) not in taken}.values())
         view = self.model.view()
         names = ["k", "t", *self.model.columns, *(["made"] if self.model.created else [])]
-        table = pa.table({name: pa.array([row[name] for row in rows], TYPES[name]) for name in dict.fromkeys(names)})
+        table = pa.table(
+            {name: pa.array([row[name] for row in rows], TYPES[name]) for name in dict.fromkeys(names)}
+        )
         half = len(rows) // 2
         for store in self.stores:
-            at_once([lambda kept=store, part=part: kept.push(view, part) for part in (table[:half], table[half:])])
+            at_once(
+                [lambda kept=store, part=part: kept.push(view, part) for part in (table[:half], table[half:])]
+            )
         self.model.rows += rows
         for row in rows:
             if row["t"] > self.model.deleted.get(row["k"], -1):
@@ -261,7 +267,7 @@ def instant(ns):
     return START + timedelta(microseconds=(ns - START_NS) // 1000)
 
 
-class clock_at:  # noqa: N801
+class clock_at:
     """The clock of deletions stands."""
 
     def __init__(self, ns):

@@ -11,8 +11,8 @@ std::vector<int64_t> run(const std::vector<int64_t>& groups, const std::vector<i
                          const std::vector<int64_t>& created, const std::vector<int64_t>& label_groups,
                          const std::vector<int64_t>& label_times, int64_t n_groups = 3) {
     std::vector<int64_t> places(label_groups.size(), -7);
-    CHECK(engine::feature_store::newest_before({groups, times}, created, {label_groups, label_times}, n_groups,
-                                               places));
+    CHECK(
+        engine::feature_store::newest_before({groups, times}, created, {label_groups, label_times}, n_groups, places));
     return places;
 }
 

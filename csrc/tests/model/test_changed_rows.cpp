@@ -46,8 +46,7 @@ void retain(void* ctx) { ++static_cast<Context*>(ctx)->references; }
 void release(void* ctx) { --static_cast<Context*>(ctx)->references; }
 
 engine_scorer scorer_of(Context& context, std::uint32_t flags) {
-    return {ENGINE_SCORER_ABI, flags,  3,       1,           &context, add_up<float>,
-            nullptr,           retain, release, add_up_until};
+    return {ENGINE_SCORER_ABI, flags, 3, 1, &context, add_up<float>, nullptr, retain, release, add_up_until};
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ and `engine.open` those that it forwards to the engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,6 +63,10 @@ class Option:
             case "limits":
                 return checked_limits(name, value)
             case "numbers":
+                if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+                    raise ConfigError(
+                        f"{name} must be several ints, got {type(value).__name__} {value!r:.60}"
+                    )
                 each = Option(name, "whole", 0, "", self.low, self.high)
                 return sorted({each.checked(one) for one in value})
 

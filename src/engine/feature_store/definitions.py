@@ -80,6 +80,14 @@ def sequence_of(value: Any, kind: type[T], what: str, wanted: str) -> tuple[T, .
     return parts
 
 
+def _names_by_key(value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{where}, key_map: expected names by key, got {type(value).__name__} {value!r:.80}"
+        )
+    return dict(value)
+
+
 @dataclass(frozen=True)
 class Entity:
     """A thing that features are about: a plane, an airport, a route.
@@ -297,7 +305,7 @@ class FeatureView:
         put(self, "aggregates", sequence_of(aggregates, Aggregate, where, wanted))
         put(self, "ttl", ttl)
         put(self, "as_of", arguments.one_of(f"{where}, as_of", as_of, AS_OF, error=ConfigError))
-        put(self, "key_map", None if key_map is None else dict(require(key_map, Mapping, f"{where}, key_map")))  # type: ignore[type-abstract]
+        put(self, "key_map", None if key_map is None else _names_by_key(key_map, where))
         put(self, "stored_as", stored_as)
         self._check()
 
@@ -323,7 +331,7 @@ class FeatureView:
         >>> weather.with_key_map({"airport": "origin"}, name="origin_weather").keys
         ('origin',)
         """
-        given = dict(require(key_map, Mapping, f"view {self.name!r}, key_map"))  # type: ignore[type-abstract]
+        given = _names_by_key(key_map, f"view {self.name!r}")
         unknown = [key for key in given if key not in self.keys]
         if unknown:
             raise ConfigError(
@@ -418,7 +426,7 @@ class FeatureView:
 
     def describe(self) -> dict[str, Any]:
         """The definition as JSON-able values: `version` is their digest."""
-        described = {
+        described: dict[str, Any] = {
             "name": self.name,
             "entities": [[entity.name, list(entity.keys)] for entity in self.entities],
             "source": self.source.describe(),

@@ -21,7 +21,9 @@ from engine.feature_store.definitions import FeatureView
 from engine.feature_store.online.base import OnlineStore, Unavailable
 from engine.feature_store.schema import Schema
 
-DELETED_TAG = bytes(8)  # in place of a schema's: csrc/feature_store/codec.hpp reads such a row as one that is not there
+DELETED_TAG = bytes(
+    8
+)  # in place of a schema's: csrc/feature_store/codec.hpp reads such a row as one that is not there
 NOTE_LENGTH_MAX = 4096
 READ_S_MAX = 30.0
 _SHORTENED = b"\x01#"
@@ -199,8 +201,9 @@ def _erased(
         there = row is not None and row.startswith(MAGIC) and len(row) >= 36
         deleted += bool(there and row is not None and not is_mark(row))
         # A row may be ahead of this machine's clock.
-        made[key] = mark_of(max(now_ns, _event_ns(row)) if there and row is not None else now_ns) if mark else None
+        made[key] = (
+            mark_of(max(now_ns, _event_ns(row)) if there and row is not None else now_ns) if mark else None
+        )
     entry = Deleted(now_ns, who(), tuple(keys), deleted, Deleted.digest_of(entities), mark, note)
     online.erase(made, ttl_ns, entry.to_json())
     return entry
-

@@ -119,7 +119,9 @@ def _columns(rows: Any) -> _Table | _Mappings:
     if isinstance(rows, Sequence) and not isinstance(rows, (str, bytes)):
         for place, row in enumerate(rows):
             if not isinstance(row, Mapping):
-                raise InputTypeError(f"rows: row {place}: expected a mapping, got {type(row).__name__} {row!r:.80}")
+                raise InputTypeError(
+                    f"rows: row {place}: expected a mapping, got {type(row).__name__} {row!r:.80}"
+                )
         return _Mappings(rows)
     return _Table(as_table(rows))
 
@@ -175,7 +177,9 @@ class _Mappings:
         import pyarrow as pa
 
         values = self.values(name)
-        if all(type(value) is datetime and value.tzinfo is UTC and 1678 <= value.year <= 2261 for value in values):
+        if all(
+            type(value) is datetime and value.tzinfo is UTC and 1678 <= value.year <= 2261 for value in values
+        ):
             return _int64(pa.array(values, pa.timestamp("us", "UTC"))) * 1000
         made = np.empty(len(values), np.int64)
         for row, value in enumerate(values):
@@ -219,7 +223,9 @@ class _Table:
 
     def __init__(self, table: Any) -> None:
         # The index of a pandas table is none of its columns.
-        self.table = table.select([name for name in table.column_names if not name.startswith("__index_level_")])
+        self.table = table.select(
+            [name for name in table.column_names if not name.startswith("__index_level_")]
+        )
         self.names = self.every = self.table.column_names
 
     def lacking(self, name: str) -> str:
@@ -243,7 +249,9 @@ class _Table:
         of_type = pa.list_(pa.float64()) if kind == LIST else wanted[kind]
         try:
             if getattr(column.type, "extension_name", None) is not None:
-                return pa.array([None if value is None else str(value) for value in column.to_pylist()], of_type)
+                return pa.array(
+                    [None if value is None else str(value) for value in column.to_pylist()], of_type
+                )
             return column.cast(of_type)
         except pa.ArrowException as error:
             raise InputError(f"{where}, column {name!r}: expected {_WORDS[kind]}: {error}") from None

@@ -267,9 +267,7 @@ class FeatureStore:
         view = require(view, FeatureView, "view")
         return delete_rows(self.online, view, self._schema(view), keys, mark=mark, note=note)
 
-    def delete_entity(
-        self, keys: Mapping[str, Any], *, mark: bool = True, note: str = ""
-    ) -> Deleted:
+    def delete_entity(self, keys: Mapping[str, Any], *, mark: bool = True, note: str = "") -> Deleted:
         """Delete an entity everywhere in the online store: its row in each view that has its keys, and each row of a
         view of several entities where it is one of them. The views are those that were ever written here.
 

@@ -149,8 +149,8 @@ def score(capsule, rows, Py_ssize_t threads=1, deadline_ns=None):
     if status == ENGINE_SCORE_OUT_OF_TIME:
         raise ModelError(f"the model gave up on {n_rows} rows: its deadline has passed")
     if status == NOT_CALLED:
-        raise ModelError("the model allows one call at a time, and it was not free: another call did not end in time, is "
-                         "stuck, or calls the model from inside itself")
+        raise ModelError("the model allows one call at a time, and it was not free: another call did not end in time, "
+                         "is stuck, or calls the model from inside itself")
     if status != ENGINE_SCORE_OK:
         raise ModelError(f"the model failed on {n_rows} rows (status {status})")
     return out

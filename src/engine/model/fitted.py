@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine._common import optional
-from engine.errors import ConfigError, ModelFormatError, UnsupportedModelError
+from engine.errors import ConfigError, EngineError, ModelFormatError, UnsupportedModelError
 from engine.model import _scorer
 from engine.model.iterations import Range
 from engine.model.model import Model
@@ -46,6 +46,21 @@ def read_fitted(fitted: Any, library: str, rounds: Range = None) -> Model:
     Raises:
         UnsupportedModelError: the object is not fitted, of another class, or cannot be represented exactly.
     """
+    try:
+        return _read(fitted, library, rounds)
+    except EngineError:
+        raise
+    except (
+        Exception
+    ) as error:  # an object of a version that its library does not know any more, or half of one
+        raise UnsupportedModelError(
+            f"{library} {type(fitted).__name__}: it cannot be read as the installed {library} knows it: "
+            f"{type(error).__name__}: {error}; fit it with that version, or load and save it "
+            f"with the version that made it"
+        ) from error
+
+
+def _read(fitted: Any, library: str, rounds: Range) -> Model:
     if library in ("lightgbm", "xgboost", "catboost"):
         _require_own_predict(fitted, library)
     if library == "lightgbm":
@@ -146,8 +161,8 @@ def _require_own_predict(fitted: Any, library: str) -> None:
     known = next(cls for cls in type(fitted).__mro__ if cls.__module__.partition(".")[0] == library)
     if method := _overridden(fitted, known, ("predict", "predict_proba")):
         raise UnsupportedModelError(
-            f"{type(fitted).__name__} has a {method} of its own, which its trees do not tell; pass a callable "
-            f"around it: load_model(lambda rows: model.{method}(rows), n_features=…)"
+            f"{type(fitted).__name__} has a {method} of its own, which its trees do not tell; serve that: "
+            f"load_model(model.{method}, n_features=…, n_outputs=…, dtype='float64')"
         )
 
 

@@ -42,8 +42,8 @@ def load_model(
             skops; the content tells the format, not the suffix;
             a fitted LightGBM, XGBoost or CatBoost model, or its scikit-learn wrapper. A classifier gives
             probabilities, of class 1 where there are two;
-            a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient booster or
-            isolation forest, which gives its `decision_function`;
+            a fitted scikit-learn estimator or Pipeline: natively where a reader takes it, else by scikit-learn itself,
+            which `describe()["native_reason"]` then explains;
             a treelite Model;
             a Python callable, [n, n_features] of `dtype` -> [n] or [n, n_outputs] (batch lane only);
             a `Model`, which is returned as it is.
@@ -185,7 +185,9 @@ def read_file(path: Path) -> bytes:
     """Return the bytes of a model file. Raise ModelFormatError for a directory."""
     if path.is_dir():
         raise ModelFormatError(f"{path}: expected a model file, got a directory")
-    return path.read_bytes()
+    return path.read_bytes().removeprefix(
+        b"\xef\xbb\xbf"
+    )  # the mark that some editors put before text in UTF-8
 
 
 def read_native(content: bytes, kind: str, name: str, rounds: Range = None, *, library: bool = True) -> Model:

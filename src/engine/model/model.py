@@ -37,8 +37,9 @@ class Model:
         digest: str, sha256 of the model's content as 64 hex digits.
         feature_names: tuple of str, names of the columns in order; None where the model carries none.
         categories: dict, a categorical feature's name -> tuple of its categories in the order of their codes; None
-            where the model carries none. Rows of a data frame are matched with them.
+            where the model carries none. Rows with names are matched with them.
         computes_float32: bool. True: rows in double are rounded to float32.
+        probe_rows: float64 [n, n_features], rows that the model takes, to measure it with; None where it takes any.
         native: bool. True: a call takes microseconds and never takes the GIL, so the model fits the inline lane and may
             be a fallback.
 
@@ -62,6 +63,7 @@ class Model:
         "n_features",
         "n_outputs",
         "native",
+        "probe_rows",
         "scorer",
     )
 
@@ -85,6 +87,7 @@ class Model:
         self.feature_names = tuple(feature_names) if feature_names is not None else None
         self.categories = _fixed(categories) if categories else None
         self.computes_float32 = not info["float64_rows"]
+        self.probe_rows: npt.NDArray[np.float64] | None = None
         # Whether float64 rows need no look: the model reads doubles, or has already warned of what it rounds.
         self._float64_plain = not self.computes_float32
         self._details = dict(details or {})
@@ -166,9 +169,16 @@ class Model:
             **self._details,
         }
 
+    def __copy__(self) -> Model:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return self
+
     def __reduce__(self) -> Any:
         raise InputTypeError(
-            "a Model cannot be pickled, because it is native memory: send the file and load it there"
+            "a Model cannot be pickled, because it is native memory: pickle the fitted object or send the file, and "
+            "call load_model there"
         )
 
     def __repr__(self) -> str:

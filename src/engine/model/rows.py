@@ -16,6 +16,7 @@ beside a model without names, and must have as many columns as the model. A data
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +57,7 @@ class TextCodes(tuple[str, ...]):
                 "unknown_or_missing" no missing one either.
         """
         readers = [(tuple(texts), refuse) for texts, refuse in known]
-        made = cls(dict.fromkeys(text for texts, _ in readers for text in texts))
+        made = cls(sorted({text for texts, _ in readers for text in texts}))
         made._places = {text: float(at) for at, text in enumerate(made)}
         made._refusing = [frozenset(texts) for texts, refuse in readers if refuse is not None]
         made._refuses_missing = any(refuse == "unknown_or_missing" for _, refuse in readers)
@@ -94,8 +95,11 @@ class TextCodes(tuple[str, ...]):
 
 def known(names: Names) -> bool:
     """Return whether `names` are names that somebody gave, and not None or the placeholders of a library."""
-    if not names:
-        return False
+    return bool(names) and _known(tuple(names or ()))
+
+
+@functools.lru_cache(maxsize=256)
+def _known(names: tuple[str, ...]) -> bool:
     found = [_PLACEHOLDER.fullmatch(name) for name in names]
     if None in found:
         return True
@@ -189,6 +193,13 @@ def matched_row(
     """
     if type(row) is np.ndarray and row.dtype.kind in _NUMBERS:
         return row
+    if (
+        isinstance(row, dict)
+        and names
+        and not strict
+        and (read := _read_mapping(row, names, categories)) is not None
+    ):
+        return read
     found = matched(
         [row] if isinstance(row, Mapping) else row,
         names,
@@ -202,6 +213,33 @@ def matched_row(
         raise InputError(f"expected one row, got a table of {len(found)}; predict_many takes tables")
     row_found: Array = found[0]
     return row_found
+
+
+def _read_mapping(row: Mapping[Any, Any], names: Sequence[str], categories: Categories) -> Array | None:
+    """One mapping of plain numbers, and of texts whose codes are known; None for one that needs the long way."""
+    out = np.empty(len(names), np.float64)
+    for at, name in enumerate(names):
+        if name not in row:
+            return None
+        value = row[name]
+        codes = categories.get(name) if categories else None
+        if codes is not None:
+            if not hasattr(codes, "code"):
+                return None
+            try:
+                out[at] = codes.code(value)
+            except InputError as error:
+                raise InputError(f"row 0, column {name!r}: {error}") from None
+        elif type(value) is float or type(value) is int or type(value) is bool:
+            try:
+                out[at] = value
+            except OverflowError:
+                return None
+        elif value is None:
+            out[at] = np.nan
+        else:
+            return None
+    return out
 
 
 def warn_lost(array: Array, names: Names) -> bool:

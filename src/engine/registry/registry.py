@@ -106,6 +106,7 @@ class ModelRegistry:
         policy: Mapping[str, Any] | None = None,
         lineage: Mapping[str, Any] | None = None,
         classes: Sequence[Any] | None = None,
+        artifacts: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
         note: str = "",
     ) -> Version:
         """Store a version and return it. Durable on return.
@@ -131,6 +132,8 @@ class ModelRegistry:
             lineage: plain JSON about the version's origin. `code` and `environment` are added unless given.
             classes: the labels that the answers stand for, texts, booleans or numbers, in the order of the outputs;
                 None if the answers are numbers.
+            artifacts: anything else that belongs to the version, as bytes or a path by name: "tokenizer.json". A
+                folder stands for the files in it and below. `Bundle.artifact` gives them back.
             note: for the audit log, at most 4,096 characters.
 
         Raises:
@@ -138,7 +141,9 @@ class ModelRegistry:
                 folder is read-only. Nothing is registered then.
         """
         name = checked_name(name if name is not None else self.default_name)
-        parts = Parts(model, fallback, default, program, golden, reference, policy, metrics, lineage, classes)
+        parts = Parts(
+            model, fallback, default, program, golden, reference, policy, metrics, lineage, classes, artifacts
+        )
         draft = built(name, parts, trust=self.trust, code=self._code)
         with self._blobs.shared():
             blobs = self._blobs.put(draft.contents)

@@ -57,14 +57,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from engine._common import vocabulary
-from engine.errors import ConfigError, InputError, InputTypeError
+from engine.errors import ClosedError, ConfigError, EngineError, InputError, InputTypeError
 from engine.model import _scorer
 from engine.model import rows as by_name
 from engine.serving import troubles
 from engine.serving._answers import Answers
 from engine.serving._executors import _looking_up_until, no_thread
 from engine.serving._rows import checked_default
-from engine.serving.columns import is_series as _is_series, records_of, warn_lost as _warn_lost
+from engine.serving.columns import is_series as _is_series
+from engine.serving.columns import is_named, plain_structured, records_of, require_all, unreadable
+from engine.serving.columns import warn_lost as _warn_lost
 
 cnp.import_array()
 
@@ -169,10 +171,11 @@ cdef class Deployment:
         if self.features is not NULL:
             if self.strict and self.lookup is None:
                 self.check_keys(x)
-            if isinstance(x, dict) or PyList_CheckExact(x) or not _is_series(x):
-                return self.features.read_row(self.features.ctx, <PyObject*>x, <float*>row)
-            x = dict(x.items())
+            if not PyDict_CheckExact(x) and not PyList_CheckExact(x) and _is_series(x):
+                x = dict(x.items())
             return self.features.read_row(self.features.ctx, <PyObject*>x, <float*>row)
+        if PyList_CheckExact(x) and not self.looks:
+            return read_row(x, self.n_features, self.wide, row)
         if self.looks:
             if self.look_in == 0:
                 return self.read_and_look(x, row)
@@ -180,34 +183,43 @@ cdef class Deployment:
         return self.read_values(x, self.wide, row)
 
     cdef int read_values(self, object x, bint wide, void* row) except -1:
-        if PyList_CheckExact(x) or (cnp.PyArray_CheckExact(x) and not cnp.PyArray_HASFIELDS(x)) or PyTuple_CheckExact(x):
+        if (PyList_CheckExact(x) or PyTuple_CheckExact(x)
+                or (cnp.PyArray_CheckExact(x) and not cnp.PyArray_HASFIELDS(x))):
             return read_row(x, self.n_features, wide, row)
         if PyDict_CheckExact(x) and self.plain_names and read_mapping(x, self.names, self.strict, wide, row):
             return 0
-        if by_name.named(x):
+        if isinstance(x, (np.recarray, np.void)):
+            x = plain_structured(x)
+        if is_named(x):
             x = self.named_row(x)
         return read_row(x, self.n_features, wide, row)
 
     # Cold: a row as an array, by the names of its values.
     def named_row(self, x):
         if isinstance(x, Mapping) and self.columns.names is None:
-            raise InputTypeError("a mapping needs names to become a row, and the model knows none of its features: load "
-                                 "it with load_model(…, feature_names=[…]), pass Engine(features=program), or give the "
-                                 "values as a sequence")
-        if isinstance(x, Mapping) and not x and self.names is not None:
-            raise InputError(f"the row is an empty mapping, and lacks all of the model's {self.n_features} features: "
-                             f"{', '.join(map(repr, self.names[:5]))}{', …' if self.n_features > 5 else ''}")
+            raise InputTypeError("a mapping needs names to become a row, and the model knows none of its features: "
+                                 "load it with load_model(…, feature_names=[…]), pass Engine(features=program), or "
+                                 "give the values as a sequence")
+        if isinstance(x, Mapping) and self.names is not None:
+            require_all(x, self.names)
         try:
             return by_name.matched_row(x, self.columns.names, n_features=self.n_features, strict=self.strict,
                                        categories=self.columns.categories)
         except InputError as error:
             raise InputError(str(error).removeprefix("row 0, ")) from None
+        except Exception as error:  # of the caller's own type
+            raise unreadable(x, error) from error
 
     def named_rows(self, rows):
-        if isinstance(rows, Mapping) and self.columns.names is None:
+        if isinstance(rows, Mapping) and (self.columns.names is None or not rows):
             return self.named_row(rows)  # raises
-        return by_name.matched(rows, self.columns.names, n_features=self.n_features, strict=self.strict,
-                               categories=self.columns.categories)
+        try:
+            return by_name.matched(rows, self.columns.names, n_features=self.n_features, strict=self.strict,
+                                   categories=self.columns.categories)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise unreadable(rows, error) from error
 
     # A row is read as doubles first, and looked at before it is rounded.
     cdef int read_and_look(self, object x, void* row) except -1:
@@ -292,7 +304,9 @@ cdef class Deployment:
     cdef object counted(self, object rows):
         if PyList_CheckExact(rows) or (cnp.PyArray_CheckExact(rows) and not cnp.PyArray_HASFIELDS(rows)):
             return rows
-        if not by_name.named(rows):
+        if isinstance(rows, (np.recarray, np.void)):
+            rows = plain_structured(rows)
+        if not is_named(rows):
             return rows
         return self.named_rows(rows) if self.features is NULL else records_of(rows)
 
@@ -345,6 +359,8 @@ cdef class Deployment:
         return exact if self.wide else rounded(exact, False)
 
     def read_rows_of(self, rows, bint wide):
+        if isinstance(rows, np.ndarray) and rows.dtype.kind == "O" and rows.ndim == 2:
+            rows = list(np.where(np.ma.getmaskarray(rows), np.array(None), np.asarray(rows)))
         if not isinstance(rows, (list, tuple)):
             return read_matrix(rows, self.n_features, wide)
         if len(rows) and not by_name.named(rows):
@@ -392,7 +408,7 @@ cdef class Versions:
     @property
     def version(self):
         """Name of the version that new requests go to, outside of a canary."""
-        return self._current.version
+        return self._serving()[0].version
 
     cdef int _take_observer(self, object capsule) except -1:
         self._observer_owner = capsule
@@ -432,8 +448,8 @@ cdef class Versions:
                               f"outputs; this engine serves {self._n_features} and {self._n_outputs}")
         cdef Deployment deployment = Deployment.__new__(Deployment)
         deployment.n_features, deployment.n_outputs = self._n_features, self._n_outputs
-        # A feature program makes float32. Without one, rows are doubles where any model of the version reads doubles, or
-        # the shadow does, which is shown the same rows.
+        # A feature program makes float32. Without one, rows are doubles where any model of the version reads doubles,
+        # or the shadow does, which is shown the same rows.
         deployment.wide = features is None and (
             self._shadow_wide or scorer.score_f64 is not NULL or (second is not NULL and second.score_f64 is not NULL)
         )
@@ -452,7 +468,7 @@ cdef class Versions:
         # The native deployment retains both scorers, so the capsules may go.
         deployment.native = new NativeDeployment(scorer[0], second, deployment.wide, deployment.number, self._breaker)
         if self._observer is not NULL:
-            self._observer.deployed(self._observer.ctx, deployment.number, version.encode())
+            self._observer.deployed(self._observer.ctx, deployment.number, version.encode("utf-8", "backslashreplace"))
         return deployment
 
     def _measure(self, Deployment deployment, rows):
@@ -567,6 +583,8 @@ cdef class Versions:
 
     def _serving(self):
         """The deployment that new requests come under, and the one before it or None."""
+        if self._current is None:
+            raise ClosedError("the engine was never opened")
         return self._current, self._previous
 
     def _versions(self):

@@ -148,8 +148,11 @@ class CoreEngine(Versions):
         """Answer what is queued by its fallback, and end the threads.
 
         Args:
-            timeout_s: seconds to wait for a primary that is still running, up to 3600. A primary that does not come
-                back in time keeps its thread, and the memory that it uses, until the process ends.
+            timeout_s: seconds to wait for a primary that is still running, 0 or more, up to 3600. A primary that does
+                not come back in time keeps its thread, and the memory that it uses, until the process ends.
+
+        Raises:
+            ConfigError: a timeout_s out of range.
 
         Blocks, without the GIL, for timeout_s at most; always returns. A second call does nothing. Thread-safe. On an
         event loop use `async with`, which closes beside the loop.

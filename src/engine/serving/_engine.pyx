@@ -41,10 +41,12 @@ from engine.serving._statistics cimport statistics_of
 
 import asyncio
 import functools
+import math
 import random
 
+from engine._common.arguments import number
 from engine._common.vocabulary import PRIORITIES as _priorities
-from engine.errors import ClosedError, InputError, InputTypeError, ResourceError
+from engine.errors import ClosedError, ConfigError, InputError, InputTypeError, ResourceError
 from engine.serving._answers import Answers
 from engine.serving._executors import _looking_up_until
 from engine.serving.loops import no_loop
@@ -126,6 +128,8 @@ cdef class CoreEngine(Versions):
             budget_ns: from a call to its deadline, where the call gives none.
             limits: the other options by name, checked.
         """
+        if self.runtime is not NULL:
+            raise ConfigError("this engine was opened before: make a new Engine")
         cdef const engine_scorer* scorer = scorer_from_capsule(primary)
         self._n_features, self._n_outputs = scorer.n_features, scorer.n_outputs
         self._breaker = _breaker_limits(limits["breaker"])
@@ -655,18 +659,22 @@ cdef class CoreEngine(Versions):
         """Answer what is queued by its fallback, and end the threads.
 
         Args:
-            timeout_s: seconds to wait for a primary that is still running, up to 3600. A primary that does not come
-                back in time keeps its thread, and the memory that it uses, until the process ends.
+            timeout_s: seconds to wait for a primary that is still running, 0 or more, up to 3600. A primary that does
+                not come back in time keeps its thread, and the memory that it uses, until the process ends.
+
+        Raises:
+            ConfigError: a timeout_s out of range.
 
         Blocks, without the GIL, for timeout_s at most; always returns. A second call does nothing. Thread-safe. On an
         event loop use `async with`, which closes beside the loop.
         """
+        cdef int64_t patience = <int64_t>(
+            min(number("timeout_s", timeout_s, 0.0, math.inf, error=ConfigError), CLOSE_S_MAX) * 1e9)
         if self._closed:
             return
         self._closed = True
         if self._forked_at != forks:
             return  # the threads are the parent's
-        cdef int64_t patience = <int64_t>(min(float(timeout_s), CLOSE_S_MAX) * 1e9)
         cdef uint32_t stuck
         with nogil:
             stuck = self.runtime.close(patience)

@@ -181,8 +181,10 @@ cdef class LoopBridge:
         return None if self.address is NULL else <object>self.address
 
     def _loop_is_gone(self, _):
-        ENGINE_ASSERT(self.native.pending == 0, b"the futures of pending requests keep their loop")
         self.address = NULL
+        if self.native is NULL:
+            return  # it was closed before, and swept
+        ENGINE_ASSERT(self.native.pending == 0, b"the futures of pending requests keep their loop")
         self.bridges.keep(self)
         self.bridges.forget(self)
 
@@ -423,7 +425,7 @@ cdef class Bridges:
         bridge.native.stop_polling()
         self.spare.push_back(pair[completions_pointer, int64_t](bridge.native, now_ns()))
         bridge.native = NULL
-        bridge.kick = bridge.poll = None  # bound methods of the bridge, which keep it
+        bridge.kick = bridge.poll = bridge.watch = None  # bound methods of the bridge, which keep it
         return 0
 
     def __dealloc__(self):

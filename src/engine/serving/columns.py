@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from engine._common.tables import Columns as Table
 from engine.errors import ConfigError, InputError
 from engine.model import Model, _scorer
@@ -89,6 +91,13 @@ def scorer_of(model: Model, role: str, columns: Columns, *, strict: bool = True)
     return model.scorer if order is None else _scorer.reordered(model.scorer, order)
 
 
+def is_named(rows: Any) -> bool:
+    """Whether rows, or one row, are of a kind that has names. Raise InputError for a table that is not read yet."""
+    if hasattr(rows, "collect_schema") and hasattr(rows, "collect"):
+        raise InputError(f"{type(rows).__name__} has no rows before it is collected: pass rows.collect()")
+    return by_name.named(rows)
+
+
 def is_series(value: Any) -> bool:
     """Whether this is a row of pandas, named by its index."""
     return all(hasattr(value, name) for name in ("iloc", "index", "items", "dtype"))
@@ -108,6 +117,28 @@ def records_of(rows: Any) -> list[Any]:
     if len(set(lengths.values())) > 1:
         raise InputError(f"the columns differ in length: {lengths}")
     return [dict(zip(table.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def plain_structured(rows: Any) -> Any:
+    """Records of NumPy, or one of them, as a structured array [n]."""
+    return np.asarray(rows).view(np.ndarray).reshape(-1)
+
+
+def require_all(row: Mapping[Any, Any], names: Sequence[str]) -> None:
+    """Raise InputError, which names them, if a mapping lacks some of these features."""
+    has = {_plain(str(key)) for key in row}
+    if lacking := [name for name in names if _plain(name) not in has]:
+        raise InputError(
+            f"the row lacks {len(lacking)} of the model's {len(names)} features: {_listed(lacking, ())}; it has: "
+            f"{_listed([str(key) for key in row], ())}"
+        )
+
+
+def unreadable(rows: Any, error: Exception) -> InputError:
+    """The error for rows whose own type raised one."""
+    return InputError(
+        f"cannot read rows from {type(rows).__name__}: {type(error).__name__}: {str(error)[:200]}"
+    )
 
 
 def warn_lost(rows: Any, names: Sequence[str] | None) -> None:

@@ -25,7 +25,7 @@ from engine.serving._engine import CoreEngine
 from engine.serving.apart import apart
 from engine.serving.columns import Columns, columns_of, scorer_of
 from engine.serving.executors import Executors, placement
-from engine.serving.loops import require_loop
+from engine.serving.loops import require_loop, warn_of_gevent
 from engine.serving.parts import Default, Features, Monitor
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Engine(CoreEngine):
         self._open(
             *self._scorers(model, spare, columns, features),
             parts.default(default, model.n_outputs),
-            version if version is not None else model.digest[:12],
+            parts.version(version, model),
             features,
             (model, spare, default, features),
             columns,
@@ -221,6 +221,8 @@ class Engine(CoreEngine):
         if inline:
             inline = self._calibrate() <= INLINE_COST_US_MAX or lane == "inline"
         self._choose_lane(inline, lane == "auto")
+        if not inline:
+            warn_of_gevent()
         give_up = time.monotonic() + WARM_UP_S_MAX
         while not inline and not self._warmed_up() and time.monotonic() < give_up:
             time.sleep(0.001)
@@ -428,7 +430,7 @@ class Engine(CoreEngine):
             raise ConfigError(
                 "a shadow must not be a Python callable: it would take the GIL from live requests"
             )
-        name = version if version is not None else model.digest[:12]
+        name = parts.version(version, model)
         current = self._serving()[0]
         features, columns = current.parts[3], current.columns
         if columns.categories and model.categories and columns.categories != model.categories:
@@ -471,7 +473,7 @@ class Engine(CoreEngine):
         deployment = self._prepare(
             *self._scorers(model, spare, columns, chosen),
             parts.default(given, model.n_outputs),
-            version if version is not None else model.digest[:12],
+            parts.version(version, model),
             chosen,
             (model, spare, given, chosen),
             columns,
@@ -551,5 +553,7 @@ class Engine(CoreEngine):
         await asyncio.sleep(0)
 
     def __repr__(self) -> str:
+        if self.closed and not hasattr(self, "_batch_rows_max"):
+            return "Engine(never opened)"
         state = "closed" if self.closed else f"lane={self.lane!r}, version={self.version!r}"
         return f"Engine({self.primary!r}, fallback={self.fallback!r}, {state})"

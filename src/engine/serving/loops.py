@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import warnings
 
 from engine.errors import ConfigError
 
@@ -22,6 +23,19 @@ def require_loop() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         raise no_loop() from None
+
+
+def warn_of_gevent() -> None:
+    """Warn that waiting in native code stops gevent's hub, where gevent has replaced the threads."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        warnings.warn(
+            "gevent: a request of the batch lane waits in native code, which stops this thread's hub until the answer "
+            "is there, at most until its deadline. Other greenlets go on where the hub's thread pool waits: "
+            "gevent.get_hub().threadpool.apply(engine.predict, (row,))",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _other_kind() -> tuple[str, str] | None:

@@ -86,6 +86,15 @@ def _load(role: str, source: Any) -> Model:
     return load_model(source)
 
 
+def version(name: str | None, model: Model) -> str:
+    """The name of a version: as given, or by the model's digest. Raise ConfigError for a name that is no str."""
+    if name is None:
+        return model.digest[:12]
+    if not isinstance(name, str):
+        raise ConfigError(f"version must be a str, got {type(name).__name__} {name!r:.60}")
+    return name
+
+
 def takes_gil(model: Model) -> bool:
     """Whether the model needs the GIL to score rows."""
     return _scorer.describe(model.scorer)["takes_gil"]
@@ -126,6 +135,7 @@ def default(value: Default, n_outputs: int) -> Any:
 def warm_rows(given: Any, model: Model, columns: Columns, n_rows: int) -> npt.NDArray[Any]:
     """Rows in the engine's layout to calibrate on, [n_rows, n_features]: the given ones repeated, or made-up ones."""
     n_rows, n_features = min(n_rows, WARM_ROWS_MAX), model.n_features
+    given = model.probe_rows if given is None else given  # some models do not take any row
     if given is None:
         # Random values take other branches in each row. Rows of zeros would time perfectly predicted branches.
         return np.random.default_rng(0).standard_normal((n_rows, n_features))
@@ -144,7 +154,12 @@ def golden(given: Given | None, model: Model, deployment: Deployment) -> Golden 
     """Golden rows in the model's own order of columns, from (rows, values) as a caller gives them."""
     if given is None:
         return None
-    rows, values = given
+    try:
+        rows, values = given
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"golden must be (rows, values), got {type(given).__name__} {given!r:.60}"
+        ) from None
     if deployment.parts[3] is not None and by_name.named(rows):  # inputs of the feature program
         rows = deployment.read_rows(rows)
         order = order_of(model, "primary", deployment.columns, strict=False)

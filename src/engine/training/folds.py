@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -39,7 +40,7 @@ def folds(
     edges = [n * part // (n_folds + 1) for part in range(1, n_folds + 2)]
     if instants is not None:
         edges = [int(np.searchsorted(instants, instants[edge])) if edge < n else n for edge in edges]
-    for first, end in zip(edges, edges[1:], strict=False):
+    for first, end in itertools.pairwise(edges):
         judge = np.arange(first, end)
         if groups is not None:
             judge = judge[~np.isin(groups[judge], groups[:first])]
@@ -56,7 +57,9 @@ def _drawn(n: int, n_folds: int, groups: Places | None) -> Iterator[tuple[Places
     n_units = int(units.max()) + 1 if n else 0
     if n_units < n_folds:
         what = "rows" if groups is None else "groups"
-        raise TrainingError(f"{n_units:,} {what} before the split are too few for {n_folds} folds; take fewer folds")
+        raise TrainingError(
+            f"{n_units:,} {what} before the split are too few for {n_folds} folds; take fewer folds"
+        )
     parts = np.empty(n_units, np.int64)
     parts[np.random.default_rng(SEED).permutation(n_units)] = np.arange(n_units) % n_folds
     for part in range(n_folds):

@@ -317,22 +317,18 @@ class TrainingPipeline:
         if self.folds is None:
             return {}
         found = []
-        parts = folds(
-            len(made.learn), self.folds, self.split, instants=made.instants, groups=made.groups
-        )
-        for number, (learn, judge) in enumerate(parts):
-            stage = f"fold-{number}"
+        parts = folds(len(made.learn), self.folds, self.split, instants=made.instants, groups=made.groups)
+        for place, (learn, judge) in enumerate(parts):
+            stage = f"fold-{place}"
             before = saved.load(stage)
             if before is None:
-                saved.save(stage, 1, b"", self._fold(made, number, learn, judge, stop))
+                saved.save(stage, 1, b"", self._fold(made, place, learn, judge, stop))
                 before = saved.load(stage)
                 assert before is not None, "a checkpoint that was saved is there"
             found.append(before.about)
         return summary(found)
 
-    def _fold(
-        self, made: Prepared, number: int, learn: Any, judge: Any, stop: Stop
-    ) -> dict[str, float]:
+    def _fold(self, made: Prepared, place: int, learn: Any, judge: Any, stop: Stop) -> dict[str, float]:
         """Return the metrics of the rows `judge`, by a program and a model of the rows `learn`."""
         import pyarrow as pa
 
@@ -345,11 +341,11 @@ class TrainingPipeline:
             content = self.learner.step(data, index, content, stop)
         assert content is not None, "a learner has a step"
         trust = getattr(self.model_registry, "trust", False)
-        model = artifacts.from_bytes(f"the model of fold {number}", content, trust=trust)
+        model = artifacts.from_bytes(f"the model of fold {place}", content, trust=trust)
         classes = _classes_of(made, model)
         if classes is not None and model.n_outputs > 1 and model.n_outputs != len(classes):
             raise TrainingError(
-                f"fold {number}: its {len(learn):,} rows to learn from lack some of the {len(classes)} classes; take "
+                f"fold {place}: its {len(learn):,} rows to learn from lack some of the {len(classes)} classes; take "
                 f'fewer folds, or split="random"'
             )
         answers = model.predict(program.batch(cut.learn.take(pa.array(judge))))

@@ -38,7 +38,9 @@ LEG = FeatureView(
     Source(table(tailnum=["N1", "N1", "N2"], origin=["EWR", "N2", "EWR"], x=[1.0, 2.0, 3.0]), "at"),
     ["x"],
 )
-AIRPORT = FeatureView("airport", Entity("airport", "origin"), Source(table(origin=["EWR"], x=[9.0]), "at"), ["x"])
+AIRPORT = FeatureView(
+    "airport", Entity("airport", "origin"), Source(table(origin=["EWR"], x=[9.0]), "at"), ["x"]
+)
 VIEWS = (PLANE, LEG, AIRPORT)
 
 

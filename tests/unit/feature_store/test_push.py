@@ -49,10 +49,10 @@ def store(request, tmp_path):
     return FeatureStore(DuckDBOffline(threads=1), online)
 
 
-def fetched(store, made, key="N1", now=hour(100)):
+def fetched(store, made, key="N1"):
     names = made.feature_names
     program = t.FeatureProgram.fit([t.number(names[0])], {names[0]: [1.0]})
-    features = store.online_features(program, [made], now_ns=lambda: int(now.timestamp()) * 10**9)
+    features = store.online_features(program, [made], now_ns=lambda: int(hour(100).timestamp()) * 10**9)
     out, missing = features.fetch({"plane": key}, time.monotonic_ns() + 10**10)
     features.close()
     return None if missing else out[names[0]]
@@ -143,7 +143,9 @@ def test_aggregates_come_by_their_own_names(store):
     made = view((), aggregates=[Aggregate("mean", "delay", "24h"), Aggregate("count", "delay", "7d")])
     store.push(made, {"plane": "N1", "at": hour(1), "delay_mean_24h": 2.5, "delay_count_7d": 4})
     assert stored(store, made)[3] == [2.5, 4]
-    with pytest.raises(InputError, match="row 0 has no 'delay_count_7d'; a row has: plane, at, delay_mean_24h"):
+    with pytest.raises(
+        InputError, match="row 0 has no 'delay_count_7d'; a row has: plane, at, delay_mean_24h"
+    ):
         store.push(made, {"plane": "N1", "at": hour(1), "delay_mean_24h": 2.5})
 
 
@@ -165,8 +167,10 @@ def test_aggregates_come_by_their_own_names(store):
 )  # fmt: skip
 def test_mistakes_are_named_with_their_row_and_nothing_is_written(store, change, match):
     made = view(COLUMNS)
-    with pytest.raises(InputError, match=match) if "at" not in change or change["at"] else pytest.raises(
-        InputTypeError, match=match
+    with (
+        pytest.raises(InputError, match=match)
+        if "at" not in change or change["at"]
+        else pytest.raises(InputTypeError, match=match)
     ):
         store.push(made, [ROW, {**ROW, "plane": "N2", **change}])
     assert store.online.wire().read([store.online.prefix("plane") + b"N1"], 2**62) == [None]

@@ -1,5 +1,5 @@
-"""One entity in two roles; more aggregates, and windows that end at the request; what was created later. Literal values,
-offline and on both online stores."""
+"""One entity in two roles; more aggregates, and windows that end at the request; rows that were created later. Literal
+values, offline and on both online stores."""
 
 import math
 import time
@@ -79,7 +79,9 @@ def test_one_entity_in_two_roles(store):
     # Materialising one role is materialising the view: its rows are stored once.
     assert store.materialize(ORIGIN, None, START + timedelta(hours=1)).written == 2
     assert store.materialize(WEATHER, None, START + timedelta(hours=1)).same == 2
-    found, missing = served(store, [ORIGIN, DEST, WEATHER], {"origin": "EWR", "dest": "LGA", "airport": "LGA"}, 1)
+    found, missing = served(
+        store, [ORIGIN, DEST, WEATHER], {"origin": "EWR", "dest": "LGA", "airport": "LGA"}, 1
+    )
     assert (found, missing) == ([1.0, 2.0, 2.0], ())
     assert store.online.views() == ["weather"]
     store.delete(DEST, {"dest": "LGA"})
@@ -186,7 +188,9 @@ def test_windows_as_of_the_request(store):
 
 def test_a_late_event_reaches_windows_as_of_the_request(store):
     def view(*rows):
-        table = pa.table({"k": ["a"] * len(rows), "t": hours(*(r[0] for r in rows)), "x": [r[1] for r in rows]})
+        table = pa.table(
+            {"k": ["a"] * len(rows), "t": hours(*(r[0] for r in rows)), "x": [r[1] for r in rows]}
+        )
         return FeatureView(
             "late", Entity("k"), Source(table, "t"), (), [Aggregate("sum", "x", "6h")], as_of="request"
         )
@@ -202,7 +206,7 @@ def test_a_late_event_reaches_windows_as_of_the_request(store):
 def test_mistakes_of_aggregates_are_named():
     with pytest.raises(ConfigError, match="q is for quantile alone"):
         Aggregate("sum", "x", "1h", q=0.5)
-    with pytest.raises(ConfigError, match="q must be a number from 0 to 1, got 1.5"):
+    with pytest.raises(ConfigError, match=r"q must be a number from 0 to 1, got 1\.5"):
         Aggregate("quantile", "x", "1h", q=1.5)
     with pytest.raises(ConfigError, match="closed must be one of right, left"):
         Aggregate("sum", "x", "1h", closed="both")
@@ -211,7 +215,7 @@ def test_mistakes_of_aggregates_are_named():
     with pytest.raises(ConfigError, match="as_of='request' says when windows end, so it needs an aggregate"):
         FeatureView("v", Entity("k"), Source(EVENTS, "t"), ["x"], as_of="request")
     offline = DuckDBOffline(threads=1)
-    with pytest.raises(InputError, match="column 's' .* has type string: an aggregate is over numbers"):
+    with pytest.raises(InputError, match=r"column 's' .* has type string: an aggregate is over numbers"):
         offline.view(FeatureView("v", Entity("k"), Source(EVENTS, "t"), (), [Aggregate("sum", "s", "1h")]))
     with pytest.raises(InputError, match="an aggregate is over numbers"):
         offline.view(FeatureView("v", Entity("k"), Source(EVENTS, "t"), (), OVER_S, as_of="request"))
@@ -241,7 +245,9 @@ def test_what_was_created_later_is_not_seen():
     first = DatasetConfig(Source(labels, "at"), view)
     cut = DatasetConfig(Source(labels, "at"), view, created_end_time="2013-01-01T09:00:00Z")
     assert len({first.digest, cut.digest}) == 2
-    with pytest.raises(ConfigError, match="view 'w': its source has no created_time, which created_end_time needs"):
+    with pytest.raises(
+        ConfigError, match="view 'w': its source has no created_time, which created_end_time needs"
+    ):
         DatasetConfig(
             Source(labels, "at"),
             FeatureView("w", Entity("k"), Source(rows, "t"), ["x"]),

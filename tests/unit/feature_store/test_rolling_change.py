@@ -26,7 +26,12 @@ TYPES = {"k": pa.string(), "t": pa.timestamp("us", "UTC"), "a": pa.float64(), "b
 
 
 def view(hour, columns, values=(1.0, 2.0), **options):
-    rows = {"k": ["e", "f"], "t": [START + timedelta(hours=hour)] * 2, "a": [values[0]] * 2, "b": [values[1]] * 2}
+    rows = {
+        "k": ["e", "f"],
+        "t": [START + timedelta(hours=hour)] * 2,
+        "a": [values[0]] * 2,
+        "b": [values[1]] * 2,
+    }
     table = pa.table({name: pa.array(rows[name], TYPES[name]) for name in rows})
     return FeatureView("v", Entity("k"), Source(table, "t"), columns, **options)
 
@@ -104,14 +109,18 @@ def test_another_window_under_the_same_name_is_missing_and_never_mistaken(store)
     end = START + timedelta(days=1)
     hour, day = timedelta(hours=1), timedelta(days=1)
     store.materialize(view(1, ["a"], aggregates=[Aggregate("sum", "b", "24h")]), None, end)
-    same = service(store, view(1, ["a"], aggregates=[Aggregate("sum", "b", "24h"), Aggregate("sum", "b", hour)]))
+    same = service(
+        store, view(1, ["a"], aggregates=[Aggregate("sum", "b", "24h"), Aggregate("sum", "b", hour)])
+    )
     assert fetch(same) == ([1.0, 2.0, None], ("v__b_sum_3600s",))
     # A column of the source may be called as the aggregate is.
-    other = pa.table({**{n: view(1, ["a"]).source.data[n] for n in "kt"}, "a": [1.0] * 2, "b_sum_24h": [5.0] * 2})
+    other = pa.table(
+        {**{n: view(1, ["a"]).source.data[n] for n in "kt"}, "a": [1.0] * 2, "b_sum_24h": [5.0] * 2}
+    )
     plain = FeatureView("v", Entity("k"), Source(other, "t"), ["a", "b_sum_24h"])
     aggregated = service(store, view(1, ["a"], aggregates=[Aggregate("sum", "b", "24h")]))
     store.materialize(plain, None, end)
-    assert fetch(aggregated) == ([1.0, None], ("v__b_sum_24h",))
+    assert fetch(aggregated) == ([None, None], ("v__a", "v__b_sum_24h"))
     assert day > hour
     same.close()
     aggregated.close()

@@ -384,14 +384,64 @@ def test_an_engine_serves_a_pipeline_and_falls_back_on_another():
     fallback = make_pipeline(columns(), LogisticRegression(max_iter=500)).fit(FITTED, LABEL)
     codes = model._matched(FRESH, False)
     assert codes.dtype == np.float64
-    expected = primary.predict_proba(FRESH)[:, 1]
+    expected, other = (each.predict_proba(FRESH)[:, 1] for each in (primary, fallback))
+    records = FRESH.to_dict("records")
     with engine.Engine(model, fallback=load_model(fallback), deadline_ms=10_000) as eng:
-        np.testing.assert_allclose(eng.predict_many(codes).values, expected, rtol=1e-12)
-        eng.swap(load_model(fallback), golden=(codes, fallback.predict_proba(FRESH)[:, 1]))
+        for rows in (codes, FRESH, FRESH[FRESH.columns[::-1]], records):
+            np.testing.assert_allclose(eng.predict_many(rows).values, expected, rtol=1e-12)
+        for at in (0, 7):
+            assert eng.predict(records[at]).value == pytest.approx(expected[at])
+            assert eng.predict(FRESH.iloc[at]).value == pytest.approx(expected[at])
+        with pytest.raises(InputError, match=r"lack.*'amount'"):
+            eng.predict({"colour": "red"})
+        eng.swap(load_model(fallback), golden=(FRESH, other))
+        np.testing.assert_allclose(eng.predict_many(FRESH).values, other, rtol=1e-12)
     # The program's own reader, for mappings at the highest rate; features are rounded to float32.
     with engine.Engine(model.estimator, features=model.program, deadline_ms=10_000) as eng:
         answers = eng.predict_many(FRESH.to_dict("records"))
         np.testing.assert_allclose(answers.values, expected, rtol=1e-6)
+
+
+def test_a_fallback_knows_the_codes_of_a_primary_that_scikit_learn_answers():
+    numbers = make_pipeline(SimpleImputer(), StandardScaler(), PCA(2))
+    texts = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore"))
+    prepare = ColumnTransformer([("n", numbers, NUMBERS), ("t", texts, TEXTS)])
+    table_ = FITTED.drop(columns="unused")
+    primary = make_pipeline(prepare, LogisticRegression()).fit(table_, LABEL)
+    fallback = make_pipeline(columns(), LogisticRegression(max_iter=500)).fit(table_, LABEL)
+    strange = FRESH.assign(colour="purple")
+    with engine.Engine(load_model(primary), fallback=load_model(fallback), deadline_ms=10_000) as eng:
+        answers = eng.predict_many(strange)
+        expected = {
+            "primary": primary.predict_proba(strange)[:, 1],
+            "fallback": fallback.predict_proba(strange)[:, 1],
+        }
+        for at, answer in enumerate(answers):
+            assert answer.value == pytest.approx(expected[answer.source][at])
+
+
+@pytest.mark.parametrize("more", [(), (PCA(3),)], ids=["native", "by scikit-learn"])
+def test_encoders_that_refuse_what_they_do_not_know_in_files_and_engines(tmp_path, more):
+    """OneHotEncoder's default. Rows of zeros, or random ones, are no rows to try such a model with."""
+    frame = FITTED[["amount", "colour"]].assign(count=1 + np.arange(600) % 3)
+    prepare = ColumnTransformer(
+        [("o", OneHotEncoder(), ["colour", "count"]), ("s", StandardScaler(), ["amount"])], sparse_threshold=0
+    )
+    fitted = make_pipeline(prepare, *more, LogisticRegression()).fit(frame, LABEL)
+    expected = fitted.predict_proba(frame)[:, 1]
+    path = tmp_path / "model"
+    path.write_bytes(pickle.dumps(fitted))
+    np.testing.assert_allclose(load_model(path, trust=True).predict(frame), expected, rtol=1e-9)
+    skops = pytest.importorskip("skops.io")
+    skops.dump(fitted, path)
+    np.testing.assert_allclose(load_model(path, trust=True).predict(frame), expected, rtol=1e-9)
+    with engine.Engine(load_model(fitted), default=-1.0, deadline_ms=60_000) as eng:
+        assert eng.wait_ready(60)
+        assert eng.predict(frame.iloc[0]).value == pytest.approx(expected[0])
+        eng.swap(load_model(fitted), version="2")
+        answer = eng.predict(frame.iloc[1])
+        assert (answer.value, answer.version) == (pytest.approx(expected[1]), "2")
+        assert eng.stats()["last_error"] is None
 
 
 def test_a_model_of_another_width_is_refused():

@@ -62,6 +62,21 @@ def test_loops_that_are_never_closed_are_collected(lane):
         assert asyncio.run(ask()) == (21.0, [11.0] * 3)
 
 
+def test_loops_that_are_closed_before_they_are_collected(eng):
+    async def ask():
+        return (await eng.predict_async([1.0, 2.0])).value
+
+    for _ in range(5):
+        loops = [asyncio.new_event_loop() for _ in range(3)]
+        for loop in loops:
+            assert loop.run_until_complete(ask()) == 21.0
+        for loop in loops:
+            loop.close()
+        assert asyncio.run(ask()) == 21.0  # sweeps the closed ones
+        del loops, loop
+        gc.collect()
+
+
 def test_each_thread_may_run_a_loop_and_drop_it(eng):
     values = []
 

@@ -102,12 +102,12 @@ def test_a_killed_run_does_no_fold_twice(registry, monkeypatch):
     done = []
     fold = TrainingPipeline._fold
 
-    def counted(self, made, number, *rest):
+    def counted(self, made, place, *rest):
         if len(done) == 2:
             done.append("killed")
             os.kill(os.getpid(), signal.SIGTERM)
-        done.append(number)
-        return fold(self, made, number, *rest)
+        done.append(place)
+        return fold(self, made, place, *rest)
 
     monkeypatch.setattr(TrainingPipeline, "_fold", counted)
     with pytest.raises(TrainingInterrupted):

@@ -6,7 +6,7 @@ last bits on the other rows that were read, and training and serving read differ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from engine.feature_store.definitions import Aggregate, FeatureView
 from engine.feature_store.offline import view_rows
 from engine.feature_store.offline._windows import Events
 from engine.feature_store.offline.base import View
-from engine.feature_store.offline.columns import Snapshot
 
 Array = npt.NDArray[Any]
 MISSING = float("nan")
@@ -73,7 +72,11 @@ def events_of(
     if touched and start is not None:
         # The keys alone are read for the entities, and only the row groups of the range.
         entities = _plain(view, [], (start, end))
-        wanted = f"SELECT * FROM ({rows}) SEMI JOIN (SELECT DISTINCT {', '.join(keys)} FROM ({entities})) USING ({', '.join(keys)}) WHERE true"
+        names = ", ".join(keys)
+        wanted = (
+            f"SELECT * FROM ({rows}) SEMI JOIN (SELECT DISTINCT {names} FROM ({entities})) USING ({names}) "
+            "WHERE true"
+        )
     table = connection.sql(
         f"SELECT * EXCLUDE (o, e) FROM ({wanted}{_events_only(definition)}) "
         f"ORDER BY {', '.join(keys)}, t, c NULLS FIRST, o"
@@ -133,7 +136,9 @@ def newest_events(events: EventRows, ends: Array) -> list[Any]:
     begins = _begins(events, ends, window)
     counts = ends + 1 - begins
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    places = np.repeat(begins - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum())
+    places = np.repeat(begins - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(
+        counts.sum()
+    )
     # A time keeps its bits as a float, because a list holds floats.
     columns = [pa.array(events.times[places].view(np.float64))]
     columns += [pa.array(floats_of(events.input(column))[places]) for column in events.view.inputs]
@@ -162,36 +167,39 @@ def windows_over(
 
     done: dict[tuple[Any, ...], Any] = {}
 
-    def once(what: str, aggregate: Aggregate, compute: Any) -> Any:
-        key = (what, aggregate.column, aggregate.window_ns, aggregate.closed)
+    def once(what: str, aggregate: Aggregate, compute: Callable[..., Any], values: Any) -> Any:
+        """Compute it, once for all aggregates of a column and window."""
+        span = aggregate.window_ns, aggregate.closed == "left"
+        key = (what, aggregate.column, *span)
         if key not in done:
-            done[key] = compute()
+            done[key] = compute(values, *span)
         return done[key]
 
     floats: dict[str, Array] = {}
     for aggregate in aggregates:
         function, column = aggregate.function, aggregate.column
-        window, before = aggregate.window_ns, aggregate.closed == "left"
+        span = aggregate.window_ns, aggregate.closed == "left"
         values = inputs[column]
         if function in ("first", "last"):
-            ends = once("ends", aggregate, lambda v=values: events.ends(_present(v), window, before))
+            ends = once("ends", aggregate, events.ends, _present(values))
             places = ends[0 if function == "first" else 1]
             yield values.take(pa.array(places, mask=places < 0))
             continue
         if function == "distinct":
-            yield pa.array(events.distinct(_codes(values), window, before))
+            yield pa.array(events.distinct(_codes(values), *span))
             continue
         if column not in floats:
             floats[column] = floats_of(values)
         numbers = floats[column]
         if function == "std":
-            count, spread = events.spread(numbers, window, before)
+            count, spread = events.spread(numbers, *span)
             yield pa.array(spread, mask=count < 2)
         elif function == "quantile":
+            window, before = span
             count, found = events.quantile(numbers, window, aggregate.quantile, before)
             yield pa.array(found, mask=count == 0)
         else:
-            yield _sums(function, once("sums", aggregate, lambda n=numbers: events.aggregate(n, window, before)))
+            yield _sums(function, once("sums", aggregate, events.aggregate, numbers))
 
 
 def _sums(function: str, window: tuple[Array, Array, Array, Array]) -> Any:

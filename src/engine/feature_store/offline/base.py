@@ -255,7 +255,12 @@ def batch_schema(view: View) -> pa.Schema:
     types["list"] = pa.list_(pa.float64())
     of_keys = {"int": whole, "text": pa.string(), "bytes": pa.binary()}
     keys = [
-        (f"k{i}", pa.uint64() if kind == "int" and is_unsigned(view.snapshot.type_of(key, "key")) else of_keys[kind])
+        (
+            f"k{i}",
+            pa.uint64()
+            if kind == "int" and is_unsigned(view.snapshot.type_of(key, "key"))
+            else of_keys[kind],
+        )
         for i, (key, kind) in enumerate(zip(view.definition.source_keys, view.key_kinds, strict=True))
     ]
     features = [(f"f{i}", types[kind]) for i, kind in enumerate(view.kinds_stored)]

@@ -313,7 +313,6 @@ class DuckDBOffline(OfflineStore):
             cursor.register(view_rows.TABLE, snapshot.table)
         return cursor
 
-
     def _register(self, snapshot: Snapshot) -> None:
         """Let DuckDB read the URLs of a source, by fsspec."""
         options = dict(snapshot.source.storage_options or {})
@@ -344,7 +343,12 @@ def mapped_errors(doing: str) -> Iterator[None]:
         raise InputError(
             f"{doing}: a value of the source cannot be read as its column's type: {_first_line(error)}"
         ) from error
-    except duckdb.Error as error:
+    except (duckdb.Error, RuntimeError) as error:
+        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
+            # DuckDB takes Ctrl-C while it runs a query.
+            raise KeyboardInterrupt from None
+        if not isinstance(error, duckdb.Error):
+            raise
         raise StoreError(f"{doing}: {_first_line(error)}") from error
 
 

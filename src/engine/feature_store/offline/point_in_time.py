@@ -80,9 +80,7 @@ def join_in_memory(
             told apart by their created time.
     """
     found = Found.of(cursor, labels, label_ns, view, rows)
-    columns = [
-        as_feature(found.taken(rows[f"f{i}"]), kind) for i, kind in enumerate(view.kinds_stored)
-    ]
+    columns = [as_feature(found.taken(rows[f"f{i}"]), kind) for i, kind in enumerate(view.kinds_stored)]
     return Joined(columns, found.reasons)
 
 
@@ -145,9 +143,7 @@ class Found:
     label_groups: npt.NDArray[np.int64]
 
     @classmethod
-    def of(
-        cls, cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, rows: Any
-    ) -> Found:
+    def of(cls, cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, rows: Any) -> Found:
         """The rows of these labels; arguments as of `join_in_memory`."""
         keys = _key_columns(labels, view)
         groups, label_groups, n_groups = coded([rows[name] for name in keys], [*keys.values()], cursor)
@@ -187,18 +183,13 @@ def coded(
     """
     import pyarrow as pa
 
-    groups = label_groups = None
-    n_groups = 1
-    for column, label in zip(rows, labels, strict=True):
+    groups, label_groups, n_groups = _codes_of(rows[0], _alike(labels[0], rows[0].type, cursor))
+    for column, label in zip(rows[1:], labels[1:], strict=True):
         own, label_own, n_own = _codes_of(column, _alike(label, column.type, cursor))
-        if groups is None:
-            groups, label_groups, n_groups = own, label_own, n_own
-            continue
         # Two numbers become one, and are numbered again, so that they stay small.
         joint = groups * n_own + own
         label_joint = np.where((label_groups < 0) | (label_own < 0), -1, label_groups * n_own + label_own)
         groups, label_groups, n_groups = _codes_of(pa.array(joint), pa.array(label_joint))
-    assert groups is not None and label_groups is not None, "a view has a key"
     return groups, label_groups, n_groups
 
 

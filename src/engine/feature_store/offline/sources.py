@@ -42,16 +42,14 @@ def columns_of(source: Source, folder: str | os.PathLike[str] | None = None) -> 
     return _found(source, folder)[0]
 
 
-def take(
-    source: Source, folder: str | os.PathLike[str] | None = None, *, content: bool = True
-) -> Snapshot:
+def take(source: Source, folder: str | os.PathLike[str] | None = None, *, content: bool = True) -> Snapshot:
     """The content of a source now. Every file that changed since the last time is read whole.
 
     Args:
         source: Parquet files, or a table in memory.
         folder: where relative paths start; None for the working directory.
-        content: False for a digest of each file's path, inode, size and times of change, which reads the content only of
-            files that changed within the last SETTLED_NS: the system's clock may not tell their next change apart.
+        content: False for a digest of each file's path, inode, size and times of change. The content is then read only
+            of files that changed within the last SETTLED_NS: the system's clock may not tell their next change apart.
 
     Raises:
         StoreError: no file matches, a file is not Parquet or cannot be read, or files disagree about a column.

@@ -255,9 +255,9 @@ def check_times(view: FeatureView, snapshot: Snapshot, connection: Any) -> None:
         if not nulls and not unknown:
             return
     found = named(snapshot, column)
-    rows, with_time = connection.sql(
-        f"SELECT count(*), count({found}) FROM {relation(snapshot)}"
-    ).fetchall()[0]
+    rows, with_time = connection.sql(f"SELECT count(*), count({found}) FROM {relation(snapshot)}").fetchall()[
+        0
+    ]
     if with_time < rows:
         raise InputError(
             f"view {view.name!r}: column {column!r} of {snapshot.place} is null in {rows - with_time} of {rows} rows, "
@@ -269,7 +269,9 @@ def check_times(view: FeatureView, snapshot: Snapshot, connection: Any) -> None:
 def first_row(snapshot: Snapshot, connection: Any, condition: str) -> str:
     """The first row for which an SQL condition holds, as text: its place in its file, or in the table."""
     if not snapshot.files:
-        query = f"SELECT o - 1 FROM (SELECT *, row_number() OVER () AS o FROM {TABLE}) WHERE {condition} LIMIT 1"
+        query = (
+            f"SELECT o - 1 FROM (SELECT *, row_number() OVER () AS o FROM {TABLE}) WHERE {condition} LIMIT 1"
+        )
         return f"first in row {connection.sql(query).fetchall()[0][0]}"
     for file in snapshot.files:
         read = f"read_parquet({text(glob.escape(file))}, hive_partitioning = false, file_row_number = true)"

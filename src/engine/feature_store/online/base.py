@@ -243,7 +243,7 @@ class OnlineStore:
             StoreError: the store cannot be written.
         """
         self.prepare(view, schema)
-        revision, counted = self.write_next(
+        counted = self.write_next(
             lambda revision: rows.packed(self.prefix(view.online_name), revision), view.ttl_ns
         )
         *counts, foreign = counted
@@ -253,10 +253,9 @@ class OnlineStore:
 
     def write_next(
         self, make: Callable[[int], Sequence[tuple[bytes, bytes]]], ttl_ns: int | None
-    ) -> tuple[int, tuple[int, int, int, bytes | None]]:
-        """`next_revision`, and `write` of the pairs that `make` makes with it; the revision and the result of both."""
-        revision = self.next_revision()
-        return revision, self.write(make(revision), ttl_ns, {})
+    ) -> tuple[int, int, int, bytes | None]:
+        """`write` of the pairs that `make` makes with the next revision."""
+        return self.write(make(self.next_revision()), ttl_ns, {})
 
     def upsert(
         self, features: Features, *, progress: Progress | None = None, revision: int | None = None

@@ -212,7 +212,7 @@ class _Read:
     """
 
     def __init__(self, program: Program, view: FeatureView, schema: Schema, online: OnlineStore) -> None:
-        self._program, self._view = program, view
+        self._view, self._schema = view, schema
         inputs = set(program.input_names)
         names = view.feature_names
         self.names = tuple(name for name in names if name in inputs)
@@ -224,7 +224,9 @@ class _Read:
                 )
         self.windows = None
         if view.at_request:
-            self.windows = RequestWindows(view, [name for name in self.names if name in names[len(view.columns) :]])
+            self.windows = RequestWindows(
+                view, [name for name in self.names if name in names[len(view.columns) :]]
+            )
         columns = view.columns if view.at_request else view.columns_out
         wanted = [(f"{view.name}{SEPARATOR}{column}", column) for column in columns]
         wanted = [(name, column) for name, column in wanted if name in inputs]
@@ -240,32 +242,34 @@ class _Read:
             [(name, place[column]) for name, column in wanted],
             view.ttl_ns,
         )
-        self._key_kinds = [kind for _, kind in keys]
         self.note_key = online.note_key(f"schemas:{view.online_name}")
 
     def learn(self, note: bytes | None) -> None:
-        """Read rows of the schemas in a note too, where they have our keys. A column that one lacks, or has in a kind
-        that the program does not read, or with longer windows, is missing in its rows."""
-        view = self._view
-        own = {aggregate.name: aggregate.describe() for aggregate in view.aggregates}
+        """Read rows of the schemas in a note too, where what they have in common with ours is the same: keys, kinds and
+        windows. A column that one lacks is missing in its rows."""
         for schema in from_list(note):
-            if schema.tag not in self.reader.unknown or schema.view != view.online_name:
-                continue
-            if [key for key, _ in schema.keys] != list(view.source_keys):
-                continue
-            if [kind for _, kind in schema.keys] != self._key_kinds:
-                continue
-            if view.at_request and schema.of_view(view) is None:
-                continue
-            kinds = {column: (at, kind) for at, (column, kind) in enumerate(schema.features)}
-            columns: list[int | None] = []
-            for name, column in self._wanted:
-                at, kind = kinds.get(column, (None, ""))
-                fits = at is not None and (view.at_request or _readable(self._program, name, kind))
-                if column in own and own[column] not in schema.aggregates and not view.at_request:
-                    fits = False
-                columns.append(at if fits else None)
-            self.reader.also(schema.layout, columns)
+            if schema.tag in self.reader.unknown and (columns := self._columns_in(schema)) is not None:
+                self.reader.also(schema.layout, columns)
+
+    def _columns_in(self, schema: Schema) -> list[int | None] | None:
+        """The column of each wanted feature in a schema, None for one that it lacks; None if it is no schema of this
+        view."""
+        view, own = self._view, self._schema
+        if schema.view != own.view or schema.keys != own.keys:
+            return None
+        if view.at_request and schema.of_view(view) is None:
+            return None
+        kinds, theirs = dict(own.features), dict(schema.features)
+        if any(theirs.get(column, kinds[column]) != kinds[column] for _, column in self._wanted):
+            return None
+        windows = {aggregate.name: aggregate.describe() for aggregate in view.aggregates}
+        if not view.at_request:
+            for _, column in self._wanted:
+                # A column of a source may be called as an aggregate is.
+                if column in theirs and column in windows and windows[column] not in schema.aggregates:
+                    return None
+        place = {column: at for at, (column, _) in enumerate(schema.features)}
+        return [place.get(column) for _, column in self._wanted]
 
 
 def _kinds(view: FeatureView, schema: Schema) -> list[str]:

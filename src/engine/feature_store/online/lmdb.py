@@ -261,17 +261,16 @@ class LMDBOnline(OnlineStore):
 
     def write_next(
         self, make: Callable[[int], Sequence[tuple[bytes, bytes]]], ttl_ns: int | None
-    ) -> tuple[int, tuple[int, int, int, bytes | None]]:
+    ) -> tuple[int, int, int, bytes | None]:
         """As `OnlineStore.write_next`, in one durable transaction, because each waits for the disk."""
-        revision = 0
         try:
             with self._writing() as transaction:
                 revision = int(transaction.get(_REVISION, b"0")) + 1
                 transaction.put(_REVISION, b"%d" % revision)
                 counts = _put(transaction, make(revision))
         except _Foreign as foreign:
-            return revision, (0, 0, 0, foreign.key)
-        return revision, (counts[0], counts[1], counts[2], None)
+            return 0, 0, 0, foreign.key
+        return counts[0], counts[1], counts[2], None
 
     @contextmanager
     def held(self) -> Iterator[Any]:
@@ -302,7 +301,9 @@ class LMDBOnline(OnlineStore):
                     transaction.put(key, row)
             with transaction.cursor() as cursor:
                 # Keys after the log's begin with another byte.
-                last = cursor.set_range(_LOG + b"\xff") and cursor.prev() or (not cursor.key() and cursor.last())
+                last = (cursor.set_range(_LOG + b"\xff") and cursor.prev()) or (
+                    not cursor.key() and cursor.last()
+                )
                 at = int(cursor.key()[len(_LOG) :]) + 1 if last and cursor.key().startswith(_LOG) else 0
             transaction.put(_LOG + b"%020d" % at, entry)
 

@@ -28,7 +28,9 @@ class RequestWindows:
     def __init__(self, view: FeatureView, names: list[str]) -> None:
         begin = f"{view.name}{SEPARATOR}"
         wanted = set(names)
-        self._aggregates = [(f"{begin}{each.name}", each) for each in view.aggregates if f"{begin}{each.name}" in wanted]
+        self._aggregates = [
+            (f"{begin}{each.name}", each) for each in view.aggregates if f"{begin}{each.name}" in wanted
+        ]
         inputs = list(dict.fromkeys(each.column for _, each in self._aggregates))
         # No feature has such a name: a name of a request's own input may be anything else.
         self._times = f"{begin}{EVENT_TIMES}"

@@ -46,8 +46,13 @@ def read_by_library(fitted: Any, kind: str, reason: str) -> Model:
     texts = {} if categories is not None else sklearn_texts.text_columns(fitted, names, n_features)
     method = method_of(fitted, kind)
     score = _scored(fitted, method, names, categories, texts)
+    rows, categorical = _probe_rows(fitted, names, n_features)
     try:
-        probed = score(np.zeros((2, n_features)))
+        try:
+            probed = score(rows)
+        except Exception:
+            rows[:] = np.where(categorical, rows, 0.0)
+            probed = score(rows)
     except Exception as error:
         raise UnsupportedModelError(
             f"scikit-learn {kind}: its {method} fails on rows of zeros: {type(error).__name__}: "
@@ -60,16 +65,27 @@ def read_by_library(fitted: Any, kind: str, reason: str) -> Model:
             f"a row; pass a callable around it that gives numbers, load_model(fn, n_features={n_features})"
         )
     outputs = 1 if probed.ndim == 1 else probed.shape[1]
-    made = names if names is not None else [f"x{at}" for at in range(n_features)]
-    coded: dict[str, Any] = {made[at]: codes for at, codes in texts.items()}
-    return CallableModel(
+    columns = names if names is not None else [f"x{at}" for at in range(n_features)]
+    coded: dict[str, Any] = {columns[at]: codes for at, codes in texts.items()}
+    model = CallableModel(
         _callable.Callable(score, n_features, outputs, True),
         format="sklearn",
         digest=_digest(fitted),
-        feature_names=made if texts else names,
+        feature_names=columns if texts else names,
         categories=categories or coded or None,
         details={"estimator": kind, "runtime": "scikit-learn", "method": method, "native_reason": reason},
     )
+    model.probe_rows = rows if categorical.any() else None
+    return model
+
+
+def _probe_rows(fitted: Any, names: list[str] | None, n_features: int) -> tuple[Array, Array]:
+    """Two rows with categories that the encoders know, and a mask of those columns."""
+    rows = np.random.default_rng(0).standard_normal((2, n_features))
+    categorical = np.zeros(n_features, bool)
+    for at, value in sklearn_texts.known_values(fitted, names, n_features).items():
+        rows[:, at], categorical[at] = value, True
+    return rows, categorical
 
 
 def _columns(fitted: Any) -> tuple[list[str] | None, int | None]:

@@ -144,6 +144,7 @@ def _joined(pipeline: Any, kind: str, program: FeatureProgram, model: Model) -> 
         details={**details, "estimator": kind, "last_step": type(pipeline.steps[-1][1]).__name__},
         categories=texts or None,
     )
+    made.probe_rows = given
     return made, given
 
 

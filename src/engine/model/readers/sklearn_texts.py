@@ -1,7 +1,7 @@
 """The columns of text that a fitted scikit-learn estimator reads, wherever in it the encoders are.
 
-Rows of a model are numbers, so a text needs a code in them. Each text that comes gets one, -1.5, -2.5 and so on, and
-the estimator gets the text back. No column of text has numbers, so the codes take no number's place.
+Rows of a model are numbers, so a text needs a code in them. A text that an encoder knows has its place among those. Any
+other that comes gets a code of its own, -1.5, -2.5 and so on, and the estimator gets the text back.
 """
 
 from __future__ import annotations
@@ -15,59 +15,88 @@ import numpy.typing as npt
 
 from engine.model import rows as by_name
 
-TEXTS_MAX = 1 << 20  # of one column; the texts after these count as missing
+TEXTS_MAX = 1 << 20  # of one column that no encoder knows; the texts after these count as one
 DEPTH_MAX = 12
 
 
-class OpenTexts:
-    """Codes for the texts of one column, made as they come.
-
-    Args:
-        missing: the value that the estimator gets for a missing one: None or NaN.
-    """
+class OpenTexts(tuple[str, ...]):
+    """The texts that the encoders of one column know, in the order of their codes; codes for others as they come."""
 
     texts_only = True
+    _places: dict[str, float]
+    _missing: Any
+    _others: list[str]
+    _lock: threading.Lock
 
-    def __init__(self, missing: Any) -> None:
-        self._missing = missing
-        self._codes: dict[str, float] = {}
-        self._texts: list[str] = []
-        self._lock = threading.Lock()
+    @classmethod
+    def of(cls, known: Iterable[Any]) -> OpenTexts:
+        """Return the codes of the texts among `known`.
+
+        A missing value becomes None for the estimator where None is one of `known`, else NaN.
+        """
+        found = list(known)
+        made = cls(sorted({str(text) for text in found if isinstance(text, str)}))
+        made._missing = None if any(value is None for value in found) else float("nan")
+        made._places = {text: float(at) for at, text in enumerate(made)}
+        made._others = []
+        made._lock = threading.Lock()
+        return made
 
     def code(self, value: Any) -> float:
         """Return the code of a value: NaN where it is missing."""
         if by_name.is_missing(value):
             return float("nan")
         text = str(value)
+        found = self._places.get(text)
+        if found is not None:
+            return found
         with self._lock:
-            if text not in self._codes:
-                if len(self._texts) == TEXTS_MAX:
-                    return float("nan")
-                self._texts.append(text)
-                self._codes[text] = -len(self._texts) - 0.5
-            return self._codes[text]
+            if text not in self._places:
+                if len(self._others) == TEXTS_MAX:
+                    return -1.0
+                self._others.append(text)
+                self._places[text] = -len(self._others) - 0.5
+            return self._places[text]
 
     def texts_of(self, codes: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Return the texts of codes, as objects. A number that is no code is an empty text."""
         found = np.empty(len(codes), object)
         for at, code in enumerate(codes.tolist()):
-            place = -code - 1.5
+            other = -code - 1.5
             if code != code:
                 found[at] = self._missing
+            elif float(code).is_integer() and 0 <= code < len(self):
+                found[at] = self[int(code)]
             else:
-                known = place.is_integer() and 0 <= place < len(self._texts)
-                found[at] = self._texts[int(place)] if known else ""
+                known = float(other).is_integer() and 0 <= other < len(self._others)
+                found[at] = self._others[int(other)] if known else ""
         return found
 
 
 def text_columns(fitted: Any, names: Sequence[str] | None, n_features: int) -> dict[int, OpenTexts]:
     """Return the positions of the columns that some encoder knows as text, with codes for each."""
-    found: dict[int, Any] = {}
+    found: dict[int, list[Any]] = {}
     for columns, encoder in _encoders(fitted, list(range(n_features)), names, 0):
         for at, categories in zip(columns, encoder.categories_, strict=False):
             if any(isinstance(value, str) for value in categories):
-                found.setdefault(at, None if any(value is None for value in categories) else float("nan"))
-    return {at: OpenTexts(missing) for at, missing in found.items()}
+                found.setdefault(at, []).extend(categories)
+    return {at: OpenTexts.of(known) for at, known in found.items()}
+
+
+def known_values(fitted: Any, names: Sequence[str] | None, n_features: int) -> dict[int, float]:
+    """Return one value, or the code of one text, that the encoders know for each column that they read."""
+    found: dict[int, float] = {}
+    for columns, encoder in _encoders(fitted, list(range(n_features)), names, 0):
+        for at, categories in zip(columns, encoder.categories_, strict=False):
+            numbers = [
+                float(value)
+                for value in categories
+                if isinstance(value, int | float | np.number | np.bool_) and value == value
+            ]
+            is_text = any(isinstance(value, str) for value in categories)
+            if is_text or numbers:
+                found.setdefault(at, 0.0 if is_text else numbers[0])
+    return found
 
 
 def _encoders(

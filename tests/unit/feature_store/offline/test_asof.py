@@ -15,7 +15,12 @@ def test_each_label_gets_the_newest_row_that_is_not_later():
 
 
 def test_arguments_that_do_not_fit_are_refused():
-    for arguments in (([0], [], None, [], []), ([0], [1], [], [], []), ([0], [1], None, [0], []), ([[0]], [[1]], None, [], [])):
+    for arguments in (
+        ([0], [], None, [], []),
+        ([0], [1], [], [], []),
+        ([0], [1], None, [0], []),
+        ([[0]], [[1]], None, [], []),
+    ):
         with pytest.raises(ValueError, match="one-dimensional and equally long"):
             newest_before_of(*arguments, 1)
     for groups, labels in (([1], [0]), ([0], [1])):

@@ -7,7 +7,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import InputError
-from engine.feature_store import Aggregate, DatasetConfig, DuckDBOffline, Entity, FeatureStore, FeatureView, Source
+from engine.feature_store import (
+    Aggregate,
+    DatasetConfig,
+    DuckDBOffline,
+    Entity,
+    FeatureStore,
+    FeatureView,
+    Source,
+)
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 AT = pa.timestamp("us", "UTC")
@@ -49,7 +57,9 @@ def test_fields_within_structs_are_columns(tmp_path, as_file):
     assert table["v__codes"].to_pylist() == [[], None, None]
     assert table["v__where.at.lat_sum_7d"].to_pylist() == [3.0, None, None]
     with pytest.raises(InputError, match=r"has no column 'where.at.lon'; it has: id, when, where"):
-        STORE.offline.view(FeatureView("v", Entity("e", "id.plane"), Source(data, "when.t"), ["where.at.lon"]))
+        STORE.offline.view(
+            FeatureView("v", Entity("e", "id.plane"), Source(data, "when.t"), ["where.at.lon"])
+        )
 
 
 def named_files(tmp_path, column, values, kind):
@@ -61,7 +71,11 @@ def named_files(tmp_path, column, values, kind):
                 column: pa.array([values[i] for i in part], kind),
             }
             if column != "t"
-            else {"k": ["a"] * len(part), "x": [1.0] * len(part), "t": pa.array([values[i] for i in part], kind)}
+            else {
+                "k": ["a"] * len(part),
+                "x": [1.0] * len(part),
+                "t": pa.array([values[i] for i in part], kind),
+            }
         )
         pq.write_table(table, tmp_path / name)
     return tmp_path / "*.parquet"
@@ -70,7 +84,9 @@ def named_files(tmp_path, column, values, kind):
 def test_a_value_out_of_range_is_named_with_column_file_and_row(tmp_path):
     data = named_files(tmp_path, "x", [1, 2, 3, 2**64 - 1, 5], pa.uint64())
     view = FeatureView("v", Entity("k"), Source(data, "t"), ["x"])
-    wanted = r"column 'x' of .* has type uint64 and a value that is out of range, first in row 1 of .*2\.parquet: "
+    wanted = (
+        r"column 'x' of .* has type uint64 and a value that is out of range, first in row 1 of .*2\.parquet: "
+    )
     with pytest.raises(InputError, match=wanted):
         STORE.offline.compute(view)
     labels = pa.table({"k": ["a"], "at": [START + timedelta(days=1)]})
@@ -82,7 +98,9 @@ def test_a_row_without_an_event_time_is_named_with_file_and_row(tmp_path):
     times = [*hours(4).to_pylist(), None]
     data = named_files(tmp_path, "t", times, AT)
     view = FeatureView("v", Entity("k"), Source(data, "t"), ["x"])
-    with pytest.raises(InputError, match=r"column 't' of .* is null in 1 of 5 rows, first in row 2 of .*2\.parquet;"):
+    with pytest.raises(
+        InputError, match=r"column 't' of .* is null in 1 of 5 rows, first in row 2 of .*2\.parquet;"
+    ):
         STORE.offline.compute(view)
     # Statistics say how many are null; a file without them is read.
     for name in ("1.parquet", "2.parquet"):

@@ -1,5 +1,6 @@
-"""Sources with a URL: an S3 server of moto's on the loopback, and fsspec's own memory, which stands for other stores."""
+"""Sources with a URL: an S3 server of moto's on the loopback, and fsspec's own memory, which stands for others."""
 
+import gc
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -40,6 +41,12 @@ def s3():
     }  # fmt: skip
     fsspec.filesystem("s3", **options).call_s3("create_bucket", Bucket="rows")
     yield "s3://rows", options
+    # Sessions that the garbage collector closes later would log in the middle of other tests.
+    for each in list(type(fsspec.filesystem("s3", **options))._cache.values()):
+        if each._s3 is not None:
+            each.close_session(each.loop, each._s3)
+    type(fsspec.filesystem("s3", **options)).clear_instance_cache()
+    gc.collect()
     server.stop()
 
 
@@ -126,7 +133,11 @@ def test_what_is_not_there_is_named(place, tmp_path):
 
 
 def test_a_server_that_is_not_there_is_a_store_error(s3, tmp_path):
-    options = {**s3[1], "endpoint_url": f"http://127.0.0.1:{free_port()}", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    options = {
+        **s3[1],
+        "endpoint_url": f"http://127.0.0.1:{free_port()}",
+        "config_kwargs": {"retries": {"max_attempts": 0}},
+    }
     with pytest.raises(StoreError, match=r"s3://rows/a\.parquet: cannot be read"):
         newest(store(tmp_path), view(("s3://rows", options), "/a.parquet"))
 
@@ -142,7 +153,9 @@ def test_one_store_reads_a_protocol_with_one_set_of_options(tmp_path):
     made = store(tmp_path)
     assert newest(made, view(place)) == [1.0]
     other = Source(place[0], "t", storage_options={"skip_instance_cache": True})
-    with pytest.raises(ConfigError, match="another source of this store reads memory:// with other storage_options"):
+    with pytest.raises(
+        ConfigError, match="another source of this store reads memory:// with other storage_options"
+    ):
         newest(made, FeatureView("v", Entity("k"), other, ["x"]))
 
 
