@@ -41,7 +41,7 @@ ARCHIVE = NATIVE / ("lib_debug" if DEBUG else "lib") / "libengine.a"
 CHECKED = ARCHIVE if DEBUG else NATIVE / "lib_checked" / "libengine.a"
 PACKAGE = Path("src/engine")
 HEADERS = Path("csrc/include/engine")
-# What engine.model.gpu compiles for the GPU that it finds: kernels, and the headers that they share with the core.
+# engine.model.gpu compiles these for the GPU that it finds: kernels, and the headers that they share with the core.
 KERNELS = ("kernels/*.cu", "kernels/*.cuh", "kernels/*.hpp", "csrc/gpu/*_view.hpp", "csrc/gpu/batch.hpp")
 KERNELS += ("csrc/model/functions.hpp", "csrc/model/functions.inc")
 # Not setuptools' build_temp, which is a new folder at every editable install.

@@ -1,4 +1,4 @@
-// What one warp does to the values of one row: softmax, the place of the largest, the k largest.
+// One warp works on the values of one row: softmax, the place of the largest, the k largest.
 #pragma once
 
 #include "device.hpp"

@@ -10,7 +10,7 @@ inline constexpr std::uint32_t TREES_A_GROUP = 16;
 inline constexpr std::uint32_t CUTS_PADDED = 256;   // of a column of byte codes, filled up with +inf
 inline constexpr std::uint32_t TREES_A_CHUNK = 64;  // of symmetric trees
 
-// What every layout has.
+// The facts of every layout.
 struct ForestShape {
     std::uint32_t n_outputs;
     std::uint32_t n_columns;
@@ -18,7 +18,7 @@ struct ForestShape {
     const std::uint32_t* output_begin;  // [outputs + 1] first group of each output
 };
 
-// What follows the sums of leaves, as Forest::finish() has it.
+// Scale, base and link, which follow the sums of leaves: see Forest::finish().
 struct ForestLink {
     double scale;
     double parameter;

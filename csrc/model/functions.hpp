@@ -74,7 +74,7 @@ ENGINE_BOTH_TABLE std::uint64_t POWER_BITS[128] = {
     0x3fefa4afa2a490dau, 0x3fefaf482d8e67f1u, 0x3fefba1bee615a27u, 0x3fefc52b376bba97u, 0x3fefd0765b6e4540u,
     0x3fefdbfdad9cbe14u, 0x3fefe7c1819e90d8u, 0x3feff3c22b8f71f1u,
 };
-// What the rounding of each took away, as a share of it: the bits of a double.
+// The error of each rounding, relative to the power: the bits of a double.
 ENGINE_BOTH_TABLE std::uint64_t POWER_TAIL_BITS[128] = {
     0x0000000000000000u, 0x3c9b3b4f1a88bf6eu, 0xbc7160139cd8dc5du, 0xbc905e7a108766d1u, 0x3c8cd2523567f613u,
     0xbc8bce8023f98efau, 0x3c60f74e61e6c861u, 0x3c90a3e45b33d399u, 0x3c979aa65d837b6du, 0x3c8eb51a92fdeffcu,

@@ -56,7 +56,7 @@ public:
     int score_by(Isa isa, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
 
     static engine_scorer scorer(std::unique_ptr<Dense> net);
-    // What such a scorer of this module's holds; null for any other scorer.
+    // The net behind a scorer that this extension module made; null for any other scorer.
     static const Dense* of(const engine_scorer& scorer) noexcept;
 
     std::uint32_t n_features() const noexcept { return n_features_; }

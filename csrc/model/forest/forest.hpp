@@ -124,7 +124,7 @@ public:
 
     // A scorer that owns `forest` by one reference; the last release() deletes the forest.
     static engine_scorer scorer(std::unique_ptr<Forest> forest);
-    // What such a scorer of this module's holds; null for any other scorer.
+    // The forest behind a scorer that this extension module made; null for any other scorer.
     static const Forest* of(const engine_scorer& scorer) noexcept;
 
     std::uint32_t n_features() const noexcept { return n_features_; }
@@ -133,7 +133,7 @@ public:
     std::size_t n_leaves() const noexcept { return n_leaves_; }
     std::uint32_t depth() const noexcept { return depth_; }  // splits on the longest path
 
-    // What another machine needs to give the same answers: the trees in scoring order, and what follows their sums.
+    // A GPU gives the same answers from these: the trees in scoring order, then scale, base and link.
     const std::shared_ptr<const Trees>& trees() const noexcept { return trees_; }
     std::uint32_t n_outputs() const noexcept { return n_outputs_; }
     bool float32_rows() const noexcept { return float32_rows_; }

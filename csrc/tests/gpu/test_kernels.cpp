@@ -113,7 +113,7 @@ void in_every_order(uint32_t seed, F test) {
     }
 }
 
-// What a body makes of some rows, in a batch that is larger than they are.
+// The answers of a body to some rows, in a batch with room for more.
 template <class BodyOf, class Row>
 std::vector<double> answers_of(BodyOf& body, const std::vector<Row>& rows, uint32_t n, uint32_t n_outputs,
                                const std::string& what) {

@@ -188,7 +188,8 @@ cdef class Gpu:
             raise ConfigError(f"GPU {self.ordinal} has no kernels yet")
         cdef int result = self._kernels.get().widen(<Stream>stream, narrow, wide, count)
         if result:
-            raise ResourceError(f"GPU {self.ordinal} ({self.name}): {self._device.get().driver().name_of(result).decode()}")
+            name = self._device.get().driver().name_of(result).decode()
+            raise ResourceError(f"GPU {self.ordinal} ({self.name}): {name}")
 
 
 cdef class DeviceBuffer:

@@ -24,7 +24,7 @@ from engine.model.gpu.placement import LANES, GpuModel
 PROVIDERS = (("tensorrt_rtx_bindings", "tensorrt_rtx_libs"), ("tensorrt_bindings", "tensorrt_libs"))
 ROWS_MAX = 64
 TREES = "ai.onnx.ml"
-# What is used of the bindings, by class; a test compares it with those that are installed.
+# The names that this module uses, by class of the bindings. A test looks for them in the bindings installed.
 SURFACE = {
     "Builder": ("create_network", "create_builder_config", "build_serialized_network"),
     "OnnxParser": ("parse", "num_errors", "get_error"),

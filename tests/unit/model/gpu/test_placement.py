@@ -52,7 +52,7 @@ def test_a_forest_has_the_same_bits_on_both(fake, tmp_path):
 def test_an_engine_serves_from_the_gpu(fake):
     cpu = net()
     with engine.Engine(
-        primary=place(cpu, "gpu:0", rows_max=4), fallback=cpu, default=0.0, deadline_ms=2000
+        primary=place(cpu, "gpu:0", rows_max=4), fallback=cpu, default=0.0, deadline_ms=30_000
     ) as eng:
         answer = eng.predict([0.5, 1.0, -2.0])
         assert (answer.value, answer.source) == (4.0, "primary")
