@@ -57,6 +57,8 @@ public:
         [[maybe_unused]] const uint32_t before = lost_.fetch_sub(1, std::memory_order_release);
         ENGINE_ASSERT(before > 0, "a lost call returns once");
     }
+    // Whether a call is out that may never return.
+    bool is_lost() const noexcept { return lost_.load(std::memory_order_relaxed) > 0; }
 
 private:
     bool take_until(int64_t until_ns) noexcept {

@@ -37,6 +37,8 @@ struct Batch {
     std::vector<int64_t> predicted_ns;          // … and the finish that admission expected
     std::vector<Completions*> pending_signals;  // loops with answers of this batch, to be signalled at its end
     Deployment* deployment = nullptr;           // the first row's; one reference from forming to learning
+    Deployment* calling = nullptr;              // lock: whose call is under way; its rows' slots hold it …
+    Deployment* lost_in = nullptr;              // … and where that call is lost, this reference does until it is back
 };
 
 }  // namespace engine::scheduler

@@ -37,6 +37,10 @@ public:
     }
     // Any thread. A call of `rows` rows ended; `failed` of them got no usable answer.
     void record(uint32_t rows, uint32_t failed, int64_t now_ns) noexcept;
+    // Any thread. A row failed in a call with others: it counts among the rows, and the call with none in a row.
+    void blame_row(int64_t now_ns) noexcept {
+        if (limits_.enabled) count(1, 1, now_ns);
+    }
     // Closed, and the last call succeeded: a success changes nothing but the row counts, so record() may be called for
     // many rows at once.
     bool untroubled() const noexcept { return failed_in_a_row_.load(std::memory_order_relaxed) == 0 && !open(); }

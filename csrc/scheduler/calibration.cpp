@@ -1,5 +1,6 @@
 // Measurements before serving: the cost of the primary and of the fallback, and how late timers are on this machine.
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "base/futex.hpp"
@@ -17,6 +18,7 @@ constexpr int64_t MARGIN_PRIOR_NS = 1'000'000;
 constexpr uint32_t FALLBACK_SEED_RUNS = 64;
 constexpr size_t CALIBRATION_REPEATS = 5;
 constexpr int64_t CALIBRATION_BUDGET_NS = 400'000'000;
+constexpr auto WARM_LOOK = std::chrono::microseconds(200);
 
 // Without the first run of a batch size, which touches cold code and memory, unless it is the only one.
 int64_t median_of(std::vector<int64_t>& took) {
@@ -58,6 +60,7 @@ Calibration Runtime::calibrate(Deployment& deployment, const void* rows, uint32_
             calibration.failed = deployment.score_primary(rows, batch, scratch, out.data()) != ENGINE_SCORE_OK;
             if (calibration.failed) return calibration;
             took.push_back(now_ns() - start);
+            deployment.keep_warm_row(rows, took.back());
         }
         calibration.points.push_back({batch, median_of(took)});
         if (batch == n_rows) return calibration;
@@ -72,6 +75,45 @@ int64_t Runtime::adopt(const Calibration& calibration) {
         inline_cost_.prime(point.rows, point.ns);
     }
     return inline_cost_.expected_ns(1);
+}
+
+void Runtime::warm_threads(Deployment& deployment) {
+    const std::lock_guard<std::mutex> one_at_a_time(warm_lock_);
+    {
+        // close() sets closing_ under this lock, so the lane is announced before it is detached, or not at all.
+        const std::lock_guard<std::mutex> not_closing(start_lock_);
+        if (closing_.load(std::memory_order_acquire) || !started_.load(std::memory_order_acquire)) return;
+        if (executors_->is_warm(deployment)) return;
+        executors_->begin_warming(lane_, deployment);
+    }
+    const int64_t until = now_ns() + executors_->count() * deployment.warm_up_ns_max();
+    while (!executors_->is_warm(deployment) && !closing_.load(std::memory_order_acquire) && now_ns() < until)
+        std::this_thread::sleep_for(WARM_LOOK);
+    executors_->end_warming(lane_);
+}
+
+void Runtime::make_canary(Deployment& deployment, double share, const Calibration* calibration) {
+    const std::lock_guard<std::mutex> not_starting(start_lock_);
+    Lane* lane = canary_lane();
+    if (lane == nullptr) {
+        std::unique_ptr<Lane> made(new Lane(limits_, slots_, counters_, lane_, executors_->lock(), *this));
+        made->make_batches();
+        lane = made.release();
+        canary_lane_.store(lane, std::memory_order_release);
+    }
+    lane->set_overlaps(deployment.overlaps());
+    const MutexLock lock(executors_->lock());
+    lane->policy().set_guest_share(std::clamp(share, 1e-3, 1.0 - 1e-3));
+    const auto prime = [&](uint32_t rows, int64_t ns, int64_t inline_ns) {
+        if (rows <= limits_.batch_rows_max) lane->cost().prime(rows, ns);
+        canary_inline_cost_.prime(rows, inline_ns);
+    };
+    if (calibration != nullptr)
+        for (const Calibration::Point& point : calibration->points) prime(point.rows, point.ns, point.ns);
+    for (uint32_t rows = 1; calibration == nullptr && rows <= limits_.batch_rows_max; rows *= 2)
+        if (inline_cost_.expected_ns(rows) > 0)
+            prime(rows, std::max<int64_t>(lane_.cost().expected_ns(rows), 1), inline_cost_.expected_ns(rows));
+    deployment.become_canary();
 }
 
 void Runtime::time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows) {
@@ -104,7 +146,10 @@ void Runtime::start_threads(Deployment* deployment, const void* rows, uint32_t n
     const auto warm_up = [this, deployment, n_rows, kept = std::move(kept)] {
         const Calibration calibration = calibrate(*deployment, kept.data(), n_rows);
         adopt(calibration);
-        if (!calibration.failed) time_fallback(*deployment, kept.data(), n_rows);
+        if (!calibration.failed) {
+            warm_threads(*deployment);
+            time_fallback(*deployment, kept.data(), n_rows);
+        }
         deployment->release();
         // Release: a caller that finds the lane warm sees the batches that were made above.
         warm_.store(true, std::memory_order_release);

@@ -1,10 +1,15 @@
 #include "scheduler/deployment.hpp"
 
+#include <algorithm>
 #include <cstddef>
+#include <new>
 
 namespace engine::scheduler {
 
 namespace {
+
+constexpr int64_t WARM_UP_NS = 1'000'000'000;
+constexpr int64_t WARM_UP_CALLS = 4;  // … or as often as long as the first call of the measurement took
 
 // Not noexcept: a Python model's thread may be ended inside score() while the interpreter shuts down, and that unwinds.
 int score(const engine_scorer& scorer, bool float64_rows, const void* rows, uint32_t n_rows, float* scratch,
@@ -51,6 +56,24 @@ int Deployment::score_any_primary(const void* rows, uint32_t n_rows, float* scra
         ~Unlock() { lock.unlock(); }
     } const unlock{*call_lock_};
     return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
+}
+
+void Deployment::keep_warm_row(const void* row, int64_t took_ns) {
+    if ((primary_.flags & ENGINE_SCORER_NATIVE) || !warm_row_.empty()) return;
+    warm_up_ns_max_ = std::max(WARM_UP_NS, WARM_UP_CALLS * took_ns);
+    const auto* bytes = static_cast<const std::byte*>(row);
+    warm_row_.assign(bytes, bytes + row_bytes());
+}
+
+void Deployment::warm_up(uint32_t executor, uint32_t thread) {
+    try {
+        std::vector<double> out(n_outputs());
+        std::vector<float> scratch(n_features());
+        score_primary(warm_row_.data(), 1, scratch.data(), out.data(), now_ns() + warm_up_ns_max_);
+    } catch (const std::bad_alloc&) {
+        // Without memory for one row the first request is the first call.
+    }
+    warmed_by_[executor].store(thread, std::memory_order_relaxed);
 }
 
 int Deployment::score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out) {

@@ -6,15 +6,19 @@
 // frees them.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "base/assert.hpp"
 #include "base/call_lock.hpp"
 #include "base/clock.hpp"
 #include "engine/scorer.h"
 #include "scheduler/breaker.hpp"
+#include "scheduler/fair_share.hpp"
 #include "scheduler/row_failures.hpp"
 
 namespace engine::scheduler {
@@ -45,9 +49,13 @@ public:
     uint32_t row_bytes() const noexcept { return primary_.n_features * (float64_rows_ ? 8 : 4); }
     uint64_t number() const noexcept { return number_; }
     // Whether several calls of the primary may run at once.
+    bool takes_gil() const noexcept { return primary_.flags & ENGINE_SCORER_TAKES_GIL; }
     bool overlaps() const noexcept { return primary_.flags & ENGINE_SCORER_REENTRANT; }
     Breaker& breaker() noexcept { return breaker_; }
     RowFailures& row_failures() noexcept { return row_failures_; }
+    // A canary, which has a lane of its own: set before it takes requests.
+    bool is_canary() const noexcept { return canary_.load(std::memory_order_relaxed); }
+    void become_canary() noexcept { canary_.store(true, std::memory_order_relaxed); }
     // Whether this thread is inside a call of a primary that may not overlap.
     bool called_here() const noexcept { return call_lock_ != nullptr && call_lock_->held_here(); }
     // A call of the primary may never come back. Until it does, a primary that may not overlap is not called again.
@@ -57,6 +65,25 @@ public:
     void lost_call_returned() noexcept {
         if (call_lock_ != nullptr) call_lock_->lost_call_returned();
     }
+
+    // A call of the primary gave answers. A lost call that began before is one executor's trouble, not the primary's.
+    void call_passed(int64_t now_ns) noexcept { passed_ns_.store(now_ns, std::memory_order_relaxed); }
+    bool passed_since(int64_t ns) const noexcept { return passed_ns_.load(std::memory_order_relaxed) >= ns; }
+
+    // Models may set something up on every thread that calls them (threading.local), which can take longer than a
+    // deadline. So the thread of an executor is cold until it has called the primary once for no request at all.
+    // `thread` tells an executor's thread from the one that it replaced. Never cold: native scorers, which take
+    // microseconds, and primaries that were never measured.
+    bool is_cold(uint32_t executor, uint32_t thread) const noexcept {
+        return !warm_row_.empty() && warmed_by_[executor].load(std::memory_order_relaxed) != thread &&
+               (call_lock_ == nullptr || !call_lock_->is_lost());
+    }
+    // The executor's thread: the call that makes it warm, whatever becomes of it.
+    void warm_up(uint32_t executor, uint32_t thread);
+    // The first row of a measurement and how long it took, before any executor's thread sees this deployment.
+    void keep_warm_row(const void* row, int64_t took_ns);
+    // A first call that takes longer is stuck.
+    int64_t warm_up_ns_max() const noexcept { return warm_up_ns_max_; }
 
     void retain() noexcept {
         [[maybe_unused]] const uint32_t before = references_.fetch_add(1, std::memory_order_relaxed);
@@ -75,11 +102,16 @@ private:
     engine_scorer primary_, fallback_;
     bool has_fallback_, float64_rows_;
     bool plain_;  // float rows, calls that may overlap, no score_until: most models of an inline lane
+    std::atomic<bool> canary_{false};
     uint64_t number_;
     Breaker breaker_;
     RowFailures row_failures_;
     std::atomic<uint32_t> references_{1};
     std::shared_ptr<CallLock> call_lock_;  // held around a primary that is not reentrant; null for others
+    std::atomic<int64_t> passed_ns_{0};    // when the latest call that gave answers ended
+    std::vector<std::byte> warm_row_;
+    int64_t warm_up_ns_max_ = 0;
+    std::array<std::atomic<uint32_t>, SharedExecutors::EXECUTORS_MAX> warmed_by_{};  // by executor: its thread
 };
 
 }  // namespace engine::scheduler

@@ -99,6 +99,7 @@ std::shared_ptr<Executors::Executor> Executors::spawn(uint32_t number) {
     ENGINE_ASSERT(number < count(), "an executor's number is below their count");
     auto executor = std::make_shared<Executor>();
     executor->number = number;
+    executor->thread = ++threads_made_;
     char name[16];
     std::snprintf(name, sizeof name, "engine-exec-%u", number % 100);
     executor->handle = make_thread(name, [this, executor] {
@@ -156,6 +157,11 @@ void Executors::wake() noexcept {
 
 void Executors::loop(Executor& me) {
     const PreciseTimers precise;
+    GilCall* const gil = GilCalls::all().enter();
+    {
+        const MutexLock lock(lock_);
+        if (!me.lost) shared_.has_thread(me.number, gil);
+    }
     bool slept = false;
     for (;;) {
         // Before the look for work: a later submission changes work_, and park() does not sleep.
@@ -168,16 +174,25 @@ void Executors::loop(Executor& me) {
             it.lane->executor_leaves();
         }
         me.dropped.clear();
-        if (dispatch.lane != nullptr) {
+        if (dispatch.warm_up) {
+            if (!warm_up(me, *dispatch.lane)) {
+                comes_back_lost();
+                break;
+            }
+        } else if (dispatch.lane != nullptr) {
             if (slept) handoff_.record(now - dispatch.lane->first_queued_ns(*me.batch), now);
             if (!run(me, *dispatch.lane)) {
-                [[maybe_unused]] const uint32_t before = lost_.fetch_sub(1, std::memory_order_relaxed);
-                ENGINE_ASSERT(before > 0, "a lost executor comes back once");
+                comes_back_lost();
                 break;
             }
         }
         slept = dispatch.lane == nullptr && park(dispatch, seen);
     }
+    {
+        const MutexLock lock(lock_);
+        if (!me.lost) shared_.has_thread(me.number, nullptr);
+    }
+    GilCalls::all().leave(gil);
     me.ended.store(true, std::memory_order_release);
     work_.fetch_add(1, std::memory_order_seq_cst);
     futex_wake(work_, INT32_MAX);
@@ -202,6 +217,69 @@ bool Executors::run(Executor& me, Lane& lane) {
     me.batch = nullptr;
     lane.executor_leaves();
     return !lost;
+}
+
+void Executors::comes_back_lost() noexcept {
+    [[maybe_unused]] const uint32_t before = lost_.fetch_sub(1, std::memory_order_relaxed);
+    ENGINE_ASSERT(before > 0, "a lost executor comes back once");
+}
+
+// Lock. True where this thread must first call a deployment of the lane.
+bool Executors::take_warm_up(Executor& me, Lane& lane, int64_t now, Dispatch& dispatch) noexcept {
+    Deployment* const cold = lane.cold(me.number, me.thread, now);
+    if (cold == nullptr) return false;
+    lane.begin_warm_up(me.number, *cold, now);
+    me.lane = &lane;
+    me.warming = cold;
+    me.warming_since_ns = now;
+    dispatch.lane = &lane;
+    dispatch.warm_up = true;
+    return true;
+}
+
+// Calls the deployment that next() has found cold. False when this thread was replaced meanwhile and must end.
+bool Executors::warm_up(Executor& me, Lane& lane) {
+    Deployment& deployment = *me.warming;
+    deadline_timer_.add({me.warming_since_ns + deployment.warm_up_ns_max(), nullptr, 0, 0});
+    deployment.warm_up(me.number, me.thread);
+    bool lost;
+    {
+        const MutexLock lock(lock_);
+        ENGINE_ASSERT(me.lane == &lane, "an executor runs the batch that it was given");
+        me.lane = nullptr;
+        me.warming = nullptr;
+        lost = me.lost;
+        if (!lost) lane.end_warm_up(me.number);
+    }
+    if (lost) {
+        deployment.lost_call_returned();
+        deployment.breaker().came_back(now_ns());
+    }
+    deployment.release();
+    lane.executor_leaves();
+    return !lost;
+}
+
+void Executors::begin_warming(Lane& lane, Deployment& deployment) noexcept {
+    {
+        const MutexLock lock(lock_);
+        lane.to_warm = &deployment;
+    }
+    announce(lane);
+    work_.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake(work_, INT32_MAX);
+}
+
+bool Executors::is_warm(const Deployment& deployment) noexcept {
+    const MutexLock lock(lock_);
+    return std::none_of(executors_.begin(), executors_.end(), [&](const auto& executor) {
+        return !missing_[executor->number] && deployment.is_cold(executor->number, executor->thread);
+    });
+}
+
+void Executors::end_warming(Lane& lane) noexcept {
+    const MutexLock lock(lock_);
+    lane.to_warm = nullptr;
 }
 
 // Lock. Lanes that announced themselves since the last look join the active ones.
@@ -242,9 +320,12 @@ Executors::Dispatch Executors::next(Executor& me, int64_t now) noexcept {
     take_announced();
     for (Lane* it : active_) it->take_submissions(now);
     Dispatch dispatch;
-    while (Lane* first = first_untried(now)) {
+    for (Lane* it : active_)
+        if (it->to_warm != nullptr && take_warm_up(me, *it, now, dispatch)) break;
+    while (Lane* first = dispatch.lane == nullptr ? first_untried(now) : nullptr) {
         first->tried = true;
         if (!first->may_begin_batch()) continue;  // the executor that ends the running batch looks again
+        if (take_warm_up(me, *first, now, dispatch)) break;
         const BatchPlan plan = first->form_batch(me.number, now, me.dropped);
         dispatch.wait_until_ns = std::min(dispatch.wait_until_ns, plan.wait_until_ns);
         dispatch.holding |= plan.holding;
@@ -269,7 +350,7 @@ bool Executors::retire_idle_lanes(const Dispatch& dispatch) noexcept {
         more |= queued && (!it->tried || served) && it->may_begin_batch();
         it->tried = false;
         // A lane just served stays for one more look, which finds new submissions without a wake-up.
-        it->active = served || queued || it->has_submissions();
+        it->active = served || queued || it->has_submissions() || it->to_warm != nullptr;
         return !it->active;
     });
     return more;
@@ -313,13 +394,20 @@ bool Executors::work_comes(uint32_t seen) noexcept {
 }
 
 void Executors::suspect(const Lane& lane) noexcept {
+    const int64_t now = now_ns();
     int64_t at = NEVER_NS;
     {
         const MutexLock lock(lock_);
         for (const auto& executor : executors_)
-            if (executor->lane == &lane && !executor->lost) at = std::min(at, lane.hung_at_ns(*executor->batch));
+            if (executor->lane == &lane && !executor->lost) at = std::min(at, hung_at_ns(*executor, now));
     }
     if (at < NEVER_NS) deadline_timer_.add({at, nullptr, 0, 0});
+}
+
+// Lock. When the batch or the warm-up that the executor is in counts as stuck.
+int64_t Executors::hung_at_ns(const Executor& executor, int64_t now) const noexcept {
+    if (executor.warming != nullptr) return executor.warming_since_ns + executor.warming->warm_up_ns_max();
+    return executor.lane->hung_at_ns(*executor.batch, now);
 }
 
 // Replaces executors that have been in one batch for too long. Runs on the deadline timer's thread. Returns when to
@@ -333,7 +421,7 @@ int64_t Executors::check_executors(int64_t now) noexcept {
             if (missing_[i] && !try_spawn(i)) again = now + ASK_AGAIN_NS;
         for (const auto& executor : executors_) {
             if (executor->lane == nullptr || executor->lost) continue;
-            const int64_t at = executor->lane->hung_at_ns(*executor->batch);
+            const int64_t at = hung_at_ns(*executor, now);
             if (at > now) again = std::min(again, at);
             else if (lost_.load(std::memory_order_relaxed) + hung.size() < LOST_MAX) hung.push_back(executor);
         }
@@ -351,7 +439,8 @@ void Executors::replace(const std::shared_ptr<Executor>& executor, Reason reason
         lane = executor->lane;
         if (lane == nullptr || executor->lost) return;  // it came back this moment
         try {
-            batch = lane->lose_batch(executor->number, now_ns());
+            if (executor->warming != nullptr) lane->lose_warm_up(executor->number, *executor->warming, now_ns());
+            else batch = lane->lose_batch(executor->number, now_ns());
         } catch (const std::bad_alloc&) {
             return;  // the next check tries again
         }
@@ -360,6 +449,7 @@ void Executors::replace(const std::shared_ptr<Executor>& executor, Reason reason
         executor->handle.detach();
         lost_.fetch_add(1, std::memory_order_relaxed);
         replaced_.fetch_add(1, std::memory_order_relaxed);
+        shared_.has_thread(executor->number, nullptr);
         if (respawn && !try_spawn(executor->number)) miss(executor->number, now_ns());
     }
     for (const Entry& entry : batch) lane->drop(entry, reason);

@@ -57,6 +57,11 @@ public:
     void announce(Lane& lane) noexcept;
     // Any thread: wakes an executor if one sleeps.
     void wake() noexcept;
+    // Every executor's thread that is cold calls the deployment once, as soon as it is free. The caller holds a reference
+    // to it until end_warming(), and begins one warm-up of a lane at a time.
+    void begin_warming(Lane& lane, Deployment& deployment) noexcept;
+    bool is_warm(const Deployment& deployment) noexcept;
+    void end_warming(Lane& lane) noexcept;
     // Takes the lane off all lists and waits for executors in it. One that does not come back within `patience_ns` is
     // given up: its callers get their fallback, and the return value counts it.
     uint32_t detach(Lane& lane, int64_t patience_ns) noexcept;
@@ -83,9 +88,12 @@ private:
     struct Executor {
         uint32_t number = 0;
         std::thread handle;
-        Lane* lane = nullptr;                // lock: whose batch it runs, null for none
-        bool lost = false;                   // lock: replaced by another thread, its results are dropped
-        Batch* batch = nullptr;              // this thread's alone: the batch under way
+        uint32_t thread = 0;            // tells this thread from those before it under the same number
+        Lane* lane = nullptr;           // lock: whose batch it runs, or whose deployment it warms up; null for none
+        bool lost = false;              // lock: replaced by another thread, its results are dropped
+        Batch* batch = nullptr;         // this thread's alone: the batch under way
+        Deployment* warming = nullptr;  // lock: what it calls for the first time, one reference; null for a batch
+        int64_t warming_since_ns = 0;   // lock
         std::vector<Lane::Dropped> dropped;  // this thread's alone: dropped under the lock, answered without it
         std::atomic<bool> ended{false};
         std::shared_ptr<Executors> owner;  // a lost thread keeps the executors that it comes back to
@@ -95,6 +103,7 @@ private:
         Lane* lane = nullptr;  // null for nothing to run
         int64_t wait_until_ns = NEVER_NS;
         bool holding = false;  // waits on purpose for a better batch
+        bool warm_up = false;  // calls the lane's cold deployment first
     };
 
     explicit Executors(const ExecutorOptions& options);
@@ -102,8 +111,12 @@ private:
     bool try_spawn(uint32_t number) noexcept;
     void miss(uint32_t number, int64_t now) noexcept;
     void loop(Executor& me);
+    void comes_back_lost() noexcept;
     Dispatch next(Executor& me, int64_t now) noexcept;
     bool run(Executor& me, Lane& lane);
+    bool take_warm_up(Executor& me, Lane& lane, int64_t now, Dispatch& dispatch) noexcept;
+    bool warm_up(Executor& me, Lane& lane);
+    int64_t hung_at_ns(const Executor& executor, int64_t now) const noexcept;
     void take_announced() noexcept;
     Lane* first_untried(int64_t now) noexcept;
     bool retire_idle_lanes(const Dispatch& dispatch) noexcept;
@@ -126,6 +139,7 @@ private:
     std::atomic<bool> stopping_{false};
     std::mutex start_lock_;  // one start at a time: the second caller finds the threads, or the system's refusal
     std::atomic<bool> started_{false};
+    uint32_t threads_made_ = 0;      // lock
     std::atomic<uint32_t> lost_{0};  // threads that were replaced and have not come back
     std::atomic<uint64_t> replaced_{0};
     std::atomic<uint32_t> missing_count_{0};

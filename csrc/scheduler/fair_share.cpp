@@ -24,6 +24,8 @@ void SharedExecutors::started(uint32_t executor, int64_t now_ns, int64_t expecte
     ENGINE_ASSERT(!it.busy.load(std::memory_order_relaxed), "an executor begins a batch when it has none");
     latest_start_ns_.store(now_ns, std::memory_order_relaxed);
     it.started_ns.store(now_ns, std::memory_order_relaxed);
+    if (const GilCall* gil = it.gil.load(std::memory_order_relaxed))
+        it.gil_waited_ns.store(gil->waited_ns(now_ns), std::memory_order_relaxed);
     it.expected_ns.store(expected_ns, std::memory_order_relaxed);
     it.high_ns.store(high_ns, std::memory_order_relaxed);
     it.busy.store(true, std::memory_order_relaxed);
@@ -44,7 +46,7 @@ int64_t SharedExecutors::first_free_ns(int64_t now_ns, uint32_t* working) const 
         if (!it.busy.load(std::memory_order_relaxed)) {
             ++*working;
         } else {
-            const int64_t started = it.started_ns.load(std::memory_order_relaxed);
+            const int64_t started = started_ns(e, now_ns);
             const int64_t due = started + it.expected_ns.load(std::memory_order_relaxed);
             const int64_t surely_due = started + it.high_ns.load(std::memory_order_relaxed);
             *working += now_ns <= surely_due + (surely_due - started);
@@ -60,7 +62,7 @@ bool SharedExecutors::all_stalled(int64_t now_ns) const noexcept {
         const Executor& it = executors_[e];
         if (!it.busy.load(std::memory_order_relaxed)) return false;
         const int64_t high = it.high_ns.load(std::memory_order_relaxed);
-        if (now_ns <= it.started_ns.load(std::memory_order_relaxed) + 2 * high) return false;
+        if (now_ns <= started_ns(e, now_ns) + 2 * high) return false;
     }
     return true;
 }
@@ -79,32 +81,35 @@ bool SharedExecutors::recent(const std::atomic<int64_t>& at, int64_t now_ns) noe
 void SharedExecutors::activate(Share& share) noexcept {
     if (share.active.load(std::memory_order_relaxed)) return;
     share.active.store(true, std::memory_order_relaxed);
-    ENGINE_ASSERT(share.weight > 0.0, "every model has a weight");
+    share.active_weight = share.weight.load(std::memory_order_relaxed);
+    ENGINE_ASSERT(share.active_weight > 0.0, "every model has a weight");
     // A model saves up no share while it has no work.
     const int64_t now = virtual_ns_.load(std::memory_order_relaxed);
     share.served.store(std::max(share.served.load(std::memory_order_relaxed), now), std::memory_order_relaxed);
-    active_weight_.store(active_weight_.load(std::memory_order_relaxed) + share.weight, std::memory_order_relaxed);
+    active_weight_.store(active_weight_.load(std::memory_order_relaxed) + share.active_weight,
+                         std::memory_order_relaxed);
 }
 
 void SharedExecutors::deactivate(Share& share) noexcept {
     if (!share.active.load(std::memory_order_relaxed)) return;
     share.active.store(false, std::memory_order_relaxed);
-    active_weight_.store(std::max(0.0, active_weight_.load(std::memory_order_relaxed) - share.weight),
+    active_weight_.store(std::max(0.0, active_weight_.load(std::memory_order_relaxed) - share.active_weight),
                          std::memory_order_relaxed);
 }
 
 void SharedExecutors::charge(Share& share, int64_t ns) noexcept {
     ENGINE_ASSERT(ns >= 0, "time on an executor is never below zero");
+    const double weight = share.weight.load(std::memory_order_relaxed);
     const double others = active_weight_.load(std::memory_order_relaxed) -
-                          (share.active.load(std::memory_order_relaxed) ? share.weight : 0.0);
+                          (share.active.load(std::memory_order_relaxed) ? share.active_weight : 0.0);
     const int64_t served =
-        share.served.load(std::memory_order_relaxed) + static_cast<int64_t>(static_cast<double>(ns) / share.weight);
+        share.served.load(std::memory_order_relaxed) + static_cast<int64_t>(static_cast<double>(ns) / weight);
     share.served.store(served, std::memory_order_relaxed);
     // Where no other model wanted the time, virtual time catches up, so the model runs no debt.
     const int64_t before = virtual_ns_.load(std::memory_order_relaxed);
-    const int64_t now = others < share.weight * 1e-9
+    const int64_t now = others < weight * 1e-9
                             ? std::max(before, served)
-                            : before + static_cast<int64_t>(static_cast<double>(ns) / (share.weight + others));
+                            : before + static_cast<int64_t>(static_cast<double>(ns) / (weight + others));
     ENGINE_ASSERT(now >= before, "virtual time never goes back");
     virtual_ns_.store(now, std::memory_order_relaxed);
 }
@@ -114,9 +119,10 @@ bool SharedExecutors::eligible(const Share& share) const noexcept {
 }
 
 double SharedExecutors::entitled(const Share& share) const noexcept {
-    const double others = active_weight_.load(std::memory_order_relaxed) -
-                          (share.active.load(std::memory_order_relaxed) ? share.weight : 0.0);
-    const double entitled = share.weight / (share.weight + std::max(others, 0.0));
+    const double weight = share.weight.load(std::memory_order_relaxed);
+    const double others =
+        active_weight_.load(std::memory_order_relaxed) - (share.active.load(std::memory_order_relaxed) ? weight : 0.0);
+    const double entitled = weight / (weight + std::max(others, 0.0));
     ENGINE_ASSERT(entitled > 0.0 && entitled <= 1.0, "a model is entitled to a part of the executors");
     return entitled;
 }

@@ -19,15 +19,17 @@
 #include <cstdint>
 
 #include "base/clock.hpp"
+#include "base/gil_calls.hpp"
 #include "scheduler/finish_counts.hpp"
 
 namespace engine::scheduler {
 
 // One model's account with the executors.
 struct Share {
-    double weight = 1.0;
+    std::atomic<double> weight{1.0};  // written under the lock
     std::atomic<int64_t> served{0};   // virtual time it has had; written under the lock
     std::atomic<bool> active{false};  // whether it has work queued; written under the lock
+    double active_weight = 1.0;       // lock: its weight when it became active
 };
 
 class SharedExecutors {
@@ -47,9 +49,19 @@ public:
     // Lock. An executor begins a batch that should take expected_ns and hardly ever more than high_ns.
     void started(uint32_t executor, int64_t now_ns, int64_t expected_ns, int64_t high_ns) noexcept;
     void finished(uint32_t executor) noexcept;
-    int64_t started_ns(uint32_t executor) const noexcept {
+    // When its batch began, later by the time for which the executor has waited for Python's GIL since: that is no time
+    // of the primary's.
+    int64_t started_ns(uint32_t executor, int64_t now_ns) const noexcept {
         ENGINE_ASSERT(executor < count_, "an executor's number is below their count");
-        return executors_[executor].started_ns.load(std::memory_order_relaxed);
+        const Executor& it = executors_[executor];
+        const int64_t started = it.started_ns.load(std::memory_order_relaxed);
+        const GilCall* gil = it.gil.load(std::memory_order_relaxed);
+        if (gil == nullptr) return started;
+        return std::min(now_ns, started + gil->waited_ns(now_ns) - it.gil_waited_ns.load(std::memory_order_relaxed));
+    }
+    // Lock. The thread of an executor; null for one that never takes the GIL.
+    void has_thread(uint32_t executor, const GilCall* gil) noexcept {
+        executors_[executor].gil.store(gil, std::memory_order_relaxed);
     }
 
     // When the first executor is free. An overdue one is expected to take once more the time it has taken. `working`
@@ -90,6 +102,8 @@ private:
     struct Executor {
         std::atomic<int64_t> started_ns{0}, expected_ns{0}, high_ns{0};
         std::atomic<bool> busy{false};
+        std::atomic<const GilCall*> gil{nullptr};
+        std::atomic<int64_t> gil_waited_ns{0};  // when its batch began
     };
     static bool recent(const std::atomic<int64_t>& at, int64_t now_ns) noexcept;
 

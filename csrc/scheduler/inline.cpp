@@ -21,7 +21,7 @@ constexpr int64_t CHUNK_TARGET_NS = 500'000;  // predict_many looks at the clock
 Outcome Runtime::predict_inline(const Request& request, double* out) {
     Deployment& deployment = *request.deployment;
     const int64_t asked = request.asked_ns;
-    if (asked + inline_cost_.high_ns(1) > request.deadline_ns || request.deadline_ns <= asked)
+    if (asked + inline_cost_of(deployment).high_ns(1) > request.deadline_ns || request.deadline_ns <= asked)
         return answer_without_primary(request, Reason::late, out);
     Breaker& breaker = deployment.breaker();
     if (!breaker.allows(asked)) return answer_without_primary(request, Reason::breaker_open, out);
@@ -32,7 +32,7 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
     const int64_t now = now_ns();
     const uint64_t id = next_id();
     const bool sampled = id % OBSERVE_EVERY == 0;
-    if (sampled) observe_inline(1, now - asked);
+    if (sampled) observe_inline(deployment, 1, now - asked);
     if (now - asked > limits_.budget_ns) counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
     if (status == ENGINE_SCORE_OK && usable(out)) {
         if (sampled || !breaker.untroubled()) breaker.record(sampled ? OBSERVE_EVERY : 1, 0, now);
@@ -48,9 +48,9 @@ Outcome Runtime::predict_inline(const Request& request, double* out) {
 
 // One observer at a time, because CostModel::observe() is not for several. A second thread skips its record instead of
 // waiting. Acquire and release hand the model's plain fields from one observer to the next.
-void Runtime::observe_inline(uint32_t rows, int64_t ns) noexcept {
+void Runtime::observe_inline(const Deployment& deployment, uint32_t rows, int64_t ns) noexcept {
     if (inline_observing_.test_and_set(std::memory_order_acquire)) return;
-    inline_cost_.observe(rows, ns);
+    inline_cost_of(deployment).observe(rows, ns);
     inline_observing_.clear(std::memory_order_release);
 }
 
@@ -97,7 +97,7 @@ struct Runtime::ManyInline {
     // The number of rows from the i-th on that the primary may take now; 0 when the fallback must take the i-th.
     uint32_t chunk_at(uint32_t i, uint32_t n, int64_t now) const noexcept {
         if (open) return 0;
-        const CostModel& cost = runtime.inline_cost_;
+        const CostModel& cost = runtime.inline_cost_of(deployment);
         uint32_t chunk = order.empty() ? n - i : std::min(n - i, runtime.limits_.batch_rows_max);
         while (chunk > 1 && cost.high_ns(chunk) > CHUNK_TARGET_NS) chunk /= 2;
         while (chunk > 0 && !allows(i, chunk, now)) chunk /= 2;
@@ -105,7 +105,7 @@ struct Runtime::ManyInline {
     }
 
     bool allows(uint32_t i, uint32_t chunk, int64_t now) const noexcept {
-        const int64_t done = now + runtime.inline_cost_.high_ns(chunk);
+        const int64_t done = now + runtime.inline_cost_of(deployment).high_ns(chunk);
         return done <= latest_ns[i + chunk] && done <= latest_ns[i];
     }
 
@@ -217,7 +217,7 @@ struct Runtime::ManyInline {
         const int status = deployment.score_primary(its_rows, n, scratch, values_out, latest_ns[i]);
         const int64_t ended = now_ns();
         if (ended - now > limits.budget_ns) runtime.counters_.inline_overruns.fetch_add(1, std::memory_order_relaxed);
-        runtime.observe_inline(n, ended - now);
+        runtime.observe_inline(deployment, n, ended - now);
         uint32_t unusable = n;
         if (status == ENGINE_SCORE_OK)
             for (uint32_t k = 0; k < n; ++k) unusable -= runtime.usable(values_out + k * width);

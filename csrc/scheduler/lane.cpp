@@ -15,6 +15,9 @@ namespace {
 
 thread_local int64_t working_until = 0;
 
+// As often may a call give the GIL up and wait for it, before it counts as stuck.
+constexpr int64_t GIL_WAITS = 4;
+
 }  // namespace
 
 int64_t Lane::working_until_ns() noexcept { return working_until; }
@@ -27,8 +30,19 @@ Lane::Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, Sh
       lock_(lock),
       fallback_(fallback),
       cost_(limits.batch_rows_max),
-      policy_({limits.batch_rows_max, limits.slots, shared.count()}, cost_, shared, limits.weight),
+      policy_({limits.batch_rows_max, limits.slots, shared.count(), limits.budget_ns}, cost_, shared, limits.weight),
       executors_(shared.count()) {}
+
+Lane::Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, Lane& host, Mutex& lock,
+           FallbackHandler& fallback)
+    : limits_(limits),
+      slots_(slots),
+      counters_(counters),
+      lock_(lock),
+      fallback_(fallback),
+      cost_(limits.batch_rows_max),
+      policy_({limits.batch_rows_max, limits.slots, host.executors_}, cost_, host.policy_),
+      executors_(host.executors_) {}
 
 void Lane::make_batches() {
     for (size_t i = batches_.size(); i < executors_; ++i) batches_.push_back(std::make_unique<Batch>(limits_));
@@ -42,7 +56,7 @@ bool Lane::take_from_executors(uint32_t index, uint32_t generation, bool* was_ru
                                              std::memory_order_acq_rel))
             continue;
         ENGINE_ASSERT(slot.references.load(std::memory_order_relaxed) > 0, "a live request has an owner");
-        if (state_of(word) == State::queued) policy_.leave(slot.ticket);
+        if (state_of(word) == State::queued) slot.lane->policy_.leave(slot.ticket);
         else if (was_running != nullptr) *was_running = true;
         return true;
     }
@@ -92,6 +106,7 @@ BatchPlan Lane::form_batch(uint32_t executor, int64_t now, std::vector<Dropped>&
     ENGINE_ASSERT(executor < batches_.size(), "every executor has its batch");
     Batch& batch = *batches_[executor];
     ENGINE_ASSERT(batch.deployment == nullptr, "an executor's last batch has ended");
+    policy_.begins_after(waits_for_gil_.load(std::memory_order_relaxed) ? GilCalls::all().usual_wait_ns() : 0);
     const BatchPlan plan = policy_.form(
         now, batch.entries.data(), [this](const Entry& entry) { return claim(entry); },
         [&](const Entry& entry) {
@@ -105,7 +120,8 @@ BatchPlan Lane::form_batch(uint32_t executor, int64_t now, std::vector<Dropped>&
     batch.executor = executor;
     batch.call_began_ns = now;
     batch.call_rows = plan.rows;
-    batch.deployment = slots_[batch.entries[0].slot].deployment;
+    waits_for_gil_.store(slots_[batch.entries[0].slot].deployment->takes_gil(), std::memory_order_relaxed);
+    batch.deployment = batch.calling = slots_[batch.entries[0].slot].deployment;
     batch.deployment->retain();
     executor_enters();
     ++running_;
@@ -131,10 +147,10 @@ Lane::Scored Lane::score(Batch& batch) {
     // Requests of one deployment are scored together; around a swap a batch falls into runs.
     bool ours = true;
     for (uint32_t from = 0; from < batch.size;) {
-        const Deployment* deployment = slots_[batch.in_order[from].slot].deployment;
+        Deployment* deployment = slots_[batch.in_order[from].slot].deployment;
         uint32_t to = from + 1;
         while (to < batch.size && slots_[batch.in_order[to].slot].deployment == deployment) ++to;
-        if (ours && from > 0) ours = begin_next_call(batch, to - from, scored);
+        if (ours && from > 0) ours = begin_next_call(batch, *deployment, to - from, scored);
         if (ours) ours = score_run(batch, from, to, scored);
         else
             for (uint32_t i = from; i < to; ++i) drop(batch.in_order[i], Reason::stalled);
@@ -155,7 +171,7 @@ bool Lane::score_run(Batch& batch, uint32_t from, uint32_t to, Scored& scored) {
     const uint32_t suspects = deployment.row_failures().remembers(now) ? put_suspects_last(batch, from, to, now) : to;
     bool ours = suspects == from || score_rows(batch, deployment, from, suspects, true, scored);
     if (suspects < to) {
-        if (ours && suspects > from) ours = begin_next_call(batch, to - suspects, scored);
+        if (ours && suspects > from) ours = begin_next_call(batch, deployment, to - suspects, scored);
         if (ours) ours = score_rows(batch, deployment, suspects, to, false, scored);
         else
             for (uint32_t i = suspects; i < to; ++i) drop(batch.in_order[i], Reason::stalled);
@@ -196,7 +212,11 @@ bool Lane::score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint3
     for (bool first_call = true; !rows.done();) {
         const uint32_t at = from + rows.at();
         const Entry& head = batch.in_order[at];
-        uint32_t n = rows.next(search ? failures.group_rows() : to - from);
+        const uint32_t waiting = policy_.live() + to - at;
+        const bool hurried = search && failures.is_hurried(waiting, cost_, limits_.budget_ns);
+        uint32_t n = rows.next(!search   ? to - from
+                               : hurried ? failures.hurried_rows(waiting, cost_, limits_.budget_ns)
+                                         : failures.group_rows());
         if (!first_call) {
             const int64_t now = scored.ended_ns;
             const uint32_t fits = cost_.rows_within(head.finish_by_ns - now);
@@ -206,7 +226,7 @@ bool Lane::score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint3
             }
             n = failures.hopeless() ? 1 : std::min(n, fits);
             signal(batch);  // of the rows before; nobody waits for the calls to come
-            if (!begin_next_call(batch, n, scored)) {
+            if (!begin_next_call(batch, deployment, n, scored)) {
                 for (uint32_t i = at; i < to; ++i) drop(batch.in_order[i], Reason::stalled);
                 return false;
             }
@@ -230,8 +250,15 @@ bool Lane::score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint3
             failure = reason_of(status);
             failures.call_failed();
             if (n > 1 && search) {
-                blamed = false;
                 rows.failed(n);
+                blamed = hurried && !failures.search_pays(n, std::min(n, waiting - n));
+                if (!blamed) continue;
+                failures.group_failed(n);
+                deployment.breaker().blame_row(now);
+                for (uint32_t i = 0; i < n; ++i) {
+                    drop(batch.in_order[at + i], failure);
+                    rows.skip();
+                }
                 continue;
             }
             if (n == 1 && (status != ENGINE_SCORE_OK || rows.tried())) failures.row_failed(inputs, row_bytes, now);
@@ -248,7 +275,10 @@ bool Lane::score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint3
         }
         // Before the answers go out: a caller that asks again at once finds the breaker as this call has left it.
         if (status != NOT_CALLED) deployment.breaker().record(n, unusable, now);
-        if (!late) failures.call_passed(n);
+        if (!late) {
+            failures.call_passed(n);
+            deployment.call_passed(now);
+        }
         for (uint32_t i = 0; i < n; ++i) {
             const Entry& entry = batch.in_order[at + i];
             const double* values = batch.out.data() + i * width;
@@ -271,10 +301,11 @@ void Lane::signal(Batch& batch) noexcept {
 
 // One call of the batch has ended and the next begins: each is a measure of its own, and none is stuck for the time of
 // those before it. False where the batch was lost, and its requests are answered.
-bool Lane::begin_next_call(Batch& batch, uint32_t rows, Scored& scored) noexcept {
+bool Lane::begin_next_call(Batch& batch, Deployment& deployment, uint32_t rows, Scored& scored) noexcept {
     const MutexLock lock(lock_);
     if (batches_[batch.executor].get() != &batch) return false;
     policy_.finished(batch.executor, batch.call_rows, scored.ended_ns, scored.last_ok);
+    batch.calling = &deployment;
     batch.call_rows = rows;
     batch.call_began_ns = scored.ended_ns;
     policy_.started(batch.executor, rows, scored.ended_ns);
@@ -340,8 +371,10 @@ void Lane::finish_batch(uint32_t executor, const Batch& batch, const Scored& sco
 void Lane::learn(Batch& batch, const Scored& scored, bool lost) noexcept {
     ENGINE_ASSERT(batch.deployment != nullptr, "a batch keeps its deployment until it has been learned from");
     if (lost) {
-        batch.deployment->lost_call_returned();
-        batch.deployment->breaker().came_back(scored.ended_ns);
+        ENGINE_ASSERT(batch.lost_in != nullptr, "a lost batch was in a call");
+        batch.lost_in->lost_call_returned();
+        batch.lost_in->breaker().came_back(scored.ended_ns);
+        std::exchange(batch.lost_in, nullptr)->release();
     }
     std::exchange(batch.deployment, nullptr)->release();
     if (lost) return;
@@ -355,9 +388,12 @@ void Lane::learn(Batch& batch, const Scored& scored, bool lost) noexcept {
 }
 
 // A batch is given up after a deadline and a half; later only where such batches are known to take long.
-int64_t Lane::hung_at_ns(const Batch& batch) const noexcept {
+int64_t Lane::hung_at_ns(const Batch& batch, int64_t now) const noexcept {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
-    return batch.call_began_ns + std::max(limits_.budget_ns / 2 * 3, 4 * cost_.high_ns(batch.call_rows));
+    const int64_t patience = std::max(limits_.budget_ns / 2 * 3, 4 * cost_.high_ns(batch.call_rows));
+    // Inside the call a library may wait for the GIL as well, as long as others have waited for it of late.
+    const int64_t gil_ns = batch.calling->takes_gil() ? GIL_WAITS * GilCalls::all().long_wait_ns() : 0;
+    return policy_.started_ns(batch.executor, now) + patience + gil_ns;
 }
 
 std::vector<Entry> Lane::lose_batch(uint32_t executor, int64_t now) {
@@ -370,13 +406,40 @@ std::vector<Entry> Lane::lose_batch(uint32_t executor, int64_t now) {
     lost_.reserve(lost_.size() + 1);
     // The thread may be back and delivering: it then gives up its references while these entries are being failed.
     std::erase_if(entries, [&](const Entry& entry) { return !slots_.try_retain(entry.slot); });
-    batch->deployment->call_lost();
-    batch->deployment->breaker().trip(now);
+    lose_call(*batch->calling, batch->call_began_ns, now);
+    batch->lost_in = batch->calling;
+    batch->lost_in->retain();
     lost_.push_back(std::move(batch));
     batch = std::move(next);
     --running_;
     policy_.lost(executor);
     return entries;
+}
+
+// A call is stuck. Where others gave answers meanwhile, the executor is in trouble and not the primary, which goes on.
+void Lane::lose_call(Deployment& deployment, int64_t began, int64_t now) noexcept {
+    deployment.call_lost();
+    if (!deployment.passed_since(began)) deployment.breaker().trip(now);
+}
+
+Deployment* Lane::cold(uint32_t executor, uint32_t thread, int64_t now) noexcept {
+    ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
+    if (to_warm != nullptr && to_warm->is_cold(executor, thread)) return to_warm;
+    if (policy_.depth() == 0) return nullptr;
+    // The queue's reference keeps the slot, and with it the deployment, even where the request is answered already.
+    Deployment* next = slots_[policy_.first(now).slot].deployment;
+    return next->is_cold(executor, thread) ? next : nullptr;
+}
+
+void Lane::begin_warm_up(uint32_t executor, Deployment& deployment, int64_t now) noexcept {
+    deployment.retain();
+    executor_enters();
+    policy_.started(executor, 1, now);
+}
+
+void Lane::lose_warm_up(uint32_t executor, Deployment& deployment, int64_t now) noexcept {
+    lose_call(deployment, now - deployment.warm_up_ns_max(), now);
+    policy_.lost(executor);
 }
 
 std::unique_ptr<Batch> Lane::take_lost(const Batch& batch) noexcept {

@@ -40,6 +40,9 @@ public:
     // The references outlive the lane. `lock` is the executors'.
     Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, SharedExecutors& shared, Mutex& lock,
          FallbackHandler& fallback);
+    // The lane of a canary beside the one that it may not disturb, which outlives it.
+    Lane(const RuntimeLimits& limits, SlotTable& slots, Counters& counters, Lane& host, Mutex& lock,
+         FallbackHandler& fallback);
     // Makes room for one batch on each executor, before the first submission.
     void make_batches();
 
@@ -59,6 +62,8 @@ public:
     Lane* next_announced = nullptr;
     bool active = false;
     bool tried = false;
+    // Lock: a deployment that every executor's thread is to call once now, and how its thread is told from others.
+    Deployment* to_warm = nullptr;
     // Set by the submission that announces the lane, cleared by the executor that takes the announcement.
     std::atomic<bool> announced{false};
 
@@ -80,7 +85,14 @@ public:
     // Lock. A lost batch came back: its buffers, for its thread to free.
     std::unique_ptr<Batch> take_lost(const Batch& batch) noexcept;
     // Lock. When a batch that runs counts as stuck.
-    int64_t hung_at_ns(const Batch& batch) const noexcept;
+    int64_t hung_at_ns(const Batch& batch, int64_t now) const noexcept;
+    // Lock. The deployment that this executor's thread must call once before it may run the lane's next batch, or null.
+    Deployment* cold(uint32_t executor, uint32_t thread, int64_t now) noexcept;
+    // Lock. The executor begins and ends that call. It holds a reference to the deployment, and counts as in flight.
+    void begin_warm_up(uint32_t executor, Deployment& deployment, int64_t now) noexcept;
+    void end_warm_up(uint32_t executor) noexcept { policy_.lost(executor); }
+    // Lock. It will not come back from it, or too late.
+    void lose_warm_up(uint32_t executor, Deployment& deployment, int64_t now) noexcept;
     // Lock. Empties the queue; the entries are for the caller to drop.
     std::vector<Entry> take_queue(int64_t now) noexcept;
 
@@ -107,13 +119,14 @@ public:
 private:
     bool score_run(Batch& batch, uint32_t from, uint32_t to, Scored& scored);
     bool score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint32_t to, bool search, Scored& scored);
-    bool begin_next_call(Batch& batch, uint32_t rows, Scored& scored) noexcept;
+    bool begin_next_call(Batch& batch, Deployment& deployment, uint32_t rows, Scored& scored) noexcept;
     uint32_t put_suspects_last(Batch& batch, uint32_t from, uint32_t to, int64_t now) noexcept;
     bool is_running(const Entry& entry) noexcept;
     void signal(Batch& batch) noexcept;
     void deliver(Batch& batch, const Entry& entry, const double* values, int64_t now);
     void fail(const Entry& entry, Reason reason);
     Claim claim(const Entry& entry) noexcept;
+    void lose_call(Deployment& deployment, int64_t began, int64_t now) noexcept;
 
     const RuntimeLimits limits_;
     SlotTable& slots_;
@@ -123,6 +136,7 @@ private:
     CostModel cost_;
     Policy policy_;
     std::atomic<bool> overlaps_{true};
+    std::atomic<bool> waits_for_gil_{false};  // the primary of the latest batch does
 
     SlotStack submitted_;  // pushed by any thread, drained under the lock
     uint32_t executors_;

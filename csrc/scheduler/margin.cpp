@@ -22,10 +22,11 @@ SafetyMargin::SafetyMargin(double miss_rate, uint32_t cores) noexcept
       typical_(0.5, 1024),
       cores_(std::max(cores, 1u)) {}
 
-int64_t SafetyMargin::fallback_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring,
-                                  bool hedged) const noexcept {
+int64_t SafetyMargin::fallback_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring, bool hedged,
+                                  bool returns) const noexcept {
     for (DecayingQuantile* quantile : {&timer_, &return_, &fallback_}) quantile->age(started_ns);
     MarginTerms now = terms();
+    if (!returns) now.return_ns = 0;
     if (hedged) now.fallback_ns = now.typical_ns = 0;
     const int64_t crowd = now.fallback_ns * expiring / cores_;
     const int64_t noise = now.timer_ns + now.return_ns + crowd + now.fallback_ns - now.typical_ns;

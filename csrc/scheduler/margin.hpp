@@ -40,7 +40,9 @@ public:
     // cores. The margin beyond a typical fallback is capped at MARGIN_SHARE_MAX of the budget: past that the machine is
     // too noisy for the deadline, and giving up more primary answers would not help. hedged: the fallback's answer lies
     // ready, so no time is kept for it.
-    int64_t fallback_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring, bool hedged = false) const noexcept;
+    // returns: keep time for the way back to Python.
+    int64_t fallback_at(int64_t started_ns, int64_t deadline_ns, uint32_t expiring, bool hedged = false,
+                        bool returns = true) const noexcept;
 
     // Whether a fallback begun now would usually be in time, with `running` others before it on the cores. If not, the
     // default is the only answer in time. The worst cases do not count here: a fallback that was once preempted for

@@ -17,6 +17,12 @@ constexpr double GAP_RATE = 0.02;
 // then found; one that has not would have stood idle anyway.
 constexpr int64_t PROBE_EVERY_NS = 50'000'000;
 constexpr int64_t PROBE_COSTS = 2;
+// The part of the host's usual deadline that a guest's batch and a batch of the host after it may take together: the
+// rest is the most that a safety margin takes.
+constexpr double GUEST_SLACK = 0.7;
+// A guest too slow for that is given one call in this many of its own, so it takes a hundredth of the host's time.
+constexpr int64_t GUEST_PROBE_COSTS = 100;
+constexpr int64_t GUEST_QUIET_COSTS = 10;
 
 }  // namespace
 
@@ -35,7 +41,54 @@ Policy::Policy(const PolicyLimits& limits, CostModel& cost, SharedExecutors& sha
     shared_->joined();
 }
 
-Policy::~Policy() { shared_->left(); }
+Policy::Policy(const PolicyLimits& limits, CostModel& cost, Policy& host)
+    : limits_(limits), cost_(cost), host_(&host), shared_(host.shared_) {
+    limits_.executors = shared_->count();
+    for (Heap& heap : heaps_) heap.reserve(limits_.queue_rows_max);
+}
+
+Policy::~Policy() {
+    if (host_ == nullptr) shared_->left();
+}
+
+void Policy::set_guest_share(double share) noexcept {
+    ENGINE_ASSERT(host_ != nullptr && share > 0.0 && share < 1.0, "a guest has a part of its host's executors");
+    share_.weight.store(host_->share_.weight.load(std::memory_order_relaxed) * share / (1.0 - share),
+                        std::memory_order_relaxed);
+}
+
+// Another executor serves the host meanwhile; or the head of its queue, and a request that comes this moment, can wait
+// for the guest's batch. A guest that is too slow for any request to wait is probed now and then all the same, because
+// its cost may have been learned on a bad day.
+int64_t Policy::guest_limit_ns(int64_t now_ns) const noexcept {
+    const Policy& host = *host_;
+    if (host.guests_running_ + 1 < shared_->count()) return NEVER_NS;
+    const auto slack = static_cast<int64_t>(GUEST_SLACK * static_cast<double>(host.limits_.budget_ns));
+    const int64_t usual_ns = slack - host.cost_.high_ns(1);
+    const size_t depth = host.depth();
+    if (cost_.high_ns(1) > usual_ns) return depth == 0 && now_ns > guest_due_ns() ? NEVER_NS : 0;
+    if (depth == 0 || (shared_->overloaded(now_ns) && shared_->eligible(share_))) return usual_ns;
+    int64_t first_ns = NEVER_NS;
+    for (const Heap& heap : host.heaps_)
+        if (!heap.empty()) first_ns = std::min(first_ns, heap.front().finish_by_ns);
+    const uint32_t rows = std::min(static_cast<uint32_t>(depth), host.efficient_batch(now_ns));
+    return std::min(usual_ns, first_ns - now_ns - host.cost_.high_ns(rows));
+}
+
+// When a guest that is too slow for the host's requests to wait may begin a batch all the same: where the host has had no
+// request for so long that none is likely to come meanwhile, or as a probe.
+int64_t Policy::guest_due_ns() const noexcept {
+    const int64_t cost = cost_.expected_ns(1);
+    return std::min(host_->pushed_ns_ + GUEST_QUIET_COSTS * cost, guest_ended_ns_ + GUEST_PROBE_COSTS * cost);
+}
+
+// How long this model's requests due before finish_by will keep an executor.
+int64_t Policy::queued_ns(int64_t now_ns, int64_t finish_by_ns) const noexcept {
+    int64_t rows = 0;
+    for (const FinishCounts& counts : counts_) rows += counts.before(now_ns, finish_by_ns);
+    const uint32_t batch = efficient_batch(now_ns);
+    return std::max<int64_t>(rows, 0) * cost_.expected_ns(batch) / batch;
+}
 
 size_t Policy::depth() const noexcept {
     size_t sum = 0;
@@ -62,7 +115,8 @@ Policy::Ahead Policy::ahead_of(int64_t now_ns, int64_t finish_by_ns, Priority pr
 
 int64_t Policy::finish_behind(int64_t now_ns, int64_t finish_by_ns, int64_t rows_ahead) const noexcept {
     uint32_t working = 0;
-    const int64_t free_ns = shared_->first_free_ns(now_ns, &working);
+    int64_t free_ns = shared_->first_free_ns(now_ns, &working) + begins_after_ns_.load(std::memory_order_relaxed);
+    if (host_ != nullptr) free_ns += host_->queued_ns(now_ns, finish_by_ns) / std::max(working, 1u);
     const int64_t rows = rows_ahead + 1;
     const uint32_t batch = efficient_batch(now_ns);
     const int64_t full = rows / batch * cost_.expected_ns(batch);
@@ -102,7 +156,8 @@ Verdict Policy::admit(int64_t now_ns, int64_t finish_by_ns, Priority priority, i
     if (predicted_ns != nullptr) *predicted_ns = predicted;
     if (predicted <= latest) return Verdict::admit;
     if (slack > 0 && live == 0 && shared_->work.total() <= 0 && probe_due(now_ns)) return Verdict::admit;
-    if (ahead.lower > 0 && finish_behind(now_ns, finish_by_ns, ahead.rows - ahead.lower) <= latest) {
+    if (host_ == nullptr && ahead.lower > 0 &&
+        finish_behind(now_ns, finish_by_ns, ahead.rows - ahead.lower) <= latest) {
         shared_->put_classes_first(now_ns);
         if (predicted_ns != nullptr) *predicted_ns = predicted_finish_ns(now_ns, finish_by_ns, priority);
         return Verdict::admit;
@@ -119,7 +174,7 @@ Ticket Policy::enter(int64_t now_ns, int64_t finish_by_ns, Priority priority) no
     Ticket ticket{FinishCounts::bucket(now_ns, finish_by_ns), priority, 0};
     live_.fetch_add(1, std::memory_order_relaxed);
     counts_[static_cast<size_t>(priority)].add(ticket.bucket, 1);
-    if (shared_->models() > 1) {
+    if (shared_->models() > 1 && host_ == nullptr) {
         const uint32_t batch = efficient_batch(now_ns);
         ticket.work_ns = cost_.expected_ns(batch) / batch;
         shared_->work.add(ticket.bucket, ticket.work_ns);
@@ -177,9 +232,9 @@ Policy::Rank Policy::rank(int64_t now_ns) const noexcept {
 
 // The largest batch that its most urgent member can wait for. Never larger than the efficient batch, because more rows
 // add latency and no throughput.
-uint32_t Policy::batch_for(const Entry& head, int64_t now_ns) noexcept {
+uint32_t Policy::batch_for(const Entry& head, int64_t now_ns, int64_t limit_ns) noexcept {
     const uint32_t wanted = std::min(static_cast<uint32_t>(depth()), efficient_batch(now_ns));
-    const uint32_t fits = cost_.rows_within(head.finish_by_ns - now_ns);
+    const uint32_t fits = cost_.rows_within(std::min(head.finish_by_ns - now_ns, limit_ns));
     return std::max(1u, std::min(wanted, fits));
 }
 
@@ -216,12 +271,17 @@ bool Policy::should_hold(const Entry& head, int64_t now_ns, uint32_t rows, int64
 
 void Policy::started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept {
     ENGINE_ASSERT(rows > 0 && rows <= limits_.batch_rows_max, "a batch has rows, and fits its buffer");
+    if (host_ != nullptr) ++host_->guests_running_;
     shared_->started(executor, now_ns, cost_.expected_ns(rows), cost_.high_ns(rows));
 }
 
 void Policy::finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept {
-    const int64_t started = shared_->started_ns(executor);
+    const int64_t started = shared_->started_ns(executor, now_ns);
     ENGINE_ASSERT(now_ns >= started, "a batch ends after it began");
+    if (host_ != nullptr) {
+        --host_->guests_running_;
+        guest_ended_ns_ = now_ns;
+    }
     shared_->finished(executor);
     shared_->charge(share_, now_ns - started);
     if (!cost_counts) return;

@@ -39,7 +39,8 @@ namespace engine::scheduler {
 struct PolicyLimits {
     uint32_t batch_rows_max;
     uint32_t queue_rows_max;
-    uint32_t executors;  // of its own; without meaning where executors are shared
+    uint32_t executors;     // of its own; without meaning where executors are shared
+    int64_t budget_ns = 0;  // of a host: the usual deadline, which a guest leaves it time for
 };
 
 enum class Verdict : uint8_t {
@@ -83,6 +84,9 @@ public:
     Policy(const PolicyLimits& limits, CostModel& cost);
     // One of several; `shared` outlives it.
     Policy(const PolicyLimits& limits, CostModel& cost, SharedExecutors& shared, double weight = 1.0);
+    // A guest, such as a canary, beside the model whose executors it uses. It begins a batch only where the host can
+    // wait for its end, or within its share while there is not enough for both. `host` outlives it.
+    Policy(const PolicyLimits& limits, CostModel& cost, Policy& host);
     ~Policy();
     Policy(const Policy&) = delete;
     Policy& operator=(const Policy&) = delete;
@@ -98,9 +102,17 @@ public:
     Ticket enter(int64_t now_ns, int64_t finish_by_ns, Priority priority = Priority::normal) noexcept;
     void leave(const Ticket& ticket) noexcept;
     // A request was rejected: forming then knows that freed capacity will be used.
-    void rejected(int64_t now_ns) noexcept { shared_->rejected(now_ns); }
+    void rejected(int64_t now_ns) noexcept {
+        if (host_ == nullptr) shared_->rejected(now_ns);  // a slow guest is no overload of the host
+    }
+    // The executors' lock. A guest's part of the executors, above 0 and below 1, while there is not enough for all.
+    void set_guest_share(double share) noexcept;
+    // How long a batch of this guest may take if it begins now; NEVER_NS for as long as it likes.
+    int64_t guest_limit_ns(int64_t now_ns) const noexcept;
 
     void push(const Entry& entry, int64_t now_ns) noexcept;
+    // The request that goes first. Needs depth() > 0.
+    const Entry& first(int64_t now_ns) const noexcept { return first_heap(now_ns)->front(); }
     size_t depth() const noexcept;
 
     // This model's place in the order of the models that share the executors; the smallest goes first. Needs depth() >
@@ -120,10 +132,19 @@ public:
     template <class ClaimFn, class DropFn>
     BatchPlan form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& release) noexcept;
 
+    // The executors' lock. How long after its batch is formed an executor usually begins with it.
+    void begins_after(int64_t ns) noexcept { begins_after_ns_.store(ns, std::memory_order_relaxed); }
     void started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept;
     void finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept;
+    // When the executor's batch began, without its waits for Python's GIL.
+    int64_t started_ns(uint32_t executor, int64_t now_ns) const noexcept {
+        return shared_->started_ns(executor, now_ns);
+    }
     // The batch that `executor` began will not come back, or comes back too late to be a measure.
-    void lost(uint32_t executor) noexcept { shared_->finished(executor); }
+    void lost(uint32_t executor) noexcept {
+        if (host_ != nullptr) --host_->guests_running_;
+        shared_->finished(executor);
+    }
     // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin. One full batch counts
     // at most. A larger miss was a stall, or more urgent requests came in between; the fallback covers those, and a
     // wider margin would only reject work.
@@ -156,12 +177,17 @@ private:
     const Heap* first_heap(int64_t now_ns) const noexcept;
     Heap& heap_of(const Entry& entry) noexcept { return heaps_[static_cast<size_t>(entry.priority)]; }
     void pop(const Entry& head) noexcept;
-    uint32_t batch_for(const Entry& head, int64_t now_ns) noexcept;
+    uint32_t batch_for(const Entry& head, int64_t now_ns, int64_t limit_ns) noexcept;
+    int64_t queued_ns(int64_t now_ns, int64_t finish_by_ns) const noexcept;
+    int64_t guest_due_ns() const noexcept;
     bool worth_dropping(const Entry& head, int64_t now_ns) const noexcept;
     bool should_hold(const Entry& head, int64_t now_ns, uint32_t rows, int64_t* until_ns) const noexcept;
 
     PolicyLimits limits_;
     CostModel& cost_;
+    Policy* host_ = nullptr;                // of a guest
+    uint32_t guests_running_ = 0;           // of a host, lock: batches of its guests
+    int64_t guest_ended_ns_ = 0;            // of a guest, lock: its latest batch
     std::unique_ptr<SharedExecutors> own_;  // null where executors are shared
     SharedExecutors* shared_;
     Share share_;
@@ -170,6 +196,7 @@ private:
     FinishCounts work_;  // our part of shared_->work
     DecayingQuantile error_{0.98, 2048};
     int64_t stall_ended_ns_ = 0;
+    std::atomic<int64_t> begins_after_ns_{0};
     std::array<Heap, PRIORITIES> heaps_;
     int64_t pushed_ns_ = 0;
     double gap_ns_ = 1e9;  // mean time between two arrivals, exponentially weighted
@@ -183,9 +210,10 @@ template <class ClaimFn, class DropFn>
 BatchPlan Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& release) noexcept {
     BatchPlan plan;
     const bool classes_first = shared_->classes_first(now_ns);
+    const int64_t begins_ns = now_ns + begins_after_ns_.load(std::memory_order_relaxed);
     while (const Heap* first = first_heap(now_ns)) {
         Entry head = first->front();
-        const bool hopeless = head.finish_by_ns < now_ns + cost_.high_ns(1);
+        const bool hopeless = head.finish_by_ns < begins_ns + cost_.high_ns(1);
         if (hopeless && head.finish_by_ns > now_ns && probe_due(now_ns)) {
             pop(head);
             if (claim(head) == Claim::gone) continue;
@@ -198,7 +226,13 @@ BatchPlan Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& r
             release(head);
             continue;
         }
-        const uint32_t rows = batch_for(head, now_ns);
+        const int64_t limit_ns = host_ == nullptr ? NEVER_NS : guest_limit_ns(now_ns);
+        if (cost_.high_ns(1) > limit_ns) {
+            // The host's next batch ends this wait, or the time of the head or of a probe.
+            plan.wait_until_ns = std::min(head.finish_by_ns - cost_.high_ns(1), std::max(now_ns, guest_due_ns())) + 1;
+            break;
+        }
+        const uint32_t rows = batch_for(head, begins_ns, limit_ns);
         ENGINE_ASSERT(rows > 0 && rows <= limits_.batch_rows_max, "a batch has rows, and fits its buffer");
         if (should_hold(head, now_ns, rows, &plan.wait_until_ns)) {
             plan.holding = true;
@@ -206,7 +240,7 @@ BatchPlan Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& r
         }
         // Within a class nothing behind the head is more urgent. A row of a lower class that fills the batch up may be,
         // and is then shed.
-        const int64_t ends_ns = classes_first ? now_ns + cost_.high_ns(rows) : 0;
+        const int64_t ends_ns = classes_first ? begins_ns + cost_.high_ns(rows) : 0;
         while (plan.rows < rows && (first = first_heap(now_ns)) != nullptr) {
             Entry entry = first->front();
             pop(entry);

@@ -10,10 +10,13 @@
 // one, which is then scored last.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+
+#include "scheduler/cost.hpp"
 
 namespace engine::scheduler {
 
@@ -23,6 +26,18 @@ public:
 
     // The rows of a first call: half of such calls succeed. UINT32_MAX while no row fails.
     uint32_t group_rows() const noexcept;
+    // The same where more rows wait than there is time to search: as many as leave each row a call in time, but no more
+    // than give the most answers a call.
+    uint32_t hurried_rows(uint32_t waiting, const CostModel& cost, int64_t budget_ns) const noexcept;
+    // How many calls a search costs for each row, good or bad; a bad one hides in log2 of the rows between two of them.
+    double calls_per_row() const noexcept;
+    // Whether a search through the waiting rows takes longer than half a deadline.
+    bool is_hurried(uint32_t waiting, const CostModel& cost, int64_t budget_ns) const noexcept;
+    // Whether the next call of a search in a group of `rows` that failed gives as many answers as a call on `fresh`
+    // rows.
+    bool search_pays(uint32_t rows, uint32_t fresh) const noexcept;
+    // A call of this many rows failed, and nobody searches it.
+    void group_failed(uint32_t rows) noexcept;
     // So many calls failed one after the other that the rows are not to blame.
     bool hopeless() const noexcept { return in_a_row_.load(std::memory_order_relaxed) >= HOPELESS_CALLS; }
 
@@ -48,6 +63,9 @@ private:
         std::atomic<int64_t> until_ns{0};
     };
     void rows_passed(uint32_t rows) noexcept;
+    int64_t call_ns(const CostModel& cost) const noexcept {
+        return std::max<int64_t>(cost.expected_ns(std::min(group_rows(), cost.rows_max())), 1);
+    }
 
     std::atomic<float> share_{0.0f};     // of the rows that fail alone, exponentially weighted
     std::atomic<uint32_t> in_a_row_{0};  // failed calls since the last one that passed

@@ -14,6 +14,9 @@ namespace {
 
 constexpr int64_t LATE_FALLBACK_NS_MAX = 50'000;
 constexpr uint32_t FALLBACK_OBSERVE_EVERY = 16;
+constexpr uint32_t TURN_OBSERVE_EVERY = 4;
+// Turns of a loop that come sooner leave the fallback to its timer.
+constexpr int64_t SLOW_TURN_NS = 1'000'000;
 
 uint32_t cores() noexcept { return std::max(1u, std::thread::hardware_concurrency()); }
 
@@ -25,6 +28,7 @@ Runtime::Runtime(const RuntimeLimits& limits, std::shared_ptr<Executors> executo
       owns_executors_(owns_executors),
       slots_(limits.slots, limits.row_bytes_max(), limits.n_outputs),
       inline_cost_(std::max(limits.batch_rows_max, 64u)),
+      canary_inline_cost_(std::max(limits.batch_rows_max, 64u)),
       lane_(limits, slots_, counters_, executors_->shared(), executors_->lock(), *this),
       sync_margin_(limits.miss_rate, cores()),
       async_margin_(limits.miss_rate, 1),  // one deadline timer and one loop work off all that expire together
@@ -32,7 +36,10 @@ Runtime::Runtime(const RuntimeLimits& limits, std::shared_ptr<Executors> executo
     seed_margins();
 }
 
-Runtime::~Runtime() { close(NEVER_NS); }
+Runtime::~Runtime() {
+    close(NEVER_NS);
+    delete canary_lane_.load(std::memory_order_acquire);
+}
 
 Side Runtime::fallback_or_default(Deployment& deployment, const void* row, int64_t deadline_ns, Reason reason,
                                   double* out) {
@@ -80,8 +87,8 @@ Reason Runtime::rejection(const Request& request, int64_t finish_by_ns, int64_t*
     if (request.deadline_ns <= request.asked_ns) return Reason::late;
     if (!warm_.load(std::memory_order_acquire)) return Reason::stalled;
     if (request.deployment->called_here()) return Reason::stalled;  // the primary asks its own engine
-    const Reason reason =
-        reason_of(lane_.policy().admit(request.asked_ns, finish_by_ns, request.priority, predicted_ns));
+    const Reason reason = reason_of(
+        lane_of(*request.deployment).policy().admit(request.asked_ns, finish_by_ns, request.priority, predicted_ns));
     if (reason != Reason::ok) return reason;
     // Last, because its yes may be the one probe of an open breaker, and must not be thrown away.
     return request.deployment->breaker().allows(request.asked_ns) ? Reason::ok : Reason::breaker_open;
@@ -91,16 +98,18 @@ uint32_t Runtime::submit(const Request& request, const Caller& caller, Outcome* 
     const bool loop = caller.completions != nullptr;
     std::atomic<uint32_t>& waiting = loop ? async_waiting_ : sync_waiting_;
     const SafetyMargin& margin = loop ? async_margin_ : sync_margin_;
-    const int64_t finish_by = request.deadline_ns >= NEVER_NS
-                                  ? NEVER_NS
-                                  : margin.fallback_at(request.asked_ns, request.deadline_ns,
-                                                       waiting.load(std::memory_order_relaxed), request.hedge);
+    const int64_t finish_by =
+        request.deadline_ns >= NEVER_NS
+            ? NEVER_NS
+            : margin.fallback_at(request.asked_ns, request.deadline_ns, waiting.load(std::memory_order_relaxed),
+                                 request.hedge, !loop || caller.group != nullptr || turn_.value() < SLOW_TURN_NS);
+    Lane& lane = lane_of(*request.deployment);
     int64_t predicted = 0;
     Reason reason = rejection(request, finish_by, &predicted);
     uint32_t index = NO_SLOT;
     if (reason == Reason::ok && (index = slots_.acquire()) == NO_SLOT) reason = Reason::full;
     if (index == NO_SLOT) {
-        if (reason != Reason::breaker_open) lane_.policy().rejected(request.asked_ns);
+        if (reason != Reason::breaker_open) lane.policy().rejected(request.asked_ns);
         *rejected = answer_without_primary(request, reason, out);
         return NO_SLOT;
     }
@@ -111,8 +120,8 @@ uint32_t Runtime::submit(const Request& request, const Caller& caller, Outcome* 
     // Publishes the fields that fill() wrote to the thread that claims the slot.
     slot.word.store(state_word(generation, State::queued), std::memory_order_release);
     // The executor first: it starts while this thread still sets the deadline timer, which has time until finish_by.
-    lane_.submit(index);
-    if (!lane_.announced.load(std::memory_order_seq_cst)) executors_->announce(lane_);
+    lane.submit(index);
+    if (!lane.announced.load(std::memory_order_seq_cst)) executors_->announce(lane);
     if (caller.wake) executors_->wake();
     if (loop && finish_by < NEVER_NS) executors_->deadline_timer().add({finish_by, this, index, generation});
     // close() sets closing_, then looks at the queue; this thread pushes, then looks at closing_. One of them sees the
@@ -132,11 +141,12 @@ void Runtime::fill(uint32_t index, const Request& request, const Caller& caller,
     slot.predicted_ns = predicted_ns;
     request.deployment->retain();
     slot.deployment = request.deployment;
-    slot.completions = caller.completions;
+    slot.lane = &lane_of(*request.deployment);
+    std::atomic_ref(slot.completions).store(caller.completions, std::memory_order_relaxed);
     slot.group = caller.group;
     slot.user = caller.user;
     slot.id = next_id();
-    slot.ticket = lane_.policy().enter(request.asked_ns, finish_by_ns, request.priority);
+    slot.ticket = slot.lane->policy().enter(request.asked_ns, finish_by_ns, request.priority);
     std::memcpy(slots_.row(index), request.row, request.deployment->row_bytes());
     if (!request.hedge || !request.deployment->has_fallback()) return;
     double* spare = slots_.fallback_out(index);
@@ -170,7 +180,8 @@ bool Runtime::submit_many(const Request& request, const void* rows, uint32_t n, 
 }
 
 void Runtime::kick() noexcept {
-    if (lane_.has_submissions()) executors_->wake();
+    const Lane* canary = canary_lane();
+    if (lane_.has_submissions() || (canary != nullptr && canary->has_submissions())) executors_->wake();
 }
 
 bool Runtime::is_live(uint32_t index, uint32_t generation) noexcept {
@@ -181,8 +192,9 @@ bool Runtime::is_live(uint32_t index, uint32_t generation) noexcept {
 void Runtime::fall_back(uint32_t index, uint32_t generation, Reason reason) {
     bool was_running = false;
     if (!lane_.take_from_executors(index, generation, &was_running)) return;
+    const Lane& lane = *slots_[index].lane;
     answer_by_fallback(index, generation, reason);
-    if (was_running && reason == Reason::timeout) executors_->suspect(lane_);
+    if (was_running && reason == Reason::timeout) executors_->suspect(lane);
 }
 
 void Runtime::answer_by_fallback(uint32_t index, uint32_t generation, Reason reason) {
@@ -244,7 +256,27 @@ void Runtime::account(const Outcome& outcome, int64_t returned_ns, bool queued, 
     if (returned_ns > outcome.deadline_ns) counters_.late_returned.fetch_add(1, std::memory_order_relaxed);
     if (!queued) return;
     counters_.returned_ns.record(returned_ns - outcome.started_ns);
+    if (!synchronous && outcome.id % TURN_OBSERVE_EVERY == 0) turn_.record(returned_ns - outcome.ready_ns, returned_ns);
     (synchronous ? sync_margin_ : async_margin_).returned_after(returned_ns - outcome.ready_ns, returned_ns);
+}
+
+bool Runtime::answer_before_next_turn(const Completions& loop) noexcept {
+    const int64_t turn = turn_.value();
+    if (turn < SLOW_TURN_NS) return false;
+    const int64_t before = now_ns() + std::min(turn, limits_.budget_ns);
+    bool any = false;
+    for (uint32_t i = 0; i < slots_.used(); ++i) {
+        Slot& slot = slots_[i];
+        // The loop's requests are this thread's own: nobody else fills or frees the slot of one that is live.
+        const uint32_t word = slot.word.load(std::memory_order_acquire);
+        if (!scheduler::is_live(word) || std::atomic_ref(slot.completions).load(std::memory_order_relaxed) != &loop)
+            continue;
+        if (slot.group != nullptr || slot.deadline_ns >= before) continue;
+        ENGINE_ASSERT(slot.lane != nullptr, "a live request has a lane");
+        fall_back(i, generation_of(word), Reason::timeout);
+        any = true;
+    }
+    return any;
 }
 
 uint32_t Runtime::close(int64_t patience_ns) noexcept {
@@ -253,10 +285,15 @@ uint32_t Runtime::close(int64_t patience_ns) noexcept {
         closing_.store(true, std::memory_order_seq_cst);
     }
     if (!started_.load(std::memory_order_acquire)) return 0;
-    drop_queue();  // at once: an executor may be a long time in its batch, or for ever
     const int64_t until = patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns;
-    uint32_t stuck = executors_->detach(lane_, patience_ns);
-    drop_queue();  // requests that were on their way in while we set closing_
+    uint32_t stuck = 0;
+    for (Lane* lane : {canary_lane(), &lane_})
+        if (lane != nullptr) drop_queue(*lane);  // at once: an executor may be a long time in its batch, or for ever
+    for (Lane* lane : {canary_lane(), &lane_}) {
+        if (lane == nullptr) continue;
+        stuck += executors_->detach(*lane, until >= NEVER_NS ? NEVER_NS : std::max<int64_t>(0, until - now_ns()));
+        drop_queue(*lane);  // requests that were on their way in while we set closing_
+    }
     executors_->deadline_timer().forget(*this);
     if (!join_warming(until)) ++stuck;
     if (owns_executors_) executors_->stop(patience_ns);
@@ -274,13 +311,13 @@ bool Runtime::join_warming(int64_t until_ns) noexcept {
     return ended;
 }
 
-void Runtime::drop_queue() noexcept {
+void Runtime::drop_queue(Lane& lane) noexcept {
     std::vector<Entry> left;
     {
         const MutexLock lock(executors_->lock());
-        left = lane_.take_queue(now_ns());
+        left = lane.take_queue(now_ns());
     }
-    for (const Entry& entry : left) lane_.drop(entry, Reason::closing);
+    for (const Entry& entry : left) lane.drop(entry, Reason::closing);
 }
 
 }  // namespace engine::scheduler

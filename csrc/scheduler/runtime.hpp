@@ -61,6 +61,13 @@ public:
     // Takes a calibration as the cost of the primary. It must be of the deployment that requests will come under.
     // Returns the expected time of one row.
     int64_t adopt(const Calibration& calibration);
+    // Has every executor's thread call the primary once, so that what it sets up per thread takes no request's time.
+    // Waits for that, but not for threads that are stuck. Nothing to do for native primaries and in the inline lane.
+    void warm_threads(Deployment& deployment);
+    // Requests under this deployment get a lane beside the others': a queue, a cost model and, while there is not enough
+    // for all, this share of the executors. `calibration` is its own; null takes the cost that the live version has.
+    // Before the deployment takes requests; it stays a canary for as long as it lives. Throws only std::bad_alloc.
+    void make_canary(Deployment& deployment, double share, const Calibration* calibration);
     // Measures the fallback, for the safety margins.
     void time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows);
     // Starts the batch lane once. A thread of its own calibrates on `rows` first, so a model that hangs there hangs no
@@ -105,6 +112,9 @@ public:
 
     // Counts an answer and learns from it. `synchronous` chooses the safety margin.
     void account(const Outcome& outcome, int64_t returned_ns, bool queued, bool synchronous) noexcept;
+    // A loop's own thread, at the end of its turn: where turns are far apart, because others hold the GIL or the loop is
+    // busy, answers its requests that would be late at the next turn by their fallback now. True where there are any.
+    bool answer_before_next_turn(const Completions& loop) noexcept;
     // Whether an answer is likely to come within the time that threads poll for it.
     bool answers_soon() const noexcept {
         return executors_->watch_ns() > 0 && lane_.cost().expected_ns(1) < ANSWERS_SOON_NS;
@@ -123,6 +133,8 @@ public:
     }
     CostModel& cost() noexcept { return lane_.cost(); }
     CostModel& inline_cost() noexcept { return inline_cost_; }
+    // The lane of the canaries; null before the first.
+    Lane* canary_lane() noexcept { return canary_lane_.load(std::memory_order_acquire); }
     const SafetyMargin& margin(bool synchronous) const noexcept { return synchronous ? sync_margin_ : async_margin_; }
     Policy& policy() noexcept { return lane_.policy(); }
     Executors& executors() noexcept { return *executors_; }
@@ -145,7 +157,10 @@ private:
     void fill(uint32_t index, const Request& request, const Caller& caller, int64_t finish_by_ns,
               int64_t predicted_ns) noexcept;
     bool usable(const double* values) const noexcept { return scheduler::usable(values, limits_); }
-    void drop_queue() noexcept;
+    Lane& lane_of(const Deployment& deployment) noexcept {
+        return deployment.is_canary() ? *canary_lane_.load(std::memory_order_acquire) : lane_;
+    }
+    void drop_queue(Lane& lane) noexcept;
     bool join_warming(int64_t until_ns) noexcept;
 
     // FallbackHandler
@@ -159,16 +174,21 @@ private:
     int64_t fall_back_due(std::vector<uint32_t>& open);
 
     // inline.cpp
-    void observe_inline(uint32_t rows, int64_t ns) noexcept;
+    CostModel& inline_cost_of(const Deployment& deployment) noexcept {
+        return deployment.is_canary() ? canary_inline_cost_ : inline_cost_;
+    }
+    void observe_inline(const Deployment& deployment, uint32_t rows, int64_t ns) noexcept;
 
     RuntimeLimits limits_;
     std::shared_ptr<Executors> executors_;
     bool owns_executors_;
     SlotTable slots_;
     Counters counters_;
-    CostModel inline_cost_;
+    CostModel inline_cost_, canary_inline_cost_;
     Lane lane_;
+    std::atomic<Lane*> canary_lane_{nullptr};  // owned; made for the first canary
     SafetyMargin sync_margin_, async_margin_;
+    DecayingQuantile turn_{0.98, 512};  // from an answer being ready to a loop's turn
     std::atomic<uint64_t> next_id_;
     std::atomic<bool> closing_{false};
     std::atomic<bool> started_{false};  // the batch lane
@@ -177,7 +197,8 @@ private:
     std::atomic<uint32_t> fallbacks_{0};
     std::atomic<uint32_t> sync_waiting_{0}, async_waiting_{0};
 
-    std::mutex start_lock_;  // start_threads() against close()
+    std::mutex start_lock_;  // start_threads() and warm_threads() against close()
+    std::mutex warm_lock_;   // one warm_threads() at a time
     std::thread warming_;
     std::atomic<bool> warming_ended_{false};
 };

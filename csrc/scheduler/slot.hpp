@@ -56,6 +56,7 @@ constexpr bool is_answered(uint32_t word) noexcept {
 }
 
 class Completions;
+class Lane;
 struct Group;
 
 // How one side answers: the executor with the primary, or the thread that falls back.
@@ -76,6 +77,7 @@ struct alignas(64) Slot {
     int64_t queued_ns = 0;
     int64_t predicted_ns = 0;            // the finish that admission expected
     Deployment* deployment = nullptr;    // one reference
+    Lane* lane = nullptr;                // in whose queue it is
     Completions* completions = nullptr;  // where to announce it; null for a synchronous caller
     Group* group = nullptr;              // the predict_many call it belongs to, or null
     void* user = nullptr;                // the caller's own (a future)

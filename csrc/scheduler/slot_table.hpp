@@ -10,6 +10,7 @@
 // acquire-release decrement before the last one pushed the slot.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -42,6 +43,8 @@ public:
         return slots_[index].answer().source == Source::primary ? primary_out(index) : fallback_out(index);
     }
     uint32_t count() const noexcept { return count_; }
+    // Slots from here on have never been used.
+    uint32_t used() const noexcept { return std::min(used_.load(std::memory_order_acquire), count_); }
     uint32_t in_use() const noexcept { return in_use_.load(std::memory_order_relaxed); }
 
 private:

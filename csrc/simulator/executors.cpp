@@ -47,10 +47,8 @@ bool Simulator::form_batch(uint32_t executor) {
         models_[m].tried = true;
         const BatchPlan plan = form_batch_of(m, executor);
         found = plan.rows > 0;
-        if (plan.holding) {
-            ++result_.held;
-            again_ns = std::min(again_ns, plan.wait_until_ns);
-        }
+        result_.held += plan.holding;
+        if (plan.rows == 0 && plan.wait_until_ns > now_ns_) again_ns = std::min(again_ns, plan.wait_until_ns);
     }
     // One wake-up is enough: an arrival looks again by itself.
     if (again_ns < look_again_ns_) {
@@ -146,6 +144,8 @@ void Simulator::start_batch(uint32_t index, const BatchPlan& plan, uint64_t left
     result_.probes += probe;
     checker_.expect((able || probe) && !sabotaged(Invariant::able_to_finish), Invariant::able_to_finish,
                     requests_[request_of(model, batch.entries[0].slot)].number);
+    checker_.expect((!model.canary || live_can_wait(batch)) && !sabotaged(Invariant::live_first), Invariant::live_first,
+                    requests_[request_of(model, batch.entries[0].slot)].number);
     const bool pays = std::min(model.cost.efficient_rows(), plan_.batch_rows_max) > 1;
     if (batch.rows == 1 && able && pays && left_queued > 0 && now_ns_ + model.cost.high_ns(2) <= first_ns)
         ++result_.batches_of_one_avoidable;
@@ -161,6 +161,19 @@ void Simulator::start_batch(uint32_t index, const BatchPlan& plan, uint64_t left
     start_run(index);
 }
 
+// Whether every queued request of the live version can wait for this batch of its canary. Only where no other executor
+// serves them meanwhile, and there is enough for both.
+bool Simulator::live_can_wait(const Batch& batch) {
+    if (executors_.size() > 1 || shared_.overloaded(now_ns_)) return true;
+    Model& live = models_.front();
+    const int64_t ends_ns = now_ns_ + models_[batch.model].cost.high_ns(batch.rows) + live.cost.high_ns(1);
+    return std::all_of(requests_.begin(), requests_.end(), [&](const Request& request) {
+        if (!request.open || request.model != 0 || request.slot == NO_SLOT) return true;
+        const uint32_t word = live.slots[request.slot].word.load(std::memory_order_relaxed);
+        return word != state_word(request.generation, State::queued) || request.finish_by_ns >= ends_ns;
+    });
+}
+
 // Requests of one deployment are scored together; around a swap a batch falls into runs.
 void Simulator::start_run(uint32_t index) {
     Batch& batch = batches_[index];
@@ -172,7 +185,15 @@ void Simulator::start_run(uint32_t index) {
     batch.search = RowSearch(batch.to - batch.from);
     batch.blamed = true;
     batch.giving_up = false;
-    start_call(index, batch.search.next(slots[batch.entries[batch.from].slot].deployment->row_failures().group_rows()));
+    start_call(index, next_rows(batch, slots[batch.entries[batch.from].slot].deployment->row_failures()));
+}
+
+uint32_t Simulator::next_rows(Batch& batch, const RowFailures& failures) {
+    const Model& model = models_[batch.model];
+    const uint32_t waiting = model.policy.live() + batch.to - batch.from - batch.search.at();
+    batch.hurried = failures.is_hurried(waiting, model.cost, plan_.budget_ns);
+    return batch.search.next(batch.hurried ? failures.hurried_rows(waiting, model.cost, plan_.budget_ns)
+                                           : failures.group_rows());
 }
 
 void Simulator::start_call(uint32_t index, uint32_t rows) {
@@ -186,7 +207,7 @@ void Simulator::start_call(uint32_t index, uint32_t rows) {
         batch.began_ns = now_ns_;
     }
     batch.call_rows = rows;
-    const Deployment* deployment = model.slots[batch.entries[batch.from].slot].deployment;
+    Deployment* deployment = batch.calling = model.slots[batch.entries[batch.from].slot].deployment;
     const double factor = model.cost_factor * version_factors_[deployment->number() - 1];
     const bool replaced = executors_[batch.executor].replaced;
     const int64_t end_ns = environment_.score_end(now_ns_, rows, factor, batch.executor, replaced);
@@ -213,7 +234,13 @@ void Simulator::score_done(uint32_t index) {
     if (unusable == n) {
         batch.failure = status == ENGINE_SCORE_OK ? Reason::primary_not_finite : Reason::primary_error;
         failures.call_failed();
-        batch.blamed = n == 1;
+        const uint32_t fresh = model.policy.live() + batch.to - at - n;
+        const bool given_up = batch.hurried && n > 1 && !failures.search_pays(n, std::min(n, fresh));
+        batch.blamed = n == 1 || given_up;
+        if (given_up) {
+            failures.group_failed(n);
+            deployment->breaker().blame_row(now_ns_);
+        }
         if (n == 1) {
             if (status != ENGINE_SCORE_OK || batch.search.tried())
                 failures.row_failed(rows_.data(), sizeof(double), now_ns_);
@@ -222,9 +249,14 @@ void Simulator::score_done(uint32_t index) {
             batch.giving_up = failures.hopeless() || deployment->breaker().open();
         }
         batch.search.failed(n);
+        for (uint32_t i = 0; given_up && i < n; ++i) {
+            fail(model, batch.entries[at + i], batch.failure);
+            batch.search.skip();
+        }
     } else {
         deployment->breaker().record(n, unusable, now_ns_);
         failures.call_passed(n);
+        deployment->call_passed(now_ns_);
         for (uint32_t i = 0; i < n; ++i) {
             if (is_finite(values(i))) deliver(model, batch.entries[at + i], values(i));
             else fail(model, batch.entries[at + i], Reason::primary_not_finite);
@@ -248,7 +280,7 @@ void Simulator::next_call(uint32_t index) {
             give_up_row(index);
             continue;
         }
-        const uint32_t n = std::min(batch.search.next(failures.group_rows()), fits);
+        const uint32_t n = std::min(next_rows(batch, failures), fits);
         return start_call(index, failures.hopeless() ? 1 : n);
     }
     if (batch.to < batch.rows) return start_run(index);
@@ -287,7 +319,7 @@ void Simulator::batch_done(uint32_t index) {
     if (batch.orphan) {
         ENGINE_ASSERT(lost_ > 0, "a lost batch comes back once");
         --lost_;
-        model.slots[batch.entries[0].slot].deployment->breaker().came_back(now_ns_);
+        batch.calling->breaker().came_back(now_ns_);
     } else {
         ENGINE_ASSERT(executors_[batch.executor].batch == index, "an executor ends its own batch");
         executors_[batch.executor].batch = NO_SLOT;
@@ -346,7 +378,7 @@ void Simulator::replace(uint32_t e) {
     batch.orphan = true;
     executors_[e].batch = NO_SLOT;
     executors_[e].replaced = true;
-    model.slots[batch.entries[0].slot].deployment->breaker().trip(now_ns_);
+    if (!batch.calling->passed_since(batch.began_ns)) batch.calling->breaker().trip(now_ns_);
     model.policy.lost(e);
     for (uint32_t i = 0; i < batch.rows; ++i) fail(model, batch.entries[i], Reason::stalled);
 }

@@ -55,13 +55,15 @@ enum class Invariant : uint8_t {
     promise,           // in an environment without noise: never late where there was time for the fallback
     counts_agree,      // every arrival is answered, queued, running or falling back; the policy's count is ours
     forward_time,
+    live_first,  // no batch of a canary starts that makes a queued request of the live version late, but at overload
     nothing_leaked,  // at the end all slots, queue entries and old versions are given back
 };
-inline constexpr size_t INVARIANTS = 15;
+inline constexpr size_t INVARIANTS = 16;
 inline constexpr std::array<const char*, INVARIANTS> INVARIANT_NAMES{
     "answered_once", "answered_at_all",  "answered_after_arrival", "claimed_once", "bounded_queue",
     "bounded_batch", "in_time_to_start", "able_to_finish",         "own_answer",   "own_version",
-    "on_time",       "promise",          "counts_agree",           "forward_time", "nothing_leaked"};
+    "on_time",       "promise",          "counts_agree",           "forward_time", "live_first",
+    "nothing_leaked"};
 
 struct SimulatedFault {
     static constexpr uint32_t EVERY_EXECUTOR = UINT32_MAX;

@@ -75,14 +75,25 @@ private:
         Model(const SimulationPlan& plan, const SimulatedModel& model, SharedExecutors& shared)
             : cost_factor(model.cost_factor),
               cost(plan.batch_rows_max),
-              policy({plan.batch_rows_max, plan.queue_rows_max, plan.executors}, cost, shared, model.weight),
+              policy(limits_of(plan), cost, shared, model.weight),
               slots(plan.queue_rows_max, sizeof(double), SimulatedVersion::OUTPUTS) {}
+        // A canary.
+        Model(const SimulationPlan& plan, const SimulatedModel& model, Model& live)
+            : cost_factor(model.cost_factor),
+              cost(plan.batch_rows_max),
+              policy(limits_of(plan), cost, live.policy),
+              slots(plan.queue_rows_max, sizeof(double), SimulatedVersion::OUTPUTS),
+              canary(true) {}
+        static PolicyLimits limits_of(const SimulationPlan& plan) {
+            return {plan.batch_rows_max, plan.queue_rows_max, plan.executors, plan.budget_ns};
+        }
 
         double cost_factor;
         CostModel cost;
         Policy policy;
         SlotTable slots;
         SlotStack submitted;
+        bool canary = false;
         Deployment* current = nullptr;
         uint64_t queued = 0;  // our own count, to check the policy's
         bool active = false;  // in active_
@@ -96,9 +107,11 @@ private:
         uint32_t from = 0, to = 0;  // the rows under way: those of one deployment
         RowSearch search{0};        // … and how far they are
         uint32_t call_rows = 0;     // of the scoring call under way
-        bool last_ok = true;        // every row of the last call got an answer of the primary
-        bool blamed = true;         // a row was counted for the last failed call
+        Deployment* calling = nullptr;
+        bool last_ok = true;  // every row of the last call got an answer of the primary
+        bool blamed = true;   // a row was counted for the last failed call
         bool giving_up = false;
+        bool hurried = false;         // a group that failed may be given up
         Reason failure = Reason::ok;  // of the last failed call
         bool orphan = false;          // its executor has been replaced or has died
         std::vector<Entry> entries;
@@ -138,7 +151,9 @@ private:
     Claim claim(const Entry& entry, Batch& batch);
     // left_queued: unanswered requests that still wait, without those dropped just now.
     void start_batch(uint32_t batch, const BatchPlan& plan, uint64_t left_queued);
+    bool live_can_wait(const Batch& batch);
     void start_run(uint32_t batch);
+    uint32_t next_rows(Batch& batch, const RowFailures& failures);
     void start_call(uint32_t batch, uint32_t rows);
     void next_call(uint32_t batch);
     void give_up_row(uint32_t batch);

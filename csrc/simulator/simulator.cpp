@@ -29,8 +29,12 @@ Simulator::Simulator(const SimulationPlan& plan)
     const double full_ns = static_cast<double>(plan.batch_base_ns + plan.batch_row_ns * plan.batch_rows_max);
     const double rows = static_cast<double>(plan.batch_rows_max) * static_cast<double>(executors_.size());
     result_.capacity_per_s = 1e9 * rows / std::max(full_ns, 1.0);
+    double shares = 0.0;
+    for (const SimulatedModel& its : plan.models) shares += its.share;
     for (const SimulatedModel& its : plan.models) {
-        Model& model = models_.emplace_back(plan, its, shared_);
+        Model& model =
+            its.canary ? models_.emplace_back(plan, its, models_.front()) : models_.emplace_back(plan, its, shared_);
+        if (its.canary) model.policy.set_guest_share(std::clamp(its.share / shares, 1e-3, 1.0 - 1e-3));
         model.current = deploy(1.0);
         if (plan.calibrated) calibrate(model, 1.0);
     }

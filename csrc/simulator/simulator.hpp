@@ -23,6 +23,7 @@ struct SimulatedModel {
     double share = 1.0;  // of the requests
     double weight = 1.0;
     double cost_factor = 1.0;
+    bool canary = false;  // a guest of the first model, which is none
 };
 
 struct SimulationPlan {

@@ -108,4 +108,24 @@ TEST(idle_models_count_for_nothing) {
     CHECK(shared.entitled(busy) == 1.0);
 }
 
+TEST(a_wait_for_the_gil_is_no_time_of_the_batch) {
+    SharedExecutors shared(1);
+    GilCall call;
+    call.wants(NOW);
+    call.has(NOW + 5 * MS);  // of a batch before this one
+    shared.has_thread(0, &call);
+    shared.started(0, NOW + 10 * MS, MS, 2 * MS);
+    CHECK(shared.started_ns(0, NOW + 10 * MS) == NOW + 10 * MS);
+    call.wants(NOW + 10 * MS);
+    CHECK(shared.started_ns(0, NOW + 17 * MS) == NOW + 17 * MS);
+    uint32_t working = 0;
+    CHECK(shared.first_free_ns(NOW + 17 * MS, &working) == NOW + 18 * MS && working == 1);
+    CHECK(!shared.all_stalled(NOW + 17 * MS));
+    call.has(NOW + 18 * MS);
+    CHECK(shared.started_ns(0, NOW + 19 * MS) == NOW + 18 * MS);
+    CHECK(shared.all_stalled(NOW + 23 * MS));
+    shared.has_thread(0, nullptr);
+    CHECK(shared.started_ns(0, NOW + 19 * MS) == NOW + 10 * MS);
+}
+
 CHECK_MAIN()

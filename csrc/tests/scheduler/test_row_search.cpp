@@ -134,4 +134,41 @@ TEST(a_row_that_failed_alone_is_remembered_for_a_second) {
     CHECK(!failures.remembers(bad, sizeof bad, 6));
 }
 
+TEST(a_hurried_search_takes_as_many_rows_a_call_as_there_is_time_for) {
+    RowFailures failures;
+    CostModel cost(64);
+    cost.prime(1, 2'000'000);
+    cost.prime(64, 2'000'000);
+    CHECK(failures.hurried_rows(100, cost, 50'000'000) == UINT32_MAX && failures.calls_per_row() == 0.0);
+    CHECK(failures.search_pays(8, 100) && !failures.is_hurried(1000, cost, 50'000'000));
+    const float row = 1.0f;
+    for (int i = 0; i < 2000; ++i) {  // three bad rows in ten
+        if (i % 10 < 3) failures.call_failed(), failures.row_failed(&row, sizeof row, 0);
+        else failures.call_passed(1);
+    }
+    // Twelve calls fit into half of a deadline, and four rows of which one is bad are the most worth a call.
+    CHECK(failures.is_hurried(20, cost, 50'000'000) && !failures.is_hurried(10, cost, 50'000'000));
+    CHECK(failures.hurried_rows(12, cost, 50'000'000) == 1);
+    CHECK(failures.hurried_rows(20, cost, 50'000'000) == 2);
+    CHECK(failures.hurried_rows(200, cost, 50'000'000) >= 3 && failures.hurried_rows(200, cost, 50'000'000) <= 4);
+    CHECK(failures.calls_per_row() > 0.8 && failures.calls_per_row() < 0.95);
+    CHECK(!failures.search_pays(3, 3));
+    CHECK(failures.search_pays(3, 0));
+}
+
+TEST(the_share_of_bad_rows_is_learned_from_groups_that_nobody_searches) {
+    RowFailures failures;
+    const float row = 1.0f;
+    for (int i = 0; i < 100; ++i) failures.call_failed(), failures.row_failed(&row, sizeof row, 0);
+    // Groups of three with one bad row in ten: seven in ten pass (0.9 cubed is 0.729).
+    for (int i = 0; i < 4000; ++i) {
+        if (i % 11 % 4 == 3 || i % 11 == 10) failures.group_failed(3);  // three in eleven
+        else failures.call_passed(3);
+    }
+    CostModel cost(64);
+    cost.prime(64, 2'000'000);
+    const uint32_t rows = failures.hurried_rows(10'000, cost, 1);
+    CHECK(rows >= 7 && rows <= 14);
+}
+
 CHECK_MAIN()

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -26,6 +27,11 @@ struct Sum {
     std::atomic<int64_t> busy_ns{0};
     std::atomic<uint64_t> rows{0}, calls{0};
     std::atomic<bool> poisonable{false};  // a call fails that has a row whose first value is negative
+    std::atomic<bool> hang_once{false};   // the first call that sees it hangs until `let_go`
+    std::atomic<bool> let_go{false};
+    std::atomic<int64_t> sets_up_ns{0};  // what the first call on each thread takes
+    std::mutex lock;
+    std::set<std::thread::id> threads;  // that have called it
     uint32_t flags = ENGINE_SCORER_REENTRANT | ENGINE_SCORER_NATIVE;
     double offset = 0.0;
 
@@ -33,7 +39,15 @@ struct Sum {
         auto* self = static_cast<Sum*>(ctx);
         self->rows.fetch_add(n, std::memory_order_relaxed);
         self->calls.fetch_add(1, std::memory_order_relaxed);
-        while (self->hang.load(std::memory_order_acquire)) std::this_thread::sleep_for(std::chrono::microseconds(200));
+        bool first;
+        {
+            const std::lock_guard<std::mutex> one(self->lock);
+            first = self->threads.insert(std::this_thread::get_id()).second;
+        }
+        if (first) std::this_thread::sleep_for(std::chrono::nanoseconds(self->sets_up_ns.load()));
+        const bool stuck = self->hang_once.exchange(false);
+        while (self->hang.load(std::memory_order_acquire) || (stuck && !self->let_go.load()))
+            std::this_thread::sleep_for(std::chrono::microseconds(200));
         const int64_t until = now_ns() + self->busy_ns.load(std::memory_order_relaxed) * static_cast<int64_t>(n);
         while (now_ns() < until) {
         }
@@ -543,6 +557,133 @@ TEST(one_call_at_a_time_holds_for_every_deployment_of_a_model) {
     CHECK(second->score_primary(row, 1, nullptr, &two, NEVER_NS) == ENGINE_SCORE_OK && two == 3.0 && one == 3.0);
     first->release();
     second->release();
+}
+
+constexpr uint32_t PYTHON = ENGINE_SCORER_TAKES_GIL;  // the flags of a scorer that sets something up on each thread
+
+TEST(every_executor_calls_a_primary_once_before_it_takes_requests) {
+    Fixture fixture(Fixture::limits_of(256), Executors::make(Fixture::options_of(3)), true, true, PYTHON);
+    fixture.primary.sets_up_ns = 40 * MS;
+    fixture.start();
+    CHECK(fixture.primary.threads.size() == 4);  // three executors and the thread that calibrates
+    const uint64_t calls = fixture.primary.calls.load();
+    for (int i = 0; i < 50; ++i) fixture.predict(1.0f, 2.0f, 20 * MS);
+    CHECK(fixture.primary.threads.size() == 4 && fixture.primary.calls.load() >= calls);
+    CHECK(fixture.runtime->executors().replaced() == 0);
+}
+
+TEST(the_thread_that_replaces_a_stuck_one_is_warm_before_it_takes_requests) {
+    Fixture fixture(Fixture::limits_of(256), Executors::make(Fixture::options_of(1)), true, true, PYTHON);
+    fixture.primary.sets_up_ns = 200 * MS;
+    fixture.start();
+    fixture.primary.hang_once = true;
+    CHECK(fixture.predict(1.0f, 1.0f, 20 * MS).first.source == Source::fallback);
+    while (fixture.runtime->executors().replaced() == 0) std::this_thread::yield();
+    fixture.primary.let_go = true;
+    // Its first call takes ten deadlines, which are no stall.
+    bool served = false;
+    for (int i = 0; i < 2000 && !served; ++i) {
+        served = fixture.predict(1.0f, 1.0f, 20 * MS).first.source == Source::primary;
+        if (!served) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    CHECK(served);
+    CHECK(fixture.runtime->executors().replaced() == 1);
+}
+
+TEST(a_new_version_is_called_by_every_executor_before_it_takes_requests) {
+    Fixture fixture(Fixture::limits_of(256), Executors::make(Fixture::options_of(2)), true, true, PYTHON);
+    fixture.start();
+    Sum next;
+    next.flags = PYTHON;
+    const engine_scorer scorer = next.scorer();
+    auto* deployment = new Deployment(scorer, nullptr, false, 2);
+    const std::array<float, 32> rows{};
+    CHECK(!fixture.runtime->calibrate(*deployment, rows.data(), 16).failed);
+    CHECK(next.threads.size() == 1);
+    fixture.runtime->warm_threads(*deployment);
+    CHECK(next.threads.size() == 3);
+    const uint64_t calls = next.calls.load();
+    fixture.runtime->warm_threads(*deployment);  // they are warm
+    CHECK(next.calls.load() == calls);
+    deployment->release();
+    fixture.runtime.reset();
+    CHECK(next.references.load() == 1);
+}
+
+TEST(one_stuck_executor_does_not_rest_a_primary_that_answers) {
+    Fixture fixture(256, 2);
+    fixture.start();
+    fixture.primary.hang_once = true;
+    std::thread stuck([&] { fixture.predict(1.0f, 1.0f, 50 * MS); });
+    while (fixture.primary.hang_once.load()) std::this_thread::yield();
+    Executors& executors = fixture.runtime->executors();
+    // The other executor answers while the lost call is out, from its beginning to the end of it.
+    while (executors.replaced() == 0) fixture.predict(1.0f, 1.0f, 5'000 * MS);
+    CHECK(fixture.deployment->breaker().openings() == 0);
+    CHECK(fixture.predict(1.0f, 2.0f, 5'000 * MS).first.source == Source::primary);
+    fixture.primary.let_go = true;
+    stuck.join();
+}
+
+TEST(a_loop_with_slow_turns_answers_what_the_next_turn_would_answer_late) {
+    Fixture fixture(256, 1);
+    fixture.start();
+    Completions loop, other;
+    CHECK(!fixture.runtime->answer_before_next_turn(loop));
+    const int64_t asked = now_ns();
+    for (uint64_t id = 0; id < 2048; ++id)
+        fixture.runtime->account({id, 1, asked, asked + 100 * MS, asked + MS, Source::primary, Reason::ok},
+                                 asked + 6 * MS, true, false);
+    fixture.primary.hang = true;
+    const float row[2] = {1.0f, 2.0f};
+    std::vector<uint32_t> slots;
+    for (const auto& [completions, budget_ns] :
+         {std::pair{&loop, 60'000 * MS}, {&loop, 60'000 * MS}, {&other, 60'000 * MS}}) {
+        double out = 0.0;
+        Outcome outcome;
+        const int64_t now = now_ns();
+        slots.push_back(
+            fixture.runtime->submit(fixture.request(row, now, now + budget_ns), {completions}, &outcome, &out));
+        CHECK(slots.back() != NO_SLOT);
+    }
+    CHECK(!fixture.runtime->answer_before_next_turn(loop));  // a minute is left
+    fixture.runtime->slots()[slots[0]].deadline_ns = now_ns() + 4 * MS;
+    CHECK(fixture.runtime->answer_before_next_turn(loop));
+    CHECK(loop.take_all(fixture.runtime->slots()) == slots[0]);
+    CHECK(fixture.runtime->outcome(slots[0]).source == Source::fallback);
+    CHECK(fixture.runtime->outcome(slots[0]).reason == Reason::timeout);
+    CHECK(!fixture.runtime->answer_before_next_turn(loop));
+    fixture.primary.hang = false;
+    fixture.runtime->close(NEVER_NS);
+    for (const uint32_t slot : slots) fixture.runtime->give_back(slot);
+}
+
+TEST(a_canary_has_a_queue_and_a_cost_of_its_own) {
+    Fixture fixture;
+    fixture.start();
+    Sum slow;
+    slow.offset = 500.0;
+    slow.busy_ns = 3 * MS;
+    const engine_scorer scorer = slow.scorer();
+    auto* canary = new Deployment(scorer, nullptr, false, 2);
+    const std::array<float, 4> rows{};
+    const Calibration calibration = fixture.runtime->calibrate(*canary, rows.data(), 2);
+    const int64_t live_ns = fixture.runtime->cost().expected_ns(1);
+    fixture.runtime->make_canary(*canary, 0.1, &calibration);
+    CHECK(fixture.runtime->cost().expected_ns(1) == live_ns);
+    CHECK(fixture.runtime->canary_lane()->cost().expected_ns(1) >= 3 * MS);
+    const float row[2] = {1.0f, 2.0f};
+    for (int i = 0; i < 20; ++i) {
+        const int64_t now = now_ns();
+        Request request = fixture.request(row, now, now + 5'000 * MS);
+        request.deployment = i % 2 ? canary : fixture.deployment;
+        const auto [outcome, value] = fixture.predict(request);
+        CHECK(outcome.source == Source::primary && value == (i % 2 ? 503.0 : 3.0));
+    }
+    CHECK(fixture.runtime->canary_lane()->cost().expected_ns(1) >= 3 * MS);
+    canary->release();
+    fixture.runtime.reset();
+    CHECK(slow.references.load() == 1);
 }
 
 std::atomic<int> threads_left{0};  // that the system still gives

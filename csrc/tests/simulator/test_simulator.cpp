@@ -290,4 +290,72 @@ TEST(models_on_shared_executors_are_told_apart) {
     CHECK(r.by_model[0].primary_in_time > 500 && r.by_model[1].primary_in_time > 1'000);
 }
 
+SimulationPlan with_canary(double cost_factor) {
+    SimulationPlan plan;
+    plan.requests = 20'000;
+    plan.rate_per_s = 500.0;
+    plan.batch_base_ns = 1'000'000;
+    plan.batch_row_ns = 0;
+    plan.models = {{0.9, 1.0, 1.0}, {0.1, 1.0, cost_factor, true}};
+    return plan;
+}
+
+double served(const SimulatedFate& fate) {
+    return static_cast<double>(fate.primary_in_time) / static_cast<double>(fate.arrived);
+}
+
+TEST(a_slow_canary_takes_nothing_from_the_live_version) {
+    const double alone = served(simulate(with_canary(1.0)).by_model[0]);
+    CHECK(alone > 0.99);
+    for (const double factor : {2.0, 4.0, 8.0, 15.0, 40.0}) {
+        const SimulationResult r = simulate(with_canary(factor));
+        CHECK(violations(r) == 0);
+        if (served(r.by_model[0]) < alone - 0.01)
+            std::fprintf(stderr, "live %f at %f\n", served(r.by_model[0]), factor);
+        CHECK(served(r.by_model[0]) >= alone - 0.01);
+        CHECK(served(r.by_model[1]) > (factor < 5.0 ? 0.8 : -1.0));
+    }
+}
+
+TEST(a_canary_gets_its_share_while_there_is_not_enough_for_both) {
+    SimulationPlan plan = with_canary(1.0);
+    plan.batch_base_ns = 0;
+    plan.batch_row_ns = 1'000'000;
+    plan.rate_per_s = 3'000.0;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(served(r.by_model[0]) > 0.2 && served(r.by_model[1]) > 0.1);
+}
+
+TEST(one_stuck_executor_rests_no_model) {
+    SimulationPlan plan = quiet();
+    plan.rate_per_s = 1'000.0;
+    plan.executors = 2;
+    plan.faults.push_back(hang_of_first(500 * MS));
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.replaced == 1 && r.breaker_openings == 0);
+    CHECK(count(r.by_source, Source::primary) > 1'990);
+}
+
+TEST(where_there_is_no_time_to_search_groups_are_given_up) {
+    // A call takes 2 ms whatever its rows, and three rows in ten are bad: a search needs 0.9 calls a row.
+    for (const auto& [share, least] : {std::pair{0.1, 0.94}, {0.3, 0.66}}) {
+        SimulationPlan plan;
+        plan.requests = 20'000;
+        plan.rate_per_s = 1'000.0;
+        plan.deadlines = {{50 * MS, 1.0}};
+        plan.budget_ns = 50 * MS;
+        plan.batch_base_ns = 2'000'000;
+        plan.batch_row_ns = 0;
+        plan.faults.push_back(sharing(FaultKind::poisoning, share));
+        const SimulationResult r = simulate(plan);
+        CHECK(violations(r) == 0);
+        CHECK(r.breaker_openings == 0);
+        const double good = static_cast<double>(count(r.by_source, Source::primary)) / ((1.0 - share) * 20'000.0);
+        if (good < least) std::fprintf(stderr, "%f of the good rows at %f bad\n", good, share);
+        CHECK(good >= least);
+    }
+}
+
 CHECK_MAIN()

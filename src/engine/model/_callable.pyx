@@ -32,6 +32,8 @@ cdef extern from *:
     #include <cstddef>
     #include <unistd.h>
 
+    #include "base/gil_calls.hpp"
+
     struct engine_callable {
         std::atomic<size_t> references{1};
         PyObject* python;  /* a Callable; one reference of ours, given back under the GIL */
@@ -82,6 +84,13 @@ cdef extern from *:
 
     thread_local ThreadState thread_state;
 
+    engine::GilCalls& gil_calls = engine::GilCalls::all();
+
+    engine::GilCall* gil_call_of_this_thread() {
+        thread_local engine::GilCall* const mine = gil_calls.mine();
+        return mine;
+    }
+
     void* callable_new(PyObject* python) {
         auto* callable = new engine_callable;
         Py_INCREF(python);
@@ -93,11 +102,17 @@ cdef extern from *:
         if (finalizing()) return 1;
         StayPut stay;
         const bool foreign = PyGILState_GetThisThreadState() == nullptr;
+        /* A thread that has the GIL already, as in Model.predict, waits for nothing. */
+        const bool asks = !PyGILState_Check();
+        engine::GilCall* const call = asks ? gil_call_of_this_thread() : nullptr;
+        if (asks) gil_calls.asks(call);
         const PyGILState_STATE gil = PyGILState_Ensure();
+        if (asks) gil_calls.got(call);
         if (foreign) thread_state.keep();
         const int status =
             engine_callable_call(static_cast<engine_callable*>(ctx)->python, rows, wide, n_rows, row_stride, out);
         PyGILState_Release(gil);
+        if (asks) gil_calls.ended(call);
         stay.left = true;
         return status;
     }

@@ -482,6 +482,7 @@ cdef class Versions:
         with nogil:
             deployment.calibration = self.runtime.calibrate(deployment.native[0], data, n)
             if not deployment.calibration.failed:
+                self.runtime.warm_threads(deployment.native[0])
                 self.runtime.time_fallback(deployment.native[0], data, n)
         deployment.calibrated = not deployment.calibration.failed
         return deployment.calibrated
@@ -534,8 +535,12 @@ cdef class Versions:
 
     def _set_canary(self, Deployment deployment, double share):
         """Serve this share of requests, drawn by their keys, from `deployment`; None ends the canary."""
+        cdef const Calibration* measured
         if deployment is not None:
             deployment = self._widened(deployment)
+            measured = &deployment.calibration if deployment.calibrated else NULL
+            with nogil:
+                self.runtime.make_canary(deployment.native[0], share, measured)
             self._deployments[deployment.number] = deployment
             # 2^64 - 2048 is the largest double below 2^64: a share of 1.0 must not wrap around to none.
             self._canary_below = <uint64_t>min(share * 2.0**64, 2.0**64 - 2048)

@@ -16,6 +16,7 @@ from libcpp.vector cimport vector
 cimport numpy as cnp
 
 from engine._common._assert cimport ENGINE_ASSERT
+from engine._common._gil cimport share_gil
 from engine.model._scorer cimport engine_scorer, scorer_from_capsule
 from engine.serving._answers cimport Answer
 from engine.serving._deployment cimport Deployment, Versions, look_up_until
@@ -276,6 +277,7 @@ cdef class CoreEngine(Versions):
             self._reconsider_lane(started)
             answer = self._predict_queued(deployment, request)
         answer.missing = missing
+        share_gil()
         return answer
 
     cdef Answer _predict_inline(self, Deployment deployment, const Request& request):
@@ -407,7 +409,9 @@ cdef class CoreEngine(Versions):
         cdef cnp.ndarray matrix
         matrix, missing = deployment.matrix(rows, deadlines, started, missing)
         if self._inline:
-            return self._many_inline(deployment, request, matrix, n, deadlines, deadline_ns is not None, missing)
+            answers = self._many_inline(deployment, request, matrix, n, deadlines, deadline_ns is not None, missing)
+            share_gil()
+            return answers
         self._reconsider_lane(started)
         cdef uint32_t window = self._window()
         return Answers.joined([self._many_queued(deployment, request, matrix[i:i + window], deadlines[i:i + window],
@@ -503,7 +507,9 @@ cdef class CoreEngine(Versions):
                 return answer_of_task(loop.create_task(self._after_look_up(
                     deployment, x, started, request.deadline_ns, <int>request.priority, hedge)), loop)
             x, missing = deployment.look_up(x, &request)
-        return self._ask(deployment, x, &request, loop, missing)
+        future = self._ask(deployment, x, &request, loop, missing)
+        share_gil()
+        return future
 
     async def _on_a_loop(self, x, deadline_ms, deadline_ns, priority, bint hedge, key, int64_t called_ns):
         try:

@@ -24,6 +24,7 @@ from libc.string cimport memcpy
 from libcpp.utility cimport pair
 
 from engine._common._assert cimport ENGINE_ASSERT
+from engine._common._gil cimport share_gil
 from engine.serving._answers cimport Answer
 from engine.serving._futures cimport PENDING
 from engine.serving._rows cimport table
@@ -191,6 +192,9 @@ cdef class LoopBridge:
     def _kick(self):
         self.kicking = False
         self.engine.runtime.kick()
+        if self.native is not NULL:
+            self.engine.runtime.answer_before_next_turn(self.native[0])
+        share_gil()
 
     cdef int kick_later(self) except -1:
         if not self.kicking:
@@ -245,6 +249,7 @@ cdef class LoopBridge:
         cdef bint taken = False
         interrupted = None
         self.drains += 1
+        self.engine.runtime.answer_before_next_turn(self.native[0])
         if direct:
             if self.drains > 1:  # a task runs the loop: only asyncio knows whether another one may be stepped in it
                 direct = asyncio.current_task(loop) is None
@@ -260,6 +265,7 @@ cdef class LoopBridge:
                 # The first task may run the loop and wait for one of the other answers.
                 if direct and not self.polling and slots[0][self.rest].next_done_value() != NO_SLOT:
                     loop.call_soon(self._hand_out_rest)
+            share_gil()  # between two answers; the task that is stepped with each may take long
             index = self.rest
             # Read before the slot is given back: another request may take it at once, and link it elsewhere.
             self.rest = slots[0][index].next_done_value()
@@ -274,6 +280,7 @@ cdef class LoopBridge:
                 interrupted = error  # the answers behind it must still be handed out
         self.drains -= 1
         forget_loop()
+        share_gil()
         if interrupted is not None:
             raise interrupted
         if self.engine._closed and self.native.pending == 0:

@@ -269,11 +269,14 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine::scheduler" nogil:
         Runtime(const RuntimeLimits& limits, shared_ptr[Executors] executors, cbool owns_executors) except +
         Calibration calibrate(Deployment& deployment, const void* rows, uint32_t n_rows) except +
         int64_t adopt(const Calibration& calibration) except +
+        void warm_threads(Deployment& deployment) except +
+        void make_canary(Deployment& deployment, double share, const Calibration* calibration) except +
         void time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows) except +
         void start_threads(Deployment* deployment, const void* rows, uint32_t n_rows) except +system_error
         cbool warmed_up() noexcept
         void set_overlaps(cbool overlaps) noexcept
         cbool answers_soon() noexcept
+        cbool answer_before_next_turn(const Completions& loop) noexcept
         Outcome predict_inline(const Request& request, double* out) noexcept
         void predict_many_inline(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
                                  int64_t reserve_ns, Outcome* outcomes, double* out) except +

@@ -28,6 +28,7 @@ cdef extern from "simulator/simulator.hpp" namespace "engine::simulator" nogil:
         double share       # of the requests
         double weight      # of the executors, while there is not enough for all
         double cost_factor
+        cbool canary       # a guest of the first model
 
     cdef cppclass SimulatedFault:
         FaultKind kind
@@ -186,10 +187,11 @@ cdef SimulationPlan _plan(dict plan) except *:
     p.replace_hung = plan["replace_hung"]
     p.budget_ns = plan["budget_ns"]
     p.models.clear()
-    for share, weight, cost_factor in plan["models"]:
+    for share, weight, cost_factor, canary in plan["models"]:
         model.share = share
         model.weight = weight
         model.cost_factor = cost_factor
+        model.canary = canary
         p.models.push_back(model)
     for i in range(3):
         p.priorities[i] = plan["priorities"][i]

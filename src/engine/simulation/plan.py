@@ -66,22 +66,29 @@ def _usual_ns(mix: list[tuple[int, float]]) -> int:
     return max(mix)[0]
 
 
-def _models(models: Any) -> list[tuple[float, float, float]]:
+def _models(models: Any) -> list[tuple[float, float, float, bool]]:
     if isinstance(models, (str, bytes, Mapping)) or not isinstance(models, Sequence):
         raise InputTypeError(f"models must be a list of dicts, got {type(models).__name__} {models!r}")
     if not 1 <= len(models) <= MODELS_MAX:
         raise InputError(f"models must be 1 to {MODELS_MAX:,} dicts, got {len(models):,}")
     checked = []
     for i, model in enumerate(models):
-        if not isinstance(model, Mapping) or set(model) - {"share", "weight", "cost_factor"}:
-            raise ConfigError(f"models[{i}] must be a dict with share, weight and cost_factor, got {model!r}")
+        if not isinstance(model, Mapping) or set(model) - {"share", "weight", "cost_factor", "canary"}:
+            raise ConfigError(
+                f"models[{i}] must be a dict with share, weight, cost_factor and canary, got {model!r}"
+            )
+        canary = bool(model.get("canary", False))
+        if canary and i == 0:
+            raise ConfigError(
+                "models[0] is the live version, which a canary stands beside, and cannot be one"
+            )
         share = number(f"models[{i}].share", model.get("share", 1.0), 0.0, 1e9)
         weight, factor = (
             number(f"models[{i}].{name}", model.get(name, 1.0), 1e-6, 1e6)
             for name in ("weight", "cost_factor")
         )
-        checked.append((share, weight, factor))
-    if not any(share > 0 for share, _, _ in checked):
+        checked.append((share, weight, factor, canary))
+    if not any(share > 0 for share, *_ in checked):
         raise InputError("models needs at least one model with a share above 0")
     return checked
 

@@ -82,6 +82,7 @@ def simulate(
         replace_hung: whether an executor that is stuck in a batch is replaced.
         models: the models that share the executors: dicts of "share" (of the requests), "weight" (of the executors
             while there is not enough for all) and "cost_factor" (on the cost of its batches), each 1 unless given.
+            "canary": True makes a model but the first a canary of the first, with its share of the requests.
         priorities: shares of the classes "critical", "normal" and "sheddable".
         overshoot_us: mean lateness of a timed wait, exponentially distributed.
         overshoot_tail_share, overshoot_tail_us: this share of timed waits wakes this much later still.
