@@ -8,8 +8,8 @@ from typing import Any
 from engine._common.optional import need
 
 
-def text(summaries: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """Return names and `ModelMonitor.to_json()` of monitors in Prometheus' exposition format.
+def text(summaries: Sequence[tuple[str, dict[str, Any]]], open_metrics: bool = False) -> str:
+    """Return names and `ModelMonitor.to_json()` of monitors in Prometheus' exposition format, or as OpenMetrics.
 
     Each metric comes once, with the samples of all monitors. They have the label "model", except those of a single
     monitor without a name. Raises MissingDependencyError.
@@ -17,7 +17,11 @@ def text(summaries: Sequence[tuple[str, dict[str, Any]]]) -> str:
     prometheus = need("prometheus_client", "metrics_text", "monitor")
     registry = prometheus.CollectorRegistry(auto_describe=False)
     registry.register(_Collector(summaries))
-    return prometheus.generate_latest(registry).decode()
+    if open_metrics:
+        from prometheus_client.openmetrics.exposition import generate_latest
+
+        return str(generate_latest(registry).decode())
+    return str(prometheus.generate_latest(registry).decode())
 
 
 class _Collector:
@@ -27,7 +31,7 @@ class _Collector:
     def collect(self) -> Iterator[Any]:
         core = need("prometheus_client.core", "metrics_text", "monitor")
         families: dict[str, Any] = {}
-        names = _apart([name for name, _ in self._summaries])
+        names = apart([name for name, _ in self._summaries])
         for name, (_, made) in zip(names, self._summaries, strict=True):
             for family in _families(core, made):
                 known = families.setdefault(family.name, family)
@@ -39,9 +43,12 @@ class _Collector:
         yield from families.values()
 
 
-def _apart(names: Sequence[str]) -> list[str]:
-    """Return names that differ. "-2", "-3", … goes behind a name that comes again; a single one stays as it is."""
-    if len(names) < 2:
+def apart(names: Sequence[str], always: bool = False) -> list[str]:
+    """Return names that differ. "-2", "-3", … goes behind a name that comes again; "model" stands for none.
+
+    A single name stays as it is, unless `always`.
+    """
+    if len(names) < 2 and not always:
         return list(names)
     taken: list[str] = []
     for name in names:

@@ -697,18 +697,32 @@ class ModelMonitor:
         """
         return metrics.text([(monitor.name, monitor.to_json()) for monitor in (self, *others)])
 
-    def report(self, path: str | Path = "report.html") -> Path:
-        """Write one HTML file that needs no other, pictures included, and return its path.
+    def report(self, path: str | Path = "report.html", *others: ModelMonitor) -> Path:
+        """Write one HTML file that needs no other and no network, pictures included, and return its path.
+
+        Args:
+            path: of the file.
+            others: further monitors; each model has a status of its own on the page.
 
         Raises:
-            MissingDependencyError: matplotlib is not installed.
             OSError: the file cannot be written. A file that was there before stays as it was.
+            ClosedError: this is a child of fork().
+        """
+        return page.write([monitor.contents() for monitor in (self, *others)], Path(path))
+
+    def contents(self) -> page.Contents:
+        """Return what a page tells of this model, after a `check`; `engine.monitor.report` makes the page of it.
+
+        Raises:
             ClosedError: this is a child of fork().
         """
         self._look()
         with self._lock:
-            contents = page.collect(self._facts())
-        return page.write(contents, Path(path))
+            return page.collect(self._facts(), self.name)
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, as notebooks show it."""
+        return page.frame([self.contents()])
 
     def close(self) -> None:
         """Count and test what is left, and end the threads. Always returns; a second call does nothing.

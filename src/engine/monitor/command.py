@@ -1,0 +1,153 @@
+"""`engine monitor`: pages of files and of running services, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from shutil import copyfile
+
+from engine.errors import MonitorError
+from engine.monitor import server
+from engine.monitor.files import compare
+from engine.monitor.monitor import ModelMonitor
+from engine.monitor.reference import Reference
+from engine.monitor.report import page
+from engine.monitor.report.status import LEVELS, WORDS, status
+
+FAILING = 3  # the exit status of `report --fail-on` where the page shows such an alert
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verbs of `engine monitor` and their options."""
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    report = verbs.add_parser(
+        "report", help="write the page of two Parquet files, or of a service's state file"
+    )
+    _add_sources(report)
+    report.add_argument("--out", default="report.html", metavar="FILE", help="default: report.html")
+    report.add_argument(
+        "--fail-on",
+        choices=("warning", "critical"),
+        help=f"exit with status {FAILING} where an alert of this severity or a worse one lasts",
+    )
+    serve = verbs.add_parser("serve", help="serve the page, /metrics and /json, and keep them up to date")
+    _add_sources(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine only")
+    serve.add_argument(
+        "--port", type=int, default=server.PORT, help=f"default: {server.PORT}; 0 for a free one"
+    )
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reference", metavar="FILE", help="a Parquet file, or the JSON of Reference.to_json()"
+    )
+    parser.add_argument("--current", metavar="FILE", help="a Parquet file of later rows")
+    parser.add_argument(
+        "--state",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a state file that ModelMonitor(state=…) writes; may be repeated",
+    )
+    parser.add_argument("--columns", type=_names, metavar="A,B", help="which columns; default: all")
+    parser.add_argument(
+        "--outputs", type=_names, default=(), metavar="A,B", help="columns that the model returned"
+    )
+    parser.add_argument("--categorical", type=_names, default=(), metavar="A,B", help="columns of codes")
+    parser.add_argument(
+        "--shuffled", action="store_true", help="the order of the reference's rows means nothing"
+    )
+    parser.add_argument("--name", default="", help="of the model")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """Run the parsed command, and return its exit status. Raises MonitorError and OSError."""
+    return {"report": _report, "serve": _serve}[chosen.command](chosen)
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    monitors = _sources(chosen)()
+    contents = [monitor.contents() for monitor in monitors]
+    path = page.write(contents, Path(chosen.out))
+    worst = "quiet"
+    for made in contents:
+        found = status(made.summary)
+        worst = min(worst, found.level, key=LEVELS.index)
+        print(f"{page.model_name(made)}: {WORDS[found.level]}")
+        for trouble in found.troubles:
+            print(f"  {trouble.severity}: {trouble.title}: {trouble.how_bad}")
+    print(f"wrote {path}")
+    return FAILING if chosen.fail_on and LEVELS.index(worst) <= LEVELS.index(chosen.fail_on) else 0
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    with server.MonitorServer(_sources(chosen), chosen.host, chosen.port) as running:
+        print(f"serving {running.url} (Ctrl-C ends it)", flush=True)
+        while True:
+            time.sleep(3600)
+
+
+def _sources(chosen: argparse.Namespace) -> Callable[[], Sequence[ModelMonitor]]:
+    """Return a function that returns the monitors to show, from the files as they are then."""
+    if chosen.state and chosen.current:
+        raise MonitorError("expected either --state or --current, got both")
+    if chosen.state:
+        reference = None if chosen.reference is None else _reference(chosen)
+        states = [_State(given, chosen.name, reference) for given in chosen.state]
+        return lambda: [state.monitor() for state in states]
+    if chosen.reference is None or chosen.current is None:
+        raise MonitorError("say --reference FILE and --current FILE, or --state FILE")
+    made = compare(
+        _reference(chosen) if chosen.reference.endswith(".json") else chosen.reference,
+        chosen.current,
+        columns=chosen.columns,
+        outputs=chosen.outputs,
+        categorical=chosen.categorical,
+        ordered=not chosen.shuffled,
+        name=chosen.name,
+    )
+    return lambda: [made]
+
+
+def _reference(chosen: argparse.Namespace) -> Reference:
+    if not chosen.reference.endswith(".json"):
+        raise MonitorError(
+            f"--reference {chosen.reference}: expected the JSON of Reference.to_json() beside --state"
+        )
+    return Reference.from_json(Path(chosen.reference).read_bytes())
+
+
+class _State:
+    """A state file of another process. It is copied before it is read, because a monitor writes to its own."""
+
+    def __init__(self, given: str, name: str, reference: Reference | None) -> None:
+        named, equals, path = given.rpartition("=")
+        self._path = Path(path)
+        self._name = named if equals else name or self._path.stem
+        self._reference = reference
+        self._seen = 0
+        self._monitor: ModelMonitor | None = None
+
+    def monitor(self) -> ModelMonitor:
+        """Return a monitor that knows what the file says. Raises OSError where there is none."""
+        changed = self._path.stat().st_mtime_ns
+        if self._monitor is None or changed != self._seen:
+            with tempfile.TemporaryDirectory(prefix="engine-monitor-") as folder:
+                copied = Path(folder) / "state"
+                copyfile(self._path, copied)
+                self._monitor = ModelMonitor(
+                    self._reference, handlers=[], background=False, name=self._name, state=copied
+                )
+                if not copied.exists():
+                    raise MonitorError(f"{self._path}: not the state of a monitor; the log says why")
+                self._monitor.close()
+            self._seen = changed
+        return self._monitor
