@@ -11,7 +11,9 @@ from shutil import copyfile
 
 from engine.errors import MonitorError
 from engine.monitor import server
+from engine.monitor.alerts import SEVERITIES
 from engine.monitor.files import compare
+from engine.monitor.handlers import Alertmanager, File, Outgoing, Webhook, try_out
 from engine.monitor.monitor import ModelMonitor
 from engine.monitor.reference import Reference
 from engine.monitor.report import page
@@ -39,6 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--port", type=int, default=server.PORT, help=f"default: {server.PORT}; 0 for a free one"
     )
+
+    tried = verbs.add_parser(
+        "test-alert", help="send an alert that begins and ends at once, to see that it arrives"
+    )
+    where = tried.add_mutually_exclusive_group(required=True)
+    where.add_argument("--webhook", metavar="URL")
+    where.add_argument("--alertmanager", metavar="URL", help="http://127.0.0.1:9093 for example")
+    where.add_argument("--file", metavar="FILE")
+    tried.add_argument("--header", action="append", default=[], metavar="NAME: VALUE", help="may be repeated")
+    tried.add_argument("--severity", choices=SEVERITIES, default="warning")
+    tried.add_argument("--name", default="", help="of the model")
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +83,26 @@ def _names(text: str) -> tuple[str, ...]:
 
 def main(chosen: argparse.Namespace) -> int:
     """Run the parsed command, and return its exit status. Raises MonitorError and OSError."""
-    return {"report": _report, "serve": _serve}[chosen.command](chosen)
+    return {"report": _report, "serve": _serve, "test-alert": _test_alert}[chosen.command](chosen)
+
+
+def _test_alert(chosen: argparse.Namespace) -> int:
+    headers = {}
+    for given in chosen.header:
+        name, colon, value = given.partition(":")
+        if not colon:
+            raise MonitorError(f"--header: expected NAME: VALUE, got {given!r}")
+        headers[name.strip()] = value.strip()
+    handler: Outgoing
+    if chosen.webhook:
+        handler = Webhook(chosen.webhook, headers=headers, model=chosen.name)
+    elif chosen.alertmanager:
+        handler = Alertmanager(chosen.alertmanager, headers=headers, model=chosen.name)
+    else:
+        handler = File(chosen.file, model=chosen.name)
+    try_out(handler, chosen.severity)
+    print(f"sent the beginning and the end of a {chosen.severity} alert by {handler!r}")
+    return 0
 
 
 def _report(chosen: argparse.Namespace) -> int:

@@ -597,6 +597,7 @@ class ModelMonitor:
         with self._lock:
             self._delivery.add(self._begun, self._open_alerts.take_ended())
             self._begun = []
+            self._delivery.repeat(self._open_alerts.all())
         # Handlers run without the lock, because one may ask for a report.
         self._delivery.bring(Delivery.WAIT_S if wait_s is None else wait_s)
 
@@ -646,7 +647,9 @@ class ModelMonitor:
 
         Args:
             handler: takes the Alert.
-            ends: call it again with the same Alert when it has ended; `Alert.lasts` is then False.
+            ends: call it again with the same Alert when it has ended; `Alert.lasts` is then False. A handler with an
+                attribute `ends` that is true is called again too, and one with `repeat_s` every so many seconds while
+                an alert lasts. Those of `engine.monitor.handlers` have both.
 
         Raises:
             MonitorError: it cannot be called.
@@ -750,6 +753,7 @@ class ModelMonitor:
             # A handler may hang in the thread, which is a daemon and does not keep the process.
             thread.join(timeout=2.0)
         self._delivery.wait(2.0)
+        self._delivery.flush(2.0)
 
     def __enter__(self) -> ModelMonitor:
         return self
