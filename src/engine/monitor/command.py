@@ -6,6 +6,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from shutil import copyfile
 
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, default=server.PORT, help=f"default: {server.PORT}; 0 for a free one"
     )
 
+    verbs.add_parser("rules", help="print alert rules for Prometheus")
+    verbs.add_parser("dashboard", help="print a dashboard for Grafana")
     tried = verbs.add_parser(
         "test-alert", help="send an alert that begins and ends at once, to see that it arrives"
     )
@@ -83,7 +86,20 @@ def _names(text: str) -> tuple[str, ...]:
 
 def main(chosen: argparse.Namespace) -> int:
     """Run the parsed command, and return its exit status. Raises MonitorError and OSError."""
-    return {"report": _report, "serve": _serve, "test-alert": _test_alert}[chosen.command](chosen)
+    commands = {
+        "report": _report,
+        "serve": _serve,
+        "test-alert": _test_alert,
+        "rules": _print,
+        "dashboard": _print,
+    }
+    return commands[chosen.command](chosen)
+
+
+def _print(chosen: argparse.Namespace) -> int:
+    name = {"rules": "rules.yml", "dashboard": "dashboard.json"}[chosen.command]
+    print((resources.files("engine.monitor") / "prometheus" / name).read_text("utf-8"), end="")
+    return 0
 
 
 def _test_alert(chosen: argparse.Namespace) -> int:

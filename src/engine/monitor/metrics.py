@@ -93,14 +93,14 @@ def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
         ("unpaired_shadows", "Shadow answers whose live answer did not come in time"),
     ):
         yield core.CounterMetricFamily(f"engine_monitor_{name}", what, value=made[name])
-    latency = core.GaugeMetricFamily(
-        "engine_monitor_latency_us", "Latency since the start, microseconds", labels=["source", "quantile"]
+    latency = core.HistogramMetricFamily(
+        "engine_monitor_latency_seconds", "Time from a request to its answer", labels=["source"]
     )
-    for source, found in made["latency_us"].items():
-        for key, value in found.items():
-            if key != "count":
-                latency.add_metric([source, f"{float(key[1:]) / 100:g}"], value)
+    for source, found in made["latency_seconds"].items():
+        buckets = [(f"{end:.9g}", count) for end, count in found["buckets"]]
+        latency.add_metric([source], [*buckets, ("+Inf", found["count"])], found["sum"])
     yield latency
+    yield _deadline(core, made["deadline_share"])
     alerts = core.CounterMetricFamily("engine_monitor_alerts", "Alerts begun", labels=["kind", "severity"])
     for found in made["alert_counts"]:
         alerts.add_metric([found["kind"], found["severity"]], found["count"])
@@ -111,6 +111,22 @@ def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
     for kind, column in made["lasting"]:
         lasting.add_metric([kind, column], 1)
     yield lasting
+
+
+def _deadline(core: Any, shares: Sequence[int]) -> Any:
+    """Return the histogram of latency as a part of the deadline; `shares` in bins of 0.05, the last with all above."""
+    family = core.HistogramMetricFamily(
+        "engine_monitor_deadline_used_ratio", "Part of the deadline that the answer took; above 1 it was late"
+    )
+    below, buckets, total = 0, [], 0.0
+    for place, count in enumerate(shares):
+        below += count
+        total += count * 0.05 * (place + 0.5)
+        if (place + 1) % 4 == 0 and place + 1 < len(shares):
+            buckets.append((f"{0.05 * (place + 1):g}", below))
+    if below:
+        family.add_metric([], [*buckets, ("+Inf", below)], total)
+    return family
 
 
 def _columns(core: Any, made: dict[str, Any]) -> Iterator[Any]:

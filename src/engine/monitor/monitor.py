@@ -677,7 +677,8 @@ class ModelMonitor:
         """Return everything as values that JSON has, after a `check`.
 
         Keys: reference_rows, rows, answers, dropped, wrong_width, handler_errors, alerts, alert_counts, lasting,
-        inputs, outputs, sources, latency_us, deadline_share, budgets, outcomes, shadows, unpaired_shadows, counters.
+        inputs, outputs, sources, latency_us, latency_seconds, deadline_share, budgets, outcomes, shadows,
+        unpaired_shadows, counters.
 
         Raises:
             ClosedError: this is a child of fork().
