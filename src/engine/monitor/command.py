@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from shutil import copyfile
 
+from engine._common.progress import Progress
 from engine.errors import MonitorError
 from engine.monitor import server
 from engine.monitor.alerts import SEVERITIES
@@ -18,9 +20,6 @@ from engine.monitor.handlers import Alertmanager, File, Outgoing, Webhook, try_o
 from engine.monitor.monitor import ModelMonitor
 from engine.monitor.reference import Reference
 from engine.monitor.report import page
-from engine.monitor.report.status import LEVELS, WORDS, status
-
-FAILING = 3  # the exit status of `report --fail-on` where the page shows such an alert
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_sources(report)
     report.add_argument("--out", default="report.html", metavar="FILE", help="default: report.html")
-    report.add_argument(
-        "--fail-on",
-        choices=("warning", "critical"),
-        help=f"exit with status {FAILING} where an alert of this severity or a worse one lasts",
-    )
+    report.add_argument("--fail", action="store_true", help="exit with status 1 where something has drifted")
+    report.add_argument("--json", action="store_true", help="print the alerts as JSON")
     serve = verbs.add_parser("serve", help="serve the page, /metrics and /json, and keep them up to date")
     _add_sources(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine only")
@@ -123,17 +119,18 @@ def _test_alert(chosen: argparse.Namespace) -> int:
 
 def _report(chosen: argparse.Namespace) -> int:
     monitors = _sources(chosen)()
-    contents = [monitor.contents() for monitor in monitors]
-    path = page.write(contents, Path(chosen.out))
-    worst = "quiet"
-    for made in contents:
-        found = status(made.summary)
-        worst = min(worst, found.level, key=LEVELS.index)
-        print(f"{page.model_name(made)}: {WORDS[found.level]}")
-        for trouble in found.troubles:
-            print(f"  {trouble.severity}: {trouble.title}: {trouble.how_bad}")
-    print(f"wrote {path}")
-    return FAILING if chosen.fail_on and LEVELS.index(worst) <= LEVELS.index(chosen.fail_on) else 0
+    path = page.write([monitor.contents() for monitor in monitors], Path(chosen.out))
+    alerts = [alert for monitor in monitors for alert in monitor.alerts]
+    rows = sum(monitor.input_distribution.rows for monitor in monitors)
+    if chosen.json:
+        told = [{"severity": alert.severity, "message": alert.message} for alert in alerts]
+        print(json.dumps({"report": str(path), "rows": rows, "alerts": told}))
+    else:
+        before = max((monitor.reference.rows for monitor in monitors if monitor.reference), default=0)
+        print(f"{path}: {rows:,} rows against {before:,}, {len(alerts)} alerts")
+        for alert in alerts:
+            print(f"  {alert.severity}: {alert.message}")
+    return 1 if chosen.fail and alerts else 0
 
 
 def _serve(chosen: argparse.Namespace) -> int:
@@ -153,15 +150,17 @@ def _sources(chosen: argparse.Namespace) -> Callable[[], Sequence[ModelMonitor]]
         return lambda: [state.monitor() for state in states]
     if chosen.reference is None or chosen.current is None:
         raise MonitorError("say --reference FILE and --current FILE, or --state FILE")
-    made = compare(
-        _reference(chosen) if chosen.reference.endswith(".json") else chosen.reference,
-        chosen.current,
-        columns=chosen.columns,
-        outputs=chosen.outputs,
-        categorical=chosen.categorical,
-        ordered=not chosen.shuffled,
-        name=chosen.name,
-    )
+    with Progress("engine monitor report", "rows") as progress:
+        made = compare(
+            _reference(chosen) if chosen.reference.endswith(".json") else chosen.reference,
+            chosen.current,
+            columns=chosen.columns,
+            outputs=chosen.outputs,
+            categorical=chosen.categorical,
+            ordered=not chosen.shuffled,
+            name=chosen.name,
+            progress=progress,
+        )
     return lambda: [made]
 
 

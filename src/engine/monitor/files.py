@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ def compare(
     categorical: Sequence[str] = (),
     ordered: bool = True,
     name: str = "",
+    progress: Callable[[int, int], None] | None = None,
 ) -> ModelMonitor:
     """Return a closed monitor that has seen all rows of one Parquet file against another; `report` writes its page.
 
@@ -47,11 +48,11 @@ def compare(
         categorical: columns whose numbers are codes.
         ordered: False where the order of the reference's rows means nothing.
         name: of the model, for the page.
+        progress: called with the rows that are compared and with all rows, after each part.
 
     Raises:
         MonitorError: no Parquet file, too few rows, or a column that is not there or holds neither numbers nor text.
         MissingDependencyError: pyarrow is not installed.
-        OSError: a file cannot be read.
     """
     from engine.monitor.monitor import ModelMonitor
 
@@ -80,6 +81,8 @@ def compare(
     with monitor:
         for part in later.iter_batches(PART_ROWS, columns=there):
             _update(monitor, part)
+            if progress is not None:
+                progress(monitor.input_distribution.rows or monitor.output_distribution.rows, rows)
     return monitor
 
 
@@ -101,12 +104,11 @@ def _update(monitor: ModelMonitor, part: Any) -> None:
 
 def _open(path: Path) -> Any:
     parquet = need("pyarrow.parquet", "the report of two files", "store")
-    with path.open("rb"):  # an OSError that names the file
-        pass
     try:
-        return parquet.ParquetFile(path)
+        # Without pre_buffer, which would keep the whole file in memory.
+        return parquet.ParquetFile(path, pre_buffer=False)
     except Exception as error:  # pyarrow has errors of its own for each kind of damage
-        raise MonitorError(f"{path}: expected a Parquet file, got: {error}") from None
+        raise MonitorError(f"{path}: cannot be read as Parquet: {error}") from None
 
 
 def _fit(
@@ -123,7 +125,7 @@ def _fit(
     known = list(dict.fromkeys(name.split(".")[0] for name in file.schema_arrow.names))
     for name in (*(columns or ()), *outputs, *categorical):
         if name not in known:
-            raise MonitorError(f"{path}: no column {name!r}; there are {', '.join(known)}")
+            raise MonitorError(f"{path}: no column {name!r}; it has: {', '.join(known[:30])}")
     chosen = list(columns) if columns is not None else list(_usable(file.schema_arrow))
     inputs = [name for name in chosen if name not in outputs]
 
@@ -147,5 +149,6 @@ def _usable(schema: Any) -> Iterator[str]:
     for field in schema:
         kind = field.type.value_type if types.is_dictionary(field.type) else field.type
         numbers = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-        if numbers or types.is_string(kind) or types.is_large_string(kind):
+        index = field.name.startswith("__index_level_")  # of pandas
+        if not index and (numbers or types.is_string(kind) or types.is_large_string(kind)):
             yield field.name
