@@ -51,7 +51,7 @@ class Delivery:
                 self._waiting.extend((alert, False, handler) for alert in lasting)
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until handlers that have a thread of their own have sent what they were told, or the time is over."""
+        """Wait until handlers with a thread of their own have sent everything, or the time is over."""
         give_up = time.monotonic() + timeout_s
         for handler in list(self._alerts.handlers):
             if isinstance(handler, Outgoing):

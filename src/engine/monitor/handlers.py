@@ -1,7 +1,7 @@
 """Handlers that bring alerts to people: a webhook, Prometheus' Alertmanager, a file, a log.
 
 Each one has a thread and a bounded queue of its own, so one that is slow or unreachable holds up neither the monitor
-nor the others. A handler is told three events of an alert: "begin", "update" (it still lasts) and "end".
+nor the others. An alert has three events: "begin", "update" (it still lasts) and "end".
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class NotSentError(Exception):
 
 
 class QuietHours:
-    """Hours of each day in which alerts wait; those that have ended by then are never sent.
+    """Hours of each day in which alerts wait. An alert that ends meanwhile is never sent.
 
     Args:
         start, end: "HH:MM"; the hours may go over midnight.
@@ -88,7 +88,7 @@ class _Event:
 
 
 class Outgoing:
-    """What all handlers share: the queue, the thread, tries, severities and quiet hours. Thread-safe.
+    """The base of all handlers: a queue, a thread, tries, severities and quiet hours. Thread-safe.
 
     Args:
         model: name of the model, told with every event.

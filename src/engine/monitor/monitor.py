@@ -715,7 +715,7 @@ class ModelMonitor:
         return page.write([monitor.contents() for monitor in (self, *others)], Path(path))
 
     def contents(self) -> page.Contents:
-        """Return what a page tells of this model, after a `check`; `engine.monitor.report` makes the page of it.
+        """Return the contents of this model's page, after a `check`; `engine.monitor.report` makes the page.
 
         Raises:
             ClosedError: this is a child of fork().

@@ -51,7 +51,7 @@ DOT = "M8 2a6 6 0 100 12A6 6 0 008 2z"
 
 
 class Contents(NamedTuple):
-    """What a page tells of one model, copied from its monitor, because drawing must not hold the lock.
+    """The contents of one model's page, copied from its monitor, because drawing must not hold the lock.
 
     Attributes:
         name: of the model; may be empty.
@@ -193,7 +193,7 @@ class _Model:
         sides = ("outputs", "inputs") if kind.startswith("output") else ("inputs", "outputs")
         return next((self._names[side, column] for side in sides if (side, column) in self._names), "")
 
-    # What is wrong now.
+    # The first screen.
 
     def _now_card(self) -> str:
         found = self._status
@@ -255,7 +255,8 @@ class _Model:
     def _facts(self) -> str:
         made = self._made
         shares, answers = made["sources"]["shares"], made["answers"]
-        facts = [("Answers", f"{answers:,}", ""), ("Rows tested", f"{made['rows']:,}", "")]
+        facts = [("Answers", f"{answers:,}", "")] if answers or not made["rows"] else []
+        facts.append(("Rows tested", f"{made['rows']:,}", ""))
         if shares:
             facts.append(("From the primary", percent(shares["primary"]), ""))
             late = sum(made["sources"]["late"].values()) / max(answers, 1)

@@ -1,4 +1,4 @@
-"""The state of a model in words for someone who was woken up: what is wrong, since when, how bad, and what to do.
+"""The status of a model in words, for a reader who was woken up: the troubles, their causes, and advice.
 
 Everything here reads the plain values of `summary`, so that a page, a message and a test see the same.
 """
@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Alerts whose changes began within this many rows of each other are told as one.
+# Changes that began within this many rows of each other are one trouble.
 TOGETHER_ROWS = 1000
 # A swap this long before an alert's beginning may be its cause.
 CAUSE_S = 1800.0
@@ -34,7 +34,7 @@ NAMES = {
     "error_share": "The model fails",
     "message": "Message",
 }
-# What to do about each kind of alert; of the budgets, by the reason that most answers give.
+# Advice for each kind of alert. BECAUSE has better advice for budgets, by the most frequent reason.
 ADVICE = {
     "input_drift": "Ask the owner of the feed that fills {columns}: was a source, unit or join changed? If the change "
     "is real and lasts, fit a new reference and train again.",

@@ -79,7 +79,7 @@ def latency_table(found: Mapping[str, Mapping[str, float]]) -> list[dict[str, An
 
 
 def outcomes_table(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the figures of each version and source, without those that say nothing: sums, and counts that are 0."""
+    """Return the figures of each version and source, without sums and without counts that are 0."""
     left_out = {"value"} | {key for key in ("not_finite",) if not any(group[key] for group in groups)}
     if all(group["rows"] == group["labels"] for group in groups):
         left_out.add("rows")
