@@ -20,11 +20,19 @@ setup: $(STAMP)-all servers
 
 # The tests talk to a real Redis, started by themselves on a free port. Where there is none, Debian's redis-tools is
 # installed and not redis-server, because that package starts a service. The program is in both: redis-check-rdb is the
-# server, and goes by the name that it is called by.
+# server, and goes by the name that it is called by. They look at pages in Debian's Chromium, and give metrics and alerts
+# to promtool and to an Alertmanager, whose programs are taken out of packages that would start services too.
 servers: $(BIN)/python
 	@command -v redis-server >/dev/null || test -x $(BIN)/redis-server || { \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-tools && \
 	    ln -sf "$$(command -v redis-check-rdb)" $(BIN)/redis-server && $(BIN)/redis-server --version; }
+
+	@command -v chromium >/dev/null || { \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+	@for tool in promtool:prometheus prometheus-alertmanager:prometheus-alertmanager; do \
+	    command -v $${tool%%:*} >/dev/null && continue; \
+	    folder=$$(mktemp -d) && apt-get update -qq && (cd $$folder && apt-get download -qq $${tool##*:} && \
+	    dpkg -x *.deb .) && cp $$folder/usr/bin/$${tool%%:*} $(BIN)/ && rm -r $$folder || exit 1; done
 
 # The other compiler of the core, which brings libFuzzer.
 compilers:

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 # Programs that `make servers` put beside the interpreter, redis-server above all.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
+from tests.browsers import browser  # noqa: E402, F401  (fixture)
 from tests.servers import redis_server, redis_url  # noqa: E402, F401  (fixtures)
 
 

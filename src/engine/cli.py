@@ -25,7 +25,7 @@ VERBS = {
     ),
     "inspect": ("describe a model file, without running code from it", "engine.model.command"),
     "materialize": ("bring features into the online store", "engine.feature_store.command"),
-    "monitor": ("compare rows with reference rows, and write a page", "engine.monitor.command"),
+    "monitor": ("write or serve the page of a monitor, or of two tables", "engine.monitor.command"),
     "registry": ("list, promote and roll back registered versions", "engine.registry.command"),
     "score": ("score every row of a Parquet file with a registered version", "engine.scoring.command"),
     "simulate": (

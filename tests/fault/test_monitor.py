@@ -168,9 +168,8 @@ def test_a_missing_library_names_the_extra(monkeypatch, tmp_path):
         with pytest.raises(MissingDependencyError, match=r"pip install 'deadline-engine\[monitor\]'"):
             monitor.metrics_text()
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-        with pytest.raises(MissingDependencyError, match=r"report needs matplotlib"):
-            monitor.report(tmp_path / "r.html")
-        assert list(tmp_path.iterdir()) == []
+        monitor.report(tmp_path / "r.html")
+        assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing_half_done(monitor, tmp_path):

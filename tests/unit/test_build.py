@@ -23,7 +23,7 @@ import engine
 
 ROOT = Path(__file__).parents[2]
 # Suffixes that no compiler reads.
-NOT_COMPILED = {".py", ".pyi", ".typed", ".md"}
+NOT_COMPILED = {".py", ".pyi", ".typed", ".md", ".css", ".js", ".json", ".yml"}
 
 
 def run(*command, **options):

@@ -2,10 +2,12 @@
 
 from engine._common.renamed import forward
 from engine.monitor.alerts import Alert
+from engine.monitor.files import compare
 from engine.monitor.monitor import ModelMonitor
 from engine.monitor.reference import Reference
+from engine.monitor.server import MonitorServer, serve
 
-__all__ = ["Alert", "ModelMonitor", "Reference"]
+__all__ = ["Alert", "ModelMonitor", "MonitorServer", "Reference", "compare", "serve"]
 
 forward(
     "engine.monitor",

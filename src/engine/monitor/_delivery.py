@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from engine.monitor.alerts import Alert, Alerts
+from engine.monitor.alerts import Alert, Alerts, Handler
+from engine.monitor.handlers import Outgoing
 
 # Alerts that wait while a handler hangs; the oldest is left out first. The log of alerts has it all the same.
 WAITING_MAX = 1000
@@ -25,14 +27,35 @@ class Delivery:
     def __init__(self, alerts: Alerts, apart: bool) -> None:
         self._alerts = alerts
         self._apart = apart
-        self._waiting: deque[tuple[Alert, bool]] = deque(maxlen=WAITING_MAX)
+        self._waiting: deque[tuple[Alert, bool, Handler | None]] = deque(maxlen=WAITING_MAX)
+        self._repeated: dict[int, float] = {}  # id of a handler -> when it was last told what lasts
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def add(self, begun: Iterable[Alert], ended: Iterable[Alert] = ()) -> None:
         """Add alerts that `bring` brings."""
-        self._waiting.extend((alert, False) for alert in begun)
-        self._waiting.extend((alert, True) for alert in ended)
+        self._waiting.extend((alert, False, None) for alert in begun)
+        self._waiting.extend((alert, True, None) for alert in ended)
+
+    def repeat(self, lasting: Sequence[Alert]) -> None:
+        """Add the alerts that last for each handler that is to be told again by now: `repeat_s` says how often."""
+        now = time.monotonic()
+        for handler in self._alerts.handlers:
+            every_s = getattr(handler, "repeat_s", 0.0)
+            if not every_s:
+                continue
+            if not lasting:
+                self._repeated.pop(id(handler), None)
+            elif now - self._repeated.setdefault(id(handler), now) >= every_s:
+                self._repeated[id(handler)] = now
+                self._waiting.extend((alert, False, handler) for alert in lasting)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until handlers with a thread of their own have sent everything, or the time is over."""
+        give_up = time.monotonic() + timeout_s
+        for handler in list(self._alerts.handlers):
+            if isinstance(handler, Outgoing):
+                handler.flush(max(give_up - time.monotonic(), 0.0))
 
     def bring(self, wait_s: float = 0.0) -> None:
         """Call the handlers: on this thread, or with `apart` on another, for which this one waits at most `wait_s`.
@@ -76,7 +99,7 @@ class Delivery:
                     return
             self._alerts.notify(*found)
 
-    def _next(self) -> tuple[Alert, bool] | None:
+    def _next(self) -> tuple[Alert, bool, Handler | None] | None:
         try:
             return self._waiting.popleft()
         except IndexError:

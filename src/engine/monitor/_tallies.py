@@ -13,6 +13,8 @@ from engine.monitor.drift.bins import FloatArray
 
 VERSIONS_MAX = 64
 SLICES_MAX = 240
+# Versions with a count of their own in a slice of time; further ones are counted together.
+SLICE_VERSIONS_MAX = 8
 OLDER = "(older versions)"
 
 
@@ -27,6 +29,8 @@ class Tallies:
         outputs: dict of version -> float64 [3]: count, sum and sum of squares of the first output.
         late: float64 [sources], answers after their deadline.
         slices: list of [first_s, last_s, primary, fallback, default, late]; times in seconds since the epoch.
+        slice_reasons: list of float64 [reasons], the answers of each slice.
+        slice_versions: list of dict of version -> answers, of each slice.
     """
 
     def __init__(self) -> None:
@@ -34,6 +38,8 @@ class Tallies:
         self.outputs: dict[str, FloatArray] = {}
         self.late = np.zeros(len(SOURCES))
         self.slices: list[list[float]] = []
+        self.slice_reasons: list[FloatArray] = []
+        self.slice_versions: list[dict[str, float]] = []
         self._to_wall_s = time.time() - time.monotonic()
         self._per_slice = 1  # blocks
         self._in_slice = 0
@@ -46,16 +52,18 @@ class Tallies:
             names: deployment number -> version.
         """
         reasons = np.zeros((len(SOURCES), block["tally"].shape[2] if block["tally"].size else len(REASONS)))
+        answers: dict[str, float] = {}
         for place, deployment in enumerate(block["deployments"].tolist()):
             version = names.get(deployment, str(deployment) if deployment else "")
             tally = block["tally"][place].astype(np.float64)
             reasons += tally
+            answers[version] = answers.get(version, 0.0) + float(tally.sum())
             self._version(version)
             self.by_version[version] += tally[:, : len(REASONS)]
             self.outputs[version] += block["output_moments"][place]
         self.late += block["late"]
         if block["answers"]:
-            self._slice(block, reasons)
+            self._slice(block, reasons, answers)
         return reasons[:, : len(REASONS)]
 
     def _version(self, version: str) -> None:
@@ -68,24 +76,38 @@ class Tallies:
         self.by_version[version] = np.zeros((len(SOURCES), len(REASONS)))
         self.outputs[version] = np.zeros(3)
 
-    def _slice(self, block: Mapping[str, Any], reasons: FloatArray) -> None:
+    def _slice(self, block: Mapping[str, Any], reasons: FloatArray, answers: Mapping[str, float]) -> None:
         first, last = (block[key] * 1e-9 + self._to_wall_s for key in ("first_ns", "last_ns"))
         if self._in_slice % self._per_slice == 0:
             self.slices.append([first, last, 0.0, 0.0, 0.0, 0.0])
+            self.slice_reasons.append(np.zeros(len(REASONS)))
+            self.slice_versions.append({})
         self._in_slice += 1
         current = self.slices[-1]
         current[1] = last
         for place, count in enumerate(reasons.sum(axis=1)):
             current[2 + place] += float(count)
         current[5] += float(block["late"].sum())
+        self.slice_reasons[-1] += reasons[:, : len(REASONS)].sum(axis=0)
+        self.slice_versions[-1] = _counted_together(self.slice_versions[-1], answers)
         if len(self.slices) > SLICES_MAX:
-            last = self.slices[len(self.slices) // 2 * 2 :]
-            pairs = zip(self.slices[::2], self.slices[1::2], strict=False)
-            self.slices = [
-                [a[0], b[1], *(x + y for x, y in zip(a[2:], b[2:], strict=True))] for a, b in pairs
-            ] + last
-            self._per_slice *= 2
-            self._in_slice = 0
+            self._halve()
+
+    def _halve(self) -> None:
+        """Make one slice of each pair of neighbours; a last one without a neighbour stays."""
+        odd = len(self.slices) // 2 * 2
+        pairs = zip(self.slices[::2], self.slices[1::2], strict=False)
+        made = [[a[0], b[1], *(x + y for x, y in zip(a[2:], b[2:], strict=True))] for a, b in pairs]
+        self.slices = made + self.slices[odd:]
+        reasons, versions = self.slice_reasons, self.slice_versions
+        self.slice_reasons = [a + b for a, b in zip(reasons[::2], reasons[1::2], strict=False)] + reasons[
+            odd:
+        ]
+        self.slice_versions = [
+            _counted_together(a, b) for a, b in zip(versions[::2], versions[1::2], strict=False)
+        ] + versions[odd:]
+        self._per_slice *= 2
+        self._in_slice = 0
 
     def saved(self) -> dict[str, Any]:
         """Return a copy of what `restore` takes."""
@@ -95,6 +117,8 @@ class Tallies:
             ],
             "late": self.late.copy(),
             "slices": [list(part) for part in self.slices],
+            "slice_reasons": np.array(self.slice_reasons).reshape(len(self.slices), len(REASONS)),
+            "slice_versions": [list(map(list, versions.items())) for versions in self.slice_versions],
             "per_slice": [self._per_slice, self._in_slice],
         }
 
@@ -108,6 +132,16 @@ class Tallies:
             self.by_version[name], self.outputs[name] = table, moments
         self.late = saved["late"]
         self.slices = [list(part) for part in saved["slices"]]
+        n_slices = len(self.slices)
+        self.slice_reasons = [np.zeros(len(REASONS)) for _ in range(n_slices)]
+        for kept, counts in zip(self.slice_reasons, saved.get("slice_reasons", ()), strict=False):
+            kept[: len(counts)] = counts
+        self.slice_versions = [
+            {str(name): float(count) for name, count in versions}
+            for versions in saved.get("slice_versions", [[]] * n_slices)
+        ]
+        if len(self.slice_versions) != n_slices:
+            raise ValueError(f"expected the versions of {n_slices} slices of time")
         self._per_slice, self._in_slice = (int(number) for number in saved["per_slice"])
 
     def shares(self) -> dict[str, float]:
@@ -120,7 +154,10 @@ class Tallies:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values: shares, late, versions (answers by source and reason, and output_mean), slices."""
+        """Return plain values: shares, late, versions (answers by source and reason, and output_mean), slices.
+
+        slice_reasons and slice_versions have the answers of each slice by reason and by version.
+        """
         return {
             "shares": self.shares(),
             "late": dict(zip(SOURCES, self.late.tolist(), strict=True)),
@@ -140,4 +177,21 @@ class Tallies:
                 for version, table in self.by_version.items()
             },
             "slices": self.slices,
+            "slice_reasons": [
+                {reason: int(count) for reason, count in zip(REASONS, counts, strict=True) if count}
+                for counts in self.slice_reasons
+            ],
+            "slice_versions": [dict(versions) for versions in self.slice_versions],
         }
+
+
+def _counted_together(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    """Return the sum of two counts by version; the smallest beyond SLICE_VERSIONS_MAX are one."""
+    counts = {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}
+    kept = {
+        name: counts[name] for name in sorted(counts, key=lambda name: -counts[name])[:SLICE_VERSIONS_MAX]
+    }
+    rest = sum(count for name, count in counts.items() if name not in kept)
+    if rest:
+        kept[OLDER] = kept.get(OLDER, 0.0) + rest
+    return kept

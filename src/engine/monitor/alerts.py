@@ -95,11 +95,14 @@ class Alerts:
         self._lock = threading.Lock()
 
     def add_handler(self, handler: Handler, ends: bool = False) -> None:
-        """Add a handler, with `ends` for the ends of alerts too. Raises MonitorError where it cannot be called."""
+        """Add a handler, with `ends` (or where it has that attribute, true) for the ends of alerts too.
+
+        Raises MonitorError where it cannot be called.
+        """
         if not callable(handler):
             raise MonitorError(f"an alert handler must be callable, got {type(handler).__name__}")
         self.handlers.append(handler)
-        if ends:
+        if ends or getattr(handler, "ends", False):
             self.end_handlers.append(handler)
 
     def add(self, message: str, severity: str, **details: Any) -> Alert:
@@ -112,9 +115,14 @@ class Alerts:
             self._counts[key] = self._counts.get(key, 0) + 1
         return alert
 
-    def notify(self, alert: Alert, ended: bool = False) -> None:
-        """Call the handlers with an alert that began, or those for ends with one that `ended`. Never raises."""
+    def notify(self, alert: Alert, ended: bool = False, only: Handler | None = None) -> None:
+        """Call the handlers with an alert that began, or those for ends with one that `ended`. Never raises.
+
+        `only`: call no other handler.
+        """
         for handler in list(self.end_handlers if ended else self.handlers):
+            if only is not None and handler is not only:
+                continue
             try:
                 handler(alert)
             except Exception:

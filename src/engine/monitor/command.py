@@ -1,107 +1,200 @@
-"""`engine monitor`: rows compared with reference rows, without an engine that serves."""
+"""`engine monitor`: pages of files and of running services, from the command line."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from shutil import copyfile
 
+from engine._common.progress import Progress
 from engine.errors import MonitorError
-
-BATCH_ROWS = 10_000
+from engine.monitor import server
+from engine.monitor.alerts import SEVERITIES
+from engine.monitor.files import compare
+from engine.monitor.handlers import Alertmanager, File, Outgoing, Webhook, try_out
+from engine.monitor.monitor import ModelMonitor
+from engine.monitor.reference import Reference
+from engine.monitor.report import page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verbs and options of `engine monitor`."""
+    """Add the verbs of `engine monitor` and their options."""
     verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    report = verbs.add_parser("report", help="write a page about the drift between two tables")
-    report.add_argument(
-        "--reference", type=Path, required=True, metavar="A.parquet", help="the rows to compare with"
+    report = verbs.add_parser(
+        "report", help="write the page of two Parquet files, or of a service's state file"
     )
-    report.add_argument("--current", type=Path, required=True, metavar="B.parquet", help="the rows to judge")
-    report.add_argument(
-        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html"
-    )
-    report.add_argument(
-        "--columns", default="", metavar="A,B", help="columns to compare; default: numbers, booleans and text"
-    )
-    report.add_argument("--outputs", default="", metavar="A,B", help="columns that are answers of a model")
-    report.add_argument("--categorical", default="", metavar="A,B", help="columns whose numbers are codes")
+    _add_sources(report)
+    report.add_argument("--out", default="report.html", metavar="FILE", help="default: report.html")
     report.add_argument("--fail", action="store_true", help="exit with status 1 where something has drifted")
     report.add_argument("--json", action="store_true", help="print the alerts as JSON")
+    serve = verbs.add_parser("serve", help="serve the page, /metrics and /json, and keep them up to date")
+    _add_sources(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this machine only")
+    serve.add_argument(
+        "--port", type=int, default=server.PORT, help=f"default: {server.PORT}; 0 for a free one"
+    )
+
+    verbs.add_parser("rules", help="print alert rules for Prometheus")
+    verbs.add_parser("dashboard", help="print a dashboard for Grafana")
+    tried = verbs.add_parser(
+        "test-alert", help="send an alert that begins and ends at once, to see that it arrives"
+    )
+    where = tried.add_mutually_exclusive_group(required=True)
+    where.add_argument("--webhook", metavar="URL")
+    where.add_argument("--alertmanager", metavar="URL", help="http://127.0.0.1:9093 for example")
+    where.add_argument("--file", metavar="FILE")
+    tried.add_argument("--header", action="append", default=[], metavar="NAME: VALUE", help="may be repeated")
+    tried.add_argument("--severity", choices=SEVERITIES, default="warning")
+    tried.add_argument("--name", default="", help="of the model")
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reference", metavar="FILE", help="a Parquet file, or the JSON of Reference.to_json()"
+    )
+    parser.add_argument("--current", metavar="FILE", help="a Parquet file of later rows")
+    parser.add_argument(
+        "--state",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a state file that ModelMonitor(state=…) writes; may be repeated",
+    )
+    parser.add_argument("--columns", type=_names, metavar="A,B", help="which columns; default: all")
+    parser.add_argument(
+        "--outputs", type=_names, default=(), metavar="A,B", help="columns that the model returned"
+    )
+    parser.add_argument("--categorical", type=_names, default=(), metavar="A,B", help="columns of codes")
+    parser.add_argument(
+        "--shuffled", action="store_true", help="the order of the reference's rows means nothing"
+    )
+    parser.add_argument("--name", default="", help="of the model")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def main(chosen: argparse.Namespace) -> int:
-    """Run the parsed command: write the page and print the alerts. Return 1 with --fail and an alert. Raises
-    MonitorError."""
-    from engine._common.progress import Progress
-    from engine.monitor import ModelMonitor, Reference
+    """Run the parsed command, and return its exit status. Raises MonitorError and OSError."""
+    commands = {
+        "report": _report,
+        "serve": _serve,
+        "test-alert": _test_alert,
+        "rules": _print,
+        "dashboard": _print,
+    }
+    return commands[chosen.command](chosen)
 
-    before, now = _table(chosen.reference), _table(chosen.current)
-    outputs = _names(chosen.outputs)
-    columns = _names(chosen.columns) or [name for name in _columns(before) if name not in outputs]
-    for path, table in ((chosen.reference, before), (chosen.current, now)):
-        missing = [name for name in (*columns, *outputs) if name not in table.column_names]
-        if missing:
-            raise MonitorError(
-                f"{path}: no column {missing[0]!r}; it has: {', '.join(table.column_names[:30])}"
-            )
-    reference = Reference.fit(
-        before.select(columns),
-        columns,
-        outputs={name: before[name].to_numpy() for name in outputs} or None,
-        categorical=_names(chosen.categorical),
-    )
-    monitor = ModelMonitor(reference, handlers=[], background=False)
-    with Progress("engine monitor report", "rows") as progress:
-        done = 0
-        for batch in now.select([*columns, *outputs]).to_batches(max_chunksize=BATCH_ROWS):
-            for row in batch.to_pylist():
-                monitor.log_prediction(row, [row[name] for name in outputs], 0.0)
-            done += batch.num_rows
-            progress(done, now.num_rows)
-    monitor.close()
-    alerts = monitor.alerts
-    target = monitor.report(chosen.out)
-    if chosen.json:
-        body = {"report": str(target), "rows": now.num_rows, "alerts": [_plain(alert) for alert in alerts]}
-        print(json.dumps(body))
+
+def _print(chosen: argparse.Namespace) -> int:
+    name = {"rules": "rules.yml", "dashboard": "dashboard.json"}[chosen.command]
+    print((resources.files("engine.monitor") / "prometheus" / name).read_text("utf-8"), end="")
+    return 0
+
+
+def _test_alert(chosen: argparse.Namespace) -> int:
+    headers = {}
+    for given in chosen.header:
+        name, colon, value = given.partition(":")
+        if not colon:
+            raise MonitorError(f"--header: expected NAME: VALUE, got {given!r}")
+        headers[name.strip()] = value.strip()
+    handler: Outgoing
+    if chosen.webhook:
+        handler = Webhook(chosen.webhook, headers=headers, model=chosen.name)
+    elif chosen.alertmanager:
+        handler = Alertmanager(chosen.alertmanager, headers=headers, model=chosen.name)
     else:
-        print(f"{target}: {now.num_rows:,} rows against {before.num_rows:,}, {len(alerts)} alerts")
+        handler = File(chosen.file, model=chosen.name)
+    try_out(handler, chosen.severity)
+    print(f"sent the beginning and the end of a {chosen.severity} alert by {handler!r}")
+    return 0
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    monitors = _sources(chosen)()
+    path = page.write([monitor.contents() for monitor in monitors], Path(chosen.out))
+    alerts = [alert for monitor in monitors for alert in monitor.alerts]
+    rows = sum(monitor.input_distribution.rows for monitor in monitors)
+    if chosen.json:
+        told = [{"severity": alert.severity, "message": alert.message} for alert in alerts]
+        print(json.dumps({"report": str(path), "rows": rows, "alerts": told}))
+    else:
+        before = max((monitor.reference.rows for monitor in monitors if monitor.reference), default=0)
+        print(f"{path}: {rows:,} rows against {before:,}, {len(alerts)} alerts")
         for alert in alerts:
             print(f"  {alert.severity}: {alert.message}")
     return 1 if chosen.fail and alerts else 0
 
 
-def _plain(alert: Any) -> dict[str, Any]:
-    return {"severity": alert.severity, "message": alert.message}
+def _serve(chosen: argparse.Namespace) -> int:
+    with server.MonitorServer(_sources(chosen), chosen.host, chosen.port) as running:
+        print(f"serving {running.url} (Ctrl-C ends it)", flush=True)
+        while True:
+            time.sleep(3600)
 
 
-def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+def _sources(chosen: argparse.Namespace) -> Callable[[], Sequence[ModelMonitor]]:
+    """Return a function that returns the monitors to show, from the files as they are then."""
+    if chosen.state and chosen.current:
+        raise MonitorError("expected either --state or --current, got both")
+    if chosen.state:
+        reference = None if chosen.reference is None else _reference(chosen)
+        states = [_State(given, chosen.name, reference) for given in chosen.state]
+        return lambda: [state.monitor() for state in states]
+    if chosen.reference is None or chosen.current is None:
+        raise MonitorError("say --reference FILE and --current FILE, or --state FILE")
+    with Progress("engine monitor report", "rows") as progress:
+        made = compare(
+            _reference(chosen) if chosen.reference.endswith(".json") else chosen.reference,
+            chosen.current,
+            columns=chosen.columns,
+            outputs=chosen.outputs,
+            categorical=chosen.categorical,
+            ordered=not chosen.shuffled,
+            name=chosen.name,
+            progress=progress,
+        )
+    return lambda: [made]
 
 
-def _table(path: Path) -> Any:
-    from engine._common import optional
-
-    pq = optional.need("pyarrow.parquet", "engine monitor report", "store")
-    try:
-        return pq.read_table(path)
-    except (OSError, ValueError) as error:
-        raise MonitorError(f"{path}: cannot be read as Parquet: {error}") from None
+def _reference(chosen: argparse.Namespace) -> Reference:
+    if not chosen.reference.endswith(".json"):
+        raise MonitorError(
+            f"--reference {chosen.reference}: expected the JSON of Reference.to_json() beside --state"
+        )
+    return Reference.from_json(Path(chosen.reference).read_bytes())
 
 
-def _columns(table: Any) -> Sequence[str]:
-    """The columns that can be compared: numbers, booleans and text, without a pandas index."""
-    import pyarrow as pa
+class _State:
+    """A state file of another process. It is copied before it is read, because a monitor writes to its own."""
 
-    found = []
-    for field in table.schema:
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if (number or text) and not field.name.startswith("__index_level_"):
-            found.append(field.name)
-    return found
+    def __init__(self, given: str, name: str, reference: Reference | None) -> None:
+        named, equals, path = given.rpartition("=")
+        self._path = Path(path)
+        self._name = named if equals else name or self._path.stem
+        self._reference = reference
+        self._seen = 0
+        self._monitor: ModelMonitor | None = None
+
+    def monitor(self) -> ModelMonitor:
+        """Return a monitor that knows what the file says. Raises OSError where there is none."""
+        changed = self._path.stat().st_mtime_ns
+        if self._monitor is None or changed != self._seen:
+            with tempfile.TemporaryDirectory(prefix="engine-monitor-") as folder:
+                copied = Path(folder) / "state"
+                copyfile(self._path, copied)
+                self._monitor = ModelMonitor(
+                    self._reference, handlers=[], background=False, name=self._name, state=copied
+                )
+                if not copied.exists():
+                    raise MonitorError(f"{self._path}: not the state of a monitor; the log says why")
+                self._monitor.close()
+            self._seen = changed
+        return self._monitor

@@ -8,8 +8,8 @@ from typing import Any
 from engine._common.optional import need
 
 
-def text(summaries: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """Return names and `ModelMonitor.to_json()` of monitors in Prometheus' exposition format.
+def text(summaries: Sequence[tuple[str, dict[str, Any]]], open_metrics: bool = False) -> str:
+    """Return names and `ModelMonitor.to_json()` of monitors in Prometheus' exposition format, or as OpenMetrics.
 
     Each metric comes once, with the samples of all monitors. They have the label "model", except those of a single
     monitor without a name. Raises MissingDependencyError.
@@ -17,7 +17,11 @@ def text(summaries: Sequence[tuple[str, dict[str, Any]]]) -> str:
     prometheus = need("prometheus_client", "metrics_text", "monitor")
     registry = prometheus.CollectorRegistry(auto_describe=False)
     registry.register(_Collector(summaries))
-    return prometheus.generate_latest(registry).decode()
+    if open_metrics:
+        from prometheus_client.openmetrics.exposition import generate_latest
+
+        return str(generate_latest(registry).decode())
+    return str(prometheus.generate_latest(registry).decode())
 
 
 class _Collector:
@@ -27,7 +31,7 @@ class _Collector:
     def collect(self) -> Iterator[Any]:
         core = need("prometheus_client.core", "metrics_text", "monitor")
         families: dict[str, Any] = {}
-        names = _apart([name for name, _ in self._summaries])
+        names = apart([name for name, _ in self._summaries])
         for name, (_, made) in zip(names, self._summaries, strict=True):
             for family in _families(core, made):
                 known = families.setdefault(family.name, family)
@@ -39,9 +43,12 @@ class _Collector:
         yield from families.values()
 
 
-def _apart(names: Sequence[str]) -> list[str]:
-    """Return names that differ. "-2", "-3", … goes behind a name that comes again; a single one stays as it is."""
-    if len(names) < 2:
+def apart(names: Sequence[str], always: bool = False) -> list[str]:
+    """Return names that differ. "-2", "-3", … goes behind a name that comes again; "model" stands for none.
+
+    A single name stays as it is, unless `always`.
+    """
+    if len(names) < 2 and not always:
         return list(names)
     taken: list[str] = []
     for name in names:
@@ -86,14 +93,14 @@ def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
         ("unpaired_shadows", "Shadow answers whose live answer did not come in time"),
     ):
         yield core.CounterMetricFamily(f"engine_monitor_{name}", what, value=made[name])
-    latency = core.GaugeMetricFamily(
-        "engine_monitor_latency_us", "Latency since the start, microseconds", labels=["source", "quantile"]
+    latency = core.HistogramMetricFamily(
+        "engine_monitor_latency_seconds", "Time from a request to its answer", labels=["source"]
     )
-    for source, found in made["latency_us"].items():
-        for key, value in found.items():
-            if key != "count":
-                latency.add_metric([source, f"{float(key[1:]) / 100:g}"], value)
+    for source, found in made["latency_seconds"].items():
+        buckets = [(f"{end:.9g}", count) for end, count in found["buckets"]]
+        latency.add_metric([source], [*buckets, ("+Inf", found["count"])], found["sum"])
     yield latency
+    yield _deadline(core, made["deadline_share"])
     alerts = core.CounterMetricFamily("engine_monitor_alerts", "Alerts begun", labels=["kind", "severity"])
     for found in made["alert_counts"]:
         alerts.add_metric([found["kind"], found["severity"]], found["count"])
@@ -104,6 +111,22 @@ def _answers(core: Any, made: dict[str, Any]) -> Iterator[Any]:
     for kind, column in made["lasting"]:
         lasting.add_metric([kind, column], 1)
     yield lasting
+
+
+def _deadline(core: Any, shares: Sequence[int]) -> Any:
+    """Return the histogram of latency as a part of the deadline; `shares` in bins of 0.05, the last with all above."""
+    family = core.HistogramMetricFamily(
+        "engine_monitor_deadline_used_ratio", "Part of the deadline that the answer took; above 1 it was late"
+    )
+    below, buckets, total = 0, [], 0.0
+    for place, count in enumerate(shares):
+        below += count
+        total += count * 0.05 * (place + 0.5)
+        if (place + 1) % 4 == 0 and place + 1 < len(shares):
+            buckets.append((f"{0.05 * (place + 1):g}", below))
+    if below:
+        family.add_metric([], [*buckets, ("+Inf", below)], total)
+    return family
 
 
 def _columns(core: Any, made: dict[str, Any]) -> Iterator[Any]:

@@ -597,6 +597,7 @@ class ModelMonitor:
         with self._lock:
             self._delivery.add(self._begun, self._open_alerts.take_ended())
             self._begun = []
+            self._delivery.repeat(self._open_alerts.all())
         # Handlers run without the lock, because one may ask for a report.
         self._delivery.bring(Delivery.WAIT_S if wait_s is None else wait_s)
 
@@ -646,7 +647,9 @@ class ModelMonitor:
 
         Args:
             handler: takes the Alert.
-            ends: call it again with the same Alert when it has ended; `Alert.lasts` is then False.
+            ends: call it again with the same Alert when it has ended; `Alert.lasts` is then False. A handler with an
+                attribute `ends` that is true is called again too, and one with `repeat_s` every so many seconds while
+                an alert lasts. Those of `engine.monitor.handlers` have both.
 
         Raises:
             MonitorError: it cannot be called.
@@ -674,7 +677,8 @@ class ModelMonitor:
         """Return everything as values that JSON has, after a `check`.
 
         Keys: reference_rows, rows, answers, dropped, wrong_width, handler_errors, alerts, alert_counts, lasting,
-        inputs, outputs, sources, latency_us, deadline_share, budgets, outcomes, shadows, unpaired_shadows, counters.
+        inputs, outputs, sources, latency_us, latency_seconds, deadline_share, budgets, outcomes, shadows,
+        unpaired_shadows, counters.
 
         Raises:
             ClosedError: this is a child of fork().
@@ -697,18 +701,32 @@ class ModelMonitor:
         """
         return metrics.text([(monitor.name, monitor.to_json()) for monitor in (self, *others)])
 
-    def report(self, path: str | Path = "report.html") -> Path:
-        """Write one HTML file that needs no other, pictures included, and return its path.
+    def report(self, path: str | Path = "report.html", *others: ModelMonitor) -> Path:
+        """Write one HTML file that needs no other and no network, pictures included, and return its path.
+
+        Args:
+            path: of the file.
+            others: further monitors; each model has a status of its own on the page.
 
         Raises:
-            MissingDependencyError: matplotlib is not installed.
             OSError: the file cannot be written. A file that was there before stays as it was.
+            ClosedError: this is a child of fork().
+        """
+        return page.write([monitor.contents() for monitor in (self, *others)], Path(path))
+
+    def contents(self) -> page.Contents:
+        """Return the contents of this model's page, after a `check`; `engine.monitor.report` makes the page.
+
+        Raises:
             ClosedError: this is a child of fork().
         """
         self._look()
         with self._lock:
-            contents = page.collect(self._facts())
-        return page.write(contents, Path(path))
+            return page.collect(self._facts(), self.name)
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, as notebooks show it."""
+        return page.frame([self.contents()])
 
     def close(self) -> None:
         """Count and test what is left, and end the threads. Always returns; a second call does nothing.
@@ -736,6 +754,7 @@ class ModelMonitor:
             # A handler may hang in the thread, which is a daemon and does not keep the process.
             thread.join(timeout=2.0)
         self._delivery.wait(2.0)
+        self._delivery.flush(2.0)
 
     def __enter__(self) -> ModelMonitor:
         return self

@@ -41,7 +41,7 @@ def test_no_module_imports_one_that_imports_it(root):
     ("old", "new", "name"),
     [
         ("engine.monitor.distribution", "engine.monitor.drift.distribution", "Distribution"),
-        ("engine.monitor.pictures", "engine.monitor.report.pictures", "draw_column"),
+        ("engine.monitor.pictures", "engine.monitor.report.pictures", "column_picture"),
         ("engine.monitor.summary", "engine.monitor.report.summary", "summary"),
     ],
 )

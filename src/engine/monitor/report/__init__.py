@@ -1,5 +1,5 @@
-"""The report of a monitor: a summary in plain values, and an HTML page with pictures."""
+"""The report of monitors: a summary in plain values, and an HTML page with pictures."""
 
-from engine.monitor.report.page import Contents, collect, write
+from engine.monitor.report.page import Contents, collect, document, frame, write
 
-__all__ = ["Contents", "collect", "write"]
+__all__ = ["Contents", "collect", "document", "frame", "write"]

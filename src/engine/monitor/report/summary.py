@@ -20,6 +20,7 @@ from engine.monitor.drift.distribution import Distribution
 from engine.monitor.drift.open_alerts import OpenAlerts
 from engine.monitor.outcomes import Outcomes
 
+HISTOGRAM_POWERS = range(10, 35)
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 
@@ -61,6 +62,7 @@ def summary(facts: Facts) -> dict[str, Any]:
             "outputs": facts.outputs.columns(),
             "sources": facts.tallies.to_json(),
             "latency_us": latency(totals["latency"]),
+            "latency_seconds": latency_histogram(totals["latency"]),
             "deadline_share": totals["share"].tolist(),
             "budgets": dict(facts.budgets.budgets),
             "outcomes": facts.outcomes.to_json(),
@@ -85,6 +87,28 @@ def latency(counts: npt.NDArray[np.uint64]) -> dict[str, dict[str, float]]:
             found[source] = {
                 "count": total,
                 **{f"p{100 * q:g}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)},
+            }
+    return found
+
+
+def latency_histogram(counts: npt.NDArray[np.uint64]) -> dict[str, dict[str, Any]]:
+    """Return the histogram of each source that answered, in seconds: buckets, count and sum.
+
+    buckets: [upper bound, answers below it], cumulated, at powers of two from 1 µs to 17 s, which are ends of the
+    native buckets too. The sum takes each answer in the middle of its native bucket, so it is at most 3.2 % wrong.
+    """
+    lower = np.concatenate([[0], LATENCY_UPPER_NS[:-1] + 1])
+    middle = (lower + LATENCY_UPPER_NS) / 2.0
+    found = {}
+    for source, row in zip(SOURCES, counts, strict=True):
+        if row.any():
+            cumulated = np.cumsum(row)
+            ends = [1 << power for power in HISTOGRAM_POWERS]
+            below = cumulated[np.searchsorted(LATENCY_UPPER_NS, np.array(ends) - 1)]
+            found[source] = {
+                "buckets": [[end / 1e9, int(count)] for end, count in zip(ends, below, strict=True)],
+                "count": int(cumulated[-1]),
+                "sum": float((row * middle).sum() / 1e9),
             }
     return found
 
