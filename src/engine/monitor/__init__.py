@@ -1,11 +1,11 @@
 """Drift, budgets, outcomes, metrics and a report of the rows a model is given and the answers it gives."""
 
 from engine._common.renamed import forward
-from engine.monitor.alerts import Alert
+from engine.monitor.alerts import Alert, Incident
 from engine.monitor.monitor import ModelMonitor
 from engine.monitor.reference import Reference
 
-__all__ = ["Alert", "ModelMonitor", "Reference"]
+__all__ = ["Alert", "Incident", "ModelMonitor", "Reference"]
 
 forward(
     "engine.monitor",
