@@ -41,6 +41,9 @@ ARCHIVE = NATIVE / ("lib_debug" if DEBUG else "lib") / "libengine.a"
 CHECKED = ARCHIVE if DEBUG else NATIVE / "lib_checked" / "libengine.a"
 PACKAGE = Path("src/engine")
 HEADERS = Path("csrc/include/engine")
+# What engine.model.gpu compiles for the GPU that it finds: kernels, and the headers that they share with the core.
+KERNELS = ("kernels/*.cu", "kernels/*.cuh", "kernels/*.hpp", "csrc/gpu/*_view.hpp", "csrc/gpu/batch.hpp")
+KERNELS += ("csrc/model/functions.hpp", "csrc/model/functions.inc")
 # Not setuptools' build_temp, which is a new folder at every editable install.
 OBJECTS = Path("build", "bindings", sysconfig.get_config_var("SOABI") + ("-debug" if DEBUG else ""))
 DIRECTIVES = {
@@ -129,7 +132,7 @@ class Build(build_ext):
 
 
 class Python(build_py):
-    """Python modules, and the headers of the C ABI as data of the package: `engine.get_include()` finds them there."""
+    """Python modules, and as data of the package the headers of the C ABI (`engine.get_include()`) and the kernels."""
 
     def run(self) -> None:
         if not self.editable_mode:
@@ -148,7 +151,9 @@ class Python(build_py):
         if self.editable_mode:
             return {}
         folder = Path(self.build_lib, "engine", "include", "engine")
-        return {header: folder / header.name for header in sorted(HEADERS.glob("*.h"))}
+        headers = {header: folder / header.name for header in sorted(HEADERS.glob("*.h"))}
+        folder = Path(self.build_lib, "engine", "model", "gpu", "sources")
+        return {**headers, **{path: folder / path for glob in KERNELS for path in sorted(Path().glob(glob))}}
 
 
 def generated(extensions: list[Extension]) -> dict[str, list[str]]:

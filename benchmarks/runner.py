@@ -24,27 +24,40 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
 
+# Cases that `all` leaves out, because they need a machine of their own.
+OUTSIDE_ALL = ("gpu",)
+
+
+class NothingToMeasure(Exception):
+    """This machine lacks what a case measures. The runner prints the message, writes nothing, and counts no failure."""
+
+
 class BadResult(Exception):
     """A case returned something that is not a result; the message says which part."""
 
 
 def names() -> list[str]:
-    """The cases, alphabetically."""
+    """The cases of `all`, alphabetically."""
+    return [name for name in every_name() if name not in OUTSIDE_ALL]
+
+
+def every_name() -> list[str]:
+    """All cases, alphabetically."""
     return sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
 
 
 def load(name: str) -> Any:
     """The module of a case. Raises KeyError that lists the cases for a name that is none."""
-    if name not in names():
-        raise KeyError(f"no benchmark {name!r}; there are: {', '.join(names())}, all")
+    if name not in every_name():
+        raise KeyError(f"no benchmark {name!r}; there are: {', '.join(every_name())}, all")
     return importlib.import_module(f"benchmarks.bench_{name}")
 
 
 def listing() -> str:
     """One line a case: its name and the first line of its docstring."""
-    width = max(map(len, names()))
+    width = max(map(len, every_name()))
     return "\n".join(
-        f"{name:<{width}}  {(load(name).__doc__ or '').strip().splitlines()[0]}" for name in names()
+        f"{name:<{width}}  {(load(name).__doc__ or '').strip().splitlines()[0]}" for name in every_name()
     )
 
 
@@ -96,6 +109,9 @@ def run_named(name: str, *, smoke: bool, json_path: Path | None) -> int:
         except KeyError as unknown:
             print(unknown.args[0])
             return 1
+        except NothingToMeasure as reason:
+            print(f"nothing to measure: {reason}", flush=True)
+            continue
         except Exception:
             traceback.print_exc()
             failed += 1

@@ -3,3 +3,4 @@
 #include "embedding.cuh"
 #include "forest.cuh"
 #include "publish.cuh"
+#include "rows.cuh"

@@ -30,4 +30,18 @@ std::shared_ptr<CallLock> CallLock::of(const void* ctx) {
     return lock;
 }
 
+std::shared_ptr<CallLock> CallLock::share(const void* ctx, const void* other) {
+    std::shared_ptr<CallLock> lock = of(other);
+    CallLockRegistry& all = registry();
+    const std::lock_guard<std::mutex> one_at_a_time(all.lock);
+    all.locks[ctx] = lock;
+    return lock;
+}
+
+void CallLock::forget(const void* ctx) noexcept {
+    CallLockRegistry& all = registry();
+    const std::lock_guard<std::mutex> one_at_a_time(all.lock);
+    all.locks.erase(ctx);
+}
+
 }  // namespace engine

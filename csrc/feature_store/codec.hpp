@@ -2,7 +2,7 @@
 // store, has this layout; integers are little-endian unless the table says otherwise:
 //
 //   0     4    magic, whose last byte is the layout's version
-//   4     8    tag: names the schema that the values were written under
+//   4     8    tag: names the schema that the values were written under; all zero for the mark of a deletion
 //   12    8    event time, ns since 1970, big-endian with its sign bit flipped, so that it sorts as bytes
 //   20    8    created time, the same; all zero if there is none
 //   28    8    revision of the materialisation, big-endian
@@ -31,6 +31,8 @@ static_assert(std::endian::native == std::endian::little, "values are stored as 
 
 inline constexpr std::string_view MAGIC{"EFB\x01", 4};
 inline constexpr size_t TAG_BYTES = 8;
+// A row with this tag has no values: its entity was deleted, and older rows stay out.
+inline constexpr std::string_view DELETED_TAG{"\0\0\0\0\0\0\0\0", TAG_BYTES};
 inline constexpr size_t TAG_AT = MAGIC.size();
 inline constexpr size_t ORDER_AT = TAG_AT + TAG_BYTES;
 inline constexpr size_t REVISION_AT = ORDER_AT + 16;
@@ -124,10 +126,10 @@ public:
     void write(const Head& head, std::span<const Cell> cells, char* out) const noexcept;
 
     // Hot: once per view and request. FOUND for a row of this layout, FOREIGN for bytes that are no row, SCHEMA for a
-    // row of another schema.
+    // row of another schema, NOT_FOUND for the mark of a deletion.
     Outcome check(std::string_view bytes) const noexcept {
         if (!is_row(bytes)) return Outcome::FOREIGN;
-        if (std::memcmp(bytes.data() + TAG_AT, tag_.data(), TAG_BYTES) != 0) return Outcome::SCHEMA;
+        if (std::memcmp(bytes.data() + TAG_AT, tag_.data(), TAG_BYTES) != 0) return without_tag(bytes);
         const bool whole = has_texts_ ? bytes.size() >= base_ : bytes.size() == base_;
         return whole ? Outcome::FOUND : Outcome::FOREIGN;
     }
@@ -156,6 +158,10 @@ public:
     }
 
 private:
+    static Outcome without_tag(std::string_view row) noexcept {
+        return row.substr(TAG_AT, TAG_BYTES) == DELETED_TAG ? Outcome::NOT_FOUND : Outcome::SCHEMA;
+    }
+
     size_t value_at(size_t column) const noexcept { return base_ - 8 * (columns_ - column); }
 
     size_t columns_ = 0;

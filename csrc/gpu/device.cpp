@@ -1,5 +1,7 @@
 #include "gpu/device.hpp"
 
+#include <utility>
+
 namespace engine::gpu {
 
 namespace {
@@ -14,7 +16,10 @@ constexpr int MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97;
 
 std::shared_ptr<Device> Device::open(int ordinal, const char* driver_path, std::string* error) {
     auto driver = Driver::open(driver_path, error);
-    if (!driver) return nullptr;
+    return driver ? on(std::move(driver), ordinal, error) : nullptr;
+}
+
+std::shared_ptr<Device> Device::on(std::shared_ptr<const Driver> driver, int ordinal, std::string* error) {
     int count = 0;
     if (const Result result = driver->cuDeviceGetCount(&count)) {
         failed(*driver, "cuDeviceGetCount", result, error);
@@ -58,6 +63,21 @@ std::size_t Device::free_bytes() const noexcept {
     make_current();
     std::size_t free = 0, total = 0;
     return driver_->cuMemGetInfo(&free, &total) == SUCCESS ? free : 0;
+}
+
+bool Device::claim(std::size_t bytes, const std::string& what, std::string* error) noexcept {
+    if (bytes == 0) return true;
+    const auto mib = [](std::size_t count) { return std::to_string((count + (1u << 20) - 1) >> 20) + " MiB"; };
+    const std::size_t before = claimed_.fetch_add(bytes, std::memory_order_relaxed);
+    const std::size_t budget = budget_bytes(), free = free_bytes();
+    const bool in_budget = before <= budget && bytes <= budget - before;
+    const bool leaves_room = bytes <= free && free - bytes >= HEADROOM_BYTES;
+    if (in_budget && leaves_room) return true;
+    give_back(bytes);
+    *error = what + " needs " + mib(bytes) + " of GPU " + std::to_string(ordinal_) + ", ";
+    if (!in_budget) *error += "and models hold " + mib(before) + " of their budget of " + mib(budget);
+    else *error += "where " + mib(free) + " are free, of which " + mib(HEADROOM_BYTES) + " stay free";
+    return false;
 }
 
 void Device::lose(Result by) noexcept {

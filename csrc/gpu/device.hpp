@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -18,6 +19,8 @@ class Device {
 public:
     // GPU `ordinal`, counted as the driver does. Null, with the reason in `error`, where there is none.
     static std::shared_ptr<Device> open(int ordinal, const char* driver_path, std::string* error);
+    // The same on a driver that is open already.
+    static std::shared_ptr<Device> on(std::shared_ptr<const Driver> driver, int ordinal, std::string* error);
     ~Device();
     Device(const Device&) = delete;
     Device& operator=(const Device&) = delete;
@@ -32,6 +35,17 @@ public:
     int multiprocessors() const noexcept { return multiprocessors_; }
     // Free bytes of device memory, 0 where the driver does not say.
     std::size_t free_bytes() const noexcept;
+
+    // Device memory of this process is claimed before it is allocated, because an allocation that just succeeds can
+    // starve what serves already. False, with the reason in `error`, where the claim does not fit the budget, or would
+    // leave less than HEADROOM_BYTES free. `what` names the claimant. Any thread.
+    static constexpr std::size_t HEADROOM_BYTES = std::size_t{256} << 20;
+    bool claim(std::size_t bytes, const std::string& what, std::string* error) noexcept;
+    void give_back(std::size_t bytes) noexcept { claimed_.fetch_sub(bytes, std::memory_order_relaxed); }
+    std::size_t claimed_bytes() const noexcept { return claimed_.load(std::memory_order_relaxed); }
+    // Of all models of this process; no bound of its own until set.
+    std::size_t budget_bytes() const noexcept { return budget_.load(std::memory_order_relaxed); }
+    void set_budget(std::size_t bytes) noexcept { budget_.store(bytes, std::memory_order_relaxed); }
 
     bool lost() const noexcept { return lost_by() != SUCCESS; }
     Result lost_by() const noexcept { return lost_by_.load(std::memory_order_acquire); }
@@ -48,6 +62,7 @@ private:
     Context context_ = nullptr;
     int ordinal_ = 0, handle_ = 0, capability_ = 0, shared_bytes_max_ = 0, multiprocessors_ = 0;
     std::atomic<Result> lost_by_{SUCCESS};
+    std::atomic<std::size_t> claimed_{0}, budget_{std::numeric_limits<std::size_t>::max()};
 };
 
 }  // namespace engine::gpu

@@ -40,6 +40,8 @@ std::unique_ptr<Pipeline> Pipeline::make(std::shared_ptr<Device> device, const P
 
 bool Pipeline::build(std::string* error) {
     device_->make_current();
+    if (!device_->claim(device_bytes(), "the batches in flight", error)) return false;
+    claimed_bytes_ = device_bytes();
     lanes_.reset(new Lane[options_.lanes]);
     for (std::uint32_t i = 0; i < options_.lanes; ++i) {
         if (!allocate(lanes_[i], error)) return false;
@@ -52,7 +54,7 @@ bool Pipeline::build(std::string* error) {
 bool Pipeline::allocate(Lane& lane, std::string* error) {
     const Driver& driver = device_->driver();
     const std::size_t in_bytes = staged_bytes(options_.rows_max);
-    const std::size_t out_bytes = LINE + std::size_t{options_.rows_max} * options_.n_outputs * sizeof(double);
+    const std::size_t out_bytes = answer_bytes(options_.rows_max);
     if (const Result result = driver.cuStreamCreateWithPriority(&lane.stream, STREAM_NON_BLOCKING, 0))
         return failed(driver, "creating a stream", result, error);
     const auto host = [&](std::byte** at, DevicePointer* mapped, std::size_t bytes) {
@@ -66,16 +68,29 @@ bool Pipeline::allocate(Lane& lane, std::string* error) {
         return true;
     };
     if (!host(&lane.in, &lane.in_mapped, in_bytes) || !host(&lane.out, &lane.out_mapped, out_bytes)) return false;
-    if (in_bytes <= options_.mapped_bytes_max) return true;
     const auto device = [&](DevicePointer* at, std::size_t bytes) {
         const Result result = driver.cuMemAlloc(at, bytes);
         return result == SUCCESS || failed(driver, std::to_string(bytes) + " bytes of device memory", result, error);
     };
+    if (options_.scratch_bytes > 0 && !device(&lane.scratch, options_.scratch_bytes)) return false;
+    if (in_bytes <= options_.mapped_bytes_max) return true;
     return device(&lane.in_device, in_bytes) && device(&lane.out_device, out_bytes);
 }
 
+std::size_t Pipeline::device_bytes() const noexcept {
+    std::size_t bytes = options_.scratch_bytes;
+    if (staged_bytes(options_.rows_max) > options_.mapped_bytes_max)
+        bytes += staged_bytes(options_.rows_max) + answer_bytes(options_.rows_max);
+    return bytes * options_.lanes;
+}
+
 std::size_t Pipeline::staged_bytes(std::uint32_t rows) const noexcept {
-    return LINE + std::size_t{rows} * options_.n_features * sizeof(float);
+    const std::size_t value_bytes = options_.float64_rows ? sizeof(double) : sizeof(float);
+    return LINE + std::size_t{rows} * options_.n_features * value_bytes;
+}
+
+std::size_t Pipeline::answer_bytes(std::uint32_t rows) const noexcept {
+    return LINE + std::size_t{rows} * options_.n_outputs * sizeof(double);
 }
 
 bool Pipeline::is_mapped(const Lane& lane, std::uint32_t rows) const noexcept {
@@ -85,15 +100,16 @@ bool Pipeline::is_mapped(const Lane& lane, std::uint32_t rows) const noexcept {
 // Everything that a batch of this bucket needs, on the lane's stream: captured, or run for real to warm up.
 Result Pipeline::record(Lane& lane, std::uint32_t rows) noexcept {
     const Driver& driver = device_->driver();
-    const std::size_t answer_bytes = std::size_t{rows} * options_.n_outputs * sizeof(double);
     const bool mapped = is_mapped(lane, rows);
     const DevicePointer in = mapped ? lane.in_mapped : lane.in_device;
     const DevicePointer out = (mapped ? lane.out_mapped : lane.out_device) + LINE;
     if (!mapped)
         if (const Result result = driver.cuMemcpyHtoDAsync(in, lane.in, staged_bytes(rows), lane.stream)) return result;
-    if (const Result result = body_.enqueue(body_.ctx, lane.stream, Batch{rows, in, in + LINE, out})) return result;
+    if (const Result result = body_.enqueue(body_.ctx, lane.stream, Batch{rows, in, in + LINE, out, lane.scratch}))
+        return result;
     if (!mapped)
-        if (const Result result = driver.cuMemcpyDtoHAsync(lane.out + LINE, out, answer_bytes, lane.stream))
+        if (const Result result =
+                driver.cuMemcpyDtoHAsync(lane.out + LINE, out, answer_bytes(rows) - LINE, lane.stream))
             return result;
     DevicePointer control = in, token = lane.out_mapped;
     void* arguments[] = {&control, &token};
@@ -144,6 +160,7 @@ Pipeline::~Pipeline() {
     for (std::uint32_t i = 0; lanes_ != nullptr && i < options_.lanes; ++i) {
         Lane& lane = lanes_[i];
         for (const GraphExec exec : lane.graphs) driver.cuGraphExecDestroy(exec);
+        if (lane.scratch != 0) driver.cuMemFree(lane.scratch);
         if (lane.in_device != 0) driver.cuMemFree(lane.in_device);
         if (lane.out_device != 0) driver.cuMemFree(lane.out_device);
         if (lane.in != nullptr) driver.cuMemFreeHost(lane.in);
@@ -151,6 +168,7 @@ Pipeline::~Pipeline() {
         if (lane.stream != nullptr) driver.cuStreamDestroy(lane.stream);
     }
     if (body_.release != nullptr) body_.release(body_.ctx);
+    device_->give_back(claimed_bytes_);
 }
 
 bool Pipeline::all_through() noexcept {
@@ -200,13 +218,19 @@ Pipeline::Lane* Pipeline::take_lane(std::uint32_t* ticket) noexcept {
     return nullptr;
 }
 
-void Pipeline::stage(Lane& lane, const float* rows, std::size_t n, std::size_t stride) noexcept {
-    const std::size_t row_bytes = options_.n_features * sizeof(float);
+template <class Row>
+void Pipeline::stage(Lane& lane, const Row* rows, std::size_t n, std::size_t stride) noexcept {
+    const std::size_t width = options_.n_features;
     std::byte* to = lane.in + LINE;
-    if (stride == options_.n_features) {
-        std::memcpy(to, rows, n * row_bytes);
+    if (options_.float64_rows == (sizeof(Row) == sizeof(double))) {
+        if (stride == width) std::memcpy(to, rows, n * width * sizeof(Row));
+        else
+            for (std::size_t r = 0; r < n; ++r)
+                std::memcpy(to + r * width * sizeof(Row), rows + r * stride, width * sizeof(Row));
     } else {
-        for (std::size_t r = 0; r < n; ++r) std::memcpy(to + r * row_bytes, rows + r * stride, row_bytes);
+        auto* values = reinterpret_cast<double*>(to);
+        for (std::size_t r = 0; r < n; ++r)
+            for (std::size_t c = 0; c < width; ++c) values[r * width + c] = static_cast<double>(rows[r * stride + c]);
     }
     lane.n_rows = static_cast<std::uint32_t>(n);
     // After 2^32 batches 0 is a token like any other: what counts is that it differs from the last one published.
@@ -216,6 +240,15 @@ void Pipeline::stage(Lane& lane, const float* rows, std::size_t n, std::size_t s
 }
 
 int Pipeline::begin(const float* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept {
+    return begin_rows(rows, n, stride, ticket);
+}
+
+int Pipeline::begin(const double* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept {
+    return options_.float64_rows ? begin_rows(rows, n, stride, ticket) : ENGINE_SCORE_FAILED;
+}
+
+template <class Row>
+int Pipeline::begin_rows(const Row* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept {
     if (device_->lost() || n == 0 || n > options_.rows_max) return ENGINE_SCORE_FAILED;
     Lane* lane = take_lane(ticket);
     if (lane == nullptr) return ENGINE_SCORE_BUSY;
@@ -270,15 +303,9 @@ void Pipeline::abandon(std::uint32_t ticket) noexcept {
     lanes_[ticket].state.store(ABANDONED, std::memory_order_release);
 }
 
-int Pipeline::score_until(const float* rows, std::size_t n, std::size_t stride, double* out,
-                          std::int64_t deadline_ns) noexcept {
-    std::uint32_t ticket = 0;
-    int status = begin(rows, n, stride, &ticket);
-    for (; status == ENGINE_SCORE_BUSY; status = begin(rows, n, stride, &ticket)) {
-        if (now_ns() >= deadline_ns) return ENGINE_SCORE_OUT_OF_TIME;
-        sched_yield();
-    }
-    if (status != ENGINE_SCORE_OK) return status;
+// Polls until the batch's status is there, or the time is over.
+int Pipeline::wait(std::uint32_t ticket, double* out, std::int64_t deadline_ns) noexcept {
+    int status = ENGINE_SCORE_PENDING;
     for (std::uint32_t looks = 0; (status = poll(ticket, out)) == ENGINE_SCORE_PENDING; ++looks) {
         if (now_ns() >= deadline_ns) {
             abandon(ticket);
@@ -287,6 +314,33 @@ int Pipeline::score_until(const float* rows, std::size_t n, std::size_t stride, 
         if (looks > HOT_LOOKS) sched_yield();
     }
     return status;
+}
+
+template <class Row>
+int Pipeline::score_rows(const Row* rows, std::size_t n, std::size_t stride, double* out,
+                         std::int64_t deadline_ns) noexcept {
+    for (std::size_t first = 0; first < n; first += options_.rows_max) {
+        const std::size_t here = std::min<std::size_t>(n - first, options_.rows_max);
+        std::uint32_t ticket = 0;
+        int status = ENGINE_SCORE_BUSY;
+        while ((status = begin(rows + first * stride, here, stride, &ticket)) == ENGINE_SCORE_BUSY) {
+            if (now_ns() >= deadline_ns) return ENGINE_SCORE_OUT_OF_TIME;
+            sched_yield();
+        }
+        if (status == ENGINE_SCORE_OK) status = wait(ticket, out + first * options_.n_outputs, deadline_ns);
+        if (status != ENGINE_SCORE_OK) return status;
+    }
+    return ENGINE_SCORE_OK;
+}
+
+int Pipeline::score_until(const float* rows, std::size_t n, std::size_t stride, double* out,
+                          std::int64_t deadline_ns) noexcept {
+    return score_rows(rows, n, stride, out, deadline_ns);
+}
+
+int Pipeline::score_until(const double* rows, std::size_t n, std::size_t stride, double* out,
+                          std::int64_t deadline_ns) noexcept {
+    return score_rows(rows, n, stride, out, deadline_ns);
 }
 
 }  // namespace engine::gpu

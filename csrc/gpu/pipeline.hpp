@@ -25,8 +25,9 @@ namespace engine::gpu {
 struct Batch {
     std::uint32_t rows;     // of the bucket; how many are real is in the control block
     DevicePointer control;  // a Control
-    DevicePointer in;       // float32 [rows][n_features]
+    DevicePointer in;       // [rows][n_features], float32, or double where the options say so
     DevicePointer out;      // double [rows][n_outputs]
+    DevicePointer scratch;  // scratch_bytes of the lane's own, 0 where there are none
 };
 
 // What is captured. enqueue() puts the model's work for one batch on `stream`, and nothing else; it is called once to
@@ -41,8 +42,10 @@ struct Body {
 struct PipelineOptions {
     std::uint32_t n_features = 0;
     std::uint32_t n_outputs = 1;
-    std::uint32_t rows_max = 64;  // of one batch
-    std::uint32_t lanes = 2;      // batches in flight
+    std::uint32_t rows_max = 64;    // of one batch
+    std::uint32_t lanes = 2;        // batches in flight
+    bool float64_rows = false;      // rows lie in double on the device; rows in float32 are widened
+    std::size_t scratch_bytes = 0;  // of device memory, for each lane
     // Batches of up to so many bytes are not copied: kernels read and write host memory over the bus.
     std::size_t mapped_bytes_max = 64 * 1024;
     // An answer that is overdue by this much: ask the driver whether the device still lives.
@@ -61,20 +64,27 @@ public:
     Pipeline(const Pipeline&) = delete;
     Pipeline& operator=(const Pipeline&) = delete;
 
-    // Hot, any thread, never waits for the device. Copies n rows (float32, `stride` floats from row to row) and
-    // launches them: ENGINE_SCORE_OK with *ticket, ENGINE_SCORE_BUSY where every lane is taken, ENGINE_SCORE_FAILED.
+    // Hot, any thread, never waits for the device. Copies n rows (`stride` values from row to row) and launches them:
+    // ENGINE_SCORE_OK with *ticket, ENGINE_SCORE_BUSY where every lane is taken, ENGINE_SCORE_FAILED. Rows in double
+    // are for a pipeline of float64_rows alone.
     int begin(const float* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
+    int begin(const double* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
     // Hot, one thread a ticket. ENGINE_SCORE_PENDING; or the batch's status, and the ticket is then spent. Answers are
     // in `out` (double [n][n_outputs]) where that is ENGINE_SCORE_OK.
     int poll(std::uint32_t ticket, double* out) noexcept;
     // Nobody waits for the ticket any more. Its lane is free again once the device is through with the batch.
     void abandon(std::uint32_t ticket) noexcept;
-    // Begins and polls until `deadline_ns` of the monotonic clock; ENGINE_SCORE_OUT_OF_TIME after that.
+    // Begins and polls until `deadline_ns` of the monotonic clock; ENGINE_SCORE_OUT_OF_TIME after that. More rows than
+    // a batch holds go in several.
     int score_until(const float* rows, std::size_t n, std::size_t stride, double* out,
+                    std::int64_t deadline_ns) noexcept;
+    int score_until(const double* rows, std::size_t n, std::size_t stride, double* out,
                     std::int64_t deadline_ns) noexcept;
 
     std::uint32_t free_lanes() noexcept;
     std::uint64_t launched() const noexcept { return launched_.load(std::memory_order_relaxed); }
+    // Device memory of all lanes together.
+    std::size_t device_bytes() const noexcept;
     const PipelineOptions& options() const noexcept { return options_; }
     Device& device() noexcept { return *device_; }
 
@@ -86,7 +96,8 @@ private:
         std::byte* out = nullptr;                     // host: the token in a line of its own, then answers
         DevicePointer in_mapped = 0, out_mapped = 0;  // the same memory, as the device addresses it
         DevicePointer in_device = 0, out_device = 0;  // copies in device memory; 0 where every bucket is mapped
-        std::vector<GraphExec> graphs;                // by bucket
+        DevicePointer scratch = 0;
+        std::vector<GraphExec> graphs;  // by bucket
         // Written by whoever holds the lane, read by any thread that looks whether an abandoned one is through.
         std::atomic<std::uint32_t> token{0};
         std::uint32_t n_rows = 0;
@@ -101,9 +112,16 @@ private:
     bool capture(Lane& lane, std::uint32_t rows, std::string* error);
     Result record(Lane& lane, std::uint32_t rows) noexcept;
     std::size_t staged_bytes(std::uint32_t rows) const noexcept;
+    std::size_t answer_bytes(std::uint32_t rows) const noexcept;
     bool is_mapped(const Lane& lane, std::uint32_t rows) const noexcept;
     Lane* take_lane(std::uint32_t* ticket) noexcept;
-    void stage(Lane& lane, const float* rows, std::size_t n, std::size_t stride) noexcept;
+    template <class Row>
+    int begin_rows(const Row* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
+    template <class Row>
+    int score_rows(const Row* rows, std::size_t n, std::size_t stride, double* out, std::int64_t deadline_ns) noexcept;
+    int wait(std::uint32_t ticket, double* out, std::int64_t deadline_ns) noexcept;
+    template <class Row>
+    void stage(Lane& lane, const Row* rows, std::size_t n, std::size_t stride) noexcept;
     int ask(Lane& lane) noexcept;
     bool published(const Lane& lane) const noexcept;
     void reclaim(Lane& lane) noexcept;
@@ -115,6 +133,7 @@ private:
     Function publish_;
     std::vector<std::uint32_t> buckets_;  // rows, ascending
     std::unique_ptr<Lane[]> lanes_;
+    std::size_t claimed_bytes_ = 0;
     std::atomic<std::uint64_t> launched_{0};
 };
 

@@ -22,6 +22,26 @@ int call(const engine_scorer& scorer, const double* rows, std::size_t n, std::si
     return scorer.score_f64(scorer.ctx, rows, n, stride, out);
 }
 
+int call_until(const engine_scorer& scorer, const float* rows, std::size_t n, std::size_t stride, double* out,
+               std::int64_t deadline_ns) noexcept {
+    return engine_score_by(&scorer, rows, n, stride, out, deadline_ns);
+}
+int call_until(const engine_scorer& scorer, const double* rows, std::size_t n, std::size_t stride, double* out,
+               std::int64_t deadline_ns) noexcept {
+    return engine_score_by_f64(&scorer, rows, n, stride, out, deadline_ns);
+}
+
+template <class T>
+int score_by(const engine_scorer& scorer, const T* rows, std::size_t n_rows, std::size_t stride, double* out,
+             std::int64_t deadline_ns) noexcept {
+    if (scorer.flags & ENGINE_SCORER_REENTRANT) return call_until(scorer, rows, n_rows, stride, out, deadline_ns);
+    const std::shared_ptr<CallLock> one_at_a_time = CallLock::of(scorer.ctx);
+    if (!one_at_a_time->lock_until(deadline_ns)) return NOT_CALLED;
+    const int status = call_until(scorer, rows, n_rows, stride, out, deadline_ns);
+    one_at_a_time->unlock();
+    return status;
+}
+
 template <class T>
 int score(const engine_scorer& scorer, const T* rows, std::size_t n_rows, std::size_t stride, double* out,
           std::size_t threads) noexcept {
@@ -73,6 +93,14 @@ int score_threads(const engine_scorer& scorer, const float* rows, std::size_t n_
 int score_threads(const engine_scorer& scorer, const double* rows, std::size_t n_rows, std::size_t row_stride,
                   double* out, std::size_t threads) noexcept {
     return score(scorer, rows, n_rows, row_stride, out, threads);
+}
+int score_until(const engine_scorer& scorer, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                std::int64_t deadline_ns) noexcept {
+    return score_by(scorer, rows, n_rows, row_stride, out, deadline_ns);
+}
+int score_until(const engine_scorer& scorer, const double* rows, std::size_t n_rows, std::size_t row_stride,
+                double* out, std::int64_t deadline_ns) noexcept {
+    return score_by(scorer, rows, n_rows, row_stride, out, deadline_ns);
 }
 
 }  // namespace engine::model

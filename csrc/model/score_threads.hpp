@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "engine/scorer.h"
 
@@ -18,5 +19,12 @@ int score_threads(const engine_scorer& scorer, const float* rows, std::size_t n_
                   double* out, std::size_t threads) noexcept;
 int score_threads(const engine_scorer& scorer, const double* rows, std::size_t n_rows, std::size_t row_stride,
                   double* out, std::size_t threads) noexcept;
+
+// Scores on the calling thread until deadline_ns, as engine_score_by does. A scorer that is not reentrant is waited for
+// as long; NOT_CALLED where its earlier call did not end in time, or is stuck.
+int score_until(const engine_scorer& scorer, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out,
+                std::int64_t deadline_ns) noexcept;
+int score_until(const engine_scorer& scorer, const double* rows, std::size_t n_rows, std::size_t row_stride,
+                double* out, std::int64_t deadline_ns) noexcept;
 
 }  // namespace engine::model

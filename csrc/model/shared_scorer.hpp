@@ -68,4 +68,13 @@ engine_scorer shared_scorer(std::unique_ptr<Model> model, std::uint32_t n_featur
     return scorer;
 }
 
+// The model behind a scorer that this file's caller made; null for any other. Extension modules each have a copy of
+// these functions, so a scorer of another module's is another.
+template <class Model>
+const Model* model_of(const engine_scorer& scorer) noexcept {
+    using Shared = SharedScorer<Model>;
+    if (scorer.release != Shared::release) return nullptr;
+    return static_cast<const Shared*>(scorer.ctx)->model.get();
+}
+
 }  // namespace engine::model

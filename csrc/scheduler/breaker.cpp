@@ -13,6 +13,7 @@ bool Breaker::probe(int64_t now_ns, int64_t until_ns) noexcept {
     const int64_t next = now_ns + std::max(resting_ns_.load(std::memory_order_relaxed), limits_.rest_ns);
     if (!rests_until_ns_.compare_exchange_strong(until_ns, next, std::memory_order_relaxed)) return false;
     probing_.store(true, std::memory_order_relaxed);
+    probes_.fetch_add(1, std::memory_order_relaxed);
     return true;
 }
 

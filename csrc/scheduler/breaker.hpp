@@ -50,6 +50,7 @@ public:
     bool resting(int64_t now_ns) const noexcept { return now_ns < rests_until_ns_.load(std::memory_order_relaxed); }
     bool open() const noexcept { return rests_until_ns_.load(std::memory_order_relaxed) != 0; }
     uint64_t openings() const noexcept { return openings_.load(std::memory_order_relaxed); }
+    uint64_t probes() const noexcept { return probes_.load(std::memory_order_relaxed); }
 
 private:
     bool probe(int64_t now_ns, int64_t until_ns) noexcept;
@@ -62,7 +63,7 @@ private:
     std::atomic<int64_t> resting_ns_{0};      // length of the present rest
     std::atomic<bool> probing_{false};        // a probe is out
     std::atomic<uint32_t> failed_in_a_row_{0};
-    std::atomic<uint64_t> openings_{0};
+    std::atomic<uint64_t> openings_{0}, probes_{0};
     std::atomic<int64_t> window_began_ns_{0};
     std::atomic<uint32_t> rows_{0}, failed_{0};
 };

@@ -48,6 +48,8 @@ public:
     bool overlaps() const noexcept { return primary_.flags & ENGINE_SCORER_REENTRANT; }
     Breaker& breaker() noexcept { return breaker_; }
     RowFailures& row_failures() noexcept { return row_failures_; }
+    // Whether this thread is inside a call of a primary that may not overlap.
+    bool called_here() const noexcept { return call_lock_ != nullptr && call_lock_->held_here(); }
     // A call of the primary may never come back. Until it does, a primary that may not overlap is not called again.
     void call_lost() noexcept {
         if (call_lock_ != nullptr) call_lock_->call_lost();

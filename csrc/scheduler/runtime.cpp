@@ -79,6 +79,7 @@ Reason Runtime::rejection(const Request& request, int64_t finish_by_ns, int64_t*
     if (closing_.load(std::memory_order_seq_cst)) return Reason::closing;
     if (request.deadline_ns <= request.asked_ns) return Reason::late;
     if (!warm_.load(std::memory_order_acquire)) return Reason::stalled;
+    if (request.deployment->called_here()) return Reason::stalled;  // the primary asks its own engine
     const Reason reason =
         reason_of(lane_.policy().admit(request.asked_ns, finish_by_ns, request.priority, predicted_ns));
     if (reason != Reason::ok) return reason;

@@ -149,6 +149,8 @@ public:
     // Writes n_outputs() values. Allocates nothing. Threads may run it at the same time, each on registers of its own.
     // Returns the value that a known step refused, if there is one; then the outputs mean nothing.
     Rejection run_row(double* numbers, Text* texts, float* out) const noexcept;
+    // The same without rounding to float32.
+    Rejection run_row(double* numbers, Text* texts, double* out) const noexcept;
 
     // Many rows: columns in, dense rows of n_outputs() values out. numbers[i] and texts[i] are the columns of input i,
     // n_rows values each. Columns are read in place, a block of rows at a time, and nothing as long as a column is

@@ -392,6 +392,10 @@ Rejection Program::run_row(double* numbers, Text* texts, float* out) const noexc
     return execute<1, float>(1, numbers, texts, out);
 }
 
+Rejection Program::run_row(double* numbers, Text* texts, double* out) const noexcept {
+    return execute<1, double>(1, numbers, texts, out);
+}
+
 template <class Out>
 Rejection Program::batch(const Column* numbers, const Column* texts, std::size_t n_rows, Out* out) const {
     ENGINE_ASSERT(numbers != nullptr || n_numbers_ == 0, "every number input has a column");

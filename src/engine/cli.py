@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from engine._common.command_line import arranged, verb_at
+from engine._common.progress import interruptible
 from engine.errors import EngineError
 
 # verb -> purpose, and the module with its add_arguments(parser) and main(chosen) -> exit status
@@ -24,6 +25,7 @@ VERBS = {
     ),
     "inspect": ("describe a model file, without running code from it", "engine.model.command"),
     "materialize": ("bring features into the online store", "engine.feature_store.command"),
+    "monitor": ("compare rows with reference rows, and write a page", "engine.monitor.command"),
     "registry": ("list, promote and roll back registered versions", "engine.registry.command"),
     "score": ("score every row of a Parquet file with a registered version", "engine.scoring.command"),
     "simulate": (
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 importlib.import_module(module).add_arguments(verb_parser)
                 words = [verb, *arranged(verb_parser, words[1:])]
         chosen = parser.parse_args(words)
-        return int(importlib.import_module(VERBS[chosen.verb][1]).main(chosen))
+        with interruptible():
+            return int(importlib.import_module(VERBS[chosen.verb][1]).main(chosen))
     except KeyboardInterrupt:
         return _failed(chosen_verb, "interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe has seen enough

@@ -32,6 +32,10 @@ class ModelError(EngineError, RuntimeError):
     """Raised if a model fails in `Model.predict`, or on golden or warm-up rows; `Engine.predict` never raises it."""
 
 
+class ModelTimeoutError(ModelError, TimeoutError):
+    """Raised if a new version was not checked and measured within `timeout_s`; the version before serves on."""
+
+
 class ProgramError(EngineError, ValueError):
     """Raised for a damaged feature program, one that was edited after it was frozen, or a spec without meaning."""
 

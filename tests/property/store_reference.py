@@ -10,7 +10,11 @@ from fractions import Fraction
 
 
 def view_rows(rows, keys, event, created, event_id, columns, aggregates):
-    """One dict an entity and instant: its key, time and values."""
+    """One dict an entity and instant: its key, time and values.
+
+    An aggregate is a function, a column and a window, and may have a quantile and whether the window is closed on the
+    left after them.
+    """
     rows = [row for row in rows if all(row[key] is not None for key in keys)]
     instants = {(key_of(row, keys), row[event]) for row in rows}
     found = []
@@ -18,20 +22,30 @@ def view_rows(rows, keys, event, created, event_id, columns, aggregates):
         here = [row for row in rows if key_of(row, keys) == entity and row[event] == instant]
         winner = newest(here, created)
         values = [winner[column] for column in columns]
-        for function, column, window in aggregates:
-            events = distinct(
-                [
-                    row
-                    for row in rows
-                    if key_of(row, keys) == entity and instant - window < row[event] <= instant
-                ],
-                event,
-                created,
-                event_id,
-            )
-            values.append(aggregate(function, [row[column] for row in events]))
+        values += windows_at(rows, keys, event, created, event_id, aggregates, entity, instant)
         found.append({"entity": entity, "time": instant, "values": values})
     return found
+
+
+def windows_at(rows, keys, event, created, event_id, aggregates, entity, instant):
+    """The value of each aggregate over the entity's events in the window that ends at the instant."""
+    values = []
+    for function, column, window, *rest in aggregates:
+        q, left = rest or (0.5, False)
+        within = [
+            row
+            for row in rows
+            if key_of(row, keys) == entity
+            and (
+                instant - window <= row[event] < instant if left else instant - window < row[event] <= instant
+            )
+        ]
+        # By time, then by created time, then by place, for the first and the last value.
+        events = distinct(within, event, created, event_id)
+        places = {id(row): place for place, row in enumerate(rows)}
+        events.sort(key=lambda row: (row[event], written(row, created) if created else 0, places[id(row)]))
+        values.append(aggregate(function, [row[column] for row in events], q))
+    return values
 
 
 def key_of(row, keys):
@@ -68,16 +82,37 @@ def distinct(rows, event, created, event_id):
     return events
 
 
-def aggregate(function, values):
-    there = [float(value) for value in values if value is not None and not math.isnan(value)]
+def aggregate(function, values, q=0.5):
+    there = [
+        value
+        for value in values
+        if value is not None and not (isinstance(value, float) and math.isnan(value))
+    ]
+    if function == "distinct":
+        return len(set(there))
+    if function in ("first", "last"):
+        return there[0 if function == "first" else -1] if there else None
+    there = [float(value) for value in there]
     if function == "count":
         return len(there)
     if not there:
         return None
     if function in ("min", "max"):
         return {"min": min, "max": max}[function](there)
-    total = float(sum(map(Fraction, there), Fraction(0)))
-    return total if function == "sum" else total / len(there)
+    if function == "quantile":
+        ordered = sorted(there)
+        place = (len(ordered) - 1) * q
+        below = int(place)
+        found = ordered[below]
+        return found + (ordered[below + 1] - found) * (place - below) if place > below else found
+    total = sum(map(Fraction, there), Fraction(0))
+    if function == "std":
+        n = len(there)
+        if n < 2:
+            return None
+        over = n * sum((Fraction(value) ** 2 for value in there), Fraction(0)) - total**2
+        return math.sqrt(float(over) / float(n * (n - 1)))
+    return float(total) if function == "sum" else float(total) / len(there)
 
 
 def row_at(rows, entity, instant, ttl):

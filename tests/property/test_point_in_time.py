@@ -29,6 +29,16 @@ AGGREGATES = [
     ("mean", "x", "7d"),
     ("min", "x", "24h"),
     ("max", "x", "1h"),
+    ("distinct", "x", "24h"),
+    ("distinct", "s", "7d"),
+    ("first", "s", "24h"),
+    ("last", "x", "7d"),
+    ("last", "flag", "24h"),
+    ("quantile", "x", "24h"),
+    ("quantile", "x", "7d", 0.9),
+    ("sum", "x", "24h", None, "left"),
+    ("first", "x", "1h", None, "left"),
+    ("std", "y", "7d"),
 ]
 
 # Few entities and instants make copies, equal times and edges of windows likely; odd nanoseconds test rounding.
@@ -54,6 +64,10 @@ source_rows = st.lists(
             "x": numbers,
             "s": maybe_names,
             "flag": st.one_of(st.none(), st.booleans()),
+            # No square of these is too small or too large for a float.
+            "y": st.one_of(
+                st.none(), st.sampled_from([0.1, 0.3, 1e8]), st.floats(-1e3, 1e3).map(lambda y: round(y, 6))
+            ),
         }
     ),
     max_size=25,
@@ -65,7 +79,7 @@ label_rows = st.lists(
 NS = pa.timestamp("ns", "UTC")
 SOURCE = pa.schema(
     [("k", pa.string()), ("n", pa.int32()), ("t", NS), ("made", NS), ("id", pa.int64()), ("x", pa.float64()),
-     ("s", pa.string()), ("flag", pa.bool_())]
+     ("s", pa.string()), ("flag", pa.bool_()), ("y", pa.float64())]
 )  # fmt: skip
 LABELS = pa.schema([("k", pa.string()), ("n", pa.int64()), ("t", NS)])
 OFFLINE = DuckDBOffline(threads=2)
@@ -77,9 +91,11 @@ def table_of(rows, schema):
 
 def expected(rows, labels, keys, created, event_id, columns, aggregates, ttl):
     windows = {"1h": HOUR_NS, "24h": 24 * HOUR_NS, "7d": 168 * HOUR_NS}
-    known = view_rows(
-        rows, keys, "t", created, event_id, columns, [(f, c, windows[w]) for f, c, w in aggregates]
-    )
+    made = [
+        (a[0], a[1], windows[a[2]], a[3] if a[3:] and a[3] is not None else 0.5, a[4:] == ("left",))
+        for a in aggregates
+    ]
+    known = view_rows(rows, keys, "t", created, event_id, columns, made)
     return [row_at(known, tuple(label[key] for key in keys), label["t"], ttl) for label in labels]
 
 
@@ -142,6 +158,17 @@ def test_windows_are_those_of_the_plain_loops_to_the_last_bit(
     rows, labels, event_id, keys, created, ttl_hours
 ):
     check(table_of(rows, SOURCE), rows, labels, keys, created, event_id, ("x", "s"), AGGREGATES, ttl_hours)
+
+
+@given(rows=source_rows, labels=label_rows, **options)
+@settings(max_examples=60, deadline=None)
+def test_a_join_that_spills_is_that_of_the_plain_loops(rows, labels, keys, created, ttl_hours):
+    """DuckDB joins what does not fit into memory."""
+    fits, OFFLINE._join_bytes_max = OFFLINE._join_bytes_max, -1
+    try:
+        check(table_of(rows, SOURCE), rows, labels, keys, created, None, ("x", "s", "flag"), (), ttl_hours)
+    finally:
+        OFFLINE._join_bytes_max = fits
 
 
 @given(rows=source_rows, labels=label_rows, cut=st.integers(0, 25), **options)

@@ -14,7 +14,8 @@ MAY = {
     "errors": set(),
     "_common": {"errors"},
     "transform": {"errors", "_common"},
-    "model": {"errors", "_common"},
+    # A pipeline of scikit-learn is a feature program in front of a model.
+    "model": {"errors", "_common", "transform"},
     "serving": BESIDE,
     # The rooms that stand beside serving know neither it nor each other.
     "feature_store": BESIDE,

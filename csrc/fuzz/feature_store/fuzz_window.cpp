@@ -131,7 +131,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const size_t rows = groups.size();
     std::vector<int64_t> count(rows);
     std::vector<double> sum(rows), least(rows), greatest(rows);
-    require(engine::feature_store::window_aggregate(groups, times, values, window,
+    require(engine::feature_store::window_aggregate({groups, times}, values, {window, false},
                                                     {count.data(), sum.data(), least.data(), greatest.data()}));
     for (size_t row = 0; row < rows; ++row) {
         std::vector<double> seen;

@@ -1,13 +1,13 @@
 // Loads a dense net, packs it for the kernels and chooses among them.
 #include "model/dense/dense.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
 
 #include "base/assert.hpp"
 #include "model/dense/net.hpp"
+#include "model/function_loops.hpp"
 #include "model/shared_scorer.hpp"
 
 namespace engine::dense {
@@ -15,26 +15,19 @@ namespace {
 
 template <class T>
 void activate_in(Activation activation, T* values, std::size_t count) noexcept {
+    const model::FunctionLoops<T>& loops = model::active_loops<T>();
     switch (activation) {
         case Activation::identity:
         case Activation::relu:  // the kernels' own business
             return;
-        case Activation::tanh:
-            for (std::size_t i = 0; i < count; ++i) values[i] = std::tanh(values[i]);
-            return;
+        case Activation::tanh: return loops.hyperbolic_tangent(values, count);
         case Activation::logistic:
-            for (std::size_t i = 0; i < count; ++i) values[i] = T(1) / (T(1) + std::exp(-values[i]));
+            // A single output is the commonest, and a call through a pointer is not for nothing.
+            if (count == 1) *values = model::logistic(*values);
+            else loops.logistic(values, count);
             return;
-        case Activation::exponential:
-            for (std::size_t i = 0; i < count; ++i) values[i] = std::exp(values[i]);
-            return;
-        case Activation::softmax: {
-            const T largest = *std::max_element(values, values + count);
-            T total = 0;
-            for (std::size_t i = 0; i < count; ++i) total += values[i] = std::exp(values[i] - largest);
-            for (std::size_t i = 0; i < count; ++i) values[i] /= total;
-            return;
-        }
+        case Activation::exponential: return loops.exponential(values, count);
+        case Activation::softmax: return loops.softmax(values, count);
     }
 }
 
@@ -173,5 +166,7 @@ engine_scorer Dense::scorer(std::unique_ptr<Dense> net) {
     const bool float32_rows = net->float32_rows();
     return model::shared_scorer(std::move(net), n_features, n_outputs, float32_rows);
 }
+
+const Dense* Dense::of(const engine_scorer& scorer) noexcept { return model::model_of<Dense>(scorer); }
 
 }  // namespace engine::dense

@@ -56,10 +56,16 @@ public:
     int score_by(Isa isa, const float* rows, std::size_t n_rows, std::size_t row_stride, double* out) const noexcept;
 
     static engine_scorer scorer(std::unique_ptr<Dense> net);
+    // What such a scorer of this module's holds; null for any other scorer.
+    static const Dense* of(const engine_scorer& scorer) noexcept;
 
     std::uint32_t n_features() const noexcept { return n_features_; }
     std::uint32_t n_outputs() const noexcept { return n_outputs_; }
     bool float32_rows() const noexcept { return single_ != nullptr || missing_zero_; }  // double rows are refused
+    bool missing_zero() const noexcept { return missing_zero_; }
+    // The packed net (model/dense/net.hpp) in the type that it computes in; the other is null.
+    const Net<float>* single() const noexcept { return single_.get(); }
+    const Net<double>* wide() const noexcept { return double_.get(); }
 
 private:
     Dense() = default;

@@ -40,6 +40,12 @@ struct Layer {
         const std::size_t left = panels - panel / group * group;
         return left < group ? left : group;
     }
+    // One weight, wherever it lies. Not for kernels.
+    T weight(std::size_t input, std::size_t output) const noexcept {
+        constexpr std::size_t width = panel_width<T>;
+        if (panels == 0) return weights[output * ((n_in + width - 1) / width) + input / width].values[input % width];
+        return weights[begin(output / width) + input * step(output / width)].values[output % width];
+    }
     // The numbers from panel `at` of `weights` on. They run from panel to panel, which an index into one Panel's own
     // array could not.
     [[gnu::always_inline]] const T* numbers(std::size_t at) const noexcept {
@@ -77,7 +83,7 @@ extern const Kernels kernels_scalar;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 
-// The activations that call libm. One definition for all instruction sets, so that each gives the same bits.
+// The activations but ReLU, in place, by the active instruction set. All give the same bits (model/functions.hpp).
 void activate(Activation activation, float* values, std::size_t count) noexcept;
 void activate(Activation activation, double* values, std::size_t count) noexcept;
 

@@ -9,6 +9,7 @@
 #include "base/assert.hpp"
 #include "model/forest/coded.hpp"
 #include "model/forest/wide.hpp"
+#include "model/function_loops.hpp"
 #include "model/shared_scorer.hpp"
 
 namespace engine::forest {
@@ -22,6 +23,7 @@ Forest::~Forest() = default;
 std::unique_ptr<Forest> Forest::load(const Spec& spec) {
     auto trees = std::make_shared<const Trees>(make_trees(spec));
     std::unique_ptr<Forest> forest(new Forest());
+    forest->trees_ = trees;
     forest->n_features_ = spec.n_features;
     forest->n_outputs_ = spec.n_outputs;
     forest->n_trees_ = trees->trees.size();
@@ -132,39 +134,46 @@ void Forest::calibrate(const Trees& trees) {
     batch_rows_min_ = static_cast<std::size_t>(std::clamp(break_even + 1.0, 2.0, 64.0));
 }
 
-// Hot: once per row. Scales the raw sums, adds the base and applies the link.
-void Forest::finish(const double* raw, double* out) const noexcept {
+// Hot: once a block of rows.
+void Forest::finish(double* sums, std::size_t n_rows, double* out) const noexcept {
     ENGINE_ASSERT(n_outputs_ >= 1 && n_outputs_ <= outputs_max, "outputs fit the buffer");
-    double sums[outputs_max];
-    for (std::uint32_t k = 0; k < n_outputs_; ++k) sums[k] = raw[k] * scale_ + base_[k];
+    const std::size_t n = n_outputs_, count = n_rows * n;
+    if (n == 1) {
+        for (std::size_t i = 0; i < count; ++i) sums[i] = sums[i] * scale_ + base_[0];
+    } else {
+        for (std::size_t r = 0; r < n_rows; ++r)
+            for (std::size_t k = 0; k < n; ++k) sums[r * n + k] = sums[r * n + k] * scale_ + base_[k];
+    }
+    if (link_ == Link::argmax) {
+        for (std::size_t r = 0; r < n_rows; ++r)
+            out[r] = static_cast<double>(std::max_element(sums + r * n, sums + (r + 1) * n) - (sums + r * n));
+        return;
+    }
+    const model::FunctionLoops<double>& loops = model::active_loops<double>();
+    std::copy_n(sums, count, out);
     switch (link_) {
-        case Link::identity: std::copy_n(sums, n_outputs_, out); return;
+        case Link::identity:
+        case Link::argmax: return;
         case Link::sigmoid:
-            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = 1.0 / (1.0 + std::exp(-link_parameter_ * sums[k]));
+            for (std::size_t i = 0; i < count; ++i) out[i] = link_parameter_ * out[i];
+            if (count == 1) *out = model::logistic(*out);
+            else loops.logistic(out, count);
             return;
-        case Link::exponential:
-            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = std::exp(sums[k]);
+        case Link::exponential: return loops.exponential(out, count);
+        case Link::softmax:
+            for (std::size_t r = 0; r < n_rows; ++r) loops.softmax(out + r * n, n);
             return;
-        case Link::softmax: {
-            const double largest = *std::max_element(sums, sums + n_outputs_);
-            double total = 0;
-            for (std::uint32_t k = 0; k < n_outputs_; ++k) total += out[k] = std::exp(sums[k] - largest);
-            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] /= total;
-            return;
-        }
         case Link::signed_square:
-            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = std::copysign(sums[k] * sums[k], sums[k]);
+            for (std::size_t i = 0; i < count; ++i) out[i] = std::copysign(out[i] * out[i], out[i]);
             return;
-        case Link::log1p_exp:
-            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = std::log1p(std::exp(sums[k]));
-            return;
+        case Link::log1p_exp: return loops.softplus(out, count);
         case Link::positive:
-            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = sums[k] > 0 ? 1.0 : 0.0;
+            for (std::size_t i = 0; i < count; ++i) out[i] = out[i] > 0 ? 1.0 : 0.0;
             return;
         case Link::anomaly:
-            for (std::uint32_t k = 0; k < n_outputs_; ++k) out[k] = link_parameter_ - std::exp(sums[k]);
+            loops.exponential(out, count);
+            for (std::size_t i = 0; i < count; ++i) out[i] = link_parameter_ - out[i];
             return;
-        case Link::argmax: *out = static_cast<double>(std::max_element(sums, sums + n_outputs_) - sums); return;
     }
 }
 
@@ -182,7 +191,7 @@ int Forest::score_with(const Layout& layout, const T* rows, std::size_t n_rows, 
     for (std::size_t first = 0; first < n_rows; first += block) {
         const std::size_t count = std::min(block, n_rows - first);
         if (!layout.raw(rows + first * row_stride, count, row_stride, sums, pace)) return ENGINE_SCORE_OUT_OF_TIME;
-        for (std::size_t r = 0; r < count; ++r) finish(sums + r * n_outputs_, out + (first + r) * answers);
+        finish(sums, count, out + first * answers);
     }
     return ENGINE_SCORE_OK;
 }
@@ -245,5 +254,7 @@ engine_scorer Forest::scorer(std::unique_ptr<Forest> forest) {
     const bool float32_rows = forest->float32_rows_;
     return model::shared_scorer(std::move(forest), n_features, n_answers, float32_rows);
 }
+
+const Forest* Forest::of(const engine_scorer& scorer) noexcept { return model::model_of<Forest>(scorer); }
 
 }  // namespace engine::forest

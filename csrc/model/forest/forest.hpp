@@ -124,12 +124,23 @@ public:
 
     // A scorer that owns `forest` by one reference; the last release() deletes the forest.
     static engine_scorer scorer(std::unique_ptr<Forest> forest);
+    // What such a scorer of this module's holds; null for any other scorer.
+    static const Forest* of(const engine_scorer& scorer) noexcept;
 
     std::uint32_t n_features() const noexcept { return n_features_; }
     std::uint32_t n_answers() const noexcept { return link_ == Link::argmax ? 1 : n_outputs_; }
     std::size_t n_trees() const noexcept { return n_trees_; }
     std::size_t n_leaves() const noexcept { return n_leaves_; }
     std::uint32_t depth() const noexcept { return depth_; }  // splits on the longest path
+
+    // What another machine needs to give the same answers: the trees in scoring order, and what follows their sums.
+    const std::shared_ptr<const Trees>& trees() const noexcept { return trees_; }
+    std::uint32_t n_outputs() const noexcept { return n_outputs_; }
+    bool float32_rows() const noexcept { return float32_rows_; }
+    double scale() const noexcept { return scale_; }
+    const std::vector<double>& base() const noexcept { return base_; }
+    Link link() const noexcept { return link_; }
+    double link_parameter() const noexcept { return link_parameter_; }
 
 private:
     Forest() = default;
@@ -141,7 +152,8 @@ private:
                   const Stop& stop) const noexcept;
     const Layout* find(const std::string& name) const noexcept;
     void calibrate(const Trees& trees);
-    void finish(const double* raw, double* out) const noexcept;
+    // Scales the raw sums of some rows, adds the base and applies the link. Writes over `sums`.
+    void finish(double* sums, std::size_t n_rows, double* out) const noexcept;
 
     std::uint32_t n_features_ = 0;
     std::uint32_t n_outputs_ = 0;
@@ -153,6 +165,7 @@ private:
     Link link_ = Link::identity;
     double link_parameter_ = 1.0;
     std::vector<double> base_;
+    std::shared_ptr<const Trees> trees_;
     std::vector<std::unique_ptr<Layout>> layouts_;
     const Layout* single_ = nullptr;
     const Layout* batch_ = nullptr;

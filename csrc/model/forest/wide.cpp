@@ -25,22 +25,6 @@ Key key_of(const Split& split) {
     return {split.feature, plain ? std::uint8_t{0} : split.rule, split.set};
 }
 
-struct Wide {
-    WideView view;
-    std::shared_ptr<const Trees> trees;
-    std::size_t n_columns = 0;
-    std::vector<WideColumn> columns;
-    std::vector<WideCategories> categories;
-    std::vector<std::int32_t> set_splits;
-    std::vector<std::uint32_t> table;
-    std::vector<float> cuts_f32;
-    std::vector<double> cuts_f64;
-    std::vector<WideNode> nodes;
-    std::vector<std::int32_t> roots;
-    std::vector<double> values;
-    std::vector<Part> parts;
-};
-
 class Packer {
 public:
     explicit Packer(std::shared_ptr<const Trees> trees) : wide_(std::make_shared<Wide>()) {
@@ -328,8 +312,10 @@ void unpack(const std::uint32_t* words, std::size_t count, std::uint16_t* codes)
 
 const WideKernels wide_scalar{walk, unpack};
 
+std::shared_ptr<const Wide> make_wide(std::shared_ptr<const Trees> trees) { return Packer(std::move(trees)).pack(); }
+
 void add_wide_layouts(std::shared_ptr<const Trees> trees, std::vector<std::unique_ptr<Layout>>& layouts) {
-    const std::shared_ptr<const Wide> wide = Packer(std::move(trees)).pack();
+    const std::shared_ptr<const Wide> wide = make_wide(std::move(trees));
     if (!wide) return;
     const struct {
         Isa isa;

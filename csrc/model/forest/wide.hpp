@@ -55,6 +55,25 @@ struct WideView {
     const double* values;
 };
 
+struct Wide {
+    WideView view;
+    std::shared_ptr<const Trees> trees;
+    std::size_t n_columns = 0;
+    std::vector<WideColumn> columns;
+    std::vector<WideCategories> categories;
+    std::vector<std::int32_t> set_splits;
+    std::vector<std::uint32_t> table;
+    std::vector<float> cuts_f32;
+    std::vector<double> cuts_f64;
+    std::vector<WideNode> nodes;
+    std::vector<std::int32_t> roots;
+    std::vector<double> values;
+    std::vector<Part> parts;
+};
+
+// Null where the forest has over wide_columns_max columns or 2^30 nodes.
+std::shared_ptr<const Wide> make_wide(std::shared_ptr<const Trees> trees);
+
 struct WideKernels {
     // Leaves of groups [first, end) are added to `sums`, lane by lane; they are aligned to 64 bytes.
     void (*walk)(const WideView&, const std::uint16_t* codes, std::size_t first, std::size_t end,
@@ -66,7 +85,7 @@ extern const WideKernels wide_scalar;
 extern const WideKernels wide_avx2;  // null where they were not compiled
 extern const WideKernels wide_avx512;
 
-// The layouts that this CPU runs; none where the forest has over wide_columns_max columns or 2^30 nodes.
+// The layouts that this CPU runs; none where make_wide() is null.
 void add_wide_layouts(std::shared_ptr<const Trees> trees, std::vector<std::unique_ptr<Layout>>& layouts);
 
 }  // namespace engine::forest

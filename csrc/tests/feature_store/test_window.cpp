@@ -9,6 +9,10 @@
 
 using engine::feature_store::ExactSum;
 using engine::feature_store::window_aggregate;
+using engine::feature_store::window_distinct;
+using engine::feature_store::window_ends;
+using engine::feature_store::window_quantile;
+using engine::feature_store::window_spread;
 using engine::feature_store::WindowResult;
 
 namespace {
@@ -28,11 +32,11 @@ struct Result {
 };
 
 Result run(const std::vector<int64_t>& groups, const std::vector<int64_t>& times, const std::vector<double>& values,
-           int64_t window) {
+           int64_t window, bool before = false) {
     const size_t n = groups.size();
     Result r{std::vector<int64_t>(n), std::vector<double>(n), std::vector<double>(n), std::vector<double>(n)};
     const WindowResult result{r.count.data(), r.sum.data(), r.least.data(), r.greatest.data()};
-    CHECK(window_aggregate(groups, times, values, window, result));
+    CHECK(window_aggregate({groups, times}, values, {window, before}, result));
     return r;
 }
 
@@ -110,6 +114,62 @@ TEST(instants_at_both_ends_of_the_clock_do_not_overflow) {
     const int64_t greatest = std::numeric_limits<int64_t>::max();
     const Result r = run({1, 1}, {least, greatest}, {1, 2}, greatest);
     CHECK((r.count == std::vector<int64_t>{1, 1}));
+}
+
+TEST(a_window_that_is_closed_on_the_left_leaves_out_its_own_instant) {
+    const Result r = run({1, 1, 1, 1, 2}, {0, 10, 10, 20, 20}, {1, 2, 4, 8, 16}, 10, true);
+    CHECK((r.count == std::vector<int64_t>{0, 1, 1, 2, 0}));
+    CHECK(std::isnan(r.sum[0]) && r.sum[1] == 1 && r.sum[2] == 1 && r.sum[3] == 6 && std::isnan(r.sum[4]));
+}
+
+TEST(the_first_and_the_last_present_row) {
+    std::vector<int64_t> groups{1, 1, 1, 2}, times{0, 5, 10, 10}, first(4), last(4);
+    std::vector<uint8_t> present{1, 0, 1, 0};
+    CHECK(window_ends({groups, times}, present, {10, false}, first.data(), last.data()));
+    CHECK((first == std::vector<int64_t>{0, 0, 2, -1}));
+    CHECK((last == std::vector<int64_t>{0, 0, 2, -1}));
+}
+
+TEST(different_codes_are_counted_once) {
+    std::vector<int64_t> groups{1, 1, 1, 1, 2}, times{0, 1, 2, 3, 3}, codes{0, 1, 0, -1, 1}, count(5);
+    CHECK(window_distinct({groups, times}, codes, 2, {2, false}, count.data()));
+    CHECK((count == std::vector<int64_t>{1, 2, 2, 1, 1}));
+}
+
+namespace {
+
+std::vector<double> spreads(const std::vector<double>& values, int64_t window) {
+    std::vector<int64_t> groups(values.size(), 1), times, count(values.size());
+    for (size_t i = 0; i < values.size(); ++i) times.push_back(static_cast<int64_t>(i));
+    std::vector<double> found(values.size());
+    CHECK(window_spread({groups, times}, values, {window, false}, count.data(), found.data()));
+    return found;
+}
+
+}  // namespace
+
+TEST(a_spread_is_exact) {
+    const auto few = spreads({1, 2, 4}, 100);
+    CHECK(std::isnan(few[0]) && few[1] == std::sqrt(0.5) && few[2] == std::sqrt(14.0 / 6.0));
+    // The mean is a hundred million times the spread.
+    CHECK(spreads({1e16, 1e16 + 2}, 100)[1] == std::sqrt(2.0));
+    CHECK(spreads({0.1, 0.1, 0.1}, 100)[2] == 0.0);
+    CHECK(spreads({1e300, -1e300}, 100)[1] == std::sqrt(2.0) * 1e300);
+    CHECK(spreads({5e-324, 0.0}, 100)[1] == 5e-324);
+    CHECK(std::isnan(spreads({INFINITE, 1, 2}, 2)[1]) && spreads({INFINITE, 1, 2}, 2)[2] == std::sqrt(0.5));
+    CHECK(spreads({7, 1e100, 3, 5}, 2)[3] == std::sqrt(2.0));
+}
+
+TEST(quantiles_are_interpolated) {
+    std::vector<int64_t> groups{1, 1, 1, 1, 2}, times{0, 1, 2, 3, 3}, count(5);
+    std::vector<double> values{3, MISSING, 1, 2, 9}, found(5);
+    CHECK(window_quantile({groups, times}, values, {3, false}, 0.75, count.data(), found.data()));
+    CHECK((count == std::vector<int64_t>{1, 1, 2, 2, 1}));
+    CHECK((found == std::vector<double>{3, 3, 2.5, 1.75, 9}));
+    CHECK(window_quantile({groups, times}, values, {100, false}, 1.0, count.data(), found.data()));
+    CHECK(found[3] == 3);
+    CHECK(window_quantile({groups, times}, values, {100, false}, 0.0, count.data(), found.data()));
+    CHECK(found[3] == 1);
 }
 
 CHECK_MAIN()

@@ -3,19 +3,22 @@
 #include "kernels/engine.cu"
 #include "tests/gpu/fake/fake_driver.hpp"
 
+#define ADD(kernel) fake_driver::add(#kernel, kernel)
+#define ADD_ROWS(name, suffix) \
+    ADD(name##_rows_1##suffix), ADD(name##_rows_4##suffix), ADD(name##_rows_8##suffix), ADD(name##_rows_16##suffix)
+
+extern "C" void register_kernels();
 extern "C" void register_kernels() {
-    fake_driver::add("forest_rows_1", forest_rows_1);
-    fake_driver::add("forest_rows_4", forest_rows_4);
-    fake_driver::add("forest_rows_8", forest_rows_8);
-    fake_driver::add("forest_rows_16", forest_rows_16);
-    fake_driver::add("forest_code", forest_code);
-    fake_driver::add("forest_trees", forest_trees);
-    fake_driver::add("forest_sum", forest_sum);
-    fake_driver::add("forest_scale", forest_scale);
-    fake_driver::add("dense_rows_1", dense_rows_1);
-    fake_driver::add("dense_rows_4", dense_rows_4);
-    fake_driver::add("dense_rows_8", dense_rows_8);
-    fake_driver::add("embed_bags", embed_bags);
-    fake_driver::add("publish", publish);
-    fake_driver::add("spin", spin);
+    ADD_ROWS(forest, _f32), ADD_ROWS(forest, _f64), ADD_ROWS(symmetric, _f32), ADD_ROWS(symmetric, _f64);
+    ADD_ROWS(wide, _f32), ADD_ROWS(wide, _f64);
+    ADD(forest_code_f32), ADD(forest_code_f64), ADD(forest_trees), ADD(forest_sum), ADD(forest_row_links);
+    ADD(dense_rows_1_f32), ADD(dense_rows_4_f32), ADD(dense_rows_8_f32);
+    ADD(dense_rows_1_f64), ADD(dense_rows_4_f64), ADD(dense_rows_8_f64);
+    ADD(embed_bags), ADD(top_k), ADD(publish), ADD(widen), ADD(spin);
 }
+
+#ifdef FAKE_DRIVER_REGISTERS
+namespace {
+const bool registered = (register_kernels(), true);
+}
+#endif

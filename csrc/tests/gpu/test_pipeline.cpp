@@ -63,21 +63,18 @@ struct Served {
     }
 
     void open(uint32_t lanes, uint32_t rows_max, size_t mapped_bytes_max) {
-        const auto trees = std::make_shared<const forest::Trees>(forest::make_trees(arrays.spec()));
         device = Device::open(0, driver_path(), &error);
         if (!device) return;
         const Driver& driver = device->driver();
         if (const Result result = driver.cuModuleLoadData(&module, IMAGE))
             return void(failed(driver, "module", result, &error));
-        body = ForestBody::load(device, module, forest::make_coded(trees), 1.0, arrays.base, &error);
+        body = ForestBody::load(device, module, *cpu, ForestBody::Trees::codes, &error);
         if (!body) return;
         body->threads = 64;  // this processor runs every one of them
         Function publish = nullptr;
         if (const Result result = driver.cuModuleGetFunction(&publish, module, "publish"))
             return void(failed(driver, "publish", result, &error));
-        PipelineOptions options;
-        options.n_features = features;
-        options.rows_max = rows_max;
+        PipelineOptions options = body->options(rows_max);
         options.lanes = lanes;
         options.mapped_bytes_max = mapped_bytes_max;
         options.close_patience_ns = LONG_NS;  // kernels are slow here, and slower under a sanitizer

@@ -1,7 +1,7 @@
 // The same bits from every compiler: answers of fixed models on fixed rows, as one number that is written down here.
 //
-// Nothing in them calls libm, whose last bits differ from version to version. g++ and clang++ run this test, and any
-// CPU.
+// Nothing in them calls libm, whose last bits differ from version to version: links and activations are functions of
+// our own. g++ and clang++ run this test, and any CPU.
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -10,6 +10,7 @@
 
 #include "model/dense/dense.hpp"
 #include "model/forest/forest.hpp"
+#include "model/function_loops.hpp"
 #include "tests/check.hpp"
 
 using engine::Isa;
@@ -40,6 +41,7 @@ struct Numbers {
 constexpr std::uint64_t written_f32 = 0x408d3f1b0e417939u;
 constexpr std::uint64_t written_f64 = 0x7b2aff7fdaef1762u;
 constexpr std::uint64_t written_forest = 0x02f7f7f601a968b5u;
+constexpr std::uint64_t written_functions = 0x951bc53e11f68e69u;
 constexpr std::size_t n_rows = 83, n_features = 13;
 
 std::vector<float> rows_of(Numbers& numbers) {
@@ -123,6 +125,29 @@ TEST(a_forest_gives_the_written_bits) {
         std::vector<double> out(n_rows * 2);
         CHECK(forest->score_by(layout, rows.data(), n_rows, n_features, out.data()) == ENGINE_SCORE_OK);
         CHECK(fingerprint(out) == written_forest);
+    }
+}
+
+TEST(links_and_activations_give_the_written_bits) {
+    for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+        if (isa > engine::detected_isa()) continue;
+        const engine::model::AllFunctionLoops& loops = engine::model::function_loops(isa);
+        Numbers numbers{3};
+        std::vector<double> all;
+        const auto keep = [&](auto loop, auto scale) {
+            std::vector<decltype(scale)> values(1001);
+            for (auto& value : values) value = static_cast<decltype(scale)>(numbers.real()) * scale;
+            loop(values.data(), values.size());
+            all.insert(all.end(), values.begin(), values.end());
+        };
+        keep(loops.f64.exponential, 700.0), keep(loops.f64.logistic, 40.0), keep(loops.f64.hyperbolic_tangent, 3.0);
+        keep(loops.f64.softplus, 50.0), keep(loops.f64.softmax, 10.0);
+        keep(loops.f32.exponential, 90.0f), keep(loops.f32.logistic, 20.0f), keep(loops.f32.hyperbolic_tangent, 3.0f);
+        keep(loops.f32.softmax, 10.0f);
+        if (fingerprint(all) != written_functions)
+            std::fprintf(stderr, "%s: 0x%016llx\n", engine::isa_name(isa),
+                         static_cast<unsigned long long>(fingerprint(all)));
+        CHECK(fingerprint(all) == written_functions);
     }
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
 
 from engine.errors import MissingDependencyError
@@ -29,7 +29,18 @@ def missing(module: str, purpose: str, extra: str | None = None) -> MissingDepen
     """Return the error for a missing library; arguments as in `need`."""
     package = _PACKAGES.get(module.split(".")[0], module.split(".")[0].replace("_", "-"))
     wanted = f"'deadline-engine[{extra}]'" if extra else package
-    return MissingDependencyError(f"{purpose} needs {package}: pip install {wanted}")
+    more = ""
+    if extra and not _from_index():  # pip would look for the extra in an index, and may not find it there
+        more = f"; deadline-engine came from no package index here, so pip install {package} may be what you need"
+    return MissingDependencyError(f"{purpose} needs {package}: pip install {wanted}{more}")
+
+
+def _from_index() -> bool:
+    """Whether this package was installed from a package index: not from a folder, a file or a repository (PEP 610)."""
+    try:
+        return metadata.distribution("deadline-engine").read_text("direct_url.json") is None
+    except metadata.PackageNotFoundError:  # on the path, but not installed
+        return False
 
 
 # Module -> package, for packages whose names differ.

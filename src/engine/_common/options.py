@@ -6,14 +6,14 @@ and `engine.open` those that it forwards to the engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from engine._common.arguments import number, one_of, whole
-from engine._common.vocabulary import ERROR_RULES, EXPIRED_RULES, LANES, PRIORITIES
+from engine._common.vocabulary import ERROR_RULES, EXPIRED_RULES, LANES, PRIORITIES, UNKNOWN_KEY_RULES
 from engine.errors import ConfigError
 
 Kind = Literal["number", "whole", "choice", "flag", "limits", "numbers"]
@@ -63,6 +63,10 @@ class Option:
             case "limits":
                 return checked_limits(name, value)
             case "numbers":
+                if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+                    raise ConfigError(
+                        f"{name} must be several ints, got {type(value).__name__} {value!r:.60}"
+                    )
                 each = Option(name, "whole", 0, "", self.low, self.high)
                 return sorted({each.checked(one) for one in value})
 
@@ -130,6 +134,13 @@ OPTIONS: Mapping[str, Option] = {
             "raise",
             "what a negative deadline_ms does: it raises, or is answered as expired.",
             choices=EXPIRED_RULES,
+        ),
+        Option(
+            "unknown_keys",
+            "choice",
+            "ignore",
+            "what a key or column that no input has does: it is ignored, or it raises.",
+            choices=UNKNOWN_KEY_RULES,
         ),
         Option(
             "allow_nonfinite",

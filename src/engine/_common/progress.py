@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import threading
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from types import FrameType, TracebackType
 from typing import Self, TextIO
 
 SILENT_S = 2.0  # a command that ends sooner says nothing
 TERMINAL_EVERY_S = 0.2
 PLAIN_EVERY_S = 10.0
+
+
+_interrupted = threading.Event()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let the next Progress of this process raise KeyboardInterrupt after Ctrl-C, though a library has swallowed it.
+
+    C modules that import others while they run may do so. Does nothing outside the main thread, or where the caller has
+    a handler of its own.
+    """
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _interrupted.clear()
 
 
 class Progress:
@@ -31,7 +61,9 @@ class Progress:
         self._shown = False
 
     def __call__(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done, if a line is due."""
+        """Show that `done` of `total` are done, if a line is due. Raises KeyboardInterrupt after Ctrl-C."""
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
         now = time.monotonic()
         with self._lock:
             if now < self._next_s:

@@ -14,10 +14,11 @@ REASONS = (
     "default_error",
 )  # fmt: skip
 PRIORITIES = ("critical", "normal", "sheddable")
-# Words for Engine's `lane`, `on_error` and `expired`; native code has flags for them.
+# Words for Engine's `lane`, `on_error`, `expired` and `unknown_keys`; native code has flags for them.
 LANES = ("auto", "inline", "batch")
 ERROR_RULES = ("fallback", "default")
 EXPIRED_RULES = ("raise", "answer")
+UNKNOWN_KEY_RULES = ("ignore", "raise")
 
 
 def require_same(what: str, ours: Sequence[str], native: Sequence[str]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import sys
 from pathlib import Path
 
 from engine import demo
@@ -21,9 +24,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="small models and short phases; measures nothing"
     )
     parser.add_argument("--seed", type=int, default=2013, help="of the arrivals; default 2013")
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON, and everything else on standard error"
+    )
 
 
 def main(chosen: argparse.Namespace) -> int:
     """Run the demo. Return 0."""
-    demo.run(chosen.out, quick=chosen.quick, seed=chosen.seed)
+    if not chosen.json:
+        demo.run(chosen.out, quick=chosen.quick, seed=chosen.seed)
+        return 0
+    with contextlib.redirect_stdout(sys.stderr):
+        demo.run(chosen.out, quick=chosen.quick, seed=chosen.seed)
+    print(
+        json.dumps(
+            {name: json.loads((chosen.out / f"{name}.json").read_text()) for name in ("report", "loop")}
+        )
+    )
     return 0

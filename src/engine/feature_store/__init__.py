@@ -3,6 +3,7 @@
 from engine._common import renamed
 from engine.feature_store.dataset import DatasetConfig
 from engine.feature_store.definitions import Aggregate, Entity, FeatureView, Source
+from engine.feature_store.deletion import Deleted
 from engine.feature_store.offline import DuckDBOffline, Features
 from engine.feature_store.online import LMDBOnline, OnlineFeatures, OnlineStore, RedisOnline, Written
 from engine.feature_store.store import FeatureStore
@@ -10,6 +11,7 @@ from engine.feature_store.store import FeatureStore
 __all__ = [
     "Aggregate",
     "DatasetConfig",
+    "Deleted",
     "DuckDBOffline",
     "Entity",
     "FeatureStore",

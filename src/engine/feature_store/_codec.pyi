@@ -108,6 +108,7 @@ class Reader:
 
     Attributes:
         names: the full names of the features that are read.
+        unknown: the tags of rows that were met and are of no layout known here.
 
     Args:
         prefix: the beginning of the stored keys.
@@ -118,6 +119,7 @@ class Reader:
     """
 
     names: tuple[str, ...]
+    unknown: set[bytes]
     def __init__(
         self,
         prefix: bytes,
@@ -126,3 +128,10 @@ class Reader:
         wanted: Sequence[tuple[str, int]],
         ttl_ns: int | None,
     ) -> None: ...
+    def also(self, layout: Layout, columns: Sequence[int | None]) -> None:
+        """Read rows of another layout too.
+
+        Args:
+            layout: the layout.
+            columns: for each of `names` its column there, None if it has none: such a feature is then missing.
+        """

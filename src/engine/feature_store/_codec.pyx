@@ -99,6 +99,8 @@ REASONS = ("found", "not_found", "expired", "foreign", "schema", "null_key")
 
 cdef enum:
     KEY_BYTES_MAX = 480
+    UNKNOWN_MAX = 64
+    PARTLY = 100  # besides the values of Outcome: found, in a row without some of the features
 
 cdef object EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # The key of an entity whose key value is missing: no store holds it.
@@ -317,6 +319,7 @@ cdef class Reader:
 
     Attributes:
         names: the full names of the features that are read.
+        unknown: the tags of rows that were met and are of no layout known here.
 
     Args:
         prefix: the beginning of the stored keys.
@@ -331,6 +334,8 @@ cdef class Reader:
     cdef Layout layout
     cdef readonly tuple names
     cdef vector[size_t] columns
+    cdef dict others  # tag -> (layout, column of each name or None, names without a column)
+    cdef readonly set unknown
     cdef dict blank  # held by the first reader for all of them: see _blank
     cdef int64_t ttl_ns
     cdef str one_key
@@ -346,6 +351,19 @@ cdef class Reader:
         self.ttl_ns = -1 if ttl_ns is None else ttl_ns
         self.one_text = self.key_kinds == ["text"]
         self.one_key = self.key_names[0]
+        self.others = {}
+        self.unknown = set()
+
+    def also(self, Layout layout, columns):
+        """Read rows of another layout too.
+
+        Args:
+            layout: the layout.
+            columns: for each of `names` its column there, None if it has none: such a feature is then missing.
+        """
+        absent = tuple([name for name, column in zip(self.names, columns) if column is None])
+        self.others[layout.tag] = (layout, tuple(columns), absent)
+        self.unknown.discard(layout.tag)
 
     # Hot: once per view and request.
     cdef bytes key(self, dict request):
@@ -394,6 +412,8 @@ cdef class Reader:
             return <int>Outcome.FOREIGN
         cdef string_view row = _view(<bytes>blob)
         cdef Outcome outcome = self.layout.core.check(row)
+        if outcome == Outcome.SCHEMA:
+            return self.read_other(<bytes>blob, row, out, request, now_ns)
         if outcome != Outcome.FOUND:
             return <int>outcome
         if self.ttl_ns >= 0 and is_expired(row, now_ns, self.ttl_ns):
@@ -406,6 +426,34 @@ cdef class Reader:
         except ValueError:
             return <int>Outcome.FOREIGN
         return <int>Outcome.FOUND
+
+    cdef int read_other(self, bytes blob, string_view row, dict out, dict request, int64_t now_ns) except -1:
+        """`read` of a row of another schema. PARTLY if it lacks a wanted feature."""
+        cdef Layout layout
+        tag = blob[len(MAGIC) : len(MAGIC) + TAG_BYTES]
+        known = self.others.get(tag)
+        if known is None:
+            if len(self.unknown) < UNKNOWN_MAX:
+                self.unknown.add(tag)
+            return <int>Outcome.SCHEMA
+        layout, columns, absent = known
+        cdef Outcome outcome = layout.core.check(row)
+        if outcome != Outcome.FOUND:
+            return <int>outcome
+        if self.ttl_ns >= 0 and is_expired(row, now_ns, self.ttl_ns):
+            return <int>Outcome.EXPIRED
+        try:
+            for name, column in zip(self.names, columns):
+                if column is not None and name not in request:
+                    out[name] = layout.value(<size_t>column, row)
+        except ValueError:
+            return <int>Outcome.FOREIGN
+        return PARTLY if absent else <int>Outcome.FOUND
+
+    cdef tuple absent(self, bytes blob, dict request):
+        """The names of the wanted features that a row of another schema lacks and the request does not bring."""
+        names = self.others[blob[len(MAGIC) : len(MAGIC) + TAG_BYTES]][2]
+        return tuple([name for name in names if name not in request])
 
     cdef tuple missing(self, dict out, dict request):
         """The names of the wanted features that the request does not bring. They become None in `out`."""
@@ -532,6 +580,9 @@ def merge(tuple readers, requests, list keys, blobs, int64_t now_ns, list counts
                     reason = <int>Outcome.NULL_KEY
                 else:
                     reason = reader.read(blobs[at], out, plain, overlaps, now_ns)
+                if reason == PARTLY:
+                    reason = <int>Outcome.FOUND
+                    missing += reader.absent(blobs[at], plain)
                 counts[reason] += 1
             if down or reason != <int>Outcome.FOUND:
                 missing += reader.missing(out, plain)

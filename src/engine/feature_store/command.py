@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from engine._common.progress import Progress
 from engine.errors import ConfigError
 from engine.feature_store.definitions import FeatureView
 from engine.feature_store.instants import time_range
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--end", metavar="TIME", help="the first instant that is left out, ISO 8601 with a zone; default: now"
     )
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each view")
 
 
 def main(chosen: argparse.Namespace) -> int:
@@ -43,17 +47,15 @@ def main(chosen: argparse.Namespace) -> int:
     for view in views:
         store._check(view, chosen.start, chosen.end)
     for view in views:
-
-        def show(done: int, total: int, name: str = view.name) -> None:
-            if sys.stderr.isatty():
-                print(f"\r{name}: {done:,} of {total:,} rows", end="", file=sys.stderr, flush=True)
-
-        written = store.materialize(view, chosen.start, chosen.end, progress=show)
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+        with Progress(view.name, "rows") as progress:
+            written = store.materialize(view, chosen.start, chosen.end, progress=progress)
+        if chosen.json:
+            print(json.dumps({"view": view.name, **asdict(written)}), flush=True)
+            continue
         print(
             f"{view.name}: {written.rows:,} rows: {written.written:,} written, {written.same:,} there already, "
-            f"{written.older:,} older than what is there, {written.resumed:,} done by an earlier run"
+            f"{written.older:,} older than what is there, {written.resumed:,} done by an earlier run",
+            flush=True,
         )
     return 0
 

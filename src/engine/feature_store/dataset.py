@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from engine.feature_store.definitions import (
     require_distinct,
     sequence_of,
 )
-from engine.feature_store.instants import time_range
+from engine.feature_store.instants import instant_ns, time_range
 from engine.feature_store.offline.base import FOUND, REASONS, View
 from engine.feature_store.offline.columns import Snapshot, check_keys, check_times, kinds_of
 from engine.feature_store.offline.sources import take
@@ -46,6 +46,8 @@ class DatasetConfig:
             with a time zone; None for no bound.
         reasons: add a text column `view__reason` for each view: "found", "null_key", "unknown_entity", "not_yet" (the
             entity's first row is later than the label) or "expired".
+        created_end_time: leave out rows of the views that were not created before this instant, as if they were not
+            there yet: so a dataset of an earlier day can be made again. A row without a created time stays.
 
     Immutable. It refers to files and does not hold their rows; a table in memory it holds.
 
@@ -62,6 +64,7 @@ class DatasetConfig:
     start_time: Any = None
     end_time: Any = None
     reasons: bool = False
+    created_end_time: Any = None
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class DatasetConfig:
         start_time: Any = None,
         end_time: Any = None,
         reasons: bool = False,
+        created_end_time: Any = None,
     ) -> None:
         put = object.__setattr__
         put(self, "labels", labels)
@@ -83,6 +87,7 @@ class DatasetConfig:
         put(self, "start_time", start_time)
         put(self, "end_time", end_time)
         put(self, "reasons", bool(reasons))
+        put(self, "created_end_time", created_end_time)
         self._check()
 
     def _check(self) -> None:
@@ -106,6 +111,18 @@ class DatasetConfig:
                     f"{name!r} is a feature already, so reasons=True cannot be a column of that name"
                 )
         time_range(self.start_time, self.end_time)
+        for view in self.views if self.created_end_ns is not None else ():
+            if view.source.created_time is None:
+                raise ConfigError(
+                    f"view {view.name!r}: its source has no created_time, which created_end_time needs; name the "
+                    "column in Source(…, created_time=…)"
+                )
+
+    @property
+    def created_end_ns(self) -> int | None:
+        """`created_end_time` in nanoseconds since 1970; None for no bound."""
+        end = self.created_end_time
+        return None if end is None else instant_ns(end, "created_end_time")
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -126,8 +143,11 @@ class DatasetConfig:
 
     def digest_of(self, snapshots: Sequence[Snapshot]) -> str:
         """The digest with these contents: of the labels, then of each view's source, in order."""
+        # What is not said is left out, so that the digest of a dataset that does not use it stays what it was.
+        said = {} if self.created_end_ns is None else {"created_end_ns": self.created_end_ns}
         return canonical.digest(
-            {
+            said
+            | {
                 "labels": self.labels.describe(),
                 "views": [view.describe() for view in self.views],
                 "features": self.feature_names,
@@ -148,7 +168,10 @@ def training_table(offline: OfflineStore, config: DatasetConfig, digest: str | N
         raise InputTypeError(f"digest: expected text, got {type(digest).__name__} {digest!r:.80}")
     check_dataset(offline, config)
     labels = offline.snapshot(config.labels)
-    views = [View.of(view, offline.snapshot(view.source)) for view in config.views]
+    views = [
+        replace(View.of(view, offline.snapshot(view.source)), created_end_ns=config.created_end_ns)
+        for view in config.views
+    ]
     found = config.digest_of([labels, *(view.snapshot for view in views)])
     if digest is not None and digest != found:
         raise StoreError(

@@ -7,8 +7,8 @@ version, a digest of everything that decides the meaning of its features.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from os import PathLike, fspath
 from pathlib import Path
@@ -20,9 +20,12 @@ from engine.feature_store.instants import span_ns
 
 # A name becomes a key of the online store, a column of a training table and a word of a command line, so it is plain.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-FUNCTIONS = ("count", "sum", "mean", "min", "max")
+FUNCTIONS = ("count", "sum", "mean", "min", "max", "distinct", "first", "last", "std", "quantile")
+CLOSED = ("right", "left")
+AS_OF = ("row", "request")
 NAIVE = ("refuse", "utc")
 SEPARATOR = "__"
+EVENT_TIMES = "@"  # in a stored row; no feature has the name of another after it
 FEATURES_MAX = 1000
 _WHOLE_UNITS = (("s", 10**9), ("ms", 10**6), ("us", 10**3))
 
@@ -77,6 +80,14 @@ def sequence_of(value: Any, kind: type[T], what: str, wanted: str) -> tuple[T, .
     return parts
 
 
+def _names_by_key(value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{where}, key_map: expected names by key, got {type(value).__name__} {value!r:.80}"
+        )
+    return dict(value)
+
+
 @dataclass(frozen=True)
 class Entity:
     """A thing that features are about: a plane, an airport, a route.
@@ -107,7 +118,8 @@ class Source:
     """Rows with an event time: Parquet files, or a table in memory.
 
     Args:
-        data: a path, folder or glob of Parquet files, a list of them, or a table (pyarrow, pandas, Polars). A glob is
+        data: a path, folder or glob of Parquet files, a list of them, or a table (pyarrow, pandas, Polars). A path may
+            be a URL (s3://bucket/folder, gs://…), which needs the fsspec driver of its protocol. A glob is
             expanded each time the source is read, and its files are read in the order of their names. Columns in the
             names of the folders below, as `day=2024-01-01`, are columns of the source.
         event_time: the column that says when a row became true. It has a time zone; see `naive`.
@@ -118,6 +130,8 @@ class Source:
             own; of rows with the same entity and event time, those with the newest created time count.
         naive: the meaning of a timestamp without a zone: "refuse" raises InputError when the source is read, "utc"
             takes it as UTC.
+        storage_options: of the fsspec driver of a URL, by name; None for none. Credentials are better left to the
+            driver, which finds them as its cloud's own tools do.
 
     Raises:
         ConfigError: a name of a column is empty or no text, or `naive` is neither word.
@@ -128,6 +142,7 @@ class Source:
     created_time: str | None = None
     event_id: str | None = None
     naive: str = "refuse"
+    storage_options: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         arguments.one_of("naive", self.naive, NAIVE, error=ConfigError)
@@ -164,26 +179,38 @@ class Source:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One number over a trailing window: over the entity's events in (t - window, t], t being the row's event time.
+    """One value over a trailing window: over the entity's events in (t - window, t], t being the row's event time.
 
     Args:
-        function: "count", "sum", "mean", "min" or "max" of the values that are neither null nor NaN. Over no values
-            `count` is 0 and the others are null. A sum is exact and rounded once, so its bits depend on the events in
-            the window alone: not on other rows, on their order or on the number of threads.
-        column: a column of the source; numbers or booleans.
+        function: of the values that are neither null nor NaN: "count"; "distinct", the number of different values;
+            "sum", "mean", "min", "max"; "std", of a sample, null over one value; "quantile"; "first" and "last" by
+            event time, then created time, then place in the source. Over no values `count` and `distinct` are 0 and the
+            others are null. A sum is exact and rounded once, and so is the numerator of a variance, so their bits
+            depend on the events in the window alone: not on other rows, on their order or on the number of threads.
+        column: a column of the source; numbers or booleans, and for "distinct", "first" and "last" also text or
+            timestamps.
         window: "1h", "24h", "7d" or a timedelta, above zero.
+        q: the quantile, from 0 to 1; 0.5, the median, unless given. Between two values it is interpolated linearly.
+        closed: "right" for (t - window, t]; "left" for [t - window, t), which leaves out the events of the instant t.
 
     Raises:
-        ConfigError: an unknown function, or no name of a column.
+        ConfigError: an unknown function, no name of a column, or a `q` for another function than "quantile".
         InputError: the window is no time above zero.
     """
 
     function: str
     column: str
     window: str | timedelta
+    q: float | None = None
+    closed: str = "right"
 
     def __post_init__(self) -> None:
         arguments.one_of("aggregate, function", self.function, FUNCTIONS, error=ConfigError)
+        arguments.one_of("aggregate, closed", self.closed, CLOSED, error=ConfigError)
+        if self.q is not None:
+            if self.function != "quantile":
+                raise ConfigError(f"aggregate {self.function}: q is for quantile alone, got {self.q!r}")
+            arguments.number("aggregate quantile, q", self.q, 0.0, 1.0, error=ConfigError)
         if not isinstance(self.column, str) or not self.column:
             raise ConfigError(
                 f"aggregate {self.function}: expected the name of a column, got {self.column!r}"
@@ -196,13 +223,30 @@ class Aggregate:
         return span_ns(self.window, "window")
 
     @property
+    def quantile(self) -> float:
+        """The quantile: `q`, or the median."""
+        return 0.5 if self.q is None else float(self.q)
+
+    @property
     def name(self) -> str:
         """The feature's own name, as `dep_delay_mean_24h`. A timedelta is named in seconds, as `dep_delay_mean_60s`,
-        and in ms or us if it has a fraction of one."""
+        and in ms or us if it has a fraction of one. A quantile that is no median says so (`dep_delay_quantile90_24h`),
+        and so does a window that is closed on the left (`dep_delay_mean_before_24h`)."""
+        which = f"{100 * self.quantile:g}" if self.quantile != 0.5 else ""
+        before = "_before" if self.closed == "left" else ""
+        named = f"{self.column}_{self.function}{which}{before}"
         if isinstance(self.window, str):
-            return f"{self.column}_{self.function}_{self.window}"
+            return f"{named}_{self.window}"
         unit, ns = next((unit, ns) for unit, ns in _WHOLE_UNITS if self.window_ns % ns == 0)
-        return f"{self.column}_{self.function}_{self.window_ns // ns}{unit}"
+        return f"{named}_{self.window_ns // ns}{unit}"
+
+    def describe(self) -> tuple[Any, ...]:
+        """Everything that decides the meaning, as JSON-able values. What is not said is left out, so that the version
+        of a view that does not use it stays what it was."""
+        said = (self.function, self.column, self.window_ns)
+        if self.quantile != 0.5 or self.closed != "right":
+            return (*said, self.quantile, self.closed)
+        return said
 
 
 @dataclass(frozen=True)
@@ -219,6 +263,10 @@ class FeatureView:
         columns: columns of the source that are features as they are: numbers, booleans, text or timestamps.
         aggregates: features over trailing windows of the source's events.
         ttl: a row older than this is missing: "48h" or a timedelta; None for never. A row exactly this old still holds.
+        as_of: the instant that windows end at: "row", the event time of the row; or "request", the instant of the label
+            or of the request, so that events leave a window as time passes. A row online then holds the numbers of the
+            entity's events in the longest window, and aggregates are over numbers and booleans, as float64.
+        key_map, stored_as: set by `with_key_map`.
 
     Raises:
         ConfigError: a name is not allowed or stands there twice, or there is no feature, or more than 1,000.
@@ -231,6 +279,9 @@ class FeatureView:
     columns: tuple[str, ...] = ()
     aggregates: tuple[Aggregate, ...] = ()
     ttl: str | timedelta | None = None
+    as_of: str = "row"
+    key_map: Mapping[str, str] | None = None
+    stored_as: str | None = None
 
     def __init__(
         self,
@@ -240,6 +291,9 @@ class FeatureView:
         columns: Sequence[str] = (),
         aggregates: Sequence[Aggregate] = (),
         ttl: str | timedelta | None = None,
+        as_of: str = "row",
+        key_map: Mapping[str, str] | None = None,
+        stored_as: str | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "name", plain_name(name, "the name of a feature view"))
@@ -250,10 +304,54 @@ class FeatureView:
         wanted = "aggregates as Aggregate(function, column, window)"
         put(self, "aggregates", sequence_of(aggregates, Aggregate, where, wanted))
         put(self, "ttl", ttl)
+        put(self, "as_of", arguments.one_of(f"{where}, as_of", as_of, AS_OF, error=ConfigError))
+        put(self, "key_map", None if key_map is None else _names_by_key(key_map, where))
+        put(self, "stored_as", stored_as)
         self._check()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.entities, self.columns, self.aggregates, self.ttl, self.as_of))
+
+    def with_key_map(self, key_map: Mapping[str, str], *, name: str) -> FeatureView:
+        """This view for another role of its entity: an airport as the origin, and as the destination of a flight.
+
+        Labels and requests then have the entity's keys under other names. The rows are those of this view, offline and
+        online, so materialising either is enough.
+
+        Args:
+            key_map: the name in labels and requests, by the name of the key: {"airport": "origin"}.
+            name: of the view in this role. Its features are called `name__column`.
+
+        Raises:
+            ConfigError: a name is not allowed, a name of the map is no key of this view, or two keys would have one
+                name.
+
+        >>> airport = Entity("airport")
+        >>> weather = FeatureView("weather", airport, Source("weather.parquet", "time"), ["temp"])
+        >>> weather.with_key_map({"airport": "origin"}, name="origin_weather").keys
+        ('origin',)
+        """
+        given = _names_by_key(key_map, f"view {self.name!r}")
+        unknown = [key for key in given if key not in self.keys]
+        if unknown:
+            raise ConfigError(
+                f"view {self.name!r} has no key {unknown[0]!r} to map; its keys are: {', '.join(self.keys)}"
+            )
+        made = {source: given.get(key, key) for source, key in zip(self.source_keys, self.keys, strict=True)}
+        return replace(self, name=name, key_map=made, stored_as=self.online_name)
 
     def _check(self) -> None:
         where = f"view {self.name!r}"
+        if self.stored_as is not None:
+            plain_name(self.stored_as, f"{where}, stored_as")
+        for key, known in (self.key_map or {}).items():
+            if key not in self.source_keys or not isinstance(known, str) or not known:
+                raise ConfigError(
+                    f"{where}, key_map: expected names by key, of the keys {', '.join(self.source_keys)}; got "
+                    f"{key!r}: {known!r}"
+                )
+        if self.as_of == "request" and not self.aggregates:
+            raise ConfigError(f"{where}: as_of='request' says when windows end, so it needs an aggregate")
         if not self.entities:
             raise ConfigError(f"{where}: expected at least one Entity, got ()")
         require(self.source, Source, where)
@@ -266,14 +364,50 @@ class FeatureView:
             span_ns(self.ttl, f"{where}, ttl")
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        """The key columns of all its entities, in order."""
+    def source_keys(self) -> tuple[str, ...]:
+        """The key columns of all its entities, in order, as the source names them."""
         return tuple(key for entity in self.entities for key in entity.keys)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys in order, as labels and requests name them: `source_keys` unless `with_key_map` says otherwise."""
+        known = self.key_map or {}
+        return tuple(known.get(key, key) for key in self.source_keys)
+
+    @property
+    def online_name(self) -> str:
+        """The name of the view that its rows are stored under: its own, or that of the view whose role it is."""
+        return self.name if self.stored_as is None else self.stored_as
+
+    @property
+    def as_stored(self) -> FeatureView:
+        """The view whose rows these are: itself, or the view whose role it is."""
+        if self.stored_as is None and self.key_map is None:
+            return self
+        return replace(self, name=self.online_name, key_map=None, stored_as=None)
+
+    @property
+    def at_request(self) -> bool:
+        """Whether windows end at the request's instant."""
+        return self.as_of == "request"
 
     @property
     def columns_out(self) -> tuple[str, ...]:
         """The features' own names, in order: columns, then aggregates."""
         return (*self.columns, *(aggregate.name for aggregate in self.aggregates))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns of the source that are aggregated, each once."""
+        return tuple(dict.fromkeys(aggregate.column for aggregate in self.aggregates))
+
+    @property
+    def stored_columns(self) -> tuple[str, ...]:
+        """The names of the values in a stored row: `columns_out`; or, where windows end at the request's instant, the
+        columns, and the event times and inputs of the events in the longest window."""
+        if not self.at_request:
+            return self.columns_out
+        return (*self.columns, EVENT_TIMES, *(f"{EVENT_TIMES}{column}" for column in self.inputs))
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -292,14 +426,19 @@ class FeatureView:
 
     def describe(self) -> dict[str, Any]:
         """The definition as JSON-able values: `version` is their digest."""
-        return {
+        described: dict[str, Any] = {
             "name": self.name,
             "entities": [[entity.name, list(entity.keys)] for entity in self.entities],
             "source": self.source.describe(),
             "columns": list(self.columns),
-            "aggregates": [[a.function, a.column, a.window_ns] for a in self.aggregates],
+            "aggregates": [list(aggregate.describe()) for aggregate in self.aggregates],
             "ttl_ns": self.ttl_ns,
         }
+        if self.at_request:
+            described["as_of"] = self.as_of
+        if self.key_map is not None:
+            described |= {"key_map": self.key_map, "stored_as": self.stored_as}
+        return described
 
     @property
     def version(self) -> str:

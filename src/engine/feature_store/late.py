@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.errors import StoreError
 from engine.feature_store._codec import keys_of
-from engine.feature_store.offline.base import FOUND, Features, OfflineStore, batch_schema
+from engine.feature_store.offline.base import FOUND, Features, OfflineStore, batch_schema, unchanged
 from engine.feature_store.online.base import BATCH_ROWS, OnlineStore, Unavailable, packed
 
 READ_S_MAX = 30.0
@@ -47,21 +47,21 @@ def refresh(offline: OfflineStore, online: OnlineStore, features: Features, revi
     definition = view.definition
     labels = entities.drop_columns("t").rename_columns(list(definition.keys))
     instants = entities["t"].to_numpy()
-    exact = replace(view, definition=replace(definition, ttl=_NO_OLDER))
+    exact = replace(view, definition=replace(definition, ttl=_NO_OLDER), stored=True)
     (joined,) = offline.join(labels, instants, [exact])
     snapshot = view.snapshot
-    if snapshot.table is None and offline.snapshot(snapshot.pinned).digest != snapshot.digest:
+    if not unchanged(offline, snapshot):
         raise StoreError(f"{snapshot.place}: changed while late events were added up; materialize it again")
     made = {name: entities[name] for name in entities.column_names}
     made["c"] = pa.nulls(len(entities), pa.int64())
-    for i, kind in enumerate(view.kinds_out):
+    for i, kind in enumerate(view.kinds_stored):
         column = joined.columns[i]
         made[f"f{i}"] = column.cast(pa.int64()) if kind == "time" else column
     schema = batch_schema(view)
     rows = pa.table({name: made[name] for name in schema.names}).cast(schema)
     rows = rows.filter(pa.array(joined.reasons == FOUND)).combine_chunks()
     changed = 0
-    prefix = online.prefix(definition.name)
+    prefix = online.prefix(definition.online_name)
     for batch in rows.to_batches(max_chunksize=BATCH_ROWS):
         changed += online.write(packed(batch, view, prefix, revision), definition.ttl_ns, {})[0]
     return changed
@@ -75,7 +75,7 @@ def _newer(online: OnlineStore, features: Features) -> Iterator[Any]:
     view = features.view
     definition, layout = view.definition, view.schema.layout
     names = [f"k{i}" for i in range(len(definition.keys))]
-    prefix, window_ns = online.prefix(definition.name), definition.window_ns_max
+    prefix, window_ns = online.prefix(definition.online_name), definition.window_ns_max
     wire = online.wire()
     try:
         for batch in features.batches(rows_max=BATCH_ROWS):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import EngineError, InputTypeError, StoreError
+from engine.errors import ConfigError, EngineError, InputTypeError, StoreError
 from engine.feature_store.dataset import DatasetConfig, training_table
 from engine.feature_store.definitions import FeatureView, require, sequence_of
+from engine.feature_store.deletion import Deleted, delete_everywhere, delete_rows
 from engine.feature_store.instants import EPOCH, shown, time_range
 from engine.feature_store.late import refresh
-from engine.feature_store.offline.base import Features, OfflineStore, schema_of
-from engine.feature_store.offline.columns import Snapshot, kinds_of
+from engine.feature_store.offline.base import Features, OfflineStore, look, schema_of, unchanged
+from engine.feature_store.offline.columns import kinds_of
+from engine.feature_store.offline.sources import all_there
 from engine.feature_store.online.base import OnlineStore, Progress, Written
 from engine.feature_store.online.features import OnlineFeatures, Program, check_fits
+from engine.feature_store.pushed import Pushed
 from engine.feature_store.schema import Schema
 
 if TYPE_CHECKING:
@@ -96,11 +98,12 @@ class FeatureStore:
         self._check(feature_definition, start_time, end_time)
         if progress is not None and not callable(progress):
             raise InputTypeError(f"progress: expected a callable, got {type(progress).__name__}")
+        feature_definition = feature_definition.as_stored
         features, revision = self._computed(feature_definition, start_time, end_time)
         written = self.online.upsert(features, progress=progress, revision=revision)
         _, end_ns = time_range(start_time, end_time)
         assert end_ns is not None
-        until_ns = self.online.materialized(feature_definition.name, end_ns)
+        until_ns = self.online.materialized(feature_definition.online_name, end_ns)
         if until_ns is not None and written.written:
             # Newer rows of these entities may have been evicted, and an older one must not stand in for them.
             self.materialize(feature_definition, shown(end_ns), shown(until_ns))
@@ -123,31 +126,25 @@ class FeatureStore:
         source later, because no other run drew a revision between ours and our look at the source."""
         for _ in range(LOOKS_MAX):
             revision = self.online.next_revision()
-            seen = self.offline.snapshot(view.source)
+            seen = look(self.offline, view.source)
             if self.online.note("revision") != b"%d" % revision:
                 continue
             # The files that were there at our look, and none that came since.
             pinned = replace(view, source=seen.pinned)
             try:
                 features = self.offline.compute(pinned, start_time, end_time)
-                found = features.view.snapshot
                 # A file that was replaced while it was read would give rows of two contents.
-                after = self.offline.snapshot(pinned.source).digest if found.table is None else seen.digest
+                same = features.view.snapshot.digest == seen.digest and unchanged(self.offline, seen)
             except StoreError:
-                if self._all_there(seen):
+                if all_there(seen):
                     raise
                 continue
-            if found.digest == seen.digest == after:
+            if same:
                 return replace(features, view=replace(features.view, definition=view)), revision
         raise StoreError(
             f"view {view.name!r}: its source changed, or others began to materialise, {LOOKS_MAX} times while it was "
             "looked at; write whole files and move them into place"
         )
-
-    @staticmethod
-    def _all_there(snapshot: Snapshot) -> bool:
-        """Whether no file of a snapshot has been removed since."""
-        return all(os.path.exists(file) for file in snapshot.files)
 
     def get_training_features(self, dataset_config: DatasetConfig, *, digest: str | None = None) -> pa.Table:
         """The label rows in their order, each with the features that were known at its instant.
@@ -205,17 +202,98 @@ class FeatureStore:
             raise InputTypeError(f"now_ns: expected a callable, got {type(now_ns).__name__}")
         return OnlineFeatures(program, [(view, self._schema(view)) for view in views], self.online, now_ns)
 
+    def push(self, view: FeatureView, rows: Any) -> Written:
+        """Write rows of a view straight into the online store: the caller has computed them, from a stream, say.
+
+        As everywhere, nothing older overwrites: a row is kept by event time, then by created time, then by the order of
+        writing. Blocks until the rows are written: durable in LMDB, in the server's memory in Redis. The source is not
+        read and not written, so keep the rows there too, for training.
+
+        Args:
+            view: the view.
+            rows: a mapping, a sequence of mappings, or a table (pyarrow, pandas, Polars), by name: the view's keys, its
+                event time (a datetime or ISO 8601 text with a zone), the created time if the source has one, and every
+                feature by its own name, aggregates too (`delay_mean_24h`). Of several rows of one entity the newest is
+                kept.
+
+        Returns:
+            The number of rows by their outcome.
+
+        Raises:
+            ConfigError: `view` is no FeatureView, or its windows end at the request, which needs the events themselves.
+            InputError: a name is missing or unknown, a key or a time is null, or a value is of another type. It names
+                column and row. Nothing is written then.
+            StoreError: the online store cannot be written, or the types of the view are known neither there nor in its
+                source.
+        """
+        view = require(view, FeatureView, "view").as_stored
+        if view.at_request:
+            raise ConfigError(
+                f"view {view.name!r}: its windows end at the request, so a row online holds events; bring them into "
+                "the source and materialize the view"
+            )
+        with self.online.held():
+            schema = self._schema(view)
+            return self.online.put(view, schema, Pushed.of(view, schema, rows))
+
+    def delete(
+        self,
+        view: FeatureView,
+        keys: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        mark: bool = True,
+        note: str = "",
+    ) -> Deleted:
+        """Delete the online rows of entities in one view, and log it. Durable when the call returns, as a write is.
+
+        A source may still have rows of the entity. With `mark` the store remembers, without a feature, that the entity
+        was deleted now: rows with an event time until now, which a later `materialize` brings, stay out, and newer ones
+        come. Delete the rows from the source too where the law wants it; training reads them there.
+
+        Args:
+            view: the view.
+            keys: the keys of an entity by name, or a sequence of them.
+            mark: False leaves nothing behind, so the next `materialize` brings back what the source has.
+            note: for the log.
+
+        Returns:
+            The entry of the log.
+
+        Raises:
+            ConfigError: `view` is no FeatureView.
+            InputError: a key is missing, null or of another type.
+            StoreError: the online store cannot be written.
+        """
+        view = require(view, FeatureView, "view")
+        return delete_rows(self.online, view, self._schema(view), keys, mark=mark, note=note)
+
+    def delete_entity(self, keys: Mapping[str, Any], *, mark: bool = True, note: str = "") -> Deleted:
+        """Delete an entity everywhere in the online store: its row in each view that has its keys, and each row of a
+        view of several entities where it is one of them. The views are those that were ever written here.
+
+        Args:
+            keys: the entity's keys by name, as the sources name them: {"tailnum": "N14228"}.
+            mark, note: as for `delete`.
+
+        Raises:
+            InputError: no key, or one that is null or of another type.
+            StoreError: no view of the store has these keys, or it cannot be read or written.
+        """
+        return delete_everywhere(self.online, keys, mark=mark, note=note)
+
+    def deletions(self) -> list[Deleted]:
+        """The log of deletions, oldest first. Raises StoreError if the online store cannot be read."""
+        return [Deleted.from_json(entry) for entry in self.online.log()]
+
     def _schema(self, view: FeatureView) -> Schema:
         """The types of a view: as materialised, or else as its source has them."""
-        stored: bytes | None = None
         down: StoreError | None = None
         try:
-            stored = self.online.note(f"schema:{view.name}")
+            for schema in self.online.schemas(view.online_name):
+                if (found := schema.of_view(view)) is not None:
+                    return found
         except StoreError as error:
             down = error
-        schema = None if stored is None else Schema.from_json(stored, view)
-        if schema is not None:
-            return schema
         try:
             return schema_of(view, kinds_of(view, self.offline.columns(view.source)))
         except EngineError as error:

@@ -31,6 +31,7 @@ class Bench:
 
     Attributes:
         path, format, n_features: of the model.
+        device: where it is scored: "cpu", or "gpu:0" with the batch from which on the GPU is sooner.
         rows: the rows it was measured on, in words.
         us_row: median microseconds a row of `Model.predict`, by rows a call.
         rival: the library that trained the model, or why it was not measured.
@@ -49,9 +50,11 @@ class Bench:
     rival_us_row: dict[int, float] = field(default_factory=dict)
     largest_difference: float | None = None
     load: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {self.format}, {self.n_features} features; rows: {self.rows}"]
+        where = "" if self.device == "cpu" else f", {self.device}"
+        lines = [f"{self.path}: {self.format}, {self.n_features} features{where}; rows: {self.rows}"]
         lines.append(f"{'rows a call':>12}{'us a row':>12}{self.rival:>24}{'times':>8}")
         for size, mine in self.us_row.items():
             other = self.rival_us_row.get(size)
@@ -78,6 +81,7 @@ def bench(
     seed: int = 0,
     batch_s: float = 0.3,
     trust: bool = False,
+    device: str = "cpu",
 ) -> Bench:
     """Time a model file against the library that trained it, and under a load. Blocks for the whole measurement.
 
@@ -92,13 +96,14 @@ def bench(
         seed: of arrivals and default rows.
         batch_s: seconds spent on each size and library.
         trust: read pickles, which run code.
+        device: where the model is scored, as in `load_model`.
 
     Raises:
         InputError: `rows` has another width, or no row.
         ModelFormatError, UnsupportedModelError: raised by `load_model`.
     """
     path = Path(path)
-    model = load_model(path, trust=trust)
+    model = load_model(path, trust=trust, device=device)
     about = "yours" if rows is not None else "standard normal (your own, by --rows, would tell more)"
     if rows is None:
         rows = np.random.default_rng(seed).normal(size=(4096, model.n_features)).astype(np.float32)
@@ -118,7 +123,14 @@ def bench(
         rival_us_row=theirs,
         largest_difference=_difference(model, predict, rows[:1024]) if predict else None,
         load=_under_load(model, rows, rate_per_s, deadline_ms, seconds, seed),
+        device=_device(model),
     )
+
+
+def _device(model: Model) -> str:
+    facts = model.describe()
+    where = str(facts.get("device", "cpu"))
+    return where if where == "cpu" else f"{where} from {facts['break_even_rows']} rows on"
 
 
 def _us_row(predict: Predict, rows: Rows, size: int, seconds: float) -> float:

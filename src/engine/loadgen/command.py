@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trust", action="store_true", help="read pickles; reading one runs code from the file"
     )
     parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="DEVICE",
+        help="cpu, gpu:0, or auto: each batch where it is answered sooner; default cpu",
+    )
+    parser.add_argument(
         "--json",
         nargs="?",
         const="-",
@@ -57,6 +63,7 @@ def main(chosen: argparse.Namespace) -> int:
         seconds=chosen.seconds,
         seed=chosen.seed,
         trust=chosen.trust,
+        device=chosen.device,
     )
     body = json.dumps(asdict(found), indent=1)
     print(body if chosen.json == "-" else found)

@@ -39,3 +39,13 @@ class Dense:
         Raises:
             ConfigError: another shape, or an instruction set that this CPU lacks.
         """
+
+def native(capsule: CapsuleType) -> CapsuleType | None:
+    """Return the native net behind a scorer, for another binding of this package.
+
+    Args:
+        capsule: PyCapsule `engine.scorer.v1`, which must outlive the result.
+
+    Returns:
+        PyCapsule `engine.model.dense`, or None where the scorer is of another kind.
+    """

@@ -1,4 +1,5 @@
 # A native dense net from arrays, as a scorer capsule. csrc/model/dense/dense.cpp checks the values.
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t
 from libcpp cimport bool as cbool
@@ -11,7 +12,7 @@ import numpy as np
 cimport numpy as cnp
 
 from engine.model._arrays cimport Isa, span_f64
-from engine.model._scorer cimport engine_scorer, scorer_to_capsule
+from engine.model._scorer cimport engine_scorer, scorer_from_capsule, scorer_to_capsule
 
 from engine.errors import ConfigError, ModelFormatError
 
@@ -32,6 +33,8 @@ cdef extern from "model/dense/dense.hpp" namespace "engine::dense" nogil:
         unique_ptr[CDense] load(layer_span layers, cbool float32, cbool missing_zero) except +
         @staticmethod
         engine_scorer scorer(unique_ptr[CDense] net) except +
+        @staticmethod
+        const CDense* of(const engine_scorer& scorer)
         int score_by(Isa isa, const float* rows, size_t n, size_t stride, double* out)
         uint32_t n_features()
         uint32_t n_outputs()
@@ -110,3 +113,16 @@ cdef class Dense:
                               <double*>cnp.PyArray_DATA(out)):
             raise ConfigError(f"this CPU does not run {instruction_set!r}; one of {', '.join(_ISAS)} is")
         return out
+
+
+def native(capsule):
+    """Return the native net behind a scorer, for another binding of this package.
+
+    Args:
+        capsule: PyCapsule `engine.scorer.v1`, which must outlive the result.
+
+    Returns:
+        PyCapsule `engine.model.dense`, or None where the scorer is of another kind.
+    """
+    cdef const CDense* found = CDense.of(scorer_from_capsule(capsule)[0])
+    return None if found is NULL else PyCapsule_New(<void*>found, "engine.model.dense", NULL)

@@ -79,3 +79,13 @@ class Forest:
 
 def instruction_sets() -> tuple[str, str]:
     """Return (best of this CPU, in use after ENGINE_CPU), each "scalar", "avx2" or "avx512"."""
+
+def native(capsule: CapsuleType) -> CapsuleType | None:
+    """Return the native forest behind a scorer, for another binding of this package.
+
+    Args:
+        capsule: PyCapsule `engine.scorer.v1`, which must outlive the result.
+
+    Returns:
+        PyCapsule `engine.model.forest`, or None where the scorer is of another kind.
+    """

@@ -1,4 +1,5 @@
 # A native forest from flat arrays, as a scorer capsule. csrc/model/forest/trees.cpp checks them.
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libcpp cimport bool as cbool
@@ -12,7 +13,7 @@ import numpy as np
 cimport numpy as cnp
 
 from engine.model._arrays cimport active_isa, detected_isa, isa_name, span_f64, span_i32, span_u8, span_u32
-from engine.model._scorer cimport engine_scorer, scorer_to_capsule
+from engine.model._scorer cimport engine_scorer, scorer_from_capsule, scorer_to_capsule
 
 from engine.errors import ConfigError, InputError, ModelFormatError
 
@@ -40,6 +41,8 @@ cdef extern from "model/forest/forest.hpp" namespace "engine::forest" nogil:
         unique_ptr[CForest] load(const Spec& spec) except +
         @staticmethod
         engine_scorer scorer(unique_ptr[CForest] forest) except +
+        @staticmethod
+        const CForest* of(const engine_scorer& scorer)
         int score_by(const string& layout, const float* rows, size_t n, size_t stride, double* out)
         int score_by(const string& layout, const double* rows, size_t n, size_t stride, double* out)
         vector[string] layouts() except +
@@ -194,3 +197,16 @@ cdef class Forest:
 def instruction_sets() -> tuple:
     """Return (best of this CPU, in use after ENGINE_CPU), each "scalar", "avx2" or "avx512"."""
     return isa_name(detected_isa()).decode(), isa_name(active_isa()).decode()
+
+
+def native(capsule):
+    """Return the native forest behind a scorer, for another binding of this package.
+
+    Args:
+        capsule: PyCapsule `engine.scorer.v1`, which must outlive the result.
+
+    Returns:
+        PyCapsule `engine.model.forest`, or None where the scorer is of another kind.
+    """
+    cdef const CForest* found = CForest.of(scorer_from_capsule(capsule)[0])
+    return None if found is NULL else PyCapsule_New(<void*>found, "engine.model.forest", NULL)

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -35,7 +36,7 @@ def score(
             float32's range becomes an infinity of its sign, without a warning.
         threads: from 1; up to this many threads share the rows, 256 at a time. A scorer that is not reentrant gets one.
         deadline_ns: a point on `time.monotonic_ns()`. One thread then scores, and a scorer that can stop gives up once
-            the deadline has passed.
+            the deadline has passed. A scorer that is not reentrant is waited for until then.
 
     Returns:
         float64 [n] for one output, [n, n_outputs] for several.
@@ -44,6 +45,12 @@ def score(
         ConfigError: no scorer capsule.
         InputError: another shape or dtype, or threads below 1.
         ModelError: the scorer failed or gave up.
+    """
+
+def is_plain(rows: object, float64: bool) -> bool:
+    """Return whether rows are a NumPy array of float32 or, with `float64`, of float64, and of no subclass.
+
+    Such rows hold no names, no masked values, and no numbers that the model would round without a word.
     """
 
 def lost(rows: npt.NDArray[Any]) -> tuple[int, int] | None:
@@ -59,4 +66,15 @@ def with_missing(capsule: CapsuleType, missing: float) -> CapsuleType:
 
     Raises:
         ConfigError: no scorer capsule.
+    """
+
+def reordered(capsule: CapsuleType, order: Sequence[int]) -> CapsuleType:
+    """Return a scorer capsule that takes columns in another order. It copies the rows, and has the inner one's flags.
+
+    Args:
+        capsule: PyCapsule `engine.scorer.v1`.
+        order: order[i] is the given rows' column that is the inner scorer's column i; each column once.
+
+    Raises:
+        ConfigError: no scorer capsule, or `order` is no permutation of its columns.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine._common import optional
-from engine.errors import ConfigError, ModelFormatError, UnsupportedModelError
+from engine.errors import ConfigError, EngineError, ModelFormatError, UnsupportedModelError
 from engine.model import _scorer
 from engine.model.iterations import Range
 from engine.model.model import Model
@@ -18,6 +18,8 @@ from engine.model.model import Model
 NO_ROUNDS = (
     "iteration_range= and num_trees= choose rounds of LightGBM, XGBoost and CatBoost models, got one of {}"
 )
+# Their threshold changes labels alone: their probabilities are those of the estimator inside.
+_THRESHOLDS = ("FixedThresholdClassifier", "TunedThresholdClassifierCV")
 LIBRARIES = ("lightgbm", "xgboost", "sklearn", "catboost", "treelite")
 
 
@@ -44,6 +46,21 @@ def read_fitted(fitted: Any, library: str, rounds: Range = None) -> Model:
     Raises:
         UnsupportedModelError: the object is not fitted, of another class, or cannot be represented exactly.
     """
+    try:
+        return _read(fitted, library, rounds)
+    except EngineError:
+        raise
+    except (
+        Exception
+    ) as error:  # an object of a version that its library does not know any more, or half of one
+        raise UnsupportedModelError(
+            f"{library} {type(fitted).__name__}: it cannot be read as the installed {library} knows it: "
+            f"{type(error).__name__}: {error}; fit it with that version, or load and save it "
+            f"with the version that made it"
+        ) from error
+
+
+def _read(fitted: Any, library: str, rounds: Range) -> Model:
     if library in ("lightgbm", "xgboost", "catboost"):
         _require_own_predict(fitted, library)
     if library == "lightgbm":
@@ -52,35 +69,46 @@ def read_fitted(fitted: Any, library: str, rounds: Range = None) -> Model:
         return _read_xgboost(fitted, rounds)
     if library == "catboost":
         return _read_catboost(fitted, rounds)
+    if library == "sklearn":
+        return _read_sklearn(fitted, rounds)
     if rounds is not None:
         raise ConfigError(NO_ROUNDS.format(library))
-    if library == "treelite":
-        return _read_treelite(fitted)
-    return _read_sklearn(fitted)
+    return _read_treelite(fitted)
 
 
-def _read_sklearn(fitted: Any) -> Model:
-    """Natively where a reader takes the class, or one above it whose answers it keeps; else through scikit-learn."""
+def _read_sklearn(fitted: Any, rounds: Range) -> Model:
+    """Natively where a reader takes the class, or one above it whose answers it keeps; else through scikit-learn.
+
+    `rounds` are for the boosted model at the end of a pipeline, or inside a search.
+    """
     from engine.model.readers import sklearn_library, sklearn_linear, sklearn_trees
 
     kind = type(fitted).__name__
-    if hasattr(fitted, "refit") and hasattr(fitted, "estimator"):  # the searches of sklearn.model_selection
+    if any(cls.__name__ == "BaseSearchCV" for cls in type(fitted).__mro__):
         found = getattr(fitted, "best_estimator_", None)
         library = library_of(found)
         if found is None or library is None:
             raise UnsupportedModelError(f"{kind} has no best_estimator_ to load: fit it with refit=True")
-        return read_fitted(found, library)
+        return read_fitted(found, library, rounds)
     if hasattr(fitted, "steps") and hasattr(fitted, "named_steps"):
-        raise UnsupportedModelError(
-            f"scikit-learn {kind}: load its last step, load_model(pipeline[-1]), and put the steps "
-            f"before it in front as a "
-            f"feature program; or pass a callable around its predict"
+        from engine.model.readers.sklearn_pipeline import read_pipeline
+
+        return read_pipeline(
+            fitted,
+            kind,
+            lambda estimator: _read_last_step(estimator, rounds),
+            lambda reason: _by_library(fitted, kind, reason, rounds),
+            whole=rounds is None,
         )
+    if hasattr(fitted, "estimator_") and kind in _THRESHOLDS:
+        return _read_last_step(fitted.estimator_, rounds)
     native = next((cls for cls in type(fitted).__mro__ if _is_native(cls)), None)
     if native is None:
-        return sklearn_library.read_by_library(fitted, kind, f"no native reader for {kind}")
+        return _by_library(fitted, kind, f"no native reader for {kind}", rounds)
+    if rounds is not None:
+        raise ConfigError(NO_ROUNDS.format("sklearn"))
     if overridden := _overridden(fitted, native, sklearn_library.METHODS):
-        return sklearn_library.read_by_library(fitted, kind, f"{kind} has a {overridden} of its own")
+        return _by_library(fitted, kind, f"{kind} has a {overridden} of its own", rounds)
     name = native.__name__
     if not hasattr(fitted, "n_features_in_") and not hasattr(fitted, "coef_"):
         raise UnsupportedModelError(f"scikit-learn {kind} is not fitted")
@@ -89,7 +117,22 @@ def _read_sklearn(fitted: Any) -> Model:
             return sklearn_trees.read_trees(fitted, name)
         return sklearn_linear.read_linear(fitted, name)
     except UnsupportedModelError as error:
-        return sklearn_library.read_by_library(fitted, kind, str(error))
+        return _by_library(fitted, kind, str(error), rounds)
+
+
+def _by_library(fitted: Any, kind: str, reason: str, rounds: Range) -> Model:
+    from engine.model.readers.sklearn_library import read_by_library
+
+    if rounds is not None:
+        raise ConfigError(f"{NO_ROUNDS.format('sklearn')} that scikit-learn itself answers: {reason}")
+    return read_by_library(fitted, kind, reason)
+
+
+def _read_last_step(estimator: Any, rounds: Range) -> Model:
+    library = library_of(estimator)
+    if library is None:
+        raise UnsupportedModelError(f"no native reader for {type(estimator).__name__}")
+    return read_fitted(estimator, library, rounds)
 
 
 def _is_native(kind: type) -> bool:
@@ -118,8 +161,8 @@ def _require_own_predict(fitted: Any, library: str) -> None:
     known = next(cls for cls in type(fitted).__mro__ if cls.__module__.partition(".")[0] == library)
     if method := _overridden(fitted, known, ("predict", "predict_proba")):
         raise UnsupportedModelError(
-            f"{type(fitted).__name__} has a {method} of its own, which its trees do not tell; pass a callable "
-            f"around it: load_model(lambda rows: model.{method}(rows), n_features=…)"
+            f"{type(fitted).__name__} has a {method} of its own, which its trees do not tell; serve that: "
+            f"load_model(model.{method}, n_features=…, n_outputs=…, dtype='float64')"
         )
 
 

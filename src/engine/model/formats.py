@@ -38,6 +38,10 @@ _REFUSED = {
     rb".{136}[\x01-\x40]\0{7}[a-z]+:[a-z0-9_]+": _XGBOOST_BINARY,
     rb"\s*booster\[\d+\]:": _XGBOOST_DUMP.format("text"),
     rb"\x89HDF": "HDF5; export the model to ONNX",
+    rb"\s*#include\b": "source code of C++; save the model itself, with CatBoost save_model(path, format='cbm')",
+    rb"\s*<\?xml": "XML, such as PMML; save the model in its library's own format, or export it to ONNX",
+    rb"\s*<(?:!DOCTYPE|!doctype|html|HTML)": "a page of HTML: the download brought a page, not the file",
+    rb"version https://git-lfs": "a pointer of Git LFS and not the file itself; run git lfs pull",
 }
 # Three version numbers and two element types.
 _TREELITE = re.compile(rb"[\x01-\x07]\0\0\0.\0\0\0.\0\0\0[\x01-\x03][\x01-\x03]", re.DOTALL)
@@ -45,8 +49,10 @@ _TREELITE = re.compile(rb"[\x01-\x07]\0\0\0.\0\0\0.\0\0\0[\x01-\x03][\x01-\x03]"
 _PICKLE = re.compile(
     rb"\x80[\x00-\x05]|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|\((?:[dl]p?\d*\n|i[A-Za-z_][\w.]*\n)", re.DOTALL
 )
-# gzip, bz2, xz, lzma and zlib, as joblib.dump(model, path, compress=…) writes them.
-COMPRESSED = re.compile(rb"\x1f\x8b|BZh\d|\xfd7zXZ|\x5d\0\0..\xff\xff|\x78[\x01\x5e\x9c\xda]", re.DOTALL)
+# gzip, bz2, xz, lzma, lz4 and zlib, as joblib.dump(model, path, compress=…) writes them.
+COMPRESSED = re.compile(
+    rb"\x1f\x8b|BZh\d|\xfd7zXZ|\x5d\0\0..\xff\xff|\x04\x22\x4d\x18|\x78[\x01\x5e\x9c\xda]", re.DOTALL
+)
 _COMPRESSED = (
     "a compressed file; say trust=True if it is a pickle of joblib and you would run a program from the same source, "
     "and decompress any other file first"

@@ -30,6 +30,7 @@ def load_model(
     output: str | None = None,
     iteration_range: tuple[int, int] | None = None,
     num_trees: int | None = None,
+    device: str = "cpu",
 ) -> Model:
     """Load a model that then scores without the library that trained it.
 
@@ -41,8 +42,8 @@ def load_model(
             skops; the content tells the format, not the suffix;
             a fitted LightGBM, XGBoost or CatBoost model, or its scikit-learn wrapper. A classifier gives
             probabilities, of class 1 where there are two;
-            a fitted scikit-learn linear or logistic model, multi-layer perceptron, tree, forest, gradient booster or
-            isolation forest, which gives its `decision_function`;
+            a fitted scikit-learn estimator or Pipeline: natively where a reader takes it, else by scikit-learn itself,
+            which `describe()["native_reason"]` then explains;
             a treelite Model;
             a Python callable, [n, n_features] of `dtype` -> [n] or [n, n_outputs] (batch lane only);
             a `Model`, which is returned as it is.
@@ -59,6 +60,8 @@ def load_model(
             what the high-level `predict` of its library does; others are used whole. `describe()` has `trees_used`,
             `trees_total` and `best_iteration`.
         num_trees: the same as iteration_range=(0, num_trees).
+        device: "cpu", "gpu:0" with the GPU's number, or "auto": each batch goes where it is answered sooner, as
+            measured now; `describe()` has `break_even_rows`. Forests and dense nets have the same bits on both.
 
     Returns:
         An immutable `Model`. Its `predict` gives what the training library's `predict` gives.
@@ -70,7 +73,8 @@ def load_model(
         ConfigError: n_features is missing for a callable, or n_features or n_outputs is not the model's; an option that
             the source has no use for; rounds that the model does not have.
         MissingDependencyError: ONNX without onnxruntime installed, skops without skops, CatBoost's cbm without
-        catboost.
+        catboost, "gpu:0" without NVIDIA's driver.
+        ResourceError: the model does not fit the GPU's memory.
 
     Example:
         >>> model = load_model("model.txt")                      # doctest: +SKIP
@@ -91,7 +95,11 @@ def load_model(
         names = checked_names(feature_names, model.n_features)
         if model.feature_names != names:
             model = model.renamed(names)
-    return model
+    if device == "cpu":
+        return model
+    from engine.model.gpu import place
+
+    return place(model, device)
 
 
 def _load(
@@ -177,7 +185,9 @@ def read_file(path: Path) -> bytes:
     """Return the bytes of a model file. Raise ModelFormatError for a directory."""
     if path.is_dir():
         raise ModelFormatError(f"{path}: expected a model file, got a directory")
-    return path.read_bytes()
+    return path.read_bytes().removeprefix(
+        b"\xef\xbb\xbf"
+    )  # the mark that some editors put before text in UTF-8
 
 
 def read_native(content: bytes, kind: str, name: str, rounds: Range = None, *, library: bool = True) -> Model:

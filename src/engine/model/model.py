@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputTypeError
-from engine.model import _scorer
 from engine.model import rows as by_name
+from engine.model._scorer import describe, is_plain, score
 
 if TYPE_CHECKING:  # `types` has it from Python 3.13 on only, and nothing needs it at run time
     from typing_extensions import CapsuleType
@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # `types` has it from Python 3.13 on only, and nothing needs 
 
 def _fixed(categories: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: tuple(values) if isinstance(values, Sequence) else values for name, values in categories.items()
+        name: tuple(values) if isinstance(values, Sequence) and not hasattr(values, "code") else values
+        for name, values in categories.items()
     }
 
 
@@ -36,8 +37,9 @@ class Model:
         digest: str, sha256 of the model's content as 64 hex digits.
         feature_names: tuple of str, names of the columns in order; None where the model carries none.
         categories: dict, a categorical feature's name -> tuple of its categories in the order of their codes; None
-            where the model carries none. Rows of a data frame are matched with them.
+            where the model carries none. Rows with names are matched with them.
         computes_float32: bool. True: rows in double are rounded to float32.
+        probe_rows: float64 [n, n_features], rows that the model takes, to measure it with; None where it takes any.
         native: bool. True: a call takes microseconds and never takes the GIL, so the model fits the inline lane and may
             be a fallback.
 
@@ -52,7 +54,7 @@ class Model:
 
     __slots__ = (
         "_details",
-        "_lost",
+        "_float64_plain",
         "categories",
         "computes_float32",
         "digest",
@@ -61,6 +63,7 @@ class Model:
         "n_features",
         "n_outputs",
         "native",
+        "probe_rows",
         "scorer",
     )
 
@@ -74,7 +77,7 @@ class Model:
         details: Mapping[str, Any] | None = None,
         categories: Mapping[str, Any] | None = None,
     ) -> None:
-        info = _scorer.describe(scorer)
+        info = describe(scorer)
         self.scorer = scorer
         self.n_features: int = info["n_features"]
         self.n_outputs: int = info["n_outputs"]
@@ -84,7 +87,9 @@ class Model:
         self.feature_names = tuple(feature_names) if feature_names is not None else None
         self.categories = _fixed(categories) if categories else None
         self.computes_float32 = not info["float64_rows"]
-        self._lost = False
+        self.probe_rows: npt.NDArray[np.float64] | None = None
+        # Whether float64 rows need no look: the model reads doubles, or has already warned of what it rounds.
+        self._float64_plain = not self.computes_float32
         self._details = dict(details or {})
 
     def predict(self, rows: Any, *, threads: int = 1, strict: bool = False) -> npt.NDArray[np.float64]:
@@ -112,17 +117,22 @@ class Model:
         Example:
             >>> load_model("model.txt").predict(rows, threads=4)     # doctest: +SKIP
         """
+        if not is_plain(rows, self._float64_plain):
+            rows = self._numbers(rows, strict)
+        return score(self.scorer, rows, threads)
+
+    def _numbers(self, rows: Any, strict: bool) -> Any:
+        # Rows as an array of numbers, its columns in the model's order.
         if type(rows) is not np.ndarray or rows.dtype.kind not in "fiub":
-            rows = by_name.matched(
-                rows,
-                self.feature_names,
-                n_features=self.n_features,
-                strict=strict,
-                categories=self.categories,
-            )
-        if self.computes_float32 and not self._lost and rows.dtype != np.float32 and rows.ndim == 2:
-            self._lost = by_name.warn_lost(rows, self.feature_names)
-        return _scorer.score(self.scorer, rows, threads)
+            rows = self._matched(rows, strict)
+        if not self._float64_plain and rows.dtype != np.float32 and rows.ndim == 2:
+            self._float64_plain = by_name.warn_lost(rows, self.feature_names)
+        return rows
+
+    def _matched(self, rows: Any, strict: bool) -> npt.NDArray[Any]:
+        return by_name.matched(
+            rows, self.feature_names, n_features=self.n_features, strict=strict, categories=self.categories
+        )
 
     def renamed(self, names: Sequence[str]) -> Model:
         """Return the same model with other names for its columns; the native memory is shared."""
@@ -131,7 +141,9 @@ class Model:
             for name in getattr(kind, "__slots__", ()):
                 setattr(other, name, getattr(self, name))
         other.feature_names = tuple(names)
-        other.categories = None
+        if self.categories is not None and self.feature_names is not None:
+            new = dict(zip(self.feature_names, other.feature_names, strict=True))
+            other.categories = {new[name]: values for name, values in self.categories.items() if name in new}
         return other
 
     def add_details(self, **facts: Any) -> None:
@@ -157,9 +169,16 @@ class Model:
             **self._details,
         }
 
+    def __copy__(self) -> Model:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return self
+
     def __reduce__(self) -> Any:
         raise InputTypeError(
-            "a Model cannot be pickled, because it is native memory: send the file and load it there"
+            "a Model cannot be pickled, because it is native memory: pickle the fitted object or send the file, and "
+            "call load_model there"
         )
 
     def __repr__(self) -> str:

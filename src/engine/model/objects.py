@@ -18,6 +18,8 @@ from engine.model import fitted, formats
 from engine.model.iterations import Range
 from engine.model.model import Model
 
+# Types that skops does not list and that run no code of a file's: imputers and encoders hold the dtype they were given.
+HARMLESS = frozenset({"numpy.dtype"})
 UNPACKED_BYTES_MAX = 2**31  # a small archive can claim to unpack to any size
 
 
@@ -51,8 +53,9 @@ def _load_skops(content: bytes, name: str, trust: bool) -> Any:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > UNPACKED_BYTES_MAX:
             raise ValueError(f"it would unpack to {size:,} bytes")
-        unknown = skops_io.get_untrusted_types(data=content)
-        known = skops_io.loads(content, trusted=unknown) if trust or not unknown else None
+        listed = skops_io.get_untrusted_types(data=content)
+        unknown = [name for name in listed if name not in HARMLESS]
+        known = skops_io.loads(content, trusted=listed) if trust or not unknown else None
     except Exception as error:  # a damaged schema makes skops raise anything
         raise ModelFormatError(
             f"{name}: the skops file cannot be read: {type(error).__name__}: {error}"
@@ -78,6 +81,11 @@ def read_pickle(content: bytes, name: str, *, trust: bool, rounds: Range = None)
 def _load_pickle(content: bytes, name: str) -> Any:
     try:
         return _unpickle(content)
+    except (ImportError, AttributeError) as error:  # a healthy file, whose classes are not here
+        raise ModelFormatError(
+            f"{name}: the pickle cannot be read here, because it names what this process does not have: {error}; "
+            f"install or import it first, in the version that wrote the file"
+        ) from error
     except Exception as error:  # pickled code raises anything
         raise ModelFormatError(
             f"{name}: the pickle cannot be read: {type(error).__name__}: {error}"
@@ -117,4 +125,7 @@ def _read(held: Any, name: str, rounds: Range) -> Model:
     except EngineError:
         raise
     except Exception as error:  # an object that lost an attribute on its way
-        raise ModelFormatError(f"{name}: the object is damaged: {type(error).__name__}: {error}") from error
+        raise ModelFormatError(
+            f"{name}: the installed {library} does not know the object as it is: {type(error).__name__}: {error}; load "
+            f"it with the version of {library} that wrote it, and save it again"
+        ) from error

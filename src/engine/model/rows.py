@@ -16,9 +16,10 @@ beside a model without names, and must have as many columns as the model. A data
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,69 @@ _PLACEHOLDER = re.compile(r"(?:Column_|column_|feature_|Feature_|f|x|X)?(\d+)")
 _NUMBERS = "fiub"  # NumPy's kinds of real numbers
 
 
+class TextCodes(tuple[str, ...]):
+    """The texts of a category column, in the order of their codes. Every other value of the column is another text.
+
+    Rows of numbers have codes: a text's place, -1 for any other text, NaN for a missing one.
+    """
+
+    texts_only = True
+    _places: dict[str, float]
+    _refusing: list[frozenset[str]]
+    _refuses_missing: bool
+
+    @classmethod
+    def of(cls, known: Iterable[tuple[Iterable[str], str | None]]) -> TextCodes:
+        """Return the codes of the texts that several readers of one column know.
+
+        Args:
+            known: (texts, refuse) of each reader: None takes every value, "unknown" no other text, and
+                "unknown_or_missing" no missing one either.
+        """
+        readers = [(tuple(texts), refuse) for texts, refuse in known]
+        made = cls(sorted({text for texts, _ in readers for text in texts}))
+        made._places = {text: float(at) for at, text in enumerate(made)}
+        made._refusing = [frozenset(texts) for texts, refuse in readers if refuse is not None]
+        made._refuses_missing = any(refuse == "unknown_or_missing" for _, refuse in readers)
+        return made
+
+    def code(self, value: Any) -> float:
+        """Return the code of a value. Raises InputError for one that a reader refuses."""
+        if is_missing(value):
+            if self._refuses_missing:
+                raise InputError(f"expected one of {_listed(list(self))}, got none")
+            return np.nan
+        text = value if isinstance(value, str) else None
+        if any(text not in texts for texts in self._refusing):
+            raise InputError(f"expected one of {_listed(list(self))}, got {_shown(value)}")
+        return self._places.get(text, -1.0) if text is not None else -1.0
+
+    def accepted(self) -> list[float]:
+        """Return the codes that no reader refuses; one of another text where there are none."""
+        return [self._places[text] for text in self if all(text in texts for texts in self._refusing)] or [
+            -1.0
+        ]
+
+    def texts_of(self, codes: Iterable[float]) -> list[str | None]:
+        """Return the texts of codes: None for NaN, and a text that is none of them for another number."""
+        other = "?" + max(self, key=len, default="")
+        return [
+            None
+            if code != code
+            else self[int(code)]
+            if 0 <= code < len(self) and code == int(code)
+            else other
+            for code in codes
+        ]
+
+
 def known(names: Names) -> bool:
     """Return whether `names` are names that somebody gave, and not None or the placeholders of a library."""
-    if not names:
-        return False
+    return bool(names) and _known(tuple(names or ()))
+
+
+@functools.lru_cache(maxsize=256)
+def _known(names: tuple[str, ...]) -> bool:
     found = [_PLACEHOLDER.fullmatch(name) for name in names]
     if None in found:
         return True
@@ -94,6 +154,8 @@ def matched(
     """
     if type(rows) is np.ndarray and rows.dtype.kind in _NUMBERS:
         return rows
+    if categories and names is not None and (found := _by_position(rows, names, categories)) is not None:
+        return found
     width = n_features if n_features is not None else (len(names) if names is not None else None)
     if isinstance(rows, np.ndarray) and rows.dtype.names is None:
         return _numbers(rows, names)
@@ -131,6 +193,13 @@ def matched_row(
     """
     if type(row) is np.ndarray and row.dtype.kind in _NUMBERS:
         return row
+    if (
+        isinstance(row, dict)
+        and names
+        and not strict
+        and (read := _read_mapping(row, names, categories)) is not None
+    ):
+        return read
     found = matched(
         [row] if isinstance(row, Mapping) else row,
         names,
@@ -144,6 +213,33 @@ def matched_row(
         raise InputError(f"expected one row, got a table of {len(found)}; predict_many takes tables")
     row_found: Array = found[0]
     return row_found
+
+
+def _read_mapping(row: Mapping[Any, Any], names: Sequence[str], categories: Categories) -> Array | None:
+    """One mapping of plain numbers, and of texts whose codes are known; None for one that needs the long way."""
+    out = np.empty(len(names), np.float64)
+    for at, name in enumerate(names):
+        if name not in row:
+            return None
+        value = row[name]
+        codes = categories.get(name) if categories else None
+        if codes is not None:
+            if not hasattr(codes, "code"):
+                return None
+            try:
+                out[at] = codes.code(value)
+            except InputError as error:
+                raise InputError(f"row 0, column {name!r}: {error}") from None
+        elif type(value) is float or type(value) is int or type(value) is bool:
+            try:
+                out[at] = value
+            except OverflowError:
+                return None
+        elif value is None:
+            out[at] = np.nan
+        else:
+            return None
+    return out
 
 
 def warn_lost(array: Array, names: Names) -> bool:
@@ -196,9 +292,10 @@ def _by_name(
             for name, key in zip(shown, order, strict=True):
                 if key not in row:
                     raise InputError(f"row {at} lacks the feature {name!r}")
+    own = names if names is not None and len(names) == len(order) else shown
     columns = [
-        _column(table[key], (categories or {}).get(name), name)
-        for name, key in zip(shown, order, strict=True)
+        _column(table[key], (categories or {}).get(of), name)
+        for of, name, key in zip(own, shown, order, strict=True)
     ]
     lengths = {len(column) for column in columns}
     if count is None:
@@ -211,6 +308,26 @@ def _by_name(
     for at, column in enumerate(columns):
         out[:, at] = column
     return out
+
+
+def _by_position(rows: Any, names: Sequence[str], categories: Mapping[str, Any]) -> Array | None:
+    """Rows (or one row) without names that hold texts, as numbers; None for any other rows."""
+    if not isinstance(rows, list | tuple | np.ndarray) or named(rows):
+        return None
+    try:
+        array = np.array(rows, object)
+    except ValueError:
+        return None
+    if array.ndim not in (1, 2) or array.shape[-1] != len(names) or any(map(_is_column, array.reshape(-1))):
+        return None
+    if not any(isinstance(value, str) for value in array.reshape(-1)):
+        return None
+    columns = [
+        _column(column, categories.get(name), name)
+        for name, column in zip(names, np.atleast_2d(array).T, strict=True)
+    ]
+    made = np.column_stack(columns).astype(np.float64)
+    return made if array.ndim == 2 else made[0]
 
 
 def _order(given: Sequence[Any], names: Names, strict: bool) -> list[Any] | None:
@@ -291,6 +408,8 @@ def _column(column: Any, categories: Sequence[Any] | None, name: str) -> Array:
                 f"model was trained on them (frame[{name!r}].cat.codes)"
             )
         return _codes(list(column.astype(object)), categories, name)
+    if categories is not None and getattr(categories, "texts_only", False):
+        return _codes(list(column.to_pylist() if hasattr(column, "to_pylist") else column), categories, name)
     kind = str(getattr(column, "dtype", None) or getattr(column, "type", ""))
     if hasattr(column, "to_numpy") and not isinstance(column, np.ndarray):
         values = _read(column, kind)
@@ -328,8 +447,14 @@ def _read(column: Any, kind: str) -> Array:
 
 def _codes(values: Sequence[Any], categories: Sequence[Any], name: str) -> Array:
     """The position of each value among the model's categories; NaN for any other."""
-    if hasattr(categories, "code"):  # codes that are made as texts come
-        return np.array([categories.code(value) for value in values], np.float64)
+    if hasattr(categories, "code"):
+        codes = np.empty(len(values), np.float64)
+        for at, value in enumerate(values):
+            try:
+                codes[at] = categories.code(value)
+            except InputError as error:
+                raise InputError(f"row {at}, column {name!r}: {error}") from None
+        return codes
     try:
         positions = {value: at for at, value in enumerate(categories)}
         return np.array([positions.get(value, np.nan) for value in values], np.float64)
@@ -369,6 +494,16 @@ def _numbers(values: Array, names: Names, column: str | None = None) -> Array:
                 f"{_where(index, names, column)}: expected a number, got {_shown(value)}"
             ) from None
     return out
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for a missing one: None, NaN, pandas.NA and NaT, or masked."""
+    return (
+        value is None
+        or value is np.ma.masked
+        or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+    )
 
 
 def _number(value: Any) -> float:

@@ -13,7 +13,7 @@ import os
 import stat
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from engine.model.fitted import library_of
 from engine.model.formats import ONNX, PICKLE, SKOPS, sniff
 from engine.registry.files import BLOB_BYTES_MAX
 from engine.transform import FeatureProgram
+
+FILE = "file:"  # begins the role of an artifact of the caller's own
+ARTIFACT_NAME_MAX = 256
 
 
 def to_bytes(role: str, model: Any, *, trust: bool) -> tuple[bytes, str]:
@@ -70,6 +73,52 @@ def from_bytes(name: str, content: bytes, *, trust: bool) -> Model:
         return readers.read_native(content, kind, name)
     except EngineError as error:
         raise RegistryError(f"{name} cannot be loaded: {error}") from error
+
+
+def attached(given: Mapping[str, Any] | None) -> dict[str, tuple[bytes, str]]:
+    """Return the bytes and the format of a caller's own artifacts, by role: "file:" and the name.
+
+    Args:
+        given: bytes or paths by name; a folder stands for the files in it and below, as `name/path`.
+
+    Raises:
+        RegistryError: a name that is not allowed, or something that cannot be read or is neither bytes nor a path.
+    """
+    found: dict[str, tuple[bytes, str]] = {}
+    for name, value in sorted(dict(given or {}).items()):
+        if isinstance(value, bytes | bytearray | memoryview):
+            content = {name: bytes(value)}
+        elif not isinstance(value, str | os.PathLike):
+            raise RegistryError(f"artifact {name!r:.80} must be bytes or a path, got {type(value).__name__}")
+        elif (path := Path(value)).is_dir():
+            files = sorted(each for each in path.rglob("*") if each.is_file())
+            content = {
+                f"{name}/{each.relative_to(path).as_posix()}": read_file("artifact", each) for each in files
+            }
+        else:
+            content = {name: read_file("artifact", path)}
+        for each, data in content.items():
+            if len(data) > BLOB_BYTES_MAX:
+                raise RegistryError(
+                    f"artifact {each!r:.80} has {len(data):,} bytes; at most {BLOB_BYTES_MAX:,} are stored"
+                )
+            role = FILE + checked_artifact(each)
+            if role in found:
+                raise RegistryError(f"two artifacts would be called {each!r:.80}")
+            found[role] = data, "file"
+    return found
+
+
+def checked_artifact(name: object) -> str:
+    """Return the name of an artifact: parts between '/', none of which is empty, '.' or '..'. Raises RegistryError."""
+    parts = name.split("/") if isinstance(name, str) else [""]
+    plain = all(part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in parts)
+    if not plain or len(str(name)) > ARTIFACT_NAME_MAX:
+        raise RegistryError(
+            f"the name of an artifact must be 1 to {ARTIFACT_NAME_MAX} printable characters, with '/' between parts, "
+            f"none of them empty, '.' or '..'; got {name!r:.160}"
+        )
+    return str(name)
 
 
 def program_text(program: Any) -> bytes:
@@ -231,7 +280,9 @@ def _same_each_time(content: bytes) -> bytes:
 
 
 def _unknown_types(content: bytes) -> Sequence[str]:
-    return list(_skops().get_untrusted_types(data=content))
+    from engine.model.objects import HARMLESS
+
+    return [name for name in _skops().get_untrusted_types(data=content) if name not in HARMLESS]
 
 
 def _skops() -> Any:

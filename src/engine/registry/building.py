@@ -32,6 +32,7 @@ class Parts:
     metrics: Mapping[str, float] | None
     lineage: Mapping[str, Any] | None
     classes: Sequence[Any] | None = None
+    artifacts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +88,7 @@ def built(name: str, parts: Parts, *, trust: bool, code: Path | None) -> Draft:
         body["shape"] = _tried(stored, parts.golden, body["default"], trust)
         _require_answers(classes, body["shape"]["n_outputs"])
     body["lineage"] = _lineage(parts.lineage, stored, code)
+    stored |= artifacts.attached(parts.artifacts)
     return Draft(body, stored)
 
 

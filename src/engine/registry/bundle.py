@@ -181,6 +181,27 @@ class Bundle:
             return ""
         return self.content("diff").decode(errors="replace")
 
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """The names of the artifacts that were registered besides the version's own parts, sorted."""
+        return tuple(
+            role.removeprefix(artifacts.FILE)
+            for role in sorted(self.manifest["artifacts"])
+            if role.startswith(artifacts.FILE)
+        )
+
+    def artifact(self, name: str) -> bytes:
+        """Return the bytes of an artifact that was registered under this name.
+
+        Raises:
+            RegistryError: no such artifact, or it is missing or damaged.
+        """
+        if name not in self.artifacts:
+            raise RegistryError(
+                f"{self.version} has no artifact {name!r:.160}; there are: {', '.join(self.artifacts) or 'none'}"
+            )
+        return self.content(artifacts.FILE + name)
+
     def content(self, role: str) -> bytes:
         """Return the bytes of an artifact as they were registered.
 

@@ -8,8 +8,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from engine._common import durable
 from engine.errors import RegistryError
 from engine.registry.registry import INDEX, ModelRegistry
 from engine.registry.versions import PRODUCTION, parse
@@ -58,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     noted = verbs.add_parser("note", help="add a note about a version to the audit log")
     noted.add_argument("version", help="name@alias, name@7 or name@sha256:…")
     noted.add_argument("text")
+    artifact = verbs.add_parser("artifact", help="list the artifacts of a version, or write one to a file")
+    artifact.add_argument("version", help="name@alias, name@7 or name@sha256:…")
+    artifact.add_argument("name", nargs="?", help="of the artifact")
+    artifact.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file to write; default: the artifact's name"
+    )
     search = verbs.add_parser("search", help="list versions by a text in names, tags and notes")
     search.add_argument("text", nargs="?", default="")
     search.add_argument(
@@ -196,6 +204,25 @@ def _note(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _artifact(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
+    bundle = registry.resolve(chosen.version)
+    if chosen.name is None:
+        sizes = {name: bundle.manifest["artifacts"][f"file:{name}"]["size"] for name in bundle.artifacts}
+        _table([{"artifact": name, "bytes": size} for name, size in sizes.items()], chosen)
+        return 0
+    content = bundle.artifact(chosen.name)
+    target = chosen.out or Path(chosen.name.rpartition("/")[2])
+    if target.exists():
+        raise RegistryError(f"{target}: is there already; say --out FILE")
+    durable.write(target, content)
+    _say(
+        {"artifact": chosen.name, "output": str(target), "bytes": len(content)},
+        f"{target}: {len(content):,} bytes",
+        chosen,
+    )
+    return 0
+
+
 def _search(registry: ModelRegistry, chosen: argparse.Namespace) -> int:
     rows = [
         {
@@ -245,6 +272,7 @@ _COMMANDS: dict[str, Callable[[ModelRegistry, argparse.Namespace], int]] = {
     "delete-alias": _delete_alias,
     "tag": _tag,
     "note": _note,
+    "artifact": _artifact,
     "search": _search,
     "verify": _verify,
     "gc": _gc,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import getpass
 import hashlib
 import math
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from engine._common.caller import who
 from engine.errors import RegistryError
 from engine.registry import manifest as manifests
 from engine.registry import upkeep
@@ -108,6 +106,7 @@ class ModelRegistry:
         policy: Mapping[str, Any] | None = None,
         lineage: Mapping[str, Any] | None = None,
         classes: Sequence[Any] | None = None,
+        artifacts: Mapping[str, bytes | str | os.PathLike[str]] | None = None,
         note: str = "",
     ) -> Version:
         """Store a version and return it. Durable on return.
@@ -133,6 +132,8 @@ class ModelRegistry:
             lineage: plain JSON about the version's origin. `code` and `environment` are added unless given.
             classes: the labels that the answers stand for, texts, booleans or numbers, in the order of the outputs;
                 None if the answers are numbers.
+            artifacts: anything else that belongs to the version, as bytes or a path by name: "tokenizer.json". A
+                folder stands for the files in it and below. `Bundle.artifact` gives them back.
             note: for the audit log, at most 4,096 characters.
 
         Raises:
@@ -140,13 +141,15 @@ class ModelRegistry:
                 folder is read-only. Nothing is registered then.
         """
         name = checked_name(name if name is not None else self.default_name)
-        parts = Parts(model, fallback, default, program, golden, reference, policy, metrics, lineage, classes)
+        parts = Parts(
+            model, fallback, default, program, golden, reference, policy, metrics, lineage, classes, artifacts
+        )
         draft = built(name, parts, trust=self.trust, code=self._code)
         with self._blobs.shared():
             blobs = self._blobs.put(draft.contents)
             manifest = draft.manifest(blobs)
             digest = hashlib.sha256(manifest).hexdigest()
-            return self._index.add_version(name, digest, manifest, blobs, _who(), _note(note))
+            return self._index.add_version(name, digest, manifest, blobs, who(), _note(note))
 
     def promote(
         self,
@@ -174,7 +177,7 @@ class ModelRegistry:
         if found.name != name:
             raise RegistryError(f"{found} is not a version of {name!r}")
         return self._published(
-            self._index.point(name, checked_alias(alias), found.number, _who(), _note(note), generation)
+            self._index.point(name, checked_alias(alias), found.number, who(), _note(note), generation)
         )
 
     def rollback(
@@ -192,7 +195,7 @@ class ModelRegistry:
             RegistryError: no such alias, no previous version, or the alias has moved to another generation.
         """
         return self._published(
-            self._index.point_back(checked_name(name), checked_alias(alias), _who(), _note(note), generation)
+            self._index.point_back(checked_name(name), checked_alias(alias), who(), _note(note), generation)
         )
 
     def resolve(self, reference: str | Version) -> Bundle:
@@ -244,7 +247,7 @@ class ModelRegistry:
                 f"{version!r:.160} names an alias: say name@NUMBER to delete a version, or delete_alias(name, alias)"
             )
         found = self._version(asked)[0]
-        self._index.delete_version(found, _who(), _note(note))
+        self._index.delete_version(found, who(), _note(note))
         self._manifests.pop(found.digest, None)
         return found
 
@@ -262,7 +265,7 @@ class ModelRegistry:
             RegistryError: no such alias, or it has moved to another generation.
         """
         return self._index.delete_alias(
-            checked_name(name), checked_alias(alias), _who(), _note(note), generation
+            checked_name(name), checked_alias(alias), who(), _note(note), generation
         )
 
     def set_tags(
@@ -288,7 +291,7 @@ class ModelRegistry:
                     f"tag {key!r} must be a text of at most {NOTE_LENGTH_MAX:,} characters, or None, got {value!r:.80}"
                 )
         found = self._version(parse(version))[0]
-        return self._index.set_tags(found, tags, _who(), _note(note))
+        return self._index.set_tags(found, tags, who(), _note(note))
 
     def tags(self, version: str | Version) -> dict[str, str]:
         """Return the tags of a version by key. Raises RegistryError if there is no such version."""
@@ -299,7 +302,7 @@ class ModelRegistry:
         found = self._version(parse(version))[0]
         if not note.strip():
             raise RegistryError("a note must not be empty")
-        self._index.add_note(found, _who(), _note(note))
+        self._index.add_note(found, who(), _note(note))
 
     def search(
         self,
@@ -451,20 +454,6 @@ def _flat(body: Any, path: str = "") -> dict[str, Any]:
     for key, value in body.items():
         found |= _flat(value, f"{path}.{key}" if path else str(key))
     return found
-
-
-@functools.cache
-def _host() -> tuple[str, str]:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container without an entry for its user
-        user = f"uid{os.getuid()}"
-    return user, socket.gethostname()
-
-
-def _who() -> str:
-    user, host = _host()
-    return f"{user}@{host}:{os.getpid()}"
 
 
 def _note(note: str) -> str:

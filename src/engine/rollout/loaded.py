@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import RegistryError
 from engine.registry.deployment import Deployment
 from engine.serving import Engine
+from engine.serving.columns import same_columns
 
 LOADED_MAX = 3  # the active version and two before it
 # An engine that serves no more stays open for this long, because a thread may have looked its method up already.
@@ -160,7 +161,8 @@ def _alike(one: Deployment, other: Deployment) -> bool:
     """Whether both can serve in one engine, because they differ only in parts that `swap` changes."""
     inputs = [each.program.input_names if each.program else None for each in (one, other)]
     return (
-        one.primary.n_features == other.primary.n_features
+        (one.program is not None or same_columns(one.primary, other.primary))
+        and one.primary.n_features == other.primary.n_features
         and inputs[0] == inputs[1]
         and one.primary.native == other.primary.native
         and (one.fallback is None) == (other.fallback is None)

@@ -13,4 +13,4 @@ cdef class Answer:
     cdef bint _on_time
     cdef bint _on_time_ready
     cdef uint64_t _id
-    cdef tuple missing        # names of online features; None for none
+    cdef tuple missing        # names of imputed inputs; None for none

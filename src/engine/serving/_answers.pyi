@@ -48,8 +48,9 @@ class Answer:
         on_time: the answer was back in Python before the deadline.
         on_time_ready: the answer was ready, in native code, before the deadline.
         id: number of 64 bits. Unique within the process; equal numbers from two processes are all but impossible.
-        missing_features: names of the online features that were imputed, because they were unknown or came too late; ()
-            for none.
+        missing_features: names of a feature program's inputs that were imputed, because the request had no key for
+            them, or because the online store did not know them or was too late; () for none. A key whose value is None
+            or NaN is there.
     """
 
     @property
@@ -78,7 +79,7 @@ class Answer:
         """Number of 64 bits, unique within the process; outcomes are joined to it by a monitor."""
     @property
     def missing_features(self) -> tuple[str, ...]:
-        """Names of the online features that were imputed, because they were unknown or came too late; () for none."""
+        """Names of the inputs that were imputed, because request and online store lacked them; () for none."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return all attributes as a dict that `json.dumps` takes, in strict JSON too.
@@ -126,7 +127,7 @@ class Answers:
         """List of n times `version`, because one version answers all rows of a call."""
     @property
     def missing_features(self) -> list[tuple[str, ...]]:
-        """List of n tuples: names of the online features that were imputed in each row; () for none."""
+        """List of n tuples: names of the inputs that were imputed in each row; () for none."""
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Answer]: ...
     @overload

@@ -103,8 +103,9 @@ cdef class Answer:
         on_time: the answer was back in Python before the deadline.
         on_time_ready: the answer was ready, in native code, before the deadline.
         id: number of 64 bits. Unique within the process; equal numbers from two processes are all but impossible.
-        missing_features: names of the online features that were imputed, because they were unknown or came too late; ()
-            for none.
+        missing_features: names of a feature program's inputs that were imputed, because the request had no key for
+            them, or because the online store did not know them or was too late; () for none. A key whose value is None
+            or NaN is there.
     """
 
     @property
@@ -149,7 +150,7 @@ cdef class Answer:
 
     @property
     def missing_features(self) -> tuple[str, ...]:
-        """Names of the online features that were imputed, because they were unknown or came too late; () for none."""
+        """Names of the inputs that were imputed, because request and online store lacked them; () for none."""
         return () if self.missing is None else self.missing
 
     def as_dict(self) -> dict[str, object]:
@@ -277,7 +278,7 @@ class Answers:
 
     @property
     def missing_features(self):
-        """List of n tuples: names of the online features that were imputed in each row; () for none."""
+        """List of n tuples: names of the inputs that were imputed in each row; () for none."""
         return [()] * len(self) if self._missing is None else self._missing
 
     def __len__(self):

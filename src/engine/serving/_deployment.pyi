@@ -1,9 +1,12 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import CapsuleType
+
+class LostNumbers:
+    """Whether an engine has warned of a number that float32 does not hold. Not public."""
 
 class Deployment:
     """One version, loaded and ready to serve. Not public: an engine makes it, and requests keep it alive."""
@@ -11,12 +14,13 @@ class Deployment:
     number: int
     version: str
     parts: Any
+    columns: Any
     lookup: Any
     def look_up_many(
         self, rows: Any, deadlines: npt.NDArray[np.int64], started_ns: int
     ) -> tuple[list[Any], list[tuple[str, ...]]]:
         """Fetch the online features of many rows at once: (rows with them, for each row the names of those missing)."""
-    def read_rows(self, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[Any]:
+    def read_rows(self, rows: Any) -> npt.NDArray[Any]:
         """Turn mappings into the matrix [rows, n_features] that the models see, online features included."""
 
 class Versions:
@@ -39,6 +43,7 @@ class Versions:
         version: str,
         features: Any,
         parts: Any,
+        columns: Any,
     ) -> Deployment:
         """Make a deployment that takes no traffic yet.
 
@@ -47,6 +52,7 @@ class Versions:
             default: a float, a float64 array [n_outputs], or a function of nothing.
             features: an object with an `engine.features.v1` capsule, or None.
             parts: what Engine wants to remember with it.
+            columns: the layout of its rows, an engine.serving.columns.Columns.
 
         Raises:
             ConfigError: another width than this engine's.

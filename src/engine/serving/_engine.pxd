@@ -49,5 +49,7 @@ cdef class CoreEngine(Versions):
     cdef object _many_async(self, Deployment deployment, ManyRequest many, cnp.ndarray matrix, cnp.ndarray deadlines,
                             object missing, object loop)
     cdef object _ask(self, Deployment deployment, object x, Request* request, object loop, tuple missing)
+    cdef object _start(self, object x, object deadline_ms, object deadline_ns, object priority, bint hedge, object key,
+                       object loop)
     cdef AnswerFuture _ready(self, Answer answer, object loop, tuple missing)
     cdef object _submit_one(self, Deployment deployment, const Request& request, object loop, tuple missing)

@@ -38,9 +38,11 @@ class CoreEngine(Versions):
         """Answer one request before its deadline, on the calling thread.
 
         Args:
-            x: the row. With features: a mapping of the program's inputs, or a sequence in their order. Without: a
-                sequence or 1-D array of n_features numbers, where None in a sequence is NaN. float32 and float64
-                arrays are read in place, others are converted; nothing is kept.
+            x: the row. With features: a mapping or Series of the program's inputs, or a sequence in their order.
+                Without: a sequence or 1-D array of n_features numbers, by position, where None in a sequence is NaN; or
+                a mapping, Series, structured array or table of one row, matched by the model's `feature_names`: in any
+                order, extra columns ignored (see Engine(unknown_keys=…)). float32 and float64 arrays are read in place,
+                others are converted; nothing is kept.
             deadline_ms: milliseconds from the call to the deadline, 0 or more; `math.inf` for no deadline. The engine's
                 deadline_ms unless given.
             deadline_ns: the deadline as an instant of `time.monotonic_ns()`, instead of deadline_ms.
@@ -54,8 +56,8 @@ class CoreEngine(Versions):
             An `Answer`. A late or failing model gives an answer with a reason, never an exception.
 
         Raises:
-            InputError: wrong number of features, an unknown priority, a NaN deadline or a negative one (see
-                Engine(expired=…)), a deadline_ns of the wall clock, or both deadlines.
+            InputError: wrong number of features, a missing column, an unknown priority, a NaN deadline or a negative
+                one (see Engine(expired=…)), a deadline_ns of the wall clock, or both deadlines.
             InputTypeError: text or another type where a number belongs.
             ClosedError: the engine is closed, or was made before this process was forked.
 
@@ -80,8 +82,10 @@ class CoreEngine(Versions):
         """Answer many rows, each before its deadline, on the calling thread.
 
         Args:
-            rows: an array [n, n_features] of numbers, or a sequence of n rows as in `predict`; n may be 0. A C-ordered
-                float32 or float64 array of the model's own dtype is read in place, others are copied.
+            rows: an array [n, n_features] of numbers, by position; a table (a pandas or Polars data frame, a pyarrow
+                Table, a structured array, a mapping of columns), by the names of its columns; or a sequence of n rows
+                as in `predict`; n may be 0. A C-ordered float32 or float64 array of the model's own dtype is read in
+                place, others are copied.
             deadline_ms: milliseconds from the call, as in `predict`: one number for all rows, or n of them.
             deadline_ns: an instant of `time.monotonic_ns()`, or int64 [n] of them, instead of deadline_ms.
             priority: of all rows, as in `predict`.
@@ -121,14 +125,16 @@ class CoreEngine(Versions):
         Returns:
             A future of an `Answer`; `await` it, or use it as any `asyncio.Future`. It never holds an exception of a
             model. Cancelling it frees its place in the queue. Tasks run it too, as in `asyncio.create_task`. Where no
-            loop runs it is a coroutine, for `asyncio.run`.
+            loop runs it is a coroutine, for `asyncio.run`. trio and curio cannot await it; run `predict` in a thread
+            there, as in `trio.to_thread.run_sync(eng.predict, row)`.
 
         Raises:
-            InputError, InputTypeError, ClosedError: as `predict`, at the call and not at the await. Where no loop runs,
-                a wrong row raises at the await.
+            InputError, InputTypeError, ClosedError, ResourceError: as `predict`, all at the await and none at the call,
+                so that `asyncio.gather(…, return_exceptions=True)` returns them.
+            ConfigError: awaited outside of asyncio.
 
-        Does not block, except that an inline primary runs during the call, at most 20 us a row in lane="auto". Callable
-        from any thread that runs a loop, by several loops at once.
+        The deadline counts from the call. Does not block, except that an inline primary runs during the call, at most
+        20 us a row in lane="auto". Callable from any thread that runs a loop, by several loops at once.
 
         >>> import asyncio, engine
         >>> model = engine.load_model(lambda rows: rows.sum(axis=1), n_features=2)
@@ -142,8 +148,11 @@ class CoreEngine(Versions):
         """Answer what is queued by its fallback, and end the threads.
 
         Args:
-            timeout_s: seconds to wait for a primary that is still running, up to 3600. A primary that does not come
-                back in time keeps its thread, and the memory that it uses, until the process ends.
+            timeout_s: seconds to wait for a primary that is still running, 0 or more, up to 3600. A primary that does
+                not come back in time keeps its thread, and the memory that it uses, until the process ends.
+
+        Raises:
+            ConfigError: a timeout_s out of range.
 
         Blocks, without the GIL, for timeout_s at most; always returns. A second call does nothing. Thread-safe. On an
         event loop use `async with`, which closes beside the loop.
@@ -156,6 +165,7 @@ class CoreEngine(Versions):
         version: str,
         features: Any,
         parts: Any,
+        columns: Any,
         warm_rows: npt.ArrayLike,
         budget_ns: int,
         limits: dict[str, Any],
@@ -163,7 +173,7 @@ class CoreEngine(Versions):
         """Make the native runtime and its first deployment, whose shape all others must have.
 
         Args:
-            primary, fallback, default, version, features, parts: as in `_prepare`.
+            primary, fallback, default, version, features, parts, columns: as in `_prepare`.
             warm_rows: [rows, n_features].
             budget_ns: from a call to its deadline, where the call gives none.
             limits: the other options by name, checked.

@@ -20,7 +20,7 @@ from engine.model._scorer cimport engine_scorer, scorer_from_capsule
 from engine.serving._answers cimport Answer
 from engine.serving._deployment cimport Deployment, Versions, look_up_until
 from engine.serving._executors cimport CoreExecutors, forks, make_executors, start_threads
-from engine.serving._futures cimport AnswerFuture, answer_of_task, pending_answer, ready_answer
+from engine.serving._futures cimport AnswerFuture, answer_of_task, failed_answer, pending_answer, ready_answer
 from engine.serving._loop cimport Bridges, LoopBridge, ManyCall, running_loop, submit_many
 from engine.serving._rows cimport count_rows, read_deadline, read_deadlines, read_matrix, table
 from engine.serving._scheduler cimport (
@@ -41,12 +41,15 @@ from engine.serving._statistics cimport statistics_of
 
 import asyncio
 import functools
+import math
 import random
 
+from engine._common.arguments import number
 from engine._common.vocabulary import PRIORITIES as _priorities
-from engine.errors import ClosedError, InputError, InputTypeError, ResourceError
+from engine.errors import ClosedError, ConfigError, InputError, InputTypeError, ResourceError
 from engine.serving._answers import Answers
 from engine.serving._executors import _looking_up_until
+from engine.serving.loops import no_loop
 
 cnp.import_array()
 
@@ -115,21 +118,24 @@ cdef class CoreEngine(Versions):
         self._bridges = Bridges.__new__(Bridges)
         self._forked_at = forks
 
-    def _open(self, primary, fallback, default, str version, features, parts, warm_rows, int64_t budget_ns,
+    def _open(self, primary, fallback, default, str version, features, parts, columns, warm_rows, int64_t budget_ns,
               dict limits):
         """Make the native runtime and its first deployment, whose shape all others must have.
 
         Args:
-            primary, fallback, default, version, features, parts: as in `_prepare`.
+            primary, fallback, default, version, features, parts, columns: as in `_prepare`.
             warm_rows: [rows, n_features].
             budget_ns: from a call to its deadline, where the call gives none.
             limits: the other options by name, checked.
         """
+        if self.runtime is not NULL:
+            raise ConfigError("this engine was opened before: make a new Engine")
         cdef const engine_scorer* scorer = scorer_from_capsule(primary)
         self._n_features, self._n_outputs = scorer.n_features, scorer.n_outputs
         self._breaker = _breaker_limits(limits["breaker"])
         self._take_observer(limits["observer"])
-        cdef Deployment deployment = self._prepare(primary, fallback, default, version, features, parts)
+        self._strict = limits["unknown_keys"] == "raise"
+        cdef Deployment deployment = self._prepare(primary, fallback, default, version, features, parts, columns)
         self._budget_ns = budget_ns
         self._warm_rows = read_matrix(warm_rows, self._n_features, True)
         self._priority = priority_of(limits["priority"])
@@ -216,9 +222,11 @@ cdef class CoreEngine(Versions):
         """Answer one request before its deadline, on the calling thread.
 
         Args:
-            x: the row. With features: a mapping of the program's inputs, or a sequence in their order. Without: a
-                sequence or 1-D array of n_features numbers, where None in a sequence is NaN. float32 and float64
-                arrays are read in place, others are converted; nothing is kept.
+            x: the row. With features: a mapping or Series of the program's inputs, or a sequence in their order.
+                Without: a sequence or 1-D array of n_features numbers, by position, where None in a sequence is NaN; or
+                a mapping, Series, structured array or table of one row, matched by the model's `feature_names`: in any
+                order, extra columns ignored (see Engine(unknown_keys=…)). float32 and float64 arrays are read in place,
+                others are converted; nothing is kept.
             deadline_ms: milliseconds from the call to the deadline, 0 or more; `math.inf` for no deadline. The engine's
                 deadline_ms unless given.
             deadline_ns: the deadline as an instant of `time.monotonic_ns()`, instead of deadline_ms.
@@ -232,8 +240,8 @@ cdef class CoreEngine(Versions):
             An `Answer`. A late or failing model gives an answer with a reason, never an exception.
 
         Raises:
-            InputError: wrong number of features, an unknown priority, a NaN deadline or a negative one (see
-                Engine(expired=…)), a deadline_ns of the wall clock, or both deadlines.
+            InputError: wrong number of features, a missing column, an unknown priority, a NaN deadline or a negative
+                one (see Engine(expired=…)), a deadline_ns of the wall clock, or both deadlines.
             InputTypeError: text or another type where a number belongs.
             ClosedError: the engine is closed, or was made before this process was forked.
 
@@ -259,7 +267,8 @@ cdef class CoreEngine(Versions):
         cdef tuple missing = None
         if deployment.lookup is not None and request.deadline_ns > started:
             x, missing = deployment.look_up(x, &request)
-        deployment.read(x, row)
+        if deployment.read(x, row) > 0 and request.deadline_ns > started:
+            missing = deployment.absent(missing)
         cdef Answer answer
         if self._inline:
             answer = self._predict_inline(deployment, request)
@@ -357,8 +366,10 @@ cdef class CoreEngine(Versions):
         """Answer many rows, each before its deadline, on the calling thread.
 
         Args:
-            rows: an array [n, n_features] of numbers, or a sequence of n rows as in `predict`; n may be 0. A C-ordered
-                float32 or float64 array of the model's own dtype is read in place, others are copied.
+            rows: an array [n, n_features] of numbers, by position; a table (a pandas or Polars data frame, a pyarrow
+                Table, a structured array, a mapping of columns), by the names of its columns; or a sequence of n rows
+                as in `predict`; n may be 0. A C-ordered float32 or float64 array of the model's own dtype is read in
+                place, others are copied.
             deadline_ms: milliseconds from the call, as in `predict`: one number for all rows, or n of them.
             deadline_ns: an instant of `time.monotonic_ns()`, or int64 [n] of them, instead of deadline_ms.
             priority: of all rows, as in `predict`.
@@ -385,6 +396,7 @@ cdef class CoreEngine(Versions):
         cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
         cdef Priority given = self._priority if priority is None else priority_of(priority)
         cdef Request request = _request_of(deployment, started, 0, given, False)
+        rows = deployment.counted(rows)
         cdef uint32_t n = count_rows(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns,
                                                     self._expired)
@@ -392,7 +404,8 @@ cdef class CoreEngine(Versions):
         if deployment.lookup is not None and n:
             rows, missing = deployment.look_up_many(rows, deadlines, started)
             request.asked_ns = now_ns()
-        cdef cnp.ndarray matrix = deployment.matrix(rows, deadlines, started)
+        cdef cnp.ndarray matrix
+        matrix, missing = deployment.matrix(rows, deadlines, started, missing)
         if self._inline:
             return self._many_inline(deployment, request, matrix, n, deadlines, deadline_ns is not None, missing)
         self._reconsider_lane(started)
@@ -445,14 +458,16 @@ cdef class CoreEngine(Versions):
         Returns:
             A future of an `Answer`; `await` it, or use it as any `asyncio.Future`. It never holds an exception of a
             model. Cancelling it frees its place in the queue. Tasks run it too, as in `asyncio.create_task`. Where no
-            loop runs it is a coroutine, for `asyncio.run`.
+            loop runs it is a coroutine, for `asyncio.run`. trio and curio cannot await it; run `predict` in a thread
+            there, as in `trio.to_thread.run_sync(eng.predict, row)`.
 
         Raises:
-            InputError, InputTypeError, ClosedError: as `predict`, at the call and not at the await. Where no loop runs,
-                a wrong row raises at the await.
+            InputError, InputTypeError, ClosedError, ResourceError: as `predict`, all at the await and none at the call,
+                so that `asyncio.gather(…, return_exceptions=True)` returns them.
+            ConfigError: awaited outside of asyncio.
 
-        Does not block, except that an inline primary runs during the call, at most 20 us a row in lane="auto". Callable
-        from any thread that runs a loop, by several loops at once.
+        The deadline counts from the call. Does not block, except that an inline primary runs during the call, at most
+        20 us a row in lane="auto". Callable from any thread that runs a loop, by several loops at once.
 
         >>> import asyncio, engine
         >>> model = engine.load_model(lambda rows: rows.sum(axis=1), n_features=2)
@@ -462,6 +477,19 @@ cdef class CoreEngine(Versions):
         >>> asyncio.run(main())
         3.0
         """
+        try:
+            loop = running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is None:
+            return self._on_a_loop(x, deadline_ms, deadline_ns, priority, hedge, key, now_ns())
+        try:
+            return self._start(x, deadline_ms, deadline_ns, priority, hedge, key, loop)
+        except Exception as error:  # a mistake of the caller, who awaits
+            return failed_answer(error, loop)
+
+    cdef object _start(self, object x, object deadline_ms, object deadline_ns, object priority, bint hedge, object key,
+                       object loop):
         cdef int64_t started = now_ns()
         self._check_open()
         cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
@@ -469,10 +497,6 @@ cdef class CoreEngine(Versions):
                                               self._expired)
         cdef Priority given = self._priority if priority is None else priority_of(priority)
         cdef Request request = _request_of(deployment, started, deadline, given, hedge)
-        try:
-            loop = running_loop()
-        except RuntimeError:
-            return self._on_a_loop(x, deadline, <int>given, hedge, key)
         cdef tuple missing = None
         if deployment.lookup is not None and request.deadline_ns > started:
             if deployment.lookup_blocks:
@@ -481,12 +505,19 @@ cdef class CoreEngine(Versions):
             x, missing = deployment.look_up(x, &request)
         return self._ask(deployment, x, &request, loop, missing)
 
-    async def _on_a_loop(self, x, int64_t deadline, int priority, bint hedge, key):
-        return await self.predict_async(x, deadline_ns=deadline, priority=PRIORITY_NAMES[priority], hedge=hedge,
-                                        key=key)
+    async def _on_a_loop(self, x, deadline_ms, deadline_ns, priority, bint hedge, key, int64_t called_ns):
+        try:
+            loop = running_loop()
+        except RuntimeError:
+            raise no_loop() from None
+        # The deadline counts from the call.
+        cdef int64_t deadline = read_deadline(deadline_ms, deadline_ns, called_ns, self._budget_ns, self._expired)
+        return await self._start(x, None, deadline, priority, hedge, key, loop)
 
     async def _after_look_up(self, Deployment deployment, x, int64_t started, int64_t deadline, int priority,
                              bint hedge):
+        if deployment.strict:
+            deployment.check_keys(x)
         cdef int64_t until = min(deadline, NEVER_NS)
         _looking_up_until.set(until)  # in the context of this task alone
         x, missing = await deployment.lookup.fetch_async(x, look_up_until(started, until))
@@ -503,7 +534,8 @@ cdef class CoreEngine(Versions):
         cdef SmallBuffer buffer
         cdef void* row = buffer.reserve(deployment.row_bytes)
         request.row = row
-        deployment.read(x, row)
+        if deployment.read(x, row) > 0 and request.deadline_ns > request.asked_ns:
+            missing = deployment.absent(missing)
         if self._inline:
             return self._ready(self._predict_inline(deployment, request[0]), loop, missing)
         self._reconsider_lane(request.asked_ns)
@@ -551,8 +583,13 @@ cdef class CoreEngine(Versions):
         Returns functions of nothing, to be called one after the other. Each returns Answers or a future of them.
         """
         cdef int64_t started = now_ns()
+        try:
+            loop = running_loop()
+        except RuntimeError:
+            raise no_loop() from None
         self._check_open()
         cdef Deployment deployment = self._current if self._canary is None else self._route(key, started)
+        rows = deployment.counted(rows)
         cdef uint32_t n = count_rows(rows)
         cdef cnp.ndarray deadlines = read_deadlines(deadline_ms, deadline_ns, n, started, self._budget_ns,
                                                     self._expired)
@@ -563,16 +600,17 @@ cdef class CoreEngine(Versions):
             else:
                 rows, missing = deployment.look_up_many(rows, deadlines, started)
             self._check_open()
-        cdef cnp.ndarray matrix = deployment.matrix(rows, deadlines, started)
+        cdef bint looked_up = missing is not None
+        cdef cnp.ndarray matrix
+        matrix, missing = deployment.matrix(rows, deadlines, started, missing)
         cdef ManyRequest many = ManyRequest.__new__(ManyRequest)
         cdef Priority given = self._priority if priority is None else priority_of(priority)
         many.native = _request_of(deployment, started, 0, given, False)
-        many.native.asked_ns = now_ns() if missing is not None else started
+        many.native.asked_ns = now_ns() if looked_up else started
         if self._inline:
             return [lambda: self._many_inline(deployment, many.native, matrix, n, deadlines, deadline_ns is not None,
                                               missing)]
         cdef uint32_t window = self._window()
-        loop = running_loop()
 
         def part(first):
             last = first + window
@@ -621,18 +659,22 @@ cdef class CoreEngine(Versions):
         """Answer what is queued by its fallback, and end the threads.
 
         Args:
-            timeout_s: seconds to wait for a primary that is still running, up to 3600. A primary that does not come
-                back in time keeps its thread, and the memory that it uses, until the process ends.
+            timeout_s: seconds to wait for a primary that is still running, 0 or more, up to 3600. A primary that does
+                not come back in time keeps its thread, and the memory that it uses, until the process ends.
+
+        Raises:
+            ConfigError: a timeout_s out of range.
 
         Blocks, without the GIL, for timeout_s at most; always returns. A second call does nothing. Thread-safe. On an
         event loop use `async with`, which closes beside the loop.
         """
+        cdef int64_t patience = <int64_t>(
+            min(number("timeout_s", timeout_s, 0.0, math.inf, error=ConfigError), CLOSE_S_MAX) * 1e9)
         if self._closed:
             return
         self._closed = True
         if self._forked_at != forks:
             return  # the threads are the parent's
-        cdef int64_t patience = <int64_t>(min(float(timeout_s), CLOSE_S_MAX) * 1e9)
         cdef uint32_t stuck
         with nogil:
             stuck = self.runtime.close(patience)

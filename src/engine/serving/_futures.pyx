@@ -5,7 +5,8 @@ asyncio wakes the waiters of a future in the loop's next turn, and a turn costs 
 part of a round trip. A drain of the engine's completions is a callback of the loop itself, so no task runs and the
 waiting task can be stepped there and then. A subclass of asyncio.Future would need Python methods for that, which cost
 another microsecond. asyncio accepts any object with `_asyncio_future_blocking` as a future (asyncio.isfuture), so this
-is a class of its own. The engine never sets an exception, because failures of a model are answers; asyncio may.
+is a class of its own. Failures of a model are answers. An exception in a future is a mistake of the caller (a row of
+another width, a closed engine), or asyncio set it; if nobody looks at it, the loop's exception handler hears of it.
 
 A future is made, finished and cancelled on the thread of its loop, with the GIL held. The native slot holds one
 reference to it while its answer is on the way; _loop.pyx says who takes and gives back which.
@@ -98,11 +99,15 @@ cdef class AnswerFuture:
         return self.answer
 
     def exception(self):
-        """Return None, because failures of a model are answers; or what `set_exception` set. Raises as `result`."""
+        """Return the caller's mistake (a row of another width, a closed engine), or None. Raises as `result`.
+
+        Failures of a model are answers, and no exceptions.
+        """
         if self.state == CANCELLED:
             raise self._make_cancelled_error()
         if self.state == PENDING:
             raise _InvalidStateError("the answer is not there yet")
+        self.seen()
         return self.failure
 
     def get_loop(self):
@@ -144,16 +149,17 @@ cdef class AnswerFuture:
 
     @property
     def _log_traceback(self):
-        return False
+        return self.unseen is not None
 
     @_log_traceback.setter
     def _log_traceback(self, value):
         if value:
             raise ValueError("_log_traceback can only be set to False")
+        self.seen()
 
     @property
     def _Future__log_traceback(self):
-        return False
+        return self._log_traceback
 
     @_Future__log_traceback.setter
     def _Future__log_traceback(self, value):
@@ -210,6 +216,7 @@ cdef class AnswerFuture:
 
         Return False, and do nothing, if the answer is there already.
         """
+        self.seen()
         if self.state != PENDING:
             return False
         self.state, self.message = CANCELLED, msg
@@ -239,11 +246,21 @@ cdef class AnswerFuture:
             raise TypeError(f"expected an exception, got {type(error).__name__}")
         if isinstance(error, StopIteration):
             raise TypeError("StopIteration interacts badly with generators and cannot be raised into a Future")
-        self.failure, self.state = error, FINISHED
+        self.keep_failure(error)
         if self.owner is not None:  # nobody waits for the answer any more
             self.owner.cancelled(self.request)
             self.owner = None
         self.wake_later()
+
+    cdef int keep_failure(self, object error) except -1:
+        self.failure, self.state = error, FINISHED
+        self.unseen = _Unseen(error, self.loop)
+        return 0
+
+    cdef int seen(self) except -1:
+        if self.unseen is not None:
+            self.unseen.error = self.unseen = None
+        return 0
 
     cdef int require_pending(self) except -1:
         if self.state != PENDING:
@@ -309,6 +326,27 @@ cdef AnswerFuture ready_answer(object answer, object loop):
     cdef AnswerFuture future = AnswerFuture.__new__(AnswerFuture)
     future.loop, future.answer, future.state = loop, answer, FINISHED
     return future
+
+
+cdef AnswerFuture failed_answer(object error, object loop):
+    cdef AnswerFuture future = pending_answer(loop)
+    future.keep_failure(error)
+    return future
+
+
+class _Unseen:
+    """The failure of a future that nobody has looked at; asyncio reports those of its own futures in the same way."""
+
+    __slots__ = ("error", "loop")
+
+    def __init__(self, error, loop):
+        self.error, self.loop = error, loop
+
+    def __del__(self):
+        if self.error is not None:
+            self.loop.call_exception_handler({"message": "AnswerFuture exception was never retrieved",
+                                              "exception": self.error,
+                                              "future": f"<AnswerFuture finished exception={self.error!r:.200}>"})
 
 
 class _TaskOfAnswer:

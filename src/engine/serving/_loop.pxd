@@ -1,5 +1,7 @@
 # Event loops and calls of many rows, as CoreEngine sees them.
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
+from libcpp.utility cimport pair
 from libcpp.vector cimport vector
 
 cimport numpy as cnp
@@ -7,6 +9,8 @@ cimport numpy as cnp
 from engine.serving._deployment cimport Deployment, Versions
 from engine.serving._futures cimport AnswerFuture
 from engine.serving._scheduler cimport Completions, Group, Outcome, Request
+
+ctypedef Completions* completions_pointer
 
 # asyncio.get_running_loop(), without its system call for a task that a drain steps.
 cdef object running_loop()
@@ -38,11 +42,16 @@ cdef ManyCall submit_many(Versions engine, Deployment deployment, const Request&
                           cnp.ndarray deadlines, LoopBridge loop, object missing, bint* complete)
 
 
+cdef class Bridges
+
+
 cdef class LoopBridge:
-    # One event loop's end of the completions. Lives until its loop is closed and everything submitted is answered.
+    # One event loop's end of the completions. Lives until its loop is closed or gone, and everything submitted is
+    # answered.
     cdef Versions engine
     cdef Completions* native
-    cdef object loop
+    cdef PyObject* address           # of the loop, borrowed; null once it is gone
+    cdef object watch                # a weak reference to the loop, which says when; the loop where it takes none
     cdef bint reading                # the loop watches the eventfd
     cdef bint kicking                # a kick is scheduled for the end of this turn
     cdef bint polling                # a poll is scheduled for the next turn
@@ -50,7 +59,10 @@ cdef class LoopBridge:
     cdef uint32_t drains             # that run now, one within a task that another one steps
     cdef uint32_t rest               # first slot of the answers that a drain has taken and not handed out yet
     cdef object kick, poll           # bound methods, bound once: submissions pass them to call_soon
+    cdef Bridges bridges
 
+    # The loop, None once it is gone.
+    cdef object loop(self)
     # Wakes an executor once this turn of the loop ends, for all requests that the turn submits.
     cdef int kick_later(self) except -1
     # Looks for answers at every turn from now on instead of being woken for them.
@@ -69,9 +81,17 @@ cdef class Bridges:
     # The bridges of one engine, by loop. Does not know the engine: one that never met a loop is in no reference cycle.
     cdef dict by_id                  # id(loop) -> LoopBridge
     cdef LoopBridge last
+    # Completions of loops that are gone, and since when.
+    cdef vector[pair[completions_pointer, int64_t]] spare
 
+    cdef Completions* completions(self) except NULL
+    # Frees those that have been spare since then.
+    cdef int free_spare(self, int64_t until_ns) noexcept
+    # Takes the completions of a bridge that has nothing pending.
+    cdef int keep(self, LoopBridge bridge) except -1
     # Hot: the running loop's bridge, which is almost always the last one that was asked for.
     cdef LoopBridge of(self, Versions engine, object loop)
     # Drops the bridges of closed loops for which nothing is pending any more.
     cdef int sweep(self) except -1
+    cdef int forget(self, LoopBridge bridge) except -1
     cdef int close(self) except -1

@@ -9,7 +9,11 @@ Who owns what, and why nothing is freed too early:
 - The native core never touches `user`. It only pushes the slot's index onto the loop's completions, from any thread and
   without the GIL, and signals the eventfd.
 - `Completions` is freed with its bridge, so a bridge must outlive its pending requests. `Bridges` keeps every bridge
-  until its loop is closed and `pending` is 0, and a bridge keeps its engine.
+  until its loop is closed or gone and `pending` is 0, and a bridge keeps its engine.
+- An executor may be about to signal completions whose answers were all taken by a look. So those of a loop that is gone
+  are kept for the next loop, and freed a second later.
+- A bridge does not keep its loop: one that its owner drops without closing it must be collected, and its descriptors
+  with it. While requests are pending, their futures keep the loop.
 - `pending` and all flags here are touched with the GIL held only.
 """
 cimport cython
@@ -17,14 +21,16 @@ from cpython.object cimport PyObject
 from cpython.pystate cimport PyThreadState, PyThreadState_Get
 from cpython.ref cimport Py_DECREF
 from libc.string cimport memcpy
+from libcpp.utility cimport pair
 
 from engine._common._assert cimport ENGINE_ASSERT
 from engine.serving._answers cimport Answer
 from engine.serving._futures cimport PENDING
 from engine.serving._rows cimport table
-from engine.serving._scheduler cimport NO_SLOT, Caller, Runtime, SlotTable, now_ns
+from engine.serving._scheduler cimport NEVER_NS, NO_SLOT, Caller, Completions, Runtime, SlotTable, now_ns
 
 import asyncio
+import weakref
 
 from engine.serving._executors import no_descriptor
 
@@ -36,6 +42,8 @@ cdef extern from "Python.h":
     PyObject* PyDict_GetItem(PyObject* dict, object key) noexcept  # borrowed
 
 _get_running_loop = asyncio.get_running_loop
+# An executor that has pushed an answer signals it within this time.
+cdef int64_t SPARE_NS = 1_000_000_000
 
 # The loop whose completions a thread drains now, and that thread. asyncio.get_running_loop makes a system call before
 # Python 3.12; a task that a drain steps, and that asks again, need not pay for it. With several such threads the last
@@ -169,6 +177,17 @@ cdef class LoopBridge:
         if self.native is not NULL and self.native.pending == 0:
             del self.native
 
+    cdef object loop(self):
+        return None if self.address is NULL else <object>self.address
+
+    def _loop_is_gone(self, _):
+        self.address = NULL
+        if self.native is NULL:
+            return  # it was closed before, and swept
+        ENGINE_ASSERT(self.native.pending == 0, b"the futures of pending requests keep their loop")
+        self.bridges.keep(self)
+        self.bridges.forget(self)
+
     def _kick(self):
         self.kicking = False
         self.engine.runtime.kick()
@@ -176,7 +195,7 @@ cdef class LoopBridge:
     cdef int kick_later(self) except -1:
         if not self.kicking:
             self.kicking = True
-            self.loop.call_soon(self.kick)
+            self.loop().call_soon(self.kick)
         return 0
 
     # Where sleeping is dear and answers are quick, looking at every turn costs less than being woken for each answer.
@@ -185,14 +204,14 @@ cdef class LoopBridge:
         if not self.polling:
             self.polling = True
             self.native.start_polling()
-            self.loop.call_soon(self.poll)
+            self.loop().call_soon(self.poll)
         return 0
 
     def _poll(self):
         # Nobody signals a loop that polls, so the next look is scheduled before any task is stepped: the task may raise
         # KeyboardInterrupt, or run the loop itself and wait for another answer.
         if self.native.pending and now_ns() < self.poll_until_ns:
-            self.loop.call_soon(self.poll)
+            self.loop().call_soon(self.poll)
             if self.native.has_answers() or self.rest != NO_SLOT:
                 self.drain()
             return
@@ -221,14 +240,15 @@ cdef class LoopBridge:
         tasks are stepped here and now.
         """
         cdef SlotTable* slots = &self.engine.runtime.slots()
+        cdef object loop = self.loop()
         cdef uint32_t index
         cdef bint taken = False
         interrupted = None
         self.drains += 1
         if direct:
             if self.drains > 1:  # a task runs the loop: only asyncio knows whether another one may be stepped in it
-                direct = asyncio.current_task(self.loop) is None
-            remember_loop(self.loop)
+                direct = asyncio.current_task(loop) is None
+            remember_loop(loop)
         while True:
             if self.rest == NO_SLOT:
                 if taken:
@@ -239,7 +259,7 @@ cdef class LoopBridge:
                     break
                 # The first task may run the loop and wait for one of the other answers.
                 if direct and not self.polling and slots[0][self.rest].next_done_value() != NO_SLOT:
-                    self.loop.call_soon(self._hand_out_rest)
+                    loop.call_soon(self._hand_out_rest)
             index = self.rest
             # Read before the slot is given back: another request may take it at once, and link it elsewhere.
             self.rest = slots[0][index].next_done_value()
@@ -289,13 +309,14 @@ cdef class LoopBridge:
 
     cdef int start_reading(self) except -1:
         if not self.reading:
-            self.loop.add_reader(self.native.fd(), self.drain)
+            self.loop().add_reader(self.native.fd(), self.drain)
             self.reading = True
         return 0
 
     cdef int stop_reading(self) except -1:
-        if self.reading and not self.loop.is_closed():
-            self.loop.remove_reader(self.native.fd())
+        loop = self.loop()
+        if self.reading and loop is not None and not loop.is_closed():
+            loop.remove_reader(self.native.fd())
         self.reading = False
         return 0
 
@@ -321,14 +342,15 @@ cdef class LoopBridge:
         return 0
 
     cdef int close(self) except -1:
-        if self.loop.is_closed():
+        loop = self.loop()
+        if loop is None or loop.is_closed():
             return self.drop_answers()
         running = asyncio._get_running_loop()
-        if running is self.loop or not self.loop.is_running():
+        if running is loop or not loop.is_running():
             self.drain(False)  # a task may have called close(), and a loop steps one task at a time
             return 0
         try:
-            self.loop.call_soon_threadsafe(self.drain)
+            loop.call_soon_threadsafe(self.drain)
         except RuntimeError:  # it was closed this moment
             self.drop_answers()
         return 0
@@ -342,18 +364,19 @@ cdef class Bridges:
         self.by_id = {}
 
     cdef LoopBridge of(self, Versions engine, object loop):
-        if self.last is not None and self.last.loop is loop:
+        if self.last is not None and self.last.address == <PyObject*>loop:
             return self.last
         cdef LoopBridge bridge = self.by_id.get(id(loop))
-        if bridge is None or bridge.loop is not loop:
+        if bridge is None or bridge.address != <PyObject*>loop:
             self.sweep()
             bridge = LoopBridge.__new__(LoopBridge)
-            bridge.engine = engine
-            bridge.loop = loop
+            bridge.engine, bridge.bridges = engine, self
+            bridge.address = <PyObject*>loop
             try:
-                bridge.native = new Completions()
-            except OSError as error:
-                raise no_descriptor(error) from None
+                bridge.watch = weakref.ref(loop, bridge._loop_is_gone)
+            except TypeError:
+                bridge.watch = loop
+            bridge.native = self.completions()
             bridge.rest = NO_SLOT
             bridge.kick, bridge.poll = bridge._kick, bridge._poll
             bridge.start_reading()
@@ -366,10 +389,54 @@ cdef class Bridges:
         self.last = None
         for key, found in list(self.by_id.items()):
             bridge = <LoopBridge>found
-            if not bridge.loop.is_closed():
+            if bridge.address is not NULL and not bridge.loop().is_closed():
                 continue
             bridge.drop_answers()
             if bridge.native.pending == 0:
+                self.keep(bridge)
+                del self.by_id[key]
+        return 0
+
+    cdef Completions* completions(self) except NULL:
+        cdef Completions* native
+        self.free_spare(now_ns() - SPARE_NS)
+        if self.spare.empty():
+            try:
+                return new Completions()
+            except OSError as error:
+                raise no_descriptor(error) from None
+        native = self.spare.back().first
+        self.spare.pop_back()
+        return native
+
+    cdef int free_spare(self, int64_t until_ns) noexcept:
+        cdef size_t kept = 0
+        cdef pair[completions_pointer, int64_t] each
+        for each in self.spare:
+            if each.second > until_ns:
+                self.spare[kept] = each
+                kept += 1
+            else:
+                del each.first
+        self.spare.resize(kept)
+        return 0
+
+    cdef int keep(self, LoopBridge bridge) except -1:
+        bridge.native.stop_polling()
+        self.spare.push_back(pair[completions_pointer, int64_t](bridge.native, now_ns()))
+        bridge.native = NULL
+        bridge.kick = bridge.poll = bridge.watch = None  # bound methods of the bridge, which keep it
+        return 0
+
+    def __dealloc__(self):
+        self.free_spare(NEVER_NS)
+
+    # The loop of a bridge is gone.
+    cdef int forget(self, LoopBridge bridge) except -1:
+        if self.last is bridge:
+            self.last = None
+        for key, found in list(self.by_id.items()):
+            if found is bridge:
                 del self.by_id[key]
         return 0
 

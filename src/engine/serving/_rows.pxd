@@ -6,8 +6,16 @@ cimport numpy as cnp
 # Raises InputError or InputTypeError.
 cdef int read_row(object x, uint32_t n, bint wide, void* out) except -1
 
-# A C-contiguous [rows, n] array of float64 (wide) or float32. Copies `rows` only if it is not one already.
+# Hot: once per request of a mapping. Reads the values of `names`, in their order. False, with `out` undefined, where
+# `row` lacks one, has a value that is no plain number, or, with `strict`, has other keys.
+cdef bint read_mapping(dict row, tuple names, bint strict, bint wide, void* out) except -1
+
+# A C-contiguous [rows, n] array of float64 (wide) or float32. Copies `rows`, an array, only if it is not one already.
 cdef cnp.ndarray read_matrix(object rows, uint32_t n, bint wide)
+# The same of a list or tuple; None where NumPy finds no table of numbers in it, and rows must be read one by one.
+cdef object read_list(object rows, uint32_t n, bint wide)
+# The same of an array of numbers.
+cdef cnp.ndarray rounded(object array, bint wide)
 
 # The instant by which a request must be answered, NEVER_NS at most. budget_ns counts if both deadlines are None.
 # A negative deadline_ms is started_ns with `expired`, and raises without.

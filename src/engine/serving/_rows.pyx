@@ -2,15 +2,17 @@
 
 Every error says what was expected and what was given.
 """
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.bool cimport PyBool_Check
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_Check, PyFloat_CheckExact
 from cpython.list cimport PyList_CheckExact
+from cpython.long cimport PyLong_AsDouble, PyLong_CheckExact
 from cpython.object cimport PyObject
-from cpython.tuple cimport PyTuple_CheckExact
-from libc.math cimport isnan
+from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.math cimport NAN, isnan
 from libc.string cimport memcpy
 
 import time
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -24,6 +26,10 @@ cnp.import_array()
 cdef int64_t WALL_CLOCK_NS = 1_000_000_000_000_000_000
 cdef int64_t WALL_CLOCK_MARGIN_NS = 10 * 366 * 86_400 * 1_000_000_000
 
+cdef str TEXT_ADVICE = "; columns of text need a feature program (Engine(features=…))"
+cdef str TIME_ADVICE = "; pass times as numbers, or use a feature program (Engine(features=…))"
+cdef tuple _NUMPY_NUMBERS = (np.floating, np.integer, np.bool_)
+
 cdef extern from "Python.h":
     # Borrowed items of a list or tuple, unchecked: compare the length first.
     PyObject** PySequence_Fast_ITEMS(object)
@@ -33,10 +39,39 @@ cdef extern from "Python.h":
 cdef int read_row(object x, uint32_t n, bint wide, void* out) except -1:
     if PyList_CheckExact(x) or PyTuple_CheckExact(x):
         return _read_sequence(x, n, wide, out)
-    if not cnp.PyArray_Check(x) and isinstance(x, Mapping):
-        raise InputTypeError("a mapping needs a feature program to become a row: pass Engine(features=program), "
-                             "or give the values as a sequence in model.feature_names order")
     return _read_array(x, n, wide, out)
+
+
+cdef bint read_mapping(dict row, tuple names, bint strict, bint wide, void* out) except -1:
+    cdef Py_ssize_t i, n = PyTuple_GET_SIZE(names)
+    cdef PyObject* item
+    cdef double value
+    if strict and len(row) != n:
+        return False
+    for i in range(n):
+        item = PyDict_GetItemWithError(row, <object>PyTuple_GET_ITEM(names, i))
+        if item is NULL:
+            return False
+        if PyFloat_Check(<object>item):
+            value = PyFloat_AS_DOUBLE(<object>item)
+        elif PyLong_CheckExact(<object>item):
+            try:
+                value = PyLong_AsDouble(<object>item)
+            except OverflowError:
+                return False
+        elif <object>item is None:
+            value = NAN
+        elif PyBool_Check(<object>item):
+            value = 1.0 if <object>item is True else 0.0
+        elif isinstance(<object>item, _NUMPY_NUMBERS):
+            value = <object>item
+        else:
+            return False
+        if wide:
+            (<double*>out)[i] = value
+        else:
+            (<float*>out)[i] = <float>value
+    return True
 
 
 cdef int _read_sequence(object x, uint32_t n, bint wide, void* out) except -1:
@@ -73,21 +108,26 @@ cdef double _number(object item, uint32_t position) except? -1.0:
         raise InputTypeError(f"feature {position}: expected a number, got {type(item).__name__}") from None
     except OverflowError:
         raise InputError(f"feature {position}: {item!r:.40} is too large for a float64") from None
+    except Exception as error:  # of its __float__
+        raise InputTypeError(f"feature {position}: expected a number, got {type(item).__name__}, which raised "
+                             f"{type(error).__name__}: {error}") from error
 
 
 # An array of floats is read in place, because NumPy's own conversions cost a microsecond and more.
 cdef int _read_array(object x, uint32_t n, bint wide, void* out) except -1:
     if cnp.PyArray_CheckExact(x) and _read_floats(<cnp.ndarray>x, n, wide, out):
         return 0
-    if x is None or isinstance(x, (str, bytes)):
+    if x is None or isinstance(x, (str, bytes, bytearray)):
         raise InputTypeError(f"expected a row of {n} features, got {type(x).__name__}"
                              f"{'' if x is None else ' ' + repr(x)[:40]}")
     array = _array_of(x)
     if array.ndim != 1 or array.shape[0] != n:
         hint = "; for several rows call predict_many" if array.ndim == 2 else ""
-        raise InputError(f"expected a row of {n} features (1-D), got shape {list(array.shape)}{hint}")
+        raise InputError(f"expected a row of {n} features (1-D), got {_shape(x, array)}{hint}")
+    if array.dtype.kind == "O":
+        return _read_sequence(array.tolist(), n, wide, out)
     _check_kind(array)
-    _read_floats(_rounded(array, wide), n, wide, out)
+    _read_floats(rounded(array, wide), n, wide, out)
     return 0
 
 
@@ -119,55 +159,49 @@ cdef bint _read_floats(cnp.ndarray array, uint32_t n, bint wide, void* out) noex
 # Any array or sequence as an array. What is masked is missing: NaN.
 cdef object _array_of(object x):
     if isinstance(x, np.ma.MaskedArray):
+        if x.dtype.kind == "O":
+            return np.where(np.ma.getmaskarray(x), np.array(None), x.data)
         if x.dtype.kind not in "fiub":
             return np.asarray(x)
         return x.astype(x.dtype if x.dtype.kind == "f" else np.float64).filled(np.nan)
     try:
         return np.asarray(x)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"expected numbers, got {type(x).__name__}: {error}") from error
+    except Exception as error:  # NumPy's, or one of x.__array__
+        raise InputError(f"expected numbers, got {type(x).__name__}: {type(error).__name__}: {error}") from error
 
 
 cdef int _check_kind(object array) except -1:
     if array.dtype.kind not in "fiub":
-        raise InputTypeError(f"expected float32, float64, integer or bool values, got dtype {array.dtype}; "
-                             f"columns of text need a feature program (Engine(features=…))")
+        advice = {"U": TEXT_ADVICE, "S": TEXT_ADVICE, "M": TIME_ADVICE, "m": TIME_ADVICE}.get(array.dtype.kind, "")
+        raise InputTypeError(f"expected float32, float64, integer or bool values, got dtype {array.dtype}{advice}")
     return 0
 
 
 cdef cnp.ndarray read_matrix(object rows, uint32_t n, bint wide):
-    if isinstance(rows, (list, tuple)):
-        if not len(rows):
-            return table(0, n, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
-        try:
-            array = np.asarray(rows)
-        except (ValueError, TypeError):
-            return _read_rows(rows, n, wide)
-        if array.dtype.kind not in "fiub" or any(isinstance(row, np.ma.MaskedArray) for row in rows):
-            return _read_rows(rows, n, wide)
-    else:
-        array = _array_of(rows)
+    array = _array_of(rows)
     if array.ndim != 2 or array.shape[1] != n:
-        if array.ndim == 2 and isinstance(rows, (list, tuple)):
-            return _read_rows(rows, n, wide)  # says which row
-        raise InputError(f"expected rows of shape [rows, {n}], got {list(array.shape)}")
+        raise InputError(f"expected rows of shape [rows, {n}], got {_shape(rows, array).removeprefix('shape ')}")
     _check_kind(array)
-    return _rounded(array, wide)
+    return rounded(array, wide)
 
 
-# Row by row, for rows that NumPy does not take as a table of numbers: with None in them, or wrong.
-cdef cnp.ndarray _read_rows(object rows, uint32_t n, bint wide):
-    cdef cnp.ndarray matrix = table(len(rows), n, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
-    cdef char* out = <char*>cnp.PyArray_DATA(matrix)
-    for i, row in enumerate(rows):
-        try:
-            read_row(row, n, wide, out + <size_t>i * n * (8 if wide else 4))
-        except (InputError, InputTypeError) as error:
-            raise type(error)(f"row {i}: {error}") from None
-    return matrix
+cdef object read_list(object rows, uint32_t n, bint wide):
+    if not len(rows):
+        return table(0, n, cnp.NPY_FLOAT64 if wide else cnp.NPY_FLOAT32)
+    try:
+        array = np.asarray(rows)
+    except (ValueError, TypeError):
+        return None
+    if array.dtype.kind not in "fiub" or any(isinstance(row, np.ma.MaskedArray) for row in rows):
+        return None
+    if array.ndim == 2 and array.shape[1] != n:
+        return None  # the reader of single rows says which row is wrong
+    if array.ndim != 2:
+        raise InputError(f"expected rows of shape [rows, {n}], got {list(array.shape)}")
+    return rounded(array, wide)
 
 
-cdef cnp.ndarray _rounded(object array, bint wide):
+cdef cnp.ndarray rounded(object array, bint wide):
     wanted = np.float64 if wide else np.float32
     if array.dtype == wanted:
         return np.ascontiguousarray(array)
@@ -175,6 +209,11 @@ cdef cnp.ndarray _rounded(object array, bint wide):
     # list of floats is read in the same way, without a warning.
     with np.errstate(over="ignore", under="ignore"):
         return np.ascontiguousarray(array, dtype=wanted)
+
+
+# The shape of what NumPy made of `x`, or its type where NumPy saw one object in it.
+cdef str _shape(object x, object array):
+    return f"shape {list(array.shape)}" if array.ndim or isinstance(x, np.ndarray) else f"{type(x).__name__} {x!r:.40}"
 
 
 cdef int64_t _instant(double ms, int64_t started_ns, bint expired) except -1:
@@ -255,7 +294,11 @@ cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t
     if deadline_ns is not None and deadline_ms is not None:
         raise InputError("give deadline_ms (from the call) or deadline_ns (a point on time.monotonic_ns()), not both")
     given = deadline_ns if deadline_ns is not None else deadline_ms
-    if given is None or np.ndim(given) == 0:
+    try:
+        one_for_all = given is None or np.ndim(given) == 0
+    except ValueError:
+        raise InputError(f"expected one deadline, or one for each of {n} rows, got ragged lists") from None
+    if one_for_all:
         if isinstance(given, np.ndarray):
             given = given[()]
         one = read_deadline(None if deadline_ns is not None else given, given if deadline_ns is not None else None,
@@ -275,7 +318,10 @@ cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t
         for point in array[array > WALL_CLOCK_NS].tolist():
             _refuse_wall_clock(point)
         return np.ascontiguousarray(np.minimum(array, NEVER_NS), dtype=np.int64)
-    _check_kind(array)
+    if array.dtype.kind not in "fiub":
+        row = next((row for row, value in enumerate(array.tolist()) if not isinstance(value, (int, float))), 0)
+        raise InputTypeError(f"deadline_ms must be numbers of milliseconds, got {array.tolist()[row]!r:.40} for row "
+                             f"{row}")
     ms = array.astype(np.float64)
     if expired:
         ms[ms < 0] = 0.0
@@ -291,8 +337,11 @@ cdef cnp.ndarray read_deadlines(object deadline_ms, object deadline_ns, uint32_t
 cdef uint32_t count_rows(object rows) except? 0:
     try:
         n = len(rows)
-    except TypeError:
-        raise InputError(f"expected rows as a 2-D array or a sequence of rows, got {type(rows).__name__}") from None
+    except Exception:
+        way_out = (": pass rows.toarray()" if hasattr(rows, "toarray") else ": pass list(rows)"
+                   if hasattr(rows, "__next__") else "")
+        raise InputError(f"expected rows as a 2-D array or a sequence of rows, got {type(rows).__name__}"
+                         f"{way_out}") from None
     if n > 0xFFFFFFF0:
         raise InputError(f"expected fewer than 2^32 rows in one call, got {n}")
     return n

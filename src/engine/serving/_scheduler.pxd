@@ -65,6 +65,7 @@ cdef extern from "scheduler/breaker.hpp" namespace "engine::scheduler" nogil:
         cbool open() noexcept
         cbool resting(int64_t now_ns) noexcept
         uint64_t openings() noexcept
+        uint64_t probes() noexcept
 
 cdef extern from "scheduler/deployment.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass Deployment:

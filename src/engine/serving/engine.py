@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
 import numpy.typing as npt
 
 from engine._common.arguments import number
@@ -23,7 +22,10 @@ from engine.model.golden import Given, Golden
 from engine.serving import parts
 from engine.serving._answers import Answers
 from engine.serving._engine import CoreEngine
+from engine.serving.apart import apart
+from engine.serving.columns import Columns, columns_of, scorer_of
 from engine.serving.executors import Executors, placement
+from engine.serving.loops import require_loop, warn_of_gevent
 from engine.serving.parts import Default, Features, Monitor
 
 if TYPE_CHECKING:
@@ -61,9 +63,10 @@ class Engine(CoreEngine):
         fallback: a native Model of the same inputs and outputs, or a source that `load_model` takes; None for none.
         default: a number, n_outputs numbers, or a function of nothing that returns one of them. None means NaN.
         features: a FeatureProgram that makes the models' columns. Requests are then mappings, or sequences in the
-            program's input order. Without it they are sequences or 1-D arrays of n_features numbers. A program that
-            looks up online features spends at most half of a request's time on it; columns that are then missing are
-            imputed and named in `Answer.missing_features`.
+            program's input order. Without it they are sequences or 1-D arrays of n_features numbers, or rows with
+            names (mappings, Series, tables) where a model has `feature_names`. A program that looks up online features
+            spends at most half of a request's time on it. Inputs that are then missing, or that a mapping has no key
+            for, are imputed and named in `Answer.missing_features`.
         deadline_ms: milliseconds from the call to the deadline, for calls that give none. Above 0.
         batch_rows_max: the most rows that the batch lane hands to the primary at once. 1 to 1,048,576.
         lane: where the primary runs: "inline", "batch" or "auto". Inline is the caller's own thread: no queue, under a
@@ -92,6 +95,8 @@ class Engine(CoreEngine):
             fail.
         expired: what a negative deadline_ms does: it raises, or is answered as expired. "answer" is for callers that
             pass what is left of their time.
+        unknown_keys: what a key or column that no input has does: it is ignored, or it raises. "raise" refuses a
+            misspelt key of a mapping, and an extra column of a table, with an InputError that names it.
         allow_nonfinite: accept NaN and infinity as answers of the primary instead of as failures.
         breaker: rest a primary that keeps failing: True, False, or a mapping of limits. While it rests, one probe at a
             time finds out whether it has recovered. It rests after calls_in_a_row failed calls (10), or after a share
@@ -138,6 +143,7 @@ class Engine(CoreEngine):
         weight: float = 1.0,
         on_error: Literal["fallback", "default"] = "fallback",
         expired: Literal["raise", "answer"] = "raise",
+        unknown_keys: Literal["ignore", "raise"] = "ignore",
         allow_nonfinite: bool = False,
         breaker: bool | Mapping[str, float] = True,
         realtime_priority: int | None = None,
@@ -158,6 +164,7 @@ class Engine(CoreEngine):
             "weight": weight,
             "on_error": on_error,
             "expired": expired,
+            "unknown_keys": unknown_keys,
             "allow_nonfinite": allow_nonfinite,
             "breaker": breaker,
         }
@@ -175,14 +182,15 @@ class Engine(CoreEngine):
                 "use lane='batch' or lane='auto'"
             )
         self._batch_rows_max: int = limits["batch_rows_max"]
+        columns = columns_of(model, spare, features, None)
         self._open(
-            model.scorer,
-            spare.scorer if spare else None,
+            *self._scorers(model, spare, columns, features),
             parts.default(default, model.n_outputs),
-            version if version is not None else model.digest[:12],
+            parts.version(version, model),
             features,
             (model, spare, default, features),
-            parts.warm_rows(warmup, model.n_features, self._batch_rows_max),
+            columns,
+            parts.warm_rows(warmup, model, columns, self._batch_rows_max),
             int(min(limits["deadline_ms"] * 1e6, parts.FAR_NS)),
             limits,
         )
@@ -198,12 +206,23 @@ class Engine(CoreEngine):
         """The Model that answers when the primary cannot in time, or None."""
         return self._serving()[0].parts[1]
 
+    @staticmethod
+    def _scorers(model: Model, spare: Model | None, columns: Columns, features: Any) -> tuple[Any, Any]:
+        """The scorers of primary and fallback for rows in the engine's layout."""
+        strict = features is None  # a program may have other names for the columns that it makes
+        return (
+            scorer_of(model, "primary", columns, strict=strict),
+            scorer_of(spare, "fallback", columns, strict=strict) if spare is not None else None,
+        )
+
     def _start(self, lane: str, model: Model) -> None:
         # Only a native primary is measured on this thread, because another one might not come back.
         inline = lane == "inline" or (lane == "auto" and model.native)
         if inline:
             inline = self._calibrate() <= INLINE_COST_US_MAX or lane == "inline"
         self._choose_lane(inline, lane == "auto")
+        if not inline:
+            warn_of_gevent()
         give_up = time.monotonic() + WARM_UP_S_MAX
         while not inline and not self._warmed_up() and time.monotonic() < give_up:
             time.sleep(0.001)
@@ -237,6 +256,7 @@ class Engine(CoreEngine):
 
     async def wait_ready_async(self, timeout_s: float = math.inf) -> bool:
         """Wait until the engine is `ready`, without blocking the running event loop; else as `wait_ready`."""
+        require_loop()
         give_up = time.monotonic() + number("timeout_s", timeout_s, 0.0, math.inf, error=ConfigError)
         while not self.ready and not self.closed and time.monotonic() < give_up:
             await asyncio.sleep(READY_POLL_S)
@@ -288,6 +308,7 @@ class Engine(CoreEngine):
         version: str | None = None,
         golden: Given | None = None,
         warmup: npt.ArrayLike | None = None,
+        timeout_s: float = math.inf,
     ) -> None:
         """Serve new requests from another version. A request under way keeps the version that it came under.
 
@@ -299,17 +320,22 @@ class Engine(CoreEngine):
                 ones unless given. `engine.NOTHING` for a fallback or default is none.
             version: name of the new version; the first 12 digits of the primary's digest unless given.
             golden: (rows, values): the new primary must answer `values` [n] or [n, n_outputs] for these rows before it
-                takes traffic, within 1e-6 of the larger of 1 and the value. Rows are [n, n_features], or mappings if
-                the engine has features.
-            warmup: rows [rows, n_features] to measure on; the golden rows, or standard normal values, unless given.
+                takes traffic, within 1e-6 of the larger of 1 and the value. Rows are [n, n_features] in the new
+                primary's own order of columns, or rows with names; mappings if the engine has features.
+            warmup: rows to measure on, in the same order or with names; the golden rows, or standard normal values,
+                unless given.
+            timeout_s: the longest that the new models may take to be checked and measured, in seconds, 0 or more.
 
         Raises:
-            ConfigError: other widths, or a fallback that is not native.
+            ConfigError: other widths or other columns, a fallback that is not native, or a timeout_s out of range.
             ModelError: the new primary fails on its golden or warm-up rows.
+            ModelTimeoutError: it was not measured within timeout_s.
             ClosedError: the engine is closed.
-            After any error the engine serves on as before.
+            After any error, and after a KeyboardInterrupt, the engine serves on as before.
 
-        Blocks while the new models are measured. Thread-safe.
+        A version whose columns stand in another order gets each row reordered: array rows keep the order that they
+        have in this engine. Blocks while the new models are measured, on a thread of their own. A model that does not
+        come back keeps that thread. Thread-safe.
 
         >>> import engine
         >>> old, new = (engine.load_model(lambda rows, by=by: rows[:, 0] * by, n_features=1) for by in (1, 2))
@@ -319,7 +345,9 @@ class Engine(CoreEngine):
         ...     answer.value, answer.version, eng.rollback()
         (6.0, '2', '1')
         """
-        self._install(self._candidate(primary, fallback, default, features, version, golden, warmup))
+        self._install(
+            self._candidate(primary, fallback, default, features, version, golden, warmup, timeout_s)
+        )
 
     def rollback(self) -> str:
         """Serve new requests from the version before again, at once. A second call undoes the first.
@@ -347,6 +375,7 @@ class Engine(CoreEngine):
         version: str | None = None,
         golden: Given | None = None,
         warmup: npt.ArrayLike | None = None,
+        timeout_s: float = math.inf,
     ) -> None:
         """Serve a share of new requests from another version; `canary()` without arguments ends it.
 
@@ -358,10 +387,11 @@ class Engine(CoreEngine):
         Args:
             primary: as in `swap`; None ends the canary.
             share: of requests, 0 to 1.
-            fallback, default, features, version, golden, warmup: as in `swap`.
+            fallback, default, features, version, golden, warmup, timeout_s: as in `swap`.
 
         Raises:
-            ConfigError, ModelError, ClosedError: as `swap`; ConfigError also for a share out of range.
+            ConfigError, ModelError, ModelTimeoutError, ClosedError: as `swap`; ConfigError also for a share out of
+                range.
 
         Blocks while the new models are measured. Thread-safe.
         """
@@ -370,7 +400,7 @@ class Engine(CoreEngine):
             self._set_canary(None, 0.0)
             return
         share = number("share", share, 0.0, 1.0, error=ConfigError)
-        canary = self._candidate(primary, fallback, default, features, version, golden, warmup)
+        canary = self._candidate(primary, fallback, default, features, version, golden, warmup, timeout_s)
         self._set_canary(canary, share)
 
     def shadow(self, primary: Any = None, *, version: str | None = None) -> None:
@@ -400,10 +430,17 @@ class Engine(CoreEngine):
             raise ConfigError(
                 "a shadow must not be a Python callable: it would take the GIL from live requests"
             )
-        name = version if version is not None else model.digest[:12]
-        current = self._serving()[0].parts
+        name = parts.version(version, model)
+        current = self._serving()[0]
+        features, columns = current.parts[3], current.columns
+        if columns.categories and model.categories and columns.categories != model.categories:
+            raise ConfigError(
+                "the shadow has other codes for the categories of its columns than the present version, whose rows it "
+                "is shown: train both on one table"
+            )
+        scorer = scorer_of(model, "shadow", columns, strict=features is None)
         deployment = self._prepare(
-            model.scorer, None, float("nan"), name, current[3], (model, None, None, None)
+            scorer, None, float("nan"), name, features, (model, None, None, None), columns
         )
         self._set_shadow(deployment, SHADOW_ROWS_MAX)
 
@@ -416,9 +453,11 @@ class Engine(CoreEngine):
         version: str | None,
         golden: Given | None,
         warmup: npt.ArrayLike | None,
+        timeout_s: float,
     ) -> Deployment:
         """A deployment that is checked, measured and ready to take traffic."""
         self._require_open()
+        patience = number("timeout_s", timeout_s, 0.0, math.inf, error=ConfigError)
         now_primary, now_fallback, now_default, now_features = self._serving()[0].parts
         model, spare = parts.models(
             primary if primary is not None else now_primary,
@@ -430,38 +469,40 @@ class Engine(CoreEngine):
             )
         given = None if default is NOTHING else default if default is not None else now_default
         chosen = parts.checked_features(features) if features is not None else now_features
+        columns = columns_of(model, spare, chosen, self._serving()[0].columns)
         deployment = self._prepare(
-            model.scorer,
-            spare.scorer if spare else None,
+            *self._scorers(model, spare, columns, chosen),
             parts.default(given, model.n_outputs),
-            version if version is not None else model.digest[:12],
+            parts.version(version, model),
             chosen,
             (model, spare, given, chosen),
+            columns,
         )
-        rows = None
-        if golden is not None:
-            rows = self._golden_rows(deployment, golden[0])
-            Golden.of(rows, golden[1], error=ConfigError).check(model, "primary")
+        known = parts.golden(golden, model, deployment)
         # The present primary has been measured by its own requests.
-        if model is not now_primary or golden is not None:
-            warm = warmup if warmup is not None else rows
-            if not self._measure(deployment, parts.warm_rows(warm, model.n_features, self._batch_rows_max)):
-                cause = getattr(getattr(model, "_callable", None), "error", None)
-                why = f": {type(cause).__name__}: {cause}" if cause is not None else ""
-                raise ModelError(
-                    f"the new primary, version {deployment.version!r}, fails on its warm-up rows{why}"
-                ) from cause
+        if model is not now_primary or known is not None:
+            warm = warmup if warmup is not None else known.rows if known is not None else None
+            warm_rows = parts.warm_rows(warm, model, columns, self._batch_rows_max)
+            # Apart from this thread, so that Ctrl-C and the time limit count whatever the model does.
+            apart(
+                lambda: self._try(deployment, model, known, warm_rows),
+                patience,
+                f"the new primary, version {deployment.version!r}, was not measured within timeout_s={timeout_s}",
+            )
         return deployment
 
-    def _golden_rows(self, deployment: Deployment, rows: Any) -> npt.NDArray[Any]:
-        if isinstance(rows, np.ndarray) or (len(rows) and not isinstance(rows[0], Mapping)):
-            matrix = np.asarray(rows)
-            if matrix.ndim != 2 or matrix.shape[1] != self.n_features:
-                raise ConfigError(
-                    f"golden rows must be [n, {self.n_features}], got shape {list(matrix.shape)}"
-                )
-            return matrix
-        return deployment.read_rows(rows)
+    def _try(
+        self, deployment: Deployment, model: Model, golden: Golden | None, warm_rows: npt.NDArray[Any]
+    ) -> None:
+        """Check and measure a candidate. Raise ModelError if its primary fails."""
+        if golden is not None:
+            golden.check(model, "primary")
+        if not self._measure(deployment, warm_rows):
+            cause = getattr(getattr(model, "_callable", None), "error", None)
+            why = f": {type(cause).__name__}: {cause}" if cause is not None else ""
+            raise ModelError(
+                f"the new primary, version {deployment.version!r}, fails on its warm-up rows{why}"
+            ) from cause
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start and quantities learned so far, as a plain dict; times in microseconds.
@@ -501,6 +542,7 @@ class Engine(CoreEngine):
         self.close()
 
     async def __aenter__(self) -> Self:
+        require_loop()
         return self
 
     async def __aexit__(
@@ -511,5 +553,7 @@ class Engine(CoreEngine):
         await asyncio.sleep(0)
 
     def __repr__(self) -> str:
+        if self.closed and not hasattr(self, "_batch_rows_max"):
+            return "Engine(never opened)"
         state = "closed" if self.closed else f"lane={self.lane!r}, version={self.version!r}"
         return f"Engine({self.primary!r}, fallback={self.fallback!r}, {state})"

@@ -10,12 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from engine._common.options import BREAKER_LIMITS
-from engine.errors import ConfigError
+from engine.errors import ConfigError, InputError
 from engine.model import Model, _scorer, load_model
+from engine.model import rows as by_name
+from engine.model.golden import Given, Golden
 from engine.serving._rows import checked_default
+from engine.serving.columns import Columns, order_of
 
 if TYPE_CHECKING:
     from typing_extensions import CapsuleType
+
+    from engine.serving._deployment import Deployment
 
 COUNT_MAX = 2**31
 FAR_NS = 2**60  # longer than any machine runs; leaves room to add an instant
@@ -33,7 +38,8 @@ class Features(Protocol):
       the names of missing columns. It returns by deadline_ns, an instant of `time.monotonic_ns()`, and raises only for
       mistakes of the caller;
     - `fetch_many(requests, deadline_ns)`: a list of such pairs, by one look-up for all;
-    - `blocking`: True if fetch waits for a network. Event loops then await `fetch_async(request, deadline_ns)`.
+    - `blocking`: True if fetch waits for a network. Event loops then await `fetch_async(request, deadline_ns)`;
+    - `known_keys`: names of the keys that it takes beside the program's inputs, for `Engine(unknown_keys="raise")`.
     """
 
     @property
@@ -80,6 +86,15 @@ def _load(role: str, source: Any) -> Model:
     return load_model(source)
 
 
+def version(name: str | None, model: Model) -> str:
+    """The name of a version: as given, or by the model's digest. Raise ConfigError for a name that is no str."""
+    if name is None:
+        return model.digest[:12]
+    if not isinstance(name, str):
+        raise ConfigError(f"version must be a str, got {type(name).__name__} {name!r:.60}")
+    return name
+
+
 def takes_gil(model: Model) -> bool:
     """Whether the model needs the GIL to score rows."""
     return _scorer.describe(model.scorer)["takes_gil"]
@@ -117,18 +132,53 @@ def default(value: Default, n_outputs: int) -> Any:
         ) from None
 
 
-def warm_rows(given: npt.ArrayLike | None, n_features: int, n_rows: int) -> npt.NDArray[Any]:
-    """Rows [rows, n_features] to calibrate on: the given rows, repeated until there are n_rows, or made-up rows."""
-    n_rows = min(n_rows, WARM_ROWS_MAX)
+def warm_rows(given: Any, model: Model, columns: Columns, n_rows: int) -> npt.NDArray[Any]:
+    """Rows in the engine's layout to calibrate on, [n_rows, n_features]: the given ones repeated, or made-up ones."""
+    n_rows, n_features = min(n_rows, WARM_ROWS_MAX), model.n_features
+    given = model.probe_rows if given is None else given  # some models do not take any row
     if given is None:
         # Random values take other branches in each row. Rows of zeros would time perfectly predicted branches.
         return np.random.default_rng(0).standard_normal((n_rows, n_features))
-    rows = np.asarray(given)
+    try:
+        rows = by_name.matched(given, model.feature_names, n_features=n_features, categories=model.categories)
+    except InputError as error:
+        raise ConfigError(f"warmup: {error}") from None
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:
         raise ConfigError(
             f"warmup must be at least one row of {n_features} features, got shape {list(rows.shape)}"
         )
-    return np.resize(rows, (n_rows, n_features))
+    return in_layout(np.resize(rows, (n_rows, n_features)), model, columns)
+
+
+def golden(given: Given | None, model: Model, deployment: Deployment) -> Golden | None:
+    """Golden rows in the model's own order of columns, from (rows, values) as a caller gives them."""
+    if given is None:
+        return None
+    try:
+        rows, values = given
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"golden must be (rows, values), got {type(given).__name__} {given!r:.60}"
+        ) from None
+    if deployment.parts[3] is not None and by_name.named(rows):  # inputs of the feature program
+        rows = deployment.read_rows(rows)
+        order = order_of(model, "primary", deployment.columns, strict=False)
+        rows = rows if order is None else rows[:, order]
+    try:
+        rows = by_name.matched(
+            rows, model.feature_names, n_features=model.n_features, categories=model.categories
+        )
+    except InputError as error:
+        raise ConfigError(f"golden rows: {error}") from None
+    if rows.ndim != 2 or rows.shape[1] != model.n_features:
+        raise ConfigError(f"golden rows must be [n, {model.n_features}], got shape {list(rows.shape)}")
+    return Golden.of(rows, values, error=ConfigError)
+
+
+def in_layout(rows: npt.NDArray[Any], model: Model, columns: Columns) -> npt.NDArray[Any]:
+    """Rows in the model's own order of columns, in the engine's."""
+    order = order_of(model, "primary", columns, strict=False)
+    return rows if order is None else rows[:, np.argsort(order)]
 
 
 def breaker(given: bool | Mapping[str, float]) -> dict[str, Any]:

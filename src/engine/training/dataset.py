@@ -120,7 +120,7 @@ def split(
     if how == TIME:
         places = places[_in_order(table[time].take(pa.array(places)))]
     kept = table.take(pa.array(places))
-    groups = _codes(kept[group]) if group is not None else None
+    groups = codes(kept[group]) if group is not None else None
     if how == TIME and time is not None:
         later, at = _by_instant(kept[time], time, holdout)
     elif how == ORDER:
@@ -138,17 +138,17 @@ def split(
     earlier = np.flatnonzero(~later)
     learn, judge = kept.take(pa.array(earlier)), kept.filter(pa.array(later & ~left_out))
     found = labels.encoded(learn[label], judge[label], label, task=task, n_classes=n_classes)
-    weights = [_weights(part[weight], weight) if weight is not None else None for part in (learn, judge)]
+    of_rows = [weights(part[weight], weight) if weight is not None else None for part in (learn, judge)]
     if class_weights is not None:
-        weights[0] = _by_class(found, weights[0], class_weights)  # metrics are of the rows as they are
+        of_rows[0] = _by_class(found, of_rows[0], class_weights)  # metrics are of the rows as they are
     return Split(
         learn,
         judge,
         found.learn,
         found.judge,
         found.classes,
-        weights[0],
-        weights[1],
+        of_rows[0],
+        of_rows[1],
         places[earlier],
         at,
         len(table) - len(places),
@@ -187,7 +187,7 @@ def _drawn(n: int, holdout: float, groups: npt.NDArray[np.int64] | None) -> npt.
     return np.isin(units, order[:taken])
 
 
-def _codes(column: Any) -> npt.NDArray[np.int64]:
+def codes(column: Any) -> npt.NDArray[np.int64]:
     """Return a code from 0 for each value of a column without nulls."""
     import pyarrow as pa
 
@@ -196,7 +196,19 @@ def _codes(column: Any) -> npt.NDArray[np.int64]:
     return np.asarray(codes.indices.to_numpy(zero_copy_only=False)).astype(np.int64)
 
 
-def _weights(column: Any, name: str) -> npt.NDArray[np.float64]:
+def codes_in_order(column: Any) -> npt.NDArray[np.int64]:
+    """Return a number for each instant of a column that is in order of time, ascending with it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    whole = column if pa.types.is_integer(column.type) else codes(column)
+    if not isinstance(whole, np.ndarray):
+        whole = pc.cast(whole, pa.int64()).to_numpy()
+    return np.cumsum(np.diff(whole, prepend=whole[:1]) != 0)
+
+
+def weights(column: Any, name: str) -> npt.NDArray[np.float64]:
+    """Return a column of weights as float64. Raises TrainingError if they are no finite numbers of at least 0."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

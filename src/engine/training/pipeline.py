@@ -21,6 +21,7 @@ from engine.training.checkpoints import Checkpoints
 from engine.training.dataset import SEED, SPLITS, TIME
 from engine.training.distill import distill
 from engine.training.evaluate import measured
+from engine.training.folds import FOLDS_MAX, folds, summary
 from engine.training.labels import REGRESSION, TASKS, UNSEEN
 from engine.training.learners import Learner, Rows, learner_of
 from engine.training.prepare import Prepared, prepare
@@ -98,6 +99,9 @@ class TrainingPipeline:
         group: column whose rows of one value stay on one side of the split. Split by time or order, rows after the
             split are left out if their group has rows before it.
         class_weights: "balanced", or weights by label, which multiply the weights of the rows to learn from.
+        folds: cross-validate the rows before the split in this many folds, 2 to 100: the metrics then have the mean and
+            the standard deviation of each metric over the folds, `cv_auc` and `cv_auc_std`. Split by time or order,
+            each fold is judged by a model of the rows before it; groups stay on one side. None for none.
         task: "classification" or "regression"; by default by the learner, else by the labels: texts, booleans, 0 and 1,
             and two whole numbers are classes.
         fallback_budget_us: microseconds that one row of the distilled fallback may take here, above 0; None for no
@@ -125,6 +129,7 @@ class TrainingPipeline:
         weight: str | None = None,
         group: str | None = None,
         class_weights: Mapping[Any, float] | str | None = None,
+        folds: int | None = None,
         task: str | None = None,
         fallback_budget_us: float | None = 2.0,
         golden_rows: int = 64,
@@ -136,6 +141,8 @@ class TrainingPipeline:
             number("fallback_budget_us", fallback_budget_us, 0.0, 1e9, above=True, error=ConfigError)
         whole("golden_rows", golden_rows, 1, 1 << 31, error=ConfigError)
         one_of("split", split, SPLITS, error=ConfigError)
+        if folds is not None:
+            whole("folds", folds, 2, FOLDS_MAX, error=ConfigError)
         if task is not None:
             one_of("task", task, TASKS, error=ConfigError)
         if not (class_weights in (None, "balanced") or isinstance(class_weights, Mapping)):
@@ -154,6 +161,7 @@ class TrainingPipeline:
         self.weight = weight
         self.group = group
         self.class_weights = class_weights
+        self.folds = folds
         self.task = task
         self.fallback_budget_us = fallback_budget_us
         self.golden_rows = golden_rows
@@ -188,6 +196,8 @@ class TrainingPipeline:
             "golden_rows": self.golden_rows,
             "policy": dict(self.policy or {}),
         }
+        if self.folds is not None:
+            settings["folds"] = self.folds
         made = prepare(
             self.feature_store.get_training_features(config),
             config,
@@ -216,10 +226,12 @@ class TrainingPipeline:
     def _trained(self, made: Prepared, saved: Checkpoints, note: str, stop: Stop) -> TrainingRun:
         """Train, judge and register one run, while no other process is at it."""
         content, resumed = self._learned(made, saved, stop)
+        validated = self._validated(made, saved, stop)
         trust = getattr(self.model_registry, "trust", False)
         model = artifacts.from_bytes("the trained model", content, trust=trust)
         classes = _classes_of(made, model)
         outcome, fallback = self._judged(made, model, classes, saved, stop)
+        outcome["metrics"] |= validated
         parts = self._parts(made, model, classes, outcome)
         version = self.model_registry.register(
             content, outcome["metrics"], fallback=fallback, note=note, **parts
@@ -290,6 +302,7 @@ class TrainingPipeline:
         if check is not None:
             check(data)
         before = saved.load("primary")
+        content: bytes | None
         content, done = (before.payload, before.step) if before else (None, 0)
         for index in range(done, self.learner.steps):
             stop()
@@ -299,23 +312,70 @@ class TrainingPipeline:
             raise TrainingError(f"the learner has {self.learner.steps} steps; expected at least 1")
         return content, done
 
+    def _validated(self, made: Prepared, saved: Checkpoints, stop: Stop) -> dict[str, float]:
+        """Return the metrics of the folds. Each fold that is done is saved, and never done again."""
+        if self.folds is None:
+            return {}
+        found = []
+        parts = folds(len(made.learn), self.folds, self.split, instants=made.instants, groups=made.groups)
+        for place, (learn, judge) in enumerate(parts):
+            stage = f"fold-{place}"
+            before = saved.load(stage)
+            if before is None:
+                saved.save(stage, 1, b"", self._fold(made, place, learn, judge, stop))
+                before = saved.load(stage)
+                assert before is not None, "a checkpoint that was saved is there"
+            found.append(before.about)
+        return summary(found)
+
+    def _fold(self, made: Prepared, place: int, learn: Any, judge: Any, stop: Stop) -> dict[str, float]:
+        """Return the metrics of the rows `judge`, by a program and a model of the rows `learn`."""
+        import pyarrow as pa
+
+        cut = made.split
+        program, rows = FeatureProgram.fit_batch(made.spec, cut.learn.take(pa.array(learn)))
+        data = self._rows_at(made, rows, program.output_names, learn)
+        content = None
+        for index in range(self.learner.steps):
+            stop()
+            content = self.learner.step(data, index, content, stop)
+        assert content is not None, "a learner has a step"
+        trust = getattr(self.model_registry, "trust", False)
+        model = artifacts.from_bytes(f"the model of fold {place}", content, trust=trust)
+        classes = _classes_of(made, model)
+        if classes is not None and model.n_outputs > 1 and model.n_outputs != len(classes):
+            raise TrainingError(
+                f"fold {place}: its {len(learn):,} rows to learn from lack some of the {len(classes)} classes; take "
+                f'fewer folds, or split="random"'
+            )
+        answers = model.predict(program.batch(cut.learn.take(pa.array(judge))))
+        weights = None if made.learn_shares is None else made.learn_shares[judge]
+        return measured(
+            _coded(cut.learn_labels[judge], cut.classes, classes),
+            answers,
+            classes=classes,
+            weights=weights,
+            numbers=self.task == REGRESSION,
+        )
+
     def _rows(self, made: Prepared) -> Rows:
         """Return the rows to learn from. A learner that stops early gets some of them apart, as `valid`."""
+        return self._rows_at(made, made.learn, made.program.output_names, slice(None))
+
+    def _rows_at(
+        self, made: Prepared, rows: npt.NDArray[np.float32], names: tuple[str, ...], at: Any
+    ) -> Rows:
+        """Return the rows to learn from, given their features and the places of their labels."""
         cut = made.split
         task = self.task if self.task == REGRESSION else None
+        labels = cut.learn_labels[at]
+        weights = cut.learn_weights if cut.learn_weights is None else cut.learn_weights[at]
 
         def some(places: Any) -> Rows:
-            weights = cut.learn_weights
-            return Rows(
-                made.learn[places],
-                cut.learn_labels[places],
-                made.program.output_names,
-                cut.classes,
-                weights if weights is None else weights[places],
-                task,
-            )
+            own = weights if weights is None else weights[places]
+            return Rows(rows[places], labels[places], names, cut.classes, own, task)
 
-        n = len(made.learn)
+        n = len(rows)
         share = float(getattr(self.learner, "validation", 0.0))
         if not share or n < 2:
             return some(slice(None))

@@ -37,6 +37,10 @@ class Prepared:
         views: versions of the feature views, by name.
         warnings: sentences about features that may leak the label, and about labels and rows that need a look.
         run: digest of everything that decides the model, 64 hex digits.
+        spec: the features that the program was fitted to.
+        instants, groups: int64 [rows to learn from], ascending and codes from 0; None without such a column.
+        learn_shares: float64 [rows to learn from], the weights of the rows without those of their classes; None for
+            equal ones.
     """
 
     split: dataset.Split
@@ -48,6 +52,10 @@ class Prepared:
     views: dict[str, str]
     warnings: list[str]
     run: str
+    spec: Sequence[Any] = ()
+    instants: npt.NDArray[np.int64] | None = None
+    groups: npt.NDArray[np.int64] | None = None
+    learn_shares: npt.NDArray[np.float64] | None = None
 
 
 def prepare(
@@ -141,6 +149,10 @@ def prepare(
         _views(facts, config),
         [*_about_labels(cut, label), *found],
         run,
+        spec,
+        dataset.codes_in_order(cut.learn[time]) if time is not None and split == dataset.TIME else None,
+        dataset.codes(cut.learn[group]) if group is not None else None,
+        dataset.weights(cut.learn[weight], weight) if weight is not None else None,
     )
 
 

@@ -6,6 +6,7 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_Se
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cython cimport final
 from libc.stdint cimport uint32_t
+from libcpp.memory cimport shared_ptr
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -77,6 +78,12 @@ cdef int _check_keys(void* ctx, void* row, void* also_known) except -1:
     return (<NativeProgram>ctx).reader.check_keys(<PyObject*>row, None if also_known is NULL else <object>also_known)
 
 
+cdef shared_ptr[const CppProgram] program_of(object native) except *:
+    if len((<NativeProgram?>native).functions):
+        raise ProgramError("the program calls functions of your own, which a scorer does not keep alive")
+    return <shared_ptr[const CppProgram]>(<NativeProgram>native).owner
+
+
 cdef void _free_capsule(object capsule) noexcept:
     Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
@@ -102,7 +109,8 @@ cdef class NativeProgram:
         ProgramError: the steps do not make a program; says why.
     """
 
-    cdef CppProgram* program
+    cdef shared_ptr[CppProgram] owner
+    cdef CppProgram* program  # the owner's
     cdef engine_features socket
     cdef RowReader reader
     cdef object functions   # keeps the addresses alive
@@ -112,7 +120,8 @@ cdef class NativeProgram:
         self.functions = list(functions)
         self.reader = RowReader(inputs, refuse_missing)
         try:
-            self.program = new CppProgram(self.reader.n_numbers, self.reader.n_texts, n_outputs)
+            self.owner.reset(new CppProgram(self.reader.n_numbers, self.reader.n_texts, n_outputs))
+            self.program = self.owner.get()
             for keys, values in tables:
                 self.program.add_table(<vector[string]>keys, <vector[double]>values)
             for pair in matches:
@@ -137,9 +146,6 @@ cdef class NativeProgram:
         self.socket.release = _release
         self.socket.absent = _absent
         self.socket.check_keys = _check_keys
-
-    def __dealloc__(self):
-        del self.program
 
     cdef int _add(self, object op, object fields) except -1:
         cdef Step step

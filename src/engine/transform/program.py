@@ -20,7 +20,7 @@ from engine.transform.frozen import digest_of, parse_row, plain_loads
 from engine.transform.functions import UserFunction
 from engine.transform.onnx_export import to_onnx_model
 from engine.transform.ops import one_of, whole
-from engine.transform.plan import NUMBER, TEXT, Plan
+from engine.transform.plan import NUMBER, TEXT, NativeProgram, Plan
 from engine.transform.sklearn_import import features_of
 from engine.transform.sources import feature_from_json
 from engine.transform.spec import Feature
@@ -106,6 +106,16 @@ class FeatureProgram:
             "outputs": plan.output_names,
         }
         self.digest = digest_of(self._body)
+
+    @property
+    def native(self) -> NativeProgram:
+        """The compiled program, for scorers that run it in front of a model. Not public."""
+        return self._native
+
+    @property
+    def inputs(self) -> tuple[tuple[str, str], ...]:
+        """(name, kind) of each input, in order."""
+        return tuple(self._inputs)
 
     @classmethod
     def fit(cls, spec: Spec, table: Any, *, missing: str = "impute") -> FeatureProgram:

@@ -51,7 +51,10 @@ def test_windows_are_texts_or_timedeltas():
     for window in ("24", "h", "-1h", "1w", 5, timedelta(0), "0h", None):
         with pytest.raises(InputError, match="aggregate sum of 'x', window: expected a time"):
             Aggregate("sum", "x", window)
-    with pytest.raises(ConfigError, match="one of count, sum, mean, min, max, got 'median'"):
+    with pytest.raises(
+        ConfigError,
+        match="one of count, sum, mean, min, max, distinct, first, last, std, quantile, got 'median'",
+    ):
         Aggregate("median", "x", "1h")
 
 

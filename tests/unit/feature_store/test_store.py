@@ -295,14 +295,14 @@ def test_a_source_that_never_holds_still_is_named(store, tmp_path, monkeypatch):
     made = FeatureView("v", Entity("k"), Source(path, "t"), ["x"])
     monkeypatch.setattr(store_module, "LOOKS_MAX", 5)
     looks = []
-    snapshot = store.offline.snapshot
+    look = store.offline.look
 
     def restless(source):
         looks.append(source)
         pq.write_table(view([("a", 1, 1, float(len(looks)))]).source.data, path)
-        return snapshot(source)
+        return look(source)
 
-    monkeypatch.setattr(store.offline, "snapshot", restless)
+    monkeypatch.setattr(store.offline, "look", restless)
     with pytest.raises(
         StoreError, match="view 'v': its source changed, or others began to materialise, 5 times"
     ):

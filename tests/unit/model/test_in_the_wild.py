@@ -105,6 +105,7 @@ def test_joblibs_files(tmp_path, compress):
         (b"booster[0]:\n0:[f0<1] yes=1,no=2\n", "text dump of XGBoost.*save_model"),
         (b'{"name": "tree", "tree_info": []}', "LightGBM JSON dump.*save_model"),
         (b"\x28\xb5\x2f\xfdrest", "zstd"),
+        (b"\x04\x22\x4d\x18lz4", "compressed file; say trust=True"),
     ],
 )
 def test_files_that_are_named_with_the_way_out(load, content, text):
@@ -125,3 +126,16 @@ def test_expectile_regression_of_xgboost():
     np.testing.assert_allclose(
         load_model(booster).predict(ROWS), booster.predict(xgboost.DMatrix(ROWS)), rtol=1e-5, atol=1e-6
     )
+
+
+def test_onnx_of_a_support_vector_classifier_without_probabilities(load):
+    """ONNX Runtime answers [f, -f], where f above 0 is class 1."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    svm = pytest.importorskip("sklearn.svm")
+    rows = ROWS.astype(np.float32)
+    fitted = svm.SVC().fit(rows, rows[:, 0] > 0)
+    for zipmap in (True, False):
+        onnx = skl2onnx.to_onnx(fitted, rows[:1], options={id(fitted): {"zipmap": zipmap}})
+        with pytest.raises(UnsupportedModelError, match=r"load_model\(svc\)"):
+            load(onnx.SerializeToString())
+    np.testing.assert_allclose(load_model(fitted).predict(ROWS), fitted.decision_function(ROWS))

@@ -179,7 +179,7 @@ def test_a_float32_model_warns_once_of_a_lost_whole_number():
         model.predict(np.array([[16777217, 0]], np.float32))
         wide.predict([[16777217, 0]])
     for rows in ([[1, 0], [16777217, 0]], np.array([[1.0, 0.0], [16777217.0, 0.0]])):
-        model._lost = False
+        model._float64_plain = False
         with pytest.warns(UserWarning, match=r"column 'id': 16777217 \(row 1\) becomes 16777216"):
             model.predict(rows)
         with warnings.catch_warnings():

@@ -12,6 +12,7 @@ from engine.model import load_model
 sklearn = pytest.importorskip("sklearn")
 from sklearn import (  # noqa: E402
     calibration,
+    cluster,
     discriminant_analysis,
     ensemble,
     linear_model,
@@ -23,7 +24,6 @@ from sklearn import (  # noqa: E402
     tree,
 )
 from sklearn.compose import TransformedTargetRegressor  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -152,21 +152,45 @@ def test_a_histogram_booster_on_columns_of_text():
         (linear_model.Ridge(), "not fitted"),
         (ensemble.BaggingRegressor(), "not fitted"),
         (model_selection.GridSearchCV(linear_model.Ridge(), {}), "refit=True"),
-        (
-            make_pipeline(StandardScaler(), linear_model.Ridge()).fit(ROWS, TARGET),
-            r"load_model\(pipeline\[-1\]\)",
-        ),
-        (StandardScaler().fit(ROWS), "has no predict"),
-        (
-            ensemble.VotingClassifier([("a", linear_model.RidgeClassifier())]).fit(ROWS, TWO),
-            "has no predict_proba",
-        ),
+        (StandardScaler().fit(ROWS), "has no predict: .*choose an estimator with a predict"),
+        (cluster.DBSCAN().fit(ROWS), "has no predict: .*choose an estimator with a predict"),
+        (neighbors.LocalOutlierFactor().fit(ROWS), "novelty=True"),
     ],
     ids=str,
 )
 def test_what_stays_refused_says_why(estimator, text):
     with pytest.raises(UnsupportedModelError, match=text):
         load_model(estimator)
+
+
+def test_the_ways_out_of_labels_alone_work():
+    votes = ensemble.VotingClassifier([("a", linear_model.LogisticRegression())]).fit(ROWS, TWO)
+    with pytest.raises(UnsupportedModelError, match=r"model\.set_params\(voting='soft'\)"):
+        load_model(votes)
+    votes.set_params(voting="soft")
+    np.testing.assert_allclose(load_model(votes).predict(ROWS), votes.predict_proba(ROWS)[:, 1])
+    codes = multiclass.OutputCodeClassifier(linear_model.LogisticRegression(), random_state=0).fit(ROWS, TWO)
+    way_out = r"load_model\(model\.predict, n_features=4, dtype='float64'\)"
+    with pytest.raises(UnsupportedModelError, match=way_out):
+        load_model(codes)
+    labels = load_model(codes.predict, n_features=ROWS.shape[1], dtype="float64")
+    assert labels.predict(ROWS).tolist() == codes.predict(ROWS).tolist()
+    outliers = neighbors.LocalOutlierFactor(novelty=True).fit(ROWS)
+    np.testing.assert_allclose(load_model(outliers).predict(ROWS), outliers.decision_function(ROWS))
+
+
+def test_thresholds_change_labels_alone_and_searches_are_told_from_them():
+    inner = linear_model.LogisticRegression()
+    for fitted in (
+        model_selection.FixedThresholdClassifier(inner, threshold=0.9),
+        model_selection.TunedThresholdClassifierCV(inner, cv=3),
+        linear_model.LogisticRegressionCV(cv=3),
+        model_selection.GridSearchCV(inner, {"C": [0.1, 1.0]}, cv=3),
+    ):
+        fitted.fit(ROWS, TWO)
+        model = load_model(fitted)
+        assert model.native
+        np.testing.assert_allclose(model.predict(ROWS), fitted.predict_proba(ROWS)[:, 1])
 
 
 def test_a_subclass_of_a_booster_with_its_own_predict_is_refused():

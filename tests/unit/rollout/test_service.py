@@ -591,3 +591,30 @@ def test_no_request_fails_while_versions_take_turns_with_engines_of_their_own(tm
             caller.join()
         assert wrong == []
         assert len(engines) >= 2
+
+
+def test_versions_trained_on_other_columns(tmp_path):
+    """The same columns in another order share an engine; other columns get one of their own."""
+    lightgbm = pytest.importorskip("lightgbm")
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({name: rng.normal(size=400) for name in ("amount", "age", "hour", "weekday")})
+    label = rows["amount"] + 3.0 * rows["hour"]
+    made = ModelRegistry(tmp_path / "registry", code=False)
+    trained = []
+    for columns in (["amount", "age", "hour"], ["hour", "amount", "age"], ["hour", "weekday", "amount"]):
+        trained.append(lightgbm.LGBMRegressor(n_estimators=5, verbose=-1).fit(rows[columns], label))
+        path = tmp_path / f"{len(trained)}.txt"
+        trained[-1].booster_.save_model(path)
+        made.register(path, name="model", policy={"deadline_ms": 60_000.0})
+    made.promote("model", 1)
+    with open_service("model@production", registry=made, poll_ms=None) as service:
+        first = service.engine
+        for number, model in enumerate(trained, 1):
+            made.promote("model", number)
+            service.follow()
+            assert service.version == f"model@{number}"
+            found = service.predict_many(rows[:5]).values
+            np.testing.assert_allclose(found, model.predict(rows[:5][list(model.feature_name_)]), rtol=1e-6)
+            assert service.predict(rows.iloc[0]).value == found[0]
+            assert (service.engine is first) is (number < 3)

@@ -38,7 +38,7 @@ def test_tasks_and_asyncio_run_take_answers(eng):
     assert asyncio.run(eng.predict_async([1.0, 2.0])).value == 21.0
     assert asyncio.run(eng.predict_async([1.0, 2.0], deadline_ms=0)).reason == "expired"
     with pytest.raises(InputError, match="deadline_ms"):
-        eng.predict_async([1.0, 2.0], deadline_ms=-1.0)
+        asyncio.run(eng.predict_async([1.0, 2.0], deadline_ms=-1.0))
 
 
 def test_no_rows_give_no_answers(eng):

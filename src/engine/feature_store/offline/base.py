@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from engine._common import arguments
 from engine.errors import InputTypeError
-from engine.feature_store.definitions import FeatureView, Source
+from engine.feature_store.definitions import SEPARATOR, Aggregate, FeatureView, Source
 from engine.feature_store.offline.columns import Snapshot, SourceColumns, is_unsigned, kinds_of
+from engine.feature_store.offline.sources import fresh_unchanged
 from engine.feature_store.schema import Schema
 
 if TYPE_CHECKING:
@@ -27,8 +28,24 @@ FOUND, NULL_KEY, UNKNOWN_ENTITY, NOT_YET, EXPIRED = range(len(REASONS))
 _COUNT_MAX = 2**63 - 1
 
 
+def look(offline: OfflineStore, source: Source) -> Snapshot:
+    """A snapshot of a source whose digest changes when its content does, by the store's `look` if it has one."""
+    found: Snapshot = getattr(offline, "look", offline.snapshot)(source)
+    return found
+
+
+def unchanged(offline: OfflineStore, seen: Snapshot) -> bool:
+    """Whether the rows of a look are what they were. New files may have come."""
+    if seen.table is not None:
+        return True
+    return look(offline, seen.pinned).digest == seen.digest and fresh_unchanged(seen)
+
+
 class OfflineStore(Protocol):
     """The five methods that FeatureStore calls on an offline store. DuckDBOffline has them; so may any other object.
+
+    It may have a sixth, `look(source)`: a `snapshot` that reads no content. Its digest need only change when the
+    content does, and `materialize` then reads no more than its range.
 
     Every method may be called from several threads at once.
     """
@@ -98,11 +115,15 @@ class View:
         definition: the view.
         snapshot: the content of its source.
         kinds: the kind of each column that the view reads, by the column's name.
+        created_end_ns: leave out rows whose created time is not before this instant; None for none.
+        stored: join the columns of stored rows, where they are not the features.
     """
 
     definition: FeatureView
     snapshot: Snapshot
     kinds: Mapping[str, str]
+    created_end_ns: int | None = field(default=None, kw_only=True)
+    stored: bool = field(default=False, kw_only=True)
 
     @classmethod
     def of(cls, definition: FeatureView, snapshot: Snapshot) -> View:
@@ -115,9 +136,14 @@ class View:
         return _kinds_out(self.definition, self.kinds)
 
     @property
+    def kinds_stored(self) -> tuple[str, ...]:
+        """The kind of each column of a stored row, in the order of `stored_columns`."""
+        return _kinds_stored(self.definition, self.kinds)
+
+    @property
     def key_kinds(self) -> tuple[str, ...]:
         """The kind of each key, "int", "text" or "bytes", in the view's order."""
-        return tuple(self.kinds[key] for key in self.definition.keys)
+        return tuple(self.kinds[key] for key in self.definition.source_keys)
 
     @property
     def schema(self) -> Schema:
@@ -127,13 +153,28 @@ class View:
 
 def schema_of(definition: FeatureView, kinds: Mapping[str, str]) -> Schema:
     """The schema of a view, given the kinds of the columns that it reads."""
-    key_kinds = tuple(kinds[key] for key in definition.keys)
-    return Schema.of(definition, key_kinds, _kinds_out(definition, kinds))
+    key_kinds = tuple(kinds[key] for key in definition.source_keys)
+    return Schema.of(definition, key_kinds, _kinds_stored(definition, kinds))
 
 
 def _kinds_out(definition: FeatureView, kinds: Mapping[str, str]) -> tuple[str, ...]:
-    made = ("int" if a.function == "count" else "float" for a in definition.aggregates)
+    made = (_kind_of(aggregate, definition, kinds) for aggregate in definition.aggregates)
     return (*(kinds[column] for column in definition.columns), *made)
+
+
+def _kind_of(aggregate: Aggregate, definition: FeatureView, kinds: Mapping[str, str]) -> str:
+    if aggregate.function in ("count", "distinct"):
+        return "int"
+    if aggregate.function in ("first", "last") and not definition.at_request:
+        return kinds[aggregate.column]
+    return "float"
+
+
+def _kinds_stored(definition: FeatureView, kinds: Mapping[str, str]) -> tuple[str, ...]:
+    if not definition.at_request:
+        return _kinds_out(definition, kinds)
+    events = len(definition.inputs) + 1
+    return (*(kinds[column] for column in definition.columns), *["list"] * events)
 
 
 @dataclass(frozen=True)
@@ -173,15 +214,15 @@ class Features:
 
     @property
     def table(self) -> Any:
-        """All rows as a pyarrow Table: the view's keys, the event time, and `view__column` of each feature."""
+        """All rows as a pyarrow Table: the view's keys, the event time, and `view__column` of each stored column."""
         import pyarrow as pa
 
         view = self.view.definition
         found = pa.Table.from_batches(self.batches(), batch_schema(self.view))
         made = {name: found[f"k{i}"] for i, name in enumerate(view.keys)}
         made[view.source.event_time] = found["t"].cast(pa.timestamp("ns", "UTC"))
-        kinds = self.view.kinds_out
-        made |= {name: as_feature(found[f"f{i}"], kinds[i]) for i, name in enumerate(view.feature_names)}
+        for i, (name, kind) in enumerate(zip(view.stored_columns, self.view.kinds_stored, strict=True)):
+            made[f"{view.name}{SEPARATOR}{name}"] = as_feature(found[f"f{i}"], kind)
         return pa.table(made)
 
 
@@ -214,8 +255,13 @@ def batch_schema(view: View) -> pa.Schema:
     types["list"] = pa.list_(pa.float64())
     of_keys = {"int": whole, "text": pa.string(), "bytes": pa.binary()}
     keys = [
-        (f"k{i}", pa.uint64() if kind == "int" and is_unsigned(view.snapshot.types[key]) else of_keys[kind])
-        for i, (key, kind) in enumerate(zip(view.definition.keys, view.key_kinds, strict=True))
+        (
+            f"k{i}",
+            pa.uint64()
+            if kind == "int" and is_unsigned(view.snapshot.type_of(key, "key"))
+            else of_keys[kind],
+        )
+        for i, (key, kind) in enumerate(zip(view.definition.source_keys, view.key_kinds, strict=True))
     ]
-    features = [(f"f{i}", types[kind]) for i, kind in enumerate(view.kinds_out)]
+    features = [(f"f{i}", types[kind]) for i, kind in enumerate(view.kinds_stored)]
     return pa.schema([*keys, ("t", whole), ("c", whole), *features])

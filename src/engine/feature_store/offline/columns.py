@@ -7,7 +7,7 @@ is no feature. A key has one of three: "int", "text" and "bytes".
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +48,29 @@ class SourceColumns:
     lacking: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     def type_of(self, column: str, where: str) -> Any:
-        """The Arrow type of a column. Raises InputError, which begins with `where`, if the source lacks it."""
-        if column not in self.types:
+        """The Arrow type of a column, or of a field within one, as `address.city`.
+
+        Raises InputError, which begins with `where`, if the source lacks it.
+        """
+        path = self.path_of(column)
+        if path is None:
             names = ", ".join(list(self.types)[:NAMES_SHOWN])
             raise InputError(f"{where}: {self.place} has no column {column!r}; it has: {names}")
-        return self.types[column]
+        return _within(self.types[path[0]], path[1:])
+
+    def path_of(self, column: str) -> tuple[str, ...] | None:
+        """The name of a column and the names of the fields within it; None if there is none.
+
+        A column of that very name comes before a field: names may have dots in them.
+        """
+        if column in self.types:
+            return (column,)
+        parts = column.split(".")
+        for cut in range(len(parts) - 1, 0, -1):
+            name, fields = ".".join(parts[:cut]), tuple(parts[cut:])
+            if name in self.types and _within(self.types[name], fields) is not None:
+                return (name, *fields)
+        return None
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,8 @@ class Snapshot(SourceColumns):
     """The content of a source at one moment. Two snapshots with the same digest hold the same rows.
 
     Attributes:
-        digest: sha256 of the content, 64 hex digits.
+        digest: sha256 of the content, 64 hex digits; or of what tells that files have changed, if it is a `look`.
+        fresh: sha256 of each file that was so new at a look that it could change and not show it, by its path.
         files: the Parquet files, in the order in which they are read; empty for any other source.
         table: the rows as a pyarrow Table, if the source is a table in memory; None otherwise. Only such a source never
             changes.
@@ -69,13 +88,26 @@ class Snapshot(SourceColumns):
     digest: str
     files: tuple[str, ...] = ()
     table: Any = None
+    fresh: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     @property
     def pinned(self) -> Source:
         """The source with these files and no others, for a source may grow while it is read."""
         if not self.files:
-            return self.source
-        return replace(self.source, data=Files(map(os.path.abspath, self.files), self.partitions))
+            return self.source if self.table is None else replace(self.source, data=self.table)
+        whole = (file if "://" in file else os.path.abspath(file) for file in self.files)
+        return replace(self.source, data=Files(whole, self.partitions))
+
+
+def _within(kind: Any, fields: Sequence[str]) -> Any:
+    """The type of a field within structs, None without it."""
+    import pyarrow as pa
+
+    for name in fields:
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            return None
+        kind = kind.field(kind.get_field_index(name)).type
+    return kind
 
 
 def kind_of(kind: pa.DataType) -> str | None:
@@ -95,7 +127,7 @@ def kind_of(kind: pa.DataType) -> str | None:
     if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind) or _is_uuid(kind):
         return "text"
     if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
-        return "list" if t.is_floating(kind.value_type) else None
+        return "list" if t.is_floating(kind.value_type) or t.is_integer(kind.value_type) else None
     return "time" if t.is_timestamp(kind) or t.is_date(kind) else None
 
 
@@ -136,10 +168,13 @@ def kinds_of(view: FeatureView, columns: SourceColumns) -> dict[str, str]:
             "a feature is a number, a boolean, text, a timestamp or a list of floats; cast it in the source",
         )  # fmt: skip
     for aggregate in view.aggregates:
+        of_any = aggregate.function in ("distinct", "first", "last") and not view.at_request
         kinds[aggregate.column] = _kind(
-            view, columns, aggregate.column, ("bool", "int", "float"), "an aggregate is over numbers"
-        )
-    for key in view.keys:
+            view, columns, aggregate.column, ("bool", "int", "float", *(("text", "time") if of_any else ())),
+            f"{aggregate.function} is over numbers, booleans, text or timestamps" if of_any
+            else "an aggregate is over numbers",
+        )  # fmt: skip
+    for key in view.source_keys:
         kind = columns.type_of(key, f"view {view.name!r}")
         found = key_kind_of(kind)
         if found is None or kinds.get(key, found) != found:
@@ -158,8 +193,9 @@ def kinds_of(view: FeatureView, columns: SourceColumns) -> dict[str, str]:
 
 def _require_everywhere(view: FeatureView, columns: SourceColumns) -> None:
     """Raise InputError if a file lacks a key or an event time: its rows would belong to no entity or instant."""
-    for name in (*view.keys, view.source.event_time):
-        if name in columns.lacking:
+    for name in (*view.source_keys, view.source.event_time):
+        path = columns.path_of(name)
+        if path is not None and (name := path[0]) in columns.lacking:
             raise InputError(
                 f"view {view.name!r}: {columns.lacking[name]} has no column {name!r}, which other files have"
             )
@@ -189,7 +225,7 @@ def check_keys(types: Mapping[str, pa.DataType], view: FeatureView, kinds: Mappi
     """
     import pyarrow as pa
 
-    for key in view.keys:
+    for key, source_key in zip(view.keys, view.source_keys, strict=True):
         if key not in types:
             names = ", ".join(list(types)[:NAMES_SHOWN])
             raise InputError(
@@ -197,10 +233,11 @@ def check_keys(types: Mapping[str, pa.DataType], view: FeatureView, kinds: Mappi
             )
         # A column of nulls has no type of its own, and says that the entity of every label is unknown.
         found = key_kind_of(types[key])
-        fits = found == kinds[key] or (found, kinds[key]) == ("text", "bytes")
+        kind = kinds[source_key]
+        fits = found == kind or (found, kind) == ("text", "bytes")
         if not fits and not pa.types.is_null(types[key]):
             raise InputError(
-                f"key column {key!r}: view {view.name!r} has {_KEY_WORDS[kinds[key]]}, the labels have {types[key]}; "
+                f"key column {key!r}: view {view.name!r} has {_KEY_WORDS[kind]}, the labels have {types[key]}; "
                 "cast one of them"
             )
 

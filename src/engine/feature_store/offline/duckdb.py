@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engine._common import canonical, optional
-from engine.errors import InputError, StoreError
+from engine.errors import ConfigError, InputError, StoreError
 from engine.feature_store.definitions import FeatureView, Source, require
 from engine.feature_store.instants import NS_MAX, time_range
-from engine.feature_store.offline import aggregates, point_in_time, sources, view_rows
+from engine.feature_store.offline import aggregates, point_in_time, remote, sources, view_rows
 from engine.feature_store.offline.base import Features, Joined, OfflineStore, View
 from engine.feature_store.offline.columns import Snapshot, SourceColumns, check_keys, kinds_of
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 FACTS_MAX = 1024
 JOINS_MAX = 2
+# Rows of a view that may take more memory than this are joined by DuckDB, which spills them to disk.
+JOIN_BYTES_MAX = 1 << 29
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_TEXT_BYTES = 32  # of a text and its offset, roughly
 
 
 class DuckDBOffline(OfflineStore):
@@ -67,8 +71,16 @@ class DuckDBOffline(OfflineStore):
         self.folder = folder
         with mapped_errors("opening DuckDB"):
             self._duckdb = duckdb.connect(":memory:", config=config)
+        self._join_bytes_max = JOIN_BYTES_MAX
+        if memory_limit is not None:
+            limit = self._duckdb.sql("SELECT current_setting('memory_limit')").fetchall()[0][0]
+            number, unit = limit.split()
+            self._join_bytes_max = min(JOIN_BYTES_MAX, int(float(number) * _UNITS[unit]) // 4)
         self._lock = threading.Lock()
-        self._copies: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._protocols: dict[str, dict[str, Any]] = {}
+        # The facts about a source's rows that were found out, by what was asked. The content of a snapshot never
+        # changes.
+        self._facts: OrderedDict[tuple[str, ...], Any] = OrderedDict()
 
     def columns(self, source: Source) -> SourceColumns:
         """The columns of a source and their Arrow types; of files, only the metadata is read.
@@ -82,6 +94,13 @@ class DuckDBOffline(OfflineStore):
     def snapshot(self, source: Source) -> Snapshot:
         """The columns, the files or table, and a digest of the content of a source now. Raises as `columns` does."""
         return sources.take(require(source, Source, "source"), self.folder)
+
+    def look(self, source: Source) -> Snapshot:
+        """`snapshot` that reads no content: the digest is of what tells that files have changed. Raises as `columns`.
+
+        Files that are so new that they could change and not show it are read whole.
+        """
+        return sources.take(require(source, Source, "source"), self.folder, content=False)
 
     def read(self, snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
         """The columns `names` of all rows of a source, in its order: files by name, rows as they lie.
@@ -123,10 +142,13 @@ class DuckDBOffline(OfflineStore):
             StoreError: the source cannot be read.
         """
         range_ns = time_range(start_time, end_time)
-        view = self.view(feature_definition)
+        source = require(feature_definition, FeatureView, "feature_definition").source
+        kinds_of(feature_definition, self.columns(source))
+        # The range alone is read. A digest of the content would read all that is older too.
+        view = View.of(feature_definition, self.look(source))
         cursor = self._cursor(view.snapshot)
-        with mapped_errors(f"view {feature_definition.name!r}"):
-            self._has_copies(view, cursor)
+        with self._explained(view, cursor, f"view {feature_definition.name!r}"):
+            self._check_times(view, cursor)
             query = self._newest(view, cursor, range_ns)
             # A table of DuckDB's spills to disk, its rows can be counted, and they can be read from any row on.
             cursor.execute(
@@ -165,62 +187,149 @@ class DuckDBOffline(OfflineStore):
             return list(pool.map(lambda view: self._join(labels, label_ns, view), views))
 
     def _join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], view: View) -> Joined:
+        definition = view.definition
         cursor = self._cursor(view.snapshot)
         # Rows beyond the last label hold for none. No instant is greater than NS_MAX, so then there is no bound.
         last_ns = int(label_ns.max()) if len(label_ns) else 0
-        with mapped_errors(f"joining view {view.definition.name!r}"):
-            rows = self._rows(view, cursor, None if last_ns == NS_MAX else last_ns + 1)
-            return point_in_time.join(cursor, labels, label_ns, view, rows)
+        end_ns = None if last_ns == NS_MAX else last_ns + 1
+        with self._explained(view, cursor, f"joining view {definition.name!r}"):
+            self._check_times(view, cursor)
+            if definition.at_request:
+                events = aggregates.events_of(view, cursor, (None, end_ns))
+                return point_in_time.join_windows(cursor, labels, label_ns, view, events)
+            if definition.aggregates:
+                rows = aggregates.aggregated_rows(view, cursor, (None, end_ns))
+                return point_in_time.join_in_memory(cursor, labels, label_ns, view, rows)
+            if self._bytes_of(view, cursor) <= self._join_bytes_max:
+                query = self._plain(view, (None, end_ns), created=definition.source.created_time is not None)
+                rows = cursor.sql(query).to_arrow_table()
+                return point_in_time.join_in_memory(cursor, labels, label_ns, view, rows)
+            query = view_rows.without_copies(self._plain(view, (None, end_ns), numbered=True), definition)
+            return point_in_time.join(cursor, labels, label_ns, view, query)
 
     def _newest(self, view: View, cursor: Any, range_ns: tuple[int | None, int | None]) -> str:
         """SQL of the newest row of each entity in the range: k0…, t, c, f0…, ordered by keys."""
         definition = view.definition
-        if definition.aggregates:
-            rows = aggregates.aggregated_rows(definition, view.snapshot, view.kinds, cursor, range_ns)
-            cursor.register("aggregated", rows)
+        if definition.at_request:
+            cursor.register("aggregated", self._newest_events(view, cursor, range_ns))
+            numbered = "SELECT *, NULL::BIGINT AS c, 0 AS o FROM aggregated WHERE true"
+        elif definition.aggregates:
+            cursor.register("aggregated", aggregates.aggregated_rows(view, cursor, range_ns))
             numbered = "SELECT *, NULL::BIGINT AS c, 0 AS o FROM aggregated WHERE true"
         else:
-            numbered = view_rows.plain_rows(
-                definition, view.snapshot, view.kinds, definition.columns, range_ns, numbered=True
-            )
-        columns = ", ".join([*view_rows.keys(definition), "t", "c", *view_rows.features(definition)])
+            numbered = self._plain(view, range_ns, numbered=True)
+        features = [f"f{i}" for i in range(len(view.kinds_stored))]
+        columns = ", ".join([*view_rows.keys(definition), "t", "c", *features])
         return f"SELECT {columns} FROM ({view_rows.newest(numbered, definition)})"
 
-    def _rows(self, view: View, cursor: Any, end_ns: int | None) -> str:
-        """SQL of all rows of a view before `end_ns`, one for each entity and event time: k0…, t, f0….
+    @staticmethod
+    def _newest_events(view: View, cursor: Any, range_ns: tuple[int | None, int | None]) -> Any:
+        """The stored rows of a view whose windows end at the request: k0…, t, f0…."""
+        import pyarrow as pa
 
-        The statement may name relations that are registered with `cursor`, so no other connection can run it.
-        """
         definition = view.definition
-        if definition.aggregates:
-            table = aggregates.aggregated_rows(definition, view.snapshot, view.kinds, cursor, (None, end_ns))
-            cursor.register("aggregated", table)
-            return "SELECT * FROM aggregated"
-        copies = self._has_copies(view, cursor)
-        rows = view_rows.plain_rows(
-            definition, view.snapshot, view.kinds, definition.columns, (None, end_ns), numbered=copies
-        )
-        return view_rows.without_copies(rows, definition) if copies else rows
+        events = aggregates.events_of(view, cursor, range_ns, touched=True)
+        last = np.ones(len(events.times), dtype=bool)
+        last[:-1] = events.groups[1:] != events.groups[:-1]
+        if range_ns[0] is not None:
+            last &= events.times >= range_ns[0]
+        places = np.flatnonzero(last)
+        rows = events.table.take(pa.array(places))
+        names = [*view_rows.keys(definition), "t", *(f"f{i}" for i in range(len(definition.columns)))]
+        made = {name: rows[name] for name in names}
+        for i, column in enumerate(aggregates.newest_events(events, places), start=len(definition.columns)):
+            made[f"f{i}"] = column
+        return pa.table(made)
 
-    def _has_copies(self, view: View, cursor: Any) -> bool:
-        """Whether some entity has two rows of one event time. Kept, because the content of a snapshot never changes."""
-        key = (view.definition.version, view.snapshot.digest)
+    @staticmethod
+    def _plain(
+        view: View,
+        range_ns: tuple[int | None, int | None],
+        *,
+        numbered: bool = False,
+        created: bool = False,
+    ) -> str:
+        """SQL of the rows of a view without aggregates, copies included."""
+        return view_rows.plain_rows(
+            view.definition, view.snapshot, view.kinds, view.definition.columns, range_ns,
+            numbered=numbered, created=created, created_end_ns=view.created_end_ns,
+        )  # fmt: skip
+
+    def _bytes_of(self, view: View, cursor: Any) -> int:
+        """The memory that all rows of a view take in its own columns, roughly."""
+        rows = self._fact(
+            ("rows", view.snapshot.digest),
+            lambda: cursor.sql(f"SELECT count(*) FROM {view_rows.relation(view.snapshot)}").fetchall()[0][0],
+        )
+        wide = sum(_TEXT_BYTES if kind in ("text", "bytes", "list") else 8 for kind in view.kinds.values())
+        return int(rows) * (wide + 8)
+
+    def _check_times(self, view: View, cursor: Any) -> None:
+        """Raise InputError if a row of the source has no event time."""
+        source = view.definition.source
+        self._fact(
+            ("times", source.event_time, view.snapshot.digest),
+            lambda: view_rows.check_times(view.definition, view.snapshot, cursor),
+        )
+
+    def _fact(self, key: tuple[str, ...], find: Callable[[], Any]) -> Any:
         with self._lock:
-            if key in self._copies:
-                return self._copies[key]
-        copies = view_rows.check_facts(view.definition, view.snapshot, cursor, view.kinds)
+            if key in self._facts:
+                return self._facts[key]
+        found = find()
         with self._lock:
-            self._copies[key] = copies
-            while len(self._copies) > FACTS_MAX:
-                self._copies.popitem(last=False)
-        return copies
+            self._facts[key] = found
+            while len(self._facts) > FACTS_MAX:
+                self._facts.popitem(last=False)
+        return found
+
+    @staticmethod
+    @contextmanager
+    def _explained(view: View, cursor: Any, doing: str) -> Iterator[None]:
+        """`mapped_errors` that names the column and the row of a value that cannot be read as its column's kind."""
+        import duckdb
+
+        try:
+            with mapped_errors(doing):
+                yield
+        except InputError as error:
+            if not isinstance(error.__cause__, duckdb.Error):
+                raise
+            with mapped_errors(doing):
+                found = view_rows.unreadable(view.definition, view.snapshot, view.kinds, cursor)
+            if found is None:
+                raise
+            column, of_type, where = found
+            raise InputError(
+                f"{doing}: column {column!r} of {view.snapshot.place} has type {of_type} and a value that is out of "
+                f"range, {where}: {_first_line(error.__cause__)}"
+            ) from error
 
     def _cursor(self, snapshot: Snapshot) -> Any:
         """A new connection to the shared instance, with a table in memory registered under the name queries use."""
+        self._register(snapshot)
         cursor = self._duckdb.cursor()
         if snapshot.table is not None:
             cursor.register(view_rows.TABLE, snapshot.table)
         return cursor
+
+    def _register(self, snapshot: Snapshot) -> None:
+        """Let DuckDB read the URLs of a source, by fsspec."""
+        options = dict(snapshot.source.storage_options or {})
+        for name, file in {remote.protocol_of(file): file for file in snapshot.files}.items():
+            if name is None:
+                continue
+            with self._lock:
+                known = self._protocols.get(name)
+                if known is None:
+                    with mapped_errors(file):
+                        self._duckdb.register_filesystem(remote.filesystem(file, options))
+                    self._protocols[name] = options
+                elif known != options:
+                    raise ConfigError(
+                        f"{file}: another source of this store reads {name}:// with other storage_options; give each "
+                        "of them a DuckDBOffline of its own"
+                    )
 
 
 @contextmanager
@@ -234,7 +343,12 @@ def mapped_errors(doing: str) -> Iterator[None]:
         raise InputError(
             f"{doing}: a value of the source cannot be read as its column's type: {_first_line(error)}"
         ) from error
-    except duckdb.Error as error:
+    except (duckdb.Error, RuntimeError) as error:
+        if isinstance(error, duckdb.InterruptException) or str(error) == "Query interrupted":
+            # DuckDB takes Ctrl-C while it runs a query.
+            raise KeyboardInterrupt from None
+        if not isinstance(error, duckdb.Error):
+            raise
         raise StoreError(f"{doing}: {_first_line(error)}") from error
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from urllib.parse import unquote
 from engine._common import canonical, optional
 from engine.errors import InputTypeError, StoreError
 from engine.feature_store.definitions import Source
+from engine.feature_store.offline import remote
 from engine.feature_store.offline.columns import Files, Snapshot, SourceColumns, key_kind_of, kind_of
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # A number with zeros before it is a text: 007 is not 7.
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _digests: dict[tuple[str, int, int, int, int], str] = {}
+_table_digests: dict[int, tuple[weakref.ref[Any], str]] = {}
 
 
 def columns_of(source: Source, folder: str | os.PathLike[str] | None = None) -> SourceColumns:
@@ -39,30 +42,55 @@ def columns_of(source: Source, folder: str | os.PathLike[str] | None = None) -> 
     return _found(source, folder)[0]
 
 
-def take(source: Source, folder: str | os.PathLike[str] | None = None) -> Snapshot:
+def take(source: Source, folder: str | os.PathLike[str] | None = None, *, content: bool = True) -> Snapshot:
     """The content of a source now. Every file that changed since the last time is read whole.
 
     Args:
         source: Parquet files, or a table in memory.
         folder: where relative paths start; None for the working directory.
+        content: False for a digest of each file's path, inode, size and times of change. The content is then read only
+            of files that changed within the last SETTLED_NS: the system's clock may not tell their next change apart.
 
     Raises:
         StoreError: no file matches, a file is not Parquet or cannot be read, or files disagree about a column.
         InputTypeError: the data is neither a path nor a table.
     """
     columns, files, table = _found(source, folder)
+    fresh: dict[str, str] = {}
     if table is not None:
         digest = _digest_of_table(table)
     else:
-        content: list[Any] = [_digest_of_file(file) for file in files]
+        options = source.storage_options or {}
+        parts: list[Any] = [
+            remote.stamp(file, options) if remote.protocol_of(file)
+            else _digest_of_file(file) if content
+            else _stamp_of(file, fresh)
+            for file in files
+        ]  # fmt: skip
         if columns.partitions:
             # The values in the names of folders are content too.
-            content = [content, [_partitions_of(file, columns.partitions) for file in files]]
-        digest = canonical.digest(content)
+            parts = [parts, [_partitions_of(file, columns.partitions) for file in files]]
+        digest = canonical.digest(parts)
     return Snapshot(
         source, columns.place, columns.types, digest, files, table,
-        partitions=columns.partitions, lacking=columns.lacking,
+        partitions=columns.partitions, lacking=columns.lacking, fresh=fresh,
     )  # fmt: skip
+
+
+def fresh_unchanged(snapshot: Snapshot) -> bool:
+    """Whether the files that were new at a look still have the content that they had then."""
+    return all(_digest_of_file(file) == digest for file, digest in snapshot.fresh.items())
+
+
+def _stamp_of(file: str, fresh: dict[str, str]) -> list[Any]:
+    """What changes when a file does. A copy tool can set back a file's times, but not its ctime."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be read: {error.strerror}") from None
+    if time.time_ns() - found.st_ctime_ns <= SETTLED_NS:
+        fresh[file] = _digest_of_file(file)
+    return [os.path.realpath(file), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def read(snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
@@ -83,9 +111,12 @@ def _read_file(pq: Any, file: str, snapshot: Snapshot, names: Sequence[str]) -> 
     """The columns of one file, those in the names of its folders too. A column that it lacks is left out."""
     import pyarrow as pa
 
-    there = pq.read_schema(file).names
+    there = _schema_of(pq, file, snapshot.source).names
     inside = [name for name in names if name in there and name not in snapshot.partitions]
-    table = pq.read_table(file, columns=inside, partitioning=None)
+    if remote.protocol_of(file):
+        table = remote.table(pq, file, inside, snapshot.source.storage_options or {})
+    else:
+        table = pq.read_table(file, columns=inside, partitioning=None)
     for name, value in _partitions_of(file, snapshot.partitions).items():
         if name in names:
             kind = snapshot.types[name]
@@ -129,7 +160,7 @@ def _found(
     first: dict[str, str] = {}
     for file in files:
         try:
-            found = _types(pq.read_schema(file))
+            found = _types(_schema_of(pq, file, source))
         except (OSError, ValueError) as error:
             raise StoreError(f"{file}: cannot be read as Parquet: {error}") from None
         if first:
@@ -144,6 +175,21 @@ def _found(
         types[name] = _type_of_texts(values)
     place = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     return SourceColumns(source, place, types, partitions=partitions, lacking=lacking), files, None
+
+
+def _schema_of(pq: Any, file: str, source: Source) -> Any:
+    if remote.protocol_of(file):
+        return remote.schema(pq, file, source.storage_options or {})
+    return pq.read_schema(file)
+
+
+def all_there(snapshot: Snapshot) -> bool:
+    """Whether no file of a snapshot has been removed since."""
+    options = snapshot.source.storage_options or {}
+    return all(
+        remote.exists(file, options) if remote.protocol_of(file) else os.path.exists(file)
+        for file in snapshot.files
+    )
 
 
 def _types(schema: Any) -> dict[str, Any]:
@@ -193,6 +239,14 @@ def _files(source: Source, folder: str | os.PathLike[str] | None) -> tuple[tuple
     if isinstance(source.data, Files):
         partitions = dict.fromkeys(source.data.partitions)
     for pattern in source.patterns or ():
+        if remote.protocol_of(pattern):
+            matches, root = remote.listed(pattern, source.storage_options or {})
+            if not matches:
+                raise StoreError(f"{pattern}: no such Parquet file")
+            partitions |= _steps(match[len(root) :].split("/")[:-1] for match in matches)
+            found += matches
+            continue
+        pattern = remote.local(pattern)
         path = pattern if folder is None else os.path.join(folder, pattern)
         # A file of that very name wins over the pattern: names may have brackets in them.
         if os.path.isfile(path):
@@ -203,13 +257,17 @@ def _files(source: Source, folder: str | os.PathLike[str] | None) -> tuple[tuple
         matches = [match for match in matches if os.path.isfile(match)]
         if not matches:
             raise StoreError(f"{path}: no such Parquet file")
-        for match in matches:
-            steps = Path(os.path.relpath(match, root)).parts[:-1]
-            partitions |= dict.fromkeys(step.partition("=")[0] for step in steps if step.find("=") > 0)
+        partitions |= _steps(Path(os.path.relpath(match, root)).parts[:-1] for match in matches)
         found += matches
     if not found:
         raise StoreError("the source names no file")
     return tuple(dict.fromkeys(found)), tuple(partitions)
+
+
+def _steps(paths: Iterable[Sequence[str]]) -> dict[str, None]:
+    """The names of the columns in the names of these folders, in order."""
+    steps = (step for path in paths for step in path)
+    return dict.fromkeys(step.partition("=")[0] for step in steps if step.find("=") > 0)
 
 
 def _in_folder(folder: str) -> list[str]:
@@ -282,6 +340,17 @@ class _Digest:
 
 
 def _digest_of_table(table: pa.Table) -> str:
+    """The digest of a table, kept for as long as it lives: it never changes."""
+    known = _table_digests.get(id(table))
+    if known is not None and known[0]() is table:
+        return known[1]
+    digest = _content_of_table(table)
+    place = id(table)
+    _table_digests[place] = (weakref.ref(table, lambda _: _table_digests.pop(place, None)), digest)
+    return digest
+
+
+def _content_of_table(table: pa.Table) -> str:
     import pyarrow as pa
 
     sink = _Digest()

@@ -35,18 +35,33 @@ def text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def files_of(snapshot: Snapshot) -> str:
+    """The files of a source as an SQL list, escaped: DuckDB takes brackets and stars in a file's own name for a
+    pattern."""
+    return f"[{', '.join(text(glob.escape(file)) for file in snapshot.files)}]"
+
+
+def named(snapshot: Snapshot, column: str) -> str:
+    """A column of the source, or a field within one, as SQL."""
+    path = snapshot.path_of(column)
+    assert path is not None, "the columns of a view were checked"
+    found = quoted(path[0])
+    for name in path[1:]:
+        found = f"struct_extract({found}, {text(name)})"
+    return found
+
+
 def relation(snapshot: Snapshot) -> str:
     """The rows of a source, as SQL to stand after FROM."""
     if not snapshot.files:
         return TABLE
-    # Escaped, because DuckDB takes brackets and stars in a file's own name for a pattern.
-    files = ", ".join(text(glob.escape(file)) for file in snapshot.files)
+    files = files_of(snapshot)
     options = "union_by_name = true, hive_partitioning = false"
     if not snapshot.partitions:
-        return f"read_parquet([{files}], {options})"
+        return f"read_parquet({files}, {options})"
     # DuckDB's own reading of the folders' names would also take those above the source.
     made = ", ".join(f"{_in_path(name, snapshot)} AS {quoted(name)}" for name in snapshot.partitions)
-    return f"(SELECT * EXCLUDE ({quoted(FILE)}), {made} FROM read_parquet([{files}], {options}, filename = '{FILE}'))"
+    return f"(SELECT * EXCLUDE ({quoted(FILE)}), {made} FROM read_parquet({files}, {options}, filename = '{FILE}'))"
 
 
 def _in_path(name: str, snapshot: Snapshot) -> str:
@@ -59,7 +74,7 @@ def _in_path(name: str, snapshot: Snapshot) -> str:
 
 def value(snapshot: Snapshot, column: str, kind: str) -> str:
     """A column cast to the type of its kind; a time as microseconds since 1970, rounded towards the past."""
-    of_type, name = str(snapshot.types[column]), quoted(column)
+    of_type, name = str(snapshot.type_of(column, "columns")), named(snapshot, column)
     if kind == "time":
         # A remainder is negative before 1970. Of other units, epoch_us is exact.
         past = f"(epoch_ns({name}) - (epoch_ns({name}) % 1000 + 1000) % 1000) // 1000"
@@ -70,16 +85,16 @@ def value(snapshot: Snapshot, column: str, kind: str) -> str:
 def key_value(snapshot: Snapshot, column: str, kind: str) -> str:
     """A key column cast to the type of its kind. Bytes stay as they are, and so do numbers that are uint64."""
     if kind == "bytes":
-        return quoted(column)
-    if kind == "int" and is_unsigned(snapshot.types[column]):
-        return f"CAST({quoted(column)} AS UBIGINT)"
-    return f"CAST({quoted(column)} AS {_CASTS[kind]})"
+        return named(snapshot, column)
+    if kind == "int" and is_unsigned(snapshot.type_of(column, "keys")):
+        return f"CAST({named(snapshot, column)} AS UBIGINT)"
+    return f"CAST({named(snapshot, column)} AS {_CASTS[kind]})"
 
 
 def instant(snapshot: Snapshot, column: str) -> str:
     """A column of timestamps or dates as nanoseconds since 1970. One before 1677 is taken for the first that there is;
     `in_reach` leaves out event times after 2262, and such a created time is the last that there is."""
-    name, word = quoted(column), _type_word(snapshot, column)
+    name, word = named(snapshot, column), _type_word(snapshot, column)
     if word.endswith("_NS"):
         return f"epoch_ns({name})"
     # DuckDB's least and greatest take no account of nulls, and a null stays one.
@@ -89,7 +104,10 @@ def instant(snapshot: Snapshot, column: str) -> str:
 
 def event(snapshot: Snapshot) -> str:
     """The event time in nanoseconds since 1970, of rows that are `in_reach`."""
-    name, word = quoted(snapshot.source.event_time), _type_word(snapshot, snapshot.source.event_time)
+    name, word = (
+        named(snapshot, snapshot.source.event_time),
+        _type_word(snapshot, snapshot.source.event_time),
+    )
     if word.endswith("_NS"):
         return f"epoch_ns({name})"
     return f"epoch_ns(greatest({name}, {_literal(NS_MIN, word)}))"
@@ -97,13 +115,16 @@ def event(snapshot: Snapshot) -> str:
 
 def in_reach(snapshot: Snapshot) -> str:
     """SQL that is true for event times before 2262. A later one, such as 9999-12-31 for never, holds at no instant."""
-    name, word = quoted(snapshot.source.event_time), _type_word(snapshot, snapshot.source.event_time)
+    name, word = (
+        named(snapshot, snapshot.source.event_time),
+        _type_word(snapshot, snapshot.source.event_time),
+    )
     return "true" if word.endswith("_NS") else f"{name} <= {_literal(NS_MAX, word)}"
 
 
 def _type_word(snapshot: Snapshot, column: str) -> str:
     """DuckDB's type of a column of timestamps or dates. It refuses to compare timestamps of different units."""
-    kind = snapshot.types[column]
+    kind = snapshot.type_of(column, "times")
     if not str(kind).startswith("timestamp"):
         return "DATE"
     return ("TIMESTAMP" if kind.tz is None else "TIMESTAMPTZ") + ("_NS" if kind.unit == "ns" else "")
@@ -121,7 +142,7 @@ def _literal(ns: int, word: str) -> str:
 
 def keys(view: FeatureView) -> list[str]:
     """The names of a view's keys in a result."""
-    return [f"k{i}" for i in range(len(view.keys))]
+    return [f"k{i}" for i in range(len(view.source_keys))]
 
 
 def features(view: FeatureView) -> list[str]:
@@ -137,6 +158,8 @@ def plain_rows(
     range_ns: tuple[int | None, int | None] = (None, None),
     *,
     numbered: bool = False,
+    created: bool = False,
+    created_end_ns: int | None = None,
 ) -> str:
     """SQL of every row of the source that has all its keys and an event time in [start, end), copies included.
 
@@ -144,16 +167,21 @@ def plain_rows(
         columns: the columns of the source to take as f0, f1, ….
         range_ns: start and end in nanoseconds since 1970; None for no bound.
         numbered: add the created time `c`, the place in the source `o` and the event id `e`, which tell copies apart.
+        created: add the created time `c` alone.
+        created_end_ns: leave out rows that were not created before this instant. A row without a created time stays.
     """
     source = snapshot.source
-    selected = [f"{key_value(snapshot, key, kinds[key])} AS k{i}" for i, key in enumerate(view.keys)]
+    selected = [f"{key_value(snapshot, key, kinds[key])} AS k{i}" for i, key in enumerate(view.source_keys)]
     selected.append(f"{event(snapshot)} AS t")
+    written = instant(snapshot, source.created_time) if source.created_time else "NULL::BIGINT"
+    if created and not numbered:
+        selected.append(f"{written} AS c")
     if numbered:
-        created = instant(snapshot, source.created_time) if source.created_time else "NULL::BIGINT"
-        event_id = quoted(source.event_id) if source.event_id else "NULL"
-        selected += [f"{created} AS c", "row_number() OVER () AS o", f"{event_id} AS e"]
+        event_id = named(snapshot, source.event_id) if source.event_id else "NULL"
+        selected += [f"{written} AS c", "row_number() OVER () AS o", f"{event_id} AS e"]
     selected += [f"{value(snapshot, column, kinds[column])} AS f{i}" for i, column in enumerate(columns)]
     inner = f"SELECT {', '.join(selected)} FROM {relation(snapshot)}{_pruned(snapshot, range_ns)}"
+    inner += _created_before(snapshot, created_end_ns, " AND")
     wanted = [f"{key} IS NOT NULL" for key in keys(view)]
     if range_ns[0] is not None:
         wanted.append(f"t >= {range_ns[0]}")
@@ -162,10 +190,22 @@ def plain_rows(
     return f"SELECT * FROM ({inner}) WHERE {' AND '.join(wanted)}"
 
 
-def known_keys(view: FeatureView, snapshot: Snapshot, kinds: Mapping[str, str]) -> str:
-    """SQL of the keys of every row, at any event time."""
-    selected = ", ".join(f"{key_value(snapshot, key, kinds[key])} AS k{i}" for i, key in enumerate(view.keys))
-    return f"SELECT {selected} FROM {relation(snapshot)}"
+def known_keys(
+    view: FeatureView, snapshot: Snapshot, kinds: Mapping[str, str], created_end_ns: int | None = None
+) -> str:
+    """SQL of the keys of every row, at any event time, that was created before `created_end_ns`."""
+    selected = ", ".join(
+        f"{key_value(snapshot, key, kinds[key])} AS k{i}" for i, key in enumerate(view.source_keys)
+    )
+    return f"SELECT {selected} FROM {relation(snapshot)}{_created_before(snapshot, created_end_ns, ' WHERE')}"
+
+
+def _created_before(snapshot: Snapshot, end_ns: int | None, word: str) -> str:
+    if end_ns is None:
+        return ""
+    assert snapshot.source.created_time is not None, "a source without a created time was refused"
+    created = instant(snapshot, snapshot.source.created_time)
+    return f"{word} ({created} IS NULL OR {created} < {end_ns})"
 
 
 def without_copies(rows: str, view: FeatureView) -> str:
@@ -191,7 +231,8 @@ def _pruned(snapshot: Snapshot, range_ns: tuple[int | None, int | None]) -> str:
 
     It may let rows out of range through, because an exact filter follows. It leaves out rows that are not `in_reach`.
     """
-    column, word = quoted(snapshot.source.event_time), _type_word(snapshot, snapshot.source.event_time)
+    column = named(snapshot, snapshot.source.event_time)
+    word = _type_word(snapshot, snapshot.source.event_time)
     parts = [in_reach(snapshot)]
     if word == "DATE":
         return f" WHERE {parts[0]}"
@@ -201,22 +242,64 @@ def _pruned(snapshot: Snapshot, range_ns: tuple[int | None, int | None]) -> str:
     return f" WHERE {' AND '.join(parts)}"
 
 
-def check_facts(view: FeatureView, snapshot: Snapshot, connection: Any, kinds: Mapping[str, str]) -> bool:
-    """Whether the source holds copies. Raises InputError if a row has no event time."""
-    parts = [key_value(snapshot, key, kinds[key]) for key in view.keys]
-    present = " AND ".join([*(f"{quoted(key)} IS NOT NULL" for key in view.keys), in_reach(snapshot)])
-    # The event id is left out, because a view has one row an entity and instant: events that differ in their id alone
-    # are copies here.
-    distinct = (
-        f"SELECT DISTINCT {', '.join([*parts, event(snapshot)])} FROM {relation(snapshot)} WHERE {present}"
-    )
-    rows, with_time, with_keys, different = connection.sql(
-        f"SELECT count(*), count({quoted(view.source.event_time)}), count(*) FILTER ({present}), "
-        f"(SELECT count(*) FROM ({distinct})) FROM {relation(snapshot)}"
-    ).fetchall()[0]
+def check_times(view: FeatureView, snapshot: Snapshot, connection: Any) -> None:
+    """Raise InputError if a row of the source has no event time. Of files, their statistics tell where they can."""
+    column = view.source.event_time
+    path = snapshot.path_of(column)
+    assert path is not None, "the columns of a view were checked"
+    if snapshot.files and len(path) == 1:
+        nulls, unknown = connection.sql(
+            "SELECT coalesce(sum(stats_null_count), 0), count(*) FILTER (stats_null_count IS NULL) FROM "
+            f"parquet_metadata({files_of(snapshot)}) WHERE path_in_schema = {text(column)}"
+        ).fetchall()[0]
+        if not nulls and not unknown:
+            return
+    found = named(snapshot, column)
+    rows, with_time = connection.sql(f"SELECT count(*), count({found}) FROM {relation(snapshot)}").fetchall()[
+        0
+    ]
     if with_time < rows:
         raise InputError(
-            f"view {view.name!r}: column {view.source.event_time!r} of {snapshot.place} is null in "
-            f"{rows - with_time} of {rows} rows; a row needs an event time, so leave those rows out of the source"
+            f"view {view.name!r}: column {column!r} of {snapshot.place} is null in {rows - with_time} of {rows} rows, "
+            f"{first_row(snapshot, connection, f'{found} IS NULL')}; a row needs an event time, so leave those rows "
+            "out of the source"
         )
-    return different < with_keys
+
+
+def first_row(snapshot: Snapshot, connection: Any, condition: str) -> str:
+    """The first row for which an SQL condition holds, as text: its place in its file, or in the table."""
+    if not snapshot.files:
+        query = (
+            f"SELECT o - 1 FROM (SELECT *, row_number() OVER () AS o FROM {TABLE}) WHERE {condition} LIMIT 1"
+        )
+        return f"first in row {connection.sql(query).fetchall()[0][0]}"
+    for file in snapshot.files:
+        read = f"read_parquet({text(glob.escape(file))}, hive_partitioning = false, file_row_number = true)"
+        try:
+            found = connection.sql(
+                f"SELECT file_row_number FROM {read} WHERE {condition} ORDER BY file_row_number LIMIT 1"
+            ).fetchall()
+        except Exception:  # this file has not the column
+            continue
+        if found:
+            return f"first in row {found[0][0]} of {file}"
+    return "in a row that cannot be found again"
+
+
+def unreadable(
+    view: FeatureView, snapshot: Snapshot, kinds: Mapping[str, str], connection: Any
+) -> tuple[str, str, str] | None:
+    """The first value that cannot be read as its column's kind: the column, its type, and the row as text; or None."""
+    columns = [(key, key_value(snapshot, key, kinds[key])) for key in view.source_keys]
+    columns += [
+        (name, value(snapshot, name, kinds[name])) for name in dict.fromkeys((*view.columns, *view.inputs))
+    ]
+    for column, cast in columns:
+        tried = cast.replace("CAST(", "TRY_CAST(", 1)
+        if tried == cast:
+            continue
+        condition = f"{named(snapshot, column)} IS NOT NULL AND {tried} IS NULL"
+        if connection.sql(f"SELECT 1 FROM {relation(snapshot)} WHERE {condition} LIMIT 1").fetchall():
+            of_type = str(snapshot.type_of(column, "columns"))
+            return column, of_type, first_row(snapshot, connection, condition)
+    return None

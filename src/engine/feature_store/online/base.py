@@ -9,7 +9,8 @@ counter of the store's own.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +19,9 @@ import numpy as np
 from engine._common import arguments
 from engine.errors import InputTypeError, StoreError
 from engine.feature_store._codec import LIST, keys_of
-from engine.feature_store.definitions import require
+from engine.feature_store.definitions import FeatureView, require
 from engine.feature_store.offline.base import Features, View
+from engine.feature_store.schema import Schema, from_list, listed
 
 BATCH_ROWS = 5_000
 REVISION_MAX = 2**64 - 1
@@ -55,6 +57,18 @@ class Wire(Protocol):
 
     def close(self) -> None:
         """Close the connections. A later read opens new ones."""
+        ...
+
+
+class Rows(Protocol):
+    """Rows of a view that `put` writes."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        ...
+
+    def packed(self, prefix: bytes, revision: int) -> list[tuple[bytes, bytes]]:
+        """The stored (key, row) of each, with this prefix of the view and this revision."""
         ...
 
 
@@ -167,6 +181,82 @@ class OnlineStore:
         """
         return None
 
+    def held(self) -> AbstractContextManager[Any]:
+        """Keep what is opened for a call open for several of them."""
+        return nullcontext()
+
+    def note_key(self, name: str) -> bytes | None:
+        """The key that a `Wire` reads this note by; None if it cannot."""
+        return None
+
+    def rows(self, view: str) -> Iterator[tuple[bytes, bytes]]:
+        """The stored (key, row) of every entity of a view, deleted ones too, in any order.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        raise StoreError(f"{self}: cannot list its rows")
+
+    def views(self) -> list[str]:
+        """The names of the views that were ever written, sorted. Raises StoreError if the store cannot be read."""
+        raise StoreError(f"{self}: cannot list its views")
+
+    def erase(self, rows: Mapping[bytes, bytes | None], ttl_ns: int | None, entry: bytes) -> None:
+        """Put each row in place of what is stored, whatever that is, or remove it; and add an entry to the log. All of
+        it or nothing.
+
+        Args:
+            rows: the mark of a deletion by stored key, None to leave nothing.
+            ttl_ns: the TTL of the view; the store may forget a mark a TTL after it was written.
+            entry: for the log.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        raise StoreError(f"{self}: cannot delete rows")
+
+    def log(self) -> list[bytes]:
+        """The entries that `erase` added, oldest first. Raises StoreError if the store cannot be read."""
+        return []
+
+    def schemas(self, view: str) -> list[Schema]:
+        """The schemas that rows of a view may have, the latest first. Raises StoreError if the store cannot be read."""
+        latest = self.note(f"schema:{view}")
+        found = None if latest is None else Schema.from_json(latest)
+        rest = from_list(self.note(f"schemas:{view}"))
+        return rest if found is None else [found, *(schema for schema in rest if schema != found)]
+
+    def prepare(self, view: FeatureView, schema: Schema) -> None:
+        """Make ready for rows of a view: its TTL, and its schema, beside those that older rows have."""
+        name, text = view.online_name, schema.to_json()
+        self.keep(name, view.ttl_ns)
+        known = from_list(self.note(f"schemas:{name}"))
+        if self.note(f"schema:{name}") == text and schema in known:
+            return
+        before = [each.to_json() for each in self.schemas(name)]
+        self.write((), None, {f"schema:{name}": text, f"schemas:{name}": listed([text, *before])})
+
+    def put(self, view: FeatureView, schema: Schema, rows: Rows) -> Written:
+        """Write rows of a view that were made elsewhere. Nothing older overwrites. Blocks until they are written.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        self.prepare(view, schema)
+        counted = self.write_next(
+            lambda revision: rows.packed(self.prefix(view.online_name), revision), view.ttl_ns
+        )
+        *counts, foreign = counted
+        if foreign is not None:
+            raise _foreign(view, foreign)
+        return Written(len(rows), counts[0], counts[1], counts[2], 0)
+
+    def write_next(
+        self, make: Callable[[int], Sequence[tuple[bytes, bytes]]], ttl_ns: int | None
+    ) -> tuple[int, int, int, bytes | None]:
+        """`write` of the pairs that `make` makes with the next revision."""
+        return self.write(make(self.next_revision()), ttl_ns, {})
+
     def upsert(
         self, features: Features, *, progress: Progress | None = None, revision: int | None = None
     ) -> Written:
@@ -193,11 +283,10 @@ class OnlineStore:
             raise InputTypeError(f"progress: expected a callable, got {type(progress).__name__}")
         if revision is not None:
             arguments.whole("revision", revision, 0, REVISION_MAX, type_error=InputTypeError)
-        prefix, mark = self.prefix(definition.name), f"mark:{definition.name}"
+        prefix, mark = self.prefix(definition.online_name), f"mark:{definition.online_name}"
         done = resumed = self._resumed(features, self.note(mark))
         revision = self.next_revision() if revision is None else revision
-        self.keep(definition.name, definition.ttl_ns)
-        self.write((), None, {f"schema:{definition.name}": view.schema.to_json()})
+        self.prepare(definition, view.schema)
         counts = [0, 0, 0]
         for batch in features.batches(skip=done, rows_max=BATCH_ROWS):
             done += batch.num_rows
@@ -206,10 +295,7 @@ class OnlineStore:
             pairs = packed(batch, view, prefix, revision)
             *counted, foreign = self.write(pairs, definition.ttl_ns, {mark: going})
             if foreign is not None:
-                raise StoreError(
-                    f"view {definition.name!r}: key {foreign!r} of the online store holds something that is not a row "
-                    "of a feature view; it was left as it is: delete it, or give this store a place of its own"
-                )
+                raise _foreign(definition, foreign)
             counts = [total + more for total, more in zip(counts, counted, strict=True)]
             if progress is not None:
                 progress(done, features.rows)
@@ -227,15 +313,22 @@ class OnlineStore:
         return int(done) if run == features.run and 0 <= done <= features.rows else 0
 
 
+def _foreign(view: FeatureView, key: bytes) -> StoreError:
+    return StoreError(
+        f"view {view.name!r}: key {key!r} of the online store holds something that is not a row of a feature view; it "
+        "was left as it is: delete it, or give this store a place of its own"
+    )
+
+
 def packed(batch: Any, view: View, prefix: bytes, revision: int) -> list[tuple[bytes, bytes]]:
     """The stored (key, row) of each row of a batch of `Features.batches`."""
     keys = keys_of(prefix, [batch.column(f"k{i}").to_pylist() for i in range(len(view.key_kinds))])
     created = batch.column("c")
     columns, nulls = [], []
-    for i, kind in enumerate(view.kinds_out):
+    for i, kind in enumerate(view.kinds_stored):
         column = batch.column(f"f{i}")
         nulls.append(column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None)
-        columns.append(_values(column, kind))
+        columns.append(values_of(column, kind))
     rows = view.schema.layout.pack(
         batch.column("t").to_numpy(),
         # A null created time sorts below every other, so it is stored as the first instant there is.
@@ -247,7 +340,7 @@ def packed(batch: Any, view: View, prefix: bytes, revision: int) -> list[tuple[b
     return list(zip(keys, rows, strict=True))
 
 
-def _values(column: Any, kind: str) -> Any:
+def values_of(column: Any, kind: str) -> Any:
     """A column as the codec takes it: a list of texts or bytes, or int64 or float64 with any value in place of null."""
     import pyarrow as pa
 

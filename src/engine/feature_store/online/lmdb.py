@@ -6,7 +6,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from engine.feature_store.online.base import OnlineStore, Unavailable
 
 _NOTE = b"\x00note\x00"
 _REVISION = _NOTE + b"revision"
+_SCHEMA = _NOTE + b"schema:"
+_LOG = b"\x00log\x00"
 MAP_BYTES_MAX = 2**63 - 1
 
 # A write waits this long for the transactions of other threads to end before the environment grows.
 GROW_S_MAX = 30.0
 _GROW_PAUSE_S = 0.0002
+CLOSING_S_MAX = 2.0
 
 # LMDB forbids a process to open one environment twice, so all stores of a folder share it. An environment closes with
 # its last user: an operation holds it until it ends, a wire that has fetched holds it on. So a process can materialise,
@@ -184,6 +188,22 @@ class LMDBOnline(OnlineStore):
         return environment
 
     def _open_environment(self) -> Any:
+        give_up_s = time.monotonic() + CLOSING_S_MAX
+        while True:
+            try:
+                return self._opened()
+            except StoreError as error:
+                # Another thread may be closing it: its last reference is gone, and LMDB is not done yet.
+                closing = "already open in this process" in str(error) and self._is_ours_alone()
+                if not closing or time.monotonic() > give_up_s:
+                    raise
+            time.sleep(_GROW_PAUSE_S)
+
+    def _is_ours_alone(self) -> bool:
+        """Whether no process that this one was forked from has the environment open."""
+        return not any(os.path.realpath(self.folder) == folder for _, folder in _open)
+
+    def _opened(self) -> Any:
         try:
             if not self.read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +218,7 @@ class LMDBOnline(OnlineStore):
             )
         except self._lmdb.Error as error:
             hint = ""
-            if any(os.path.realpath(self.folder) == folder for _, folder in _open):
+            if not self._is_ours_alone():
                 hint = (
                     "; this process was forked from one that has fetched from it: fork before the first fetch"
                 )
@@ -238,6 +258,66 @@ class LMDBOnline(OnlineStore):
         except _Foreign as foreign:
             return 0, 0, 0, foreign.key
         return counts[0], counts[1], counts[2], None
+
+    def write_next(
+        self, make: Callable[[int], Sequence[tuple[bytes, bytes]]], ttl_ns: int | None
+    ) -> tuple[int, int, int, bytes | None]:
+        """As `OnlineStore.write_next`, in one durable transaction, because each waits for the disk."""
+        try:
+            with self._writing() as transaction:
+                revision = int(transaction.get(_REVISION, b"0")) + 1
+                transaction.put(_REVISION, b"%d" % revision)
+                counts = _put(transaction, make(revision))
+        except _Foreign as foreign:
+            return 0, 0, 0, foreign.key
+        return counts[0], counts[1], counts[2], None
+
+    @contextmanager
+    def held(self) -> Iterator[Any]:
+        """Keep the environment open, because opening it takes longer than a small write."""
+        environment = self.environment
+        yield environment
+
+    def note_key(self, name: str) -> bytes:
+        """The key that a note is read by."""
+        return _NOTE + name.encode()
+
+    def rows(self, view: str) -> Iterator[tuple[bytes, bytes]]:
+        """The stored (key, row) of every entity of a view, in the order of the keys, as of one moment."""
+        return iter(self._range(self.prefix(view)))
+
+    def views(self) -> list[str]:
+        """The names of the views that were ever written, sorted. Raises StoreError if the store cannot be read."""
+        return sorted(key[len(_SCHEMA) :].decode() for key, _ in self._range(_SCHEMA))
+
+    def erase(self, rows: Mapping[bytes, bytes | None], ttl_ns: int | None, entry: bytes) -> None:
+        """As `OnlineStore.erase` says, in one durable transaction. The bytes stay in free pages of the file until they
+        are written over."""
+        with self._writing() as transaction:
+            for key, row in rows.items():
+                if row is None:
+                    transaction.delete(key)
+                else:
+                    transaction.put(key, row)
+            with transaction.cursor() as cursor:
+                # Keys after the log's begin with another byte.
+                last = (cursor.set_range(_LOG + b"\xff") and cursor.prev()) or (
+                    not cursor.key() and cursor.last()
+                )
+                at = int(cursor.key()[len(_LOG) :]) + 1 if last and cursor.key().startswith(_LOG) else 0
+            transaction.put(_LOG + b"%020d" % at, entry)
+
+    def log(self) -> list[bytes]:
+        """The entries that `erase` added, oldest first. Raises StoreError if the store cannot be read."""
+        return [entry for _, entry in self._range(_LOG)]
+
+    def _range(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Every key that begins so, with its value, as of one moment."""
+        wire = self.wire()
+        try:
+            return wire.range(prefix, _grown_by())
+        except Unavailable as error:
+            raise StoreError(f"{self.folder}: cannot be read: {error}") from error
 
     def _writing(self) -> _Writing:
         return _Writing(self)
@@ -341,6 +421,23 @@ class LMDBWire:
         self._environment: Any = None
         self._gate: Any = None
         self._pid = 0
+
+    def range(self, prefix: bytes, deadline_ns: int) -> list[tuple[bytes, bytes]]:
+        """Every key that begins so, with its value. Raises Unavailable if the store cannot be read."""
+        self.read([], deadline_ns)
+        found = []
+        self._gate.enter(deadline_ns)
+        try:
+            with self._environment.begin() as transaction, transaction.cursor() as cursor:
+                there = cursor.set_range(prefix)
+                while there and (key := cursor.key()).startswith(prefix):
+                    found.append((key, cursor.value()))
+                    there = cursor.next()
+        except self._error as error:
+            raise Unavailable("store_down", str(error)) from None
+        finally:
+            self._gate.reading.pop()
+        return found
 
     # Hot: once per request.
     def read(self, keys: list[bytes], deadline_ns: int) -> Sequence[bytes | None]:

@@ -219,6 +219,50 @@ class RedisOnline(OnlineStore):
                     self._client.set(self._own(name), value)
         return counts[0], counts[1], counts[2], None
 
+    def note_key(self, name: str) -> bytes:
+        """The key that a note is read by."""
+        return self._own(name)
+
+    def rows(self, view: str) -> Iterator[tuple[bytes, bytes]]:
+        """The stored (key, row) of every entity of a view. Reads the names of all keys of the server."""
+        with self._mapped():
+            # SCAN may name a key twice.
+            found = iter(set(self._client.scan_iter(match=self.prefix(view) + b"*", count=ROWS_PER_CALL)))
+            while part := list(islice(found, ROWS_PER_CALL)):
+                yield from (
+                    (key, row)
+                    for key, row in zip(part, self._client.mget(part), strict=True)
+                    if row is not None
+                )
+
+    def views(self) -> list[str]:
+        """The names of the views that were ever written, sorted. Reads the names of all keys of the server."""
+        begin = self._own("schema:")
+        with self._mapped():
+            found = set(self._client.scan_iter(match=begin + b"*", count=ROWS_PER_CALL))
+        return sorted(key[len(begin) :].decode() for key in found)
+
+    def erase(self, rows: Mapping[bytes, bytes | None], ttl_ns: int | None, entry: bytes) -> None:
+        """As `OnlineStore.erase` says, in one transaction of the server."""
+        ttl_ms = _ttl_ms(ttl_ns)
+        with self._mapped():
+            pipeline = self._client.pipeline(transaction=True)
+            for key, row in rows.items():
+                if row is None:
+                    pipeline.delete(key)
+                else:
+                    pipeline.set(key, row, px=ttl_ms or None)
+            pipeline.rpush(self._own("log"), entry)
+            pipeline.execute()
+
+    def log(self) -> list[bytes]:
+        """The entries that `erase` added, oldest first. Raises StoreError if the server cannot be read."""
+        with self._mapped():
+            return [
+                entry if isinstance(entry, bytes) else str(entry).encode()
+                for entry in self._client.lrange(self._own("log"), 0, -1)
+            ]
+
     def _calls(self, parts: list[Sequence[tuple[bytes, bytes]]], ttl_ms: int) -> list[list[int]]:
         """The script's reply to each part, in one round trip."""
         if not parts:

@@ -277,7 +277,9 @@ class _Graph:
                 version = entry[2][-1] if entry[2] else 0
                 if isinstance(version, int) and version > 0:
                     return version
-        raise ModelFormatError(f"{self.name}: expected the version of ONNX's operators: truncated?")
+        raise ModelFormatError(
+            f"{self.name}: the model names no version of ONNX's own operators (opset_import)"
+        )
 
     def _node(self, message: bytes) -> _Node:
         node = protobuf.fields(message, self.name)

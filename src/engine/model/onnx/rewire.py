@@ -42,13 +42,14 @@ def rewired(content: bytes, properties: dict[str, str]) -> bytes:
 
     Raises:
         ModelFormatError: damaged bytes.
-        UnsupportedModelError: an input of text beside others.
+        UnsupportedModelError: an input of text beside others; a support vector classifier without probabilities.
     """
     model = protobuf.entries(content, "the model")
     at = next((place for place, entry in enumerate(model) if entry[0] == _GRAPH), None)
     if at is None:
         return content
     graph = protobuf.entries(model[at][2], "the graph")
+    _require_probabilities(graph)
     changed = _without_zipmaps(graph)
     graph, columns = _one_input(graph)
     if not changed and columns is None:
@@ -59,6 +60,25 @@ def rewired(content: bytes, properties: dict[str, str]) -> bytes:
     if not any(not protobuf.fields(value, "opset").get(1) for number, _, value in model if number == _OPSET):
         model.append((_OPSET, 2, protobuf.encode([(2, 0, 13)])))
     return protobuf.encode(model)
+
+
+def _require_probabilities(graph: Entries) -> None:
+    """Refuse a support vector classifier that gives no probabilities: of two classes its columns are f and -f, and the
+    second, which is class 1 everywhere else, is turned."""
+    for number, _, value in graph:
+        if number != _NODE or b"SVMClassifier" not in value:
+            continue
+        node = protobuf.entries(value, "a node")
+        names = {
+            protobuf.fields(attribute, "an attribute").get(1, [b""])[0]
+            for field, _, attribute in node
+            if field == _NODE_ATTRIBUTE
+        }
+        if (_NODE_OP, 2, b"SVMClassifier") in node and b"prob_a" not in names:
+            raise UnsupportedModelError(
+                "a support vector classifier without probabilities, whose scores ONNX turns: load the fitted "
+                "object itself, load_model(svc)"
+            )
 
 
 def _without_zipmaps(graph: Entries) -> bool:
@@ -94,9 +114,8 @@ def _one_input(graph: Entries) -> tuple[Entries, list[str] | None]:
     for _, name, element, width in inputs:
         if element == STRING:
             raise UnsupportedModelError(
-                f"input {name.decode('utf-8', 'replace')!r} is text, and rows hold numbers: encode it "
-                f"before the model, and "
-                f"export the model without the encoder"
+                f"input {name.decode('utf-8', 'replace')!r} is text, and rows hold numbers: load the fitted pipeline "
+                f"itself, load_model(pipeline), or export the model without its encoder"
             )
         if element not in _NUMBERS or width < 1:
             return graph, None  # the choice of ports says what is wrong

@@ -81,20 +81,21 @@ def read_by_library(fitted: Any, kind: str, reason: str, rounds: Range) -> Model
         name for name in ("text", "embedding") if getattr(fitted, f"_get_{name}_feature_indices")()
     ]:
         raise UnsupportedModelError(
-            f"{kind}: the model has {' and '.join(others)} features, and rows hold numbers; pass a callable "
-            f"around its predict"
+            f"{kind}: the model has {' and '.join(others)} features, and rows hold numbers; train it on numbers "
+            f"made of them, such as those of a feature program (tokens, hash, embed)"
         )
     loss = str(fitted._object._get_loss_function_name()).partition(":")[0]
     if loss not in LINKS:
         raise UnsupportedModelError(
-            f"{kind}: loss {loss!r} has an answer that is not known here; pass a callable around its predict"
+            f"{kind}: loss {loss!r} has an answer that is not known here; serve its own predict: load_model("
+            f"model.predict, n_features={len(fitted.feature_names_)}, n_outputs=…, dtype='float64')"
         )
     used = iterations.chosen(int(fitted.tree_count_), rounds, None, kind)
     names = [str(name) for name in fitted.feature_names_]
     columns = {int(at): Categories() for at in fitted.get_cat_feature_indices()}
     score = _scored(fitted, loss, used, columns)
     outputs = score(np.zeros((2, len(names))))
-    return CallableModel(
+    model = CallableModel(
         _callable.Callable(score, len(names), 1 if outputs.ndim == 1 else outputs.shape[1], True),
         format="catboost",
         digest=hashlib.sha256(fitted._serialize_model()).hexdigest(),
@@ -109,6 +110,10 @@ def read_by_library(fitted: Any, kind: str, reason: str, rounds: Range) -> Model
             "best_iteration": None,
         },
     )
+    if columns:  # categories are whole numbers
+        model.probe_rows = np.random.default_rng(0).standard_normal((64, len(names)))
+        model.probe_rows[:, list(columns)] = 0.0
+    return model
 
 
 def _scored(

@@ -48,6 +48,8 @@ _LINKS = {
     "multiclass": Link.SOFTMAX,
     "cross_entropy": Link.SIGMOID,
     "cross_entropy_lambda": Link.LOG1P_EXP,
+    "xentropy": Link.SIGMOID,  # the names up to 2.2
+    "xentlambda": Link.LOG1P_EXP,
 }
 
 
@@ -204,7 +206,8 @@ def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]
         if "num_class" in header and found and "tree_sizes" not in header:
             raise UnsupportedModelError(f"{name}: the model has no trees, so there is nothing to score")
         raise ModelFormatError(
-            f"{name}: the LightGBM header is cut short (no tree_sizes); save the model again"
+            f"{name}: the header has no tree_sizes, so the file is cut short, or older than is read here; load and "
+            f"save it with LightGBM 4"
         )
     if header.get("version") not in VERSIONS:
         raise ModelFormatError(
@@ -214,12 +217,13 @@ def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]
     sizes = _numbers(header["tree_sizes"], int, f"{name}: tree_sizes")
     data = rest.encode()
     end = sum(sizes)
-    if min(sizes, default=1) < 1 or not data[end:].startswith(b"end of trees\n"):
+    up_to_2_0 = header["version"] == "v2" and re.match(rb"\s*feature importances:\n", data[end:])
+    if min(sizes, default=1) < 1 or not (data[end:].startswith(b"end of trees\n") or up_to_2_0):
         raise ModelFormatError(
             f"{name}: the trees should take {end} bytes and end with 'end of trees', and do not: "
             f"the file is truncated or was edited"
         )
-    _check_tail(data[end:].decode(), name)
+    _check_tail(data[end:].decode(), name, up_to_2_0=bool(up_to_2_0))
     blocks = []
     start = 0
     for index, size in enumerate(sizes):
@@ -231,10 +235,16 @@ def _sections(text: str, name: str) -> tuple[dict[str, str], list[dict[str, str]
     return header, blocks
 
 
-def _check_tail(tail: str, name: str) -> None:
-    """Check the end mark of the parameters behind the trees: without it the file is truncated."""
+def _check_tail(tail: str, name: str, *, up_to_2_0: bool) -> None:
+    """Check the text behind the trees. It ends with the parameters and their end mark, and up to LightGBM 2.0 with the
+    columns' importances."""
     _, found, after = tail.partition("\nend of parameters\n")
-    if not found or not re.fullmatch(r"\s*(pandas_categorical:[^\n]*\s*)?", after):
+    importances = up_to_2_0 and re.fullmatch(
+        r"\s*feature importances:\n([^\n]*=\d+\n)*\s*(pandas_categorical:[^\n]*\s*)?", tail
+    )
+    if importances:
+        after = tail
+    elif not found or not re.fullmatch(r"\s*(pandas_categorical:[^\n]*\s*)?", after):
         raise ModelFormatError(f"{name}: expected 'end of parameters' after the trees: the file is truncated")
     if "pandas_categorical" in after and not after.rstrip().endswith(("null", "]")):
         raise ModelFormatError(f"{name}: the last line, pandas_categorical, is cut short")

@@ -109,12 +109,8 @@ def read_xgboost(
     link, space = _OBJECTIVES[objective]
     if classifier and link == Link.ARGMAX:
         link = Link.SOFTMAX
-    if objective == "binary:logitraw" and _version(document) < (3, 1):
-        # Read as a probability up to 3.0 and as a margin since; only the newer rule could be checked.
-        raise UnsupportedModelError(
-            f"{name}: base_score of binary:logitraw changed its meaning in XGBoost 3.1; "
-            f"load and save the model with that or a later version"
-        )
+    if objective == "binary:logitraw" and _version(document) < (1, 3):
+        space = _LOGIT  # a probability up to 1.2, a margin since
     names = [str(text) for text in learner.get("feature_names") or []]
     if names and len(names) != n_features:
         raise ModelFormatError(f"{name}: expected {n_features} feature names, got {len(names)}")
@@ -127,7 +123,7 @@ def read_xgboost(
         table = linear.reshape(n_features + 1, n_outputs).astype(np.float64)
         if len(set(base)) > 1:
             # XGBoost 3.2 adds the first base score to every output of a linear model; others were not checked.
-            if _version(document)[:2] != (3, 2):
+            if _version(document)[:2] not in ((3, 1), (3, 2)):
                 raise UnsupportedModelError(
                     f"{name}: gblinear with several base scores is read as XGBoost 3.2 wrote it; save it with that"
                 )

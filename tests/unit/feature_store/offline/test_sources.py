@@ -128,7 +128,7 @@ def test_a_column_that_one_file_lacks_is_null_there_unless_it_is_a_key_or_the_ev
 def test_columns_that_cannot_be_used_are_named():
     refused("view 'v': the source table has no column 'z'; it has: k, t, x", table(), columns=["z"])
     refused("has no column 'q'", table(), keys="q")
-    refused("column 'x' of the source table has type list", table(x=[[1], [2]]), columns=["x"])
+    refused("column 'x' of the source table has type list", table(x=[["a"], ["b"]]), columns=["x"])
     refused("column 'k' .* a key is whole numbers or text", table(k=[1.5, 2.5]))
     refused("an aggregate is over numbers", table(), (), [Aggregate("sum", "k", "1h")])
     refused("column 't' .* expected timestamps, got int64", table(t=[1, 2]))

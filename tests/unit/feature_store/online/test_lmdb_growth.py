@@ -134,3 +134,23 @@ def test_a_closed_gate_is_waited_for_until_the_deadline(tmp_path):
     threading.Timer(0.01, setattr, (gate, "closed", False)).start()
     gate.enter(2**62)
     assert len(gate.reading) == 1
+
+
+def test_threads_that_open_and_close_it_in_turn_are_never_refused(tmp_path):
+    """The environment closes with its last user, while another thread opens it."""
+    online = LMDBOnline(tmp_path / "online")
+    errors = []
+
+    def work():
+        try:
+            for _ in range(150):
+                online.note("revision")
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
