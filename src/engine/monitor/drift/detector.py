@@ -36,7 +36,7 @@ FROZEN = "frozen value"
 SHOWN = (*NAMES, FROZEN)
 # From this share on all values are missing.
 ALL_MISSING = 0.99
-# What is wrong where one of these charts saw it.
+# The problem that each of these charts shows.
 PROBLEMS = {
     "missing values": "missing values",
     "fewer missing values": "fewer missing values",
@@ -52,7 +52,7 @@ RUN_ROWS_SEEN = 40
 RUN_TIMES = 3.0
 # Chance a row that a run of an independent column gets that long.
 RUN_CHANCE = 1e-9
-# What is kept of charts and rows between processes.
+# Arrays of the charts, and row numbers, that the state keeps.
 CHART_ARRAYS = ("level", "alarmed", "since", "until", "gathered", "sums", "steps", "ends")
 ROW_ARRAYS = ("_seen_row", "_begun_row", "_window_row", "_unsure")
 # A live column depends more on its order than the reference says where its sums vary so many standard errors more.
@@ -65,7 +65,7 @@ ORDERED = 4.0
 BLOCKS_MIN = 20
 # They are sure earlier where they pass their threshold this many times over.
 EARLY = 20.0
-# An alarm that was not sure is looked at again after so many blocks.
+# Look at an alarm that was not sure again after this many blocks.
 UNSURE_BLOCKS = 2
 # Charts of the mean, of the spread and of impossible values.
 MEAN, SPREAD, BEYOND = 2, 6, 11
