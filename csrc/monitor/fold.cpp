@@ -44,6 +44,7 @@ void Block::reset(size_t columns, size_t bins_max) {
     missing.assign(columns, 0);
     infinite.assign(columns, 0);
     unseen.assign(columns, 0);
+    runs.assign(columns, 0);
     sums.assign(columns * 2, 0.0);
     clear();
 }
@@ -56,6 +57,7 @@ void Block::clear() noexcept {
     std::fill(missing.begin(), missing.end(), 0u);
     std::fill(infinite.begin(), infinite.end(), 0u);
     std::fill(unseen.begin(), unseen.end(), 0u);
+    std::fill(runs.begin(), runs.end(), 0u);
     std::fill(sums.begin(), sums.end(), 0.0);
     tally.fill(0);
     late.fill(0);
@@ -90,7 +92,7 @@ void Block::add_answers(const Block& other) noexcept {
 bool Block::consistent(size_t n_features, size_t bins_max) const noexcept {
     const size_t columns = missing.size();
     if (counts.size() != columns * bins_max || infinite.size() != columns || unseen.size() != columns ||
-        sums.size() != columns * 2 || n_deployments > VERSIONS) {
+        runs.size() != columns || sums.size() != columns * 2 || n_deployments > VERSIONS) {
         return false;
     }
     if (std::accumulate(tally.begin(), tally.end(), uint64_t{0}) != answers) return false;
@@ -235,6 +237,10 @@ void Sketch::count_value(size_t column, float value) noexcept {
         ++open_.missing[column];
         return;
     }
+    // NaN differs from any first value.
+    run_[column] = value == last_[column] ? run_[column] + 1 : 1;
+    last_[column] = value;
+    open_.runs[column] = std::max(open_.runs[column], run_[column]);
     const uint16_t bin = columns_[column].bin(value);
     ENGINE_ASSERT(bin == UNSEEN || bin < columns_[column].n_bins, "a bin belongs to its column");
     if (std::isinf(value)) {

@@ -243,6 +243,8 @@ bool Sketch::set_layout(std::vector<Column> columns, uint32_t n_features, bool d
     }
     answers.add_answers(open_);
     open_.reset(columns_.size(), bins_max_);
+    last_.assign(columns_.size(), std::numeric_limits<float>::quiet_NaN());
+    run_.assign(columns_.size(), 0);
     open_.add_answers(answers);
     ENGINE_ASSERT(open_.consistent(n_features, bins_max_), "answers survive a change of layout");
     for (Block& block : closed_blocks_) block.reset(columns_.size(), bins_max_);

@@ -58,6 +58,7 @@ struct Block {
     std::vector<uint32_t> missing;                 // [columns] NaN
     std::vector<uint32_t> infinite;                // [columns]; counted in a bin or as unseen too
     std::vector<uint32_t> unseen;                  // [columns] codes without a bin
+    std::vector<uint32_t> runs;                    // [columns], the longest run of one value that ends in the block
     std::vector<double> sums;                      // [columns, 2]: sum and sum of squares of the finite values
     std::array<uint64_t, VERSIONS> deployments{};  // in order of first appearance
     uint32_t n_deployments = 0;
@@ -206,6 +207,8 @@ private:
     std::vector<Column> columns_;
     uint32_t features_in_layout_ = 0;
     uint32_t bins_max_ = 0;
+    std::vector<float> last_;    // [columns], the latest value that is not missing
+    std::vector<uint32_t> run_;  // [columns], how often it came in a row
     Block open_;
     std::vector<Block> closed_blocks_;  // a circle of blocks_max
     size_t first_closed_ = 0;

@@ -81,7 +81,8 @@ def test_any_table_makes_a_reference_that_reads_back_and_tests_anything(table, s
         sketch.drain(True)
         while (block := sketch.take()) is not None:
             found += detector.observe(
-                block["rows"], *(block[name] for name in ("counts", "missing", "infinite", "unseen", "sums"))
+                block["rows"],
+                *(block[name] for name in ("counts", "missing", "infinite", "unseen", "runs", "sums")),
             )
         sketch.close()
         for _, figures in detector.state():

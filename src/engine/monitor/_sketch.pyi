@@ -85,7 +85,7 @@ class Sketch:
         started_ns: int = 0,
         deadline_ns: int = 0,
         ready_ns: int = 0,
-        row: npt.NDArray[np.float32] | None = None,
+        row: npt.NDArray[np.float32] | npt.NDArray[np.float64] | None = None,
         values: npt.NDArray[np.float64] | None = None,
         source: int = 0,
         reason: int = 0,
@@ -97,7 +97,7 @@ class Sketch:
             id: of the answer; a shadow's answer has the id of the live one.
             deployment: number of the version, as given to `deployed`.
             started_ns, deadline_ns, ready_ns: CLOCK_MONOTONIC; a deadline at or before the start is none.
-            row: float32 [n_features], C-contiguous, or None.
+            row: float32 or float64 [n_features], C-contiguous, or None.
             values: float64 [n_outputs], C-contiguous, or None.
             source, reason: places in `engine._common.vocabulary`.
             flags: SHADOW, CANARY or 0.
@@ -141,9 +141,10 @@ class Sketch:
         """Return the oldest closed block as a dict, or None where there is none.
 
         Keys: rows, output_rows and answers; first_ns and last_ns on CLOCK_MONOTONIC; counts, uint32 [columns,
-        bins_max]; missing, infinite and unseen, uint32 [columns]; sums, float64 [columns, 2], of values and of their
-        squares; deployments, uint64 [v]; tally, uint32 [v, sources, reasons]; late, uint32 [sources]; output_moments,
-        float64 [v, 3], the count, sum and sum of squares of the first output.
+        bins_max]; missing, infinite and unseen, uint32 [columns]; runs, uint32 [columns], the longest run of one value
+        that ends in the block; sums, float64 [columns, 2], of values and of their squares; deployments, uint64 [v];
+        tally, uint32 [v, sources, reasons]; late, uint32 [sources]; output_moments, float64 [v, 3], the count, sum and
+        sum of squares of the first output.
         """
     def wait(self, timeout_s: float) -> None:
         """Wait, without the GIL, until a block is closed, the sketch is closed or the time is over."""

@@ -14,6 +14,7 @@ cimport numpy as cnp
 
 from engine._common._observer cimport (
     ENGINE_ANSWER_CANARY,
+    ENGINE_ANSWER_ROW_FLOAT64,
     ENGINE_ANSWER_SHADOW,
     ENGINE_OBSERVER_CAPSULE,
     engine_answer,
@@ -46,6 +47,7 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         vector[uint32_t] missing
         vector[uint32_t] infinite
         vector[uint32_t] unseen
+        vector[uint32_t] runs
         vector[double] sums
         uint32_t n_deployments
         uint64_t* deployments_data "deployments.data"()
@@ -280,7 +282,7 @@ cdef class Sketch:
             id: of the answer; a shadow's answer has the id of the live one.
             deployment: number of the version, as given to `deployed`.
             started_ns, deadline_ns, ready_ns: CLOCK_MONOTONIC; a deadline at or before the start is none.
-            row: float32 [n_features], C-contiguous, or None.
+            row: float32 or float64 [n_features], C-contiguous, or None.
             values: float64 [n_outputs], C-contiguous, or None.
             source, reason: places in `engine._common.vocabulary`.
             flags: SHADOW, CANARY or 0.
@@ -300,7 +302,11 @@ cdef class Sketch:
         answer.reason = reason
         answer.flags = flags
         if row is not None:
-            answer.row = cnp.PyArray_DATA(_flat(row, cnp.NPY_FLOAT32))
+            if cnp.PyArray_TYPE(row) == cnp.NPY_FLOAT64:
+                answer.row = cnp.PyArray_DATA(_flat(row, cnp.NPY_FLOAT64))
+                answer.flags |= ENGINE_ANSWER_ROW_FLOAT64
+            else:
+                answer.row = cnp.PyArray_DATA(_flat(row, cnp.NPY_FLOAT32))
             answer.n_features = cnp.PyArray_SIZE(row)
         if values is not None:
             answer.values = <const double*>cnp.PyArray_DATA(_flat(values, cnp.NPY_FLOAT64))
@@ -385,9 +391,10 @@ cdef class Sketch:
         """Return the oldest closed block as a dict, or None where there is none.
 
         Keys: rows, output_rows and answers; first_ns and last_ns on CLOCK_MONOTONIC; counts, uint32 [columns,
-        bins_max]; missing, infinite and unseen, uint32 [columns]; sums, float64 [columns, 2], of values and of their
-        squares; deployments, uint64 [v]; tally, uint32 [v, sources, reasons]; late, uint32 [sources]; output_moments,
-        float64 [v, 3], the count, sum and sum of squares of the first output.
+        bins_max]; missing, infinite and unseen, uint32 [columns]; runs, uint32 [columns], the longest run of one value
+        that ends in the block; sums, float64 [columns, 2], of values and of their squares; deployments, uint64 [v];
+        tally, uint32 [v, sources, reasons]; late, uint32 [sources]; output_moments, float64 [v, 3], the count, sum and
+        sum of squares of the first output.
         """
         self.check()
         cdef cbool found
@@ -409,6 +416,7 @@ cdef class Sketch:
             "missing": _copied(cnp.NPY_UINT32, block.missing.data(), 4, (columns,)),
             "infinite": _copied(cnp.NPY_UINT32, block.infinite.data(), 4, (columns,)),
             "unseen": _copied(cnp.NPY_UINT32, block.unseen.data(), 4, (columns,)),
+            "runs": _copied(cnp.NPY_UINT32, block.runs.data(), 4, (columns,)),
             "sums": _copied(cnp.NPY_FLOAT64, block.sums.data(), 8, (columns, 2)),
             "deployments": _copied(cnp.NPY_UINT64, block.deployments_data(), 8, (versions,)),
             "tally": _copied(cnp.NPY_UINT32, block.tally_data(), 4, (versions, SOURCES, REASONS)),

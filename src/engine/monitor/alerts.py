@@ -36,7 +36,11 @@ class Alert:
         ended_row: int, the row or answer at which the condition was last seen; None while it lasts.
         detected_at: float, seconds since the epoch.
         ended_at: float, seconds since the epoch; None while it lasts.
-        evidence: dict of plain figures; for drift also "seen_by", the tests that saw it.
+        evidence: dict of plain figures; for drift also "seen_by", the tests that saw it, and "problem", what is wrong
+            in a word or two.
+        incident: int, the same for alerts of one cause, such as the columns of one broken feed: the number of the first
+            of them.
+        reopened: int, how often it began again after an end.
     """
 
     number: int
@@ -50,6 +54,8 @@ class Alert:
     detected_at: float = 0.0
     ended_at: float | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
+    incident: int = 0
+    reopened: int = 0
 
     @property
     def lasts(self) -> bool:
@@ -59,6 +65,48 @@ class Alert:
     def to_json(self) -> dict[str, Any]:
         """Return all attributes and `lasts` as a dict of plain values."""
         return {**asdict(self), "lasts": self.lasts}
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Alerts of one cause: columns that broke together, or that always move together.
+
+    Attributes:
+        number: int, of the first of its alerts.
+        kind: str, of its alerts.
+        problem: str, what is wrong in a word or two.
+        members: tuple of str, the columns.
+        started_row: int, the row at which it began, estimated; None for a message.
+        lasts: bool, whether any of its alerts lasts.
+        alerts: tuple of Alert, the oldest first.
+    """
+
+    number: int
+    kind: str
+    problem: str
+    members: tuple[str, ...]
+    started_row: int | None
+    lasts: bool
+    alerts: tuple[Alert, ...]
+
+
+def incidents(alerts: Iterable[Alert]) -> list[Incident]:
+    """Return the incidents of some alerts, the oldest first."""
+    by_number: dict[int, list[Alert]] = {}
+    for alert in alerts:
+        by_number.setdefault(alert.incident or alert.number, []).append(alert)
+    return [
+        Incident(
+            number,
+            found[0].kind,
+            str(found[0].evidence.get("problem", found[0].kind)),
+            tuple(alert.column for alert in found if alert.column),
+            min((alert.started_row for alert in found if alert.started_row is not None), default=None),
+            any(alert.lasts for alert in found),
+            tuple(found),
+        )
+        for number, found in by_number.items()
+    ]
 
 
 Handler = Callable[[Alert], Any]
@@ -109,6 +157,7 @@ class Alerts:
         """Keep an alert without calling the handlers, and return it. Raises MonitorError for an unknown severity."""
         one_of("severity", severity, SEVERITIES, error=MonitorError)
         alert = Alert(next(self._numbers), str(message), severity, detected_at=time.time(), **details)
+        alert.incident = alert.incident or alert.number
         with self._lock:
             self._kept.append(alert)
             key = alert.kind, severity

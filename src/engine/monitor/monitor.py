@@ -26,7 +26,7 @@ from engine.monitor._learning import Learning
 from engine.monitor._sketch import Sketch
 from engine.monitor._state import StateFile
 from engine.monitor._tallies import Tallies
-from engine.monitor.alerts import Alert, Alerts, Handler
+from engine.monitor.alerts import Alert, Alerts, Handler, Incident, incidents
 from engine.monitor.counters import BusinessCounter
 from engine.monitor.drift.budgets import Budgets
 from engine.monitor.drift.detector import DriftDetector
@@ -43,6 +43,8 @@ BLOCKS_MAX = 64
 # How often a change of the reference waits for rows to be tested that arrive meanwhile.
 LAYOUT_TRIES = 100
 COUNT_MAX = 1 << 30
+SOURCE_CODES = {name: code for code, name in enumerate(SOURCES)}
+REASON_CODES = {name: code for code, name in enumerate(REASONS)}
 LOGGER = logging.getLogger("engine.monitor")
 
 
@@ -157,7 +159,7 @@ class ModelMonitor:
         self._finalizer = weakref.finalize(self, self._sketch.close)
         self._lock = threading.RLock()
         self._alerts = Alerts(handlers)
-        self._open_alerts = OpenAlerts(self._alerts)
+        self._open_alerts = OpenAlerts(self._alerts, window_rows)
         self._begun: list[Alert] = []  # alerts that the handlers have not seen
         self._delivery = Delivery(self._alerts, apart=background)
         self._tallies = Tallies()
@@ -234,10 +236,10 @@ class ModelMonitor:
         if latency < 0.0:
             raise MonitorError(f"latency_ms must be at least 0, got {latency}")
         budget_ms = None if deadline_ms is None else finite("deadline_ms", deadline_ms, error=MonitorError)
-        codes = {
-            "source": SOURCES.index(one_of("source", source, SOURCES, error=MonitorError)),
-            "reason": REASONS.index(one_of("reason", reason, REASONS, error=MonitorError)),
-        }
+        source_code, reason_code = SOURCE_CODES.get(source), REASON_CODES.get(reason)
+        if source_code is None or reason_code is None:
+            one_of("source", source, SOURCES, error=MonitorError)
+            one_of("reason", reason, REASONS, error=MonitorError)
         now = time.monotonic_ns()
         started = now - int(latency * 1e6)
         answer: dict[str, Any] = {
@@ -246,11 +248,12 @@ class ModelMonitor:
             "ready_ns": now,
             "deadline_ns": 0 if budget_ms is None else started + int(budget_ms * 1e6),
             "values": values.ravel(),
-            **codes,
+            "source": source_code,
+            "reason": reason_code,
         }
         with self._lock:
             learns = self.reference is None
-            row = None if self.reference is None else self.reference.row(input_features)
+            row = None if self.reference is None else self.reference.raw_row(input_features)
             if learns:
                 self._learning.add(input_features, values.ravel())
                 self._make_room(self._learning.width, values.size)
@@ -436,6 +439,7 @@ class ModelMonitor:
                     )
                 for episode in side.restart(detector, part):
                     self._open_alerts.drift(side.kind, side.severity, episode)
+            self._open_alerts.relate(reference.together)
             self.reference = reference
 
     def _learn(self) -> None:
@@ -595,7 +599,9 @@ class ModelMonitor:
 
     def _notify(self, wait_s: float | None = None) -> None:
         with self._lock:
-            self._delivery.add(self._begun, self._open_alerts.take_ended())
+            # One call an incident: its other columns are in its members.
+            begun = [alert for alert in self._begun if alert.incident == alert.number]
+            self._delivery.add(begun, self._open_alerts.take_ended())
             self._begun = []
             self._delivery.repeat(self._open_alerts.all())
         # Handlers run without the lock, because one may ask for a report.
@@ -639,6 +645,11 @@ class ModelMonitor:
     def alerts(self) -> list[Alert]:
         """The latest 1,000 alerts, oldest first, ended ones included."""
         return self._alerts.all()
+
+    @property
+    def incidents(self) -> list[Incident]:
+        """The latest alerts by cause, the oldest first: columns that broke together are one incident."""
+        return incidents(self._alerts.all())
 
     def on_alert(self, handler: Handler, *, ends: bool = False) -> None:
         """Add a handler. It is called with each Alert when it begins, on a thread of its own, after the former alerts.

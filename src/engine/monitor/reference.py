@@ -13,7 +13,9 @@ from engine.errors import MonitorError
 from engine.monitor._ids import WideIds
 from engine.monitor._table import as_columns, encode, known_columns, named_outputs
 from engine.monitor.drift.bins import UNKNOWN_CODE
-from engine.monitor.drift.column import Column, fit_column
+from engine.monitor.drift.column import Column
+from engine.monitor.drift.fitting import fit_column
+from engine.monitor.drift.together import groups
 
 # Written into every reference; another format is refused.
 FORMAT = "engine.monitor.reference/1"
@@ -29,12 +31,20 @@ class Reference:
         features: tuple of columns, in the order of a row.
         outputs: tuple of columns, in the order of an answer's outputs; empty where none were given.
         rows: int, rows it was fitted on.
+        together: tuple of tuples of str, features that move together: ranks that correlate by 0.6 or more, directly or
+            through others. Alerts of a group that begin together are one incident.
     """
 
-    __slots__ = ("_levels", "_names", "_wide", "_wide_places", "features", "outputs", "rows")
+    __slots__ = ("_levels", "_names", "_wide", "_wide_places", "features", "outputs", "rows", "together")
 
-    def __init__(self, features: Sequence[Column], outputs: Sequence[Column] = ()) -> None:
+    def __init__(
+        self,
+        features: Sequence[Column],
+        outputs: Sequence[Column] = (),
+        together: Sequence[Sequence[str]] = (),
+    ) -> None:
         """Take columns that were fitted. Raises MonitorError where two features have one name."""
+        self.together = tuple(tuple(map(str, group)) for group in together)
         self.features = tuple(features)
         self.outputs = tuple(outputs)
         self.rows = max((column.rows for column in (*self.features, *self.outputs)), default=0)
@@ -114,7 +124,8 @@ class Reference:
             ]
             for part in (columns, answered)
         ]
-        return cls(*made)
+        together = groups({name: values for name, (values, _) in columns.items()})
+        return cls(made[0], made[1], together)
 
     def row(self, features: Mapping[str, Any] | Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return one row as float32 [n_features]; text becomes codes, and None becomes NaN.
@@ -127,6 +138,23 @@ class Reference:
             MonitorError: a row of another width, or a value that is no number.
         """
         return encode(features, self._names, self._levels, self._wide_places)
+
+    def raw_row(
+        self, features: Mapping[str, Any] | Sequence[Any] | npt.NDArray[Any]
+    ) -> npt.NDArray[np.float32] | npt.NDArray[np.float64]:
+        """Return one row as `row` does, or as the float64 [n_features] that it is, which the native counter rounds.
+
+        Raises:
+            MonitorError: as `row`.
+        """
+        if (
+            isinstance(features, np.ndarray)
+            and features.dtype == np.float64
+            and features.shape == (len(self._names),)
+            and not self._wide_places
+        ):
+            return np.ascontiguousarray(features)
+        return self.row(features)
 
     def matrix(self, rows: Any) -> npt.NDArray[np.float32]:
         """Return rows as float32 [n, n_features]; text becomes codes, and missing values become NaN.
@@ -188,6 +216,7 @@ class Reference:
             "format": FORMAT,
             "features": [column.to_json() for column in self.features],
             "outputs": [column.to_json() for column in self.outputs],
+            **({"together": [list(group) for group in self.together]} if self.together else {}),
         }
         return json.dumps(body, allow_nan=False, separators=(",", ":"))
 
@@ -211,7 +240,11 @@ class Reference:
             raise MonitorError(
                 "a reference holds two lists of columns, 'features' and 'outputs'; fit it again"
             )
-        return cls(*([Column.from_json(column) for column in part] for part in parts if part is not None))
+        together = made.get("together", [])
+        if not isinstance(together, list) or not all(isinstance(group, list) for group in together):
+            raise MonitorError("a reference holds lists of features in 'together'; fit it again")
+        columns = [[Column.from_json(column) for column in part] for part in parts if part is not None]
+        return cls(columns[0], columns[1] if len(columns) > 1 else [], together)
 
     def __repr__(self) -> str:
         return f"Reference({len(self.features)} features, {len(self.outputs)} outputs, {self.rows} rows)"

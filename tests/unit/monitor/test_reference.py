@@ -167,4 +167,29 @@ def test_ordered_false_takes_rows_as_independent():
     ordered, shuffled = Reference.fit({"x": hours}), Reference.fit({"x": hours}, ordered=False)
     assert ordered.features[0].mean_dependence.factor > 10
     assert shuffled.features[0].mean_dependence.independent
-    assert shuffled.features[0].excursions == (0.0, 0.0, 0.0, 0.0)
+    assert shuffled.features[0].calibration is None
+
+
+def test_features_that_move_together_are_told_and_kept():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=1000)
+    table = {
+        "a": shared + rng.normal(size=1000) * 0.3,
+        "b": rng.normal(size=1000),
+        "c": np.exp(-shared + rng.normal(size=1000) * 0.3),
+        "constant": np.ones(1000),
+    }
+    reference = Reference.fit(table)
+    assert reference.together == (("a", "c"),)
+    assert Reference.from_json(reference.to_json()).together == (("a", "c"),)
+
+
+def test_a_cycle_of_the_reference_is_found():
+    rng = np.random.default_rng(1)
+    time = np.arange(40_000)
+    reference = Reference.fit(
+        {"x": np.sin(time * 2 * np.pi / 2000) + rng.normal(size=40_000), "y": rng.random(40_000)}
+    )
+    assert reference.features[0].calibration.period == 2000.0
+    assert reference.features[0].mean_dependence.independent
+    assert reference.features[1].calibration.period == 0.0

@@ -75,8 +75,8 @@ def test_latency_buckets_ascend():
 
 
 def test_arrays_of_another_dtype_or_layout_are_rejected(sketch):
-    with pytest.raises(MonitorError, match="expected a C-contiguous float32 array, got float64"):
-        sketch.push(1, row=np.zeros(3))
+    with pytest.raises(MonitorError, match="expected a C-contiguous float32 array, got int64"):
+        sketch.push(1, row=np.zeros(3, dtype=np.int64))
     with pytest.raises(MonitorError, match="expected a C-contiguous float64 array"):
         sketch.fold_outputs(np.zeros((4, 4))[:, ::2])
     with pytest.raises(MonitorError, match=r"expected rows \[n, n_features\] and values \[n\]"):

@@ -22,12 +22,14 @@ _TAILS = (0.002, 0.005, 0.01, 0.02)
 PROBABILITIES = np.array([*_TAILS, *(i / 32 for i in range(1, 32)), *(1 - tail for tail in reversed(_TAILS))])
 # Beyond the reference's range: distance of each further cut from its end, in standard deviations, and what each bin
 # adds to the score of the last bin inside.
-BEYOND = np.array([0.25, 0.5, 1.0, 2.0, 4.0])
-BEYOND_SCORES = np.array([0.125, 0.375, 0.75, 1.5, 3.0, 6.0])
+BEYOND = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
+BEYOND_SCORES = np.array([0.125, 0.375, 0.75, 1.5, 3.0, 6.0, 6.0, 6.0])
 # Up to this many distinct values have a bin each.
 DISTINCT_MAX = 40
 # Up to this many codes have a bin each; the rarest share one more.
 CODES_MAX = 62
+# Codes seen at most so often are rare.
+RARE = 2
 SCORE_MAX = 8.0
 # Cap of a squared score: a value at 2.5 standard deviations tells as much about the spread as one far beyond.
 SPREAD_MAX = 6.25
@@ -88,10 +90,17 @@ def numeric(values: npt.NDArray[np.float32]) -> Bins:
 
 
 def codes(values: npt.NDArray[np.float32]) -> Bins:
-    """Return bins for codes: one for each of the most frequent, and one for all others together."""
+    """Return bins for codes: one for each of the most frequent, and one for all others together.
+
+    Where there are more codes than bins, those seen once or twice are others: they are as likely never to come again.
+    """
     distinct, counts = np.unique(values, return_counts=True)
     bin_of = np.full(len(distinct), CODES_MAX, dtype=np.uint16)
-    kept = np.sort(np.argsort(-counts, kind="stable")[:CODES_MAX])
+    order = np.argsort(-counts, kind="stable")[:CODES_MAX]
+    if len(distinct) > CODES_MAX:
+        order = order[counts[order] > RARE]
+    kept = np.sort(order)
+    bin_of[:] = len(kept)
     bin_of[kept] = np.arange(len(kept))
     return Bins(distinct, len(kept) + (len(kept) < len(distinct)), bin_of)
 
@@ -160,8 +169,8 @@ def scores(bins: Bins, counts: npt.NDArray[Any]) -> Scores:
     if not bins.discrete:
         ends = max(2.0, -location[first]), max(2.0, location[last])
         down, up = np.arange(first)[::-1], np.arange(len(counts) - last - 1)
-        location[:first] = -(ends[0] + BEYOND_SCORES[np.minimum(down, 5)])
-        location[last + 1 :] = ends[1] + BEYOND_SCORES[np.minimum(up, 5)]
+        location[:first] = -(ends[0] + BEYOND_SCORES[np.minimum(down, len(BEYOND))])
+        location[last + 1 :] = ends[1] + BEYOND_SCORES[np.minimum(up, len(BEYOND))]
     location = np.clip(location, -SCORE_MAX, SCORE_MAX)
     location = _standard(location, share)
     return Scores(share, location, _standard(np.minimum(np.square(location), SPREAD_MAX), share))

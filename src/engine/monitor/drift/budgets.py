@@ -6,6 +6,7 @@ alarms soon where the budget is overspent twice over, however small the share, a
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from engine._common.arguments import number
 from engine._common.vocabulary import REASONS, SOURCES
 from engine.errors import MonitorError
 from engine.monitor.drift.bins import FloatArray
-from engine.monitor.drift.charts import Charts
+from engine.monitor.drift.charts import CLEARED
 
 # Places of the reasons that count as errors of a model.
 ERROR_REASONS = tuple(
@@ -85,19 +86,17 @@ class Budgets:
             kind: number(f"{kind}_max", share, 0.0, 1.0, above=True, error=MonitorError)
             for kind, share in given
         }
-        shares = np.array(list(self.budgets.values()))
-        usual = np.minimum(shares, 0.98)
-        worse = np.minimum(2.0 * usual, (1.0 + usual) / 2.0)
-        watched = shares < 1.0
-        self._hit = np.where(watched, np.log(worse / usual), 0.0)
-        self._miss = np.where(watched, np.log((1.0 - worse) / (1.0 - usual)), -1.0)
-        self._charts = Charts(self.KINDS, np.full((3, 1), float(np.log(3.0 / chance))))
+        self._height = math.log(3.0 / chance)
+        self._steps = [_steps(share) for share in self.budgets.values()]
+        self._level = [0.0, 0.0, 0.0]
+        self._since = [0, 0, 0]
+        self._alarmed = [False, False, False]
         self._recent: deque[tuple[int, FloatArray]] = deque(maxlen=BLOCKS_KEPT)
         self.open: dict[str, Overspending] = {}
         self._seen = dict.fromkeys(self.KINDS, 0)
         self.answers = 0
         self._answers_block = answers_block
-        self._waiting = np.zeros(4)
+        self._waiting = [0.0, 0.0, 0.0, 0.0]
 
     def observe(self, by_reason: FloatArray, late: int) -> list[Overspending]:
         """Add answers, and return what began or ended with them. They wait until they end a block.
@@ -108,23 +107,21 @@ class Budgets:
         """
         answers = float(by_reason.sum())
         self.answers += int(answers)
-        self._waiting += [
-            answers - by_reason[PRIMARY].sum(), late, by_reason[:, ERROR_REASONS].sum(), answers
-        ]  # fmt: skip
+        added = answers - by_reason[PRIMARY].sum(), late, by_reason[:, ERROR_REASONS].sum(), answers
+        self._waiting = [old + float(new) for old, new in zip(self._waiting, added, strict=True)]
         return self.finish() if answers and self.answers % self._answers_block == 0 else []
 
     def finish(self) -> list[Overspending]:
         """Test the answers that wait for their block, and return what began or ended with them."""
-        hits, answers = self._waiting[:3], float(self._waiting[3])
+        *hits, answers = self._waiting
         if answers == 0.0:
             return []
-        self._waiting = np.zeros(4)
-        steps = hits * self._hit + (answers - hits) * self._miss
-        self._charts.observe(steps[:, None], self.answers - int(answers))
+        self._waiting = [0.0, 0.0, 0.0, 0.0]
         self._recent.append((self.answers, np.array([*hits, answers])))
         changed = []
         for place, kind in enumerate(self.KINDS):
-            if self._charts.alarmed[place, 0]:
+            self._add(place, hits[place], answers)
+            if self._alarmed[place]:
                 self._seen[kind] = self.answers
                 if kind not in self.open:
                     changed.append(self._begin(kind, place))
@@ -134,15 +131,25 @@ class Budgets:
                 changed.append(over)
         return changed
 
+    def _add(self, place: int, hits: float, answers: float) -> None:
+        """Add a block to a chart, which stays between 0 and 1 and alarms at 1, until it has fallen to a quarter."""
+        hit, miss = self._steps[place]
+        level = self._level[place]
+        if level <= 0.0:
+            self._since[place] = self.answers - int(answers)
+        level = min(max(level + (hits * hit + (answers - hits) * miss) / self._height, 0.0), 1.0)
+        self._level[place] = level
+        self._alarmed[place] = level >= 1.0 or (self._alarmed[place] and level > CLEARED)
+
     def saved(self) -> dict[str, Any]:
         """Return a copy of what `restore` takes."""
         return {
             "budgets": dict(self.budgets),
-            "charts": self._charts.saved(),
+            "charts": [list(self._level), list(self._since), list(self._alarmed)],
             "open": [asdict(over) for over in self.open.values()],
             "seen": dict(self._seen),
             "answers": self.answers,
-            "waiting": self._waiting.copy(),
+            "waiting": list(self._waiting),
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -151,12 +158,24 @@ class Budgets:
         self._seen = {kind: int(saved["seen"][kind]) for kind in self.KINDS}
         self.open = {made["kind"]: Overspending(**made) for made in saved["open"]}
         if saved["budgets"] == self.budgets:
-            self._charts.restore(saved["charts"])
-            self._waiting = saved["waiting"]
+            level, since, alarmed = saved["charts"]
+            self._level = [min(max(float(share), 0.0), 1.0) for share in level]
+            self._since = [int(row) for row in since]
+            self._alarmed = [bool(found) for found in alarmed]
+            self._waiting = [float(count) for count in saved["waiting"]]
 
     def _begin(self, kind: str, place: int) -> Overspending:
-        started = int(self._charts.since[place, 0])
+        started = self._since[place]
         kept = np.sum([block for end, block in self._recent if end > started], axis=0)
         share = float(kept[place] / kept[3])
         self.open[kind] = Overspending(kind, started, self.answers, share, self.budgets[kind])
         return self.open[kind]
+
+
+def _steps(budget: float) -> tuple[float, float]:
+    """Return what an answer adds that counts against a budget, and one that does not; a budget of 1 never alarms."""
+    if budget >= 1.0:
+        return 0.0, -1.0
+    usual = min(budget, 0.98)
+    worse = min(2.0 * usual, (1.0 + usual) / 2.0)
+    return math.log(worse / usual), math.log((1.0 - worse) / (1.0 - usual))

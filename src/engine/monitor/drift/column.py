@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.errors import MonitorError
-from engine.monitor.drift.bins import (
-    FIRST_WIDE,
-    Bins,
-    Scores,
-    codes,
-    look_like_codes,
-    numeric,
-    scores,
-    with_roundings,
-)
-from engine.monitor.drift.dependence import INDEPENDENT, Dependence, allowance, dependence
+from engine.monitor.drift.bins import CODES_MAX, FIRST_WIDE, Bins, Scores, scores
+from engine.monitor.drift.calibration import Calibration
+from engine.monitor.drift.dependence import INDEPENDENT, Dependence
 
-# Windows into which a reference is divided to see how much its own windows differ.
-WINDOWS = 16
-STATISTICS = ("mean", "spread")
+# Lengths of the windows whose shapes are compared, in rows: each twice the one before.
+WINDOW_ROWS = tuple(500 * 2**i for i in range(5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +30,11 @@ class Column:
         levels: tuple of str, the texts that the codes 0, 1, … stand for; empty for numbers.
         wide_ids: tuple of int, the ids that float32 does not hold, in the order of their codes (`engine.monitor._ids`).
         mean_dependence, spread_dependence, missing_dependence: Dependence of the rows in their order.
-        window_factor: float, how many times larger the chi-square of consecutive rows is than that of independent ones.
-        excursions: tuple of four floats, how high the charts (mean up, mean down, spread up, spread down) climb over
-            the reference itself.
+        window_factors: tuple of floats, one for each of WINDOW_ROWS: how many times larger the chi-square of
+            consecutive rows is than that of independent ones; infinite where the reference is too short to tell.
+        singletons: int, codes that the reference has once.
+        calibration: Calibration; None where rows count as independent.
+        former: what a reference of 0.1.0 has in place of the last ones; None for others.
     """
 
     name: str
@@ -58,9 +51,17 @@ class Column:
     mean_dependence: Dependence = INDEPENDENT
     spread_dependence: Dependence = INDEPENDENT
     missing_dependence: Dependence = INDEPENDENT
-    window_factor: float = 1.0
-    excursions: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    window_factors: tuple[float, ...] = (1.0,) * len(WINDOW_ROWS)
     wide_ids: tuple[int, ...] = ()
+    singletons: int = 0
+    calibration: Calibration | None = None
+    former: dict[str, Any] | None = None
+
+    @property
+    def others(self) -> int | None:
+        """The bin that the rarest codes share; None where each code has its own."""
+        shared = self.bins.bin_of is not None and len(self.bins.cuts) > CODES_MAX
+        return self.bins.n_bins - 1 if shared else None
 
     @property
     def present(self) -> int:
@@ -122,9 +123,15 @@ class Column:
                 [d.factor, finite_or_none(d.freedom)]
                 for d in (self.mean_dependence, self.spread_dependence, self.missing_dependence)
             ],
-            "window_factor": self.window_factor,
-            "excursions": list(self.excursions),
+            **(self.former or self._order_to_json()),
             **({"wide_ids": list(self.wide_ids)} if self.wide_ids else {}),
+        }
+
+    def _order_to_json(self) -> dict[str, Any]:
+        return {
+            "window_factors": [finite_or_none(factor) for factor in self.window_factors],
+            "singletons": self.singletons,
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
         }
 
     @classmethod
@@ -181,130 +188,45 @@ class Column:
             mean_dependence=depends[0],
             spread_dependence=depends[1],
             missing_dependence=depends[2],
-            window_factor=float(made["window_factor"]),
-            excursions=tuple(map(float, made["excursions"])),
             wide_ids=tuple(map(int, made.get("wide_ids", ()))),
+            singletons=int(made.get("singletons", 0)),
+            **cls._read_order(made),
         )
 
-
-def fit_column(
-    name: str,
-    values: npt.NDArray[np.float32],
-    *,
-    categorical: bool,
-    levels: tuple[str, ...] = (),
-    wide_ids: tuple[int, ...] = (),
-    ordered: bool = True,
-) -> Column:
-    """Return the column of some values.
-
-    Args:
-        name: of the column.
-        values: float32 [n] in the order the rows came; NaN is missing.
-        categorical: whether values are codes. Few whole numbers without a gap count as codes anyway.
-        levels: the texts that the codes 0, 1, … stand for.
-        wide_ids: the ids that codes below -2^23 stand for.
-        ordered: False where the order means nothing; rows then count as independent.
-    """
-    missing, infinite = np.isnan(values), np.isinf(values)
-    finite = values[~missing & ~infinite]
-    if len(finite) == 0:
-        bins = Bins(np.zeros(0, dtype=np.float32), 1)
-    elif categorical or look_like_codes(finite):
-        bins = codes(finite)
-        if wide_ids:
-            bins = with_roundings(bins, wide_ids)
-    else:
-        bins = numeric(finite)
-    index = bins.index(values)
-    # An infinite value lies beyond the range; the native counter puts it into the same bin.
-    counts = np.bincount(index[index >= 0], minlength=bins.n_bins).astype(np.int64)
-    wide = finite.astype(np.float64)
-    there = len(finite) > 0
-    column = Column(
-        name=name,
-        bins=bins,
-        counts=counts,
-        rows=len(values),
-        missing=int(missing.sum()),
-        infinite=int(infinite.sum()),
-        mean=float(wide.mean()) if there else float("nan"),
-        std=float(wide.std()) if there else float("nan"),
-        low=float(wide.min()) if there else float("nan"),
-        high=float(wide.max()) if there else float("nan"),
-        levels=levels,
-        wide_ids=wide_ids,
-    )
-    return _with_dependence(column, index) if ordered else column
-
-
-def _with_dependence(column: Column, index: npt.NDArray[np.int64]) -> Column:
-    made = column.scores()
-    share_missing = column.missing / column.rows
-    absent = dependence(
-        (index == -1) - share_missing if 0 < share_missing < 1 else np.zeros(len(index)),
-        np.ones(len(index), dtype=bool),
-    )
-    if made is None:
-        return replace(column, missing_dependence=absent)
-    present = index >= 0
-    found, excursions = [], []
-    for statistic in STATISTICS:
-        by_row = np.where(present, made.names[statistic][np.maximum(index, 0)], 0.0)
-        by_row[present] -= by_row[present].mean()
-        depends = dependence(by_row, present)
-        found.append(depends)
-        slack = allowance(statistic, depends, column.present)
-        excursions += [_highest(sign * by_row[present] - slack) for sign in (1.0, -1.0)]
-    return replace(
-        column,
-        mean_dependence=found[0],
-        spread_dependence=found[1],
-        missing_dependence=absent,
-        window_factor=_window_factor(index[present], column.bins.n_bins),
-        excursions=tuple(excursions),
-    )
-
-
-def _highest(steps: npt.NDArray[np.float64]) -> float:
-    """Return how far a walk with these steps ever stands above its lowest point so far."""
-    walk = np.cumsum(steps)
-    return float((walk - np.minimum.accumulate(np.minimum(walk, 0.0))).max(initial=0.0))
-
-
-def _window_factor(index: npt.NDArray[np.int64], n_bins: int) -> float:
-    """Return how many times larger the chi-square of consecutive rows is than that of independent ones.
-
-    The reference is divided into 16 consecutive windows, and each is tested against the others. The factor is the
-    largest chi-square / degrees of freedom; 1 where chance explains all of them together. It is the largest and not the
-    mean, because the worst day of a month comes again.
-    """
-    from scipy import stats
-
-    rows = len(index) // WINDOWS
-    if rows < 4 * 8:
-        return 1.0
-    total = np.bincount(index, minlength=n_bins)
-    groups = groups_of(total, rows)
-    if groups.max() == 0:
-        return 1.0
-    coarse = groups[index[: rows * WINDOWS]].reshape(WINDOWS, rows)
-    n_groups = int(groups.max()) + 1
-    windows = np.stack([np.bincount(window, minlength=n_groups) for window in coarse]).astype(np.float64)
-    rest = windows.sum(axis=0) - windows
-    statistic = two_sample_chi_square(windows, rest)
-    freedom = n_groups - 1
-    if statistic.sum() <= stats.chi2.isf(1e-4, freedom * WINDOWS):
-        return 1.0
-    return max(1.0, float(statistic.max()) / freedom)
+    @staticmethod
+    def _read_order(made: dict[str, Any]) -> dict[str, Any]:
+        """Return what the order of the rows showed; a reference of 0.1.0 has one factor of windows and four heights."""
+        if "window_factors" not in made:
+            factor = float(made["window_factor"])
+            excursions = tuple(float(climbed) for climbed in made["excursions"])
+            if len(excursions) != 4:
+                raise ValueError("expected the excursions of four charts")
+            longer = tuple(
+                factor if factor == 1.0 else factor * (1.0 + rows / 1000.0) for rows in WINDOW_ROWS
+            )
+            return {
+                "window_factors": longer,
+                "former": {"window_factor": made["window_factor"], "excursions": list(excursions)},
+            }
+        factors = tuple(
+            float("inf") if factor is None else float(factor) for factor in made["window_factors"]
+        )
+        if len(factors) != len(WINDOW_ROWS) or not all(factor >= 1.0 for factor in factors):
+            raise ValueError(f"expected {len(WINDOW_ROWS)} factors of windows of at least 1")
+        calibration = made["calibration"]
+        return {
+            "window_factors": factors,
+            "calibration": None if calibration is None else Calibration.from_json(calibration),
+        }
 
 
 def groups_of(counts: npt.NDArray[np.int64], rows: float, expected_min: float = 8.0) -> npt.NDArray[np.int64]:
     """Return the group of each bin, int64 [bins].
 
-    Neighbouring bins share a group until at least `expected_min` of `rows` rows are expected in every group.
+    Neighbouring bins share a group until at least `expected_min` of `rows` rows are expected in every group, and the
+    reference has as many there.
     """
-    expected = counts * (rows / max(counts.sum(), 1))
+    expected = counts * (min(rows, float(counts.sum())) / max(counts.sum(), 1))
     groups = np.zeros(len(counts), dtype=np.int64)
     group, held = 0, 0.0
     for i, here in enumerate(expected):
@@ -318,15 +240,19 @@ def groups_of(counts: npt.NDArray[np.int64], rows: float, expected_min: float = 
 
 
 def two_sample_chi_square(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return chi-square, [...], of two samples' counts, [..., groups], whose totals may differ.
+    """Return the likelihood-ratio chi-square, [...], of two samples' counts, [..., groups], whose totals may differ.
 
-    Press et al., Numerical Recipes, 3rd ed. 2007, eq. 14.3.3. Degrees of freedom: groups - 1.
+    2 sum(count ln(count / expected)) (Wilks, Ann. Math. Statist. 9, 1938). Degrees of freedom: groups - 1. Far out it
+    is nearer to the truth than Pearson's where few rows are expected.
     """
-    n_left, n_right = left.sum(axis=-1, keepdims=True), right.sum(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.sqrt(n_right / n_left)
-        terms = np.square(ratio * left - right / ratio) / (left + right)
-    return np.nan_to_num(terms, nan=0.0, posinf=0.0).sum(axis=-1)
+    from scipy.special import xlogy
+
+    n_left, n_right = left.sum(axis=-1), right.sum(axis=-1)
+    both = left + right
+    terms = (xlogy(left, left) - xlogy(both, both)).sum(axis=-1) + xlogy(right, right).sum(axis=-1)
+    terms += xlogy(n_left + n_right, n_left + n_right) - xlogy(n_left, n_left) - xlogy(n_right, n_right)
+    found: npt.NDArray[np.float64] = np.where((n_left > 0) & (n_right > 0), np.maximum(2.0 * terms, 0.0), 0.0)
+    return found
 
 
 def finite_or_none(value: float) -> float | None:

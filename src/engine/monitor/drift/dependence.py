@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from engine.monitor.drift.calibration import without_cycle
+
 # Numbers of batches. Many short batches give a steadier estimate; few long ones see slower changes. The finest ones
 # tell whether rows depend on each other at all.
 FINE_BATCHES = (512, 128)
@@ -25,6 +27,13 @@ CHANCE = 1e-4
 CHANCE_LONGER = 0.05
 # A trend counts where its t statistic, over independent stretches, is above 5.
 TREND_SQUARED = 25.0
+
+
+# Sums to which an autoregressive process is fitted; standard errors above 0 from which their correlation counts; and
+# how many times the factor of the batches it may at most become.
+AR_SUMS = 400
+AR_ERRORS = 4.0
+AR_TIMES = 2.0
 
 
 class Dependence(NamedTuple):
@@ -47,17 +56,22 @@ class Dependence(NamedTuple):
 INDEPENDENT = Dependence(1.0, float("inf"))
 
 
-def dependence(scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) -> Dependence:
+def dependence(
+    scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_], period: float = 0.0
+) -> Dependence:
     """Return the dependence of a column's rows.
 
     Args:
         scores: float64 [n], in the order the rows came: mean 0 over the rows that are present, 0 where one is missing.
         present: bool [n].
+        period: rows of a cycle; 0 for none. Whole cycles cancel, so the mean of each phase is taken away before.
     """
     n_present = int(present.sum())
     total = float(np.square(scores).sum())
     if n_present < BATCHES[-1] * BATCH_ROWS_MIN or total <= 0.0:
         return INDEPENDENT
+    if period > 0.0:
+        scores = without_cycle(scores, period)
     found = _batch_means(scores, n_present, total)
     if found.independent:
         return found
@@ -67,8 +81,30 @@ def dependence(scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) 
     explained = float(np.square(line).sum()) / total
     around = _batch_means(scores - line, n_present, total * (1.0 - explained))
     if explained / max(1.0 - explained, 1e-9) * (n_present / around.factor - 2.0) > TREND_SQUARED:
-        return around
-    return found
+        return _not_less(around, scores - line, total * (1.0 - explained))
+    return _not_less(found, scores, total)
+
+
+def _not_less(found: Dependence, scores: npt.NDArray[np.float64], total: float) -> Dependence:
+    """Return a dependence whose factor is not below that of an autoregressive process fitted to the rows.
+
+    Batches see at most their own length. The correlations r1 and r2 of neighbouring sums, and of those next but one,
+    go on as r1 (r2 / r1)^k: 1 + 2 r1 / (1 - r2 / r1) in all. The fitted ratio is raised by its bias, (1 + 3 ratio) / n
+    (Kendall, Biometrika 41, 1954).
+    """
+    rows = max(len(scores) // AR_SUMS, 1)
+    n = len(scores) // rows
+    sums = scores[: n * rows].reshape(n, rows).sum(axis=1)
+    variance = float(np.square(sums).mean())
+    if variance <= 0.0:
+        return found
+    first, second = (float((sums[lag:] * sums[:-lag]).mean()) / variance for lag in (1, 2))
+    if first <= AR_ERRORS / n**0.5:
+        return found
+    ratio = min(max(second / first, 0.0), 1.0)
+    ratio = min(ratio + (1.0 + 3.0 * ratio) / n, 1.0 - 1.0 / n)
+    factor = variance / (total / n) * (1.0 + 2.0 * first / (1.0 - ratio))
+    return Dependence(max(found.factor, min(factor, AR_TIMES * found.factor)), found.freedom)
 
 
 def _batch_means(scores: npt.NDArray[np.float64], n_present: int, total: float) -> Dependence:
@@ -106,26 +142,12 @@ def _trend(scores: npt.NDArray[np.float64], present: npt.NDArray[np.bool_]) -> n
     return time * (float(time @ scores) / max(float(time @ time), 1e-9))
 
 
-# Half of the smallest lasting change worth an alert, in standard deviations of a row's score.
-ALLOWANCE = {"mean": 0.125, "spread": 0.2}
+def caution(windows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the factors that raise chi-squares' divisors which come from the largest of a few windows.
 
-
-def allowance(statistic: str, depends: Dependence, rows: float) -> float:
-    """Return the mean score that a row may have without adding evidence.
-
-    It is half of the smallest change worth an alert, and at least three standard errors of the reference's own mean,
-    because the reference knows its mean no better.
+    A dozen windows do not show the largest that is usual: half of January cannot know the cold week of the other half.
     """
-    return max(ALLOWANCE[statistic], 3.0 * (depends.factor / max(rows, 1.0)) ** 0.5)
-
-
-def caution(factor: float, stretches: float) -> float:
-    """Return the factor that raises a threshold for a reference of `stretches` independent stretches.
-
-    A few dozen stretches do not show what is usual: half of January cannot know the cold week of the other half. The
-    formula is set so that real halves of a month pass. 1 for independent rows.
-    """
-    return 1.0 if factor == 1.0 else 2.5 + (100.0 / stretches) ** 2
+    return 1.5 + 20.0 / windows
 
 
 def tail_ratio(chance: float, freedom: float) -> float:

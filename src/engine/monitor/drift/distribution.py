@@ -126,7 +126,7 @@ class Distribution:
         if self._detector is None or not rows:
             return []
         self._rows += rows
-        names = ("counts", "missing", "infinite", "unseen", "sums")
+        names = ("counts", "missing", "infinite", "unseen", "runs", "sums")
         return self._detector.observe(rows, *(block[name][self._part] for name in names))
 
     def histograms(self) -> list[tuple[Any, npt.NDArray[np.float64], dict[str, Any]]]:
@@ -142,6 +142,8 @@ class Distribution:
 
 def as_outputs(rows: Any) -> npt.NDArray[np.float64]:
     """Return float64 [n, n_outputs] of a number, [n] or [n, n_outputs]. Raises MonitorError for anything else."""
+    if type(rows) is float:
+        return np.array([[rows]])
     try:
         array = np.asarray(rows, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from engine.monitor.alerts import Alert, Alerts
 from engine.monitor.drift.budgets import Overspending
 from engine.monitor.drift.detector import Episode
 
+# A change that comes back so soon after its end, in windows, is the same one: its alert opens again.
+REOPEN_WINDOWS = 20
+# Changes of one kind of columns of one feed begin within so many rows of each other; those of columns that move
+# together, whose beginning is seen less exactly, within so many windows.
+TOGETHER_ROWS = 200
+TOGETHER_WINDOWS = 2
+
 
 class OpenAlerts:
     """The alerts that have not ended, by kind and column. Not thread-safe."""
 
-    def __init__(self, alerts: Alerts) -> None:
-        """`alerts`: the log that each alert goes to."""
+    def __init__(self, alerts: Alerts, rows_window: int = 1000) -> None:
+        """Args:
+        alerts: the log that each alert goes to.
+        rows_window: rows of a window.
+        """
         self._alerts = alerts
+        self._rows_window = rows_window
         self._open: dict[tuple[str, str], Alert] = {}
         self._ended: list[Alert] = []
+        self._past: dict[tuple[str, str], Alert] = {}
+        self._group_of: dict[str, int] = {}
+
+    def relate(self, groups: Iterable[Iterable[str]]) -> None:
+        """Take groups of columns that move together."""
+        self._group_of = {column: place for place, group in enumerate(groups) for column in group}
 
     def all(self) -> tuple[Alert, ...]:
         """Return the open alerts, oldest first."""
@@ -32,6 +49,8 @@ class OpenAlerts:
     def restore(self) -> None:
         """Take over the alerts of the log that have not ended."""
         self._open = {(alert.kind, alert.column): alert for alert in self._alerts.all() if alert.lasts}
+        drift = [alert for alert in self._alerts.all() if alert.ended_row is not None and alert.column]
+        self._past = {(alert.kind, alert.column): alert for alert in drift}
 
     def keep(self, keys: Collection[tuple[str, str]]) -> None:
         """End the alerts of other kinds and columns, which nothing watches any more."""
@@ -43,8 +62,34 @@ class OpenAlerts:
         if episode.ended_row is not None:
             self._end((kind, episode.column), episode.ended_row)
             return []
-        message = drift_message(kind, episode)
-        return [self._begin((kind, episode.column), message, severity, episode, episode.evidence)]
+        key = kind, episode.column
+        before = self._past.pop(key, None)
+        ended = None if before is None else before.ended_row
+        soon = REOPEN_WINDOWS * self._rows_window
+        if before is not None and ended is not None and episode.started_row - ended <= soon:
+            before.ended_row = before.ended_at = None
+            before.reopened += 1
+            self._open[key] = before
+            return []
+        alert = self._begin(key, drift_message(kind, episode), severity, episode, episode.evidence)
+        first = self._cause_of(alert)
+        if first is not None:
+            alert.incident = first.incident
+        return [alert]
+
+    def _cause_of(self, alert: Alert) -> Alert | None:
+        """Return the first open alert of the same cause: the same problem or a related column, begun together."""
+        group = self._group_of.get(alert.column)
+        for other in self._open.values():
+            if other is alert or other.kind != alert.kind or None in (other.started_row, alert.started_row):
+                continue
+            apart = abs((other.started_row or 0) - (alert.started_row or 0))
+            problem = alert.evidence.get("problem", "drift")
+            same = problem != "drift" and problem == other.evidence.get("problem") and apart <= TOGETHER_ROWS
+            related = group is not None and group == self._group_of.get(other.column)
+            if same or (related and apart <= TOGETHER_WINDOWS * self._rows_window):
+                return other
+        return None
 
     def budget(self, spent: Overspending) -> list[Alert]:
         """Return the alert of an overspending that began. For one that ended, end its alert and return nothing."""
@@ -84,6 +129,7 @@ class OpenAlerts:
         alert = self._open.pop(key, None)
         if alert is not None:
             alert.ended_row, alert.ended_at = row, time.time()
+            self._past[key] = alert
             self._ended.append(alert)
 
 
@@ -91,7 +137,9 @@ def drift_message(kind: str, episode: Episode) -> str:
     """Return an episode in words: the column, the tests, figures before and after, the rows."""
     evidence = episode.evidence
     tests = ", ".join(evidence["seen_by"])
-    parts = [f"{kind.replace('_', ' ')}: {episode.column} is no longer as in the reference ({tests})"]
+    problem = evidence.get("problem", "drift")
+    what = "is no longer as in the reference" if problem == "drift" else f"has a problem: {problem}"
+    parts = [f"{kind.replace('_', ' ')}: {episode.column} {what} ({tests})"]
     if evidence["mean"] is not None and evidence["mean_reference"] is not None and not evidence["codes"]:
         parts.append(
             f"mean {evidence['mean']:.4g}, was {evidence['mean_reference']:.4g}; "

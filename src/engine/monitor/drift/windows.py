@@ -1,15 +1,16 @@
-"""Tests of whole windows against the reference: chi-square for any change of shape, Kolmogorov-Smirnov for numbers.
+"""Tests of the shape of the latest rows against the reference: chi-square over windows of five lengths.
 
 Sums of scores miss some changes, for example two categories that change places. The shape of a window shows them.
-Windows do not overlap, so each row is tested once. Over the columns of a window, Benjamini and Hochberg's procedure
-limits the share of false discoveries (J. R. Statist. Soc. B 57, 1995); over time, each window gets its part of the
-acceptable false alarms. Chi-squares of dependent rows are divided by how many times larger they are in the reference's
-own windows (first-order correction; Rao and Scott, Ann. Statist. 12, 1984).
+Windows add up: the latest 500 rows are tested, and the latest 1,000, 2,000, 4,000 and 8,000, so a small change of shape
+becomes certain in a long window (window-limited generalised likelihood ratio; Lai, J. R. Statist. Soc. B 57, 1995). The
+chi-square of two samples has the sampling error of the reference in it. Over the columns of a window, Benjamini and
+Hochberg's procedure limits the share of false discoveries (J. R. Statist. Soc. B 57, 1995); over time, each window gets
+its part of the acceptable false alarms. Chi-squares of dependent rows are divided by how many times larger they are in
+the reference's own windows of that length (first-order correction; Rao and Scott, Ann. Statist. 12, 1984).
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,184 +18,247 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.monitor.drift.bins import FloatArray
-from engine.monitor.drift.column import WINDOWS, Column, groups_of, two_sample_chi_square
+from engine.monitor.drift.column import WINDOW_ROWS, Column, groups_of, two_sample_chi_square
 from engine.monitor.drift.dependence import caution
 
 # A column with a smaller share of its values present in a window is not tested there.
 PRESENT_MIN = 0.05
-# Windows that are pooled to see whether a change is over. Four see a tenth of a standard deviation at 5.8 standard
-# errors, and are all new soon after a change is undone.
-POOLED = 4
+# A window of rows_window rows consists of so many parts. Each length is twice the one before, in parts.
+PARTS = 2
+LENGTHS = tuple(2**i for i in range(len(WINDOW_ROWS)))
+KEPT = LENGTHS[-1]
+# Long windows are tested when a quarter of them is new.
+NEW = 4
+# Parts that are pooled to see whether a change is over. Four windows see a tenth of a standard deviation at 5.8
+# standard errors, and are all new soon after a change is undone.
+POOLED = 4 * PARTS
 # From these on a pool is not like the reference. They are far below the level that begins an alert, because each change
 # was certain once.
 POOLED_Z = 2.5
 POOLED_P = 0.01
-SAVED = ("alarmed", "p_values", "psi", "distance", "counts", "gathered")
+SAVED = ("alarmed", "p_values", "psi", "distance", "parts", "totals", "ends")
 
 
 class Windows:
-    """Gathers blocks into windows of at least `rows_window` rows and tests each window. Not thread-safe.
+    """Gathers blocks into parts of windows, and tests windows of five lengths. Not thread-safe.
 
     Attributes:
-        rows_window: int.
-        alarmed: bool [columns], as of the last window.
-        p_values, psi, distance: float64 [columns], of the last window; 1, 0 and 0 before the first. `psi` is the
+        rows_window: int, rows of a window; a part has half of them.
+        alarmed: bool [columns], as of the last part.
+        alarmed_now: bool [columns], the same by windows of at most `rows_window` rows.
+        p_values, psi, distance: float64 [columns], of the last whole window; 1, 0 and 0 before the first. `psi` is the
             population stability index, `distance` the Kolmogorov-Smirnov statistic.
-        counts: float64 [columns, bins_max], of the last window.
-        gathered: float64 [columns, bins_max], of the window that is filling.
+        parts: float64 [16, columns, bins_max], counts of the latest parts, in a circle.
+        totals: float64 [16, columns, 2], their rows, and rows with a strange value.
+        ends: int64 [16], the row count at the end of each part.
     """
 
     def __init__(self, columns: Sequence[Column], bins_max: int, rows_window: int, chance: float) -> None:
-        """`chance`: acceptable false alarms per window, over all columns."""
+        """`chance`: acceptable false alarms per row, over all columns."""
+        n = len(columns)
         self.rows_window = rows_window
-        self._chance = chance
-        self._reference = np.zeros((len(columns), bins_max))
-        self._group = np.zeros((len(columns), bins_max), dtype=np.int64)
-        self._freedom = np.zeros(len(columns))
-        self._divisor = np.ones(len(columns))
-        self._score = np.zeros((len(columns), bins_max))
+        self.rows_part = max(rows_window // PARTS, 1)
+        self._chance = chance / len(LENGTHS)
+        self._reference = np.zeros((n, bins_max))
+        self._group = np.zeros((n, bins_max), dtype=np.int64)
+        self._freedom = np.zeros(n)
+        self._divisor = np.ones((len(LENGTHS), n))
+        self._scores = np.zeros((2, n, bins_max))
+        self._others = np.full(n, -1)
+        # New codes are in no bin; an infinite number is in one.
+        self._unbinned = np.array([c.bins.discrete and c.others is None for c in columns], dtype=np.float64)
         self._reference_rows = np.array([max(column.rows, 1) for column in columns], dtype=np.float64)
-        self._absent_factor = np.ones(len(columns))
-        self._effective = np.ones(len(columns))
-        self._ordered = np.array([not column.bins.discrete for column in columns], dtype=bool)
+        self._missing = np.array([column.missing for column in columns], dtype=np.float64)
+        self._absent_factor = np.ones(n)
+        self._effective = np.ones((2, n))
+        self.raised = np.ones(n)
         for place, column in enumerate(columns):
             self._learn(place, column)
-        self._flat_group = self._group + np.arange(len(columns))[:, None] * bins_max
+        self._n_groups = int(self._group.max(initial=0)) + 1
+        self._flat_group = (self._group + np.arange(n)[:, None] * self._n_groups).ravel()
         self._grouped_reference = self._in_groups(self._reference)
-        self.alarmed = np.zeros(len(columns), dtype=bool)
-        self.p_values = np.ones(len(columns))
-        self.psi = np.zeros(len(columns))
-        self.distance = np.zeros(len(columns))
-        self.counts = np.zeros_like(self._reference)
-        self.gathered = np.zeros_like(self._reference)
-        self._rows = 0
-        self._pool: deque[tuple[int, FloatArray]] = deque(maxlen=POOLED)
-        self._differs: npt.NDArray[np.bool_] | None = None
+        self._has_others = np.flatnonzero(self._others >= 0)
+        self.alarmed = np.zeros(n, dtype=bool)
+        self.alarmed_now = np.zeros(n, dtype=bool)
+        self.p_values = np.ones(n)
+        self.psi = np.zeros(n)
+        self.distance = np.zeros(n)
+        self.parts = np.zeros((KEPT, n, bins_max))
+        self.totals = np.zeros((KEPT, n, 2))
+        self.ends = np.zeros(KEPT, dtype=np.int64)
+        self._grouped = np.zeros((KEPT, n, self._n_groups))
+        self._n_parts = 0
 
     def _learn(self, place: int, column: Column) -> None:
         self._reference[place, : len(column.counts)] = column.counts
-        present = column.present
-        share = present / max(column.rows, 1)
-        groups = groups_of(column.counts, self.rows_window * share)
+        share = column.present / max(column.rows, 1)
+        groups = groups_of(column.counts, self.rows_part * share)
         self._group[place, : len(groups)] = groups
         self._freedom[place] = groups.max(initial=0)
+        if column.others is not None:
+            self._others[place] = column.others
         if (scores := column.scores()) is not None:
-            self._score[place, : len(scores.location)] = scores.location
-        self._absent_factor[place] = max(column.missing_dependence.factor, column.mean_dependence.factor)
-        if column.window_factor > 1.0:
-            # The factor was seen in windows of a 16th of the reference; it grows with longer windows.
-            longer = max(1.0, self.rows_window * WINDOWS / max(column.rows, 1))
-            factor = column.window_factor * longer
-            self._divisor[place] = factor * caution(factor, column.stretches(factor))
-        depends = column.mean_dependence.factor
-        self._effective[place] = depends * caution(depends, column.stretches(depends))
+            self._scores[0, place, : len(scores.location)] = scores.location
+            self._scores[1, place, : len(scores.spread)] = scores.spread
+        self._absent_factor[place] = column.missing_dependence.factor
+        lengths = self.rows_part * np.array(LENGTHS, dtype=np.float64)
+        factors = np.interp(np.log(lengths), np.log(WINDOW_ROWS), column.window_factors)
+        differ = factors > 1.0
+        if differ.any():
+            windows = np.maximum(column.rows / lengths, 1.0)
+            self._divisor[:, place] = np.where(differ, factors * caution(windows), 1.0)
+        cycle = column.calibration is not None and column.calibration.period > 0.0
+        if differ.any() or cycle or not column.mean_dependence.independent:
+            # Rows that depend on each other always differ a little; only a window's shape says that it is much.
+            self._divisor[lengths > self.rows_window, place] = np.inf
+        for which, depends in enumerate((column.mean_dependence, column.spread_dependence)):
+            self._effective[which, place] = depends.factor
+
+    def observe(self, gathered: FloatArray, strange: FloatArray, rows_part: int, rows: int) -> None:
+        """Add a part and test the windows that end with it.
+
+        Args:
+            gathered: float64 [columns, bins_max], counts of the part; copied.
+            strange: float64 [columns], rows of the part with a new code or an infinite number.
+            rows_part: its rows.
+            rows: row count at its end.
+        """
+        place = self._n_parts % KEPT
+        self._n_parts += 1
+        part = self.parts[place]
+        part[...] = gathered
+        if len(self._has_others):
+            # A code that the reference never had is one more of its rare codes.
+            part[self._has_others, self._others[self._has_others]] += strange[self._has_others]
+        self.totals[place, :, 0], self.totals[place, :, 1] = rows_part, strange
+        self.ends[place] = rows
+        self._grouped[place] = self._in_groups(part)
+        self._test()
+
+    def _latest(self, n: int) -> npt.NDArray[np.int64]:
+        """Return the places of the latest n parts, or of fewer, the oldest first."""
+        return np.arange(self._n_parts - min(n, self._n_parts, KEPT), self._n_parts) % KEPT
+
+    def forget(self, place: int) -> None:
+        """Forget the parts of a column that `differs` does not look at, because a change in them has ended."""
+        old = np.setdiff1d(np.arange(KEPT), self._latest(POOLED))
+        self.parts[old, place] = self.totals[old, place] = self._grouped[old, place] = 0.0
 
     def saved(self) -> dict[str, Any]:
         """Return a copy of what `restore` takes."""
-        pool = [[rows for rows, _ in self._pool], np.array([counts for _, counts in self._pool])]
-        return {"rows": self._rows, "pool": pool} | {
+        return {"n_parts": self._n_parts, "raised": self.raised.copy()} | {
             name: getattr(self, name).astype(float) for name in SAVED
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go on from what `saved` returned. Raises ValueError where the columns are others."""
-        for name in SAVED:
+        for name in (*SAVED, "raised"):
             now = getattr(self, name)
             if saved[name].shape != now.shape:
                 raise ValueError(f"expected {name} {list(now.shape)}, got {list(saved[name].shape)}")
             setattr(self, name, saved[name].astype(now.dtype))
-        self._rows = int(saved["rows"])
-        self._pool.extend((int(rows), counts) for rows, counts in zip(*saved["pool"], strict=True))
+        self._n_parts = int(saved["n_parts"])
+        for place in self._latest(KEPT).tolist():
+            self._grouped[place] = self._in_groups(self.parts[place])
 
-    def observe(self, counts: npt.NDArray[Any], rows_block: int) -> bool:
-        """Add a block's counts, [columns, bins_max]. Return whether it completed a window, which is then tested."""
-        self.gathered += counts
-        self._rows += rows_block
-        if self._rows < self.rows_window:
-            return False
-        self.counts, self.gathered = self.gathered, np.zeros_like(self.gathered)
-        rows, self._rows = self._rows, 0
-        self._test(rows)
-        self._pool.append((rows, self.counts))
-        self._differs = None
-        return True
+    def recent(self) -> FloatArray:
+        """Return counts, float64 [columns, bins_max], of the last whole window."""
+        counts: FloatArray = self.parts[self._latest(PARTS)].sum(axis=0)
+        return counts
 
-    def differs(self) -> npt.NDArray[np.bool_]:
-        """Return whether the pool of the last four windows is unlike the reference, bool [columns].
-
-        It looks at the mean score, at the share of rows without a bin, and at the shape (chi-square). The sampling
-        error of the reference and the dependence of rows count in each.
-        """
-        if self._differs is None:
-            self._differs = self._compare_pool()
-        return self._differs
-
-    def _compare_pool(self) -> npt.NDArray[np.bool_]:
+    def _test(self) -> None:
         from scipy import special
 
-        if not self._pool:
-            return np.zeros(len(self._freedom), dtype=bool)
-        rows = float(sum(rows for rows, _ in self._pool))
-        counts = np.sum([counts for _, counts in self._pool], axis=0)
-        present, total = counts.sum(axis=1), np.maximum(self._reference.sum(axis=1), 1.0)
-        error = np.sqrt(np.maximum(present, 1.0) * (1.0 + present / total) * self._effective)
-        differs = np.abs((counts * self._score).sum(axis=1)) > POOLED_Z * error
-
-        usual = (self._reference_rows - self._reference.sum(axis=1) + 0.5) / (self._reference_rows + 1.0)
-        variance = usual * (1.0 - usual) * rows * (1.0 + rows / self._reference_rows) * self._absent_factor
-        differs |= np.abs(rows - present - rows * usual) > POOLED_Z * np.sqrt(variance) + 1.0
-
-        statistic = two_sample_chi_square(self._in_groups(counts), self._grouped_reference)
-        # Chi-squares of dependent rows grow with the length of a window.
-        longer = np.where(self._divisor > 1.0, len(self._pool), 1.0)
-        p_values = special.chdtrc(np.maximum(self._freedom, 1.0), statistic / (self._divisor * longer))
-        return differs | ((p_values < POOLED_P) & (self._freedom > 0) & (present > 0))
-
-    def _test(self, rows: int) -> None:
-        from scipy import special
-
-        present = self.counts.sum(axis=1)
-        testable = (present >= max(PRESENT_MIN * rows, 8.0)) & (self._freedom > 0)
+        tested = [
+            (place, length)
+            for place, length in enumerate(LENGTHS)
+            if length <= self._n_parts and self._n_parts % max(length // NEW, 1) == 0
+        ]
+        self.alarmed = np.zeros(len(self._freedom), dtype=bool)
+        self.alarmed_now = self.alarmed.copy()
+        if not tested:
+            return
+        lengths = [length for _, length in tested]
+        latest = self._latest(lengths[-1])
+        # Sums over the latest 1, 2, 4, … parts.
+        sums = np.cumsum(self._grouped[latest[::-1]], axis=0)[np.array(lengths) - 1]
+        rows = np.maximum(np.cumsum(self.totals[latest[::-1], :, 0], axis=0)[np.array(lengths) - 1], 1.0)
+        present = sums.sum(axis=2)
+        testable = (present >= np.maximum(PRESENT_MIN * rows, 8.0)) & (self._freedom > 0)
         # A window grows where blocks were read late. It counts as one of the usual size, because with enough rows even
         # a difference too small to matter becomes certain.
-        weight = min(1.0, self.rows_window / rows)
-        statistic = two_sample_chi_square(self._in_groups(self.counts), self._grouped_reference)
-        statistic *= weight / self._divisor
-        p_values = special.chdtrc(np.maximum(self._freedom, 1.0), statistic)
-        self.distance, ks = self._kolmogorov_smirnov(present, weight)
-        # The smaller p-value of two tests, times two (Bonferroni).
-        p_values = np.where(self._ordered, np.minimum(2.0 * np.minimum(p_values, ks), 1.0), p_values)
-        self.p_values = np.where(testable, p_values, 1.0)
-        self.psi = np.where(
-            testable, population_stability(self._in_groups(self.counts), self._grouped_reference), 0.0
+        weight = np.minimum(1.0, self.rows_part * np.array(lengths)[:, None] / rows)
+        statistic = two_sample_chi_square(sums, self._grouped_reference) * weight
+        divisor = self._divisor[[place for place, _ in tested]]
+        p_values = special.chdtrc(np.maximum(self._freedom, 1.0), statistic / (divisor * self.raised))
+        p_values = np.where(testable, p_values, 1.0)
+        for p_value, length in zip(p_values, lengths, strict=True):
+            chance = self._chance * self.rows_part * max(length // NEW, 1)
+            found = discoveries(p_value, chance)
+            self.alarmed |= found
+            if length <= PARTS:
+                self.alarmed_now |= found
+        if PARTS in lengths and self._n_parts % PARTS == 0:
+            self._show(p_values[lengths.index(PARTS)], testable[lengths.index(PARTS)])
+
+    def _show(self, p_values: FloatArray, testable: npt.NDArray[np.bool_]) -> None:
+        """Keep the figures of the last whole window."""
+        counts = self.recent()
+        self.p_values = p_values
+        grouped = self._in_groups(counts)
+        self.psi = np.where(testable, population_stability(grouped, self._grouped_reference), 0.0)
+        share, expected = (
+            np.cumsum(part, axis=1) / np.maximum(part.sum(axis=1), 1.0)[:, None]
+            for part in (counts, self._reference)
         )
-        self.alarmed = discoveries(self.p_values, self._chance)
+        self.distance = np.where(testable, np.abs(share - expected).max(axis=1, initial=0.0), 0.0)
 
-    def _kolmogorov_smirnov(self, present: FloatArray, weight: float) -> tuple[FloatArray, FloatArray]:
-        """Return the largest distance of the two distribution functions at the cuts, and its p-value.
+    def differs(self) -> npt.NDArray[np.bool_]:
+        """Return whether the last four windows together are unlike the reference, bool [columns].
 
-        The p-value is an upper bound, because the distance between two cuts is not seen.
+        It looks at the mean scores of mean and spread, at the share of rows without a bin, and at the shape
+        (chi-square). The sampling error of the reference and the dependence of rows count in each.
         """
         from scipy import special
 
-        total = self._reference.sum(axis=1)
-        safe_present, safe_total = np.maximum(present, 1.0), np.maximum(total, 1.0)
-        cumulated = np.cumsum(self.counts, axis=1) / safe_present[:, None]
-        distance = np.abs(cumulated - np.cumsum(self._reference, axis=1) / safe_total[:, None]).max(
-            axis=1, initial=0.0
-        )
-        size = weight * safe_present * safe_total / (safe_present + safe_total) / self._effective
-        return distance, special.kolmogorov(np.sqrt(size) * distance)
+        latest = self._latest(POOLED)
+        if not len(latest):
+            return np.zeros(len(self._freedom), dtype=bool)
+        rows, strange = self.totals[latest].sum(axis=0).T
+        counts = self.parts[latest].sum(axis=0)
+        present, total = counts.sum(axis=1), np.maximum(self._reference.sum(axis=1), 1.0)
+        sums = (counts * self._scores).sum(axis=2)
+        error = np.sqrt(np.maximum(present, 1.0) * (1.0 + present / total) * self._effective * self.raised)
+        differs = (np.abs(sums) > POOLED_Z * error).any(axis=0)
+
+        usual = (self._missing + 0.5) / (self._reference_rows + 1.0)
+        variance = usual * (1.0 - usual) * rows * (1.0 + rows / self._reference_rows) * self._absent_factor
+        absent = rows - present - strange * self._unbinned
+        differs |= np.abs(absent - rows * usual) > POOLED_Z * np.sqrt(variance) + 1.0
+
+        statistic = two_sample_chi_square(self._in_groups(counts), self._grouped_reference)
+        divisor = self._divisor[LENGTHS.index(PARTS)] * (POOLED / PARTS) * self.raised
+        divisor = np.where(self._divisor[LENGTHS.index(POOLED)] == 1.0, self.raised, divisor)
+        p_values = special.chdtrc(np.maximum(self._freedom, 1.0), statistic / divisor)
+        return differs | ((p_values < POOLED_P) & (self._freedom > 0) & (present > 0))
+
+    @property
+    def rows_pooled(self) -> int:
+        """Rows that `differs` looks at."""
+        return self.rows_part * POOLED
 
     def _in_groups(self, counts: FloatArray) -> FloatArray:
+        n = len(counts)
         summed: FloatArray = np.bincount(
-            self._flat_group.ravel(), weights=counts.ravel().astype(np.float64), minlength=counts.size
+            self._flat_group, weights=counts.ravel(), minlength=n * self._n_groups
         ).astype(np.float64)
-        return summed.reshape(counts.shape)
+        return summed.reshape(n, self._n_groups)
 
 
 def discoveries(p_values: FloatArray, level: float) -> npt.NDArray[np.bool_]:
     """Return which hypotheses to reject, bool [n], by Benjamini and Hochberg's step-up procedure (1995, eq. 1)."""
+    if p_values.min(initial=1.0) > level:
+        return np.zeros(len(p_values), dtype=bool)
     order = np.argsort(p_values, kind="stable")
     passed = np.flatnonzero(p_values[order] <= level * np.arange(1, len(order) + 1) / max(len(order), 1))
     found = np.zeros(len(p_values), dtype=bool)

@@ -82,7 +82,9 @@ def test_scores_have_mean_0_and_variance_1_under_the_reference():
         assert abs((made.share * score**2).sum() - 1) < 1e-9
     assert made.share.sum() == pytest.approx(1.0)
     assert (made.share > 0).all()
-    assert (np.diff(made.location) > 0).all()
+    # Far beyond the range the scores have reached their cap.
+    assert (np.diff(made.location)[3:-3] > 0).all()
+    assert (np.diff(made.location) >= 0).all()
 
 
 def test_the_score_of_a_normal_sample_is_its_own_value():

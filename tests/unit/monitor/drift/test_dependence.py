@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.monitor.drift.dependence import INDEPENDENT, allowance, caution, dependence, tail_ratio
+from engine.monitor.drift.dependence import INDEPENDENT, caution, dependence, tail_ratio
 
 
 def everywhere(n):
@@ -38,15 +38,27 @@ def test_a_constant_counts_as_independent():
     assert dependence(np.zeros(1000), everywhere(1000)) == INDEPENDENT
 
 
-def test_the_allowance_covers_three_standard_errors_of_the_reference():
-    assert allowance("mean", INDEPENDENT, 10_000) == 0.125
-    assert allowance("mean", INDEPENDENT, 100) == pytest.approx(0.3)
+def test_whole_cycles_cancel():
+    rng = np.random.default_rng(5)
+    cycle = np.sin(np.arange(20_000) * (2 * np.pi / 1000)) * 1.4
+    scores = cycle + rng.normal(size=20_000)
+    found = dependence(scores - scores.mean(), everywhere(20_000))
+    assert found.factor > 3
+    assert dependence(scores - scores.mean(), everywhere(20_000), 1000.0).independent
 
 
-def test_caution_is_for_dependent_rows_alone_and_grows_as_the_reference_shrinks():
-    assert caution(1.0, 10) == 1.0
-    assert caution(50.0, 100) == pytest.approx(3.5)
-    assert caution(50.0, 20) > caution(50.0, 200)
+def test_an_autoregressive_process_counts_beyond_its_batches():
+    noise = np.random.default_rng(6).normal(size=20_000)
+    scores = np.zeros(20_000)
+    for i in range(1, 20_000):
+        scores[i] = 0.999 * scores[i - 1] + noise[i]
+    scores /= scores.std()
+    # The truth is 1,999; 32 batches of 625 rows see a third of it.
+    assert dependence(scores - scores.mean(), everywhere(20_000)).factor > 500
+
+
+def test_few_windows_ask_for_caution():
+    assert caution(np.array([20.0, 200.0])).tolist() == [2.5, 1.6]
 
 
 def test_an_estimated_variance_widens_the_tail():

@@ -20,7 +20,7 @@ class Stream:
         for start in range(0, len(rows), 1000):
             self.sketch.fold_features(np.ascontiguousarray(rows[start : start + 1000], dtype=np.float32))
             while (block := self.sketch.take()) is not None:
-                names = ("counts", "missing", "infinite", "unseen", "sums")
+                names = ("counts", "missing", "infinite", "unseen", "runs", "sums")
                 self.events += self.detector.observe(block["rows"], *(block[name] for name in names))
         return self
 
@@ -134,3 +134,39 @@ def test_dependent_rows_need_more_evidence():
     assert made.features[0].mean_dependence.factor > 20
     assert Stream(made).feed(stays(20_000, 1)).events == []
     assert len(Stream(made).feed(stays(20_000, 2) + 3.0).events) == 1
+
+
+def test_a_frozen_column_is_seen_after_twice_the_longest_usual_run():
+    stream = Stream(reference()).feed(normal(2000))
+    frozen = normal(2000, seed=2)
+    frozen[:, 0] = frozen[0, 0]
+    (episode,) = stream.feed(frozen).events
+    assert (episode.column, episode.evidence["problem"]) == ("f0", "frozen value")
+    assert 2000 < episode.detected_row <= 2150
+
+
+def test_problems_have_names():
+    stream = Stream(Reference.fit(np.random.default_rng(0).normal(10.0, size=(5000, 3))))
+    stream.feed(np.random.default_rng(1).normal(10.0, size=(2000, 3)))
+    broken = np.random.default_rng(2).normal(10.0, size=(2000, 3))
+    broken[:, 0] *= 1000.0
+    broken[:, 1] = np.nan
+    broken[::50, 2] = 99.0
+    found = {episode.column: episode.evidence["problem"] for episode in stream.feed(broken).events}
+    assert found == {"f0": "unit changed (x 1000)", "f1": "all missing", "f2": "impossible values"}
+
+
+def test_a_thinned_reference_does_not_know_how_rows_depend_on_each_other_but_live_rows_show_it():
+    rng = np.random.default_rng(3)
+    stays = np.repeat(rng.normal(size=(6000, 1)), 50, axis=0)
+    made = Reference.fit(stays[:250_000:50])
+    assert made.features[0].mean_dependence.independent
+    assert Stream(made, rows_block=50).feed(stays[250_000:]).events == []
+    shifted = stays[250_000:] + 3.0
+    assert len(Stream(made, rows_block=50).feed(np.concatenate([stays[250_000:], shifted])).events) == 1
+
+
+def test_more_values_than_usual_of_a_column_of_new_users_is_no_change():
+    rng = np.random.default_rng(4)
+    made = Reference.fit({"user": rng.integers(0, 10**6, 5000)}, categorical=["user"])
+    assert Stream(made).feed(rng.integers(0, 10**6, (20_000, 1))).events == []

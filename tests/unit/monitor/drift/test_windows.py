@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
 
-from engine.monitor.drift.column import fit_column, groups_of, two_sample_chi_square
+from engine.monitor.drift.column import groups_of, two_sample_chi_square
+from engine.monitor.drift.fitting import fit_column
 from engine.monitor.drift.windows import Windows, discoveries, population_stability
 
 
 def test_chi_square_of_two_samples_by_hand():
     # Shares 1/2, 1/2 in 20 rows against 3/4, 1/4 in 40: pooled 40 and 20 of 60; expected 13.33, 6.67 | 26.67, 13.33.
-    expected = (10 - 40 / 3) ** 2 / (40 / 3) + (10 - 20 / 3) ** 2 / (20 / 3)
-    expected += (30 - 80 / 3) ** 2 / (80 / 3) + (10 - 40 / 3) ** 2 / (40 / 3)
-    assert two_sample_chi_square(np.array([10, 10]), np.array([30, 10])) == pytest.approx(expected)
+    expected = 10 * np.log(10 / (40 / 3)) + 10 * np.log(10 / (20 / 3))
+    expected += 30 * np.log(30 / (80 / 3)) + 10 * np.log(10 / (40 / 3))
+    assert two_sample_chi_square(np.array([10, 10]), np.array([30, 10])) == pytest.approx(2 * expected)
 
 
 def test_chi_square_of_no_rows_is_0():
@@ -36,19 +37,22 @@ def test_population_stability_by_hand():
 
 
 def windows_over(reference, live, *, categorical, rows=500):
+    """Windows of two parts of `live`: each part is half a window."""
     column = fit_column("x", reference.astype(np.float32), categorical=categorical)
-    windows = Windows([column], column.bins.n_bins, rows, 1e-3)
+    windows = Windows([column], column.bins.n_bins, rows, 1e-6)
     index = column.bins.index(live.astype(np.float32))
-    done = windows.observe(np.bincount(index[index >= 0], minlength=column.bins.n_bins)[None, :], len(live))
-    assert done == (len(live) >= rows)
+    for start in range(0, len(live) - rows // 2 + 1, rows // 2):
+        part = index[start : start + rows // 2]
+        counts = np.bincount(part[part >= 0], minlength=column.bins.n_bins)[None, :]
+        windows.observe(counts.astype(float), np.zeros(1), len(part), start + len(part))
     return windows
 
 
 def test_two_categories_that_change_places_are_seen():
     rng = np.random.default_rng(1)
     reference = rng.choice(4, p=[0.4, 0.3, 0.2, 0.1], size=5000)
-    same = rng.choice(4, p=[0.4, 0.3, 0.2, 0.1], size=500)
-    swapped = rng.choice(4, p=[0.3, 0.4, 0.2, 0.1], size=500)
+    same = rng.choice(4, p=[0.4, 0.3, 0.2, 0.1], size=1000)
+    swapped = rng.choice(4, p=[0.25, 0.45, 0.2, 0.1], size=1000)
     assert not windows_over(reference, same, categorical=True).alarmed[0]
     found = windows_over(reference, swapped, categorical=True)
     assert found.alarmed[0]
@@ -63,25 +67,36 @@ def test_a_second_hump_is_seen_though_mean_and_spread_stay():
     assert found.distance[0] > 0.25
 
 
-def test_an_unfinished_window_is_not_tested():
-    found = windows_over(np.random.default_rng(3).normal(size=1000), np.full(499, 50.0), categorical=False)
+def test_a_small_change_of_shape_is_seen_in_a_long_window():
+    rng = np.random.default_rng(5)
+    reference = rng.choice(4, p=[0.4, 0.3, 0.2, 0.1], size=20_000)
+    live = rng.choice(4, p=[0.37, 0.33, 0.2, 0.1], size=16_000)
+    assert not windows_over(reference, live[:1000], categorical=True, rows=1000).alarmed[0]
+    found = windows_over(reference, live, categorical=True, rows=1000)
+    assert found.alarmed[0]
+    assert not found.alarmed_now[0]
+
+
+def test_an_unfinished_part_is_not_tested():
+    found = windows_over(np.random.default_rng(3).normal(size=1000), np.full(249, 50.0), categorical=False)
     assert not found.alarmed[0]
     assert found.p_values[0] == 1.0
 
 
 def test_a_window_without_values_is_no_discovery():
     column = fit_column("x", np.random.default_rng(4).normal(size=1000).astype(np.float32), categorical=False)
-    windows = Windows([column], column.bins.n_bins, 500, 1e-3)
-    assert windows.observe(np.zeros((1, column.bins.n_bins)), 500)
+    windows = Windows([column], column.bins.n_bins, 500, 1e-6)
+    for end in (250, 500):
+        windows.observe(np.zeros((1, column.bins.n_bins)), np.zeros(1), 250, end)
     assert (windows.p_values[0], windows.psi[0], bool(windows.alarmed[0])) == (1.0, 0.0, False)
 
 
-def test_a_window_that_grew_counts_as_one_of_the_usual_size():
+def test_what_was_forgotten_no_longer_raises_an_alarm():
     rng = np.random.default_rng(6)
-    reference, live = rng.normal(size=5000), np.tile(rng.normal(size=500), 40)
-    column = fit_column("x", reference.astype(np.float32), categorical=False)
-    windows = Windows([column], column.bins.n_bins, 500, 1e-3)
-    index = column.bins.index(live.astype(np.float32))
-    windows.observe(np.bincount(index, minlength=column.bins.n_bins)[None, :], len(live))
-    assert windows.p_values[0] > 0.01
-    assert not windows.alarmed[0]
+    live = np.concatenate([rng.normal(3.0, size=4000), rng.normal(size=4000)])
+    found = windows_over(rng.normal(size=5000), live, categorical=False, rows=1000)
+    assert found.alarmed[0]
+    assert not found.differs()[0]
+    found.forget(0)
+    found.observe(found.parts[found._latest(1)[0]].copy(), np.zeros(1), 500, 8500)
+    assert not found.alarmed[0]
