@@ -120,7 +120,9 @@ struct NarrowTrees {
             for (int j = 0; j < many; ++j) {
                 const std::uint32_t word = __ldg(forest.words + at[j]);
                 any |= word;
-                at[j] += (word >> 16) + (codes[j][word & 255u] > ((word >> 8) & 255u) ? 1u : 0u);
+                // A leaf's first byte is its number, which may lie beyond the columns: it asks column 0.
+                const std::uint32_t column = word < LEAF_WORDS ? 0u : word & 255u;
+                at[j] += (word >> 16) + (codes[j][column] > ((word >> 8) & 255u) ? 1u : 0u);
             }
             if (any < LEAF_WORDS) break;
         }
