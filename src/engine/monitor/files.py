@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 # The chance that two files of the same kind show any alert.
 FALSE_ALARM = 0.05
 PART_ROWS = 65536
+# Columns of a reference that are fitted at the same time; each takes memory.
+FITTERS_MAX = 4
 # Parts in which the later rows are tested; the row at which a change began is known as exactly.
 BLOCKS = 1000
 
@@ -129,8 +134,11 @@ def _fit(
     chosen = list(columns) if columns is not None else list(_usable(file.schema_arrow))
     inputs = [name for name in chosen if name not in outputs]
 
+    reading = threading.Lock()
+
     def fitted(name: str) -> Any:
-        column = file.read(columns=[name]).column(name)
+        with reading:
+            column = file.read(columns=[name]).column(name)
         values, levels = as_values(name, column)
         wide: tuple[int, ...] = ()
         if name in categorical and not levels and (ids := WideIds.of(column.to_numpy())):
@@ -139,7 +147,10 @@ def _fit(
             name, values, categorical=name in categorical or bool(levels), levels=levels, wide_ids=wide, ordered=ordered
         )  # fmt: skip
 
-    return Reference([fitted(name) for name in inputs], [fitted(name) for name in outputs])
+    # Sorting, which takes most of the time, runs without the GIL.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, FITTERS_MAX)) as pool:
+        columns_made = list(pool.map(fitted, [*inputs, *outputs]))
+    return Reference(columns_made[: len(inputs)], columns_made[len(inputs) :])
 
 
 def _usable(schema: Any) -> Iterator[str]:
