@@ -15,7 +15,7 @@ constexpr int64_t BLOCKED_NS_MAX = 50'000'000;
 // How long it waits for it to run, and then to end its call.
 constexpr int64_t BLOCKED_NS = 500'000, FINISH_NS = 100'000;
 // How long it waits for a thread that has asked for the GIL: awake, and in all.
-constexpr int64_t ASKER_WATCH_NS = 50'000, ASKER_NS = 1'000'000;
+constexpr int64_t CALLER_WATCH_NS = 50'000, CALLER_NS = 1'000'000;
 // A holder that gets the GIL back so late, so often in a row, has lost it to a thread that keeps it, and gives it up no
 // sooner than after this.
 constexpr int64_t TAKEN_AWAY_NS = 3'000'000, GIVE_AGAIN_NS = 1'000'000'000;
@@ -108,9 +108,9 @@ bool GilCalls::watch(const std::atomic<uint32_t>& word, uint32_t seen, int64_t u
     return true;
 }
 
-void GilCalls::wait_for_asker(uint32_t seen) noexcept {
+void GilCalls::wait_for_caller(uint32_t seen) noexcept {
     const int64_t now = now_ns();
-    if (!watch(got_, seen, now + ASKER_WATCH_NS)) sleep(seen, now + ASKER_NS);
+    if (!watch(got_, seen, now + CALLER_WATCH_NS)) sleep(seen, now + CALLER_NS);
 }
 
 // First until it runs; then until it is done with its part under the GIL, which it gives back by ended().

@@ -1,14 +1,15 @@
-// Who of the engine's threads waits for Python's GIL, seen by all of its extension modules. No Python.h: the threads that
-// take the GIL say so here, and those that hold it ask.
+// Who of the engine's threads waits for Python's GIL, seen by all of its extension modules. No Python.h: the threads
+// that take the GIL say so here, and those that hold it ask.
 //
 // CPython gives the GIL to a waiting thread only after a switch interval of 5 ms, or when its holder gives it up; a
 // holder that takes it back at once usually gets it again before the waiting thread has woken up. So a holder looks at
 // waiting(), gives it up, sleeps until the other thread says that it has got it, and asks for it again.
 //
-// Order. wants_since_ns_ and waited_ns_ are relaxed words: a reader between their stores is off by the wait that has just
-// ended. A thread raises waiting_ before it asks for the GIL. Once it has it, it lowers waiting_, changes got_ and then
-// reads sleepers_; a holder raises sleepers_ and then sleeps while got_ has the value that it read before it gave the GIL
-// up. All of these are sequentially consistent, so either the holder sees the change or the other thread sees the sleeper.
+// Order. wants_since_ns_ and waited_ns_ are relaxed words: a reader between their stores is off by the wait that has
+// just ended. A thread raises waiting_ before it asks for the GIL. Once it has it, it lowers waiting_, changes got_ and
+// then reads sleepers_; a holder raises sleepers_ and then sleeps while got_ has the value that it read before it gave
+// the GIL up. All of these are sequentially consistent, so either the holder sees the change or the other thread sees
+// the sleeper.
 #pragma once
 
 #include <pthread.h>
@@ -83,21 +84,23 @@ public:
         announce();
     }
 
-    // Threads that wait for the GIL this moment; a holder that sees one gives it up. Relaxed: the next look sees it too.
+    // Threads that wait for the GIL this moment; a holder that sees one gives it up. Relaxed: the next look sees it
+    // too.
     bool waiting() const noexcept { return waiting_.load(std::memory_order_relaxed) != 0; }
     bool may_give(int64_t now) const noexcept { return now >= gives_again_ns_.load(std::memory_order_relaxed); }
     // Whether an executor is in a Python call. It may wait for the GIL there as well, inside a library that gave it up.
     bool calling() const noexcept { return calling_.load(std::memory_order_relaxed) != 0; }
-    // Whether an executor in a Python call had no processor between the last two looks, which are LOOK_NS apart at least.
+    // Whether an executor in a Python call had no processor between the last two looks, which are LOOK_NS apart at
+    // least.
     bool someone_is_blocked() noexcept;
     // Without the GIL: waits for a blocked executor to run, until until_ns at most. Whether it did decides when to look
     // next; the time that it was blocked counts as a wait for the GIL.
     void wait_for_blocked(uint32_t seen) noexcept;
     // Without the GIL: waits for a thread that asked for it to get it.
-    void wait_for_asker(uint32_t seen) noexcept;
-    // The holder has the GIL again. Where that took it a switch interval, a third thread keeps the GIL for as long as it
-    // may, and each time that it is given up costs the holder as much. After a few such times in a row nobody gives it
-    // up for a while; once may be the machine's doing.
+    void wait_for_caller(uint32_t seen) noexcept;
+    // The holder has the GIL again. Where that took it a switch interval, a third thread keeps the GIL for as long as
+    // it may, and each time that it is given up costs the holder as much. After a few such times in a row nobody gives
+    // it up for a while; once may be the machine's doing.
     void has_again(int64_t took_ns) noexcept;
 
     // What an executor usually waits for the GIL, and about the longest that one has waited of late.
@@ -105,7 +108,7 @@ public:
     int64_t long_wait_ns() const noexcept { return long_wait_ns_.load(std::memory_order_relaxed); }
 
     // For a holder, before it gives the GIL up.
-    uint32_t turn() const noexcept { return got_.load(std::memory_order_seq_cst); }
+    uint32_t changes() const noexcept { return got_.load(std::memory_order_seq_cst); }
 
 private:
     static constexpr int64_t LOOK_NS = 50'000;

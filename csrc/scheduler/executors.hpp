@@ -5,14 +5,13 @@
 // in a model is replaced by a new thread; the answers it may still bring are dropped.
 //
 // Order. All executors must not sleep while a request is queued. Three pairs of accesses see to that; in each, at least
-// one side sees the other's store.
-//   1. A submitter pushes its slot, then reads the lane's `announced`. An executor clears `announced`, then swaps the
-//      stack of submissions out. Both exchange the head of the stack with acquire and release: if the swap comes second
-//      it takes the slot; if the push comes second it also sees `announced` cleared, and announces the lane again.
-//   2. A submitter puts its lane on announced_, then reads parked_. An executor raises parked_, then reads announced_.
-//      All four are sequentially consistent, so not both can miss the other.
-//   3. A waker changes work_, then wakes the futex. An executor reads work_ before it looks for work, and sleeps only
-//      while work_ still has the value that it read.
+// one side sees the other's store. 1. A submitter pushes its slot, then reads the lane's `announced`. An executor
+// clears `announced`, then swaps the stack of submissions out. Both exchange the head of the stack with acquire and
+// release: if the swap comes second it takes the slot; if the push comes second it also sees `announced` cleared, and
+// announces the lane again. 2. A submitter puts its lane on announced_, then reads parked_. An executor raises parked_,
+// then reads announced_. All four are sequentially consistent, so not both can miss the other. 3. A waker changes
+// work_, then wakes the futex. An executor reads work_ before it looks for work, and sleeps only while work_ still has
+// the value that it read.
 #pragma once
 
 #include <array>
@@ -57,8 +56,8 @@ public:
     void announce(Lane& lane) noexcept;
     // Any thread: wakes an executor if one sleeps.
     void wake() noexcept;
-    // Every executor's thread that is cold calls the deployment once, as soon as it is free. The caller holds a reference
-    // to it until end_warming(), and begins one warm-up of a lane at a time.
+    // Every executor's thread that is cold calls the deployment once, as soon as it is free. The caller holds a
+    // reference to it until end_warming(), and begins one warm-up of a lane at a time.
     void begin_warming(Lane& lane, Deployment& deployment) noexcept;
     bool is_warm(const Deployment& deployment) noexcept;
     void end_warming(Lane& lane) noexcept;

@@ -14,9 +14,9 @@ namespace {
 
 constexpr int64_t LATE_FALLBACK_NS_MAX = 50'000;
 constexpr uint32_t FALLBACK_OBSERVE_EVERY = 16;
-constexpr uint32_t TURN_OBSERVE_EVERY = 4;
+constexpr uint32_t DISPATCH_OBSERVE_EVERY = 4;
 // Turns of a loop that come sooner leave the fallback to its timer.
-constexpr int64_t SLOW_TURN_NS = 1'000'000;
+constexpr int64_t SLOW_DISPATCH_NS = 1'000'000;
 
 uint32_t cores() noexcept { return std::max(1u, std::thread::hardware_concurrency()); }
 
@@ -102,7 +102,8 @@ uint32_t Runtime::submit(const Request& request, const Caller& caller, Outcome* 
         request.deadline_ns >= NEVER_NS
             ? NEVER_NS
             : margin.fallback_at(request.asked_ns, request.deadline_ns, waiting.load(std::memory_order_relaxed),
-                                 request.hedge, !loop || caller.group != nullptr || turn_.value() < SLOW_TURN_NS);
+                                 request.hedge,
+                                 !loop || caller.group != nullptr || dispatch_.value() < SLOW_DISPATCH_NS);
     Lane& lane = lane_of(*request.deployment);
     int64_t predicted = 0;
     Reason reason = rejection(request, finish_by, &predicted);
@@ -256,14 +257,15 @@ void Runtime::account(const Outcome& outcome, int64_t returned_ns, bool queued, 
     if (returned_ns > outcome.deadline_ns) counters_.late_returned.fetch_add(1, std::memory_order_relaxed);
     if (!queued) return;
     counters_.returned_ns.record(returned_ns - outcome.started_ns);
-    if (!synchronous && outcome.id % TURN_OBSERVE_EVERY == 0) turn_.record(returned_ns - outcome.ready_ns, returned_ns);
+    if (!synchronous && outcome.id % DISPATCH_OBSERVE_EVERY == 0)
+        dispatch_.record(returned_ns - outcome.ready_ns, returned_ns);
     (synchronous ? sync_margin_ : async_margin_).returned_after(returned_ns - outcome.ready_ns, returned_ns);
 }
 
-bool Runtime::answer_before_next_turn(const Completions& loop) noexcept {
-    const int64_t turn = turn_.value();
-    if (turn < SLOW_TURN_NS) return false;
-    const int64_t before = now_ns() + std::min(turn, limits_.budget_ns);
+bool Runtime::answer_before_next_dispatch(const Completions& loop) noexcept {
+    const int64_t gap = dispatch_.value();
+    if (gap < SLOW_DISPATCH_NS) return false;
+    const int64_t before = now_ns() + std::min(gap, limits_.budget_ns);
     bool any = false;
     for (uint32_t i = 0; i < slots_.used(); ++i) {
         Slot& slot = slots_[i];

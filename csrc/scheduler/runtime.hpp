@@ -64,9 +64,9 @@ public:
     // Has every executor's thread call the primary once, so that what it sets up per thread takes no request's time.
     // Waits for that, but not for threads that are stuck. Nothing to do for native primaries and in the inline lane.
     void warm_threads(Deployment& deployment);
-    // Requests under this deployment get a lane beside the others': a queue, a cost model and, while there is not enough
-    // for all, this share of the executors. `calibration` is its own; null takes the cost that the live version has.
-    // Before the deployment takes requests; it stays a canary for as long as it lives. Throws only std::bad_alloc.
+    // Requests under this deployment get a lane beside the others': a queue, a cost model and, while there is not
+    // enough for all, this share of the executors. `calibration` is its own; null takes the cost that the live version
+    // has. Before the deployment takes requests; it stays a canary for as long as it lives. Throws only std::bad_alloc.
     void make_canary(Deployment& deployment, double share, const Calibration* calibration);
     // Measures the fallback, for the safety margins.
     void time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows);
@@ -112,9 +112,10 @@ public:
 
     // Counts an answer and learns from it. `synchronous` chooses the safety margin.
     void account(const Outcome& outcome, int64_t returned_ns, bool queued, bool synchronous) noexcept;
-    // A loop's own thread, at the end of its turn: where turns are far apart, because others hold the GIL or the loop is
-    // busy, answers its requests that would be late at the next turn by their fallback now. True where there are any.
-    bool answer_before_next_turn(const Completions& loop) noexcept;
+    // A loop's own thread, at the end of its turn: where turns are far apart, because others hold the GIL or the loop
+    // is busy, answers its requests that would be late at the next turn by their fallback now. True where there are
+    // any.
+    bool answer_before_next_dispatch(const Completions& loop) noexcept;
     // Whether an answer is likely to come within the time that threads poll for it.
     bool answers_soon() const noexcept {
         return executors_->watch_ns() > 0 && lane_.cost().expected_ns(1) < ANSWERS_SOON_NS;
@@ -188,7 +189,7 @@ private:
     Lane lane_;
     std::atomic<Lane*> canary_lane_{nullptr};  // owned; made for the first canary
     SafetyMargin sync_margin_, async_margin_;
-    DecayingQuantile turn_{0.98, 512};  // from an answer being ready to a loop's turn
+    DecayingQuantile dispatch_{0.98, 512};  // from an answer being ready to a loop's turn
     std::atomic<uint64_t> next_id_;
     std::atomic<bool> closing_{false};
     std::atomic<bool> started_{false};  // the batch lane

@@ -84,11 +84,11 @@ TEST(a_holder_waits_until_the_thread_that_asks_has_it) {
     gil.lock();
     while (taken < 20) {
         if (!calls.waiting()) continue;
-        const uint32_t seen = calls.turn();
+        const uint32_t seen = calls.changes();
         if (!calls.waiting()) continue;
         gil.unlock();
-        calls.wait_for_asker(seen);
-        taken += calls.turn() != seen;
+        calls.wait_for_caller(seen);
+        taken += calls.changes() != seen;
         gil.lock();
     }
     stop = true;
@@ -115,7 +115,7 @@ TEST(a_holder_finds_a_call_that_is_blocked_inside_and_waits_for_its_end) {
     });
     while (step.load() != 1) sched_yield();
     while (!calls.someone_is_blocked()) pass(MS / 10);
-    const uint32_t seen = calls.turn();
+    const uint32_t seen = calls.changes();
     gil.unlock();
     while (step.load() != 2) calls.wait_for_blocked(seen);
     executor.join();

@@ -629,7 +629,7 @@ TEST(a_loop_with_slow_turns_answers_what_the_next_turn_would_answer_late) {
     Fixture fixture(256, 1);
     fixture.start();
     Completions loop, other;
-    CHECK(!fixture.runtime->answer_before_next_turn(loop));
+    CHECK(!fixture.runtime->answer_before_next_dispatch(loop));
     const int64_t asked = now_ns();
     for (uint64_t id = 0; id < 2048; ++id)
         fixture.runtime->account({id, 1, asked, asked + 100 * MS, asked + MS, Source::primary, Reason::ok},
@@ -646,13 +646,13 @@ TEST(a_loop_with_slow_turns_answers_what_the_next_turn_would_answer_late) {
             fixture.runtime->submit(fixture.request(row, now, now + budget_ns), {completions}, &outcome, &out));
         CHECK(slots.back() != NO_SLOT);
     }
-    CHECK(!fixture.runtime->answer_before_next_turn(loop));  // a minute is left
+    CHECK(!fixture.runtime->answer_before_next_dispatch(loop));  // a minute is left
     fixture.runtime->slots()[slots[0]].deadline_ns = now_ns() + 4 * MS;
-    CHECK(fixture.runtime->answer_before_next_turn(loop));
+    CHECK(fixture.runtime->answer_before_next_dispatch(loop));
     CHECK(loop.take_all(fixture.runtime->slots()) == slots[0]);
     CHECK(fixture.runtime->outcome(slots[0]).source == Source::fallback);
     CHECK(fixture.runtime->outcome(slots[0]).reason == Reason::timeout);
-    CHECK(!fixture.runtime->answer_before_next_turn(loop));
+    CHECK(!fixture.runtime->answer_before_next_dispatch(loop));
     fixture.primary.hang = false;
     fixture.runtime->close(NEVER_NS);
     for (const uint32_t slot : slots) fixture.runtime->give_back(slot);

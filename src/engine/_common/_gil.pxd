@@ -13,11 +13,11 @@ cdef extern from *:
         const int64_t began = engine::now_ns();
         const bool asked = engine_gil_calls.waiting();
         if (!engine_gil_calls.may_give(began) || (!asked && !engine_gil_calls.someone_is_blocked())) return;
-        const uint32_t seen = engine_gil_calls.turn();
+        const uint32_t seen = engine_gil_calls.changes();
         if (asked && !engine_gil_calls.waiting()) return;
         PyThreadState* const mine = PyEval_SaveThread();
         /* Giving up a GIL that nobody waits for wakes nobody, and takes no time. */
-        if (asked) engine_gil_calls.wait_for_asker(seen);
+        if (asked) engine_gil_calls.wait_for_caller(seen);
         else if (engine::now_ns() - began > NOBODY_NS) engine_gil_calls.wait_for_blocked(seen);
         PyEval_RestoreThread(mine);
         engine_gil_calls.has_again(engine::now_ns() - began);

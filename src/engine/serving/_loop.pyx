@@ -193,7 +193,7 @@ cdef class LoopBridge:
         self.kicking = False
         self.engine.runtime.kick()
         if self.native is not NULL:
-            self.engine.runtime.answer_before_next_turn(self.native[0])
+            self.engine.runtime.answer_before_next_dispatch(self.native[0])
         share_gil()
 
     cdef int kick_later(self) except -1:
@@ -249,7 +249,7 @@ cdef class LoopBridge:
         cdef bint taken = False
         interrupted = None
         self.drains += 1
-        self.engine.runtime.answer_before_next_turn(self.native[0])
+        self.engine.runtime.answer_before_next_dispatch(self.native[0])
         if direct:
             if self.drains > 1:  # a task runs the loop: only asyncio knows whether another one may be stepped in it
                 direct = asyncio.current_task(loop) is None

@@ -276,7 +276,7 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine::scheduler" nogil:
         cbool warmed_up() noexcept
         void set_overlaps(cbool overlaps) noexcept
         cbool answers_soon() noexcept
-        cbool answer_before_next_turn(const Completions& loop) noexcept
+        cbool answer_before_next_dispatch(const Completions& loop) noexcept
         Outcome predict_inline(const Request& request, double* out) noexcept
         void predict_many_inline(const Request& request, const void* rows, uint32_t n, const int64_t* deadlines_ns,
                                  int64_t reserve_ns, Outcome* outcomes, double* out) except +
