@@ -65,8 +65,8 @@ Sorted sorted(const Instants& rows, std::span<const int64_t> created, int64_t n_
     return found;
 }
 
-// Where a search begins: a group's span of time is cut into equal buckets of a power of two, some sixteen rows each, and
-// a label looks through the rows of its own bucket. Labels come in any order, so a search through a whole group would
+// Where a search begins: a group's span of time is cut into equal buckets of a power of two, some sixteen rows each.
+// A label looks through the rows of its own bucket. Labels come in any order, so a search through a whole group would
 // miss the cache at most of its steps; here it misses two or three times. Rows that crowd into few buckets cost steps.
 class Buckets {
 public:

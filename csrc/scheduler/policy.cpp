@@ -75,8 +75,8 @@ int64_t Policy::guest_limit_ns(int64_t now_ns) const noexcept {
     return std::min(usual_ns, first_ns - now_ns - host.cost_.high_ns(rows));
 }
 
-// When a guest that is too slow for the host's requests to wait may begin a batch all the same: where the host has had
-// no request for so long that none is likely to come meanwhile, or as a probe.
+// When a guest that is too slow for the host's requests to wait may begin a batch all the same: where the host has
+// had no request for so long that none is likely to come meanwhile, or as a probe.
 int64_t Policy::guest_due_ns() const noexcept {
     const int64_t cost = cost_.expected_ns(1);
     return std::min(host_->pushed_ns_ + GUEST_QUIET_COSTS * cost, guest_ended_ns_ + GUEST_PROBE_COSTS * cost);

@@ -27,8 +27,8 @@ struct Sum {
     std::atomic<int64_t> busy_ns{0};
     std::atomic<uint64_t> rows{0}, calls{0};
     std::atomic<bool> poisonable{false};  // a call fails that has a row whose first value is negative
-    std::atomic<bool> hang_once{false};   // the first call that sees it hangs until `let_go`
-    std::atomic<bool> let_go{false};
+    std::atomic<bool> hang_once{false};   // the first call that sees it hangs until `free_stuck`
+    std::atomic<bool> free_stuck{false};
     std::atomic<int64_t> sets_up_ns{0};  // what the first call on each thread takes
     std::mutex lock;
     std::set<std::thread::id> threads;  // that have called it
@@ -46,7 +46,7 @@ struct Sum {
         }
         if (first) std::this_thread::sleep_for(std::chrono::nanoseconds(self->sets_up_ns.load()));
         const bool stuck = self->hang_once.exchange(false);
-        while (self->hang.load(std::memory_order_acquire) || (stuck && !self->let_go.load()))
+        while (self->hang.load(std::memory_order_acquire) || (stuck && !self->free_stuck.load()))
             std::this_thread::sleep_for(std::chrono::microseconds(200));
         const int64_t until = now_ns() + self->busy_ns.load(std::memory_order_relaxed) * static_cast<int64_t>(n);
         while (now_ns() < until) {
@@ -579,7 +579,7 @@ TEST(the_thread_that_replaces_a_stuck_one_is_warm_before_it_takes_requests) {
     fixture.primary.hang_once = true;
     CHECK(fixture.predict(1.0f, 1.0f, 20 * MS).first.source == Source::fallback);
     while (fixture.runtime->executors().replaced() == 0) std::this_thread::yield();
-    fixture.primary.let_go = true;
+    fixture.primary.free_stuck = true;
     // Its first call takes ten deadlines, which are no stall.
     bool served = false;
     for (int i = 0; i < 2000 && !served; ++i) {
@@ -621,7 +621,7 @@ TEST(one_stuck_executor_does_not_rest_a_primary_that_answers) {
     while (executors.replaced() == 0) fixture.predict(1.0f, 1.0f, 5'000 * MS);
     CHECK(fixture.deployment->breaker().openings() == 0);
     CHECK(fixture.predict(1.0f, 2.0f, 5'000 * MS).first.source == Source::primary);
-    fixture.primary.let_go = true;
+    fixture.primary.free_stuck = true;
     stuck.join();
 }
 
