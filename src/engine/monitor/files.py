@@ -15,7 +15,7 @@ from engine._common.optional import need
 from engine.errors import MonitorError
 from engine.monitor._ids import WideIds
 from engine.monitor._table import as_values
-from engine.monitor.drift.column import fit_column
+from engine.monitor.drift.fitting import fit_column
 from engine.monitor.reference import ROWS_MIN, Reference
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from engine.monitor.drift.column import fit_column
+from engine.monitor.drift.fitting import fit_column
 from engine.monitor.report import pictures
 
 
