@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/assert.hpp"
 #include "scheduler/completions.hpp"
 #include "scheduler/deployment.hpp"
 #include "scheduler/limits.hpp"
@@ -22,6 +23,7 @@ struct Batch {
           waited_ns(limits.batch_rows_max),
           predicted_ns(limits.batch_rows_max) {
         pending_signals.reserve(limits.batch_rows_max);
+        called.reserve(limits.batch_rows_max);
     }
 
     uint32_t size = 0;          // rows in it; the vectors hold batch_rows_max
@@ -36,9 +38,21 @@ struct Batch {
     std::vector<int64_t> waited_ns;             // of each row: how long it was queued …
     std::vector<int64_t> predicted_ns;          // … and the finish that admission expected
     std::vector<Completions*> pending_signals;  // loops with answers of this batch, to be signalled at its end
-    Deployment* deployment = nullptr;           // the first row's; one reference from forming to learning
-    Deployment* calling = nullptr;              // lock: whose call is under way; its rows' slots hold it …
-    Deployment* lost_in = nullptr;              // … and where that call is lost, this reference does until it is back
+    std::vector<Deployment*> called;            // lock: whose calls have begun; one reference each, until learning
+    Deployment* lost_in = nullptr;              // the one whose call was lost, with a reference until it is back
+
+    // Lock. A call of this deployment begins.
+    void call(Deployment& deployment) noexcept {
+        if (!called.empty() && called.back() == &deployment) return;
+        ENGINE_ASSERT(called.size() < called.capacity(), "a batch falls into no more runs than it has rows");
+        deployment.retain();
+        called.push_back(&deployment);
+    }
+    // Lock. The deployment whose call is under way.
+    Deployment& calling() const noexcept {
+        ENGINE_ASSERT(!called.empty(), "a batch that runs has begun a call");
+        return *called.back();
+    }
 };
 
 }  // namespace engine::scheduler

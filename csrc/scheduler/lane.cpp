@@ -105,7 +105,7 @@ BatchPlan Lane::form_batch(uint32_t executor, int64_t now, std::vector<Dropped>&
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
     ENGINE_ASSERT(executor < batches_.size(), "every executor has its batch");
     Batch& batch = *batches_[executor];
-    ENGINE_ASSERT(batch.deployment == nullptr, "an executor's last batch has ended");
+    ENGINE_ASSERT(batch.called.empty(), "an executor's last batch has ended");
     policy_.begins_after(waits_for_gil_.load(std::memory_order_relaxed) ? GilCalls::all().usual_wait_ns() : 0);
     const BatchPlan plan = policy_.form(
         now, batch.entries.data(), [this](const Entry& entry) { return claim(entry); },
@@ -121,8 +121,7 @@ BatchPlan Lane::form_batch(uint32_t executor, int64_t now, std::vector<Dropped>&
     batch.call_began_ns = now;
     batch.call_rows = plan.rows;
     waits_for_gil_.store(slots_[batch.entries[0].slot].deployment->takes_gil(), std::memory_order_relaxed);
-    batch.deployment = batch.calling = slots_[batch.entries[0].slot].deployment;
-    batch.deployment->retain();
+    batch.call(*slots_[batch.entries[0].slot].deployment);
     executor_enters();
     ++running_;
     policy_.started(executor, plan.rows, now);
@@ -305,7 +304,7 @@ bool Lane::begin_next_call(Batch& batch, Deployment& deployment, uint32_t rows, 
     const MutexLock lock(lock_);
     if (batches_[batch.executor].get() != &batch) return false;
     policy_.finished(batch.executor, batch.call_rows, scored.ended_ns, scored.last_ok);
-    batch.calling = &deployment;
+    batch.call(deployment);
     batch.call_rows = rows;
     batch.call_began_ns = scored.ended_ns;
     policy_.started(batch.executor, rows, scored.ended_ns);
@@ -369,14 +368,15 @@ void Lane::finish_batch(uint32_t executor, const Batch& batch, const Scored& sco
 // Without the lock, because the last reference frees a model, which may want the GIL for it. The answers are on their
 // way already: nobody waits for this.
 void Lane::learn(Batch& batch, const Scored& scored, bool lost) noexcept {
-    ENGINE_ASSERT(batch.deployment != nullptr, "a batch keeps its deployment until it has been learned from");
+    ENGINE_ASSERT(!batch.called.empty(), "a batch keeps its deployments until it has been learned from");
     if (lost) {
         ENGINE_ASSERT(batch.lost_in != nullptr, "a lost batch was in a call");
         batch.lost_in->lost_call_returned();
         batch.lost_in->breaker().came_back(scored.ended_ns);
         std::exchange(batch.lost_in, nullptr)->release();
     }
-    std::exchange(batch.deployment, nullptr)->release();
+    for (Deployment* deployment : batch.called) deployment->release();
+    batch.called.clear();
     if (lost) return;
     for (uint32_t i = 0; i < batch.size; ++i) {
         policy_.missed_prediction_by(scored.ended_ns - batch.predicted_ns[i], scored.ended_ns);
@@ -392,7 +392,7 @@ int64_t Lane::hung_at_ns(const Batch& batch, int64_t now) const noexcept {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
     const int64_t patience = std::max(limits_.budget_ns / 2 * 3, 4 * cost_.high_ns(batch.call_rows));
     // Inside the call a library may wait for the GIL as well, as long as others have waited for it of late.
-    const int64_t gil_ns = batch.calling->takes_gil() ? GIL_WAITS * GilCalls::all().long_wait_ns() : 0;
+    const int64_t gil_ns = batch.calling().takes_gil() ? GIL_WAITS * GilCalls::all().long_wait_ns() : 0;
     return policy_.started_ns(batch.executor, now) + patience + gil_ns;
 }
 
@@ -400,14 +400,14 @@ std::vector<Entry> Lane::lose_batch(uint32_t executor, int64_t now) {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
     ENGINE_ASSERT(running_ > 0, "only a batch that runs is lost");
     std::unique_ptr<Batch>& batch = batches_[executor];
-    ENGINE_ASSERT(batch->size > 0 && batch->deployment != nullptr, "only a batch that runs is lost");
+    ENGINE_ASSERT(batch->size > 0 && !batch->called.empty(), "only a batch that runs is lost");
     std::vector<Entry> entries(batch->entries.begin(), batch->entries.begin() + batch->size);
     auto next = std::make_unique<Batch>(limits_);
     lost_.reserve(lost_.size() + 1);
     // The thread may be back and delivering: it then gives up its references while these entries are being failed.
     std::erase_if(entries, [&](const Entry& entry) { return !slots_.try_retain(entry.slot); });
-    lose_call(*batch->calling, batch->call_began_ns, now);
-    batch->lost_in = batch->calling;
+    lose_call(batch->calling(), batch->call_began_ns, now);
+    batch->lost_in = &batch->calling();
     batch->lost_in->retain();
     lost_.push_back(std::move(batch));
     batch = std::move(next);
