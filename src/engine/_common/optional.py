@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 from engine.errors import MissingDependencyError
@@ -37,6 +37,8 @@ def missing(module: str, purpose: str, extra: str | None = None) -> MissingDepen
 
 def _from_index() -> bool:
     """Whether this package was installed from a package index: not from a folder, a file or a repository (PEP 610)."""
+    from importlib import metadata  # brings email and more, and `import engine` stays light
+
     try:
         return metadata.distribution("deadline-engine").read_text("direct_url.json") is None
     except metadata.PackageNotFoundError:  # on the path, but not installed
