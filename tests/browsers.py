@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "build" / "pictures"
 
 
-@pytest.fixture(scope="session")
+# Not for the session: playwright's event loop counts as running in this thread until the fixture ends, and no other test
+# could call asyncio.run.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, driven by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
