@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "build" / "pictures"
 
 
-# Not for the session: playwright's event loop counts as running in this thread until the fixture ends, and no other test
-# could call asyncio.run.
+# Not for the session: until the fixture ends, playwright's event loop counts as running in this thread, and no other
+# test could call asyncio.run.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, driven by playwright."""
