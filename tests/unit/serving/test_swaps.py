@@ -70,11 +70,16 @@ def test_ctrl_c_ends_a_swap_and_the_version_before_serves_on(eng, stuck):
         stuck.called.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
-    presses = threading.Thread(target=press)
-    presses.start()
-    with pytest.raises(KeyboardInterrupt):
-        eng.swap(engine.load_model(stuck, n_features=2), version="2")
-    presses.join()
+    # A shell's background job ignores the signal, and so would this process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        presses = threading.Thread(target=press)
+        presses.start()
+        with pytest.raises(KeyboardInterrupt):
+            eng.swap(engine.load_model(stuck, n_features=2), version="2")
+        presses.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     answer = eng.predict([1.0, 2.0])
     assert (answer.value, answer.version) == (21.0, "1")
     stuck.go_on.set()

@@ -113,7 +113,9 @@ def _with_dependence(column: Column, index: npt.NDArray[np.int64], values: npt.N
             column,
             mean_dependence=found[0],
             spread_dependence=found[1],
-            window_factors=_window_factors(index[present], n_bins),
+            window_factors=_window_factors(
+                index[present], n_bins, independent=all(depends.independent for depends in found[:2])
+            ),
         )
     location, scale = np.zeros((2, len(CHARTS)))
     steps = steps_of(column, made)
@@ -134,13 +136,13 @@ def _block_sums(by_row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return found
 
 
-def _window_factors(index: npt.NDArray[np.int64], n_bins: int) -> tuple[float, ...]:
+def _window_factors(index: npt.NDArray[np.int64], n_bins: int, *, independent: bool) -> tuple[float, ...]:
     """Return how many times larger the chi-square of consecutive rows is than that of independent ones, by length.
 
     The reference is divided into consecutive windows of each length, and each is tested against the others. The factor
     is the largest chi-square / degrees of freedom; 1 where chance explains all of them together; infinite where there
-    are fewer than six windows of a column whose shorter windows differ. It is the largest and not the mean, because the
-    worst day of a month comes again.
+    are fewer than six windows of a column whose shorter windows differ, or whose rows are not `independent`. It is the
+    largest and not the mean, because the worst day of a month comes again.
     """
     from scipy import stats
 
@@ -153,7 +155,8 @@ def _window_factors(index: npt.NDArray[np.int64], n_bins: int) -> tuple[float, .
     for place, rows in enumerate(WINDOW_ROWS):
         n = len(index) // rows
         if n < WINDOWS_MIN:
-            found[place:] = [float("inf") if found[place - 1] > 1.0 and place else 1.0] * (len(found) - place)
+            differ = found[place - 1] > 1.0 if place else not independent
+            found[place:] = [float("inf") if differ else 1.0] * (len(found) - place)
             break
         windows = block_counts_of(coarse[: n * rows].reshape(n, rows), n_groups)
         statistic = two_sample_chi_square(windows, windows.sum(axis=0) - windows)
