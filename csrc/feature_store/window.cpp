@@ -21,7 +21,7 @@ constexpr double MISSING = std::numeric_limits<double>::quiet_NaN();
 // rows [begin, end) of each new group; then `row` says that the window of a row is complete.
 template <class State>
 void slide(const Events& events, const Window& window, State& state) {
-    const auto& [groups, times] = events;
+    const std::span<const int64_t> groups = events.groups, times = events.times_ns;
     ENGINE_ASSERT(times.size() == groups.size(), "a time for each row");
     ENGINE_ASSERT(window.length_ns > 0, "a window is above zero");
     // The window of a row is the rows [begin, end) of its group, which goes on to group_end.
