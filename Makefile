@@ -26,7 +26,6 @@ servers: $(BIN)/python
 	@command -v redis-server >/dev/null || test -x $(BIN)/redis-server || { \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-tools && \
 	    ln -sf "$$(command -v redis-check-rdb)" $(BIN)/redis-server && $(BIN)/redis-server --version; }
-
 	@command -v chromium >/dev/null || { \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 	@for tool in promtool:prometheus prometheus-alertmanager:prometheus-alertmanager; do \

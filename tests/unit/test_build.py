@@ -22,6 +22,7 @@ import pytest
 import engine
 
 ROOT = Path(__file__).parents[2]
+KERNELS = "engine/model/gpu/sources/"
 # Suffixes that no compiler reads.
 NOT_COMPILED = {".py", ".pyi", ".typed", ".md", ".css", ".js", ".json", ".yml"}
 
@@ -137,6 +138,7 @@ def test_redis_is_installed_without_its_service(tmp_path):
     for name, script in (
         ("apt-get", f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'),
         ("redis-check-rdb", '#!/bin/sh\necho "$0 $1"\n'),
+        *((name, "#!/bin/sh\n") for name in ("chromium", "promtool", "prometheus-alertmanager")),
     ):
         (tools / name).write_text(script)
         (tools / name).chmod(0o755)
@@ -290,7 +292,10 @@ def test_a_wheel_made_from_the_sdist_serves_in_a_fresh_environment(sdist, tmp_pa
 def check_wheel(names):
     package = [name for name in names if name.startswith("engine/")]
     kinds = {Path(name).suffix for name in package}
-    assert kinds == {".py", ".pyi", ".pxd", ".typed", ".so", ".h"}
+    # The page and what goes with it, and the sources of the GPU's kernels, which are compiled for the GPU that is there.
+    pages, kernels = {".css", ".js", ".json", ".yml"}, {".cu", ".cuh", ".hpp", ".inc"}
+    assert kinds == {".py", ".pyi", ".pxd", ".typed", ".so", ".h"} | pages | kernels
+    assert not [name for name in package if Path(name).suffix in kernels and not name.startswith(KERNELS)]
     sources = {path.relative_to(ROOT / "src").with_suffix("") for path in (ROOT / "src").rglob("*.pyx")}
     bindings = {Path(name.split(".")[0]) for name in package if name.endswith(".so")}
     assert bindings == sources
