@@ -1,9 +1,12 @@
 """What every test shares: the repository's root on the path, for the benchmarks that the suite runs at smoke size, and
 a seed for random tests, which a run prints and takes back from ENGINE_SEED."""
 
+import ast
+import gc
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # Before any library starts its threads, in this process and in children: OpenMP's threads spin while they wait for each
 # other, and beside other work a training of half a second then takes minutes.
@@ -22,6 +25,23 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 # Programs that `make servers` put beside the interpreter, redis-server above all.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+_parse = ast.parse
+
+
+def _parse_undisturbed(*args: Any, **options: Any) -> Any:
+    """`ast.parse` without garbage collection: a finaliser that parses too, for a traceback, would make CPython 3.11
+    raise SystemError (python/cpython#106905)."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return _parse(*args, **options)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+ast.parse = _parse_undisturbed
 
 from tests.browsers import browser  # noqa: E402, F401  (fixture)
 from tests.servers import redis_server, redis_url  # noqa: E402, F401  (fixtures)

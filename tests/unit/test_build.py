@@ -292,7 +292,7 @@ def test_a_wheel_made_from_the_sdist_serves_in_a_fresh_environment(sdist, tmp_pa
 def check_wheel(names):
     package = [name for name in names if name.startswith("engine/")]
     kinds = {Path(name).suffix for name in package}
-    # The page and what goes with it, and the sources of the GPU's kernels, which are compiled for the GPU that is there.
+    # The page and what goes with it, and the sources of the GPU's kernels, which are compiled where a GPU is.
     pages, kernels = {".css", ".js", ".json", ".yml"}, {".cu", ".cuh", ".hpp", ".inc"}
     assert kinds == {".py", ".pyi", ".pxd", ".typed", ".so", ".h"} | pages | kernels
     assert not [name for name in package if Path(name).suffix in kernels and not name.startswith(KERNELS)]

@@ -1,6 +1,7 @@
 """Advice in errors can be followed: each way out is taken here, as the message words it."""
 
 import copy
+import importlib.metadata
 import json
 import pickle
 import sys
@@ -193,7 +194,7 @@ def test_how_to_install_fits_how_this_package_was_installed(monkeypatch):
             assert name == "direct_url.json"
             return self.direct_url
 
-    monkeypatch.setattr(optional.metadata, "distribution", lambda name: Distribution())
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution())
     said = str(optional.missing("lmdb", "the store", "store"))
     assert said == "the store needs lmdb: pip install 'deadline-engine[store]'"
     Distribution.direct_url = json.dumps({"url": "file:///somewhere", "dir_info": {"editable": True}})
