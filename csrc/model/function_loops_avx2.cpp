@@ -15,22 +15,11 @@ namespace engine::model {
 namespace {
 namespace avx2 {
 constexpr int VECTOR_BYTES = 32;
-typedef double Real __attribute__((vector_size(VECTOR_BYTES)));
-typedef std::uint64_t Bits __attribute__((vector_size(VECTOR_BYTES)));
 
 #if defined(__x86_64__)
-ENGINE_BOTH Bits gather(const std::uint64_t* table, Bits k) noexcept {
-    const auto* const from = reinterpret_cast<const long long*>(table);
-    return reinterpret_cast<Bits>(_mm256_i64gather_epi64(from, reinterpret_cast<__m256i>(k & 127u), 8));
-}
-#else
-ENGINE_BOTH Bits gather(const std::uint64_t* table, Bits k) noexcept {
-    Bits found;
-    for (std::size_t i = 0; i < VECTOR_BYTES / sizeof(double); ++i) found[i] = table[k[i] & 127u];
-    return found;
-}
+#define ENGINE_GATHER(table, k) \
+    _mm256_i64gather_epi64(reinterpret_cast<const long long*>(table), reinterpret_cast<__m256i>(k), 8)
 #endif
-
 #include "model/function_loops.inc"
 }  // namespace avx2
 }  // namespace
