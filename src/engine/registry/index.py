@@ -89,11 +89,7 @@ class Index:
     def point_back(self, name: str, alias: str, who: str, note: str, generation: int | None) -> AliasState:
         """Point an alias back at its previous version."""
         with self._connection.writing() as connection:
-            now = _alias(connection, name, alias)
-            if now is None:
-                raise RegistryError(
-                    f"{name!r} has no alias {alias!r}; there are: {_aliases(connection, name)}"
-                )
+            now = _existing_alias(connection, name, alias)
             _require_generation(now, name, alias, generation)
             if not now.past:
                 raise RegistryError(f"{name}@{alias} has no version before {now.number} to roll back to")
@@ -134,11 +130,7 @@ class Index:
     def delete_alias(self, name: str, alias: str, who: str, note: str, generation: int | None) -> AliasState:
         """Delete an alias, and return its last state."""
         with self._connection.writing() as connection:
-            now = _alias(connection, name, alias)
-            if now is None:
-                raise RegistryError(
-                    f"{name!r} has no alias {alias!r}; there are: {_aliases(connection, name)}"
-                )
+            now = _existing_alias(connection, name, alias)
             _require_generation(now, name, alias, generation)
             connection.execute("DELETE FROM aliases WHERE name=? AND alias=?", (name, alias))
             _log(connection, name, "delete alias", alias, now.number, now.number, now.generation, who, note)
@@ -218,9 +210,7 @@ class Index:
             if found is None:
                 if not _numbers(connection, name):
                     raise self._unknown(connection, name)
-                raise RegistryError(
-                    f"{name!r} has no alias {alias!r}; there are: {_aliases(connection, name)}"
-                )
+                raise _no_alias(connection, name, alias)
             return found
 
     def version(self, name: str, number: int) -> Version:
@@ -331,6 +321,18 @@ def _alias(connection: sqlite3.Connection, name: str, alias: str) -> AliasState 
         "SELECT name, alias, number, generation, past FROM aliases WHERE name=? AND alias=?", (name, alias)
     ).fetchone()
     return _state(row) if row else None
+
+
+def _existing_alias(connection: sqlite3.Connection, name: str, alias: str) -> AliasState:
+    """Return the state of an alias. Raises RegistryError, which names those there are, if it does not exist."""
+    found = _alias(connection, name, alias)
+    if found is None:
+        raise _no_alias(connection, name, alias)
+    return found
+
+
+def _no_alias(connection: sqlite3.Connection, name: str, alias: str) -> RegistryError:
+    return RegistryError(f"{name!r} has no alias {alias!r}; there are: {_aliases(connection, name)}")
 
 
 def _state(row: tuple[Any, ...]) -> AliasState:
