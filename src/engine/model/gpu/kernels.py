@@ -1,4 +1,4 @@
-"""The kernels of the package as a cubin for one kind of GPU: built ahead, out of the cache, or compiled now.
+"""The kernels of the package as a cubin for one kind of GPU: out of the cache, or compiled now.
 
 Compiling takes seconds, and is done once for each kind of GPU and version of the sources: the result is kept under the
 user's cache directory, named by the digest of everything that it depends on. NVRTC compiles where its library is
@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -69,16 +69,19 @@ def image(capability: int) -> bytes:
             f"a GPU of compute capability {capability // 10}.{capability % 10} is too old: kernels need 7.5"
         )
     texts = sources()
-    ahead = Path(__file__).resolve().parent / "cubins" / f"{digest(texts)}-sm_{capability}.cubin"
-    kept = cache_folder() / ahead.name
-    for path in (ahead, kept):
-        if path.is_file():
-            return path.read_bytes()
-    made = compiled(texts, capability)
+    path = cache_folder() / f"{digest(texts)}-sm_{capability}.cubin"
+    return kept(path, lambda: compiled(texts, capability))
+
+
+def kept(path: Path, make: Callable[[], bytes]) -> bytes:
+    """Return the content of a file of the cache, made and written where there is none."""
+    if path.is_file():
+        return path.read_bytes()
+    made = make()
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        durable.write(kept, made, sync=False)
-    except OSError:  # a home that cannot be written costs the compilation again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.write(path, made, sync=False)
+    except OSError:  # a home that cannot be written costs the making again
         pass
     return made
 

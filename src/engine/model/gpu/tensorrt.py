@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from engine._common import durable, optional
+from engine._common import optional
 from engine.errors import ConfigError, MissingDependencyError, UnsupportedModelError
 from engine.model.gpu import devices, kernels
 from engine.model.gpu._gpu import DeviceBuffer
@@ -129,16 +129,8 @@ def plan(content: bytes, rows: int, device: str, *, name: str = "the network") -
     Args:
         device: the kind of GPU, such as "sm_90"; a part of the plan's name.
     """
-    kept = kernels.cache_folder().parent / "plans" / f"{plan_name(content, rows, device)}.plan"
-    if kept.is_file():
-        return kept.read_bytes()
-    made = build(content, rows, name=name)
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        durable.write(kept, made, sync=False)
-    except OSError:  # a home that cannot be written costs the build again
-        pass
-    return made
+    path = kernels.cache_folder().parent / "plans" / f"{plan_name(content, rows, device)}.plan"
+    return kernels.kept(path, lambda: build(content, rows, name=name))
 
 
 def plan_name(content: bytes, rows: int, device: str) -> str:
