@@ -143,7 +143,7 @@ class DatasetConfig:
 
     def digest_of(self, snapshots: Sequence[Snapshot]) -> str:
         """The digest with these contents: of the labels, then of each view's source, in order."""
-        # What is not said is left out, so that the digest of a dataset that does not use it stays what it was.
+        # Left out where there is none: a dataset that does not use it keeps the digest of former releases.
         said = {} if self.created_end_ns is None else {"created_end_ns": self.created_end_ns}
         return canonical.digest(
             said

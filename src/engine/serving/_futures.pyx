@@ -114,7 +114,7 @@ cdef class AnswerFuture:
         """Return the event loop that the future belongs to."""
         return self.loop
 
-    # What asyncio and debuggers look at without asking.
+    # asyncio and debuggers read these attributes of any future.
 
     @property
     def _loop(self):

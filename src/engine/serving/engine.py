@@ -39,7 +39,7 @@ SHADOW_ROWS_MAX = 4096
 
 
 class Nothing:
-    """What `swap` and `canary` take for a part that the new version has none of; None means the present one's."""
+    """The type of NOTHING, which `swap` and `canary` take for a part that the new version lacks; None keeps the old."""
 
     def __repr__(self) -> str:
         return "engine.NOTHING"

@@ -25,7 +25,7 @@ QUIET_S = 1.0
 
 
 class Watched(Protocol):
-    """What the log needs to know of a deployment; its primary may be any Model."""
+    """A deployment, as far as the log reads it; its primary may be any Model."""
 
     version: str
     parts: Any
@@ -36,7 +36,7 @@ class Watched(Protocol):
 
 
 class Case:
-    """What was logged of one deployment.
+    """The messages of one deployment: those that were logged, and those that are due.
 
     Args:
         deployment: the deployment.

@@ -79,7 +79,7 @@ def _is_part(name: str, root: str) -> bool:
 
 
 def stamp(file: str, options: Options) -> list[Any]:
-    """What changes when an object does: its size, and what its store says of its content and its versions."""
+    """Return facts that change when an object does: its size, its version and the digest that its store keeps."""
     fs = filesystem(file, options)
     with _explained(file):
         fs.invalidate_cache()

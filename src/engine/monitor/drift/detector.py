@@ -46,8 +46,8 @@ PROBLEMS = {
 # A value is frozen after twice the longest run of the reference and this many rows more.
 RUN_ROWS = 60
 RUN_ROWS_MIN = 100
-# Where another test has seen a change, so many rows of one value say that it is frozen, and so many times the longest
-# run of the reference.
+# Where another test has seen a change, a column is frozen after this many rows of one value, or after this many times
+# the longest run of the reference.
 RUN_ROWS_SEEN = 40
 RUN_TIMES = 3.0
 # Chance a row that a run of an independent column gets that long.
