@@ -37,7 +37,7 @@ struct Batch {
     std::vector<float> scratch;                 // for rows narrowed to float32
     std::vector<int64_t> waited_ns;             // of each row: how long it was queued …
     std::vector<int64_t> predicted_ns;          // … and the finish that admission expected
-    std::vector<Completions*> pending_signals;  // loops with answers of this batch, to be signalled at its end
+    std::vector<Completions*> pending_signals;  // loops to be signalled at the end of a call, with a reference each
     std::vector<Deployment*> called;            // lock: whose calls have begun; one reference each, until learning
     Deployment* lost_in = nullptr;              // the one whose call was lost, with a reference until it is back
 

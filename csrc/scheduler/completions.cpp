@@ -31,6 +31,18 @@ uint32_t Completions::take_all(SlotTable& table) noexcept {
     return done_.take_all(table, &Slot::next_done);
 }
 
+namespace {
+
+// The completions with a reference, where they must be signalled.
+Completions* announce(Completions& completions, SlotTable& slots, uint32_t index) noexcept {
+    completions.retain();
+    if (completions.announce(slots, index)) return &completions;
+    completions.release();
+    return nullptr;
+}
+
+}  // namespace
+
 Completions* settle(SlotTable& slots, uint32_t index) noexcept {
     Slot& slot = slots[index];
     // Read before anything tells the caller: from then on the slot may be given back and reused.
@@ -43,17 +55,20 @@ Completions* settle(SlotTable& slots, uint32_t index) noexcept {
         if (before != 1) return nullptr;
         // A loop reads the group only when it is announced. A synchronous caller may have seen the 0 and freed the
         // group already; waking an address that nobody sleeps on is harmless.
-        if (completions != nullptr) return completions->announce(slots, group->first) ? completions : nullptr;
+        if (completions != nullptr) return announce(*completions, slots, group->first);
         futex_wake(group->remaining, 1);
         return nullptr;
     }
-    if (completions != nullptr) return completions->announce(slots, index) ? completions : nullptr;
+    if (completions != nullptr) return announce(*completions, slots, index);
     futex_wake(slot.word, 1);
     return nullptr;
 }
 
 void settle_and_signal(SlotTable& slots, uint32_t index) noexcept {
-    if (Completions* loop = settle(slots, index)) loop->signal();
+    if (Completions* loop = settle(slots, index)) {
+        loop->signal();
+        loop->release();
+    }
 }
 
 }  // namespace engine::scheduler

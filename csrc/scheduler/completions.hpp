@@ -6,6 +6,10 @@
 // waits without a readable eventfd. A loop that polls stores polled_ = false and then looks at the stack once more; a
 // finisher pushes and then loads polled_. Both pairs are sequentially consistent, so either the finisher signals or the
 // loop sees the slot.
+//
+// Lifetime. A loop may take an answer before its finisher has signalled, by a look of its own or by another's signal,
+// and be gone when the finisher does. So completions are counted: the loop has one reference, and each finisher takes
+// one before it announces, which it gives back after the signal, or where none is due.
 #pragma once
 
 #include <atomic>
@@ -17,11 +21,17 @@ namespace engine::scheduler {
 
 class Completions {
 public:
-    // Throws std::system_error where the process is out of file descriptors.
+    // Throws std::system_error where the process is out of file descriptors. Freed by the last release(); the loop has
+    // the first reference.
     Completions();
-    ~Completions();
     Completions(const Completions&) = delete;
     Completions& operator=(const Completions&) = delete;
+    void retain() noexcept { references_.fetch_add(1, std::memory_order_relaxed); }
+    void release() noexcept {
+        const uint32_t before = references_.fetch_sub(1, std::memory_order_acq_rel);
+        ENGINE_ASSERT(before > 0, "a reference is released by its owner, once");
+        if (before == 1) delete this;
+    }
 
     int fd() const noexcept { return fd_; }
     // Any thread, once per request (or once per group, by its first slot). True when the caller must signal(). A thread
@@ -48,8 +58,11 @@ public:
     uint32_t pending = 0;
 
 private:
+    ~Completions();
+
     SlotStack done_;
     std::atomic<bool> polled_{false};
+    std::atomic<uint32_t> references_{1};
     int fd_;
 };
 
@@ -60,7 +73,8 @@ struct Group {
 };
 
 // Tells the caller that its slot is answered, or failed and the caller's to finish. Afterwards the slot may belong to
-// another request: the function reads nothing of it. Returns the loop that must still be signalled, or null.
+// another request: the function reads nothing of it. Returns the loop that must still be signalled, and then released;
+// or null.
 [[nodiscard]] Completions* settle(SlotTable& slots, uint32_t index) noexcept;
 // The same, and signals the loop at once.
 void settle_and_signal(SlotTable& slots, uint32_t index) noexcept;

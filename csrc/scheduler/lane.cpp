@@ -294,7 +294,10 @@ bool Lane::score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint3
 // One wake-up for all answers of a loop in a call, after the last of them. A loop that is woken by the first takes them
 // one by one, and so submits, and is batched, one by one.
 void Lane::signal(Batch& batch) noexcept {
-    for (Completions* loop : batch.pending_signals) loop->signal();
+    for (Completions* loop : batch.pending_signals) {
+        loop->signal();
+        loop->release();
+    }
     batch.pending_signals.clear();
 }
 

@@ -19,6 +19,7 @@
 
 #include "scheduler/runtime.hpp"
 #include "tests/check.hpp"
+#include "tests/scheduler/loop.hpp"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define COUNTS_ALLOCATIONS 0
@@ -278,7 +279,8 @@ TEST(a_queued_answer_allocates_nothing_on_its_callers_thread) {
 TEST(a_burst_signals_its_loop_once) {
     Fixture fixture;
     fixture.runtime->start_threads(fixture.deployment, nullptr, 0);
-    Completions loop;
+    const OwnCompletions own = make_completions();
+    Completions& loop = *own;
     constexpr uint32_t BURST = 100;
     for (int round = 0; round < 5; ++round) {
         fixture.primary.waiting = false;

@@ -14,6 +14,7 @@
 #include "scheduler/runtime.hpp"
 #include "scheduler/shadow.hpp"
 #include "tests/check.hpp"
+#include "tests/scheduler/loop.hpp"
 
 using namespace engine;
 using namespace engine::scheduler;
@@ -286,7 +287,8 @@ TEST(close_answers_what_is_under_way) {
 TEST(loops_get_every_completion_once) {
     Fixture fixture(128, 2);
     fixture.start();
-    Completions loop;
+    const OwnCompletions own = make_completions();
+    Completions& loop = *own;
     constexpr int N = 2000;
     std::vector<int> seen(N, 0);
     int submitted = 0, done = 0, wrong = 0;
@@ -628,7 +630,8 @@ TEST(one_stuck_executor_does_not_rest_a_primary_that_answers) {
 TEST(a_loop_with_slow_turns_answers_what_the_next_turn_would_answer_late) {
     Fixture fixture(256, 1);
     fixture.start();
-    Completions loop, other;
+    const OwnCompletions own = make_completions(), others = make_completions();
+    Completions &loop = *own, &other = *others;
     CHECK(!fixture.runtime->answer_before_next_dispatch(loop));
     const int64_t asked = now_ns();
     for (uint64_t id = 0; id < 2048; ++id)

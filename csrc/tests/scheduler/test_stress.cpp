@@ -17,6 +17,7 @@
 
 #include "scheduler/runtime.hpp"
 #include "tests/check.hpp"
+#include "tests/scheduler/loop.hpp"
 
 using namespace engine;
 using namespace engine::scheduler;
@@ -411,7 +412,8 @@ private:
 
     Service& service_;
     Random random_;
-    Completions completions_;
+    OwnCompletions own_ = make_completions();
+    Completions& completions_ = *own_;
     std::unordered_map<uint64_t, Asked> asked_;
     uint64_t tickets_ = 0;
 };

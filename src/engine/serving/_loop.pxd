@@ -1,7 +1,6 @@
 # Event loops and calls of many rows, as CoreEngine sees them.
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
-from libcpp.utility cimport pair
 from libcpp.vector cimport vector
 
 cimport numpy as cnp
@@ -9,8 +8,6 @@ cimport numpy as cnp
 from engine.serving._deployment cimport Deployment, Versions
 from engine.serving._futures cimport AnswerFuture
 from engine.serving._scheduler cimport Completions, Group, Outcome, Request
-
-ctypedef Completions* completions_pointer
 
 # asyncio.get_running_loop(), without its system call for a task that a drain steps.
 cdef object running_loop()
@@ -63,6 +60,8 @@ cdef class LoopBridge:
 
     # The loop, None once it is gone.
     cdef object loop(self)
+    # Gives the completions up, once nothing is pending and the loop is closed or gone.
+    cdef int retire(self) except -1
     # Wakes an executor once this turn of the loop ends, for all requests that the turn submits.
     cdef int kick_later(self) except -1
     # Looks for answers at every turn from now on instead of being woken for them.
@@ -81,14 +80,6 @@ cdef class Bridges:
     # The bridges of one engine, by loop. Does not know the engine: one that never met a loop is in no reference cycle.
     cdef dict by_id                  # id(loop) -> LoopBridge
     cdef LoopBridge last
-    # Completions of loops that are gone, and since when.
-    cdef vector[pair[completions_pointer, int64_t]] spare
-
-    cdef Completions* completions(self) except NULL
-    # Frees those that have been spare since then.
-    cdef int free_spare(self, int64_t until_ns) noexcept
-    # Takes the completions of a bridge that has nothing pending.
-    cdef int keep(self, LoopBridge bridge) except -1
     # Hot: the running loop's bridge, which is almost always the last one that was asked for.
     cdef LoopBridge of(self, Versions engine, object loop)
     # Drops the bridges of closed loops for which nothing is pending any more.

@@ -8,10 +8,8 @@ Who owns what, and why nothing is freed too early:
   slot before anybody answers it.
 - The native core never touches `user`. It only pushes the slot's index onto the loop's completions, from any thread and
   without the GIL, and signals the eventfd.
-- `Completions` is freed with its bridge, so a bridge must outlive its pending requests. `Bridges` keeps every bridge
+- A bridge holds a reference to its `Completions`, and must outlive its pending requests. `Bridges` keeps every bridge
   until its loop is closed or gone and `pending` is 0, and a bridge keeps its engine.
-- An executor may be about to signal completions whose answers were all taken by a look. So those of a loop that is gone
-  are kept for the next loop, and freed a second later.
 - A bridge does not keep its loop: one that its owner drops without closing it must be collected, and its descriptors
   with it. While requests are pending, their futures keep the loop.
 - `pending` and all flags here are touched with the GIL held only.
@@ -21,14 +19,13 @@ from cpython.object cimport PyObject
 from cpython.pystate cimport PyThreadState, PyThreadState_Get
 from cpython.ref cimport Py_DECREF
 from libc.string cimport memcpy
-from libcpp.utility cimport pair
 
 from engine._common._assert cimport ENGINE_ASSERT
 from engine._common._gil cimport share_gil
 from engine.serving._answers cimport Answer
 from engine.serving._futures cimport PENDING
 from engine.serving._rows cimport table
-from engine.serving._scheduler cimport NEVER_NS, NO_SLOT, Caller, Completions, Runtime, SlotTable, now_ns
+from engine.serving._scheduler cimport NO_SLOT, Caller, Completions, Runtime, SlotTable, now_ns
 
 import asyncio
 import weakref
@@ -43,8 +40,6 @@ cdef extern from "Python.h":
     PyObject* PyDict_GetItem(PyObject* dict, object key) noexcept  # borrowed
 
 _get_running_loop = asyncio.get_running_loop
-# An executor that has pushed an answer signals it within this time.
-cdef int64_t SPARE_NS = 1_000_000_000
 
 # The loop whose completions a thread drains now, and that thread. asyncio.get_running_loop makes a system call before
 # Python 3.12; a task that a drain steps, and that asks again, need not pay for it. With several such threads the last
@@ -176,7 +171,13 @@ cdef class LoopBridge:
         # Reached only with nothing pending, because Bridges keeps every bridge that has. If the interpreter ends
         # before, the core may still signal: the memory stays.
         if self.native is not NULL and self.native.pending == 0:
-            del self.native
+            self.native.release()
+
+    cdef int retire(self) except -1:
+        self.native.release()
+        self.native = NULL
+        self.kick = self.poll = self.watch = None  # bound methods of the bridge, which keep it
+        return 0
 
     cdef object loop(self):
         return None if self.address is NULL else <object>self.address
@@ -186,7 +187,7 @@ cdef class LoopBridge:
         if self.native is NULL:
             return  # it was closed before, and swept
         ENGINE_ASSERT(self.native.pending == 0, b"the futures of pending requests keep their loop")
-        self.bridges.keep(self)
+        self.retire()
         self.bridges.forget(self)
 
     def _kick(self):
@@ -384,7 +385,10 @@ cdef class Bridges:
                 bridge.watch = weakref.ref(loop, bridge._loop_is_gone)
             except TypeError:
                 bridge.watch = loop
-            bridge.native = self.completions()
+            try:
+                bridge.native = new Completions()
+            except OSError as error:
+                raise no_descriptor(error) from None
             bridge.rest = NO_SLOT
             bridge.kick, bridge.poll = bridge._kick, bridge._poll
             bridge.start_reading()
@@ -402,43 +406,9 @@ cdef class Bridges:
                 continue
             bridge.drop_answers()
             if bridge.native.pending == 0:
-                self.keep(bridge)
+                bridge.retire()
                 del self.by_id[key]
         return 0
-
-    cdef Completions* completions(self) except NULL:
-        cdef Completions* native
-        self.free_spare(now_ns() - SPARE_NS)
-        if self.spare.empty():
-            try:
-                return new Completions()
-            except OSError as error:
-                raise no_descriptor(error) from None
-        native = self.spare.back().first
-        self.spare.pop_back()
-        return native
-
-    cdef int free_spare(self, int64_t until_ns) noexcept:
-        cdef size_t kept = 0
-        cdef pair[completions_pointer, int64_t] each
-        for each in self.spare:
-            if each.second > until_ns:
-                self.spare[kept] = each
-                kept += 1
-            else:
-                del each.first
-        self.spare.resize(kept)
-        return 0
-
-    cdef int keep(self, LoopBridge bridge) except -1:
-        bridge.native.stop_polling()
-        self.spare.push_back(pair[completions_pointer, int64_t](bridge.native, now_ns()))
-        bridge.native = NULL
-        bridge.kick = bridge.poll = bridge.watch = None  # bound methods of the bridge, which keep it
-        return 0
-
-    def __dealloc__(self):
-        self.free_spare(NEVER_NS)
 
     # The loop of a bridge is gone.
     cdef int forget(self, LoopBridge bridge) except -1:

@@ -161,6 +161,7 @@ cdef extern from "scheduler/slot_table.hpp" namespace "engine::scheduler" nogil:
 cdef extern from "scheduler/completions.hpp" namespace "engine::scheduler" nogil:
     cdef cppclass Completions:
         Completions() except +system_error
+        void release() noexcept
         int fd() noexcept
         uint32_t take_all(SlotTable& table) noexcept
         void signal() noexcept

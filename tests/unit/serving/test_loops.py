@@ -52,7 +52,7 @@ def test_loops_that_are_never_closed_are_collected(lane):
         gone = [on_a_loop_of_its_own() for _ in range(20)]
         gc.collect()
         assert [ref() for ref in gone] == [None] * 20
-        # What an executor may still signal is freed by a later loop.
+        # The executor that answered last may not have signalled yet.
         give_up = time.monotonic() + 60
         while descriptors() > before + 1 and time.monotonic() < give_up:
             time.sleep(0.1)
