@@ -152,7 +152,7 @@ struct Service {
         limits.budget_ns = BUDGET_NS;
         limits.weight = weight;
         runtime = std::make_unique<Runtime>(limits, executors, false);
-        runtime->set_overlaps(overlapping);
+        runtime->set_primary(*current);
         runtime->start_threads(current, nullptr, 0);
         findings.runtimes.fetch_add(1);
     }
