@@ -6,6 +6,7 @@
 // frees them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -43,7 +44,7 @@ public:
     int score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out);
 
     // A primary on a device takes batches and answers later. 0 for one whose batches are calls.
-    uint32_t in_flight_max() const noexcept { return primary_.in_flight_max; }
+    uint32_t in_flight_max() const noexcept { return std::min(primary_.in_flight_max, SharedExecutors::EXECUTORS_MAX); }
     // The rows of a batch; UINT32_MAX for as many as come.
     uint32_t rows_max() const noexcept { return primary_.in_flight_max > 0 ? primary_.rows_max : UINT32_MAX; }
     // As engine_scorer says. `scratch` is used as by score_primary().

@@ -64,7 +64,7 @@ bool Lane::take_from_executors(uint32_t index, uint32_t generation, bool* was_ru
 
 void Lane::set_primary(const Deployment& primary) {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
-    const uint32_t seats = std::min(primary.in_flight_max(), SharedExecutors::EXECUTORS_MAX);
+    const uint32_t seats = primary.in_flight_max();
     while (seats_.size() < seats) seats_.push_back(std::make_unique<Batch>(limits_));
     policy_.set_device(seats, seats > 0 ? primary.rows_max() : limits_.batch_rows_max);
     overlaps_ = primary.overlaps();
