@@ -236,9 +236,13 @@ bool Executors::end_calls(Executor& me, Lane& lane, bool in_flight) {
         lost = me.lost;
         if (lost) left_behind = lane.take_lost(batch);
         else if (in_flight) me.flights.push_back(flight_of(lane, batch));
-        else lane.finish_batch(batch);
+        else if (!batch.place.on_device) lane.finish_batch(batch);
     }
     if (in_flight && !lost) return true;
+    if (batch.place.on_device && !lost) {
+        leave_seat(lane, batch);
+        return true;
+    }
     if (in_flight) {
         leave_ticket(batch);
         lane.give_up(batch, Reason::stalled);

@@ -175,6 +175,7 @@ private:
     Looked landed(Executor& me, size_t flight);
     Looked abandon(Executor& me, size_t flight, Reason reason);
     Looked seat_is_free(Executor& me, size_t flight);
+    void leave_seat(Lane& lane, Batch& batch) noexcept;
     void leave_ticket(Batch& batch) noexcept;
     void free_seat(Flight& flight) noexcept;
     void remove(Executor& me, size_t flight) noexcept;

@@ -85,14 +85,21 @@ Executors::Looked Executors::landed(Executor& me, size_t index) {
         if (more) {
             me.lane = &lane;
             me.batch = &batch;
-        } else {
-            lane.finish_batch(batch);
         }
     }
     if (more) return make_calls(me, lane) ? Looked::landed : Looked::lost;
-    lane.learn(batch, false);
-    lane.executor_leaves();
+    leave_seat(lane, batch);
     return Looked::landed;
+}
+
+// The batch is at its end. Any executor may begin the next one on its seat, in the same buffers, as soon as it is free.
+void Executors::leave_seat(Lane& lane, Batch& batch) noexcept {
+    lane.learn(batch, false);
+    {
+        const MutexLock lock(lock_);
+        lane.finish_batch(batch);
+    }
+    lane.executor_leaves();
 }
 
 // The answers will not come, or too late: the requests of the batch are answered without them. The seat is free when
