@@ -160,8 +160,7 @@ int DeviceModel::poll(std::uint32_t ticket, double* out) noexcept {
     const PipelineOptions& options = pipeline_->options();
     if (ticket >= Pipeline::TICKETS) {
         CpuAnswers& answers = cpu_answers_[ticket - Pipeline::TICKETS];
-        if (out != nullptr)
-            std::copy_n(answers.values.data(), std::size_t{answers.n_rows} * options.n_outputs, out);
+        if (out != nullptr) std::copy_n(answers.values.data(), std::size_t{answers.n_rows} * options.n_outputs, out);
         answers.taken.store(false, std::memory_order_release);
         return ENGINE_SCORE_OK;
     }
@@ -171,8 +170,7 @@ int DeviceModel::poll(std::uint32_t ticket, double* out) noexcept {
     std::uint32_t n = 0;
     const std::byte* rows = pipeline_->failed_rows(ticket, &n);
     const std::size_t width = options.n_features;
-    if (options.float64_rows)
-        return score_on_cpu(reinterpret_cast<const double*>(rows), n, width, out, NEVER_NS);
+    if (options.float64_rows) return score_on_cpu(reinterpret_cast<const double*>(rows), n, width, out, NEVER_NS);
     return score_on_cpu(reinterpret_cast<const float*>(rows), n, width, out, NEVER_NS);
 }
 

@@ -34,7 +34,8 @@ Pipeline::Pipeline(std::shared_ptr<Device> device, const PipelineOptions& option
 std::unique_ptr<Pipeline> Pipeline::make(std::shared_ptr<Device> device, const PipelineOptions& options,
                                          const Body& body, Function publish, std::string* error) {
     ENGINE_ASSERT(options.rows_max > 0 && options.n_features > 0, "a pipeline has rows");
-    ENGINE_ASSERT(options.lanes > 0 && options.lanes <= LANES_MAX, "a pipeline has lanes, and their numbers fit tickets");
+    ENGINE_ASSERT(options.lanes > 0 && options.lanes <= LANES_MAX,
+                  "a pipeline has lanes, and their numbers fit tickets");
     std::unique_ptr<Pipeline> made(new Pipeline(std::move(device), options, body, publish));
     return made->build(error) ? std::move(made) : nullptr;
 }

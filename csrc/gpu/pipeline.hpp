@@ -76,8 +76,8 @@ public:
     // Hot, one thread a ticket. ENGINE_SCORE_PENDING; or the batch's status, and the ticket is then spent. Answers are
     // in `out` (double [n][n_outputs]) where that is ENGINE_SCORE_OK; `out` is null for an abandoned ticket.
     int poll(std::uint32_t ticket, double* out) noexcept;
-    // Nobody waits for the ticket any more. Its lane is free again once the device is through with the batch, whether or
-    // not anybody polls for that.
+    // Nobody waits for the ticket any more. Its lane is free again once the device is through with the batch, whether
+    // or not anybody polls for that.
     void abandon(std::uint32_t ticket) noexcept;
     // The rows of a ticket that poll() has just given ENGINE_SCORE_FAILED, dense, in the device's type: its lane is the
     // device's for ever, and nobody else writes there.

@@ -1,7 +1,7 @@
 // One batch of one lane, with the buffers to score it in and how far its scoring is. Sized once.
 //
-// Rows are scored in groups: those that came under one deployment, and of these the suspects (row_failures.hpp) last and
-// by themselves. A group takes one call, or several where rows fail or a call may have fewer of them.
+// Rows are scored in groups: those that came under one deployment, and of these the suspects (row_failures.hpp) last
+// and by themselves. A group takes one call, or several where rows fail or a call may have fewer of them.
 #pragma once
 
 #include <cstddef>
@@ -63,11 +63,11 @@ struct Batch {
     uint32_t n = 0;               // rows of the call
     int64_t until_ns = 0;         // when the last of its callers stops waiting
     CallState call_state = CallState::none;
-    uint32_t ticket = 0;       // the device's, while in flight
-    bool waited = false;       // the device had no room for a call: its time says nothing
-    int64_t ended_ns = 0;      // when the last call ended
-    bool all_ok = true;        // every row got an answer of the primary
-    bool last_ok = true;       // … every row of the last call
+    uint32_t ticket = 0;   // the device's, while in flight
+    bool waited = false;   // the device had no room for a call: its time says nothing
+    int64_t ended_ns = 0;  // when the last call ended
+    bool all_ok = true;    // every row got an answer of the primary
+    bool last_ok = true;   // … every row of the last call
 
     // Before the first call.
     void begin(int64_t now) noexcept {

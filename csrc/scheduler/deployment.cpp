@@ -65,8 +65,7 @@ int Deployment::begin(const void* rows, uint32_t n_rows, float* scratch, uint32_
     const size_t width = primary_.n_features;
     if (float64_rows_ && primary_.begin_f64 != nullptr)
         return primary_.begin_f64(primary_.ctx, static_cast<const double*>(rows), n_rows, width, ticket);
-    const auto* narrow =
-        float64_rows_ ? narrowed(rows, width * n_rows, scratch) : static_cast<const float*>(rows);
+    const auto* narrow = float64_rows_ ? narrowed(rows, width * n_rows, scratch) : static_cast<const float*>(rows);
     return primary_.begin(primary_.ctx, narrow, n_rows, width, ticket);
 }
 

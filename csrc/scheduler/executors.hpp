@@ -4,11 +4,12 @@
 // lock, the batch that ranks first among the lanes with work (fair_share.hpp has the order). An executor that is stuck
 // in a model is replaced by a new thread; the answers it may still bring are dropped.
 //
-// A batch for a device has a seat instead of a thread. An executor begins it, keeps it as a flight, and takes other work
-// meanwhile; whenever it is between two batches it looks at its flights. It looks without pause around the time when an
-// answer is due, and sleeps before and after. A flight that is overdue like a stuck executor is abandoned: its requests
-// are answered without it, and its seat is free once the device is through with it. Flights are their executor's; one
-// that goes into a model hands them to an executor that sleeps, and those of a replaced one are taken by the next.
+// A batch for a device has a seat instead of a thread. An executor begins it, keeps it as a flight, and takes other
+// work meanwhile; whenever it is between two batches it looks at its flights. It looks without pause around the time
+// when an answer is due, and sleeps before and after. A flight that is overdue like a stuck executor is abandoned: its
+// requests are answered without it, and its seat is free once the device is through with it. Flights are their
+// executor's; one that goes into a model hands them to an executor that sleeps, and those of a replaced one are taken
+// by the next.
 //
 // Order. All executors must not sleep while a request is queued. Three pairs of accesses see to that; in each, at least
 // one side sees the other's store. 1. A submitter pushes its slot, then reads the lane's `announced`. An executor
@@ -121,8 +122,8 @@ private:
         Deployment* warming = nullptr;  // lock: what it calls for the first time, one reference; null for a batch
         int64_t warming_since_ns = 0;   // lock
         std::vector<Lane::Dropped> dropped;  // this thread's alone: dropped under the lock, answered without it
-        std::vector<Flight> flights;         // written by this thread under the lock; by others only while it is in a lane
-        std::atomic<int64_t> looks_ns{0};    // when it began to look at its flights; 0 outside of that
+        std::vector<Flight> flights;  // written by this thread under the lock; by others only while it is in a lane
+        std::atomic<int64_t> looks_ns{0};  // when it began to look at its flights; 0 outside of that
         std::atomic<bool> ended{false};
         std::shared_ptr<Executors> owner;  // a lost thread keeps the executors that it comes back to
     };

@@ -286,8 +286,8 @@ bool Executors::is_stuck_looking(const Executor& executor, int64_t since_ns) con
     return looks_ns != 0 && looks_ns <= since_ns;
 }
 
-// Lock. Takes all batches from an executor that is stuck looking at them. Throws only std::bad_alloc; some are then lost
-// already.
+// Lock. Takes all batches from an executor that is stuck looking at them. Throws only std::bad_alloc; some are then
+// lost already.
 void Executors::lose_flights(Executor& executor, std::vector<LostBatch>& lost) {
     lost.reserve(executor.flights.size());
     for (Flight& flight : executor.flights) {

@@ -347,8 +347,8 @@ void Lane::rows_answered(Batch& batch, int status, uint32_t unusable) {
     batch.search.passed(batch.n);
 }
 
-// There is no time for a call of the first row that is not settled. A call that nobody could be blamed for counts as one
-// failing row.
+// There is no time for a call of the first row that is not settled. A call that nobody could be blamed for counts as
+// one failing row.
 void Lane::give_up_row(Batch& batch) {
     const bool tried = batch.search.tried();
     batch.all_ok = false;

@@ -1,9 +1,9 @@
 // The batch lane of one engine, as its executors see it: submissions, queue, policy, cost, and the batches that run.
 //
 // Callers push slots; an executor that holds the executors' lock moves them into the policy's queue and forms a batch;
-// without the lock it makes the batch's calls and delivers the answers; with the lock again it ends the batch. A call of
-// a model on a device is begun, and polled until it has ended. The lane knows neither threads nor executors. It hands
-// requests that the primary will not answer to its FallbackHandler.
+// without the lock it makes the batch's calls and delivers the answers; with the lock again it ends the batch. A call
+// of a model on a device is begun, and polled until it has ended. The lane knows neither threads nor executors. It
+// hands requests that the primary will not answer to its FallbackHandler.
 //
 // Marked "lock": under the executors' lock. All else says who may call it.
 #pragma once

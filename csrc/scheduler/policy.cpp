@@ -89,9 +89,9 @@ void Policy::set_guest_share(double share) noexcept {
                         std::memory_order_relaxed);
 }
 
-// Another executor or seat serves the host meanwhile, or the guest takes none of the host's; or the head of its queue, and a request that comes this moment, can wait
-// for the guest's batch. A guest that is too slow for any request to wait is probed now and then all the same, because
-// its cost may have been learned on a bad day.
+// Another executor or seat serves the host meanwhile, or the guest takes none of the host's; or the head of its queue,
+// and a request that comes this moment, can wait for the guest's batch. A guest that is too slow for any request to
+// wait is probed now and then all the same, because its cost may have been learned on a bad day.
 int64_t Policy::guest_limit_ns(int64_t now_ns) const noexcept {
     const Policy& host = *host_;
     if (on_device() && !host.on_device()) return NEVER_NS;

@@ -145,7 +145,9 @@ public:
     void started(Place place, uint32_t rows, int64_t now_ns) noexcept;
     void finished(Place place, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept;
     // When the batch there began, without its executor's waits for Python's GIL.
-    int64_t started_ns(Place place, int64_t now_ns) const noexcept { return of(place).started_ns(place.number, now_ns); }
+    int64_t started_ns(Place place, int64_t now_ns) const noexcept {
+        return of(place).started_ns(place.number, now_ns);
+    }
     // The batch that began there will not come back, or comes back too late to be a measure.
     void lost(Place place) noexcept {
         if (host_ != nullptr) --host_->guests_running_;

@@ -228,8 +228,8 @@ void Simulator::start_batch(uint32_t index, const BatchPlan& plan, uint64_t left
     result_.probes += probe;
     checker_.expect((able || probe) && !sabotaged(Invariant::able_to_finish), Invariant::able_to_finish,
                     requests_[request_of(model, batch.entries[0].slot)].number);
-    checker_.expect((!model.simulated.canary || live_can_wait(batch)) && !sabotaged(Invariant::live_first), Invariant::live_first,
-                    requests_[request_of(model, batch.entries[0].slot)].number);
+    checker_.expect((!model.simulated.canary || live_can_wait(batch)) && !sabotaged(Invariant::live_first),
+                    Invariant::live_first, requests_[request_of(model, batch.entries[0].slot)].number);
     const bool pays = std::min(model.cost.efficient_rows(), plan_.batch_rows_max) > 1;
     if (batch.rows == 1 && able && pays && left_queued > 0 && now_ns_ + model.cost.high_ns(2) <= first_ns)
         ++result_.batches_of_one_avoidable;

@@ -208,8 +208,8 @@ private:
     SharedExecutors shared_;
     std::deque<Model> models_;
     std::vector<std::pair<uint32_t, uint32_t>> flights_;  // batches on devices to look at, with their serials
-    std::vector<uint32_t> active_;  // models that had work at the last look
-    uint32_t touched_ = 0;          // the model of the latest event
+    std::vector<uint32_t> active_;                        // models that had work at the last look
+    uint32_t touched_ = 0;                                // the model of the latest event
 
     int64_t now_ns_ = SimulatedEnvironment::START_NS;
     int64_t not_before_ns_ = 0;  // where the last jump of the clock landed

@@ -3,8 +3,8 @@
 // same trace_hash.
 //
 // It takes a request through the batch lane as the runtime does, by the same slots and the same state words: admission,
-// the submission stack, executors, batches in flight, the timed fallback on a few cores. It leaves out the GIL, the threads and the memory
-// they share, which have tests of their own.
+// the submission stack, executors, batches in flight, the timed fallback on a few cores. It leaves out the GIL, the
+// threads and the memory they share, which have tests of their own.
 #pragma once
 
 #include <array>

@@ -55,9 +55,9 @@ typedef int (*engine_score_until_f32)(void *ctx, const float *rows, size_t n_row
 typedef int (*engine_score_until_f64)(void *ctx, const double *rows, size_t n_rows, size_t row_stride, double *out,
                                       int64_t deadline_ns);
 
-/* A model on a device may let its caller go: a batch is begun, and its answers are asked for later. Meanwhile one thread
- * begins others, up to in_flight_max of them. These functions need a scorer that is ENGINE_SCORER_REENTRANT and not
- * ENGINE_SCORER_TAKES_GIL, and stand beside score(), which stays required. None of them waits for the device.
+/* A model on a device may let its caller go: a batch is begun, and its answers are asked for later. Meanwhile one
+ * thread begins others, up to in_flight_max of them. These functions need a scorer that is ENGINE_SCORER_REENTRANT and
+ * not ENGINE_SCORER_TAKES_GIL, and stand beside score(), which stays required. None of them waits for the device.
  *
  * begin() takes 1 to rows_max rows. It copies them, keeps no pointer, and gives ENGINE_SCORE_OK with *ticket, or
  * ENGINE_SCORE_BUSY where the device has no room for one more batch, or a failure. Any thread, several at once. */

@@ -30,7 +30,7 @@ struct TestDevice {
     std::atomic<bool> serial{false};         // batches one after the other, as on a device that one of them fills
     std::atomic<bool> hang{false};           // a batch that begins now takes until this is false again
     std::atomic<bool> begin_fails{false}, begin_hangs{false}, poll_hangs{false}, fail{false}, full{false};
-    std::atomic<bool> poisonable{false};     // a batch fails that has a row whose first value is negative
+    std::atomic<bool> poisonable{false};  // a batch fails that has a row whose first value is negative
     double offset = 0.0;
     std::atomic<uint64_t> begun{0}, called{0}, abandoned{0}, breaches{0};
     std::atomic<uint32_t> together{0};  // the most batches that were out at once
@@ -40,7 +40,8 @@ struct TestDevice {
 
     uint32_t out() {
         const std::lock_guard<std::mutex> holding(lock);
-        return static_cast<uint32_t>(std::count_if(tickets.begin(), tickets.end(), [](auto& each) { return each.out; }));
+        return static_cast<uint32_t>(
+            std::count_if(tickets.begin(), tickets.end(), [](auto& each) { return each.out; }));
     }
 
     int answer(const float* rows, size_t n, size_t stride, double* to) {
@@ -65,7 +66,8 @@ struct TestDevice {
         if (self->begin_fails.load()) return ENGINE_SCORE_FAILED;
         if (self->full.load()) return ENGINE_SCORE_BUSY;
         const std::lock_guard<std::mutex> holding(self->lock);
-        const auto free = std::find_if(self->tickets.begin(), self->tickets.end(), [](auto& each) { return !each.out; });
+        const auto free =
+            std::find_if(self->tickets.begin(), self->tickets.end(), [](auto& each) { return !each.out; });
         if (free == self->tickets.end()) return ENGINE_SCORE_BUSY;
         const int64_t now = engine::now_ns();
         const int64_t from = self->serial.load() ? std::max(now, self->free_ns) : now;
@@ -109,14 +111,22 @@ struct TestDevice {
     static void release(void* ctx) { static_cast<TestDevice*>(ctx)->references.fetch_sub(1); }
 
     engine_scorer scorer() {
-        return {ENGINE_SCORER_ABI, ENGINE_SCORER_REENTRANT,
-                2,                 1,
-                this,              score,
-                nullptr,           retain,
-                release,           nullptr,
-                nullptr,           begin,
-                nullptr,           poll,
-                abandon,           in_flight_max,
+        return {ENGINE_SCORER_ABI,
+                ENGINE_SCORER_REENTRANT,
+                2,
+                1,
+                this,
+                score,
+                nullptr,
+                retain,
+                release,
+                nullptr,
+                nullptr,
+                begin,
+                nullptr,
+                poll,
+                abandon,
+                in_flight_max,
                 rows_max};
     }
 };

@@ -47,10 +47,14 @@ struct Fixture {
         runtime->set_primary(*deployment);
     }
     static Deployment* deploy(TestDevice& on, uint64_t number) {
-        const engine_scorer fallback{ENGINE_SCORER_ABI, ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
-                                     2,                 1,
-                                     nullptr,           fall_back,
-                                     nullptr,           keep,
+        const engine_scorer fallback{ENGINE_SCORER_ABI,
+                                     ENGINE_SCORER_NATIVE | ENGINE_SCORER_REENTRANT,
+                                     2,
+                                     1,
+                                     nullptr,
+                                     fall_back,
+                                     nullptr,
+                                     keep,
                                      keep};
         BreakerLimits breaker;
         breaker.rest_ns = 5 * MS;
@@ -204,7 +208,8 @@ TEST(a_device_without_room_is_asked_again_and_blames_nobody) {
     fixture.start();
     fixture.device.full = true;
     const auto [outcome, value] = fixture.predict(1.0f, 20 * MS);
-    CHECK(outcome.source != Source::primary && (outcome.reason == Reason::timeout || outcome.reason == Reason::stalled));
+    CHECK(outcome.source != Source::primary &&
+          (outcome.reason == Reason::timeout || outcome.reason == Reason::stalled));
     std::thread waits([&] { CHECK(fixture.predict(2.0f, 5000 * MS).first.source != Source::default_value); });
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
     fixture.device.full = false;
@@ -294,8 +299,7 @@ TEST(a_swap_between_a_device_and_a_call_mixes_nothing) {
                 double out = NAN;
                 Outcome outcome;
                 Deployment* const by = current.load();
-                const uint32_t slot =
-                    fixture.runtime->submit({by, row, now, now, now + 1000 * MS}, {}, &outcome, &out);
+                const uint32_t slot = fixture.runtime->submit({by, row, now, now, now + 1000 * MS}, {}, &outcome, &out);
                 if (slot == NO_SLOT) continue;
                 while (!fixture.runtime->wait(slot)) {
                 }

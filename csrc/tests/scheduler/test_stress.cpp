@@ -1,7 +1,8 @@
 // Everything at once, for as long as ENGINE_STRESS_S says (two seconds unless it does): several runtimes on shared
-// executors, priorities, hedges, swaps, cancelled requests, models that fail, answer NaN, stall and come back late, some
-// of them on devices with batches in flight, event loops and groups, runtimes that open and close while others are busy. Every answer is checked; ASan and TSan
-// watch the threads. ENGINE_SEED replays the draws, though not the interleaving.
+// executors, priorities, hedges, swaps, cancelled requests, models that fail, answer NaN, stall and come back late,
+// some of them on devices with batches in flight, event loops and groups, runtimes that open and close while others are
+// busy. Every answer is checked; ASan and TSan watch the threads. ENGINE_SEED replays the draws, though not the
+// interleaving.
 #include <poll.h>
 
 #include <algorithm>
@@ -94,8 +95,7 @@ struct Model {
 
     void answer(const float* rows, size_t n, size_t stride, double* out) const {
         for (size_t r = 0; r < n; ++r)
-            out[r] = added + static_cast<double>(rows[r * stride]) +
-                     1000.0 * static_cast<double>(rows[r * stride + 1]);
+            out[r] = added + static_cast<double>(rows[r * stride]) + 1000.0 * static_cast<double>(rows[r * stride + 1]);
     }
 
     static int begin(void* ctx, const float* rows, size_t n, size_t stride, uint32_t* ticket) {

@@ -170,7 +170,9 @@ def _compared(run: Mapping[str, Any], arguments: Mapping[str, Any], exactly: boo
     executors = at_once(plan)
     if exactly and executors != 1:
         raise ConfigError(f"the exact oracle is for one executor, got {executors}")
-    most = most_exactly(arrivals, **costs) if exactly else most_at_most(arrivals, **costs, executors=executors)
+    most = (
+        most_exactly(arrivals, **costs) if exactly else most_at_most(arrivals, **costs, executors=executors)
+    )
     return {
         "in_time": run["primary_in_time"],
         "oracle": most,

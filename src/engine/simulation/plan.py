@@ -91,7 +91,9 @@ def _models(models: Any) -> list[tuple[float, float, float, bool, int, bool, int
         seats = whole(f"models[{i}].seats", model.get("seats", 0), 0, EXECUTORS_MAX)
         rows_max = whole(f"models[{i}].rows_max", model.get("rows_max", 0), 0, ROWS_MAX)
         if not seats and (rows_max or model.get("serial", False)):
-            raise ConfigError(f"models[{i}]: serial and rows_max are a device's: give it seats, got {model!r}")
+            raise ConfigError(
+                f"models[{i}]: serial and rows_max are a device's: give it seats, got {model!r}"
+            )
         checked.append((share, weight, factor, canary, seats, bool(model.get("serial", False)), rows_max))
     if not any(share > 0 for share, *_ in checked):
         raise InputError("models needs at least one model with a share above 0")
