@@ -287,7 +287,7 @@ int Pipeline::poll(std::uint32_t ticket, double* out) noexcept {
     return ENGINE_SCORE_OK;
 }
 
-// Whoever looks for a lane may have found it free, and have begun another batch in it. The driver is asked each time,
+// Another thread may have found the lane free, and may have begun a batch in it. The driver is asked each time,
 // because an abandoned batch is polled rarely, and nobody else may find out that the device is lost.
 int Pipeline::poll_abandoned(std::uint32_t ticket) noexcept {
     const std::uint32_t number = ticket % LANES_MAX;

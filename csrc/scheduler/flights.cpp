@@ -1,4 +1,4 @@
-// The part of an executor that has batches on devices: when it looks at them, and what becomes of those that hang.
+// An executor's batches on devices: when it looks at them, and how it gives up the ones that hang.
 #include <sched.h>
 
 #include <algorithm>
@@ -51,7 +51,7 @@ int64_t Executors::next_look_ns(const Flight& flight, int64_t now) const noexcep
 Executors::Looked Executors::look(Executor& me) {
     Looked looked = Looked::nothing;
     me.looks_ns.store(now_ns(), std::memory_order_relaxed);
-    // From the back: a flight that goes is replaced by the last one, and one that comes is looked at next time.
+    // From the back, because remove() puts the last flight in the place of the one that goes.
     for (size_t i = me.flights.size(); i-- > 0 && looked != Looked::lost;) looked = std::max(looked, look_at(me, i));
     me.looks_ns.store(0, std::memory_order_relaxed);
     return looked;

@@ -28,7 +28,7 @@ Simulator::Simulator(const SimulationPlan& plan)
       out_(size_t{plan.batch_rows_max} * SimulatedVersion::OUTPUTS),
       rows_(plan.batch_rows_max) {
     const double full_ns = static_cast<double>(plan.batch_base_ns + plan.batch_row_ns * plan.batch_rows_max);
-    // Of the executors, where any model is called, and of the devices.
+    // Devices count with their seats, and executors where they call any model.
     double at_once = 0.0;
     bool called = false;
     for (const SimulatedModel& its : plan.models) {

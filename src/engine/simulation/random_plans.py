@@ -20,7 +20,7 @@ _MODELS: list[list[dict[str, float]]] = [
     [{"weight": 4.0}, {"share": 3.0}, {"cost_factor": 20.0, "share": 0.2}],
     [{"share": 0.0}] * 20 + [{"weight": 0.1}, {"weight": 10.0}],
 ]
-# Drawn last, so that plans without a device are those that a seed always gave.
+# Drawn last: a seed's plan without a device stays as it was.
 _DEVICES: list[list[dict[str, float]]] = [
     [{"seats": 1}],
     [{"seats": 2, "serial": True}],
