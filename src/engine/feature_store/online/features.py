@@ -97,6 +97,8 @@ class OnlineFeatures:
             InputError: as `fetch`, for any of the requests; then nothing was looked up.
         """
         keys = request_keys(self._readers, requests)
+        if not keys:
+            return []
         try:
             blobs = self._wire.read(keys, deadline_ns)
         except Unavailable as unavailable:
