@@ -31,7 +31,7 @@ from engine.feature_store.online.dynamodb_wire import (
 )
 
 WRITE_THREADS = 16
-ATTEMPTS_MAX = 10
+ATTEMPTS_MAX = 4
 TIMEOUT_S_MAX = 3600.0
 # The table forgets a row this long after its TTL, because the clocks of writers differ. Readers check the TTL.
 SLACK_S = 86_400

