@@ -299,7 +299,7 @@ class RedisCluster:
         for client in self._clients:
             _waited(
                 lambda client=client: (
-                    (info := client.execute_command("CLUSTER", "INFO"))["cluster_state"] == "ok"
+                    (info := client.cluster("INFO"))["cluster_state"] == "ok"
                     and int(info["cluster_known_nodes"]) == 3
                     and int(info["cluster_slots_ok"]) == 16384
                 ),

@@ -308,7 +308,7 @@ class RedisOnline(OnlineStore):
             raise StoreError(f"{self}: refused the user or password: {error}") from error
         except errors.OutOfMemoryError as error:
             raise StoreError(f"{self}: full: {error}; raise its maxmemory") from error
-        except errors.RedisError as error:
+        except (errors.RedisError, errors.RedisClusterException) as error:
             raise StoreError(f"{self}: {error or type(error).__name__}") from error
 
 

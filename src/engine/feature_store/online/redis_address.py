@@ -160,6 +160,14 @@ class Address:
             made.contexts.append(made.context())
         return made
 
+    def at(self, host: str, port: int, options: dict[str, Any] | None = None) -> Address:
+        """The address of another server of the same kind; with the same options unless others are given."""
+        made = Address(
+            self.family, (host, port), host, self.tls, self.options if options is None else options
+        )
+        made.contexts.extend(self.contexts)
+        return made
+
     @property
     def place(self) -> tuple[str, int]:
         """The host and port that asyncio connects to. Raises OSError if there is none now."""

@@ -6,7 +6,6 @@ one key at a time, because a cluster refuses a script whose keys are on several 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 
 from engine.errors import ConfigError
 from engine.feature_store.online.redis import KEEP, REVISION, ROWS_PER_CALL, UPSERT, RedisOnline, ttl_ms_of
-from engine.feature_store.online.redis_address import Address, hosts_of, safe
+from engine.feature_store.online.redis_address import hosts_of, safe
 from engine.feature_store.online.redis_cluster_wire import ClusterWire
 
 SCHEMES = ("redis+cluster", "rediss+cluster")
@@ -54,7 +53,7 @@ class RedisClusterOnline(RedisOnline):
             raise ConfigError(f"expected a URL like {FORM}, got {safe(url)!r}: a cluster has one database")
         super().__init__(plain, namespace=namespace, timeout_s=timeout_s)
         self.url = url
-        self._seeds = [_at(self._address, host, port) for host, port in hosts]
+        self._seeds = [self._address.at(host, port) for host, port in hosts]
 
     def _connect(self) -> None:
         # redis-py's client asks the cluster for its nodes when it is made, so the first call makes it.
@@ -155,7 +154,7 @@ class RedisClusterOnline(RedisOnline):
             return list(pipeline.execute(raise_on_error=False)[1:])
         except errors.AuthenticationError:
             raise
-        except (errors.RedisError, OSError):
+        except (errors.RedisError, errors.RedisClusterException, OSError):
             return [None] * len(calls)
 
     def rows(self, view: str) -> Iterator[tuple[bytes, bytes]]:
@@ -181,10 +180,3 @@ class RedisClusterOnline(RedisOnline):
                 else:
                     self._client.set(key + b"}", row, px=ttl_ms or None)
             self._client.rpush(self._own("log"), entry)
-
-
-def _at(address: Address, host: str, port: int) -> Address:
-    """The address of another node with the same user, password and options."""
-    return dataclasses.replace(
-        address, host=host, target=(host, port), places=[], looking=type(address.looking)()
-    )

@@ -129,10 +129,7 @@ class Slots:
         """The node at a place."""
         node = self._nodes.get(place)
         if node is None:
-            host, port = place
-            address = dataclasses.replace(
-                self._seeds[0], host=host, target=(host, port), places=[], looking=threading.Lock()
-            )
+            address = self._seeds[0].at(*place)
             # A node is named by its IP address as a rule, and to look that up takes no time.
             node = self._nodes.setdefault(place, Node(address.look()))
         return node

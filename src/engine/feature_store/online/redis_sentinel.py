@@ -61,17 +61,7 @@ class SentinelAddress(Address):
         }
         one = Address.of(f"{head}/{database}" + (f"?{urlencode(asked, doseq=True)}" if asked else ""))
         tls = {name: value for name, value in one.options.items() if name.startswith("ssl_")}
-        sentinels = tuple(
-            dataclasses.replace(
-                one,
-                host=host,
-                target=(host, port),
-                options={**tls, **theirs},
-                places=[],
-                looking=type(one.looking)(),
-            )
-            for host, port in hosts
-        )
+        sentinels = tuple(one.at(host, port, {**tls, **theirs}) for host, port in hosts)
         fields = {each.name: getattr(one, each.name) for each in dataclasses.fields(one)}
         return cls(**fields, sentinels=sentinels, service=service)
 
@@ -80,7 +70,16 @@ class SentinelAddress(Address):
         """The host and port of the master. Raises OSError if no Sentinel has named one."""
         for _, place in self.places:
             return place[0], place[1]
-        raise OSError(f"no Sentinel names a master of {self.service!r}")
+        raise self._unknown()
+
+    def opened(self, timeout_s: float) -> socket.socket:
+        """A socket connected to the master. Raises OSError if no Sentinel has named one, or it does not answer."""
+        if not self.places:
+            raise self._unknown()
+        return super().opened(timeout_s)
+
+    def _unknown(self) -> OSError:
+        return OSError(f"no Sentinel names a master of {self.service!r}")
 
     @property
     def server_name(self) -> str:
