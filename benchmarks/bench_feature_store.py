@@ -11,9 +11,10 @@ one file sorted by time, 4 columns, into LMDB; each in a process of its own, so 
 `push_1000_ms_…` is `FeatureStore.push` of 1,000 rows as mappings, with 10 columns, all of them newer than the stored
 ones; LMDB writes durably. `replay_equal_share` is the share of all values that have the same bits online and offline,
 at the end of each of the year's months: each view is materialised month by month, with windowed aggregates and TTLs,
-while rows of the month before come late. Rivals join the same files: Polars `join_asof` and pandas `merge_asof`,
-written by hand and without copies, TTL or reasons, and Feast with its file store in an environment of its own. Feast
-has 60 s, and a value of 60 means that it was not done.
+while rows of the month before come late. `dynamodb_vs_boto3` is the median time of a look-up of ten features of one
+entity over that of the bare `get_item` of boto3's client for the same item, in turn, on dynalite. Rivals join the same
+files: Polars `join_asof` and pandas `merge_asof`, written by hand and without copies, TTL or reasons, and Feast with
+its file store in an environment of its own. Feast has 60 s, and a value of 60 means that it was not done.
 Not measured: reading from a cold disk, sources larger than memory, a Redis across a network.
 """
 
@@ -39,6 +40,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import dynalite
 from benchmarks.own_environment import RivalMissing, measured_in
 from benchmarks.timing import latencies_us
 from engine import transform as t
@@ -47,6 +49,7 @@ from engine.feature_store import (
     Aggregate,
     DatasetConfig,
     DuckDBOffline,
+    DynamoDBOnline,
     Entity,
     FeatureStore,
     FeatureView,
@@ -91,7 +94,14 @@ def run(smoke: bool) -> dict[str, Any]:
         )
         for rival in rivals.values():
             rival.pop("checksum")
-        conditions: dict[str, Any] = {"labels": n_labels, "entities": n_entities, "checksum": checksum}
+        more, dynamodb_on = dynamodb(60 if smoke else 4_000)
+        metrics |= more
+        conditions: dict[str, Any] = {
+            "dynamodb": dynamodb_on,
+            "labels": n_labels,
+            "entities": n_entities,
+            "checksum": checksum,
+        }
         if not smoke:
             rivals["feast"], conditions["feast"] = feast(folder)
     return {"metrics": metrics, "rivals": rivals, "conditions": conditions}
@@ -259,6 +269,62 @@ def lookups(online: OnlineStore, kind: str, calls: int) -> dict[str, float]:
         f"online_us_1key_p99_{kind}": float(np.percentile(single, 99)),
         f"online_us_per_row_100keys_{kind}": float(np.percentile(many, 50)) / 100,
     }
+
+
+def dynamodb(calls: int) -> tuple[dict[str, float], str]:
+    """A look-up of ten features of one entity on dynalite, and its time over that of the bare call of boto3's client
+    for the same item, call by call in turn; and a sentence for the conditions."""
+    import boto3
+    import pyarrow as pa
+
+    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    before = {name: os.environ.get(name) for name in credentials}
+    os.environ.update(credentials)
+    try:
+        with dynalite.running() as url:
+            place = {"region_name": "eu-west-1", "endpoint_url": url}
+            online = DynamoDBOnline("benchmark", region="eu-west-1", endpoint_url=url)
+            online.create_table()
+            draw = np.random.default_rng(SEED)
+            names, n = [f"x{i}" for i in range(10)], 200
+            at = pa.array(np.full(n, 1_357_000_000), pa.timestamp("s", "UTC"))
+            keys = [f"N{i}" for i in range(n)]
+            table = pa.table({"plane": keys, "t": at} | {name: draw.normal(size=n) for name in names})
+            view = FeatureView("v", Entity("plane"), Source(table, "t"), names)
+            store = FeatureStore(DuckDBOffline(), online)
+            store.materialize(view, None, "2013-02-01T00:00:00Z")
+            spec = [t.number(name) for name in view.feature_names]
+            program = t.FeatureProgram.fit(spec, {name: [0.0] for name in view.feature_names})
+            features = store.online_features(program, [view])
+            client = boto3.session.Session().client("dynamodb", **place)
+            turn = iter(range(1 << 60))
+
+            def ours() -> None:
+                features.fetch({"plane": keys[next(turn) % n]}, time.monotonic_ns() + 10**10)
+
+            def bare() -> None:
+                key = f"engine:v:{keys[next(turn) % n]}".encode()
+                client.get_item(TableName="benchmark", Key={"k": {"B": key}})["Item"]["r"]["B"]
+
+            taken: dict[Any, list[np.ndarray]] = {ours: [], bare: []}
+            for number in range(20):
+                # In turn, because a server in JavaScript becomes faster and slower by itself.
+                for call in (ours, bare) if number % 2 else (bare, ours):
+                    taken[call].append(latencies_us(call, max(1, calls // 20), warmup=5))
+            stats = features.stats()
+            features.close()
+            assert stats["found"] == 20 * (max(1, calls // 20) + 5), stats
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    own, bare_us = (float(np.median(np.concatenate(taken[call]))) for call in (ours, bare))
+    return (
+        {"online_us_1key_p50_dynamodb": own, "dynamodb_vs_boto3": own / bare_us},
+        f"{dynalite.VERSION}, boto3 {boto3.__version__}",
+    )
 
 
 def materialized_rows_s(online: OnlineStore, n: int) -> float:

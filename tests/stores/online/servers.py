@@ -24,12 +24,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from benchmarks import dynalite as dynalite_server
 from tests.servers import free_port
 
 STARTED_S_MAX = 60.0
 STARTS_MAX = 3
 INSTALLED = Path(sys.prefix) / "share" / "engine-test-servers"
-DYNALITE = "dynalite@4.0.0"
 
 
 class Server:
@@ -99,17 +99,9 @@ def listens(port: int) -> bool:
 
 
 def dynalite() -> Server:
-    """A dynalite, without the delays that it imitates when a table is made."""
-    folder = INSTALLED / DYNALITE
-    program = folder / "node_modules" / "dynalite" / "cli.js"
-    if not program.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), DYNALITE]
-        subprocess.run(npm, check=True, stdout=subprocess.DEVNULL)
-    quick = ["--createTableMs", "0", "--deleteTableMs", "0", "--updateTableMs", "0"]
-    return Server(
-        lambda port: ["node", str(program), "--host", "127.0.0.1", "--port", str(port), *quick], listens
-    )
+    """A dynalite."""
+    words = dynalite_server.command()
+    return Server(lambda port: [*words, "--port", str(port)], listens)
 
 
 def moto() -> Server:
