@@ -17,12 +17,16 @@ OPTIONS = ["--host", "127.0.0.1", "--createTableMs", "0", "--deleteTableMs", "0"
 STARTED_S_MAX = 60.0
 
 
+class Missing(Exception):
+    """Node.js or npm is not installed, which dynalite needs."""
+
+
 def command() -> list[str]:
-    """The command line that starts it, but for `--port`. Raises RuntimeError without Node.js and npm."""
+    """The command line that starts it, but for `--port`. Raises Missing without Node.js and npm."""
     folder = Path(sys.prefix) / "share" / "engine-test-servers" / VERSION
     program = folder / "node_modules" / "dynalite" / "cli.js"
     if shutil.which("node") is None or (not program.exists() and shutil.which("npm") is None):
-        raise RuntimeError("dynalite needs Node.js and npm: apt-get install nodejs npm")
+        raise Missing("dynalite needs Node.js and npm: apt-get install nodejs npm")
     if not program.exists():
         folder.mkdir(parents=True, exist_ok=True)
         npm = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), VERSION]

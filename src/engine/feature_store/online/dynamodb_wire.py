@@ -51,9 +51,12 @@ class Budget:
         self.typical_ns = 0.0
 
     # Hot: once per call.
-    def succeeded(self, taken_ns: int) -> None:
-        """A call came back after this time."""
+    def replied(self, taken_ns: int) -> None:
+        """The server replied after this time, with an answer or an error."""
         self.typical_ns += 0.1 * (taken_ns - self.typical_ns) if self.typical_ns else taken_ns
+
+    def succeeded(self) -> None:
+        """A call had an answer."""
         if self._tokens < TOKENS_MAX:
             with self._lock:
                 self._tokens = min(self._tokens + 1.0, TOKENS_MAX)
@@ -187,10 +190,12 @@ class DynamoDBWire:
             except Exception as error:
                 if not passes(error):
                     raise
+                self._budget.replied(time.monotonic_ns() - began_ns)
                 self._pause(repeats, deadline_ns, error)
                 repeats += 1
                 continue
-            self._budget.succeeded(time.monotonic_ns() - began_ns)
+            self._budget.replied(time.monotonic_ns() - began_ns)
+            self._budget.succeeded()
             return reply
 
     def _pause(self, repeats: int, deadline_ns: int, why: Exception | str) -> None:

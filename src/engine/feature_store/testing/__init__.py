@@ -6,7 +6,7 @@
 import pytest
 
 # So that a failed assertion in a suite shows its values.
-pytest.register_assert_rewrite("engine.feature_store.testing.online")
+pytest.register_assert_rewrite("engine.feature_store.testing.online", "engine.feature_store.testing.offline")
 
 from engine.feature_store.testing.online import OnlineStoreConformance  # noqa: E402
 
