@@ -464,7 +464,7 @@ class OnlineStoreConformance:
         features = _features(store, [short, kept], lambda: int(at.timestamp() * 1e9))
         assert self._get(features, {"k": "a"}) == ([1.0, 1.0], ()), "the clock of the reader decides"
         store.push(_view([], name="kept"), {"k": "b", "t": at, "x": 2.0})
-        time.sleep(forgets_after_s or 2.5)
+        time.sleep(forgets_after_s or 1.5)
         found = self._get(features, {"k": "a"})[0]
         assert found[1] == 1.0
         if forgets_after_s is not None:
