@@ -138,8 +138,8 @@ def test_one_sentinel_that_answers_is_enough(shared):
 
 @pytest.mark.parametrize(
     "url",
-    ["redis+sentinel://", "redis+sentinel://host", "redis+sentinel://host/service/x", "redis+sentinel://host:port/service",
-     "redis+sentinel://:secret@host"],
+    ["redis+sentinel://", "redis+sentinel://host", "redis+sentinel://host/service/x",
+     "redis+sentinel://host:port/service", "redis+sentinel://:secret@host"],
 )  # fmt: skip
 def test_a_url_that_is_none_of_sentinels_is_refused(url):
     with pytest.raises(ConfigError, match=r"redis\+sentinel://host:26379") as refused:
