@@ -296,7 +296,7 @@ class FeatureStore:
         return [Deleted.from_json(entry) for entry in self.online.log()]
 
     def verify(self, view: FeatureView, sample: int = 10_000, *, seed: int | None = None) -> Verified:
-        """Compare online rows with the source as of now, bit by bit, and explain those that differ.
+        """Compare online rows with the source as of now, bit by bit, and explain each difference.
 
         Entities that only the online store has (pushed, or gone from the source) are not looked for. Rows that arrive
         meanwhile may count as late. Reads the whole source once, and writes nothing.

@@ -179,7 +179,7 @@ class Postgres:
         """End it with all its processes, and remove its folder."""
         if self.server.process.poll() is None:
             self.signal_all(signal.SIGCONT)
-            # Of Postgres: disconnect everybody and end now.
+            # SIGQUIT makes Postgres disconnect everybody and end now.
             self.server.process.send_signal(signal.SIGQUIT)
             self.server.process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -491,7 +491,7 @@ class DynamoDBProxy:
         return reply.status, answer
 
     def rounds(self) -> int:
-        """The longest chain of calls of which each began after the one before had ended."""
+        """The longest chain of calls in which each call began after the one before had ended."""
         longest: list[tuple[float, int]] = []
         best = 0
         for _, began, ended in sorted(self.calls, key=lambda call: call[1]):

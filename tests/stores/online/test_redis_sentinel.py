@@ -1,4 +1,4 @@
-"""RedisOnline with Sentinels: the master dies under load, and reading and writing go on at the one that takes over."""
+"""RedisOnline with Sentinels: the master dies under load, and reads and writes go on at the new master."""
 
 import asyncio
 import threading

@@ -35,7 +35,7 @@ ATTEMPTS_MAX = 4
 TIMEOUT_S_MAX = 3600.0
 # The table forgets a row this long after its TTL, because the clocks of writers differ. Readers check the TTL.
 SLACK_S = 86_400
-# Of one transaction: the rows of a deletion, and an entry of the log.
+# The rows of a deletion in one transaction; the entry of the log is one item more.
 TRANSACTION_MAX = 99
 PAUSE_S = 0.05
 _TTL = "ttl"

@@ -189,7 +189,7 @@ class Slots:
 
 @dataclasses.dataclass(slots=True)
 class Part:
-    """Keys of one slot, and where they are asked for next.
+    """Keys of one slot, and the node to ask next.
 
     Attributes:
         keys: as the server has them.

@@ -27,7 +27,7 @@ class SentinelAddress(Address):
     """The address of the master of a service.
 
     Attributes:
-        sentinels: the addresses of the Sentinels, of which one that answers is enough.
+        sentinels: the addresses of the Sentinels; one that answers is enough.
         service: the name that they know the master by.
         named: the master's host, as a Sentinel named it last.
     """

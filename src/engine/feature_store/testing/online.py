@@ -56,8 +56,8 @@ class OnlineStoreConformance:
                 return lambda: MyStore(place)
 
     Attributes:
-        deletes: False for a store without `note_key`, `rows`, `views`, `erase` and `log`. Tests of them are skipped,
-            and so are those that need them.
+        deletes: False for a store without `note_key`, `rows`, `views`, `erase` and `log`. Tests that need them are
+            skipped.
         text_bytes: the length of the longest text that a row must take.
         deadline_ms: the time that a test gives to a read that should come back.
     """
@@ -115,7 +115,7 @@ class OnlineStoreConformance:
         view = FeatureView("v", Entity("k"), Source(pa.table(rows), "t"), ["b", "i", "f", "g", "s", "u", "l"])
         store.materialize(view, None, END)
         features = _features(store, [view])
-        # Of NaN only equality by text is sure.
+        # NaN equals itself by its text alone.
         values = [True, -7, 0.30000000000000004, float("nan"), "ä\x00😀", at, [1.5, -0.0]]
         assert repr(self._get(features, {"k": "all"})) == repr((values, ()))
         assert self._get(features, {"k": "nulls"}) == ([None] * 7, ())

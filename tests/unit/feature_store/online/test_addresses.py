@@ -1,4 +1,4 @@
-"""Online stores by address: one line for each, and what is said of an address that is none."""
+"""Online stores by address: one line for each store, and the error for another address."""
 
 import subprocess
 import sys
