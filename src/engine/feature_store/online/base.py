@@ -315,6 +315,11 @@ class OnlineStore:
         return int(done) if run == features.run and 0 <= done <= features.rows else 0
 
 
+def remade(kind: type[OnlineStore], place: str, options: Mapping[str, Any]) -> OnlineStore:
+    """A store from the arguments that it was made with: how another process unpickles one."""
+    return kind(place, **options)  # type: ignore[call-arg]
+
+
 def is_plain(namespace: object) -> bool:
     """Whether this is a text of letters, digits, "-", "." and "_"."""
     return (

@@ -18,7 +18,7 @@ from uuid import uuid4
 from engine._common import arguments, optional
 from engine.errors import ConfigError, InputTypeError, StoreError
 from engine.feature_store._codec import supersedes
-from engine.feature_store.online.base import OnlineStore, is_plain
+from engine.feature_store.online.base import OnlineStore, is_plain, remade
 from engine.feature_store.online.dynamodb_wire import (
     KEYS_MAX,
     THREADS_MAX,
@@ -109,6 +109,15 @@ class DynamoDBOnline(OnlineStore):
     def __repr__(self) -> str:
         place = self.endpoint_url or self.region
         return f"DynamoDBOnline({self.table!r}{f', {place!r}' if place else ''})"
+
+    def __reduce__(self) -> Any:
+        if self._given is not None:
+            raise TypeError(f"{self}: another process cannot have its client")
+        options = {
+            "region": self.region, "endpoint_url": self.endpoint_url, "consistent": self.consistent,
+            "namespace": self.namespace, "timeout_s": self._timeout_s,
+        }  # fmt: skip
+        return remade, (DynamoDBOnline, self.table, options)
 
     def prefix(self, view: str) -> bytes:
         """The beginning of every stored key of a view: `namespace:view:`. No name has a colon."""

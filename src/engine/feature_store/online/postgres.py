@@ -16,7 +16,7 @@ from typing import Any
 from engine._common import arguments, optional
 from engine.errors import ConfigError, InputTypeError, StoreError
 from engine.feature_store._codec import supersedes
-from engine.feature_store.online.base import OnlineStore
+from engine.feature_store.online.base import OnlineStore, remade
 from engine.feature_store.online.postgres_wire import PostgresWire
 
 TIMEOUT_S_MAX = 3600.0
@@ -99,7 +99,7 @@ class PostgresOnline(OnlineStore):
                 "expected a URL like postgres://user@host:5432/database?sslmode=require, or libpq's words "
                 "host=… dbname=…, with options that libpq knows"
             )
-        self._said = said
+        self._url, self._said = url, said
         self._shown = " ".join(f"{name}={said[name]}" for name in ("host", "port", "dbname") if name in said)
         self._timeout_s = timeout_s
         self.table = table
@@ -108,6 +108,9 @@ class PostgresOnline(OnlineStore):
 
     def __repr__(self) -> str:
         return f"PostgresOnline({self._shown!r}, table={self.table!r})"
+
+    def __reduce__(self) -> Any:
+        return remade, (PostgresOnline, self._url, {"table": self.table, "timeout_s": self._timeout_s})
 
     def prefix(self, view: str) -> bytes:
         """The beginning of every stored key of a view: its name and a zero byte, which no name has."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 from engine._common import arguments, optional
 from engine.errors import ConfigError, InputTypeError, StoreError
-from engine.feature_store.online.base import OnlineStore, is_plain
+from engine.feature_store.online.base import OnlineStore, is_plain, remade
 from engine.feature_store.online.redis_address import Address, safe
 from engine.feature_store.online.redis_sentinel import SCHEMES as SENTINEL_SCHEMES
 from engine.feature_store.online.redis_sentinel import SentinelAddress
@@ -145,6 +146,9 @@ class RedisOnline(OnlineStore):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({safe(self.url)!r})"
+
+    def __reduce__(self) -> Any:
+        return remade, (type(self), self.url, {"namespace": self.namespace, "timeout_s": self._timeout_s})
 
     def prefix(self, view: str) -> bytes:
         """The beginning of every stored key of a view: `namespace:view:`. No name has a colon."""

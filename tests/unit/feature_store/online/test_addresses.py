@@ -1,5 +1,6 @@
 """Online stores by address: one line for each store, and the error for another address."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,23 @@ def test_addresses_of_stores_whose_clients_are_extras():
     pytest.importorskip("psycopg")
     assert type(open_online("postgres://user:secret@host/db")) is PostgresOnline
     assert type(open_online("postgresql://host/db?sslmode=require")) is PostgresOnline
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["redis://host:1/2", "redis+sentinel://a:1/service", "redis+cluster://a:1,b:2",
+     "dynamodb://table?region=eu-west-1&consistent=true&namespace=shop", "postgres://user:secret@host:1/db"],
+)  # fmt: skip
+def test_a_store_can_be_sent_to_another_process(address):
+    """To executors of Spark, say, which write a partition each."""
+    pytest.importorskip("boto3" if address.startswith("dynamodb") else "redis")
+    pytest.importorskip("psycopg" if address.startswith("postgres") else "redis")
+    store = open_online(address)
+    again = pickle.loads(pickle.dumps(store))
+    assert type(again) is type(store)
+    assert repr(again) == repr(store)
+    assert again.prefix("v") == store.prefix("v")
+    assert pickle.loads(pickle.dumps(again))._timeout_s == store._timeout_s
 
 
 def test_a_feature_store_takes_an_address(tmp_path):
