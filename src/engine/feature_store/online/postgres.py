@@ -271,6 +271,11 @@ class PostgresOnline(OnlineStore):
         for connection in idle:
             connection.close()
 
+    def __del__(self) -> None:
+        # psycopg warns of an open connection that is collected. A child must not say goodbye on its parent's socket.
+        if getattr(self, "_pid", None) == os.getpid():
+            self.close()
+
     def _connected(self, timeout_s: float) -> Any:
         """A new connection, in autocommit. Raises psycopg's errors."""
         # libpq takes whole seconds, 2 at least.

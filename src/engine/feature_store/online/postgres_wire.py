@@ -48,7 +48,7 @@ class Connection:
     """
 
     def __init__(self, opened: Any, statement: bytes) -> None:
-        self._opened = opened
+        self._opened, self._pid = opened, os.getpid()
         self._pg = opened.pgconn
         result = self._pg.prepare(_STATEMENT, statement, [_BYTEA_ARRAY])
         statuses = _pq().ExecStatus
@@ -107,6 +107,11 @@ class Connection:
     def close(self) -> None:
         """Close it."""
         self._opened.close()
+
+    def __del__(self) -> None:
+        # psycopg warns of an open connection that is collected. A child must not say goodbye on its parent's socket.
+        if getattr(self, "_pid", None) == os.getpid():
+            self._opened.close()
 
 
 def _array(keys: Sequence[bytes]) -> bytes:
