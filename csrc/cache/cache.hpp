@@ -1,7 +1,7 @@
 // A cache of opaque values by digest: bounded by bytes, and cut into shards, each with a lock of its own.
 //
-// It knows nothing of Python, of embeddings, or of how values are made. Values are counted by their owner (`Retain`), so
-// a hit hands one out without copying it, and an eviction gives it back for release after the lock is free.
+// It knows nothing of Python, of embeddings, or of how values are made. Their owner counts references (`Retain`). So a
+// hit hands a value out without copying it, and an eviction gives it back for release once the lock is free.
 #pragma once
 
 #include <memory>

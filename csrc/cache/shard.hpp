@@ -114,8 +114,8 @@ private:
     const uint64_t nodes_max_;
     ZeroedArray<Node> nodes_;
     ZeroedArray<uint32_t> buckets_;
-    // Linear hashing (Litwin, VLDB 1980): the table grows by one bucket at a time, so no insertion pays for a new table.
-    // There are buckets_mask_ + 1 + split_ buckets.
+    // Linear hashing (Litwin, VLDB 1980): the table grows by one bucket at a time, so that no insertion pays for a new
+    // table. There are buckets_mask_ + 1 + split_ buckets.
     uint64_t buckets_mask_ = 0;
     uint64_t split_ = 0;
     uint64_t nodes_used_ = 0;
