@@ -1,4 +1,4 @@
-// A cache of opaque values by digest: bounded by bytes, and cut into shards, each with a lock of its own.
+// A cache of opaque values by digest: bounded by bytes, and cut into shards, each with a lock of its own for writers.
 //
 // It knows nothing of Python, of embeddings, or of how values are made. Their owner counts references (`Retain`). So a
 // hit hands a value out without copying it, and an eviction gives it back for release once the lock is free.
@@ -25,8 +25,8 @@ public:
     // Whoever destroys a cache clears it first: nobody could release its values afterwards.
     ~Cache();
 
-    void* get(const Digest& digest, int64_t now_ns, Retain retain) noexcept {
-        return shard_of(digest).get(digest, now_ns, retain);
+    void* get(const Digest& digest, int64_t now_ns, Retain retain, void* context = nullptr) noexcept {
+        return shard_of(digest).get(digest, now_ns, retain, context);
     }
     bool put(const Digest& digest, void* value, uint64_t bytes, int64_t expires_ns, Dropped& dropped) {
         return shard_of(digest).put(digest, value, bytes, expires_ns, dropped);

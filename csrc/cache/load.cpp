@@ -4,8 +4,7 @@
 #include <array>
 #include <atomic>
 #include <barrier>
-#include <cmath>
-#include <memory>
+#include <ctime>
 #include <string>
 #include <thread>
 #include <vector>
@@ -30,11 +29,16 @@ Key key_of(uint64_t number) {
     return key;
 }
 
-struct Value {
-    std::atomic<uint32_t> holders{1};
-};
+using Embedding = std::array<float, 384>;
 
-void retain(void* value) noexcept { static_cast<Value*>(value)->holders.fetch_add(1, std::memory_order_relaxed); }
+void copy(void* value, void* into) { *static_cast<Embedding*>(into) = *static_cast<const Embedding*>(value); }
+
+// Nanoseconds for which the calling thread had a processor.
+int64_t cpu_ns() noexcept {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
 
 std::vector<uint32_t> zipf(uint64_t entries, uint64_t count, uint64_t stream) {
     std::vector<double> cumulated(entries);
@@ -51,40 +55,50 @@ std::vector<uint32_t> zipf(uint64_t entries, uint64_t count, uint64_t stream) {
 
 }  // namespace
 
-double lookups_per_s(uint64_t threads, uint64_t entries, uint64_t lookups_a_thread) {
-    constexpr uint64_t VALUE_BYTES = 1'536;
-    Cache cache(entries * 8 * (VALUE_BYTES + ENTRY_BYTES), SHARDS_MAX);
+Rate lookups_per_s(uint64_t threads, uint64_t entries, uint64_t lookups_a_thread) {
+    // Keys do not fall evenly into shards.
+    Cache cache((2 * entries + 32 * SHARDS_MAX) * (sizeof(Embedding) + ENTRY_BYTES), SHARDS_MAX);
     std::vector<Key> keys(entries);
-    const auto values = std::make_unique<Value[]>(entries);
+    std::vector<Embedding> values(entries);
     Dropped dropped;
     for (uint64_t i = 0; i < entries; ++i) {
         keys[i] = key_of(i);
-        cache.put(siphash(SECRET, keys[i].data(), KEY_BYTES), &values[i], VALUE_BYTES, NEVER_EXPIRES, dropped);
+        values[i].fill(static_cast<float>(i));
+        cache.put(siphash(SECRET, keys[i].data(), KEY_BYTES), &values[i], sizeof(Embedding), NEVER_EXPIRES, dropped);
     }
     ENGINE_ASSERT(dropped.empty(), "all keys fit");
-    std::barrier start(static_cast<ptrdiff_t>(threads) + 1);
-    std::atomic<uint64_t> found{0};
+    std::barrier start(static_cast<ptrdiff_t>(threads));
+    std::vector<int64_t> began(threads), ended(threads), used(threads);
+    std::atomic<uint64_t> right{0};
     std::vector<std::thread> running;
     for (uint64_t thread = 0; thread < threads; ++thread)
         running.emplace_back([&, thread] {
             const std::vector<uint32_t> drawn = zipf(entries, std::min<uint64_t>(lookups_a_thread, 1u << 16), thread);
-            uint64_t hits = 0;
+            Embedding found{};
+            uint64_t as_expected = 0;
             start.arrive_and_wait();
+            began[thread] = now_ns();
+            const int64_t used_before = cpu_ns();
             for (uint64_t i = 0, at = 0; i < lookups_a_thread; ++i, at = at + 1 == drawn.size() ? 0 : at + 1) {
                 const Key& key = keys[drawn[at]];
-                void* value = cache.get(siphash(SECRET, key.data(), KEY_BYTES), 0, retain);
-                if (value == nullptr) continue;
-                static_cast<Value*>(value)->holders.fetch_sub(1, std::memory_order_acq_rel);
-                ++hits;
+                const void* value = cache.get(siphash(SECRET, key.data(), KEY_BYTES), 0, copy, &found);
+                as_expected += value != nullptr && found.back() == static_cast<float>(drawn[at]);
             }
-            found.fetch_add(hits, std::memory_order_relaxed);
+            used[thread] = cpu_ns() - used_before;
+            ended[thread] = now_ns();
+            right.fetch_add(as_expected, std::memory_order_relaxed);
         });
-    start.arrive_and_wait();
-    const int64_t began = now_ns();
     for (std::thread& thread : running) thread.join();
-    const double took_s = static_cast<double>(now_ns() - began) * 1e-9;
     cache.clear(dropped);
-    return static_cast<double>(found.load()) / took_s;
+    ENGINE_ASSERT(right == threads * lookups_a_thread, "every look-up finds the value of its key");
+    const auto per_s = [](uint64_t count, int64_t ns) {
+        return static_cast<double>(count) * 1e9 / static_cast<double>(ns);
+    };
+    Rate rate{
+        per_s(right, *std::max_element(ended.begin(), ended.end()) - *std::min_element(began.begin(), began.end())),
+        0.0};
+    for (const int64_t ns : used) rate.per_cpu_s += per_s(lookups_a_thread, ns);
+    return rate;
 }
 
 }  // namespace engine::cache

@@ -1,7 +1,9 @@
 #include "cache/shard.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
+#include <thread>
 
 #include "base/clock.hpp"
 
@@ -16,6 +18,13 @@ constexpr uint8_t USES_TO_PROMOTE = 2;
 constexpr uint8_t USES_MAX = 3;
 // A capacity of petabytes would ask for more nodes than a 32-bit number tells apart.
 constexpr uint64_t NODES_MAX = uint64_t{1} << 31;
+
+// A number for each thread that looks up, from 0.
+size_t thread_number() noexcept {
+    static std::atomic<size_t> threads{0};
+    thread_local const size_t number = threads.fetch_add(1, std::memory_order_relaxed);
+    return number;
+}
 
 }  // namespace
 
@@ -54,31 +63,67 @@ uint32_t Shard::find(const Digest& digest) const noexcept {
     return at;
 }
 
-void* Shard::get(const Digest& digest, int64_t now_ns, Retain retain) noexcept {
+// The lock, and no reader inside.
+class Shard::Writing {
+public:
+    explicit Writing(const Shard& shard) : shard_(shard), lock_(shard.mutex_) {
+        shard.writing_.store(true, std::memory_order_seq_cst);
+        for (const Stripe& stripe : shard.stripes_) {
+            // Those who left first: a reader that enters in between makes a difference, and one inside always does.
+            const auto left = [&stripe] {
+                return stripe.hits.load(std::memory_order_seq_cst) + stripe.misses.load(std::memory_order_seq_cst);
+            };
+            for (uint64_t gone = left(); gone != stripe.entered.load(std::memory_order_seq_cst); gone = left())
+                std::this_thread::yield();
+        }
+    }
+    ~Writing() { shard_.writing_.store(false, std::memory_order_seq_cst); }
+    Writing(const Writing&) = delete;
+    Writing& operator=(const Writing&) = delete;
+
+private:
+    const Shard& shard_;
+    // Released after the destructor's body, so the next writer finds the flag down.
+    MutexLock lock_;
+};
+
+void* Shard::get(const Digest& digest, int64_t now_ns, Retain retain, void* context) noexcept {
+    Stripe& stripe = stripes_[thread_number() % STRIPES];
+    stripe.entered.fetch_add(1, std::memory_order_seq_cst);
+    if (!writing_.load(std::memory_order_seq_cst)) [[likely]]
+        return look_up(digest, now_ns, retain, context, stripe);
+    stripe.entered.fetch_sub(1, std::memory_order_seq_cst);
     MutexLock lock(mutex_);
+    stripe.entered.fetch_add(1, std::memory_order_seq_cst);
+    return look_up(digest, now_ns, retain, context, stripe);
+}
+
+void* Shard::look_up(const Digest& digest, int64_t now_ns, Retain retain, void* context, Stripe& stripe) noexcept {
     const uint32_t at = find(digest);
-    if (at == 0 || nodes_[at].queue == GHOST) {
-        ++counts_.misses;
-        return nullptr;
-    }
-    Node& node = nodes_[at];
-    if (node.expires_ns <= now_ns) {
+    void* value = at == 0 ? nullptr : nodes_[at].value;  // a ghost has none
+    if (value != nullptr && nodes_[at].expires_ns <= now_ns) {
         // It stays in its place until it is replaced or evicted: giving its value up here would be work of a hit.
-        ++counts_.misses;
-        ++counts_.expired;
+        stripe.expired.fetch_add(1, std::memory_order_relaxed);
+        value = nullptr;
+    }
+    if (value == nullptr) {
+        stripe.misses.fetch_add(1, std::memory_order_release);
         return nullptr;
     }
-    ++counts_.hits;
-    if (node.uses < USES_MAX) ++node.uses;
-    retain(node.value);
-    return node.value;
+    // Two readers may count one use, which no more than a lost race is. A popular entry is not written at all.
+    const std::atomic_ref<uint8_t> uses(nodes_[at].uses);
+    const uint8_t before = uses.load(std::memory_order_relaxed);
+    if (before < USES_MAX) uses.store(static_cast<uint8_t>(before + 1), std::memory_order_relaxed);
+    retain(value, context);
+    stripe.hits.fetch_add(1, std::memory_order_release);
+    return value;
 }
 
 bool Shard::put(const Digest& digest, void* value, uint64_t bytes, int64_t expires_ns, Dropped& dropped) {
     ENGINE_ASSERT(value != nullptr, "a value is a pointer to something");
     // Before the lock, because it may throw: every value that one insertion can drop has its place.
     const uint64_t whole = bytes + ENTRY_BYTES;
-    MutexLock lock(mutex_);
+    const Writing writing(*this);
     uint32_t at = find(digest);
     Queue queue = SMALL;
     uint8_t uses = 0;
@@ -114,7 +159,7 @@ bool Shard::put(const Digest& digest, void* value, uint64_t bytes, int64_t expir
 }
 
 bool Shard::remove(const Digest& digest, Dropped& dropped) {
-    MutexLock lock(mutex_);
+    const Writing writing(*this);
     const uint32_t at = find(digest);
     if (at == 0 || nodes_[at].queue == GHOST) return false;
     dropped.push_back(nodes_[at].value);
@@ -125,7 +170,7 @@ bool Shard::remove(const Digest& digest, Dropped& dropped) {
 }
 
 void Shard::clear(Dropped& dropped) {
-    MutexLock lock(mutex_);
+    const Writing writing(*this);
     for (const Queue queue : {SMALL, MAIN}) {
         while (lists_[queue].oldest != 0) {
             dropped.push_back(nodes_[lists_[queue].oldest].value);
@@ -137,8 +182,13 @@ void Shard::clear(Dropped& dropped) {
 }
 
 Counts Shard::counts() const {
-    MutexLock lock(mutex_);
+    const Writing writing(*this);
     Counts now = counts_;
+    for (const Stripe& stripe : stripes_) {
+        now.hits += stripe.hits.load(std::memory_order_relaxed);
+        now.misses += stripe.misses.load(std::memory_order_relaxed);
+        now.expired += stripe.expired.load(std::memory_order_relaxed);
+    }
     now.entries = live_count();
     now.bytes = live_bytes();
     now.ghosts = lists_[GHOST].count;
@@ -280,7 +330,7 @@ void Shard::trim_ghosts() noexcept {
 
 void Shard::check() const {
 #ifdef ENGINE_ASSERTIONS
-    MutexLock lock(mutex_);
+    const Writing writing(*this);
     uint64_t queued = 0;
     for (const Queue queue : {SMALL, MAIN, GHOST}) {
         const List& list = lists_[queue];

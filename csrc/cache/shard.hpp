@@ -8,6 +8,7 @@
 // a hit moves nothing: it only counts.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -19,10 +20,10 @@
 
 namespace engine::cache {
 
-// What the cache keeps for a digest: an opaque pointer that it never looks into. `Retain` is called with it under the
-// shard's lock, before `get` returns it, so that nobody can give it up in between. It must be short, throw nothing, and
-// call nothing of the cache.
-using Retain = void (*)(void* value);
+// What the cache keeps for a digest: an opaque pointer that it never looks into. `Retain` is called with it, and with
+// what the caller of `get` gives for it, while nobody can give the value up: it counts a reference, or copies the value.
+// It must be short, throw nothing, and call nothing of the cache.
+using Retain = void (*)(void* value, void* context);
 
 // Values that the cache gives up. The caller releases them after the call, when no lock is held.
 using Dropped = std::vector<void*>;
@@ -57,7 +58,7 @@ public:
     explicit Shard(uint64_t capacity_bytes);
 
     // Hot: once per look-up. The value, retained, or null where there is none or its time is up at `now_ns`.
-    void* get(const Digest& digest, int64_t now_ns, Retain retain) noexcept;
+    void* get(const Digest& digest, int64_t now_ns, Retain retain, void* context) noexcept;
     // Returns false where the value is larger than the shard: it is dropped then, as is an older one of the digest.
     bool put(const Digest& digest, void* value, uint64_t bytes, int64_t expires_ns, Dropped& dropped);
     // Returns whether there was a value.
@@ -92,6 +93,20 @@ private:
         uint64_t bytes = 0;
     };
 
+    // Threads share a stripe where there are more of them.
+    static constexpr size_t STRIPES = 8;
+
+    // Readers of some threads. A reader counts itself in, and out by how it went; so it is inside while these differ.
+    struct alignas(64) Stripe {
+        std::atomic<uint64_t> entered{0};
+        std::atomic<uint64_t> hits{0};
+        std::atomic<uint64_t> misses{0};
+        std::atomic<uint64_t> expired{0};
+    };
+
+    class Writing;
+
+    void* look_up(const Digest& digest, int64_t now_ns, Retain retain, void* context, Stripe& stripe) noexcept;
     uint64_t bucket_of(const Digest& digest) const noexcept;
     uint32_t find(const Digest& digest) const noexcept;
     uint32_t make(const Digest& digest);
@@ -108,7 +123,13 @@ private:
     uint64_t live_bytes() const noexcept { return lists_[SMALL].bytes + lists_[MAIN].bytes; }
     uint64_t live_count() const noexcept { return lists_[SMALL].count + lists_[MAIN].count; }
 
+    // A hit writes to no line that other threads read: hits of two threads in one shard cost what they cost in two. A
+    // reader enters its stripe and then looks whether somebody writes; a writer says so and then looks into the stripes.
+    // All four are sequentially consistent, so one of the two sees the other (Dekker). A reader that sees a writer leaves
+    // and waits for the lock. A writer waits for the readers inside, which take no lock and call nothing.
     mutable Mutex mutex_;
+    mutable std::atomic<bool> writing_{false};
+    mutable Stripe stripes_[STRIPES];
     const uint64_t capacity_;
     const uint64_t small_capacity_;
     const uint64_t nodes_max_;

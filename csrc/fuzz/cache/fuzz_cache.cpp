@@ -20,7 +20,7 @@ using cache::Shard;
     if (!holds) __builtin_trap();
 }
 
-void keep(void*) noexcept {}
+void keep(void*, void*) {}
 
 }  // namespace
 
@@ -45,7 +45,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                 require(shard.put(digest, reinterpret_cast<void*>(values), bytes, expires, dropped) ==
                         twin.put(name, values, bytes, expires, now_ns()));
                 break;
-            default: require(reinterpret_cast<uint64_t>(shard.get(digest, now, keep)) == twin.get(name, now));
+            default: require(reinterpret_cast<uint64_t>(shard.get(digest, now, keep, nullptr)) == twin.get(name, now));
         }
     }
     shard.check();

@@ -1,8 +1,8 @@
 # cython: annotation_typing=False
 """The hits of the embedding cache: an input hashed, looked up and answered in one call; all else is Python's.
 
-Values are read-only arrays. The core (csrc/cache) holds one reference to each and hands out more under the lock of a
-shard, which is safe because everything here runs with the GIL. References that it gives up are dropped after the call.
+Values are read-only arrays. The core (csrc/cache) holds one reference to each and counts another for each hit,
+which is safe because everything here runs with the GIL. References that it gives up are dropped after the call.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -36,7 +36,7 @@ cdef extern from "cache/siphash.hpp" namespace "engine::cache" nogil:
 cdef extern from "cache/shard.hpp" namespace "engine::cache" nogil:
     uint64_t ENTRY_BYTES
     int64_t NEVER_EXPIRES
-    ctypedef void (*Retain)(void*) noexcept
+    ctypedef void (*Retain)(void*, void*) noexcept
     cdef struct Counts:
         uint64_t hits
         uint64_t misses
@@ -56,7 +56,7 @@ cdef extern from "cache/cache.hpp" namespace "engine::cache" nogil:
     uint64_t CAPACITY_BYTES_MAX
     cdef cppclass Cache:
         Cache(uint64_t capacity_bytes, uint64_t shards) except +
-        void* get(const Digest& digest, int64_t now_ns, Retain retain) noexcept
+        void* get(const Digest& digest, int64_t now_ns, Retain retain, void* context) noexcept
         cbool put(const Digest& digest, void* value, uint64_t size, int64_t expires_ns, vector[void*]& dropped) except +
         cbool remove(const Digest& digest, vector[void*]& dropped) except +
         void clear(vector[void*]& dropped) except +
@@ -67,7 +67,10 @@ cdef extern from "cache/cache.hpp" namespace "engine::cache" nogil:
         uint64_t value_bytes_max() noexcept
 
 cdef extern from "cache/load.hpp" namespace "engine::cache" nogil:
-    double c_lookups_per_s "engine::cache::lookups_per_s"(
+    cdef struct Rate:
+        double per_s
+        double per_cpu_s
+    Rate c_lookups_per_s "engine::cache::lookups_per_s"(
         uint64_t threads, uint64_t entries, uint64_t lookups) except +
 
 # What an array and the bytes under it take besides the numbers: their headers, as sys.getsizeof tells.
@@ -76,7 +79,7 @@ cdef int64_t FAR_NS = 3600 * 1_000_000_000 * 24 * 365  # a year: farther deadlin
 cdef int64_t FOREVER_NS = INT64_MAX // 4
 
 
-cdef void _keep(void* value) noexcept nogil:
+cdef void _keep(void* value, void* context) noexcept nogil:
     # With the GIL, which every caller of `Cache.get` below holds.
     Py_IncRef(<PyObject*>value)
 
@@ -206,7 +209,7 @@ cdef class Memory:
         raise InputTypeError(f"an input is a str or bytes, got {shown(x)}")
 
     cdef inline void* found(self, const Digest& digest, int64_t at_ns) noexcept:
-        return self.cache.get(digest, at_ns, _keep)
+        return self.cache.get(digest, at_ns, _keep, NULL)
 
     # Hot: once per request. A hit is answered here, and everything else by `_missed`.
     def embed(self, x, deadline_ms=None, *, deadline_ns=None):
@@ -372,9 +375,12 @@ def lookups_per_s(threads, entries, lookups):
         threads: how many, together.
         entries: keys in the cache, which are drawn by Zipf's law.
         lookups: of each thread.
+
+    Returns:
+        Look-ups a second of all threads together, by the clock; and as if each had a processor for itself.
     """
     cdef uint64_t n_threads = threads, n_entries = entries, n_lookups = lookups
-    cdef double found
+    cdef Rate rate
     with nogil:
-        found = c_lookups_per_s(n_threads, n_entries, n_lookups)
-    return found
+        rate = c_lookups_per_s(n_threads, n_entries, n_lookups)
+    return rate.per_s, rate.per_cpu_s
