@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import itertools
 import math
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -25,12 +26,14 @@ from engine.cache.encoders import encoder_of
 from engine.cache.flights import Flight, Flights
 from engine.cache.second_level import SecondLevel, packed, unpacked
 from engine.cache.workers import Worker
-from engine.errors import ConfigError, EngineError, InputTypeError
+from engine.errors import ClosedError, ConfigError, EngineError, InputTypeError
 from engine.model import load_model
 from engine.serving import Engine
 
-# A thread that waits for a flight wakes this much later at times; the fallback then comes on top.
-WAKE_NS = 200_000
+# What is kept of a deadline: for a late wake-up, as late as wake-ups were, and for the fallback, which comes on top.
+# Late wake-ups may take at most this share.
+WAKE_NS_MIN = 200_000
+WAKE_SHARE_MAX = 0.3
 FALLBACK_TIMES = 2
 STORE_BATCH = 256
 # How an input was answered. Each request counts once.
@@ -131,6 +134,8 @@ class EmbeddingCache(Memory):
         self._filler = Worker("engine-fill", self._fill, 1)
         self._writer = Worker("engine-store", self._write, STORE_BATCH)
         self._fallback_ns = self._measured_fallback()
+        self._wake_ns = WAKE_NS_MIN
+        self._pid = os.getpid()
         self.engine = Engine(
             load_model(self._compute, n_features=1, dtype=np.float64),
             deadline_ms=deadline_ms,
@@ -142,6 +147,7 @@ class EmbeddingCache(Memory):
 
     def _missed(self, x: Any, digest: bytes, began_ns: int, until_ns: int) -> Embedding:
         """Answer an input that was not in memory at the call. For `embed`."""
+        self._require_own_process()
         call = Call(self, began_ns, until_ns)
         call.want(x, digest)
         return self._embedded(call)[0]
@@ -198,12 +204,21 @@ class EmbeddingCache(Memory):
         """Embed many inputs before one deadline, without blocking the running event loop; else as `embed_many`."""
         return await self._embedded_async(self._call(inputs, deadline_ms, deadline_ns))
 
+    def _require_own_process(self) -> None:
+        """Raise ClosedError in a child, which has neither the engine's threads nor the locks' owners."""
+        if os.getpid() != self._pid:
+            raise ClosedError(
+                "this cache belongs to the process that this one was forked from, and answers only what was in memory "
+                "then: make an EmbeddingCache after the fork"
+            )
+
     def _call(self, inputs: Any, deadline_ms: float | None, deadline_ns: int | None) -> Call:
         """Look every input up in memory, and begin or join a flight for each that is not there."""
         if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable):
             raise InputTypeError(f"inputs are a list of str or bytes, got {arguments.shown(inputs)}")
         began_ns = self._now_ns()
         call = Call(self, began_ns, self._until(began_ns, deadline_ms, deadline_ns))
+        self._require_own_process()
         # First all look-ups, because an input of another type raises before anything has begun.
         found = [(x, *self._looked_up(x, began_ns, call.until_ns)) for x in inputs]
         for x, hit, digest in found:
@@ -226,6 +241,7 @@ class EmbeddingCache(Memory):
             raise
         for flight in call.followed:
             self._flights.wait(flight, (call.limit_ns - self._now_ns()) * 1e-9)
+        self._woke(call)
         return call.answers()
 
     async def _embedded_async(self, call: Call) -> list[Embedding]:
@@ -242,6 +258,7 @@ class EmbeddingCache(Memory):
             raise
         for flight in call.followed:
             await self._flights.wait_async(flight, (call.limit_ns - self._now_ns()) * 1e-9)
+        self._woke(call)
         return call.answers()
 
     # --- the encoder, on the engine's threads ---
@@ -361,9 +378,16 @@ class EmbeddingCache(Memory):
 
     # --- the fallback ---
 
-    def _reserve_ns(self) -> int:
-        """What is kept of a deadline for the fallback and for a late wake-up."""
-        return WAKE_NS + FALLBACK_TIMES * self._fallback_ns
+    def _limit_ns(self, began_ns: int, until_ns: int) -> int:
+        """The latest instant to wait for an embedding: time is left for a late wake-up and for the fallback."""
+        wake_ns = min(self._wake_ns, int(WAKE_SHARE_MAX * (until_ns - began_ns)))
+        return max(until_ns - wake_ns - FALLBACK_TIMES * self._fallback_ns, 0)
+
+    def _woke(self, call: Call) -> None:
+        """Learn how late a caller wakes that has waited in vain: at once where it is later, slowly otherwise."""
+        late_ns = self._now_ns() - call.limit_ns
+        if call.limit_ns > call.began_ns and late_ns > 0:
+            self._wake_ns = max(late_ns, WAKE_NS_MIN, (15 * self._wake_ns + late_ns) // 16)
 
     def _measured_fallback(self) -> int:
         """Nanoseconds of a call of the fallback, the slower of two."""
@@ -416,7 +440,7 @@ class EmbeddingCache(Memory):
 
         - `requests`: inputs that were answered. It is the sum of `memory`, `second_level`, `computed`, `shared` (by a
           computation of another call), `fallback` and `default`, each the number of inputs that were answered so.
-        - `late`: those of them whose answer was there after the deadline.
+        - `late`: those of them, but for hits in memory, whose answer was there after the deadline.
         - `computations`: inputs that the encoder was given; `failed_computations` of them failed. `filled` were for
           later callers only, and `fill_dropped` were not embedded because the queue of those was full.
         - `open`: inputs that are being embedded now.
@@ -545,6 +569,7 @@ class Call:
         began_ns, until_ns: the instants of the call and of its deadline.
 
     Attributes:
+        began_ns, until_ns: as given.
         limit_ns: the latest instant to wait for an embedding, which leaves time for the fallback.
         parts: for each input its `Embedding`, or its flight.
         led, followed: the distinct flights that this call began, and that others began.
@@ -553,9 +578,9 @@ class Call:
     def __init__(self, cache: EmbeddingCache, began_ns: int, until_ns: int) -> None:
         self._cache = cache
         self._flights = cache._flights
-        self._began_ns = began_ns
+        self.began_ns = began_ns
         self.until_ns = until_ns
-        self.limit_ns = max(until_ns - cache._reserve_ns(), 0)
+        self.limit_ns = cache._limit_ns(began_ns, until_ns)
         self.parts: list[Embedding | Flight] = []
         self.led: list[Flight] = []
         self.followed: list[Flight] = []
@@ -566,7 +591,7 @@ class Call:
         """Begin or join the flight of an input."""
         flight = self._mine.get(digest)
         if flight is None:
-            flight, leads, value = self._flights.joined(digest, x, self._began_ns)
+            flight, leads, value = self._flights.joined(digest, x, self.began_ns)
             if flight is None:
                 self.parts.append(self._embedding(value, "primary", "ok", "shared"))
                 return
@@ -633,7 +658,7 @@ class Call:
             space, shown = self._cache.fallback.space, "computed"
         elif source == "default":
             space = shown = ""
-        return _made(value, source, reason, shown, space, (now_ns - self._began_ns) * 1e-3, on_time)
+        return _made(value, source, reason, shown, space, (now_ns - self.began_ns) * 1e-3, on_time)
 
 
 def _rows(flights: list[Flight]) -> npt.NDArray[np.float64]:

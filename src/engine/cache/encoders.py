@@ -37,7 +37,7 @@ class Encoder:
 
     Raises:
         InputTypeError: `encode` is not callable.
-        ConfigError: options that are no JSON, no warm_up, or an encoder that does not return [n, dimensions].
+        ConfigError: options that are no JSON, no warm_up, or an encoder that fails or does not return [n, dimensions].
     """
 
     def __init__(
@@ -71,7 +71,14 @@ class Encoder:
                 f"options must be JSON, because they are part of every key, got {self.options!r:.80}: {error}"
             ) from None
         if dimensions is None:
-            dimensions = _dimensions_of(encode(list(self.warm_up[:1])))
+            try:
+                made = encode(list(self.warm_up[:1]))
+            except Exception as error:
+                raise ConfigError(
+                    f"the encoder failed for {self.warm_up[0]!r:.60}, the first of warm_up: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+            dimensions = _dimensions_of(made)
         self.dimensions = arguments.whole("dimensions", dimensions, 1, 65_536, error=ConfigError)
 
     def encode(self, inputs: Sequence[Any]) -> Vectors:

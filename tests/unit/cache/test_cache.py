@@ -1,6 +1,7 @@
 """EmbeddingCache: exact keys, one computation for each input, every caller answered before its deadline."""
 
 import asyncio
+import os
 import pickle
 import sys
 import threading
@@ -541,6 +542,34 @@ def test_an_embedding_that_is_none_is_a_failure(made, reason):
         assert (answer.source, answer.reason) == ("fallback", reason)
         assert cache.stats()["failed_computations"] == 1
         assert cache.stats()["first"]["entries"] == 1  # the fallback's
+
+
+def test_a_child_has_what_was_in_memory_and_says_why_it_has_no_more(recorder):
+    with opened(recorder) as cache:
+        cache.embed("there")
+        child = os.fork()
+        if child == 0:
+            # Without pytest's own end, which belongs to the parent.
+            status = 1
+            try:
+                assert cache.embed("there").origin == "memory"
+                for call in (cache.embed, lambda x: cache.embed_many([x])):
+                    with pytest.raises(ClosedError, match="make an EmbeddingCache after the fork"):
+                        call("new")
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert cache.embed("new").origin == "computed"
+
+
+def test_an_encoder_that_hangs_costs_no_deadline(recorder):
+    with opened(recorder, fallback=spare, fill_ms=50.0) as cache:
+        recorder.gate.clear()
+        answers = [cache.embed(f"text {number % 3}", deadline_ms=30.0) for number in range(12)]
+        assert {answer.source for answer in answers} == {"fallback"}
+        assert {answer.reason for answer in answers} <= {"timeout", "late", "stalled", "breaker_open"}
+        recorder.gate.set()
 
 
 def test_a_close_answers_those_who_wait(recorder):

@@ -53,6 +53,16 @@ def test_what_is_no_encoder_is_refused(arguments, error, message):
         Encoder(**arguments)
 
 
+def test_an_encoder_that_fails_at_once_is_refused():
+    def fails(texts):
+        raise OSError("no such weights")
+
+    with pytest.raises(
+        ConfigError, match=r"the encoder failed for 'a text of about.*: OSError: no such weights"
+    ):
+        Encoder(fails)
+
+
 def test_an_encoder_of_another_shape_fails():
     with pytest.raises(ValueError, match=r"of shape \(2, 3\), expected \(2, 4\) for 2 inputs"):
         Encoder(ones, dimensions=4).encode(["a", "b"])
