@@ -36,7 +36,7 @@ from engine.cache._cache import Memory, lookups_per_s
 from engine.loadgen._clock import no_collections
 
 DIMENSIONS = 384
-# What one entry counts: its numbers, and what the cache adds to them.
+# One entry counts its numbers, and the bytes that the cache adds to them.
 ENTRY_BYTES = 4 * DIMENSIONS + 320
 ZIPF = 1.0
 

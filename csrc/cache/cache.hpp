@@ -22,7 +22,7 @@ public:
     Cache(uint64_t capacity_bytes, uint64_t shards);
     Cache(const Cache&) = delete;
     Cache& operator=(const Cache&) = delete;
-    // Whoever destroys a cache clears it first: nobody could release its values afterwards.
+    // Clear a cache before you destroy it, because nobody could release its values afterwards.
     ~Cache();
 
     void* get(const Digest& digest, int64_t now_ns, Retain retain, void* context = nullptr) noexcept {

@@ -20,16 +20,16 @@
 
 namespace engine::cache {
 
-// What the cache keeps for a digest: an opaque pointer that it never looks into. `Retain` is called with it, and with
-// what the caller of `get` gives for it, while nobody can give the value up: it counts a reference, or copies the value.
-// It must be short, throw nothing, and call nothing of the cache.
+// A value is an opaque pointer that the cache never looks into. `get` calls `Retain` with the value and the caller's
+// context, while nobody can give the value up: it counts a reference, or copies the value. It must be short, throw
+// nothing, and call nothing of the cache.
 using Retain = void (*)(void* value, void* context);
 
 // Values that the cache gives up. The caller releases them after the call, when no lock is held.
 using Dropped = std::vector<void*>;
 
-// What each entry counts beside its own bytes: its node, the node of a ghost that may stand beside it, and their places
-// in the table. It bounds the number of nodes too.
+// An entry counts this beside its own bytes: its node, the node of a ghost that may stand beside it, and their places in
+// the table. It bounds the number of nodes too.
 inline constexpr uint64_t ENTRY_BYTES = 144;
 
 // Where an expiry never comes.

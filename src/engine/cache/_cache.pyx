@@ -73,7 +73,7 @@ cdef extern from "cache/load.hpp" namespace "engine::cache" nogil:
     Rate c_lookups_per_s "engine::cache::lookups_per_s"(
         uint64_t threads, uint64_t entries, uint64_t lookups) except +
 
-# What an array and the bytes under it take besides the numbers: their headers, as sys.getsizeof tells.
+# The headers of an array and of the bytes under it, as sys.getsizeof tells.
 cdef uint64_t OBJECT_BYTES = 176
 cdef int64_t FAR_NS = 3600 * 1_000_000_000 * 24 * 365  # a year: farther deadlines are no deadlines
 cdef int64_t FOREVER_NS = INT64_MAX // 4

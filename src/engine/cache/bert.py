@@ -26,7 +26,7 @@ MASKED = -1e9  # added to the attention that such a place gets
 
 @dataclass(frozen=True)
 class Shape:
-    """What a folder of sentence-transformers says of its BERT.
+    """The shape of a BERT, from a folder of sentence-transformers.
 
     Attributes:
         layers, heads, hidden: of the transformer.

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine._common import arguments
+from engine.cache import metrics
 from engine.cache._cache import Embedding, Memory, _made
 from engine.cache.encoders import encoder_of
 from engine.cache.flights import Flight, Flights
@@ -30,7 +31,7 @@ from engine.errors import ClosedError, ConfigError, EngineError, InputTypeError
 from engine.model import load_model
 from engine.serving import Engine
 
-# What is kept of a deadline: for a late wake-up, as late as wake-ups were, and for the fallback, which comes on top.
+# Part of each deadline is kept for a late wake-up, as late as wake-ups were, and for the fallback, which comes on top.
 # Late wake-ups may take at most this share.
 WAKE_NS_MIN = 200_000
 WAKE_SHARE_MAX = 0.3
@@ -474,6 +475,16 @@ class EmbeddingCache(Memory):
             "fallback_error": self._fallback_error,
             "engine": self.engine.stats(),
         }
+
+    def metrics_text(self) -> str:
+        """Return the counters in Prometheus' exposition format, for a handler of `/metrics`.
+
+        `engine_cache_requests_total` has a label `origin`, and counts each request once.
+
+        Raises:
+            MissingDependencyError: prometheus-client is not installed.
+        """
+        return metrics.text(self.stats(), ORIGINS)
 
     # --- the rest ---
 

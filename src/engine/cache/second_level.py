@@ -30,7 +30,7 @@ _ORDER, _DATA, _STATE = b"o", b"d", b"s"
 
 
 class SecondLevel(Protocol):
-    """What a cache asks of a second level. Keys are 32 bytes, values bytes. Thread-safe."""
+    """The store behind a cache. Keys are 32 bytes, values bytes. Thread-safe."""
 
     def read(self, keys: list[bytes], deadline_ns: int) -> Sequence[bytes | None]:
         """The value of each key, None where there is none, by an instant of `time.monotonic_ns()`.

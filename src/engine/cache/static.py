@@ -127,7 +127,7 @@ class StaticEncoder(Encoder):
 
 
 def _token_vectors(encoder: SentenceEncoder, count: int) -> npt.NDArray[np.float64]:
-    """What the encoder makes of each of its first tokens alone, between its marks of begin and end."""
+    """Embed each of the first tokens alone, between the marks of begin and end."""
     marked = encoder.tokenizer.encode("").ids
     rows = np.full((count, encoder.tokens_max), -1.0, np.float32)
     at = len(marked) // 2

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import pickle
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -611,3 +613,31 @@ def test_counts_add_up_under_threads(recorder):
     assert stats["failed_computations"] == stats["open"] == 0
     first = stats["first"]
     assert first["entries"] == first["inserted"] - first["replaced"] - first["evicted"] - first["removed"]
+
+
+def test_metrics_are_prometheus_text_and_add_up(recorder):
+    parser = pytest.importorskip("prometheus_client.parser")
+    with opened(recorder, fallback=spare, capacity_bytes=6_000) as cache:
+        cache.embed_many([f"text {number}" for number in range(29)])
+        cache.embed("again")
+        cache.embed("again")
+        cache.embed("late", deadline_ms=0)
+        text = cache.metrics_text()
+        stats = cache.stats()
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in parser.text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    requests = {key[1]: value for key, value in found.items() if key[0] == "engine_cache_requests_total"}
+    assert requests == {
+        "memory": 1, "second_level": 0, "computed": 30, "shared": 0, "fallback": 1, "default": 0,
+    }  # fmt: skip
+    assert found["engine_cache_late_total",] == 1
+    assert found["engine_cache_computations_total", "failed"] == 0
+    removed = sum(value for key, value in found.items() if key[0] == "engine_cache_removals_total")
+    assert found["engine_cache_insertions_total",] - removed == found["engine_cache_entries",]
+    assert found["engine_cache_capacity_bytes",] == 6_000 == stats["first"]["capacity_bytes"]
+    if shutil.which("promtool"):
+        checked = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True)
+        assert checked.returncode == 0, checked.stderr

@@ -169,7 +169,7 @@ def test_minilm_tells_what_texts_mean(minilm):
     vectors = minilm.encode(texts)
     assert vectors.shape == (4, 384)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
-    # What the model's page shows for these texts.
+    # As on the model's page.
     assert np.allclose(vectors[0] @ vectors[1:].T, [0.943, 0.695, 0.257], atol=2e-3)
 
 
