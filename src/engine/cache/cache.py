@@ -286,12 +286,17 @@ class EmbeddingCache(Memory):
             raise
         finite = dict(zip(flights, (bool(row.all()) for row in np.isfinite(vectors)), strict=True))
         self._count(computations=len(flights), failed_computations=len(flights) - sum(finite.values()))
-        for flight, vector in zip(flights, vectors, strict=True):
-            if finite[flight]:
-                self._flights.succeed(flight, self._store(flight.digest, vector))
-                self._store_second(flight)
-            else:
-                self._flights.fail(flight, "primary_not_finite")
+        try:
+            for flight, vector in zip(flights, vectors, strict=True):
+                if finite[flight]:
+                    self._flights.succeed(flight, self._store(flight.digest, vector))
+                    self._store_second(flight)
+                else:
+                    self._flights.fail(flight, "primary_not_finite")
+        finally:
+            # Where there was no memory to store one, those behind it must not wait for ever.
+            for flight in flights:
+                self._flights.fail(flight, "primary_error")
         return np.array([np.nan if flight and not finite[flight] else 0.0 for flight in taken])
 
     def _failed(self, flights: list[Flight]) -> None:

@@ -574,6 +574,20 @@ def test_an_encoder_that_hangs_costs_no_deadline(recorder):
         recorder.gate.set()
 
 
+def test_no_caller_waits_for_an_embedding_that_there_is_no_memory_to_store(recorder, monkeypatch):
+    with opened(recorder, fallback=spare) as cache:
+        store = EmbeddingCache._store
+
+        def full(self, digest, value):
+            if len(value) == 2:
+                raise MemoryError
+            return store(self, digest, value)
+
+        monkeypatch.setattr(EmbeddingCache, "_store", full)
+        assert {answer.source for answer in cache.embed_many(["a", "b", "c"])} == {"fallback"}
+        assert cache.stats()["open"] == 0
+
+
 def test_a_close_answers_those_who_wait(recorder):
     recorder.gate.clear()
     cache = opened(recorder, fallback=spare)
