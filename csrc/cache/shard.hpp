@@ -28,8 +28,8 @@ using Retain = void (*)(void* value, void* context);
 // Values that the cache gives up. The caller releases them after the call, when no lock is held.
 using Dropped = std::vector<void*>;
 
-// An entry counts this beside its own bytes: its node, the node of a ghost that may stand beside it, and their places in
-// the table. It bounds the number of nodes too.
+// An entry counts this beside its own bytes: its node, the node of a ghost that may stand beside it, and their places
+// in the table. It bounds the number of nodes too.
 inline constexpr uint64_t ENTRY_BYTES = 144;
 
 // Where an expiry never comes.
@@ -123,10 +123,10 @@ private:
     uint64_t live_bytes() const noexcept { return lists_[SMALL].bytes + lists_[MAIN].bytes; }
     uint64_t live_count() const noexcept { return lists_[SMALL].count + lists_[MAIN].count; }
 
-    // A hit writes to no line that other threads read: hits of two threads in one shard cost what they cost in two. A
-    // reader enters its stripe and then looks whether somebody writes; a writer says so and then looks into the stripes.
-    // All four are sequentially consistent, so one of the two sees the other (Dekker). A reader that sees a writer leaves
-    // and waits for the lock. A writer waits for the readers inside, which take no lock and call nothing.
+    // A hit writes to no line that other threads read, so hits of two threads in one shard cost what they cost in two.
+    // A reader enters its stripe and then looks whether somebody writes. A writer says so and then looks into the
+    // stripes. All four steps are sequentially consistent, so one of the two sees the other (Dekker). A reader that sees
+    // a writer leaves and waits for the lock. A writer waits for the readers inside, which take no lock and call nothing.
     mutable Mutex mutex_;
     mutable std::atomic<bool> writing_{false};
     mutable Stripe stripes_[STRIPES];
