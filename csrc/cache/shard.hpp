@@ -125,8 +125,9 @@ private:
 
     // A hit writes to no line that other threads read, so hits of two threads in one shard cost what they cost in two.
     // A reader enters its stripe and then looks whether somebody writes. A writer says so and then looks into the
-    // stripes. All four steps are sequentially consistent, so one of the two sees the other (Dekker). A reader that sees
-    // a writer leaves and waits for the lock. A writer waits for the readers inside, which take no lock and call nothing.
+    // stripes. All four steps are sequentially consistent, so one of the two sees the other (Dekker). A reader that
+    // sees a writer leaves and waits for the lock. A writer waits for the readers inside, which take no lock and call
+    // nothing.
     mutable Mutex mutex_;
     mutable std::atomic<bool> writing_{false};
     mutable Stripe stripes_[STRIPES];
