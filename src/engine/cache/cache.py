@@ -36,6 +36,8 @@ from engine.serving import Engine
 WAKE_NS_MIN = 200_000
 WAKE_SHARE_MAX = 0.3
 FALLBACK_TIMES = 2
+# A second level that does not answer leaves this share of the time to the encoder.
+ENCODER_SHARE = 0.75
 STORE_BATCH = 256
 # How an input was answered. Each request counts once.
 ORIGINS = ("memory", "second_level", "computed", "shared", "fallback", "default")
@@ -234,7 +236,7 @@ class EmbeddingCache(Memory):
         try:
             rest = call.led
             if rest and self._second is not None:
-                rest = call.found(self._read(self._second_keys(rest), call.limit_ns))
+                rest = call.found(self._read(self._second_keys(rest), self._second_limit_ns(call)))
             if rest:
                 call.asked(rest, self.engine.predict_many(_rows(rest), deadline_ns=call.limit_ns).reasons)
         except BaseException as error:
@@ -250,7 +252,9 @@ class EmbeddingCache(Memory):
         try:
             rest = call.led
             if rest and self._second is not None:
-                rest = call.found(await self._read_async(self._second_keys(rest), call.limit_ns))
+                rest = call.found(
+                    await self._read_async(self._second_keys(rest), self._second_limit_ns(call))
+                )
             if rest:
                 answers = await self.engine.predict_many_async(_rows(rest), deadline_ns=call.limit_ns)
                 call.asked(rest, answers.reasons)
@@ -354,6 +358,9 @@ class EmbeddingCache(Memory):
             self._count_second(write_failures=len(pairs))
 
     # --- the second level ---
+
+    def _second_limit_ns(self, call: Call) -> int:
+        return call.limit_ns - int(ENCODER_SHARE * max(call.limit_ns - self._now_ns(), 0))
 
     def _second_keys(self, flights: list[Flight]) -> list[bytes]:
         return [self._second_key(flight.input) for flight in flights]

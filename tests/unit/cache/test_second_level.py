@@ -1,6 +1,10 @@
 """The second level: what one process computed, another finds, in LMDB and in Redis; and one that fails is a miss."""
 
 import asyncio
+import os
+import struct
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -180,3 +184,57 @@ def test_a_redis_that_is_gone_costs_no_deadline(tmp_path):
         assert {answer.origin for answer in answers} == {"computed"}
         assert all(answer.on_time for answer in answers)
         assert cache.stats()["second"]["failures"] == 8
+
+
+class Silent(Broken):
+    """A second level that does not answer by the deadline that it is given."""
+
+    def read(self, keys, deadline_ns):
+        time.sleep(max(deadline_ns - time.monotonic_ns(), 0) * 1e-9)
+        raise Unavailable("timeout", "no answer")
+
+    async def read_async(self, keys, deadline_ns):
+        await asyncio.sleep(max(deadline_ns - time.monotonic_ns(), 0) * 1e-9)
+        raise Unavailable("timeout", "no answer")
+
+
+def test_a_second_level_that_does_not_answer_leaves_time_to_the_encoder():
+    with opened(Lengths(), Silent()) as cache:
+        assert cache.wait_ready(60.0)
+        assert cache.embed("hello", deadline_ms=2_000.0).origin == "computed"
+        assert asyncio.run(cache.embed_async("other", deadline_ms=2_000.0)).origin == "computed"
+
+
+WRITER = """
+import sys
+import numpy as np
+from engine.cache import LMDBLevel
+from engine.cache.second_level import packed
+level = LMDBLevel(sys.argv[1], capacity_bytes=1 << 20)
+for number in range(10**9):
+    value = packed(np.full(500, number, np.float32), 0)
+    level.write([((number % 700 * 10 + at).to_bytes(32, "big"), value) for at in range(10)], 0)
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_writer_leaves_whole_embeddings_and_right_counts(tmp_path):
+    level = LMDBLevel(tmp_path / "second", capacity_bytes=1 << 20)
+    keys = [number.to_bytes(32, "big") for number in range(7_000)]
+    for lines in (3, 40, 90):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path / "second")],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        for _ in range(lines):
+            assert process.stdout.readline()
+        process.kill()
+        process.communicate()
+        stored = [each for each in level.read(keys, time.monotonic_ns() + 10**10) if each is not None]
+        assert stored
+        assert all(unpacked(each, 500) is not None for each in stored)
+        with level.environment.begin() as transaction:
+            total, _ = struct.unpack("<QQ", transaction.get(b"s"))
+        assert total == sum(map(len, stored)) <= 1 << 20
