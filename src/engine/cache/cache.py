@@ -41,7 +41,7 @@ ENCODER_SHARE = 0.75
 STORE_BATCH = 256
 # How an input was answered. Each request counts once.
 ORIGINS = ("memory", "second_level", "computed", "shared", "fallback", "default")
-# Reasons after which the encoder is not asked again for those who come later.
+# After these reasons the encoder is not asked again for later callers.
 FINAL = ("primary_error", "primary_bad_shape", "primary_not_finite", "breaker_open", "closing")
 _WARM = -1.0
 
@@ -187,8 +187,8 @@ class EmbeddingCache(Memory):
             x, deadline_ms, deadline_ns: as in `embed`. The deadline counts from the first step of the coroutine.
 
         Returns:
-            An `Embedding`. Cancelling the call takes nothing from others: the input is embedded for those who wait for
-            it, and for the next caller.
+            An `Embedding`. Cancelling the call takes nothing from others: the input is embedded for the callers that
+            wait for it, and for later ones.
 
         Raises:
             InputError, InputTypeError, ClosedError: as `embed`, at the await.
@@ -325,7 +325,7 @@ class EmbeddingCache(Memory):
             self._flights.fail(dropped, reason)
 
     def _fill(self, flights: list[Flight]) -> None:
-        """Embed inputs for those who come later."""
+        """Embed inputs for later callers."""
         reason = "closing"
         try:
             answers = self.engine.predict_many(
@@ -541,7 +541,7 @@ class EmbeddingCache(Memory):
         return self._writer.wait_idle(max(limit - time.monotonic(), 0.0)) and filled
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Answer those who wait by the fallback, write what was computed to the second level, and end the threads.
+        """Answer waiting callers by the fallback, write new embeddings to the second level, and end the threads.
 
         Args:
             timeout_s: seconds to wait for a call of the encoder, and again for the second level. 0 to 3,600.

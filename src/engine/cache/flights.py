@@ -1,7 +1,7 @@
 """Flights: one for each embedding that is being made, whoever wants it. So a stampede computes it once.
 
-A flight belongs to no caller. The first caller of an input begins it, those who come meanwhile join it, and each waits
-until its own deadline. A caller that goes away leaves the flight to those who are left, or to the cache.
+A flight belongs to no caller. The first caller of an input begins it, later callers join it, and each waits until its
+own deadline. When a caller goes away, the flight goes on for the others, or for the cache.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Flight:
     Attributes:
         digest: bytes, the key in memory.
         input: the input.
-        ticket: the number by which the engine's row names it.
+        ticket: its number in the engine's row.
         taken_ns: when the encoder was given the input, 0 while it was not.
         left: whether the caller that began it has its answer, so that nobody looks after it any more.
         done: whether it has an end, which never changes.
@@ -116,8 +116,8 @@ class Flights:
         """Withdraw a flight from the engine, because the caller that began it goes.
 
         Returns:
-            True where the encoder has not begun. The flight then has another ticket, by which the engine can be asked
-            again. False where it has ended, or ends with the call of the encoder.
+            True where the encoder has not begun: the flight then has a new ticket for another request. False where it
+            has ended, or ends with the call of the encoder.
         """
         with self._lock:
             if flight.done:

@@ -22,8 +22,8 @@ from engine.feature_store.online import LMDBOnline, RedisOnline, Unavailable
 
 __all__ = ["LMDBLevel", "RedisLevel", "SecondLevel", "Unavailable"]
 
-# A stored embedding: a mark, its crc32 from the next field on, when it ends (milliseconds since 1970, 0 for never), a
-# number by which LMDB finds its place in the order, and float32 numbers.
+# A stored embedding: a mark, the crc32 of the rest, the instant at which it ends (milliseconds since 1970, 0 for
+# never), its place in the order of LMDB, and float32 numbers.
 _HEADER = struct.Struct("<4sIqQ")
 _MARK = b"emb1"
 _ORDER, _DATA, _STATE = b"o", b"d", b"s"

@@ -1,4 +1,4 @@
-"""Encoders: what a key rests on, and what an encoder may be."""
+"""Encoders: the parts of a key, and the kinds of encoders."""
 
 import numpy as np
 import pytest
