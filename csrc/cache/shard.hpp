@@ -1,11 +1,11 @@
 // One shard of the cache: S3-FIFO (Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all you need for cache eviction",
 // SOSP 2023, algorithm 1), bounded by bytes instead of by entries.
 //
-// A new entry goes into the small queue, a tenth of the bytes. An entry that is used there more than once before it
-// reaches the end moves into the main queue; any other leaves, and its digest stays in the ghost queue for a while. A
-// digest that comes back while it is a ghost goes into the main queue at once. The end of the main queue gets another
-// round for each use, three at most. So a scan, whose entries are used once, passes through the small queue alone, and
-// a hit moves nothing: it only counts.
+// A new entry goes into the small queue, a tenth of the bytes. An entry that is used there before it reaches the end
+// moves into the main queue; any other leaves, and its digest stays in the ghost queue for a while. A digest that comes
+// back while it is a ghost goes into the main queue at once. The end of the main queue gets another round for each use,
+// three at most. So a scan, whose entries are never used again, passes through the small queue alone, and a hit moves
+// nothing: it only counts.
 #pragma once
 
 #include <atomic>

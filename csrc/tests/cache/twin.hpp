@@ -1,5 +1,5 @@
-// S3-FIFO as the paper's algorithm 1 says it, slow and obvious: lists and a search through them. A shard must do the
-// same for every sequence of calls.
+// S3-FIFO as the paper's algorithm 1 says it, but for one use where that wants two. Slow and obvious: lists, and a search
+// through them. A shard must do the same for every sequence of calls.
 #pragma once
 
 #include <algorithm>
@@ -88,7 +88,7 @@ private:
         Entry oldest = queue.back();
         queue.pop_back();
         if (oldest.expires_ns <= now_ns) return;
-        if (from_small && oldest.uses > 1) {
+        if (from_small && oldest.uses > 0) {
             oldest.uses = 0;
             main_.push_front(oldest);
         } else if (!from_small && oldest.uses > 0) {
