@@ -1,5 +1,5 @@
-// S3-FIFO as the paper's algorithm 1 says it, but for one use where that wants two. Slow and obvious: lists, and a search
-// through them. A shard must do the same for every sequence of calls.
+// S3-FIFO as the paper's algorithm 1 says it, but for one use where that wants two. Slow and obvious: lists, and a
+// search through them. A shard must do the same for every sequence of calls.
 #pragma once
 
 #include <algorithm>
