@@ -243,7 +243,6 @@ def test_an_evicted_array_is_freed_and_one_in_use_is_not(recorder):
     with opened(recorder, capacity_bytes=8_192) as cache:
         kept = cache.embed("kept")
         digest = cache._digest("kept")
-        assert cache._stored(digest) is kept.value
         count = sys.getrefcount(kept.value)
         cache.embed_many([f"text {number}" for number in range(200)])
         assert cache._stored(digest) is None
