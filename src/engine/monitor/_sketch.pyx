@@ -34,6 +34,7 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
     cdef cppclass Column:
         vector[float] cuts
         vector[uint16_t] bin_of
+        vector[float] pair_scores
         uint32_t n_bins
         cbool discrete
 
@@ -49,6 +50,8 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         vector[uint32_t] unseen
         vector[uint32_t] runs
         vector[double] sums
+        uint32_t pair_rows
+        vector[float] pair_sums
         uint32_t n_deployments
         uint64_t* deployments_data "deployments.data"()
         uint32_t* tally_data "tally.data"()
@@ -116,7 +119,7 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         cbool label(uint64_t id) except +
         cbool value(uint64_t id) except +
         vector[float] sample(uint32_t& width) except +
-        void answers(vector[Remembered]& entries, vector[double]& outputs) except +
+        void answers(vector[Remembered]& entries, vector[double]& outputs, size_t most) except +
         void remember(const Remembered* entries, const double* outputs, size_t n) except +
         void close() noexcept
         cbool alive() noexcept
@@ -143,9 +146,9 @@ if <Py_ssize_t>SOURCES != len(vocabulary.SOURCES) or <Py_ssize_t>REASONS < len(v
 
 # One remembered answer, as csrc/monitor/answers.hpp lays it out.
 ANSWERS = np.dtype({
-    "names": ["id", "deployment", "ready_ns", "source", "labelled", "used", "canary", "valued", "n_outputs"],
-    "formats": ["<u8", "<u8", "<i8", "u1", "u1", "u1", "u1", "u1", "<u2"],
-    "offsets": [0, 8, 16, 24, 25, 26, 27, 28, 30],
+    "names": ["id", "deployment", "ready_ns", "source", "labelled", "used", "canary", "valued", "foreign", "n_outputs"],
+    "formats": ["<u8", "<u8", "<i8", "u1", "u1", "u1", "u1", "u1", "u1", "<u2"],
+    "offsets": [0, 8, 16, 24, 25, 26, 27, 28, 29, 30],
     "itemsize": 32,
 })
 LATENCY_UPPER_NS = np.array([LogBuckets.upper(i) for i in range(LOG_BUCKETS)], dtype=np.int64)
@@ -252,7 +255,9 @@ cdef class Sketch:
 
         Args:
             columns: (cuts, bin_of, n_bins) of each feature, then of each output. cuts: float32 [m], ascending. bin_of:
-                uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins.
+                uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins. A feature may have a
+                fourth part: float32 [n_bins], a whole number from -20 to 20 for each bin. Products of these scores are
+                then summed for all pairs of such features.
             n_features: how many of the columns are features; 0 where the first row shall decide the width.
             drop: drop the columns of all blocks that were not taken; answers stay counted. Where False and there are
                 such blocks, nothing changes, and it returns False.
@@ -260,7 +265,10 @@ cdef class Sketch:
         self.check()
         cdef vector[Column] made
         cdef Column column
-        for cuts, bin_of, n_bins in columns:
+        for cuts, bin_of, n_bins, *scores in columns:
+            column.pair_scores.clear()
+            if scores and scores[0] is not None:
+                column.pair_scores = scores[0].tolist()
             column.cuts = cuts.tolist()
             column.discrete = bin_of is not None
             column.bin_of.clear()
@@ -394,7 +402,8 @@ cdef class Sketch:
         bins_max]; missing, infinite and unseen, uint32 [columns]; runs, uint32 [columns], the longest run of one value
         that ends in the block; sums, float64 [columns, 2], of values and of their squares; deployments, uint64 [v];
         tally, uint32 [v, sources, reasons]; late, uint32 [sources]; output_moments, float64 [v, 3], the count, sum and
-        sum of squares of the first output.
+        sum of squares of the first output; pair_rows and pair_sums, float32 [p (p + 3) / 2], of the p features with
+        scores: the rows, sums of scores, and sums of products of (0, 0), (0, 1), …, (p - 1, p - 1).
         """
         self.check()
         cdef cbool found
@@ -418,6 +427,8 @@ cdef class Sketch:
             "unseen": _copied(cnp.NPY_UINT32, block.unseen.data(), 4, (columns,)),
             "runs": _copied(cnp.NPY_UINT32, block.runs.data(), 4, (columns,)),
             "sums": _copied(cnp.NPY_FLOAT64, block.sums.data(), 8, (columns, 2)),
+            "pair_rows": block.pair_rows,
+            "pair_sums": _copied(cnp.NPY_FLOAT32, block.pair_sums.data(), 4, (block.pair_sums.size(),)),
             "deployments": _copied(cnp.NPY_UINT64, block.deployments_data(), 8, (versions,)),
             "tally": _copied(cnp.NPY_UINT32, block.tally_data(), 4, (versions, SOURCES, REASONS)),
             "late": _copied(cnp.NPY_UINT32, block.late_data(), 4, (SOURCES,)),
@@ -529,13 +540,16 @@ cdef class Sketch:
         cdef vector[float] rows = self._sketch.sample(width)
         return _copied(cnp.NPY_FLOAT32, rows.data(), 4, (rows.size() // max(width, 1), width))
 
-    def answers(self):
-        """Return all remembered answers, ANSWERS [n], the oldest first, and their outputs, float64 [n, outputs_max]."""
+    def answers(self, int64_t most=-1):
+        """Return the latest remembered answers, ANSWERS [n], and their outputs, float64 [n, outputs_max], oldest first.
+
+        At most `most` of them; all where it is below 0.
+        """
         self.check()
         cdef vector[Remembered] entries
         cdef vector[double] outputs
         with nogil:
-            self._sketch.answers(entries, outputs)
+            self._sketch.answers(entries, outputs, <size_t>most)
         cdef size_t n = entries.size()
         raw = _copied(cnp.NPY_UINT8, entries.data(), 1, (n * sizeof(Remembered),))
         return raw.view(ANSWERS), _copied(cnp.NPY_FLOAT64, outputs.data(), 8, (n, self.outputs_max))

@@ -49,6 +49,7 @@ class Calibration:
             median squared difference of neighbours.
         run: int, rows of the longest run of one value.
         period: float, rows of a cycle; 0 for none.
+        moved: float, how far companions move while a frozen column keeps its value (`companions`); 0 for not known.
     """
 
     location: FloatArray
@@ -56,6 +57,7 @@ class Calibration:
     spans: FloatArray = field(default_factory=lambda: np.zeros((2, len(SPANS))))
     run: int = 0
     period: float = 0.0
+    moved: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as values that JSON has."""
@@ -65,6 +67,7 @@ class Calibration:
             "spans": self.spans.tolist(),
             "run": self.run,
             "period": self.period,
+            "moved": self.moved,
         }
 
     @classmethod
@@ -77,7 +80,8 @@ class Calibration:
             raise ValueError("expected a location and a scale for each chart, and the variances of sums")
         if not all(np.isfinite(part).all() and (part >= 0.0).all() for part in (scale, spans)):
             raise ValueError("expected scales and variances of at least 0")
-        return cls(location, scale, spans, int(made["run"]), float(made["period"]))
+        moved = float(made.get("moved", 0.0))
+        return cls(location, scale, spans, int(made["run"]), float(made["period"]), moved)
 
 
 def block_counts(places: npt.NDArray[np.int64], n_places: int) -> FloatArray:
