@@ -192,3 +192,21 @@ class Sketch:
         """
     def close(self) -> None:
         """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""
+
+def places_of(
+    cuts: npt.NDArray[np.float32],
+    bin_of: npt.NDArray[np.uint16] | None,
+    n_bins: int,
+    values: npt.NDArray[np.float32],
+) -> npt.NDArray[np.int64]:
+    """Return the bin of each value, int64 [n]: -1 for missing values, -2 for unseen codes. Releases the GIL.
+
+    Args:
+        cuts: float32 [m], ascending.
+        bin_of: uint16 [m], the bin of each code, or None for numbers.
+        n_bins: how many bins there are.
+        values: float32 [n].
+
+    Raises:
+        MonitorError: values of another dtype or layout.
+    """

@@ -26,6 +26,7 @@ from engine.errors import ClosedError, MonitorError
 
 cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
     size_t VERSIONS
+    uint16_t UNSEEN
     size_t SOURCES
     size_t REASONS
     size_t SHARE_BINS
@@ -37,6 +38,7 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         vector[float] pair_scores
         uint32_t n_bins
         cbool discrete
+        uint16_t bin(float value) noexcept
 
     cdef cppclass Block:
         uint64_t rows
@@ -579,6 +581,40 @@ cdef class Sketch:
         """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""
         with nogil:
             self._sketch.close()
+
+
+def places_of(cnp.ndarray cuts, bin_of, int n_bins, cnp.ndarray values):
+    """Return the bin of each value, int64 [n]: -1 for missing values, -2 for unseen codes. Releases the GIL.
+
+    Args:
+        cuts: float32 [m], ascending.
+        bin_of: uint16 [m], the bin of each code, or None for numbers.
+        n_bins: how many bins there are.
+        values: float32 [n].
+
+    Raises:
+        MonitorError: values of another dtype or layout.
+    """
+    cdef Column column
+    column.cuts = cuts.tolist()
+    column.discrete = bin_of is not None
+    if bin_of is not None:
+        column.bin_of = bin_of.tolist()
+    column.n_bins = n_bins
+    _flat(values, cnp.NPY_FLOAT32)
+    cdef const float* value = <const float*>cnp.PyArray_DATA(values)
+    cdef cnp.ndarray made = np.empty(cnp.PyArray_SIZE(values), dtype=np.int64)
+    cdef int64_t* place = <int64_t*>cnp.PyArray_DATA(made)
+    cdef Py_ssize_t i, n = cnp.PyArray_SIZE(values)
+    cdef uint16_t found
+    with nogil:
+        for i in range(n):
+            if value[i] != value[i]:
+                place[i] = -1
+                continue
+            found = column.bin(value[i])
+            place[i] = -2 if found == UNSEEN else <int64_t>found
+    return made
 
 
 cdef cnp.ndarray _flat(cnp.ndarray array, int kind):

@@ -36,6 +36,8 @@ MEDIAN_SQUARED = 0.4549364231195724
 # A rhythm must repeat this often, and stand out of the spectrum around it this far.
 CYCLES_MIN = 3.5
 PEAK = 25.0
+LIKELY = 0.25
+GRID = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,19 +172,39 @@ def cycle_of(sums: FloatArray) -> float:
     if blocks < 32:
         return 0.0
     power = np.square(np.abs(np.fft.rfft(sums - sums.mean())))
-    for line in range(int(np.ceil(CYCLES_MIN)), len(power) // 2):
+    for line in _likely_lines(power):
         left, right = power[line - 1], power[line + 1]
-        # Slow noise has more power on the left; a line stands out of both sides.
-        around = max(
-            np.median(power[max(line // 2, 1) : line - 1]), np.median(power[line + 2 : 3 * line + 2])
-        )
-        if power[line] < max(left, right) or power[line] <= PEAK * around:
+        if power[line] <= PEAK * _around(power, line):
             continue
         # A cycle between two lines of the grid shows in both, in proportion to its distance.
         ratio = (max(left, right) / power[line]) ** 0.5
         between = ratio / (1.0 + ratio) if ratio > 0.2 else 0.0
         return float(blocks / (line + (between if right > left else -between)))
     return 0.0
+
+
+def _around(power: FloatArray, line: int) -> float:
+    """Return the power around a line. Slow noise has more power on the left; a line stands out of both sides."""
+    left, right = power[max(line // 2, 1) : line - 1], power[line + 2 : 3 * line + 2]
+    return float(max(np.median(left), np.median(right)))
+
+
+def _likely_lines(power: FloatArray) -> list[int]:
+    """Return the peaks that may stand out: by a quarter of what it takes, over the power around a few lines.
+
+    Medians around every line of a long spectrum would take a second.
+    """
+    lines = np.arange(int(np.ceil(CYCLES_MIN)), len(power) // 2)
+    if not len(lines):
+        return []
+    grid = np.unique(np.geomspace(lines[0], lines[-1], GRID).astype(np.int64))
+    around = np.array([_around(power, int(line)) for line in grid])
+    at = np.clip(np.searchsorted(grid, lines), 1, max(len(grid) - 1, 1)) if len(grid) > 1 else np.zeros_like(lines)
+    least = np.minimum(around[at], around[np.maximum(at - 1, 0)])
+    here = power[lines]
+    peaks = (here >= power[lines - 1]) & (here >= power[lines + 1]) & (here > LIKELY * PEAK * least)
+    found: list[int] = lines[peaks].tolist()
+    return found
 
 
 def without_cycle(sums: FloatArray, period: float) -> FloatArray:

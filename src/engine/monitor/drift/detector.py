@@ -526,7 +526,8 @@ class DriftDetector:
         latest = evidence.latest(2)
         before = int(evidence.ends[latest[0]]) if len(latest) == 2 else 0
         calibration = self.columns[place].calibration
-        usual = np.inf if calibration is None else RUN_TIMES * calibration.run
+        # A column without values in the reference has no usual run.
+        usual = np.inf if calibration is None or not calibration.run else RUN_TIMES * calibration.run
         if evidence.sums[latest[-1], place, 5] >= max(usual, RUN_ROWS_SEEN):
             seen = [*seen, FROZEN]
         return problem_of({"seen_by": seen, **self.evidence(place, before)})
