@@ -32,7 +32,8 @@ class Alert:
         kind: str, "input_drift", "output_drift", "performance_drift", "fallback_share", "late_share", "error_share" or
             "message".
         column: str, the feature or output; empty where the alert is about neither.
-        started_row: int, the row (for budgets, the answer; for performance, the label) at which the condition began, estimated; None for a message.
+        started_row: int, the row (for budgets, the answer; for performance, the label) at which the condition began,
+            estimated; None for a message.
         detected_row: int, the row or answer at which the condition was certain; None for a message.
         ended_row: int, the row or answer at which the condition was last seen; None while it lasts.
         detected_at: float, seconds since the epoch.

@@ -41,7 +41,8 @@ class Reference:
     """
 
     __slots__ = (
-        "_levels", "_names", "_wide", "_wide_places", "features", "outputs", "pairs", "performance", "rows", "together",
+        "_levels", "_names", "_plain", "_wide", "_wide_places",
+        "features", "outputs", "pairs", "performance", "rows", "together",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +71,7 @@ class Reference:
             self._wide.get(column.name) or {text: float(code) for code, text in enumerate(column.levels)}
             for column in self.features
         ]
+        self._plain = not any(self._levels)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -163,6 +165,13 @@ class Reference:
         Raises:
             MonitorError: as `row`.
         """
+        if self._plain and type(features) is dict:
+            get = features.get
+            try:
+                row = np.array([get(name) for name in self._names], dtype=np.float64)
+            except (TypeError, ValueError, OverflowError):
+                return self.row(features)  # which says what is wrong, or reads pandas.NA
+            return row if row.ndim == 1 else self.row(features)
         if (
             isinstance(features, np.ndarray)
             and features.dtype == np.float64

@@ -199,7 +199,11 @@ def _likely_lines(power: FloatArray) -> list[int]:
         return []
     grid = np.unique(np.geomspace(lines[0], lines[-1], GRID).astype(np.int64))
     around = np.array([_around(power, int(line)) for line in grid])
-    at = np.clip(np.searchsorted(grid, lines), 1, max(len(grid) - 1, 1)) if len(grid) > 1 else np.zeros_like(lines)
+    at = (
+        np.clip(np.searchsorted(grid, lines), 1, max(len(grid) - 1, 1))
+        if len(grid) > 1
+        else np.zeros_like(lines)
+    )
     least = np.minimum(around[at], around[np.maximum(at - 1, 0)])
     here = power[lines]
     peaks = (here >= power[lines - 1]) & (here >= power[lines + 1]) & (here > LIKELY * PEAK * least)

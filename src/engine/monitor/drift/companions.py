@@ -1,8 +1,8 @@
 """Frozen values of columns that keep a value for long by nature: their companions tell.
 
-The temperature of three airports may stay the same for hours, and so does their humidity then. A sensor that hangs shows
-one temperature while the humidity moves on. The reference shows how far the columns that move together with a column
-move while it keeps one value; twice as far means that it is frozen.
+The temperature of three airports may stay the same for hours, and so does their humidity then. A sensor that hangs
+shows one temperature while the humidity moves on. The reference shows how far the columns that move together with a
+column move while it keeps one value; twice as far means that it is frozen.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class DriftDetector:
         self._evidence = _evidence_of(self.columns, bins_max, chance * part / max(n, 1))
         self._pairs: PairTests | None = None
         if pairs is not None:
-            self._pairs = PairTests(self.columns, pairs, self.windows.rows_part, chance * PAIRS_PART)
+            self._pairs = PairTests(self.columns, pairs, rows_window, chance * PAIRS_PART)
         places = {column.name: place for place, column in enumerate(self.columns)}
         # Columns whose long runs of one value their companions explain: place -> (limit, places of the companions).
         self._companions: dict[int, tuple[float, list[int]]] = {}
@@ -276,7 +276,7 @@ class DriftDetector:
         self._evidence.gathered[...] = 0.0
         self._rows_part = 0
         if self._pairs is not None:
-            self._pairs.end_part()
+            self._pairs.end_part(self.windows.whole)
         self._part_since = self._evidence.blocks
         for place in np.flatnonzero((self.windows.raised > 1.0) & ~self._is_open).tolist():
             # Chance, or a change that is over, may have raised them.

@@ -35,13 +35,15 @@ STRETCHES_MIN = 50.0
 VARIANCE_MIN = 0.02
 # A column that varies less than this share of its usual variance has no correlation.
 VARIED_MIN = 0.1
-LENGTHS = tuple(2**i for i in range(len(WINDOW_ROWS)))
+# Lengths of windows, in parts of `window_rows` rows.
+LENGTHS = tuple(2**i for i in range(len(WINDOW_ROWS) - 1))
 KEPT = LENGTHS[-1]
 # Long windows are tested when a quarter of them is new.
 NEW = 4
 # Parts that are pooled to see whether a change is over, and standard errors from which on they differ.
-POOLED = 8
+POOLED = 4
 POOLED_Z = 2.5
+ERRORS_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class Changed:
 
 
 class PairTests:
-    """Gathers products into parts of windows, and tests the correlations of windows of five lengths. Not thread-safe.
+    """Gathers products into parts of windows, and tests the correlations of windows of four lengths. Not thread-safe.
 
     Attributes:
         changed: list of Changed, of the last part; the surest of each pair.
@@ -193,10 +195,12 @@ class PairTests:
         first, second = self._upper
         self._factor = np.maximum(factors[first], factors[second])
         self._variance = pairs.variance
-        self._bound = np.minimum(largest[first] * largest[second], SCORE_MAX**2 / EIGHTHS**2 * 4.0)
-        self._bound = self._bound * (1.0 + np.abs(pairs.correlation))
+        # The most that psi can be.
+        squares = (np.square(largest[first]) + np.square(largest[second])) / 2.0
+        self._bound = largest[first] * largest[second] + np.abs(pairs.correlation) * squares
         self._reference_rows = float(pairs.rows)
         self._chance = chance / len(LENGTHS) / max(len(self._reference), 1)
+        self._errors: dict[tuple[float, int], FloatArray] = {}
         self._gathered = np.zeros(self._width)
         self._gathered_rows = 0.0
         self.parts = np.zeros((KEPT, self._width))
@@ -209,23 +213,46 @@ class PairTests:
         self._gathered += sums
         self._gathered_rows += rows
 
-    def end_part(self) -> None:
-        """End a part, and test the windows that end with it."""
+    def end_part(self, whole: bool) -> None:
+        """End a part where the detector's window is `whole`, and test the windows that end with it."""
+        self.changed = []
+        if not whole:
+            return
         place = self._n_parts % KEPT
         self._n_parts += 1
         self.parts[place], self.rows[place] = self._gathered, self._gathered_rows
         self._gathered = np.zeros(self._width)
         self._gathered_rows = 0.0
+        lengths = [
+            length
+            for length in LENGTHS
+            if length <= self._n_parts and not self._n_parts % max(length // NEW, 1)
+        ]
+        latest = self._latest(lengths[-1])[::-1]
+        at = np.array(lengths) - 1
+        rows = np.maximum(np.cumsum(self.rows[latest])[at], 1.0)
+        correlation, known = self._correlations(np.cumsum(self.parts[latest], axis=0)[at], rows)
+        limits = [self._limit(float(n), length) for n, length in zip(rows, lengths, strict=True)]
+        far = known & (np.abs(correlation - self._reference) > limits)
+        if not far.any():
+            return
         found: dict[int, Changed] = {}
-        for length in LENGTHS:
-            if length > self._n_parts or self._n_parts % max(length // NEW, 1):
-                continue
-            correlation, rows, known = self._window(length)
-            chance = self._chance * self._rows_part * max(length // NEW, 1)
-            error = self._error(rows, float(np.log(2.0 / chance)))
-            for pair in np.flatnonzero(known & (np.abs(correlation - self._reference) > error)).tolist():
-                found.setdefault(pair, self._made(pair, correlation, length))
+        for place, pair in np.argwhere(far).tolist():
+            found.setdefault(pair, self._made(pair, correlation[place], lengths[place]))
         self.changed = list(found.values())
+
+    def _limit(self, rows: float, length: int) -> FloatArray:
+        """Return `_error` of a window; it is kept, because windows mostly have the same rows."""
+        key = rows, length
+        if key not in self._errors:
+            if len(self._errors) >= ERRORS_KEPT:
+                self._errors.clear()
+            self._errors[key] = self._error(rows, self._nats(length))
+        return self._errors[key]
+
+    def _nats(self, length: int) -> float:
+        """Return -log of the chance that the test of a window of so many parts has for each pair."""
+        return float(np.log(2.0 / (self._chance * self._rows_part * max(length // NEW, 1))))
 
     def _made(self, pair: int, correlation: FloatArray, length: int) -> Changed:
         first, second = int(self._upper[0][pair]), int(self._upper[1][pair])
@@ -242,8 +269,7 @@ class PairTests:
         pair = self._pair_of(changed.first, changed.second)
         length = max(changed.rows // self._rows_part, 1)
         correlation, rows, _ = self._window(length)
-        chance = self._chance * self._rows_part * max(length // NEW, 1)
-        error = self._error(rows, float(np.log(2.0 / chance)), ratio)[pair]
+        error = self._error(rows, self._nats(length), ratio)[pair]
         return bool(abs(correlation[pair] - self._reference[pair]) > error)
 
     def differs(self, first: int, second: int) -> bool:
@@ -260,18 +286,35 @@ class PairTests:
         n = len(self._place)
         return a * (2 * n - a - 1) // 2 + (b - a - 1)
 
+    def _latest(self, length: int) -> npt.NDArray[np.int64]:
+        return np.arange(self._n_parts - min(length, self._n_parts, KEPT), self._n_parts) % KEPT
+
     def _window(self, length: int) -> tuple[FloatArray, float, npt.NDArray[np.bool_]]:
         """Return the correlations of the latest parts, their rows, and which of the correlations are known."""
-        latest = np.arange(self._n_parts - min(length, self._n_parts, KEPT), self._n_parts) % KEPT
-        sums, rows = self.parts[latest].sum(axis=0), max(float(self.rows[latest].sum()), 1.0)
-        mean = sums[: len(self._place)] / rows
-        variance = sums[self._square_at] / rows - np.square(mean)
+        latest = self._latest(length)
+        rows = np.maximum(self.rows[latest].sum(keepdims=True), 1.0)
+        correlation, known = self._correlations(self.parts[latest].sum(axis=0)[None, :], rows)
+        return correlation[0], float(rows[0]), known[0]
+
+    def _correlations(self, sums: FloatArray, rows: FloatArray) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        """Return correlations, float64 [windows, pairs], and which are known; others are as in the reference.
+
+        Args:
+            sums: float64 [windows, p (p + 3) / 2].
+            rows: float64 [windows].
+        """
+        means = sums / rows[:, None]
+        mean = means[:, : len(self._place)]
+        variance = means[:, self._square_at] - np.square(mean)
         first, second = self._upper
-        covariance = sums[self._product_at] / rows - mean[first] * mean[second]
+        covariance = means[:, self._product_at] - mean[:, first] * mean[:, second]
+        scale = 1.0 / np.sqrt(np.maximum(variance, 1e-9))
+        known = rows[:, None] >= STRETCHES_MIN * self._factor
         varied = variance > VARIED_MIN * self._usual
-        known = varied[first] & varied[second] & (rows >= STRETCHES_MIN * self._factor)
-        scale = np.sqrt(np.maximum(variance[first] * variance[second], 1e-12))
-        return np.where(known, covariance / scale, self._reference), rows, known
+        if not varied.all():
+            known = known & varied[:, first] & varied[:, second]
+        correlation = covariance * scale[:, first] * scale[:, second]
+        return np.where(known, correlation, self._reference), known
 
     def _error(self, rows: float, nats: float, ratio: float = 1.0) -> FloatArray:
         """Return how far chance takes each correlation, but for a chance of exp(-nats): Bernstein's inequality."""

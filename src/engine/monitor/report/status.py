@@ -40,8 +40,8 @@ ADVICE = {
     "input_drift": "Ask the owner of the feed that fills {columns}: was a source, unit or join changed? If the change "
     "is real and lasts, fit a new reference and train again.",
     "output_drift": "Compare the inputs with the reference: if none changed, the model did.",
-    "performance_drift": "Compare the inputs with the reference: if none changed, the same inputs bring other labels now, "
-    "and the model must be trained again. Roll back if a new version brings it.",
+    "performance_drift": "Compare the inputs with the reference: if none changed, the same inputs bring other labels "
+    "now, and the model must be trained again. Roll back if a new version brings it.",
     "error_share": "Read the last error in Engine.stats()['last_error'], and roll back if a new version brings it.",
     "late_share": "Look for a stall of the machine or a fallback that is too slow: answers come after their deadline.",
     "fallback_share": "The primary gives way more often than allowed: see the reasons over time.",
