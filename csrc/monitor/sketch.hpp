@@ -59,13 +59,13 @@ struct Block {
     uint64_t answers = 0;
     int64_t first_ns = 0;  // CLOCK_MONOTONIC, of the first and the last answer; 0 where there is none
     int64_t last_ns = 0;
-    std::vector<uint32_t> counts;                  // [columns, bins_max]
-    std::vector<uint32_t> missing;                 // [columns] NaN
-    std::vector<uint32_t> infinite;                // [columns]; counted in a bin or as unseen too
-    std::vector<uint32_t> unseen;                  // [columns] codes without a bin
-    std::vector<uint32_t> runs;                    // [columns], the longest run of one value that ends in the block
-    std::vector<double> sums;                      // [columns, 2]: sum and sum of squares of the finite values
-    uint32_t pair_rows = 0;                        // rows in pair_sums
+    std::vector<uint32_t> counts;    // [columns, bins_max]
+    std::vector<uint32_t> missing;   // [columns] NaN
+    std::vector<uint32_t> infinite;  // [columns]; counted in a bin or as unseen too
+    std::vector<uint32_t> unseen;    // [columns] codes without a bin
+    std::vector<uint32_t> runs;      // [columns], the longest run of one value that ends in the block
+    std::vector<double> sums;        // [columns, 2]: sum and sum of squares of the finite values
+    uint32_t pair_rows = 0;          // rows in pair_sums
     // Of the p features with scores: p sums of scores, then the sums of products of (0, 0), (0, 1), …, (p - 1, p - 1).
     // Whole numbers, so they add up to the same in any order.
     std::vector<float> pair_sums;
@@ -217,8 +217,8 @@ private:
     std::vector<Column> columns_;
     uint32_t features_in_layout_ = 0;
     uint32_t bins_max_ = 0;
-    std::vector<float> last_;    // [columns], the latest value that is not missing
-    std::vector<uint32_t> run_;  // [columns], how often it came in a row
+    std::vector<float> last_;             // [columns], the latest value that is not missing
+    std::vector<uint32_t> run_;           // [columns], how often it came in a row
     std::vector<uint32_t> pair_columns_;  // the features with scores
     std::vector<float> pair_scores_;      // of one row, [pair_columns_]
     std::vector<uint16_t> row_bins_;      // of one row, [features]

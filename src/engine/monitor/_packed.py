@@ -32,7 +32,8 @@ def unpack(content: bytes) -> Any:
         body = zlib.decompress(content)
         (size,) = HEAD.unpack_from(body)
         head = json.loads(body[HEAD.size : HEAD.size + size])
-        at, arrays = HEAD.size + size, {}
+        at = HEAD.size + size
+        arrays: dict[str, np.ndarray] = {}
         for dtype, shape in head["arrays"]:
             kind = np.dtype(dtype)
             if kind.hasobject:

@@ -716,8 +716,9 @@ class ModelMonitor:
                 begun += self._observe(block, names)
             if "answers" in entry and not own:
                 deployments = {number: self._deployment(name) for number, name in entry["versions"]}
-                remember(self._sketch, *entry["answers"], deployments)
-                merging.remembered(len(entry["answers"][1]))
+                raw, outputs = entry["answers"]
+                remember(self._sketch, raw, outputs, deployments)
+                merging.remembered(len(outputs))
             for answer_id, label, value in entry.get("outcomes", ()):
                 begun += self._join_shared(answer_id, label, value, own)
             if not own:

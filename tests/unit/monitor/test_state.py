@@ -212,7 +212,9 @@ def test_a_file_with_wrong_contents_raises_nothing(reference, tmp_path, key, wro
         monitor.check()
 
 
-def test_a_folder_of_the_environment_keeps_the_state_of_monitors_that_name_none(reference, tmp_path, monkeypatch):
+def test_a_folder_of_the_environment_keeps_the_state_of_monitors_that_name_none(
+    reference, tmp_path, monkeypatch
+):
     monkeypatch.setenv("ENGINE_MONITOR_STATE", str(tmp_path / "states"))
     rows = shifted(4000)
     last = None

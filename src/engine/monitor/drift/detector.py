@@ -257,7 +257,7 @@ class DriftDetector:
             else:
                 self._unsure[place] = self._evidence.blocks + UNSURE_BLOCKS
         if paired and self._evidence.blocks >= BLOCKS_MIN:
-            changed += self._begin_pairs(paired, alarmed)
+            changed += self._begin_pairs(paired, set(np.flatnonzero(alarmed).tolist()))
         if whole and self.open:
             lasts = self.windows.differs() | (self._evidence.alarmed[:, LASTING] > 0).any(axis=1)
             if self._pairs is not None:
@@ -317,14 +317,14 @@ class DriftDetector:
         steps = evidence.steps[blocks, place, MEAN] * threshold
         return movement(np.where(present > 0.0, steps / np.maximum(present, 1.0), np.nan))
 
-    def _begin_pairs(self, paired: list[Changed], alarmed: npt.NDArray[np.bool_]) -> list[Episode]:
+    def _begin_pairs(self, paired: list[Changed], alarmed: set[int]) -> list[Episode]:
         """Begin the episodes of columns whose correlation alone has changed."""
         assert self._pairs is not None
         sure = []
         for pair in paired:
             both = [pair.first, pair.second]
             # A change of one of the columns explains it.
-            if alarmed[both].any() or self._is_open[both].any():
+            if alarmed.intersection(both) or self._is_open[both].any():
                 continue
             ratio = max(self._dependence_ratio(place) for place in both)
             if ratio == 1.0 or self._pairs.stands(pair, ratio):
