@@ -431,11 +431,13 @@ class _Model:
 
     def _outcomes(self) -> Iterable[str]:
         outcomes, estimate = self._made["outcomes"], self._made["performance"]["estimated"]
-        if not outcomes["groups"]:
-            if estimate:
-                yield self._section("Performance, estimated before labels come", ESTIMATE)
-                yield _card(table([estimate_row(estimate)])) + "</section>"
-            return
+        if outcomes["groups"]:
+            yield from self._joined(outcomes)
+        if estimate:
+            yield self._section("Performance, estimated before labels come", ESTIMATE)
+            yield _card(table([estimate_row(estimate)])) + "</section>"
+
+    def _joined(self, outcomes: dict[str, Any]) -> Iterable[str]:
         labels = ", ".join(f"{count:,} {state}" for state, count in outcomes["counts"].items())
         yield self._section("Outcomes by version and source", f"Labels: {labels}.")
         cost = outcomes["fallback_cost"]
@@ -448,10 +450,9 @@ class _Model:
                 f"<small> worth {'less' if lost else 'more'}</small></dd></div></dl>"
             )
         body = table(outcomes_table(outcomes["groups"]))
-        yield _card(f"<div class=scroll role=group aria-label=Outcomes tabindex=0>{body}</div>")
-        if estimate:
-            yield f"<p class=quiet>{ESTIMATE}</p>" + _card(table([estimate_row(estimate)]))
-        yield "</section>"
+        yield (
+            _card(f"<div class=scroll role=group aria-label=Outcomes tabindex=0>{body}</div>") + "</section>"
+        )
 
 
 def _figures(figures: dict[str, Any]) -> str:

@@ -87,12 +87,10 @@ def outcomes_table(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def estimate_row(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an estimate of the performance as a row; every figure is called estimated."""
-    shown = {
-        f"{key}, estimated": found[key] for key in ("auc", "accuracy", "brier", "label_mean") if key in found
-    }
+    """Return an estimate of the performance as a row that says so."""
+    shown = {key: found[key] for key in ("auc", "accuracy", "brier", "label_mean") if key in found}
     believed = "as earlier labels showed" if found["calibrated"] else "as the model says"
-    return {"answers": found["rows"], **shown, "shares taken": believed}
+    return {"figures": "estimated", "shares taken": believed, "answers": found["rows"], **shown}
 
 
 def counters_table(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
