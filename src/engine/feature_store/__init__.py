@@ -5,14 +5,27 @@ from engine.feature_store.dataset import DatasetConfig
 from engine.feature_store.definitions import Aggregate, Entity, FeatureView, Source
 from engine.feature_store.deletion import Deleted
 from engine.feature_store.offline import DuckDBOffline, Features
-from engine.feature_store.online import LMDBOnline, OnlineFeatures, OnlineStore, RedisOnline, Written
+from engine.feature_store.online import (
+    DynamoDBOnline,
+    LMDBOnline,
+    OnlineFeatures,
+    OnlineStore,
+    PostgresOnline,
+    RedisClusterOnline,
+    RedisOnline,
+    Written,
+    open_online,
+)
 from engine.feature_store.store import FeatureStore
+from engine.feature_store.verification import Difference, Verified
 
 __all__ = [
     "Aggregate",
     "DatasetConfig",
     "Deleted",
+    "Difference",
     "DuckDBOffline",
+    "DynamoDBOnline",
     "Entity",
     "FeatureStore",
     "FeatureView",
@@ -20,9 +33,13 @@ __all__ = [
     "LMDBOnline",
     "OnlineFeatures",
     "OnlineStore",
+    "PostgresOnline",
+    "RedisClusterOnline",
     "RedisOnline",
     "Source",
+    "Verified",
     "Written",
+    "open_online",
 ]
 
 renamed.forward(
