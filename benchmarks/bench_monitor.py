@@ -440,10 +440,11 @@ def serving(calls: int, turns: int) -> dict[str, float]:
 
     ratios = []
     with ModelMonitor(reference, handlers=[]) as monitor:
-        options: dict[str, Any] = {"deadline_ms": 50.0, "fallback": lambda batch: np.zeros(len(batch))}
+        options: dict[str, Any] = {"deadline_ms": 50.0, "default": 0.0, "lane": "batch"}
+        model = engine.load_model(primary, n_features=FEATURES, n_outputs=1)
         with (
-            engine.Engine(primary, n_features=FEATURES, **options) as plain,
-            engine.Engine(primary, n_features=FEATURES, monitor=monitor, **options) as watched,
+            engine.Engine(model, **options) as plain,
+            engine.Engine(model, monitor=monitor, **options) as watched,
         ):
             for _ in range(turns):
                 p99 = []
