@@ -69,8 +69,6 @@ ORDERED = 4.0
 BLOCKS_MIN = 20
 # They are sure earlier where they pass their threshold this many times over.
 EARLY = 20.0
-# Thresholds that live rows raised are lowered again only while no chart is above this share of its own.
-CALM = 0.5
 # Look at an alarm that was not sure again after this many blocks.
 UNSURE_BLOCKS = 2
 # Charts of the mean, of the spread and of impossible values.
@@ -280,10 +278,8 @@ class DriftDetector:
         if self._pairs is not None:
             self._pairs.end_part(self.windows.whole)
         self._part_since = self._evidence.blocks
-        calm = self._evidence.level[:, SCORES].max(axis=1) < CALM
-        for place in np.flatnonzero((self.windows.raised > 1.0) & ~self._is_open & calm).tolist():
-            # Chance, or a change that is over, may have raised them. Evidence that grows stays below the raised ones,
-            # because lowering and raising them by turns would cut it off each time.
+        for place in np.flatnonzero((self.windows.raised > 1.0) & ~self._is_open).tolist():
+            # Chance, or a change that is over, may have raised them.
             if (ratio := self._dependence_ratio(place)) < self.windows.raised[place]:
                 self._raise(place, ratio)
 
