@@ -14,14 +14,22 @@ Measured are:
 - rows until a change of one of 30 columns is certain, with a reference of 20,000 rows: medians of 20 seeds; a change
   that is unseen after 20,000 rows counts as missed;
 - alerts a change, rows until an alert ends after its change is undone, incidents of two unrelated changes;
-- a feed that dies in the flights of March: `temp` missing, times 1,000, frozen; the slowest of them.
+- a feed that dies in the flights of March: `temp` missing, times 1,000, frozen; the slowest of them;
+- rows until a quarter of a standard deviation is certain where the process starts anew every 200 rows, and where four
+  processes share the rows through a folder, over those of one process that sees all;
+- the 99th percentile of an engine's answers with the monitor over that without, in turns on the same machine;
+- the page of two Parquet files of 1,000,000 rows and 100 columns, in a process of its own: seconds and peak memory; and
+  the size of a page of 30 columns.
 
 Rivals test windows of 1,000 rows with their own defaults, corrected for the number of features where they offer it. Not
-measured: an engine around the monitor, and the rivals' other detectors.
+measured: the rivals' other detectors.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -47,6 +55,8 @@ CHANGED = ("temp", "dewp", *DELAYS)
 RIVALS = {
     "alibi-detect": (["alibi-detect==0.12.0", "numpy<2"], "alibi"),
     "evidently": (["evidently==0.7.11", "pandas<3"], "evidently"),
+    "nannyml": (["nannyml==0.13.1", "numpy<2"], "nannyml"),
+    "adwin": (["river==0.26.1"], "adwin"),
 }
 
 Matrix = npt.NDArray[np.float32]
@@ -276,6 +286,8 @@ def change(name: str, rng: np.random.Generator, live: Matrix, reference: Matrix)
             4, len(after), p=[[0.3, 0.3, 0.2, 0.2], [0.4, 0.2, 0.3, 0.1]][int(rng.integers(2))]
         )
         return ("f7",)
+    elif name == "correlation":
+        after[:] = 0.5 * live[BEFORE:, 8] + np.float32(0.75**0.5) * after
     elif name == "outliers_1pct":
         after[rng.random(len(after)) < 0.01] = 50.0
     elif name == "unit_x1000":
@@ -289,7 +301,7 @@ def change(name: str, rng: np.random.Generator, live: Matrix, reference: Matrix)
 
 CHANGES = (
     "mean_0.1", "mean_0.25", "mean_0.5", "sd_1.3", "category_10pp", "missing_2_10", "missing_30_0", "outliers_1pct",
-    "unit_x1000", "frozen",
+    "unit_x1000", "frozen", "correlation",
 )  # fmt: skip
 
 
@@ -353,6 +365,144 @@ def dead_feed() -> dict[str, float]:
     return {**figures, "dead_feed_rows": max(figures.values())}
 
 
+RESTART_ROWS = 200
+WORKERS = 4
+
+
+def rows_seen(feed: Any, rows: Matrix) -> float:
+    """Return the row at which `feed`, which takes rows and returns a monitor's alerts, has one of column f7."""
+    for start in range(0, len(rows), RESTART_ROWS):
+        for alert in feed(rows[start : start + RESTART_ROWS]):
+            if alert.column == "f7":
+                return float(alert.detected_row or 0)
+    return float(len(rows))
+
+
+def over_processes(seeds: int) -> dict[str, float]:
+    """Return rows until a quarter sigma is certain with restarts, and with four processes, over those of one."""
+    found: dict[str, list[float]] = {"one": [], "restart": [], "merge": []}
+    for seed in range(seeds):
+        rng = np.random.default_rng(SEED + 3000 + seed)
+        reference = Reference.fit(normal(rng, 20_000))
+        rows = normal(rng, 6_000)
+        rows[:, 7] += np.float32(0.25)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            ModelMonitor(reference, handlers=[], background=False) as one,
+        ):
+
+            def whole(part: Matrix, one: ModelMonitor = one) -> list[Alert]:
+                one.input_distribution.update(part)
+                return one.alerts
+
+            def restarted(
+                part: Matrix, path: str = f"{folder}/state", known: Reference = reference
+            ) -> list[Alert]:
+                with ModelMonitor(known, handlers=[], background=False, state=path) as monitor:
+                    monitor.input_distribution.update(part)
+                    return monitor.alerts
+
+            workers = [
+                ModelMonitor(reference, handlers=[], background=False, shared=f"{folder}/shared")
+                for _ in range(WORKERS)
+            ]
+
+            def merged(part: Matrix, workers: list[ModelMonitor] = workers) -> list[Alert]:
+                # Row by row in turn, as a balancer deals requests; each process looks when its part is there.
+                for place, worker in enumerate(workers):
+                    worker.input_distribution.update(np.ascontiguousarray(part[place::WORKERS]))
+                    worker.check()
+                workers[0].check()
+                return workers[0].alerts
+
+            for name, feed in (("one", whole), ("restart", restarted), ("merge", merged)):
+                found[name].append(rows_seen(feed, rows))
+            for worker in workers:
+                worker.close()
+    median = {name: float(np.median(rows)) for name, rows in found.items()}
+    return {
+        "restart_delay_ratio": median["restart"] / median["one"],
+        "merge_delay_ratio": median["merge"] / median["one"],
+    }
+
+
+def serving(calls: int, turns: int) -> dict[str, float]:
+    """Return the 99th percentile of one caller's answers with a monitor over that without; the median of turns."""
+    import engine
+
+    rng = np.random.default_rng(SEED)
+    rows = normal(rng, 1000)
+    weights = rng.normal(size=FEATURES)
+    reference = Reference.fit(normal(rng, REFERENCE_ROWS))
+
+    def primary(batch: Matrix) -> Matrix:
+        return np.asarray(batch @ weights, dtype=np.float64)
+
+    ratios = []
+    with ModelMonitor(reference, handlers=[]) as monitor:
+        options: dict[str, Any] = {"deadline_ms": 50.0, "default": 0.0, "lane": "batch"}
+        model = engine.load_model(primary, n_features=FEATURES, n_outputs=1)
+        with (
+            engine.Engine(model, **options) as plain,
+            engine.Engine(model, monitor=monitor, **options) as watched,
+        ):
+            for _ in range(turns):
+                p99 = []
+                for served in (plain, watched):
+                    taken = np.empty(calls)
+                    for call in range(calls):
+                        before = time.perf_counter_ns()
+                        served.predict(rows[call % len(rows)])
+                        taken[call] = time.perf_counter_ns() - before
+                    p99.append(float(np.quantile(taken, 0.99)))
+                ratios.append(p99[1] / p99[0])
+    return {"serving_p99_ratio": float(np.median(ratios))}
+
+
+REPORT = """
+import resource, sys, time
+from engine.monitor import compare
+before = time.perf_counter()
+compare(sys.argv[1], sys.argv[2]).report(sys.argv[3])
+print(time.perf_counter() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def reports(rows: int, columns: int) -> dict[str, float]:
+    """Return the cost of the page of two files, in a process of its own, and the size of one of 30 columns."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(SEED)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("reference", "current"):
+            schema = pyarrow.schema([(f"f{place}", pyarrow.float32()) for place in range(columns)])
+            with parquet.ParquetWriter(f"{folder}/{name}", schema) as writer:
+                for _ in range(0, rows, 50_000):
+                    made = rng.normal(size=(columns, min(rows, 50_000))).astype(np.float32)
+                    writer.write_table(
+                        pyarrow.Table.from_arrays(list(map(pyarrow.array, made)), schema=schema)
+                    )
+        command = [
+            sys.executable,
+            "-c",
+            REPORT,
+            f"{folder}/reference",
+            f"{folder}/current",
+            f"{folder}/page.html",
+        ]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        reference = Reference.fit(normal(rng, REFERENCE_ROWS))
+        with ModelMonitor(reference, handlers=[], background=False) as monitor:
+            monitor.input_distribution.update(normal(rng, 5_000) + np.float32(0.3))
+            size = monitor.report(f"{folder}/30.html").stat().st_size
+    return {
+        "report_s_1m_x_100": float(said[0]),
+        "report_peak_mb": float(said[1]),
+        "report_kb_30_columns": size / 1024,
+    }
+
+
 def rivals(smoke: bool) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     script = Path(__file__).parent / "rivals_monitor.py"
     found, missing = {}, {}
@@ -381,6 +531,11 @@ def run(smoke: bool) -> dict[str, Any]:
     }
     skipped = {}
     metrics |= one_of_30(1 if smoke else 20) | episodes(1 if smoke else 20)
+    metrics |= over_processes(1 if smoke else 20) | serving(500 if smoke else 20_000, 3 if smoke else 11)
+    try:
+        metrics |= reports(2_000 if smoke else 1_000_000, 5 if smoke else 100)
+    except ImportError as error:
+        skipped["report"] = str(error)
     try:
         metrics |= on_streams(rows, 1 if smoke else 20)
         metrics |= on_flights() | dead_feed()

@@ -1,6 +1,6 @@
 """Rival drift detectors, run in an environment of their own: prints one JSON object.
 
-    python rivals_monitor.py alibi|evidently SEED
+    python rivals_monitor.py alibi|evidently|nannyml|adwin SEED
 
 Each rival gets the same normal rows: 30 features, a reference of 10,000 rows, windows of 1,000 rows. For each window it
 names the features that drifted. A false alarm is one feature in one window. The delay is the number of rows from a
@@ -60,6 +60,49 @@ def evidently():
     return made
 
 
+def nannyml():
+    """UnivariateDriftCalculator with its defaults: Jensen-Shannon distance, a threshold of three deviations."""
+    import pandas as pd
+    from nannyml import UnivariateDriftCalculator
+
+    names = [f"f{i}" for i in range(FEATURES)]
+
+    def made(reference):
+        calculator = UnivariateDriftCalculator(column_names=names, chunk_size=WINDOW)
+        calculator.fit(pd.DataFrame(reference, columns=names))
+
+        def drifted(window):
+            found = (
+                calculator.calculate(pd.DataFrame(window, columns=names)).filter(period="analysis").to_df()
+            )
+            return np.array([bool(found[(name, "jensen_shannon", "alert")].iloc[-1]) for name in names])
+
+        return drifted
+
+    return made
+
+
+def adwin():
+    """One ADWIN a feature (Bifet and Gavaldà, 2007) of river, delta 0.002 / 30; the reference comes first."""
+    from river.drift import ADWIN
+
+    def made(reference):
+        detectors = [ADWIN(delta=0.002 / FEATURES) for _ in range(FEATURES)]
+
+        def drifted(window):
+            found = np.zeros(FEATURES, dtype=bool)
+            for place, detector in enumerate(detectors):
+                for value in window[:, place].tolist():
+                    detector.update(value)
+                    found[place] |= detector.drift_detected
+            return found
+
+        drifted(reference)
+        return drifted
+
+    return made
+
+
 def measure(made, seed, windows):
     rng = np.random.default_rng(seed)
     drifted = made(rng.normal(size=(REFERENCE_ROWS, FEATURES)).astype(np.float32))
@@ -85,6 +128,6 @@ def measure(made, seed, windows):
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     which, seed = sys.argv[1], int(sys.argv[2])
-    detector = {"alibi": alibi, "evidently": evidently}[which]()
+    detector = {"alibi": alibi, "evidently": evidently, "nannyml": nannyml, "adwin": adwin}[which]()
     # A tenth of the rows for Evidently, which takes 72 us a row and feature.
     print(json.dumps(measure(detector, seed, 10 if which == "evidently" else 100)))

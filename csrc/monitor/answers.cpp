@@ -80,10 +80,11 @@ Remembered* AnswerMemory::find(uint64_t id) noexcept {
     return at == EMPTY ? nullptr : &entries_[at];
 }
 
-void AnswerMemory::copy(std::vector<Remembered>& entries, std::vector<double>& outputs) const {
-    entries.reserve(entries.size() + size_);
-    outputs.reserve(outputs.size() + size_ * n_outputs_);
-    for (size_t i = 0; i < entries_.size(); ++i) {
+void AnswerMemory::copy(std::vector<Remembered>& entries, std::vector<double>& outputs, size_t most) const {
+    const size_t n = std::min(most, entries_.size());
+    entries.reserve(entries.size() + std::min(n, size_));
+    outputs.reserve(outputs.size() + std::min(n, size_) * n_outputs_);
+    for (size_t i = entries_.size() - n; i < entries_.size(); ++i) {
         const Remembered& entry = entries_[(next_ + i) % entries_.size()];
         if (!entry.used) continue;
         entries.push_back(entry);

@@ -19,6 +19,7 @@ struct Remembered {
     uint8_t used = 0;      // 0: the entry is empty
     uint8_t canary = 0;
     uint8_t valued = 0;      // 1 once its worth was joined to it
+    uint8_t foreign = 0;     // 1 where another process gave the answer
     uint16_t n_outputs = 0;  // that the answer had; the others are NaN
 };
 
@@ -36,8 +37,8 @@ public:
     // nullptr where the id was never remembered, or is forgotten.
     Remembered* find(uint64_t id) noexcept;
     void erase(Remembered* entry) noexcept;
-    // Appends all answers, the oldest first, and their outputs [size(), n_outputs].
-    void copy(std::vector<Remembered>& entries, std::vector<double>& outputs) const;
+    // Appends the latest answers, at most `most`, the oldest first, and their outputs [n, n_outputs].
+    void copy(std::vector<Remembered>& entries, std::vector<double>& outputs, size_t most = SIZE_MAX) const;
 
     const double* outputs(const Remembered* entry) const noexcept {
         return outputs_.data() + place_in_circle(entry) * n_outputs_;

@@ -34,12 +34,17 @@ uint16_t Column::bin(float value) const noexcept {
 
 bool Column::consistent() const noexcept {
     if (n_bins == 0 || n_bins >= UNSEEN || !std::is_sorted(cuts.begin(), cuts.end())) return false;
+    if (!pair_scores.empty() && pair_scores.size() != n_bins) return false;
+    for (const float score : pair_scores) {
+        if (std::fabs(score) > PAIR_SCORE_MAX || score != std::nearbyint(score)) return false;
+    }
     if (!discrete) return bin_of.empty() && n_bins == cuts.size() + 1;
     return bin_of.size() == cuts.size() &&
            std::all_of(bin_of.begin(), bin_of.end(), [this](uint16_t place) { return place < n_bins; });
 }
 
-void Block::reset(size_t columns, size_t bins_max) {
+void Block::reset(size_t columns, size_t bins_max, size_t pair_columns) {
+    pair_sums.assign(pair_columns * (pair_columns + 3) / 2, 0.0f);
     counts.assign(columns * bins_max, 0);
     missing.assign(columns, 0);
     infinite.assign(columns, 0);
@@ -51,6 +56,7 @@ void Block::reset(size_t columns, size_t bins_max) {
 
 void Block::clear() noexcept {
     rows = output_rows = answers = 0;
+    pair_rows = 0;
     first_ns = last_ns = 0;
     n_deployments = 0;
     std::fill(counts.begin(), counts.end(), 0u);
@@ -59,6 +65,7 @@ void Block::clear() noexcept {
     std::fill(unseen.begin(), unseen.end(), 0u);
     std::fill(runs.begin(), runs.end(), 0u);
     std::fill(sums.begin(), sums.end(), 0.0);
+    std::fill(pair_sums.begin(), pair_sums.end(), 0.0f);
     tally.fill(0);
     late.fill(0);
     output_moments.fill(0.0);
@@ -92,7 +99,7 @@ void Block::add_answers(const Block& other) noexcept {
 bool Block::consistent(size_t n_features, size_t bins_max) const noexcept {
     const size_t columns = missing.size();
     if (counts.size() != columns * bins_max || infinite.size() != columns || unseen.size() != columns ||
-        runs.size() != columns || sums.size() != columns * 2 || n_deployments > VERSIONS) {
+        runs.size() != columns || sums.size() != columns * 2 || n_deployments > VERSIONS || pair_rows > rows) {
         return false;
     }
     if (std::accumulate(tally.begin(), tally.end(), uint64_t{0}) != answers) return false;
@@ -219,8 +226,33 @@ void Sketch::compare(double live_value, uint64_t shadow, double shadow_value) no
 bool Sketch::fold_row(const float* row) noexcept {
     ENGINE_ASSERT(features_in_layout_ <= columns_.size(), "the features lead the columns");
     ++open_.rows;
-    for (uint32_t i = 0; i < features_in_layout_; ++i) count_value(i, row[i]);
+    for (uint32_t i = 0; i < features_in_layout_; ++i) row_bins_[i] = count_value(i, row[i]);
+    if (!pair_columns_.empty() && rows_to_pair_-- == 0) {
+        rows_to_pair_ = pair_stride_ - 1;
+        add_pairs();
+    }
     return cut(rows_since_cut_);
+}
+
+// Adds the scores of the row in row_bins_, and their products. A value that is missing or in no bin counts as 0.
+void Sketch::add_pairs() noexcept {
+    if (open_.pair_rows >= PAIR_ROWS_MAX) return;
+    ++open_.pair_rows;
+    const size_t n = pair_columns_.size();
+    ENGINE_ASSERT(open_.pair_sums.size() == n * (n + 3) / 2, "a block has room for all pairs");
+    float* scores = pair_scores_.data();
+    for (size_t i = 0; i < n; ++i) {
+        const uint16_t bin = row_bins_[pair_columns_[i]];
+        scores[i] = bin == UNSEEN ? 0.0f : columns_[pair_columns_[i]].pair_scores[bin];
+    }
+    float* to = open_.pair_sums.data();
+    for (size_t i = 0; i < n; ++i) to[i] += scores[i];
+    to += n;
+    for (size_t i = 0; i < n; ++i) {
+        const float score = scores[i];
+        for (size_t j = i; j < n; ++j) to[j - i] += score * scores[j];
+        to += n - i;
+    }
 }
 
 bool Sketch::fold_output(const double* values) noexcept {
@@ -232,10 +264,10 @@ bool Sketch::fold_output(const double* values) noexcept {
 }
 
 // Hot: once per value.
-void Sketch::count_value(size_t column, float value) noexcept {
+uint16_t Sketch::count_value(size_t column, float value) noexcept {
     if (std::isnan(value)) {
         ++open_.missing[column];
-        return;
+        return UNSEEN;
     }
     // NaN differs from any first value.
     run_[column] = value == last_[column] ? run_[column] + 1 : 1;
@@ -254,6 +286,7 @@ void Sketch::count_value(size_t column, float value) noexcept {
     } else {
         ++open_.counts[column * bins_max_ + bin];
     }
+    return bin;
 }
 
 void Sketch::keep_sample(const Record& record) noexcept {

@@ -26,6 +26,8 @@ constexpr int64_t IDLE_NS = 50'000'000;
 // Records counted before others get the lock.
 constexpr size_t CHUNK = 256;
 constexpr size_t VERSION_NAMES_MAX = 1024;
+// Products summed a row, on average. Where there are more pairs of columns, only one row in some has them summed.
+constexpr size_t PAIRS_A_ROW = 1024;
 
 void observe(void* ctx, const engine_answer* answer) { static_cast<Sketch*>(ctx)->observe(*answer); }
 void deployed(void* ctx, uint64_t deployment, const char* version) {
@@ -182,8 +184,9 @@ bool Sketch::take(Block& into) {
     ENGINE_ASSERT(into.missing.size() == columns_.size(), "a closed block has the layout's columns");
     // The caller's old block may have the shape of an older layout.
     Block& returned = closed_blocks_[first_closed_];
-    if (returned.counts.size() != open_.counts.size() || returned.missing.size() != open_.missing.size()) {
-        returned.reset(columns_.size(), bins_max_);
+    if (returned.counts.size() != open_.counts.size() || returned.missing.size() != open_.missing.size() ||
+        returned.pair_sums.size() != open_.pair_sums.size()) {
+        returned.reset(columns_.size(), bins_max_, pair_columns_.size());
     }
     first_closed_ = (first_closed_ + 1) % closed_blocks_.size();
     --n_closed_;
@@ -237,17 +240,26 @@ bool Sketch::set_layout(std::vector<Column> columns, uint32_t n_features, bool d
         ENGINE_ASSERT(column.consistent(), "a column's cuts ascend and its bins belong to them");
     }
     for (const Column& column : columns_) bins_max_ = std::max(bins_max_, column.n_bins);
+    pair_columns_.clear();
+    for (uint32_t i = 0; i < n_features; ++i) {
+        if (!columns_[i].pair_scores.empty()) pair_columns_.push_back(i);
+    }
+    const size_t pairs = pair_columns_.size() * (pair_columns_.size() + 1) / 2;
+    pair_stride_ = static_cast<uint32_t>(pairs / PAIRS_A_ROW + 1);
+    rows_to_pair_ = 0;
+    pair_scores_.assign(pair_columns_.size(), 0.0f);
+    row_bins_.assign(n_features, UNSEEN);
     Block answers;
     for (size_t i = 0; i < n_closed_; ++i) {
         answers.add_answers(closed_blocks_[(first_closed_ + i) % closed_blocks_.size()]);
     }
     answers.add_answers(open_);
-    open_.reset(columns_.size(), bins_max_);
+    open_.reset(columns_.size(), bins_max_, pair_columns_.size());
     last_.assign(columns_.size(), std::numeric_limits<float>::quiet_NaN());
     run_.assign(columns_.size(), 0);
     open_.add_answers(answers);
     ENGINE_ASSERT(open_.consistent(n_features, bins_max_), "answers survive a change of layout");
-    for (Block& block : closed_blocks_) block.reset(columns_.size(), bins_max_);
+    for (Block& block : closed_blocks_) block.reset(columns_.size(), bins_max_, pair_columns_.size());
     first_closed_ = n_closed_ = 0;
     if (n_features) n_features_.store(n_features, std::memory_order_relaxed);
     sample_.clear();
@@ -319,10 +331,10 @@ bool Sketch::value(uint64_t id) {
     return true;
 }
 
-void Sketch::answers(std::vector<Remembered>& entries, std::vector<double>& outputs) {
+void Sketch::answers(std::vector<Remembered>& entries, std::vector<double>& outputs, size_t most) {
     if (!alive()) return;
     const std::lock_guard lock(mutex_);
-    answers_.copy(entries, outputs);
+    answers_.copy(entries, outputs, most);
 }
 
 void Sketch::remember(const Remembered* entries, const double* outputs, size_t n) {

@@ -34,12 +34,17 @@ inline constexpr size_t SHARE_BINS = 40;       // of latency / budget, 0.05 wide
 inline constexpr size_t DIFFERENCE_BINS = 32;  // of |shadow - live|; bin i > 0 starts at 2^(i - 25), bin 0 at 0
 inline constexpr size_t SHADOWS = 4;           // shadow versions that are compared at a time
 inline constexpr uint16_t UNSEEN = UINT16_MAX;
+// Products of scores in one block, at most 400 each, are exact in float32 up to this many rows.
+inline constexpr uint32_t PAIR_ROWS_MAX = 32768;
+inline constexpr float PAIR_SCORE_MAX = 20.0f;
 
 // How a column's values become bins. Continuous: bin i holds (cuts[i-1], cuts[i]], and the last bin all above.
 // Discrete: a value equal to cuts[i] is in bin bin_of[i], and any other value is unseen.
 struct Column {
     std::vector<float> cuts;       // ascending
     std::vector<uint16_t> bin_of;  // discrete columns only, one for each cut
+    // Of each bin, whole numbers up to PAIR_SCORE_MAX; empty where products with other columns are not summed.
+    std::vector<float> pair_scores;
     uint32_t n_bins = 1;
     bool discrete = false;
 
@@ -54,12 +59,16 @@ struct Block {
     uint64_t answers = 0;
     int64_t first_ns = 0;  // CLOCK_MONOTONIC, of the first and the last answer; 0 where there is none
     int64_t last_ns = 0;
-    std::vector<uint32_t> counts;                  // [columns, bins_max]
-    std::vector<uint32_t> missing;                 // [columns] NaN
-    std::vector<uint32_t> infinite;                // [columns]; counted in a bin or as unseen too
-    std::vector<uint32_t> unseen;                  // [columns] codes without a bin
-    std::vector<uint32_t> runs;                    // [columns], the longest run of one value that ends in the block
-    std::vector<double> sums;                      // [columns, 2]: sum and sum of squares of the finite values
+    std::vector<uint32_t> counts;    // [columns, bins_max]
+    std::vector<uint32_t> missing;   // [columns] NaN
+    std::vector<uint32_t> infinite;  // [columns]; counted in a bin or as unseen too
+    std::vector<uint32_t> unseen;    // [columns] codes without a bin
+    std::vector<uint32_t> runs;      // [columns], the longest run of one value that ends in the block
+    std::vector<double> sums;        // [columns, 2]: sum and sum of squares of the finite values
+    uint32_t pair_rows = 0;          // rows in pair_sums
+    // Of the p features with scores: p sums of scores, then the sums of products of (0, 0), (0, 1), …, (p - 1, p - 1).
+    // Whole numbers, so they add up to the same in any order.
+    std::vector<float> pair_sums;
     std::array<uint64_t, VERSIONS> deployments{};  // in order of first appearance
     uint32_t n_deployments = 0;
     std::array<uint32_t, VERSIONS * SOURCES * REASONS> tally{};
@@ -67,7 +76,7 @@ struct Block {
     std::array<double, VERSIONS * 3> output_moments{};  // per version: count, sum, sum of squares of the first output
 
     void clear() noexcept;
-    void reset(size_t columns, size_t bins_max);
+    void reset(size_t columns, size_t bins_max, size_t pair_columns = 0);
     // The place of a version in this block.
     size_t version(uint64_t deployment) noexcept;
     // Adds another block's answers by version, source and reason, and nothing of its columns.
@@ -153,8 +162,8 @@ public:
     bool label(uint64_t id);
     // The same for the worth of an answer.
     bool value(uint64_t id);
-    // Copies all remembered answers, the oldest first, and their outputs [n, outputs_max].
-    void answers(std::vector<Remembered>& entries, std::vector<double>& outputs);
+    // Copies the latest remembered answers, at most `most`, the oldest first, and their outputs [n, outputs_max].
+    void answers(std::vector<Remembered>& entries, std::vector<double>& outputs, size_t most = SIZE_MAX);
     // Remembers n answers of another sketch, with outputs [n, outputs_max]. An answer of an id that is known stays.
     void remember(const Remembered* entries, const double* outputs, size_t n);
     // Raw rows [n, n_features + n_outputs] gathered while there was no layout, at most sample_rows.
@@ -182,8 +191,9 @@ private:
     void fold_shadow(const Record& record) noexcept;
     bool fold_row(const float* row) noexcept;  // whether the block is to be closed here
     bool fold_output(const double* values) noexcept;
+    void add_pairs() noexcept;
     void keep_sample(const Record& record) noexcept;
-    void count_value(size_t column, float value) noexcept;
+    uint16_t count_value(size_t column, float value) noexcept;  // its bin; UNSEEN where it is in none
     void compare(double live_value, uint64_t shadow, double shadow_value) noexcept;
     void close_block(bool flush) noexcept;
     bool full() const noexcept { return n_closed_.load(std::memory_order_relaxed) == closed_blocks_.size(); }
@@ -207,8 +217,13 @@ private:
     std::vector<Column> columns_;
     uint32_t features_in_layout_ = 0;
     uint32_t bins_max_ = 0;
-    std::vector<float> last_;    // [columns], the latest value that is not missing
-    std::vector<uint32_t> run_;  // [columns], how often it came in a row
+    std::vector<float> last_;             // [columns], the latest value that is not missing
+    std::vector<uint32_t> run_;           // [columns], how often it came in a row
+    std::vector<uint32_t> pair_columns_;  // the features with scores
+    std::vector<float> pair_scores_;      // of one row, [pair_columns_]
+    std::vector<uint16_t> row_bins_;      // of one row, [features]
+    uint32_t pair_stride_ = 1;            // one row in so many has its products summed
+    uint32_t rows_to_pair_ = 0;           // until the next one
     Block open_;
     std::vector<Block> closed_blocks_;  // a circle of blocks_max
     size_t first_closed_ = 0;

@@ -150,6 +150,62 @@ TEST(a_block_carries_what_was_counted) {
     CHECK(totals.share[4] == 3);  // 2 of 10 us
 }
 
+TEST(products_of_scores_are_summed_for_all_pairs) {
+    Held sketch(small());
+    Column first = continuous({0.0f}), second = discrete({1.0f, 2.0f});
+    first.pair_scores = {-3.0f, 4.0f};
+    second.pair_scores = {2.0f, -1.0f};
+    sketch->set_layout({first, continuous({7.0f}), second}, 3);
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    // Scores (-3, 2), (4, -1), (0, 2) because a missing value counts as 0, (4, 0) because a new code does.
+    const float rows[4][3] = {{-1.0f, 0.0f, 1.0f}, {1.0f, 0.0f, 2.0f}, {nan, 0.0f, 1.0f}, {1.0f, 0.0f, 5.0f}};
+    sketch->fold_features(rows[0], 4, 3);
+    sketch->drain(true);
+    Block block;
+    CHECK(sketch->take(block));
+    CHECK(block.pair_rows == 4);
+    CHECK((block.pair_sums == std::vector<float>{5.0f, 3.0f, 41.0f, -10.0f, 9.0f}));
+    sketch->fold_features(rows[0], 1, 3);
+    sketch->drain(true);
+    CHECK(sketch->take(block));
+    CHECK(block.pair_rows == 1 && block.pair_sums[3] == -6.0f);
+}
+
+TEST(one_row_in_some_has_its_products_summed_where_there_are_many_columns) {
+    Limits limits = small();
+    limits.features_max = 90;
+    limits.block_rows = 100;
+    Held sketch(limits);
+    Column column = continuous({0.0f});
+    column.pair_scores = {-1.0f, 1.0f};
+    sketch->set_layout(std::vector<Column>(90, column), 90);
+    const std::vector<float> rows(90 * 100, 1.0f);
+    sketch->fold_features(rows.data(), 100, 90);
+    sketch->drain(true);
+    Block block;
+    CHECK(sketch->take(block));
+    // 4,095 products are of every fourth row.
+    CHECK(block.rows == 100 && block.pair_rows == 25);
+    CHECK(block.pair_sums.size() == 90 + 4095 && block.pair_sums.back() == 25.0f);
+}
+
+TEST(the_latest_answers_are_copied) {
+    AnswerMemory memory(4, 1);
+    for (uint64_t id = 1; id <= 6; ++id) {
+        const double value = static_cast<double>(id);
+        memory.insert(id, &value);
+    }
+    std::vector<Remembered> entries;
+    std::vector<double> outputs;
+    memory.copy(entries, outputs, 2);
+    CHECK(entries.size() == 2 && entries[0].id == 5 && entries[1].id == 6);
+    CHECK((outputs == std::vector<double>{5.0, 6.0}));
+    entries.clear();
+    outputs.clear();
+    memory.copy(entries, outputs);
+    CHECK(entries.size() == 4 && entries[0].id == 3);
+}
+
 TEST(a_new_layout_keeps_answers_that_were_not_taken) {
     Held sketch(small());
     sketch->set_layout({continuous({0.5f})}, 1);

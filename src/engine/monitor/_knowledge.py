@@ -11,6 +11,7 @@ from engine.errors import MonitorError
 from engine.monitor._sketch import ANSWERS, Sketch
 from engine.monitor._state import digest
 from engine.monitor.counters import BusinessCounter
+from engine.monitor.performance import KIND as PERFORMANCE
 from engine.monitor.reference import Reference
 from engine.monitor.report.summary import Facts
 
@@ -44,6 +45,7 @@ def knowledge(
         "alerts": facts.alerts.saved(),
         "tallies": facts.tallies.saved(),
         "outcomes": facts.outcomes.saved(),
+        "performance": facts.performance.saved(),
         "counters": [
             [counter.name, counter.description, counter.values] for counter in facts.counters.values()
         ],
@@ -79,19 +81,32 @@ def take_over(
     facts.budgets.restore(found["budgets"])
     facts.alerts.restore(found["alerts"])
     facts.open_alerts.restore()
+    if (performance := found.get("performance")) is not None:
+        facts.performance.restore(performance)
     watched = {(side.kind, column) for side in (facts.inputs, facts.outputs) for column in side.drifted}
-    facts.open_alerts.keep(watched | {(kind, "") for kind in facts.budgets.open})
+    others = {(kind, "") for kind in facts.budgets.open}
+    if facts.performance.open is not None:
+        others.add((PERFORMANCE, ""))
+    facts.open_alerts.keep(watched | others)
     facts.tallies.restore(found["tallies"])
     facts.outcomes.restore(found["outcomes"])
     for name, description, values in found["counters"]:
         counter(name, description).restore(values)
     deployments = {number: deployment(name) for number, name in found["versions"]}
     answers, outputs = found["answers"]
-    _remember(facts.sketch, answers, outputs, deployments)
+    remember(facts.sketch, answers, outputs, deployments)
 
 
-def _remember(sketch: Sketch, raw: np.ndarray, outputs: np.ndarray, deployments: Mapping[int, int]) -> None:
-    answers = raw.view(ANSWERS)
+def remember(sketch: Sketch, raw: np.ndarray, outputs: np.ndarray, deployments: Mapping[int, int]) -> None:
+    """Remember answers of another process.
+
+    Args:
+        raw: uint8, ANSWERS as bytes.
+        outputs: float64 [n, outputs of that process].
+        deployments: that process' deployment number -> this one's.
+    """
+    answers = raw.copy().view(ANSWERS)
+    answers["foreign"] = 1
     answers["deployment"] = [deployments.get(number, 0) for number in answers["deployment"].tolist()]
     padded = np.full((len(answers), sketch.outputs_max), np.nan)
     width = min(outputs.shape[1], sketch.outputs_max)

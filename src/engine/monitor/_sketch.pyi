@@ -64,7 +64,7 @@ class Sketch:
         """A new capsule of csrc/include/engine/observer.h. It keeps the native part alive, not this object."""
     def set_layout(
         self,
-        columns: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint16] | None, int]],
+        columns: Iterable[tuple[Any, ...]],
         n_features: int,
         drop: bool = True,
     ) -> bool:
@@ -72,7 +72,9 @@ class Sketch:
 
         Args:
             columns: (cuts, bin_of, n_bins) of each feature, then of each output. cuts: float32 [m], ascending. bin_of:
-                uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins.
+                uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins. A feature may have a
+                fourth part: float32 [n_bins], a whole number from -20 to 20 for each bin. Products of these scores are
+                then summed for all pairs of such features.
             n_features: how many of the columns are features; 0 where the first row shall decide the width.
             drop: drop the columns of all blocks that were not taken; answers stay counted. Where False and there are
                 such blocks, nothing changes, and it returns False.
@@ -144,7 +146,8 @@ class Sketch:
         bins_max]; missing, infinite and unseen, uint32 [columns]; runs, uint32 [columns], the longest run of one value
         that ends in the block; sums, float64 [columns, 2], of values and of their squares; deployments, uint64 [v];
         tally, uint32 [v, sources, reasons]; late, uint32 [sources]; output_moments, float64 [v, 3], the count, sum and
-        sum of squares of the first output.
+        sum of squares of the first output; pair_rows and pair_sums, float32 [p (p + 3) / 2], of the p features with
+        scores: the rows, sums of scores, and sums of products of (0, 0), (0, 1), …, (p - 1, p - 1).
         """
     def wait(self, timeout_s: float) -> None:
         """Wait, without the GIL, until a block is closed, the sketch is closed or the time is over."""
@@ -172,8 +175,11 @@ class Sketch:
         """Mark an answer as worth something. Return False where it was already, or is not remembered."""
     def sample(self) -> npt.NDArray[np.float32]:
         """Return the primary's raw answers of before the first layout, float32 [rows, n_features + outputs_max]."""
-    def answers(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
-        """Return all remembered answers, ANSWERS [n], the oldest first, and their outputs, float64 [n, outputs_max]."""
+    def answers(self, most: int = -1) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+        """Return the latest remembered answers, ANSWERS [n], and their outputs, float64 [n, outputs_max], oldest first.
+
+        At most `most` of them; all where it is below 0.
+        """
     def remember(self, entries: npt.NDArray[Any], outputs: npt.NDArray[np.float64]) -> None:
         """Remember answers of another sketch, as `answers` returned them. An answer of an id that is known stays.
 
@@ -186,3 +192,21 @@ class Sketch:
         """
     def close(self) -> None:
         """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""
+
+def places_of(
+    cuts: npt.NDArray[np.float32],
+    bin_of: npt.NDArray[np.uint16] | None,
+    n_bins: int,
+    values: npt.NDArray[np.float32],
+) -> npt.NDArray[np.int64]:
+    """Return the bin of each value, int64 [n]: -1 for missing values, -2 for unseen codes. Releases the GIL.
+
+    Args:
+        cuts: float32 [m], ascending.
+        bin_of: uint16 [m], the bin of each code, or None for numbers.
+        n_bins: how many bins there are.
+        values: float32 [n].
+
+    Raises:
+        MonitorError: values of another dtype or layout.
+    """

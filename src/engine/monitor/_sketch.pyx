@@ -26,6 +26,7 @@ from engine.errors import ClosedError, MonitorError
 
 cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
     size_t VERSIONS
+    uint16_t UNSEEN
     size_t SOURCES
     size_t REASONS
     size_t SHARE_BINS
@@ -34,8 +35,10 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
     cdef cppclass Column:
         vector[float] cuts
         vector[uint16_t] bin_of
+        vector[float] pair_scores
         uint32_t n_bins
         cbool discrete
+        uint16_t bin(float value) noexcept
 
     cdef cppclass Block:
         uint64_t rows
@@ -49,6 +52,8 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         vector[uint32_t] unseen
         vector[uint32_t] runs
         vector[double] sums
+        uint32_t pair_rows
+        vector[float] pair_sums
         uint32_t n_deployments
         uint64_t* deployments_data "deployments.data"()
         uint32_t* tally_data "tally.data"()
@@ -116,7 +121,7 @@ cdef extern from "monitor/sketch.hpp" namespace "engine::monitor" nogil:
         cbool label(uint64_t id) except +
         cbool value(uint64_t id) except +
         vector[float] sample(uint32_t& width) except +
-        void answers(vector[Remembered]& entries, vector[double]& outputs) except +
+        void answers(vector[Remembered]& entries, vector[double]& outputs, size_t most) except +
         void remember(const Remembered* entries, const double* outputs, size_t n) except +
         void close() noexcept
         cbool alive() noexcept
@@ -143,9 +148,9 @@ if <Py_ssize_t>SOURCES != len(vocabulary.SOURCES) or <Py_ssize_t>REASONS < len(v
 
 # One remembered answer, as csrc/monitor/answers.hpp lays it out.
 ANSWERS = np.dtype({
-    "names": ["id", "deployment", "ready_ns", "source", "labelled", "used", "canary", "valued", "n_outputs"],
-    "formats": ["<u8", "<u8", "<i8", "u1", "u1", "u1", "u1", "u1", "<u2"],
-    "offsets": [0, 8, 16, 24, 25, 26, 27, 28, 30],
+    "names": ["id", "deployment", "ready_ns", "source", "labelled", "used", "canary", "valued", "foreign", "n_outputs"],
+    "formats": ["<u8", "<u8", "<i8", "u1", "u1", "u1", "u1", "u1", "u1", "<u2"],
+    "offsets": [0, 8, 16, 24, 25, 26, 27, 28, 29, 30],
     "itemsize": 32,
 })
 LATENCY_UPPER_NS = np.array([LogBuckets.upper(i) for i in range(LOG_BUCKETS)], dtype=np.int64)
@@ -252,7 +257,9 @@ cdef class Sketch:
 
         Args:
             columns: (cuts, bin_of, n_bins) of each feature, then of each output. cuts: float32 [m], ascending. bin_of:
-                uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins.
+                uint16 [m], the bin of each code, or None for numbers, which have m + 1 bins. A feature may have a
+                fourth part: float32 [n_bins], a whole number from -20 to 20 for each bin. Products of these scores are
+                then summed for all pairs of such features.
             n_features: how many of the columns are features; 0 where the first row shall decide the width.
             drop: drop the columns of all blocks that were not taken; answers stay counted. Where False and there are
                 such blocks, nothing changes, and it returns False.
@@ -260,7 +267,10 @@ cdef class Sketch:
         self.check()
         cdef vector[Column] made
         cdef Column column
-        for cuts, bin_of, n_bins in columns:
+        for cuts, bin_of, n_bins, *scores in columns:
+            column.pair_scores.clear()
+            if scores and scores[0] is not None:
+                column.pair_scores = scores[0].tolist()
             column.cuts = cuts.tolist()
             column.discrete = bin_of is not None
             column.bin_of.clear()
@@ -394,7 +404,8 @@ cdef class Sketch:
         bins_max]; missing, infinite and unseen, uint32 [columns]; runs, uint32 [columns], the longest run of one value
         that ends in the block; sums, float64 [columns, 2], of values and of their squares; deployments, uint64 [v];
         tally, uint32 [v, sources, reasons]; late, uint32 [sources]; output_moments, float64 [v, 3], the count, sum and
-        sum of squares of the first output.
+        sum of squares of the first output; pair_rows and pair_sums, float32 [p (p + 3) / 2], of the p features with
+        scores: the rows, sums of scores, and sums of products of (0, 0), (0, 1), …, (p - 1, p - 1).
         """
         self.check()
         cdef cbool found
@@ -418,6 +429,8 @@ cdef class Sketch:
             "unseen": _copied(cnp.NPY_UINT32, block.unseen.data(), 4, (columns,)),
             "runs": _copied(cnp.NPY_UINT32, block.runs.data(), 4, (columns,)),
             "sums": _copied(cnp.NPY_FLOAT64, block.sums.data(), 8, (columns, 2)),
+            "pair_rows": block.pair_rows,
+            "pair_sums": _copied(cnp.NPY_FLOAT32, block.pair_sums.data(), 4, (block.pair_sums.size(),)),
             "deployments": _copied(cnp.NPY_UINT64, block.deployments_data(), 8, (versions,)),
             "tally": _copied(cnp.NPY_UINT32, block.tally_data(), 4, (versions, SOURCES, REASONS)),
             "late": _copied(cnp.NPY_UINT32, block.late_data(), 4, (SOURCES,)),
@@ -529,13 +542,16 @@ cdef class Sketch:
         cdef vector[float] rows = self._sketch.sample(width)
         return _copied(cnp.NPY_FLOAT32, rows.data(), 4, (rows.size() // max(width, 1), width))
 
-    def answers(self):
-        """Return all remembered answers, ANSWERS [n], the oldest first, and their outputs, float64 [n, outputs_max]."""
+    def answers(self, int64_t most=-1):
+        """Return the latest remembered answers, ANSWERS [n], and their outputs, float64 [n, outputs_max], oldest first.
+
+        At most `most` of them; all where it is below 0.
+        """
         self.check()
         cdef vector[Remembered] entries
         cdef vector[double] outputs
         with nogil:
-            self._sketch.answers(entries, outputs)
+            self._sketch.answers(entries, outputs, <size_t>most)
         cdef size_t n = entries.size()
         raw = _copied(cnp.NPY_UINT8, entries.data(), 1, (n * sizeof(Remembered),))
         return raw.view(ANSWERS), _copied(cnp.NPY_FLOAT64, outputs.data(), 8, (n, self.outputs_max))
@@ -565,6 +581,40 @@ cdef class Sketch:
         """Count what the ring holds and end the thread. A second call, or one in a child of fork(), does nothing."""
         with nogil:
             self._sketch.close()
+
+
+def places_of(cnp.ndarray cuts, bin_of, int n_bins, cnp.ndarray values):
+    """Return the bin of each value, int64 [n]: -1 for missing values, -2 for unseen codes. Releases the GIL.
+
+    Args:
+        cuts: float32 [m], ascending.
+        bin_of: uint16 [m], the bin of each code, or None for numbers.
+        n_bins: how many bins there are.
+        values: float32 [n].
+
+    Raises:
+        MonitorError: values of another dtype or layout.
+    """
+    cdef Column column
+    column.cuts = cuts.tolist()
+    column.discrete = bin_of is not None
+    if bin_of is not None:
+        column.bin_of = bin_of.tolist()
+    column.n_bins = n_bins
+    _flat(values, cnp.NPY_FLOAT32)
+    cdef const float* value = <const float*>cnp.PyArray_DATA(values)
+    cdef cnp.ndarray made = np.empty(cnp.PyArray_SIZE(values), dtype=np.int64)
+    cdef int64_t* place = <int64_t*>cnp.PyArray_DATA(made)
+    cdef Py_ssize_t i, n = cnp.PyArray_SIZE(values)
+    cdef uint16_t found
+    with nogil:
+        for i in range(n):
+            if value[i] != value[i]:
+                place[i] = -1
+                continue
+            found = column.bin(value[i])
+            place[i] = -2 if found == UNSEEN else <int64_t>found
+    return made
 
 
 cdef cnp.ndarray _flat(cnp.ndarray array, int kind):

@@ -29,9 +29,11 @@ class Alert:
         number: int, counts up from 1 within a monitor.
         message: str, the condition in words.
         severity: str, "info", "warning" or "critical".
-        kind: str, "input_drift", "output_drift", "fallback_share", "late_share", "error_share" or "message".
+        kind: str, "input_drift", "output_drift", "performance_drift", "fallback_share", "late_share", "error_share" or
+            "message".
         column: str, the feature or output; empty where the alert is about neither.
-        started_row: int, the row (for budgets, the answer) at which the condition began, estimated; None for a message.
+        started_row: int, the row (for budgets, the answer; for performance, the label) at which the condition began,
+            estimated; None for a message.
         detected_row: int, the row or answer at which the condition was certain; None for a message.
         ended_row: int, the row or answer at which the condition was last seen; None while it lasts.
         detected_at: float, seconds since the epoch.
@@ -190,6 +192,7 @@ class Alerts:
         """Go on from what `saved` returned. Raises ValueError, KeyError or TypeError where it is damaged."""
         kept = [Alert(**made) for made in saved["kept"]]
         with self._lock:
+            self._kept.clear()
             self._kept.extend(kept)
             self._counts = {(kind, severity): int(count) for kind, severity, count in saved["counts"]}
             self._numbers = itertools.count(max((alert.number for alert in kept), default=0) + 1)

@@ -159,6 +159,14 @@ def _outcomes(core: Any, made: dict[str, Any]) -> Iterator[Any]:
             if group.get(key) is not None:
                 family.add_metric([group["version"], group["source"]], group[key])
         yield family
+    estimate = made["performance"]["estimated"] or {}
+    for key in ("auc", "accuracy", "brier"):
+        family = core.GaugeMetricFamily(
+            f"engine_monitor_estimated_{key}", f"{key} of the latest answers, estimated before labels come"
+        )
+        if estimate.get(key) is not None:
+            family.add_metric([], estimate[key])
+        yield family
     for key in ("agreement", "same_decision", "difference_mean"):
         family = core.GaugeMetricFamily(
             f"engine_monitor_shadow_{key}", f"Shadow against live: {key}", labels=["version"]

@@ -21,18 +21,21 @@ from engine.errors import ClosedError, MonitorError
 from engine.monitor import metrics
 from engine.monitor._background import watch
 from engine.monitor._delivery import Delivery
-from engine.monitor._knowledge import DAMAGE, knowledge, take_over
+from engine.monitor._knowledge import DAMAGE, knowledge, remember, take_over
 from engine.monitor._learning import Learning
+from engine.monitor._merging import Merging
 from engine.monitor._sketch import Sketch
-from engine.monitor._state import StateFile
+from engine.monitor._state import StateFile, digest, state_file
 from engine.monitor._tallies import Tallies
 from engine.monitor.alerts import Alert, Alerts, Handler, Incident, incidents
 from engine.monitor.counters import BusinessCounter
-from engine.monitor.drift.budgets import Budgets
+from engine.monitor.drift.budgets import PRIMARY, Budgets
 from engine.monitor.drift.detector import DriftDetector
 from engine.monitor.drift.distribution import Distribution, as_outputs
 from engine.monitor.drift.open_alerts import OpenAlerts
+from engine.monitor.drift.pairs import pair_scores
 from engine.monitor.outcomes import Outcomes
+from engine.monitor.performance import Performance
 from engine.monitor.reference import Reference
 from engine.monitor.report import page
 from engine.monitor.report.summary import Facts, summary
@@ -85,6 +88,7 @@ class ModelMonitor:
         background: bool = True,
         name: str = "",
         state: str | Path | None = None,
+        shared: str | Path | None = None,
     ) -> None:
         """Args:
         reference: what rows are compared with: a Reference, or its JSON. Where None, the first `learn_rows` rows become
@@ -113,11 +117,17 @@ class ModelMonitor:
         state: file that keeps what the monitor knows, so that a process that starts again goes on: rows, evidence, open
             alerts, answers that wait for labels, figures of outcomes, counters, and a reference that was learned. It is
             read here, and written once a minute by `check` or the background thread, and by `close` and `save`. One
-            process a file. A damaged file is logged, put aside as "….damaged", and the monitor starts anew.
+            process a file. A damaged file is logged, put aside as "….damaged", and the monitor starts anew. Where None
+            and `shared` is None too, the environment variable ENGINE_MONITOR_STATE may name a folder that keeps it.
+        shared: folder, or address of a Redis server ("redis://host:port/0"), in which the monitors of several processes
+            of one service merge. All of them then know what one process would that saw all rows: rows, evidence,
+            alerts, answers that wait for labels, outcomes. One of them calls the handlers. A process that starts goes
+            on from what the others, or those before it, knew. Monitors of one name share; use a folder for each model.
 
         Raises:
-            MonitorError: a reference that cannot be used, or a number out of range.
-            MissingDependencyError: SciPy is not installed.
+            MonitorError: a reference that cannot be used, or a number out of range; `state` and `shared` together; a
+                folder that cannot be made.
+            MissingDependencyError: SciPy is not installed, or redis where `shared` names a server.
         """
         need("scipy", "a monitor", "monitor")
         self.name = str(name)
@@ -153,6 +163,12 @@ class ModelMonitor:
             "shadow_tolerance": shadow_tolerance,
             "decision_threshold": decision_threshold,
         }
+        if state is not None and shared is not None:
+            raise MonitorError(
+                "a shared monitor keeps its state where it is shared; give either state= or shared="
+            )
+        self._merging = Merging(shared, self.name) if shared is not None else None
+        self._digest = ""
         self._test_rounds = 2 + ring_rows // (BLOCKS_MAX * block_rows)
         self._sketch = Sketch(**self._sketch_options)
         self._shown_to_engine = False
@@ -161,12 +177,17 @@ class ModelMonitor:
         self._alerts = Alerts(handlers)
         self._open_alerts = OpenAlerts(self._alerts, window_rows)
         self._begun: list[Alert] = []  # alerts that the handlers have not seen
+        self._ended: list[Alert] = []  # the same of ends
         self._delivery = Delivery(self._alerts, apart=background)
         self._tallies = Tallies()
         self._budgets = Budgets(
-            fallback_share_max, late_share_max, error_share_max, false_alarms_per_100k / 100_000, block_rows
-        )
+            fallback_share_max, late_share_max, error_share_max, false_alarms_per_100k / 100_000, block_rows,
+            self._merging is not None,
+        )  # fmt: skip
         self._outcomes = Outcomes(outcomes_rolling)
+        self._performance = Performance(
+            false_alarms_per_100k / 100_000, None if reference is None else reference.performance
+        )
         self._counters: dict[str, BusinessCounter] = {}
         self._learning = Learning(learn_rows, n_features)
         self._ids = itertools.count(secrets.randbits(62))
@@ -174,16 +195,20 @@ class ModelMonitor:
         self._names: dict[int, str] = {}
         self.input_distribution = Distribution("input_drift", "warning", self._update_inputs, self.check)
         self.output_distribution = Distribution("output_drift", "critical", self._update_outputs, self.check)
-        self._state = StateFile(state)
+        self._state = StateFile(None) if shared is not None else state_file(state, self.name, reference)
         self._background = False  # no thread until the state is read
         found, learned = self._state.read()
         if reference is None and learned is not None:
             reference = learned
             self._make_room(len(reference.features), len(reference.outputs))
         if reference is not None:
-            self._compare_with(reference)
+            self._switch(reference)
         if found is not None:
             self._go_on(found)
+        if self._merging is not None:
+            self._merge()
+            if reference is not None:
+                self._compare_with(reference)
         self._background = background
         self._thread = watch(self._look, self._sketch) if background else None
 
@@ -316,16 +341,31 @@ class ModelMonitor:
                 worth = None
             if truth is None and worth is None:
                 return self._not_joined("repeated", answer_id, strict)
-            deployment, _, source, _, _, outputs = found
-            version = self._names_of([deployment]).get(deployment, str(deployment) if deployment else "")
-            self._outcomes.add(version, source, outputs, truth, worth)
+            if self._merging is not None:
+                self._merging.add_outcome(int(answer_id), truth, worth)
+            else:
+                self._begun += self._join(found, truth, worth)
         return "joined"
+
+    def _join(self, found: Any, label: float | None, value: float | None) -> list[Alert]:
+        """Add an outcome of a remembered answer, and return the alerts that began with it."""
+        deployment, _, source, _, canary, outputs = found
+        version = self._names_of([deployment]).get(deployment, str(deployment) if deployment else "")
+        self._outcomes.add(version, source, outputs, label, value)
+        if label is None or source != PRIMARY or canary:
+            return []
+        worse = self._performance.add(outputs, label)
+        return [] if worse is None else self._open_alerts.performance(worse)
 
     def _find(self, answer_id: int) -> Any:
         found = self._sketch.find(answer_id)
         if found is None and self._sketch.pressed:
             # The answer may wait in the ring until there is room for its block.
             self._test()
+            found = self._sketch.find(answer_id)
+        if found is None and self._merging is not None:
+            # Another process may have given the answer a moment ago.
+            self._merge()
             found = self._sketch.find(answer_id)
         return found
 
@@ -395,9 +435,20 @@ class ModelMonitor:
         self._compare_with(reference)
         return True
 
-    def _compare_with(self, reference: Reference) -> None:
+    def _compare_with(self, reference: Reference, learned: bool = False) -> None:
+        """Compare with another reference; all processes of a shared monitor do, at the same place of their log."""
+        if self._merging is None:
+            self._switch(reference)
+            return
         if self.reference is not None and self.reference.to_json() == reference.to_json():
             return
+        self._check_fits(reference)
+        with self._lock:
+            self._merging.add_reference(reference.to_json(), learned)
+        self._merge()
+
+    def _check_fits(self, reference: Reference) -> None:
+        """Raise MonitorError where a reference is of another width than the rows."""
         n_features, width = len(reference.features), self._sketch.n_features
         if width and n_features != width:
             raise MonitorError(
@@ -413,15 +464,27 @@ class ModelMonitor:
                 raise MonitorError(
                     f"the reference has {got} {name}, expected at most {most}, the width this monitor was made for"
                 )
+
+    def _switch(self, reference: Reference) -> None:
+        if self.reference is not None and self.reference.to_json() == reference.to_json():
+            return
+        self._check_fits(reference)
+        n_features = len(reference.features)
         with self._lock:
             columns = (*reference.features, *reference.outputs)
-            layout = [(c.bins.cuts, c.bins.bin_of, c.bins.n_bins) for c in columns]
+            paired = set() if reference.pairs is None else set(reference.pairs.names)
+            layout: list[tuple[Any, ...]] = [
+                (c.bins.cuts, c.bins.bin_of, c.bins.n_bins, pair_scores(c) if c.name in paired else None)
+                for c in reference.features
+            ]
+            layout += [(c.bins.cuts, c.bins.bin_of, c.bins.n_bins) for c in reference.outputs]
             # Test earlier rows against the old reference. More may come meanwhile, so try again.
             for left in reversed(range(LAYOUT_TRIES)):
                 self._test()
                 if self._sketch.set_layout(layout, n_features, left == 0):
                     break
-            self._finish_blocks()
+            if self._merging is None:
+                self._finish_blocks()
             bins_max = max((column.bins.n_bins for column in columns), default=1)
             parts = slice(0, n_features), slice(n_features, len(columns))
             # Each side gets its part of the acceptable false alarms, by its number of columns.
@@ -436,11 +499,25 @@ class ModelMonitor:
                         rows_block=self._block_rows,
                         false_alarms_per_100k=chance,
                         rows_before=side.rows,
+                        merged=self._merging is not None,
+                        together=reference.together,
+                        pairs=reference.pairs if side is self.input_distribution else None,
                     )
                 for episode in side.restart(detector, part):
                     self._open_alerts.drift(side.kind, side.severity, episode)
             self._open_alerts.relate(reference.together)
+            self._take_baseline(reference)
             self.reference = reference
+            self._digest = digest(reference) if self._merging is not None else ""
+
+    def _take_baseline(self, reference: Reference) -> None:
+        """Compare the performance with that of a reference, if it has one."""
+        before = None if self.reference is None else self.reference.performance
+        if reference.performance is None or reference.performance is before:
+            return
+        worse = self._performance.restart(reference.performance)
+        if worse is not None:
+            self._open_alerts.performance(worse)
 
     def _learn(self) -> None:
         """Make the reference once there are enough rows. Rows that come meanwhile are kept, and counted then."""
@@ -449,12 +526,16 @@ class ModelMonitor:
         if fit is None:
             return
         reference = fit()
+        if reference is not None and self._merging is not None and self.reference is None:
+            # The first process that has learned one tells the others.
+            self._compare_with(reference, learned=True)
+            reference = self.reference
         with self._lock:
-            if self.reference is not None or reference is None:
+            if reference is None or (self.reference is not None and self._merging is None):
                 self._learning.forget()
                 return
             try:
-                self._compare_with(reference)
+                self._switch(reference)
             except MonitorError:
                 LOGGER.exception("the first rows cannot become the reference")
                 self._learning.forget()
@@ -499,6 +580,7 @@ class ModelMonitor:
             self._learn()
         else:
             self._fold(self._sketch.fold_features, matrix)
+        self._merge()
         self._notify()
 
     def _update_outputs(self, rows: Any) -> None:
@@ -520,6 +602,7 @@ class ModelMonitor:
                 raise MonitorError(f"expected {expected} outputs a row, got {matrix.shape[1]}")
             matrix = matrix.reshape(1, expected)
         self._fold(self._sketch.fold_outputs, matrix)
+        self._merge()
         self._notify()
 
     def _fold(self, fold: Callable[[np.ndarray], None], rows: np.ndarray) -> None:
@@ -552,6 +635,7 @@ class ModelMonitor:
         """Count and test what came, and call no handler on this thread, because a scrape must not wait for one."""
         self._test()
         self._learn()
+        self._merge()
         self._state.save_at_times(self._knowledge)
         if self._background:
             self._notify(wait_s=0.0)
@@ -597,26 +681,116 @@ class ModelMonitor:
             if done:
                 return
 
+    # Merging with other processes.
+
+    def _merge(self) -> None:
+        """Publish what came, and apply what all processes published. Does nothing where the monitor is not shared."""
+        merging = self._merging
+        if merging is None or merging.rests:
+            return
+        with merging.lock:
+            with self._lock:
+                entries = merging.entries(self._sketch, self._names_of)
+            try:
+                snapshot, found = merging.exchange(entries)
+            except (OSError, MonitorError):
+                LOGGER.exception("the shared monitor cannot be reached; its entries wait")
+                return
+            with self._lock:
+                if snapshot is not None:
+                    self._begin_with(snapshot)
+                for entry in found:
+                    self._apply(merging, entry)
+                merging.keep_at_times(self._snapshot)
+
+    def _apply(self, merging: Merging, entry: Mapping[str, Any]) -> None:
+        """Apply one entry of the shared log. Every process does the same."""
+        own = merging.is_own(entry)
+        begun = []
+        try:
+            merging.add_totals(entry)
+            for block, names in merging.blocks(entry):
+                if entry["digest"] != self._digest:
+                    # Counted before this process, or that one, knew the other reference.
+                    block["rows"] = block["output_rows"] = 0
+                begun += self._observe(block, names)
+            if "answers" in entry and not own:
+                deployments = {number: self._deployment(name) for number, name in entry["versions"]}
+                raw, outputs = entry["answers"]
+                remember(self._sketch, raw, outputs, deployments)
+                merging.remembered(len(outputs))
+            for answer_id, label, value in entry.get("outcomes", ()):
+                begun += self._join_shared(answer_id, label, value, own)
+            if not own:
+                for message, severity in entry.get("messages", ()):
+                    self._alerts.add(message, severity)
+            if "reference" in entry and not (entry["learned"] and self.reference is not None):
+                self._switch(Reference.from_json(entry["reference"]))
+        except DAMAGE:
+            LOGGER.exception("an entry of the shared monitor is left out")
+        ended = self._open_alerts.take_ended()
+        if own:
+            # The process whose rows made it certain calls the handlers.
+            self._begun += begun
+            self._ended += ended
+
+    def _join_shared(
+        self, answer_id: int, label: float | None, value: float | None, own: bool
+    ) -> list[Alert]:
+        found = self._sketch.find(answer_id)
+        if found is None:
+            return []
+        if not own:
+            label = label if label is not None and self._sketch.label(answer_id) else None
+            value = value if value is not None and self._sketch.value(answer_id) else None
+        return self._join(found, label, value) if label is not None or value is not None else []
+
+    def _snapshot(self) -> dict[str, Any]:
+        assert self._merging is not None
+        made = knowledge(self._facts(), self.reference, self.reference, self._names_of)
+        return {"knowledge": {**made, "counters": []}, "totals": self._merging.totals}
+
+    def _begin_with(self, snapshot: Mapping[str, Any]) -> None:
+        assert self._merging is not None
+        try:
+            found = snapshot["knowledge"]
+            if found["reference"] is not None:
+                self._switch(Reference.from_json(found["reference"]))
+            self._merging.totals = dict(snapshot["totals"])
+            take_over(found, self._facts(), self.reference, self.counter, self._deployment)
+            self._merging.remembered(len(found["answers"][1]))
+        except DAMAGE:
+            LOGGER.exception("the snapshot of the shared monitor is left out")
+
     def _notify(self, wait_s: float | None = None) -> None:
         with self._lock:
             # One call an incident: its other columns are in its members.
             begun = [alert for alert in self._begun if alert.incident == alert.number]
-            self._delivery.add(begun, self._open_alerts.take_ended())
-            self._begun = []
+            self._delivery.add(begun, [*self._ended, *self._open_alerts.take_ended()])
+            self._begun, self._ended = [], []
             self._delivery.repeat(self._open_alerts.all())
         # Handlers run without the lock, because one may ask for a report.
         self._delivery.bring(Delivery.WAIT_S if wait_s is None else wait_s)
 
     def _test_blocks(self) -> None:
         while (block := self._sketch.take()) is not None:
-            for side in (self.input_distribution, self.output_distribution):
-                for episode in side.observe(block):
-                    self._begun += self._open_alerts.drift(side.kind, side.severity, episode)
-            if not block["answers"]:
-                continue
-            reasons = self._tallies.observe(block, self._names_of(block["deployments"].tolist()))
+            names = self._names_of(block["deployments"].tolist()) if block["answers"] else {}
+            if self._merging is not None:
+                self._merging.add_block(block, self._digest, names)
+            else:
+                self._begun += self._observe(block, names)
+
+    def _observe(self, block: dict[str, Any], names: Mapping[int, str]) -> list[Alert]:
+        """Test a block, and return the alerts that began with it."""
+        begun = []
+        for side in (self.input_distribution, self.output_distribution):
+            for episode in side.observe(block):
+                begun += self._open_alerts.drift(side.kind, side.severity, episode)
+        if block["answers"]:
+            reasons = self._tallies.observe(block, names)
             for spent in self._budgets.observe(reasons, int(block["late"].sum())):
-                self._begun += self._open_alerts.budget(spent)
+                begun += self._open_alerts.budget(spent)
+        return begun
 
     def _finish_blocks(self) -> None:
         """Test the rows that wait for others of their block."""
@@ -637,6 +811,10 @@ class ModelMonitor:
             MonitorError: another severity.
         """
         made = self._alerts.add(message, severity)
+        if self._merging is not None:
+            with self._lock:
+                self._merging.add_message(made.message, severity)
+            self._merge()
         self._delivery.add([made])
         self._delivery.bring(Delivery.WAIT_S)
         return made
@@ -681,7 +859,10 @@ class ModelMonitor:
             tallies=self._tallies,
             budgets=self._budgets,
             outcomes=self._outcomes,
+            performance=self._performance,
+            decision_threshold=self._sketch_options["decision_threshold"],
             counters=self._counters,
+            merged={} if self._merging is None else self._merging.totals,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -753,11 +934,14 @@ class ModelMonitor:
             self._finalizer()
             self._test()
             with self._lock:
-                self._finish_blocks()
-                for spent in self._budgets.finish():
-                    self._begun += self._open_alerts.budget(spent)
+                if self._merging is None:
+                    self._finish_blocks()
+                    for spent in self._budgets.finish():
+                        self._begun += self._open_alerts.budget(spent)
+            self._merge()
             self._notify()
             self._state.try_save(self._knowledge)
+            self._state.release()
         except ClosedError:
             return
         thread = self._thread

@@ -14,8 +14,11 @@ from engine.monitor._ids import WideIds
 from engine.monitor._table import as_columns, encode, known_columns, named_outputs
 from engine.monitor.drift.bins import UNKNOWN_CODE
 from engine.monitor.drift.column import Column
+from engine.monitor.drift.companions import with_companions
 from engine.monitor.drift.fitting import fit_column
+from engine.monitor.drift.pairs import Pairs, fit_pairs, pair_scores
 from engine.monitor.drift.together import groups
+from engine.monitor.performance import Baseline
 
 # Written into every reference; another format is refused.
 FORMAT = "engine.monitor.reference/1"
@@ -33,17 +36,26 @@ class Reference:
         rows: int, rows it was fitted on.
         together: tuple of tuples of str, features that move together: ranks that correlate by 0.6 or more, directly or
             through others. Alerts of a group that begin together are one incident.
+        pairs: Pairs, the correlations of the features; None where there are none to watch.
+        performance: Baseline of the outputs' errors; None where it was fitted without labels.
     """
 
-    __slots__ = ("_levels", "_names", "_wide", "_wide_places", "features", "outputs", "rows", "together")
+    __slots__ = (
+        "_levels", "_names", "_plain", "_wide", "_wide_places",
+        "features", "outputs", "pairs", "performance", "rows", "together",
+    )  # fmt: skip
 
     def __init__(
         self,
         features: Sequence[Column],
         outputs: Sequence[Column] = (),
         together: Sequence[Sequence[str]] = (),
+        pairs: Pairs | None = None,
+        performance: Baseline | None = None,
     ) -> None:
         """Take columns that were fitted. Raises MonitorError where two features have one name."""
+        self.pairs = pairs
+        self.performance = performance
         self.together = tuple(tuple(map(str, group)) for group in together)
         self.features = tuple(features)
         self.outputs = tuple(outputs)
@@ -59,6 +71,7 @@ class Reference:
             self._wide.get(column.name) or {text: float(code) for code, text in enumerate(column.levels)}
             for column in self.features
         ]
+        self._plain = not any(self._levels)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,6 +85,7 @@ class Reference:
         names: Sequence[str] | None = None,
         *,
         outputs: Any = None,
+        labels: Any = None,
         categorical: Sequence[str] = (),
         ordered: bool = True,
     ) -> Reference:
@@ -87,6 +101,8 @@ class Reference:
                 NaN are missing. Columns of text are kept as codes.
             names: of a matrix's columns ("f0", "f1", … where None); or which columns of a table, in that order.
             outputs: what the model answered to these rows: [n], [n, n_outputs], or a mapping of name to [n].
+            labels: the truth of these rows, [n], for rows that the model did not learn from. The performance of live
+                answers is then compared with that of `outputs`; without labels the first 500 live ones tell.
             categorical: names of columns whose numbers are codes. A value that the reference does not have is then a
                 new category. Whole numbers beyond 2^24, which float32 does not hold, are told apart. Up to 40 whole
                 numbers 0, 1, 2, … without a gap count as codes anyway.
@@ -124,8 +140,10 @@ class Reference:
             ]
             for part in (columns, answered)
         ]
-        together = groups({name: values for name, (values, _) in columns.items()})
-        return cls(made[0], made[1], together)
+        plain = {name: values for name, (values, _) in columns.items()}
+        together = groups(plain)
+        features = with_companions(made[0], plain, together) if ordered else made[0]
+        return cls(features, made[1], together, fit_pairs(features, plain), _baseline_of(answered, labels))
 
     def row(self, features: Mapping[str, Any] | Sequence[Any] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return one row as float32 [n_features]; text becomes codes, and None becomes NaN.
@@ -147,6 +165,13 @@ class Reference:
         Raises:
             MonitorError: as `row`.
         """
+        if self._plain and type(features) is dict:
+            get = features.get
+            try:
+                row = np.array([get(name) for name in self._names], dtype=np.float64)
+            except (TypeError, ValueError, OverflowError):
+                return self.row(features)  # which says what is wrong, or reads pandas.NA
+            return row if row.ndim == 1 else self.row(features)
         if (
             isinstance(features, np.ndarray)
             and features.dtype == np.float64
@@ -217,6 +242,8 @@ class Reference:
             "features": [column.to_json() for column in self.features],
             "outputs": [column.to_json() for column in self.outputs],
             **({"together": [list(group) for group in self.together]} if self.together else {}),
+            **({"pairs": self.pairs.to_json()} if self.pairs is not None else {}),
+            **({"performance": self.performance.to_json()} if self.performance is not None else {}),
         }
         return json.dumps(body, allow_nan=False, separators=(",", ":"))
 
@@ -244,7 +271,8 @@ class Reference:
         if not isinstance(together, list) or not all(isinstance(group, list) for group in together):
             raise MonitorError("a reference holds lists of features in 'together'; fit it again")
         columns = [[Column.from_json(column) for column in part] for part in parts if part is not None]
-        return cls(columns[0], columns[1] if len(columns) > 1 else [], together)
+        pairs, performance = _pairs_of(made, columns[0]), _performance_of(made)
+        return cls(columns[0], columns[1] if len(columns) > 1 else [], together, pairs, performance)
 
     def __repr__(self) -> str:
         return f"Reference({len(self.features)} features, {len(self.outputs)} outputs, {self.rows} rows)"
@@ -252,3 +280,50 @@ class Reference:
 
 def _is_column(value: Any) -> bool:
     return not isinstance(value, (str, bytes)) and hasattr(value, "__len__")
+
+
+def _pairs_of(made: Mapping[str, Any], features: Sequence[Column]) -> Pairs | None:
+    """Return the correlations that a reference's JSON holds. Raises MonitorError where they are damaged."""
+    found = made.get("pairs")
+    if found is None:
+        return None
+    usable = {column.name for column in features if pair_scores(column) is not None}
+    try:
+        pairs = Pairs.from_json(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MonitorError(f"the correlations of a reference are damaged: {error}; fit it again") from None
+    if not usable.issuperset(pairs.names):
+        raise MonitorError("a reference holds correlations of columns that it does not have; fit it again")
+    return pairs
+
+
+def _performance_of(made: Mapping[str, Any]) -> Baseline | None:
+    """Return the performance that a reference's JSON holds. Raises MonitorError where it is damaged."""
+    if (found := made.get("performance")) is None:
+        return None
+    try:
+        return Baseline.from_json(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MonitorError(f"the performance of a reference is damaged: {error}; fit it again") from None
+
+
+def _baseline_of(
+    answered: Mapping[str, tuple[npt.NDArray[np.float32], tuple[str, ...]]], labels: Any
+) -> Baseline | None:
+    """Return the performance of the reference's outputs. Raises MonitorError where labels do not fit them."""
+    if labels is None:
+        return None
+    try:
+        truth = np.asarray(labels, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise MonitorError(f"labels: expected numbers, got {type(labels).__name__}: {error}") from None
+    rows = len(next(iter(answered.values()))[0]) if answered else 0
+    if truth.shape != (rows,) or not rows:
+        raise MonitorError(
+            f"labels: expected one for each of the {rows} rows of outputs, got shape {list(truth.shape)}"
+            if rows
+            else "labels need outputs to compare them with; give outputs= too"
+        )
+    outputs = np.stack([values for values, _ in answered.values()], axis=1).astype(np.float64)
+    taken = np.isfinite(outputs).all(axis=1) & np.isfinite(truth)
+    return Baseline.fit(outputs[taken], truth[taken])

@@ -210,3 +210,39 @@ def test_a_file_with_wrong_contents_raises_nothing(reference, tmp_path, key, wro
     _state.write(path, state)
     with started(None, path) as monitor:
         monitor.check()
+
+
+def test_a_folder_of_the_environment_keeps_the_state_of_monitors_that_name_none(
+    reference, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ENGINE_MONITOR_STATE", str(tmp_path / "states"))
+    rows = shifted(4000)
+    last = None
+    for start in range(0, 4000, 200):
+        with ModelMonitor(reference, handlers=[], background=False, name="a/b") as monitor:
+            if last is not None:
+                assert monitor.outcome(last, 1) == "joined"
+            monitor.input_distribution.update(rows[start : start + 200])
+            last = monitor.log_prediction(rows[start], 0.5, 1.0)
+    assert [alert.column for alert in monitor.alerts] == ["a"]
+    assert sorted(path.suffix for path in (tmp_path / "states").iterdir()) == [".lock", ".state"]
+
+
+def test_each_monitor_of_the_folder_has_a_file_of_its_own(reference, tmp_path, monkeypatch):
+    monkeypatch.setenv("ENGINE_MONITOR_STATE", str(tmp_path))
+    monitors = [ModelMonitor(reference, handlers=[], background=False) for _ in range(2)]
+    for place, monitor in enumerate(monitors):
+        monitor.input_distribution.update(shifted(100 * (place + 1)))
+        monitor.close()
+    monitors = [ModelMonitor(reference, handlers=[], background=False) for _ in range(2)]
+    assert [monitor.input_distribution.rows for monitor in monitors] == [100, 200]
+    for monitor in monitors:
+        monitor.close()
+
+
+def test_a_folder_of_the_environment_that_cannot_be_made_is_logged(reference, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ENGINE_MONITOR_STATE", str(tmp_path / "file" / "states"))
+    with ModelMonitor(reference, handlers=[], background=False) as monitor:
+        monitor.input_distribution.update(shifted(100))
+    assert "the monitor keeps no state" in caplog.text

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.monitor._sketch import places_of
+
 FloatArray = npt.NDArray[np.float64]
 
 # Each bin holds a 32nd of the reference. Bins are finer at the ends, where a wider spread shows first.
@@ -63,21 +65,19 @@ class Bins:
         return self.bin_of is not None
 
     def index(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-        """Return the bin of each value, -1 for missing values, -2 for unseen codes. The native counter agrees."""
-        at = np.searchsorted(self.cuts, values, side="left")
-        if self.bin_of is not None:
-            near = np.minimum(at, len(self.cuts) - 1)
-            known = self.cuts[near] == values
-            at = np.where(known, self.bin_of[near].astype(np.int64), -2)
-        return np.where(np.isnan(values), -1, at)
+        """Return the bin of each value, -1 for missing values, -2 for unseen codes, as the native counter does."""
+        return places_of(self.cuts, self.bin_of, self.n_bins, np.ascontiguousarray(values, dtype=np.float32))
 
 
 def numeric(values: npt.NDArray[np.float32]) -> Bins:
     """Return bins for at least one finite number."""
-    distinct = np.unique(values)
-    low, high = distinct[0], distinct[-1]
-    few = len(distinct) <= DISTINCT_MAX
-    inner = distinct if few else np.quantile(values, PROBABILITIES, method="inverted_cdf")
+    ascending = np.sort(values)
+    low, high = ascending[0], ascending[-1]
+    changes = ascending[1:] != ascending[:-1]
+    few = int(changes.sum()) < DISTINCT_MAX
+    # The quantile p is the smallest value with a share of p at or below it.
+    at = np.maximum(np.ceil(len(ascending) * PROBABILITIES - 1.0).astype(np.int64), 0)
+    inner = ascending[np.append(True, changes)] if few else ascending[at]
     spread = float(values.std(dtype=np.float64)) or abs(float(low)) or 1.0
     # Near the ends of float32 there is no room beyond the range. Those cuts are infinite and left out.
     with np.errstate(over="ignore"):

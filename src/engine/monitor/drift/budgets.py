@@ -72,15 +72,19 @@ class Budgets:
         error_share_max: float,
         chance: float,
         answers_block: int = 1,
+        merged: bool = False,
     ) -> None:
         """Args:
         fallback_share_max, late_share_max, error_share_max: budgets, above 0 and at most 1; 1 is no budget.
         chance: acceptable false alarms per answer.
         answers_block: answers that are tested together. What `observe` is given waits until they are complete.
 
+        merged: answers come from several processes; a block is tested as soon as it has that many or more.
+
         Raises:
             MonitorError: a budget outside that range.
         """
+        self._merged = merged
         given = zip(self.KINDS, (fallback_share_max, late_share_max, error_share_max), strict=True)
         self.budgets = {
             kind: number(f"{kind}_max", share, 0.0, 1.0, above=True, error=MonitorError)
@@ -109,7 +113,12 @@ class Budgets:
         self.answers += int(answers)
         added = answers - by_reason[PRIMARY].sum(), late, by_reason[:, ERROR_REASONS].sum(), answers
         self._waiting = [old + float(new) for old, new in zip(self._waiting, added, strict=True)]
-        return self.finish() if answers and self.answers % self._answers_block == 0 else []
+        whole = (
+            self._waiting[3] >= self._answers_block
+            if self._merged
+            else self.answers % self._answers_block == 0
+        )
+        return self.finish() if answers and whole else []
 
     def finish(self) -> list[Overspending]:
         """Test the answers that wait for their block, and return what began or ended with them."""

@@ -36,6 +36,8 @@ MEDIAN_SQUARED = 0.4549364231195724
 # A rhythm must repeat this often, and stand out of the spectrum around it this far.
 CYCLES_MIN = 3.5
 PEAK = 25.0
+LIKELY = 0.25
+GRID = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Calibration:
             median squared difference of neighbours.
         run: int, rows of the longest run of one value.
         period: float, rows of a cycle; 0 for none.
+        moved: float, how far companions move while a frozen column keeps its value (`companions`); 0 for not known.
     """
 
     location: FloatArray
@@ -56,6 +59,7 @@ class Calibration:
     spans: FloatArray = field(default_factory=lambda: np.zeros((2, len(SPANS))))
     run: int = 0
     period: float = 0.0
+    moved: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as values that JSON has."""
@@ -65,6 +69,7 @@ class Calibration:
             "spans": self.spans.tolist(),
             "run": self.run,
             "period": self.period,
+            "moved": self.moved,
         }
 
     @classmethod
@@ -77,7 +82,8 @@ class Calibration:
             raise ValueError("expected a location and a scale for each chart, and the variances of sums")
         if not all(np.isfinite(part).all() and (part >= 0.0).all() for part in (scale, spans)):
             raise ValueError("expected scales and variances of at least 0")
-        return cls(location, scale, spans, int(made["run"]), float(made["period"]))
+        moved = float(made.get("moved", 0.0))
+        return cls(location, scale, spans, int(made["run"]), float(made["period"]), moved)
 
 
 def block_counts(places: npt.NDArray[np.int64], n_places: int) -> FloatArray:
@@ -166,19 +172,43 @@ def cycle_of(sums: FloatArray) -> float:
     if blocks < 32:
         return 0.0
     power = np.square(np.abs(np.fft.rfft(sums - sums.mean())))
-    for line in range(int(np.ceil(CYCLES_MIN)), len(power) // 2):
+    for line in _likely_lines(power):
         left, right = power[line - 1], power[line + 1]
-        # Slow noise has more power on the left; a line stands out of both sides.
-        around = max(
-            np.median(power[max(line // 2, 1) : line - 1]), np.median(power[line + 2 : 3 * line + 2])
-        )
-        if power[line] < max(left, right) or power[line] <= PEAK * around:
+        if power[line] <= PEAK * _around(power, line):
             continue
         # A cycle between two lines of the grid shows in both, in proportion to its distance.
         ratio = (max(left, right) / power[line]) ** 0.5
         between = ratio / (1.0 + ratio) if ratio > 0.2 else 0.0
         return float(blocks / (line + (between if right > left else -between)))
     return 0.0
+
+
+def _around(power: FloatArray, line: int) -> float:
+    """Return the power around a line. Slow noise has more power on the left; a line stands out of both sides."""
+    left, right = power[max(line // 2, 1) : line - 1], power[line + 2 : 3 * line + 2]
+    return float(max(np.median(left), np.median(right)))
+
+
+def _likely_lines(power: FloatArray) -> list[int]:
+    """Return the peaks that may stand out: by a quarter of what it takes, over the power around a few lines.
+
+    Medians around every line of a long spectrum would take a second.
+    """
+    lines = np.arange(int(np.ceil(CYCLES_MIN)), len(power) // 2)
+    if not len(lines):
+        return []
+    grid = np.unique(np.geomspace(lines[0], lines[-1], GRID).astype(np.int64))
+    around = np.array([_around(power, int(line)) for line in grid])
+    at = (
+        np.clip(np.searchsorted(grid, lines), 1, max(len(grid) - 1, 1))
+        if len(grid) > 1
+        else np.zeros_like(lines)
+    )
+    least = np.minimum(around[at], around[np.maximum(at - 1, 0)])
+    here = power[lines]
+    peaks = (here >= power[lines - 1]) & (here >= power[lines + 1]) & (here > LIKELY * PEAK * least)
+    found: list[int] = lines[peaks].tolist()
+    return found
 
 
 def without_cycle(sums: FloatArray, period: float) -> FloatArray:

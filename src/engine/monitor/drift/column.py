@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from engine.monitor.drift.bins import CODES_MAX, FIRST_WIDE, Bins, Scores, score
 from engine.monitor.drift.calibration import Calibration
 from engine.monitor.drift.dependence import INDEPENDENT, Dependence
 
+# n log n of counts up to here is looked up, where there are enough of them.
+TABLE_SIZE = 1 << 16
+TABLE_FROM = 256
 # Lengths of the windows whose shapes are compared, in rows: each twice the one before.
 WINDOW_ROWS = tuple(500 * 2**i for i in range(5))
 
@@ -239,18 +243,34 @@ def groups_of(counts: npt.NDArray[np.int64], rows: float, expected_min: float = 
     return groups
 
 
+def n_log_n(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return n log n of each count, float64 [...]; 0 for 0. Counts are whole numbers."""
+    from scipy.special import xlogy
+
+    if counts.size < TABLE_FROM or counts.max() >= TABLE_SIZE:
+        found: npt.NDArray[np.float64] = xlogy(counts, counts)
+        return found
+    return _table()[counts.astype(np.int64)]
+
+
+@cache
+def _table() -> npt.NDArray[np.float64]:
+    from scipy.special import xlogy
+
+    numbers = np.arange(TABLE_SIZE, dtype=np.float64)
+    made: npt.NDArray[np.float64] = xlogy(numbers, numbers)
+    return made
+
+
 def two_sample_chi_square(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return the likelihood-ratio chi-square, [...], of two samples' counts, [..., groups], whose totals may differ.
 
     2 sum(count ln(count / expected)) (Wilks, Ann. Math. Statist. 9, 1938). Degrees of freedom: groups - 1. Far out it
     is nearer to the truth than Pearson's where few rows are expected.
     """
-    from scipy.special import xlogy
-
     n_left, n_right = left.sum(axis=-1), right.sum(axis=-1)
-    both = left + right
-    terms = (xlogy(left, left) - xlogy(both, both)).sum(axis=-1) + xlogy(right, right).sum(axis=-1)
-    terms += xlogy(n_left + n_right, n_left + n_right) - xlogy(n_left, n_left) - xlogy(n_right, n_right)
+    terms = (n_log_n(left) - n_log_n(left + right)).sum(axis=-1) + n_log_n(right).sum(axis=-1)
+    terms += n_log_n(n_left + n_right) - n_log_n(n_left) - n_log_n(n_right)
     found: npt.NDArray[np.float64] = np.where((n_left > 0) & (n_right > 0), np.maximum(2.0 * terms, 0.0), 0.0)
     return found
 

@@ -18,13 +18,16 @@ from engine.monitor._charts import Evidence
 from engine.monitor.drift.calibration import BLOCK_ROWS, SPANS, span_variances
 from engine.monitor.drift.charts import CHARTS, CLEARED, NAMES, RATES, law_of, steps_of, thresholds_of
 from engine.monitor.drift.column import Column, finite_or_none
+from engine.monitor.drift.companions import movement
+from engine.monitor.drift.pairs import Changed, Pairs, PairTests, named
 from engine.monitor.drift.windows import Windows
 
 # A change of a column whose rows depend on each other is over when nothing has seen it for this many independent
 # stretches, at most as many rows as the reference has. A cool day in July does not end the summer.
 CLEAR_STRETCHES = 200
-# The windows' share of the acceptable false alarms; the charts have the rest.
+# The windows' and the correlations' shares of the acceptable false alarms; the charts have the rest.
 WINDOWS_PART = 0.15
+PAIRS_PART = 0.05
 # Blocks whose sums are kept, and how many of them are the latest rows of the evidence.
 BLOCKS_KEPT = 256
 BLOCKS_SHOWN = 64
@@ -33,6 +36,7 @@ SCORES = np.array([chart.statistic not in ("missing", "strange") for chart in CH
 # Charts whose alarm says that a change still lasts; of the others the latest windows say it.
 LASTING = np.array([chart.statistic in RATES for chart in CHARTS] + [True])
 FROZEN = "frozen value"
+CORRELATION = "correlation changed"
 SHOWN = (*NAMES, FROZEN)
 # From this share on all values are missing.
 ALL_MISSING = 0.99
@@ -101,6 +105,10 @@ class DriftDetector:
             same rows are tested in the same blocks, however they came.
         false_alarms_per_100k: acceptable false alarms in 100,000 rows, over all columns.
         rows_before: rows that an earlier detector saw.
+        merged: rows come from several processes, in parts that need not add up to whole blocks. A block is then
+            tested as soon as it has `rows_block` rows or more.
+        together: names of columns that move together.
+        pairs: correlations of some of the columns; None where they are not watched.
 
     Attributes:
         columns: tuple of Column.
@@ -118,17 +126,36 @@ class DriftDetector:
         rows_block: int = 1,
         false_alarms_per_100k: float = 1.0,
         rows_before: int = 0,
+        pairs: Pairs | None = None,
+        merged: bool = False,
+        together: Sequence[Sequence[str]] = (),
     ) -> None:
         self.columns = tuple(columns)
         self.rows = rows_before
         self._rows_block = rows_block
+        self._merged = merged
         self._since_block = 0
         self._waiting: tuple[int, list[npt.NDArray[Any]]] | None = None
         self.open: dict[str, Episode] = {}
         n = len(self.columns)
         chance = false_alarms_per_100k / 100_000
         self.windows = Windows(self.columns, bins_max, rows_window, chance * WINDOWS_PART)
-        self._evidence = _evidence_of(self.columns, bins_max, chance * (1 - WINDOWS_PART) / max(n, 1))
+        part = 1.0 - WINDOWS_PART - (PAIRS_PART if pairs is not None else 0.0)
+        self._evidence = _evidence_of(self.columns, bins_max, chance * part / max(n, 1))
+        self._pairs: PairTests | None = None
+        if pairs is not None:
+            self._pairs = PairTests(self.columns, pairs, rows_window, chance * PAIRS_PART)
+        places = {column.name: place for place, column in enumerate(self.columns)}
+        # Columns whose long runs of one value their companions explain: place -> (limit, places of the companions).
+        self._companions: dict[int, tuple[float, list[int]]] = {}
+        for group in together:
+            here = [places[name] for name in group if name in places]
+            for place in here:
+                calibration = self.columns[place].calibration
+                if calibration is not None and calibration.moved > 0.0:
+                    self._companions[place] = calibration.moved, [other for other in here if other != place]
+        # Pairs of open episodes that began with a correlation: place -> the other column.
+        self._partner: dict[int, int] = {}
         # A reference that shows how its rows depend on each other was not shuffled.
         self._has_order = np.array(
             [
@@ -160,6 +187,8 @@ class DriftDetector:
         unseen: npt.NDArray[Any],
         runs: npt.NDArray[Any],
         sums: npt.NDArray[np.float64],
+        pair_rows: int = 0,
+        pair_sums: npt.NDArray[np.float32] | None = None,
     ) -> list[Episode]:
         """Add rows, and return the episodes that began or ended with them.
 
@@ -171,17 +200,21 @@ class DriftDetector:
             missing, infinite, unseen: uint32 [columns].
             runs: uint32 [columns], the longest run of one value that ends in these rows.
             sums: float64 [columns, 2], sum and sum of squares of the finite values.
+            pair_rows, pair_sums: as of `Sketch.take`; needed where the detector has `pairs`.
         """
         if rows == 0 or not self.columns:
             return []
         self.rows += rows
         self._since_block += rows
         given = [counts, missing, infinite, unseen, runs, sums]
+        if self._pairs is not None and pair_sums is not None:
+            self._pairs.add(pair_rows, pair_sums)
         if self._waiting is not None:
             rows += self._waiting[0]
             given = [old + new for old, new in zip(self._waiting[1], given, strict=True)]
             given[4] = np.maximum(self._waiting[1][4], runs)
-        if self._since_block % self._rows_block:
+        short = self._since_block < self._rows_block
+        if short if self._merged else self._since_block % self._rows_block:
             self._waiting = rows, given
             return []
         self._waiting = None
@@ -202,11 +235,14 @@ class DriftDetector:
         any_chart = self._evidence.observe(
             counts, missing, infinite, unseen, runs, sums, rows, self.rows - rows
         )
+        if self._companions:
+            any_chart |= self._look_at_companions()
         self._rows_part += rows
         whole = self._rows_part >= self.windows.rows_part
         if whole:
             self._end_part()
-        if not any_chart and not self.open and not (whole and self.windows.alarmed.any()):
+        paired = self._pairs.changed if whole and self._pairs is not None else []
+        if not any_chart and not self.open and not paired and not (whole and self.windows.alarmed.any()):
             return []
         alarmed = self._evidence.alarmed.any(axis=1)
         if whole:
@@ -220,8 +256,13 @@ class DriftDetector:
                 changed.append(self._begin(place))
             else:
                 self._unsure[place] = self._evidence.blocks + UNSURE_BLOCKS
+        if paired and self._evidence.blocks >= BLOCKS_MIN:
+            changed += self._begin_pairs(paired, set(np.flatnonzero(alarmed).tolist()))
         if whole and self.open:
             lasts = self.windows.differs() | (self._evidence.alarmed[:, LASTING] > 0).any(axis=1)
+            if self._pairs is not None:
+                for place, other in self._partner.items():
+                    lasts[place] |= self._pairs.differs(place, other)
             self._seen_row[lasts] = self.rows
             over = self._is_open & ~lasts & (self.rows - self._begun_row >= self.windows.rows_pooled)
             over &= self.rows - self._seen_row >= self._clear_rows
@@ -234,11 +275,77 @@ class DriftDetector:
         self.windows.observe(self._evidence.gathered, strange, self._rows_part, self.rows)
         self._evidence.gathered[...] = 0.0
         self._rows_part = 0
+        if self._pairs is not None:
+            self._pairs.end_part(self.windows.whole)
         self._part_since = self._evidence.blocks
         for place in np.flatnonzero((self.windows.raised > 1.0) & ~self._is_open).tolist():
             # Chance, or a change that is over, may have raised them.
             if (ratio := self._dependence_ratio(place)) < self.windows.raised[place]:
                 self._raise(place, ratio)
+
+    def _look_at_companions(self) -> bool:
+        """Alarm the columns that keep one value while their companions move; return whether there are any."""
+        evidence, found = self._evidence, False
+        runs = evidence.sums[evidence.latest(1)[0], :, 5]
+        for place, (limit, others) in self._companions.items():
+            if runs[place] < RUN_ROWS_MIN or self._is_open[place]:
+                continue
+            latest = self._constant(place)
+            if len(latest) >= 2 and max(self._movement(other, latest) for other in others) > limit:
+                evidence.level[place, -1], evidence.alarmed[place, -1] = 1.0, 1
+                evidence.until[place, -1] = self.rows
+                found = True
+        return found
+
+    def _constant(self, place: int) -> npt.NDArray[np.int64]:
+        """Return the places of the latest blocks in which a column had one value, the same in all of them."""
+        latest = self._evidence.latest(BLOCKS_KEPT)
+        rows, missing, _, total, squares = self._evidence.sums[latest, place, :5].T
+        mean = total / np.maximum(rows - missing, 1.0)
+        varies = squares - total * mean > 1e-9 * np.maximum(squares, 1e-30)
+        other = varies | (np.abs(mean - mean[-1]) > 1e-6 * abs(mean[-1]))
+        last = np.flatnonzero(other & (rows > missing))
+        return latest[last[-1] + 1 :] if len(last) else latest
+
+    def _movement(self, place: int, blocks: npt.NDArray[np.int64]) -> float:
+        """Return how far the mean score of a column moved over some blocks."""
+        evidence = self._evidence
+        threshold = evidence.thresholds[place, MEAN]
+        if not np.isfinite(threshold):
+            return 0.0
+        present = evidence.sums[blocks, place, 0] - evidence.sums[blocks, place, 1]
+        steps = evidence.steps[blocks, place, MEAN] * threshold
+        return movement(np.where(present > 0.0, steps / np.maximum(present, 1.0), np.nan))
+
+    def _begin_pairs(self, paired: list[Changed], alarmed: set[int]) -> list[Episode]:
+        """Begin the episodes of columns whose correlation alone has changed."""
+        assert self._pairs is not None
+        sure = []
+        for pair in paired:
+            both = [pair.first, pair.second]
+            # A change of one of the columns explains it.
+            if alarmed.intersection(both) or self._is_open[both].any():
+                continue
+            ratio = max(self._dependence_ratio(place) for place in both)
+            if ratio == 1.0 or self._pairs.stands(pair, ratio):
+                sure.append(pair)
+        return [self._begin_pair(place, pairs) for place, pairs in named(sure).items()]
+
+    def _begin_pair(self, place: int, pairs: list[Changed]) -> Episode:
+        others = [pair.second if pair.first == place else pair.first for pair in pairs]
+        since = max(self.rows - max(pair.rows for pair in pairs), 0)
+        figures = {
+            "seen_by": ["correlation"],
+            **self.evidence(place, since),
+            "problem": CORRELATION,
+            "with": [self.columns[other].name for other in others],
+            "correlation": pairs[0].correlation,
+            "correlation_reference": pairs[0].reference,
+        }
+        episode = Episode(self.columns[place].name, since, self.rows, evidence=figures)
+        self._open_again(place, episode)
+        self._partner[place] = others[0]
+        return episode
 
     def _is_sure(self, place: int) -> bool:
         """Return whether an alarm stands when the live rows depend on each other more than the reference's did.
@@ -328,6 +435,8 @@ class DriftDetector:
             "blocks": [evidence.blocks, self._part_since, self._rows_part],
             "thresholds": np.where(np.isfinite(evidence.thresholds), evidence.thresholds, -1.0),
             "windows": self.windows.saved(),
+            "pairs": None if self._pairs is None else self._pairs.saved(),
+            "partners": [list(pair) for pair in self._partner.items()],
             "rows_of": {name: getattr(self, name).astype(float) for name in ROW_ARRAYS},
             "open": [asdict(episode) for episode in self.open.values()],
             "waiting": [rows, [part.astype(float) for part in given]],
@@ -340,6 +449,8 @@ class DriftDetector:
         """
         places = {column.name: place for place, column in enumerate(self.columns)}
         self.rows = int(saved["rows"])
+        self.open.clear()
+        self._is_open[...] = False
         for episode in (Episode(**made) for made in saved["open"]):
             if episode.column in places:
                 self._open_again(places[episode.column], episode)
@@ -358,6 +469,9 @@ class DriftDetector:
         evidence.level[...] = np.clip(evidence.level, 0.0, 1.0)
         evidence.blocks, self._part_since, self._rows_part = (int(number) for number in saved["blocks"])
         self.windows.restore(saved["windows"])
+        if self._pairs is not None and saved.get("pairs") is not None:
+            self._pairs.restore(saved["pairs"])
+        self._partner = {int(place): int(other) for place, other in saved.get("partners", ())}
         for name in ROW_ARRAYS:
             getattr(self, name)[...] = saved["rows_of"][name].astype(np.int64)
         rows, given = saved["waiting"]
@@ -412,7 +526,8 @@ class DriftDetector:
         latest = evidence.latest(2)
         before = int(evidence.ends[latest[0]]) if len(latest) == 2 else 0
         calibration = self.columns[place].calibration
-        usual = np.inf if calibration is None else RUN_TIMES * calibration.run
+        # A column without values in the reference has no usual run.
+        usual = np.inf if calibration is None or not calibration.run else RUN_TIMES * calibration.run
         if evidence.sums[latest[-1], place, 5] >= max(usual, RUN_ROWS_SEEN):
             seen = [*seen, FROZEN]
         return problem_of({"seen_by": seen, **self.evidence(place, before)})
@@ -420,6 +535,8 @@ class DriftDetector:
     def _end(self, place: int) -> Episode:
         episode = self.open.pop(self.columns[place].name)
         last = max(int(self._evidence.until[place].max()), int(self._window_row[place]), episode.detected_row)
+        if self._partner.pop(place, None) is not None:
+            last = max(last, int(self._seen_row[place]))
         episode.ended_row = min(last, self.rows)
         self._is_open[place] = False
         # Evidence of the change is spent; the next one begins at 0.

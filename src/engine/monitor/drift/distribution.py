@@ -127,7 +127,8 @@ class Distribution:
             return []
         self._rows += rows
         names = ("counts", "missing", "infinite", "unseen", "runs", "sums")
-        return self._detector.observe(rows, *(block[name][self._part] for name in names))
+        pairs = (block["pair_rows"], block["pair_sums"]) if self.kind == "input_drift" else ()
+        return self._detector.observe(rows, *(block[name][self._part] for name in names), *pairs)
 
     def histograms(self) -> list[tuple[Any, npt.NDArray[np.float64], dict[str, Any]]]:
         """Return (column, counts [bins], figures) of each column; counts are those of the last one or two windows."""

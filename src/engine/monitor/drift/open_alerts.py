@@ -9,6 +9,8 @@ from typing import Any
 from engine.monitor.alerts import Alert, Alerts
 from engine.monitor.drift.budgets import Overspending
 from engine.monitor.drift.detector import Episode
+from engine.monitor.performance import KIND as PERFORMANCE
+from engine.monitor.performance import Worsening, message
 
 # A change that comes back so soon after its end, in windows, is the same one: its alert opens again.
 REOPEN_WINDOWS = 20
@@ -105,12 +107,19 @@ class OpenAlerts:
         evidence = {"share": spent.share, "budget": spent.budget}
         return [self._begin((spent.kind, ""), message, severity, spent, evidence)]
 
+    def performance(self, found: Worsening) -> list[Alert]:
+        """Return the alert of a worsening that began. For one that ended, end its alert and return nothing."""
+        if found.ended_row is not None:
+            self._end((PERFORMANCE, ""), found.ended_row)
+            return []
+        return [self._begin((PERFORMANCE, ""), message(found), "critical", found, found.evidence)]
+
     def _begin(
         self,
         key: tuple[str, str],
         message: str,
         severity: str,
-        span: Episode | Overspending,
+        span: Episode | Overspending | Worsening,
         evidence: dict[str, Any],
     ) -> Alert:
         alert = self._alerts.add(
@@ -144,6 +153,11 @@ def drift_message(kind: str, episode: Episode) -> str:
         parts.append(
             f"mean {evidence['mean']:.4g}, was {evidence['mean_reference']:.4g}; "
             f"std {evidence['std']:.4g}, was {evidence['std_reference']:.4g}"
+        )
+    if "with" in evidence:
+        parts.append(
+            f"correlation with {', '.join(evidence['with'])} {evidence['correlation']:.2f}, was "
+            f"{evidence['correlation_reference']:.2f}"
         )
     if evidence["missing_share"] or evidence["missing_share_reference"]:
         parts.append(

@@ -81,13 +81,14 @@ class Windows:
         self.alarmed = np.zeros(n, dtype=bool)
         self.alarmed_now = np.zeros(n, dtype=bool)
         self.p_values = np.ones(n)
-        self.psi = np.zeros(n)
-        self.distance = np.zeros(n)
+        self._psi = np.zeros(n)
+        self._distance = np.zeros(n)
         self.parts = np.zeros((KEPT, n, bins_max))
         self.totals = np.zeros((KEPT, n, 2))
         self.ends = np.zeros(KEPT, dtype=np.int64)
         self._grouped = np.zeros((KEPT, n, self._n_groups))
         self._n_parts = 0
+        self._shown: tuple[FloatArray, npt.NDArray[np.bool_]] | None = None
 
     def _learn(self, place: int, column: Column) -> None:
         self._reference[place, : len(column.counts)] = column.counts
@@ -156,7 +157,8 @@ class Windows:
             now = getattr(self, name)
             if saved[name].shape != now.shape:
                 raise ValueError(f"expected {name} {list(now.shape)}, got {list(saved[name].shape)}")
-            setattr(self, name, saved[name].astype(now.dtype))
+            setattr(self, f"_{name}" if name in ("psi", "distance") else name, saved[name].astype(now.dtype))
+        self._shown = None
         self._n_parts = int(saved["n_parts"])
         for place in self._latest(KEPT).tolist():
             self._grouped[place] = self._in_groups(self.parts[place])
@@ -198,20 +200,40 @@ class Windows:
             self.alarmed |= found
             if length <= PARTS:
                 self.alarmed_now |= found
-        if PARTS in lengths and self._n_parts % PARTS == 0:
-            self._show(p_values[lengths.index(PARTS)], testable[lengths.index(PARTS)])
+        if PARTS in lengths and self.whole:
+            at = lengths.index(PARTS)
+            self.p_values = p_values[at]
+            self._shown = self.recent(), testable[at]
 
-    def _show(self, p_values: FloatArray, testable: npt.NDArray[np.bool_]) -> None:
-        """Keep the figures of the last whole window."""
-        counts = self.recent()
-        self.p_values = p_values
+    @property
+    def whole(self) -> bool:
+        """Whether a window of `rows_window` rows ends with the last part."""
+        return self._n_parts % PARTS == 0
+
+    @property
+    def psi(self) -> FloatArray:
+        """As the class says; computed when somebody asks."""
+        self._show()
+        return self._psi
+
+    @property
+    def distance(self) -> FloatArray:
+        """As the class says; computed when somebody asks."""
+        self._show()
+        return self._distance
+
+    def _show(self) -> None:
+        if self._shown is None:
+            return
+        counts, testable = self._shown
+        self._shown = None
         grouped = self._in_groups(counts)
-        self.psi = np.where(testable, population_stability(grouped, self._grouped_reference), 0.0)
+        self._psi = np.where(testable, population_stability(grouped, self._grouped_reference), 0.0)
         share, expected = (
             np.cumsum(part, axis=1) / np.maximum(part.sum(axis=1), 1.0)[:, None]
             for part in (counts, self._reference)
         )
-        self.distance = np.where(testable, np.abs(share - expected).max(axis=1, initial=0.0), 0.0)
+        self._distance = np.where(testable, np.abs(share - expected).max(axis=1, initial=0.0), 0.0)
 
     def differs(self) -> npt.NDArray[np.bool_]:
         """Return whether the last four windows together are unlike the reference, bool [columns].

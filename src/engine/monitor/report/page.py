@@ -33,6 +33,7 @@ from engine.monitor.report.summary import Facts, summary
 from engine.monitor.report.tables import (
     counters_table,
     duration,
+    estimate_row,
     latency_table,
     outcomes_table,
     table,
@@ -47,6 +48,10 @@ ICONS = {
     "warning": "M8 0l8 15H0zM7 5v5h2V5zm0 6v2h2v-2z",
     "ok": "M8 0a8 8 0 100 16A8 8 0 008 0zm4.6 5.4l-5.6 6.2-3.3-3.2 1.3-1.4 2 1.9 4.200-4.800z",
 }
+ESTIMATE = (
+    "An estimate from the outputs alone, for answers whose labels have not come. It does not see that the same inputs "
+    "bring other labels."
+)
 DOT = "M8 2a6 6 0 100 12A6 6 0 008 2z"
 
 
@@ -405,13 +410,18 @@ class _Model:
             title += f': <a href="#{anchor}">{html.escape(alert["column"])}</a>'
         elif alert["column"]:
             title += f": {html.escape(alert['column'])}"
-        began = self._clock.at(alert["started_row"])
+        labels = alert["kind"] == "performance_drift"
+        began = None if labels else self._clock.at(alert["started_row"])
         ended = (
             "lasts" if alert["lasts"] else _when(alert["ended_at"], self._now) if alert["ended_at"] else ""
         )
         bad = how_bad_of(alert)
         more = alert["message"] if alert["message"] != bad else ""
-        row = "" if alert["started_row"] is None else f" (row {alert['started_row']:,})"
+        row = (
+            ""
+            if alert["started_row"] is None
+            else f" ({'label' if labels else 'row'} {alert['started_row']:,})"
+        )
         return (
             f"<tr><th scope=row>{_badge(alert['severity'], small=True)} {title}</th>"
             f'<td class=message title="{html.escape(more)}">{html.escape(bad)}</td>'
@@ -420,9 +430,14 @@ class _Model:
         )
 
     def _outcomes(self) -> Iterable[str]:
-        outcomes = self._made["outcomes"]
-        if not outcomes["groups"]:
-            return
+        outcomes, estimate = self._made["outcomes"], self._made["performance"]["estimated"]
+        if outcomes["groups"]:
+            yield from self._joined(outcomes)
+        if estimate:
+            yield self._section("Performance, estimated before labels come", ESTIMATE)
+            yield _card(table([estimate_row(estimate)])) + "</section>"
+
+    def _joined(self, outcomes: dict[str, Any]) -> Iterable[str]:
         labels = ", ".join(f"{count:,} {state}" for state, count in outcomes["counts"].items())
         yield self._section("Outcomes by version and source", f"Labels: {labels}.")
         cost = outcomes["fallback_cost"]

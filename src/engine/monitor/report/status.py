@@ -32,6 +32,7 @@ NAMES = {
     "fallback_share": "Too many fallbacks",
     "late_share": "Too many late answers",
     "error_share": "The model fails",
+    "performance_drift": "Predictions got worse",
     "message": "Message",
 }
 # Advice for each kind of alert. BECAUSE has better advice for budgets, by the most frequent reason.
@@ -39,6 +40,8 @@ ADVICE = {
     "input_drift": "Ask the owner of the feed that fills {columns}: was a source, unit or join changed? If the change "
     "is real and lasts, fit a new reference and train again.",
     "output_drift": "Compare the inputs with the reference: if none changed, the model did.",
+    "performance_drift": "Compare the inputs with the reference: if none changed, the same inputs bring other labels "
+    "now, and the model must be trained again. Roll back if a new version brings it.",
     "error_share": "Read the last error in Engine.stats()['last_error'], and roll back if a new version brings it.",
     "late_share": "Look for a stall of the machine or a fallback that is too slow: answers come after their deadline.",
     "fallback_share": "The primary gives way more often than allowed: see the reasons over time.",
@@ -174,7 +177,9 @@ def _trouble(group: Sequence[Mapping[str, Any]], clock: RowClock) -> Trouble:
     else:
         title = f"{name}: {columns[0]}" if columns[0] else name
         how_bad = how_bad_of(first)
-    known = [at for alert in group if (at := clock.at(alert["started_row"])) is not None]
+    # Labels come later than their rows.
+    rows = [alert["started_row"] for alert in group if alert["kind"] != "performance_drift"]
+    known = [at for row in rows if (at := clock.at(row)) is not None]
     since = min(known) if known else min(alert["detected_at"] for alert in group)
     about = tuple((alert["kind"], alert["column"]) for alert in group if alert["column"])
     row = min((alert["started_row"] for alert in group if alert["started_row"] is not None), default=None)
@@ -213,6 +218,18 @@ def how_bad_of(alert: Mapping[str, Any]) -> str:
     parts = []
     if "budget" in evidence and "share" in evidence:
         return f"{percent(evidence['share'])} of the answers, budget {percent(evidence['budget'])}"
+    if "figures" in evidence:
+        before = evidence["figures_reference"]
+        return "; ".join(
+            f"{name} {value:.3g}, was {before[name]:.3g}"
+            for name, value in evidence["figures"].items()
+            if name in before
+        )
+    if "with" in evidence:
+        return (
+            f"correlation with {_listed(evidence['with'])} {evidence['correlation']:.2f}, was "
+            f"{evidence['correlation_reference']:.2f}"
+        )
     missing, before = evidence.get("missing_share"), evidence.get("missing_share_reference") or 0.0
     if missing is not None and abs(missing - before) >= 0.01:
         parts.append(f"missing {percent(missing)}, was {percent(before)}")

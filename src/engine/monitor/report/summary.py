@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,12 @@ from engine.monitor.drift.budgets import Budgets
 from engine.monitor.drift.distribution import Distribution
 from engine.monitor.drift.open_alerts import OpenAlerts
 from engine.monitor.outcomes import Outcomes
+from engine.monitor.performance import Performance, estimated
 
 HISTOGRAM_POWERS = range(10, 35)
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
+# The latest answers whose performance is estimated.
+ESTIMATED_ROWS = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,15 @@ class Facts:
     tallies: Tallies
     budgets: Budgets
     outcomes: Outcomes
+    performance: Performance
+    decision_threshold: float
     counters: Mapping[str, BusinessCounter]
+    merged: Mapping[str, Any] = field(default_factory=dict)
 
 
 def summary(facts: Facts) -> dict[str, Any]:
     """Return everything as values that JSON has: no NaN and no infinity. Call it under the monitor's lock."""
-    totals = facts.sketch.totals()
+    totals = {**facts.sketch.totals(), **facts.merged}
     names = facts.sketch.versions()
     return plain(
         {
@@ -66,6 +72,7 @@ def summary(facts: Facts) -> dict[str, Any]:
             "deadline_share": totals["share"].tolist(),
             "budgets": dict(facts.budgets.budgets),
             "outcomes": facts.outcomes.to_json(),
+            "performance": {**facts.performance.figures(), "estimated": _estimated(facts)},
             "shadows": [shadow(found, names) for found in totals["shadows"]],
             "unpaired_shadows": totals["unpaired_shadows"],
             "counters": {
@@ -74,6 +81,16 @@ def summary(facts: Facts) -> dict[str, Any]:
             },
         }
     )
+
+
+def _estimated(facts: Facts) -> dict[str, Any] | None:
+    """Return the performance to expect of the primary's latest answers; None where it cannot be told."""
+    answers, outputs = facts.sketch.answers(ESTIMATED_ROWS)
+    width = int(answers["n_outputs"][-1]) if len(answers) else 0
+    taken = (answers["source"] == 0) & (answers["canary"] == 0) & (answers["n_outputs"] == width)
+    if not width or not taken.any():
+        return None
+    return estimated(outputs[taken, :width], facts.performance.baseline, facts.decision_threshold)
 
 
 def latency(counts: npt.NDArray[np.uint64]) -> dict[str, dict[str, float]]:

@@ -86,6 +86,13 @@ def outcomes_table(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in group.items() if key not in left_out} for group in groups]
 
 
+def estimate_row(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an estimate of the performance as a row that says so."""
+    shown = {key: found[key] for key in ("auc", "accuracy", "brier", "label_mean") if key in found}
+    believed = "as earlier labels showed" if found["calibrated"] else "as the model says"
+    return {"figures": "estimated", "shares taken": believed, "answers": found["rows"], **shown}
+
+
 def counters_table(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each counter and version."""
     return [

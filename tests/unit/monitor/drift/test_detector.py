@@ -119,6 +119,12 @@ def test_a_column_without_values_in_the_reference_has_no_episode():
     assert [episode.column for episode in Stream(made).feed(rows).events] == []
 
 
+def test_text_in_a_column_that_never_had_a_value_is_not_called_frozen():
+    made = Reference.fit({"empty": np.full(1000, np.nan), "x": np.random.default_rng(0).normal(size=1000)})
+    (episode,) = Stream(made).feed(np.column_stack([np.full(500, -2.0), normal(500, 1)[:, 0]])).events
+    assert (episode.column, episode.evidence["problem"]) == ("empty", "fewer missing values")
+
+
 def test_the_state_has_the_nearest_alarm_of_each_column():
     stream = Stream(reference()).feed(normal(1000))
     state = {column.name: figures for column, figures in stream.detector.state()}
