@@ -4,24 +4,37 @@ from engine._common import renamed
 from engine.feature_store.dataset import DatasetConfig
 from engine.feature_store.definitions import Aggregate, Entity, FeatureView, Source
 from engine.feature_store.deletion import Deleted
-from engine.feature_store.offline import DuckDBOffline, Features
+from engine.feature_store.offline import (
+    BigQueryOffline,
+    Delta,
+    DuckDBOffline,
+    Features,
+    Iceberg,
+    PolarsOffline,
+    SparkOffline,
+)
 from engine.feature_store.online import LMDBOnline, OnlineFeatures, OnlineStore, RedisOnline, Written
 from engine.feature_store.store import FeatureStore
 
 __all__ = [
     "Aggregate",
+    "BigQueryOffline",
     "DatasetConfig",
     "Deleted",
+    "Delta",
     "DuckDBOffline",
     "Entity",
     "FeatureStore",
     "FeatureView",
     "Features",
+    "Iceberg",
     "LMDBOnline",
     "OnlineFeatures",
     "OnlineStore",
+    "PolarsOffline",
     "RedisOnline",
     "Source",
+    "SparkOffline",
     "Written",
 ]
 
