@@ -64,7 +64,7 @@ $(STORES)/.installed: $(NATIVE)
 	test -x $(STORES)/bin/python || $(PYTHON) -m venv $(STORES)
 	$(STORES)/bin/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel "cython>=3.1" "numpy>=2.0"
 	$(STORES)/bin/python -m pip install --quiet --no-build-isolation \
-	    --editable ".[store,redis,polars,spark,bigquery,delta,iceberg,stores]"
+	    --editable ".[store,redis,dynamodb,postgres,polars,spark,bigquery,delta,iceberg,stores]"
 	@touch $@
 
 $(EMULATORS)/.installed:

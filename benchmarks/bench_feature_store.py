@@ -11,9 +11,11 @@ one file sorted by time, 4 columns, into LMDB; each in a process of its own, so 
 `push_1000_ms_…` is `FeatureStore.push` of 1,000 rows as mappings, with 10 columns, all of them newer than the stored
 ones; LMDB writes durably. `replay_equal_share` is the share of all values that have the same bits online and offline,
 at the end of each of the year's months: each view is materialised month by month, with windowed aggregates and TTLs,
-while rows of the month before come late. Rivals join the same files: Polars `join_asof` and pandas `merge_asof`,
-written by hand and without copies, TTL or reasons, and Feast with its file store in an environment of its own. Feast
-has 60 s, and a value of 60 means that it was not done.
+while rows of the month before come late.
+`replay_equal_share_<offline>_<online>` is the same for the pairs of an offline and an online store;
+`feature_store_backends.py` says how these and `spark_vs_hand_written` are measured, at the full size alone. Rivals join
+the same files: Polars `join_asof` and pandas `merge_asof`, written by hand and without copies, TTL or reasons, and
+Feast with its file store in an environment of its own. Feast has 60 s, and a value of 60 means that it was not done.
 Not measured: reading from a cold disk, sources larger than memory, a Redis across a network.
 """
 
@@ -39,6 +41,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import feature_store_backends as backends
 from benchmarks.own_environment import RivalMissing, measured_in
 from benchmarks.timing import latencies_us
 from engine import transform as t
@@ -55,6 +58,7 @@ from engine.feature_store import (
     RedisOnline,
     Source,
 )
+from engine.feature_store.offline import OfflineStore
 
 SEED = 2013
 FEAST = ["feast==0.67.0"]
@@ -89,6 +93,8 @@ def run(smoke: bool) -> dict[str, Any]:
             [LMDBOnline(folder / "replay"), RedisOnline(redis_url, namespace="replay")],
             months=2 if smoke else 12,
         )
+        if not smoke:
+            metrics |= backends.measured(folder, redis_url, months=12, repeats=5)
         for rival in rivals.values():
             rival.pop("checksum")
         conditions: dict[str, Any] = {"labels": n_labels, "entities": n_entities, "checksum": checksum}
@@ -338,32 +344,40 @@ def materialized_s(folder: Path, what: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began}
 
 
-def replayed(folder: Path, stores: list[OnlineStore], months: int) -> float:
-    """The share of all entities' and views' values that have the same bits online and offline at each month's end."""
-    import pyarrow as pa
-
-    source = Source(folder / "events.parquet", "time", event_id="flight_id")
+def replay_views(data: dict[str, Any]) -> list[FeatureView]:
+    """The views that are replayed, on the data of the sources "weather" and "events"."""
+    source = Source(data["events"], "time", event_id="flight_id")
     windows = [
         Aggregate("count", "dep_delay", "1h"),
         Aggregate("mean", "dep_delay", "24h"),
         Aggregate("sum", "air_time", "7d"),
         Aggregate("max", "dep_delay", "7d"),
     ]
-    made = [
-        FeatureView(
-            "weather", Entity("origin"), Source(folder / "weather.parquet", "time"), WEATHER, ttl="24h"
-        ),
+    return [
+        FeatureView("weather", Entity("origin"), Source(data["weather"], "time"), WEATHER, ttl="24h"),
         FeatureView("carrier", Entity("carrier"), source, FLIGHT, windows, ttl="7d"),
         FeatureView("plane", Entity("plane", "tailnum"), source, FLIGHT, windows, ttl="30d"),
     ]
+
+
+def replayed(
+    folder: Path,
+    stores: list[OnlineStore],
+    months: int,
+    offline: OfflineStore | None = None,
+    data: dict[str, Any] | None = None,
+) -> float:
+    """The share of all entities' and views' values that have the same bits online and offline at each month's end."""
+    import pyarrow as pa
+
+    files = {name: folder / f"{name}.parquet" for name in ("weather", "events")}
+    made = replay_views(files if data is None else data)
     names = [name for view in made for name in view.feature_names]
     program = t.FeatureProgram.fit([t.number(name) for name in names], {name: [0.0] for name in names})
-    events = DuckDBOffline().snapshot(source).files[0]
-    entities = _entities(events)
+    entities = _entities(str(files["events"]))
     equal = compared = 0
     for online in stores:
-        offline = DuckDBOffline()
-        store = FeatureStore(offline, online)
+        store = FeatureStore(offline or DuckDBOffline(), online)
         for month in range(1, months + 1):
             begin, end = _month(max(1, month - 1)), _month(month + 1)
             for view in made:

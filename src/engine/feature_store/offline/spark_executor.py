@@ -1,4 +1,4 @@
-"""What Spark's executors run for SparkOffline: windows by the core, and writing to the online store.
+"""The work of Spark's executors for SparkOffline: windows by the core, and writing to the online store.
 
 The classes here are pickled on the driver and called with the Arrow batches of one partition. They import no pyspark.
 """
@@ -137,7 +137,7 @@ def to_ipc(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def portable(online: OnlineStore, *, same_machine: bool) -> bytes | None:
-    """An online store as bytes from which another process opens it; None for one that cannot be opened there."""
+    """Bytes from which another process opens an online store; None if it cannot."""
     from engine.feature_store.online import LMDBOnline, RedisOnline
 
     if type(online) is RedisOnline:
@@ -202,7 +202,7 @@ def whole_entities(batches: Iterable[Any], keys: Sequence[str]) -> Iterator[Any]
         table = pa.Table.from_batches(held)
         cut = _last_entity(table, keys)
         if cut == 0:
-            # One entity alone has so many rows; look again when there are twice as many.
+            # All rows are of one entity: look again when there are twice as many.
             wanted = 2 * count
             continue
         yield table.slice(0, cut)

@@ -19,7 +19,7 @@ NEVER = 2**63 - 1
 
 @dataclass(frozen=True)
 class Dialect:
-    """What differs between dialects of SQL.
+    """The differences between dialects of SQL.
 
     Attributes:
         name: of the dialect.

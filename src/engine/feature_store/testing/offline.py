@@ -205,7 +205,7 @@ def a_row_holds_for_its_ttl(under: StoreUnderTest) -> None:
 
 
 def the_copy_written_last_wins(under: StoreUnderTest) -> None:
-    """Of copies with one event time the newest created time wins, and null is older than any."""
+    """The copy with the newest created time wins, and null is older than any."""
     made = times([START_NS + hour * HOUR_NS if hour is not None else None for hour in (5, 9, None, 7)])
     rows = _source(["a", "a", "a", "b"], [0, 0, 0, 0], made=made, x=[1.0, 2.0, 3.0, 4.0])
     source = under.source(rows, created_time="made")
@@ -289,7 +289,7 @@ def every_kind_of_feature_and_key(under: StoreUnderTest) -> None:
 
 
 def several_keys_are_one_entity(under: StoreUnderTest) -> None:
-    """An entity of two keys is told by both, and a null in either belongs to none."""
+    """Both keys together name an entity, and a row with a null in either belongs to none."""
     import pyarrow as pa
 
     rows = pa.table(
