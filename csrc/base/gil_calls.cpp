@@ -18,7 +18,7 @@ constexpr int64_t BLOCKED_NS = 500'000, FINISH_NS = 100'000;
 constexpr int64_t CALLER_WATCH_NS = 50'000, CALLER_NS = 1'000'000;
 // A holder that gets the GIL back so late, so often in a row, has lost it to a thread that keeps it, and gives it up no
 // sooner than after this.
-constexpr int64_t TAKEN_AWAY_NS = 3'000'000, GIVE_AGAIN_NS = 1'000'000'000;
+constexpr int64_t TAKEN_AWAY_NS = 3'000'000, GIVE_AGAIN_NS = 1'000'000'000, GIVE_AGAIN_NS_MAX = 30'000'000'000;
 constexpr uint32_t TAKEN_AWAY_TIMES = 3;
 
 int64_t cpu_ns(clockid_t clock) noexcept {
@@ -128,8 +128,10 @@ void GilCalls::wait_for_blocked(uint32_t seen) noexcept {
 
 void GilCalls::has_again(int64_t took_ns) noexcept {
     if (took_ns < TAKEN_AWAY_NS) return taken_away_.store(0, std::memory_order_relaxed);
-    if (taken_away_.fetch_add(1, std::memory_order_relaxed) + 1 < TAKEN_AWAY_TIMES) return;
-    gives_again_ns_.store(now_ns() + GIVE_AGAIN_NS, std::memory_order_relaxed);
+    const uint32_t times = taken_away_.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (times < TAKEN_AWAY_TIMES) return;
+    const int64_t pause = GIVE_AGAIN_NS << std::min(times - TAKEN_AWAY_TIMES, 5u);
+    gives_again_ns_.store(now_ns() + std::min(pause, GIVE_AGAIN_NS_MAX), std::memory_order_relaxed);
 }
 
 }  // namespace engine

@@ -100,7 +100,7 @@ public:
     void wait_for_caller(uint32_t seen) noexcept;
     // The holder has the GIL again. Where that took it a switch interval, a third thread keeps the GIL for as long as
     // it may, and each time that it is given up costs the holder as much. After a few such times in a row nobody gives
-    // it up for a while; once may be the machine's doing.
+    // it up for a while, and for longer after each time more; once may be the machine's doing.
     void has_again(int64_t took_ns) noexcept;
 
     // What an executor usually waits for the GIL, and about the longest that one has waited of late.

@@ -34,7 +34,11 @@ uint32_t Completions::take_all(SlotTable& table) noexcept {
 namespace {
 
 // The completions with a reference, where they must be signalled.
-Completions* announce(Completions& completions, SlotTable& slots, uint32_t index) noexcept {
+Completions* announce(Completions& completions, SlotTable& slots, uint32_t index, const Completions* held) noexcept {
+    if (&completions == held) {
+        [[maybe_unused]] const bool first = completions.announce(slots, index);
+        return nullptr;
+    }
     completions.retain();
     if (completions.announce(slots, index)) return &completions;
     completions.release();
@@ -43,7 +47,7 @@ Completions* announce(Completions& completions, SlotTable& slots, uint32_t index
 
 }  // namespace
 
-Completions* settle(SlotTable& slots, uint32_t index) noexcept {
+Completions* settle(SlotTable& slots, uint32_t index, const Completions* held) noexcept {
     Slot& slot = slots[index];
     // Read before anything tells the caller: from then on the slot may be given back and reused.
     Completions* completions = slot.completions;
@@ -55,11 +59,11 @@ Completions* settle(SlotTable& slots, uint32_t index) noexcept {
         if (before != 1) return nullptr;
         // A loop reads the group only when it is announced. A synchronous caller may have seen the 0 and freed the
         // group already; waking an address that nobody sleeps on is harmless.
-        if (completions != nullptr) return announce(*completions, slots, group->first);
+        if (completions != nullptr) return announce(*completions, slots, group->first, held);
         futex_wake(group->remaining, 1);
         return nullptr;
     }
-    if (completions != nullptr) return announce(*completions, slots, index);
+    if (completions != nullptr) return announce(*completions, slots, index, held);
     futex_wake(slot.word, 1);
     return nullptr;
 }

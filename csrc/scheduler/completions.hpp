@@ -54,13 +54,13 @@ public:
     // The loop's thread: clears the eventfd and takes the answers, oldest first, linked by next_done.
     uint32_t take_all(SlotTable& table) noexcept;
 
-    // Requests submitted and not yet taken; only the loop's thread changes it.
-    uint32_t pending = 0;
+    // Requests submitted and not yet taken. Only the loop's thread changes it, on a cache line that no finisher touches.
+    alignas(64) uint32_t pending = 0;
 
 private:
     ~Completions();
 
-    SlotStack done_;
+    alignas(64) SlotStack done_;
     std::atomic<bool> polled_{false};
     std::atomic<uint32_t> references_{1};
     int fd_;
@@ -74,8 +74,8 @@ struct Group {
 
 // Tells the caller that its slot is answered, or failed and the caller's to finish. Afterwards the slot may belong to
 // another request: the function reads nothing of it. Returns the loop that must still be signalled, and then released;
-// or null.
-[[nodiscard]] Completions* settle(SlotTable& slots, uint32_t index) noexcept;
+// or null. `held` is a loop that the caller has a reference to and is going to signal anyway.
+[[nodiscard]] Completions* settle(SlotTable& slots, uint32_t index, const Completions* held = nullptr) noexcept;
 // The same, and signals the loop at once.
 void settle_and_signal(SlotTable& slots, uint32_t index) noexcept;
 

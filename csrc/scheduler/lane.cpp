@@ -330,7 +330,8 @@ void Lane::deliver(Batch& batch, const Entry& entry, const double* values, int64
     uint32_t running = state_word(entry.generation, State::running);
     if (slot.word.compare_exchange_strong(running, state_word(entry.generation, State::primary),
                                           std::memory_order_acq_rel)) {
-        if (Completions* loop = settle(slots_, entry.slot)) {
+        const Completions* const held = batch.pending_signals.empty() ? nullptr : batch.pending_signals.back();
+        if (Completions* loop = settle(slots_, entry.slot, held)) {
             ENGINE_ASSERT(batch.pending_signals.size() < batch.pending_signals.capacity(), "one signal a row at most");
             batch.pending_signals.push_back(loop);
         }

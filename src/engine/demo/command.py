@@ -20,9 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder to write into; default: demo-out",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="small models and short phases; measures nothing"
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--quick", action="store_true", help="small models and short phases; measures little, and says so"
     )
+    sizes.add_argument("--full", action="store_true", help="phases of ten seconds, every flight checked")
     parser.add_argument("--seed", type=int, default=2013, help="of the arrivals; default 2013")
     parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON, and everything else on standard error"
@@ -32,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(chosen: argparse.Namespace) -> int:
     """Run the demo. Return 0."""
     if not chosen.json:
-        demo.run(chosen.out, quick=chosen.quick, seed=chosen.seed)
+        demo.run(chosen.out, quick=chosen.quick, full=chosen.full, seed=chosen.seed)
         return 0
     with contextlib.redirect_stdout(sys.stderr):
-        demo.run(chosen.out, quick=chosen.quick, seed=chosen.seed)
+        demo.run(chosen.out, quick=chosen.quick, full=chosen.full, seed=chosen.seed)
     print(
         json.dumps(
             {name: json.loads((chosen.out / f"{name}.json").read_text()) for name in ("report", "loop")}

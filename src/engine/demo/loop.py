@@ -17,14 +17,15 @@ from typing import Any
 from engine.demo import events as flight_events
 from engine.demo.bad_version import register_bad
 from engine.demo.events import BEGIN, LEARNED, Events
-from engine.demo.replay import NAME, Replay, Say, deadline_ms
+from engine.demo.replay import NAME, Replay, Say
+from engine.demo.size import Size
 from engine.feature_store import DatasetConfig, DuckDBOffline, FeatureStore, LMDBOnline
 from engine.monitor import Reference
 from engine.registry import Bundle, ModelRegistry
 from engine.training import LightGBM, TrainingPipeline, TrainingRun
 
 
-def run(folder: Path, *, quick: bool, seed: int, say: Say) -> dict[str, Any]:
+def run(folder: Path, *, size: Size, seed: int, say: Say) -> dict[str, Any]:
     """Run the loop, and write loop.json and report.html into `folder`. Return the content of loop.json."""
     # An earlier run's July would be newer than this run's June.
     for name in ("online", "registry", "data"):
@@ -38,11 +39,11 @@ def run(folder: Path, *, quick: bool, seed: int, say: Say) -> dict[str, Any]:
         f"{time.monotonic() - started:.1f} s"
     )
     registry = ModelRegistry(folder / "registry")
-    trained = _train(store, registry, made, quick, say)
+    trained = _train(store, registry, made, size, say)
     january = _january(store, made, registry.resolve(str(trained.version)))
     registry.promote(NAME, trained.version, note="trained on January to June")
-    bad = register_bad(registry, NAME, trained.version, made, 0.05 if quick else 0.01)
-    july = Replay(folder, made, bad, quick=quick, seed=seed, say=say)
+    bad = register_bad(registry, NAME, trained.version, made, size.unlearned)
+    july = Replay(folder, made, bad, size=size, seed=seed, say=say)
     served = july.run(store, registry, january)
     result = {
         "materialised": written,
@@ -62,9 +63,9 @@ def run(folder: Path, *, quick: bool, seed: int, say: Say) -> dict[str, Any]:
     return result
 
 
-def _train(store: FeatureStore, registry: ModelRegistry, made: Events, quick: bool, say: Say) -> TrainingRun:
+def _train(store: FeatureStore, registry: ModelRegistry, made: Events, size: Size, say: Say) -> TrainingRun:
     config = DatasetConfig(made.labels, made.views, label="late", end_time=LEARNED)
-    learner = LightGBM(40 if quick else 150, num_leaves=15 if quick else 63, learning_rate=0.1)
+    learner = LightGBM(size.loop_trees, num_leaves=size.loop_leaves, learning_rate=0.1)
     pipeline = TrainingPipeline(
         store,
         registry,
@@ -72,7 +73,7 @@ def _train(store: FeatureStore, registry: ModelRegistry, made: Events, quick: bo
         spec=made.spec,
         name=NAME,
         # The batch lane, in which a later version of any kind can take its place.
-        policy={"deadline_ms": deadline_ms(quick), "lane": "batch"},
+        policy={"deadline_ms": size.deadline_ms, "lane": "batch"},
     )
     started = time.monotonic()
     trained = pipeline.train(config)

@@ -72,7 +72,7 @@ class Phase:
 def run_all(
     served: Served, flights: Flights, *, seconds: float, seed: int, say: Callable[[Phase], None]
 ) -> tuple[dict[str, float], list[Phase]]:
-    """Run every phase, first inline and then through the batch lane. Return the capacities (rows/s) and the phases.
+    """Run every phase, first through the batch lane and then inline. Return the capacities (rows/s) and the phases.
 
     Inline, requests are dicts of raw values, and the measured time includes the feature program. In the batch lane they
     are rows of ready features, because the generator shares its thread with the event loop and would itself be late at
@@ -86,7 +86,7 @@ def run_all(
     requests = Requests(served, flights)
     capacities: dict[str, float] = {}
     phases: list[Phase] = []
-    for lane, model, drive_phase in (("inline", served.primary, _inline), ("batch", served.onnx, _batch)):
+    for lane, model, drive_phase in (("batch", served.onnx, _batch), ("inline", served.primary, _inline)):
         capacities[lane] = _capacity(served, model, requests, lane)
         for name, factor, stalls in PHASES:
             primary = faults.stalling(model, stall_ms=STALL_MS, every_ms=EVERY_MS, armed=False)

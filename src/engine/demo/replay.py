@@ -17,6 +17,7 @@ import engine
 from engine.demo.clock import Clock, ReplayedStore
 from engine.demo.events import LEARNED, Events
 from engine.demo.materializer import Materializer
+from engine.demo.size import Size
 from engine.feature_store import FeatureStore
 from engine.loadgen import drive, load
 from engine.monitor import Alert, ModelMonitor, Reference
@@ -24,17 +25,11 @@ from engine.registry import ModelRegistry, Version
 from engine.rollout import Probation, Service
 
 NAME = "flight-delay"
-DEADLINE_MS = 10.0
 RATE_PER_S = 800.0
 GRACE_S = 5.0
 ALERTS_SHOWN = 12
 
 Say = Callable[[str], None]
-
-
-def deadline_ms(quick: bool) -> float:
-    """Return the deadline: a second for a quick run, so that a busy machine does not decide who answers."""
-    return 1_000.0 if quick else DEADLINE_MS
 
 
 @dataclass
@@ -67,17 +62,17 @@ class Replay:
         folder: of the demo, with the folders data and online.
         made: the events of the year.
         bad: the version to promote after two thirds of the flights.
-        quick: serve 2,400 flights only, with a deadline of a second.
+        size: how many flights, and their deadline.
         seed: of the arrivals.
         say: prints a line.
     """
 
-    def __init__(self, folder: Path, made: Events, bad: Version, *, quick: bool, seed: int, say: Say) -> None:
+    def __init__(self, folder: Path, made: Events, bad: Version, *, size: Size, seed: int, say: Say) -> None:
         self.folder, self.views, self.bad = folder, made.views, bad
-        self.quick, self.seed, self.say = quick, seed, say
+        self.size, self.seed, self.say = size, seed, say
         flights = made.flights
         july = flights[(flights["departs"] >= LEARNED) & (flights["departs"] < LEARNED + timedelta(days=31))]
-        july = july.iloc[: 2400 if quick else None]
+        july = july.iloc[: size.flights]
         self.records: list[dict[str, Any]] = july.drop(columns=["departs", "late"]).to_dict("records")
         self.late: npt.NDArray[np.int64] = july["late"].to_numpy()
         self.departs = [moment.to_pydatetime().astimezone(UTC) for moment in july["departs"]]
@@ -94,7 +89,7 @@ class Replay:
                 store=ReplayedStore(store, self.clock),
                 views=self.views,
                 monitor=monitor,
-                probation=Probation(failures_min=5 if self.quick else 10),
+                probation=Probation(failures_min=self.size.failures_min),
             ) as service,
         ):
             monitor.set_reference(january)
@@ -141,7 +136,7 @@ class Replay:
             missing += sum(map(len, answers.missing_features))
             return answers
 
-        done = await drive.drive_async_many(submit, schedule, deadline_ms=deadline_ms(self.quick))
+        done = await drive.drive_async_many(submit, schedule, deadline_ms=self.size.deadline_ms)
         give_up = time.monotonic() + GRACE_S
         while service.version == str(self.bad) and time.monotonic() < give_up:
             await asyncio.sleep(0.05)

@@ -25,7 +25,7 @@ def line(phase: Phase) -> str:
     figures = phase.figures
     head = f"{phase.lane:<8}{phase.name:<15}"
     if "void" in figures:
-        return f"{head}void: {figures['void']}"
+        return f"{head}void: {figures['void']}; run the demo again with nothing else on these cores"
     shares = "".join(f"{figures['sources'][source]:>9.2%}" for source in ("primary", "fallback", "default"))
     times = "".join(f"{figures[f'latency_us_p{percent}']:>8.0f}" for percent in ("50", "99", "99.9"))
     return (
@@ -40,8 +40,8 @@ def reasons(phase: Phase) -> str:
     shown = [f"{name} {share:.2%}" for name, share in found.items() if name != "ok"]
     if phase.lane == "inline" and "stalled" in phase.name:
         shown.append(
-            "nothing can interrupt a model on its caller's own thread, so requests behind the first two stalls were "
-            "late; the engine then took the batch lane"
+            "an inline model runs on its caller's own thread, where nothing can interrupt it: the requests behind its "
+            "first two stalls were late, until the engine took the batch lane"
         )
     return f"{'':<8}why: {', '.join(shown)}" if shown else ""
 

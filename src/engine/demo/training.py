@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from engine._common.optional import need
 from engine.demo.flights import SPEC, Flights
+from engine.demo.size import Size
 from engine.model import Model, load_model
 from engine.training.evaluate import auc
 from engine.transform import FeatureProgram
@@ -44,22 +45,21 @@ class Served:
     checks: dict[str, float]
 
 
-def train(learn: Flights, serve: Flights, folder: Path, *, quick: bool, say: Callable[[str], None]) -> Served:
+def train(learn: Flights, serve: Flights, folder: Path, *, size: Size, say: Callable[[str], None]) -> Served:
     """Fit the feature program and the models on `learn`, write their files into `folder`, and check them."""
     program = FeatureProgram.fit(SPEC, learn.table)
     program.save(folder / "features.json")
     rows, unseen = program.batch(learn.table), program.batch(serve.table)
     say(f"{len(program.input_names)} inputs become {len(program.output_names)} features")
-    trees, leaves = (60, 15) if quick else (500, 63)
-    booster = _boost(rows, learn.late, trees, leaves)
-    small = _boost(rows, learn.late, 10 if quick else 50, 15)
-    say(f"trained the primary, {trees} trees of {leaves} leaves, and the fallback")
+    booster = _boost(rows, learn.late, size.trees, size.leaves)
+    small = _boost(rows, learn.late, size.fallback_trees, 15)
+    say(f"trained the primary, {size.trees} trees of {size.leaves} leaves, and the fallback")
     booster.save_model(folder / "primary.txt")
     small.save_model(folder / "fallback.txt")
     (folder / "primary.onnx").write_bytes(_as_onnx(booster, rows.shape[1]))
     primary, onnx = load_model(folder / "primary.txt"), load_model(folder / "primary.onnx")
     fallback = load_model(folder / "fallback.txt")
-    checks = _check(booster, {"primary": primary, "onnx": onnx}, fallback, unseen[:: 20 if quick else 5])
+    checks = _check(booster, {"primary": primary, "onnx": onnx}, fallback, unseen[:: size.check_every])
     checks |= {
         "auc_primary": auc(serve.late, primary.predict(unseen)),
         "auc_fallback": auc(serve.late, fallback.predict(unseen)),

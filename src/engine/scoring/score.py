@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine._common.arguments import whole
 from engine.errors import InputError, InputTypeError
@@ -268,11 +267,13 @@ class _Job:
             )
         return pa.Table.from_arrays([*(batch.column(name) for name in self.keep), *made], schema=self.schema)
 
-    def _features(self, batch: pa.RecordBatch) -> npt.NDArray[Any]:
+    def _features(self, batch: pa.RecordBatch) -> Any:
         import pyarrow as pa
 
         if self.program is not None:
             return self.program.batch(pa.Table.from_batches([batch]))
+        if self.model.categories:  # the model turns them into codes
+            return pa.Table.from_batches([batch.select(self.inputs)])
         columns = [batch.column(name) for name in self.inputs]
         single = all(pa.types.is_float32(column.type) for column in columns)
         rows = np.empty((len(batch), len(columns)), dtype=np.float32 if single else np.float64)
@@ -303,7 +304,9 @@ class _Job:
         if missing:
             raise InputError(f"{self.source} has no column {missing[0]!r}; it has: {', '.join(names[:30])}")
         if self.program is None:
-            _require_numbers(self.source, schema, wanted)
+            _require_numbers(
+                self.source, schema, [name for name in wanted if name not in (self.model.categories or ())]
+            )
         return wanted
 
     def _schema(self, schema: pa.Schema, column: str, scorer: _Scorer) -> pa.Schema:

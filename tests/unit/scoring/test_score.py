@@ -366,3 +366,34 @@ def test_a_name_in_the_registry_comes_before_a_file(registry, tmp_path, monkeypa
         == 0
     )
     assert pq.read_table("b.parquet")["prediction"].to_pylist() == [1.0, 1.0, 2.0]
+
+
+def test_texts_of_a_pipeline_and_categories_of_a_forest(registry, tmp_path):
+    import lightgbm
+    import pandas as pd
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    frame = pd.DataFrame({"city": ["a", "b", "a", None, "c"], "size": [1.0, 2.0, 3.0, 4.0, np.nan]})
+    known = frame.fillna({"size": 0.0})
+    encoder = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["city"]), remainder="passthrough"
+    )
+    pipeline = make_pipeline(encoder, Ridge()).fit(known, [1.0, 2.0, 3.0, 4.0, 5.0])
+    category = frame.assign(city=pd.Categorical(frame["city"]))
+    forest = lightgbm.train(
+        {"min_data_in_leaf": 1, "min_data_per_group": 1, "cat_smooth": 0, "verbosity": -1},
+        lightgbm.Dataset(category, [1.0, 2.0, 3.0, 4.0, 5.0]),
+        5,
+    )
+    for name, model, rows, expected in (
+        ("pipeline", pipeline, known, pipeline.predict(known)),
+        ("forest", forest, category, forest.predict(category)),
+    ):
+        rows.assign(id=range(5))[["id", "size", "city"]].to_parquet(tmp_path / f"{name}.parquet")
+        version = registry.register(model, name=name)
+        score(registry.resolve(version), tmp_path / f"{name}.parquet", tmp_path / f"{name}.out", keep=["id"])
+        out = pq.read_table(tmp_path / f"{name}.out")
+        np.testing.assert_allclose(out["prediction"].to_numpy(), expected, rtol=1e-6, atol=1e-6)
