@@ -139,10 +139,8 @@ class BigQueryOffline(RowsOffline):
 
     def _content(self, name: str) -> str:
         """sha256 of all rows of a table, in any order."""
-        found = self._arrow(
-            f"SELECT TO_JSON_STRING(r) AS j FROM {_place(name)} AS r", f"digest of table {name}"
-        )
-        return canonical.digest(sorted(found["j"].to_pylist()))
+        found = self._arrow(f"SELECT * FROM {_place(name)}", f"digest of table {name}")
+        return canonical.digest(sorted(map(repr, found.to_pylist())))
 
     def look(self, source: Source) -> Snapshot:
         """`snapshot`, which reads no content of files."""
