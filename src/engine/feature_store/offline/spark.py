@@ -218,11 +218,17 @@ class SparkOffline(OfflineStore):
         labels = self._glance(config.labels)
         taken = dataset.label_names(config, list(labels.types))
         of_keys = list(dict.fromkeys(key for view in config.views for key in view.keys))
-        places = {key: f"key{i}" for i, key in enumerate(of_keys)}
+        # A key that is text or int64 as it stands is its label column: carrying it twice would widen every shuffle.
+        plain = {
+            name: f"l{i}" for i, name in enumerate(taken) if str(labels.types[name]) in ("string", "int64")
+        }
+        places = {key: plain.get(key, f"key{i}") for i, key in enumerate(of_keys)}
         at = spark_columns.instant(labels, config.labels.event_time)
         at = f.when(at.isNull(), f.raise_error(f.lit(_NO_INSTANT)).cast("bigint")).otherwise(at)
         made = [f.col(sql.SPARK.identifier(name)).alias(f"l{i}") for i, name in enumerate(taken)]
         for key, place in places.items():
+            if key in plain:
+                continue
             kind = key_kind_of(labels.type_of(key, "labels"))
             made.append(spark_columns.value(labels, key, kind, key=True).alias(place))
         found = self._read(labels).select(*made, at.alias("t"))
@@ -232,7 +238,7 @@ class SparkOffline(OfflineStore):
         if end is not None:
             found = found.where(f.col("t") < end)
         names = {f"l{i}": name for i, name in enumerate(taken)}
-        carried = [*names, *places.values()]
+        carried = [*names, *(place for key, place in places.items() if key not in plain)]
         wanted = set(config.feature_names)
         for number, definition in enumerate(config.views):
             view = replace(
@@ -298,6 +304,7 @@ class SparkOffline(OfflineStore):
             query = sql.join(
                 sql.SPARK, "{labels}", "{source}", keys=len(definition.keys), features=len(definition.columns),
                 carried=list(carried), ttl_ns=definition.ttl_ns, explain=explain,
+                created=definition.source.created_time is not None,
             )  # fmt: skip
             return self.session.sql(query, labels=labels, source=source)
         return self._windowed(labels, view, carried)

@@ -75,6 +75,7 @@ def join(
     carried: Sequence[str],
     ttl_ns: int | None,
     explain: bool = False,
+    created: bool = True,
 ) -> str:
     """SQL of the row of a view for each label: `carried`, v_t, and f0…, which are null where the row has expired.
 
@@ -85,6 +86,7 @@ def join(
         keys, features: the numbers of them.
         carried: names of columns of the labels, as identifiers.
         ttl_ns: the view's TTL in nanoseconds; None for none.
+        created: whether rows have created times; without, the sort is cheaper by a column.
         explain: add v_first, the event time of the entity's first row, null without one.
     """
     of_keys, of_features = names("k", keys), names("f", features)
@@ -92,6 +94,8 @@ def join(
     # The union takes the type of a null from its other side.
     blank = "".join(f", NULL AS {name}" for name in carried)
     taken = "".join(f", {name}" for name in carried)
+    order, copies = ("c NULLS FIRST, o", "c, o") if created else ("o", "o")
+    none = "NULL AS c, NULL AS o" if created else "NULL AS o"
     struct = dialect.struct.format(fields=", ".join(f"{name} AS {name}" for name in ["t", *of_features]))
     last = dialect.last.format("v")
     first = f", MIN(CASE WHEN side = 0 THEN t END) OVER (PARTITION BY {entity}) AS v_first" if explain else ""
@@ -102,11 +106,11 @@ def join(
     )
     return (
         f"SELECT {shown} FROM (SELECT t, side{taken}, {last} OVER (PARTITION BY {entity} "
-        "ORDER BY t, side, c NULLS FIRST, o ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS v"
-        f"{first} FROM (SELECT {entity}, t, 0 AS side, c, o{blank}, "
+        f"ORDER BY t, side, {order} ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS v"
+        f"{first} FROM (SELECT {entity}, t, 0 AS side, {copies}{blank}, "
         # A row of the year 9999 holds at no instant, and its entity is known all the same.
         f"CASE WHEN t < {NEVER} THEN {struct} END AS v FROM {rows} "
-        f"UNION ALL SELECT {entity}, t, 1 AS side, NULL AS c, NULL AS o{taken}, NULL AS v FROM {labels}) AS joint"
+        f"UNION ALL SELECT {entity}, t, 1 AS side, {none}{taken}, NULL AS v FROM {labels}) AS joint"
         ") AS held WHERE side = 1"
     )
 
