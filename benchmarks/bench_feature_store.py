@@ -9,13 +9,13 @@ a deadline of a second. The server is on the same machine, so no network is in i
 materialising the last hour of a source, of the time for all of it: 5 million rows of 50,000 entities over 208 days in
 one file sorted by time, 4 columns, into LMDB; each in a process of its own, so that nothing is known of the file.
 `push_1000_ms_…` is `FeatureStore.push` of 1,000 rows as mappings, with 10 columns, all of them newer than the stored
-ones; LMDB writes durably. `replay_equal_share` is the share of all values that have the same bits online and offline,
+ones; LMDB writes durably. `replay_equal_share` (with LMDB and Redis; one pair
+of stores under a longer name) is the share of all values that have the same bits online and offline,
 at the end of each of the year's months: each view is materialised month by month, with windowed aggregates and TTLs,
-while rows of the month before come late.
-`replay_equal_share_<offline>_<online>` is the same for the pairs of an offline and an online store;
-`feature_store_backends.py` says how these and `spark_vs_hand_written` are measured, at the full size alone. Rivals join
-the same files: Polars `join_asof` and pandas `merge_asof`, written by hand and without copies, TTL or reasons, and
-Feast with its file store in an environment of its own. Feast has 60 s, and a value of 60 means that it was not done.
+while rows of the month before come late. `dynamodb_vs_boto3` is the median time of a look-up of ten features of one
+entity over that of the bare `get_item` of boto3's client for the same item, in turn, on dynalite. Rivals join the same
+files: Polars `join_asof` and pandas `merge_asof`, written by hand and without copies, TTL or reasons, and Feast with
+its file store in an environment of its own. Feast has 60 s, and a value of 60 means that it was not done.
 Not measured: reading from a cold disk, sources larger than memory, a Redis across a network.
 """
 
@@ -41,6 +41,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import dynalite
 from benchmarks import feature_store_backends as backends
 from benchmarks.own_environment import RivalMissing, measured_in
 from benchmarks.timing import latencies_us
@@ -50,6 +51,7 @@ from engine.feature_store import (
     Aggregate,
     DatasetConfig,
     DuckDBOffline,
+    DynamoDBOnline,
     Entity,
     FeatureStore,
     FeatureView,
@@ -88,16 +90,34 @@ def run(smoke: bool) -> dict[str, Any]:
             )
             metrics[f"push_1000_ms_{kind}"] = pushed_1000_ms(make("pushed"), 3 if smoke else 50)
         metrics["materialize_last_hour_share"] = last_hour_share(folder, 20_000 if smoke else 5_000_000)
-        metrics["replay_equal_share"] = replayed(
-            folder,
-            [LMDBOnline(folder / "replay"), RedisOnline(redis_url, namespace="replay")],
-            months=2 if smoke else 12,
+        stores = {
+            "lmdb": LMDBOnline(folder / "replay"),
+            "redis": RedisOnline(redis_url, namespace="replay"),
+        }
+        months = 2 if smoke else 12
+        replays = {kind: replayed(folder, online, months) for kind, online in stores.items()}
+        metrics["replay_equal_share"] = sum(equal for equal, _ in replays.values()) / sum(
+            compared for _, compared in replays.values()
         )
-        if not smoke:
-            metrics |= backends.measured(folder, redis_url, months=12, repeats=5)
         for rival in rivals.values():
             rival.pop("checksum")
-        conditions: dict[str, Any] = {"labels": n_labels, "entities": n_entities, "checksum": checksum}
+        try:
+            with _dynamodb() as online:
+                more, dynamodb_on = dynamodb(online, 60 if smoke else 4_000)
+                metrics |= more
+                replays["dynamodb"] = replayed(folder, online, 1 if smoke else months)
+        except dynalite.Missing as missing:
+            dynamodb_on = f"not measured: {missing}"
+        if not smoke:
+            metrics |= backends.measured(folder, redis_url, months, repeats=5)
+        for kind, (equal, compared) in replays.items():
+            metrics[f"replay_equal_share_duckdb_{kind}"] = equal / compared
+        conditions: dict[str, Any] = {
+            "dynamodb": dynamodb_on,
+            "labels": n_labels,
+            "entities": n_entities,
+            "checksum": checksum,
+        }
         if not smoke:
             rivals["feast"], conditions["feast"] = feast(folder)
     return {"metrics": metrics, "rivals": rivals, "conditions": conditions}
@@ -267,6 +287,69 @@ def lookups(online: OnlineStore, kind: str, calls: int) -> dict[str, float]:
     }
 
 
+def dynamodb(online: DynamoDBOnline, calls: int) -> tuple[dict[str, float], str]:
+    """A look-up of ten features of one entity on dynalite, and its time over that of the bare call of boto3's client
+    for the same item, call by call in turn; and a sentence for the conditions."""
+    import boto3
+    import pyarrow as pa
+
+    draw = np.random.default_rng(SEED)
+    names, n = [f"x{i}" for i in range(10)], 200
+    at = pa.array(np.full(n, 1_357_000_000), pa.timestamp("s", "UTC"))
+    keys = [f"N{i}" for i in range(n)]
+    table = pa.table({"plane": keys, "t": at} | {name: draw.normal(size=n) for name in names})
+    view = FeatureView("v", Entity("plane"), Source(table, "t"), names)
+    store = FeatureStore(DuckDBOffline(), online)
+    store.materialize(view, None, "2013-02-01T00:00:00Z")
+    spec = [t.number(name) for name in view.feature_names]
+    program = t.FeatureProgram.fit(spec, {name: [0.0] for name in view.feature_names})
+    features = store.online_features(program, [view])
+    place = {"region_name": online.region, "endpoint_url": online.endpoint_url}
+    client = boto3.session.Session().client("dynamodb", **place)
+    turn = iter(range(1 << 60))
+
+    def ours() -> None:
+        features.fetch({"plane": keys[next(turn) % n]}, time.monotonic_ns() + 10**10)
+
+    def bare() -> None:
+        key = f"engine:v:{keys[next(turn) % n]}".encode()
+        client.get_item(TableName=online.table, Key={"k": {"B": key}})["Item"]["r"]["B"]
+
+    taken: dict[Any, list[np.ndarray]] = {ours: [], bare: []}
+    for number in range(20):
+        # In turn, because a server in JavaScript becomes faster and slower by itself.
+        for call in (ours, bare) if number % 2 else (bare, ours):
+            taken[call].append(latencies_us(call, max(1, calls // 20), warmup=5))
+    stats = features.stats()
+    features.close()
+    assert stats["found"] == 20 * (max(1, calls // 20) + 5), stats
+    own, bare_us = (float(np.median(np.concatenate(taken[call]))) for call in (ours, bare))
+    return (
+        {"online_us_1key_p50_dynamodb": own, "dynamodb_vs_boto3": own / bare_us},
+        f"{dynalite.VERSION}, boto3 {boto3.__version__}",
+    )
+
+
+@contextmanager
+def _dynamodb() -> Iterator[DynamoDBOnline]:
+    """A new table of a dynalite, with credentials that it takes."""
+    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    before = {name: os.environ.get(name) for name in credentials}
+    os.environ.update(credentials)
+    try:
+        with dynalite.running() as url:
+            online = DynamoDBOnline("benchmark", region="eu-west-1", endpoint_url=url)
+            online.create_table()
+            yield online
+            online.close()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def materialized_rows_s(online: OnlineStore, n: int) -> float:
     """Rows a second from the call to the last durable row. Every entity is new."""
     import pyarrow as pa
@@ -344,8 +427,19 @@ def materialized_s(folder: Path, what: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began}
 
 
-def replay_views(data: dict[str, Any]) -> list[FeatureView]:
-    """The views that are replayed, on the data of the sources "weather" and "events"."""
+def replayed(
+    folder: Path,
+    online: OnlineStore,
+    months: int,
+    offline: OfflineStore | None = None,
+    data: dict[str, Any] | None = None,
+) -> tuple[int, int]:
+    """How many of all entities' and views' values have the same bits online and offline at the ends of the months, and
+    how many were compared."""
+    import pyarrow as pa
+
+    files = {name: folder / f"{name}.parquet" for name in ("weather", "events")}
+    data = files if data is None else data
     source = Source(data["events"], "time", event_id="flight_id")
     windows = [
         Aggregate("count", "dep_delay", "1h"),
@@ -353,50 +447,35 @@ def replay_views(data: dict[str, Any]) -> list[FeatureView]:
         Aggregate("sum", "air_time", "7d"),
         Aggregate("max", "dep_delay", "7d"),
     ]
-    return [
+    made = [
         FeatureView("weather", Entity("origin"), Source(data["weather"], "time"), WEATHER, ttl="24h"),
         FeatureView("carrier", Entity("carrier"), source, FLIGHT, windows, ttl="7d"),
         FeatureView("plane", Entity("plane", "tailnum"), source, FLIGHT, windows, ttl="30d"),
     ]
-
-
-def replayed(
-    folder: Path,
-    stores: list[OnlineStore],
-    months: int,
-    offline: OfflineStore | None = None,
-    data: dict[str, Any] | None = None,
-) -> float:
-    """The share of all entities' and views' values that have the same bits online and offline at each month's end."""
-    import pyarrow as pa
-
-    files = {name: folder / f"{name}.parquet" for name in ("weather", "events")}
-    made = replay_views(files if data is None else data)
     names = [name for view in made for name in view.feature_names]
     program = t.FeatureProgram.fit([t.number(name) for name in names], {name: [0.0] for name in names})
     entities = _entities(str(files["events"]))
     equal = compared = 0
-    for online in stores:
-        store = FeatureStore(offline or DuckDBOffline(), online)
-        for month in range(1, months + 1):
-            begin, end = _month(max(1, month - 1)), _month(month + 1)
-            for view in made:
-                # From the month before on, so that rows that came late arrive too.
-                store.materialize(view, begin, end)
-            now_ns = int(end.timestamp()) * 10**9 - 1
-            features = store.online_features(program, made, now_ns=functools.partial(int, now_ns))
-            fetched = features.fetch_many(entities.to_pylist(), time.monotonic_ns() + 60 * 10**9)
-            features.close()
-            instants = pa.array(np.full(len(entities), now_ns), pa.timestamp("ns", "UTC"))
-            labels = Source(entities.append_column("now", instants), "now")
-            table = store.get_training_features(DatasetConfig(labels, made))
-            for name in names:
-                wanted = table[name].to_pylist()
-                compared += len(wanted)
-                equal += sum(
-                    repr(out[name]) == repr(value) for (out, _), value in zip(fetched, wanted, strict=True)
-                )
-    return equal / compared
+    store = FeatureStore(offline or DuckDBOffline(), online)
+    for month in range(1, months + 1):
+        begin, end = _month(max(1, month - 1)), _month(month + 1)
+        for view in made:
+            # From the month before on, so that rows that came late arrive too.
+            store.materialize(view, begin, end)
+        now_ns = int(end.timestamp()) * 10**9 - 1
+        features = store.online_features(program, made, now_ns=functools.partial(int, now_ns))
+        fetched = features.fetch_many(entities.to_pylist(), time.monotonic_ns() + 60 * 10**9)
+        features.close()
+        instants = pa.array(np.full(len(entities), now_ns), pa.timestamp("ns", "UTC"))
+        labels = Source(entities.append_column("now", instants), "now")
+        table = store.get_training_features(DatasetConfig(labels, made))
+        for name in names:
+            wanted = table[name].to_pylist()
+            compared += len(wanted)
+            equal += sum(
+                repr(out[name]) == repr(value) for (out, _), value in zip(fetched, wanted, strict=True)
+            )
+    return equal, compared
 
 
 def _entities(file: str) -> Any:

@@ -53,9 +53,8 @@ def main(folder: Path, redis_url: str, months: int, repeats: int) -> dict[str, f
             ("lmdb", LMDBOnline(folder / f"replay-{name}")),
             ("redis", RedisOnline(redis_url, namespace=f"replay-{name}")),
         ):
-            found[f"replay_equal_share_{name}_{kind}"] = bench.replayed(
-                folder, [online], months, offline, data
-            )
+            equal, compared = bench.replayed(folder, online, months, offline, data)
+            found[f"replay_equal_share_{name}_{kind}"] = equal / compared
     found["spark_vs_hand_written"] = spark_vs_hand_written(session, folder, repeats)
     session.stop()
     return found

@@ -54,7 +54,7 @@ public:
     // The loop's thread: clears the eventfd and takes the answers, oldest first, linked by next_done.
     uint32_t take_all(SlotTable& table) noexcept;
 
-    // Requests submitted and not yet taken. Only the loop's thread changes it, on a cache line that no finisher touches.
+    // Requests submitted and not yet taken. Only the loop's thread changes it, on a cache line no finisher touches.
     alignas(64) uint32_t pending = 0;
 
 private:

@@ -23,6 +23,10 @@ VERBS = {
         "run the whole loop on real flights: features, training, serving under load, drift, rollback",
         "engine.demo.command",
     ),
+    "features": (
+        "list feature views, show one, or verify online rows against their source",
+        "engine.feature_store.features_command",
+    ),
     "inspect": ("describe a model file, without running code from it", "engine.model.command"),
     "materialize": ("bring features into the online store", "engine.feature_store.command"),
     "monitor": ("write or serve the page of a monitor, or of two tables", "engine.monitor.command"),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.minilm import minilm_folder
 from tests.servers import RedisServer, free_port
 
 pytest.importorskip("lightgbm")
@@ -248,3 +249,31 @@ def test_notebook(model, tmp_path, monkeypatch):
     )
     assert "lightgbm" in text
     assert "'primary'" in text
+
+
+def test_the_embeddings_example_answers_each_text_and_keeps_what_it_computed(tmp_path):
+    pytest.importorskip("model2vec")
+    pytest.importorskip("lmdb")
+    minilm_folder()
+    texts = "where is my bag?\nthank you, that was lovely\nwhere is my bag?\n"
+
+    def answers():
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "embeddings.py"), str(tmp_path / "kept")],
+            input=texts,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(EXAMPLES.parent / "src"), *filter(None, sys.path)]),
+                "VOCABULARY_MAX": "300",
+                "DEADLINE_MS": "20000",
+            },
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    first, second = answers(), answers()
+    assert [each["source"] for each in first] == ["primary"] * 3
+    assert first[0]["thanks"] < 0.5 < first[1]["thanks"]
+    assert [each["thanks"] for each in first] == [each["thanks"] for each in second]

@@ -22,6 +22,7 @@ ROOMS = [
     "engine.registry",
     "engine.monitor",
     "engine.rollout",
+    "engine.cache",
     "engine.training",
     "engine.scoring",
     "engine.simulation",

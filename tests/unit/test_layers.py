@@ -23,6 +23,8 @@ MAY = {
     # A monitor watches whatever it is shown: it knows nothing of models or of what made the features.
     "monitor": {"errors", "_common"},
     "rollout": {*BESIDE, "serving", "feature_store", "registry", "monitor"},
+    # A cache asks its encoder through an engine, and reads its second level as online features are read.
+    "cache": {*BESIDE, "serving", "feature_store"},
     # The simulator is the scheduler's own code on a virtual clock, and needs nothing of what serves.
     "simulation": {"errors", "_common"},
     "engine": {
@@ -38,7 +40,17 @@ MAY = {
 }
 # What stands on top may use anything below it; below each other they go in this order.
 TOP = ("testing", "loadgen", "training", "scoring", "server", "integrations", "demo", "cli", "__main__")
-BELOW_TOP = {*BESIDE, "serving", "feature_store", "registry", "monitor", "rollout", "simulation", "engine"}
+BELOW_TOP = {
+    *BESIDE,
+    "serving",
+    "feature_store",
+    "registry",
+    "monitor",
+    "rollout",
+    "cache",
+    "simulation",
+    "engine",
+}
 for position, room in enumerate(TOP):
     MAY[room] = BELOW_TOP | set(TOP[:position])
 # Former names of rooms, for one release.
@@ -121,6 +133,7 @@ CORE_MAY = {
     "transform": {"base", "engine"},
     "monitor": {"base", "engine"},
     "feature_store": {"base", "engine"},
+    "cache": {"base", "engine"},
     "fault": {"base", "engine"},
     # A body holds a model of the model room in device memory.
     "gpu": {"base", "engine", "model"},

@@ -14,7 +14,8 @@ from typing import BinaryIO
 def replacing(target: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """Yield a file that replaces `target` when the block ends, and is removed if the block raises.
 
-    The file lies beside `target` while it is written. Then it is synced and renamed, and the folder is synced.
+    The file lies beside `target` while it is written. Then it is synced and renamed, and the folder is synced. A device
+    or a pipe (`/dev/null`, `/dev/stdout`) is written to and never replaced.
 
     Args:
         sync: False leaves out both syncs: the file is then whole or absent after a crash of the process, but not after
@@ -23,6 +24,10 @@ def replacing(target: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     Raises:
         OSError: of the system. The caller adds the name of the file's purpose.
     """
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        with target.open("wb") as out:
+            yield out
+        return
     part = target.with_name(f"{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as out:

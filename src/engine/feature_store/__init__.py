@@ -13,8 +13,19 @@ from engine.feature_store.offline import (
     PolarsOffline,
     SparkOffline,
 )
-from engine.feature_store.online import LMDBOnline, OnlineFeatures, OnlineStore, RedisOnline, Written
+from engine.feature_store.online import (
+    DynamoDBOnline,
+    LMDBOnline,
+    OnlineFeatures,
+    OnlineStore,
+    PostgresOnline,
+    RedisClusterOnline,
+    RedisOnline,
+    Written,
+    open_online,
+)
 from engine.feature_store.store import FeatureStore
+from engine.feature_store.verification import Difference, Verified
 
 __all__ = [
     "Aggregate",
@@ -22,7 +33,9 @@ __all__ = [
     "DatasetConfig",
     "Deleted",
     "Delta",
+    "Difference",
     "DuckDBOffline",
+    "DynamoDBOnline",
     "Entity",
     "FeatureStore",
     "FeatureView",
@@ -32,10 +45,14 @@ __all__ = [
     "OnlineFeatures",
     "OnlineStore",
     "PolarsOffline",
+    "PostgresOnline",
+    "RedisClusterOnline",
     "RedisOnline",
     "Source",
     "SparkOffline",
+    "Verified",
     "Written",
+    "open_online",
 ]
 
 renamed.forward(

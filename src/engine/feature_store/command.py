@@ -41,9 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(chosen: argparse.Namespace) -> int:
     """Materialise the views one after the other. All of them are checked before the first is written. Returns 0."""
     time_range(chosen.start, chosen.end)
-    module = _imported(chosen.definitions)
-    store = _store(module, chosen.definitions)
-    views = _views(module, chosen.views, chosen.definitions)
+    store, views = load_definitions(chosen.definitions, chosen.views)
     for view in views:
         store._check(view, chosen.start, chosen.end)
     for view in views:
@@ -58,6 +56,20 @@ def main(chosen: argparse.Namespace) -> int:
             flush=True,
         )
     return 0
+
+
+def load_definitions(name: str, wanted: list[str]) -> tuple[FeatureStore, list[FeatureView]]:
+    """The store and the views that a Python file or module defines.
+
+    Args:
+        name: the path of the file, or the name of the module. It is imported.
+        wanted: names of views; none for all of them.
+
+    Raises:
+        ConfigError: there is no such file or module, it defines no or several stores, or no such view.
+    """
+    module = _imported(name)
+    return _store(module, name), _views(module, wanted, name)
 
 
 def _imported(name: str) -> ModuleType:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from engine._common import arguments
 from engine.errors import ConfigError, EngineError, InputTypeError, StoreError
 from engine.feature_store.dataset import DatasetConfig, training_table
 from engine.feature_store.definitions import FeatureView, require, sequence_of
@@ -17,10 +19,12 @@ from engine.feature_store.late import refresh
 from engine.feature_store.offline.base import Features, OfflineStore, look, schema_of, unchanged
 from engine.feature_store.offline.columns import kinds_of
 from engine.feature_store.offline.sources import all_there
+from engine.feature_store.online.addresses import open_online
 from engine.feature_store.online.base import OnlineStore, Progress, Written
 from engine.feature_store.online.features import OnlineFeatures, Program, check_fits
 from engine.feature_store.pushed import Pushed
 from engine.feature_store.schema import Schema
+from engine.feature_store.verification import SAMPLE_MAX, Verified, verified
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +40,9 @@ class FeatureStore:
 
     Args:
         offline_store: computes features from sources: DuckDBOffline, or any object with the methods of OfflineStore.
-        online_store: keeps the newest row of each entity for serving: LMDBOnline or RedisOnline.
+        online_store: keeps the newest row of each entity for serving: LMDBOnline, RedisOnline, RedisClusterOnline,
+            DynamoDBOnline, PostgresOnline, another OnlineStore, or the address of one, as `open_online` takes it:
+            "dynamodb://features?region=eu-west-1", or a folder for LMDB.
 
     Attributes:
         offline: the offline store.
@@ -59,9 +65,13 @@ class FeatureStore:
     [39.0, None]
     """
 
-    def __init__(self, offline_store: OfflineStore, online_store: OnlineStore) -> None:
+    def __init__(
+        self, offline_store: OfflineStore, online_store: OnlineStore | str | os.PathLike[str]
+    ) -> None:
         self.offline = offline_store
-        self.online = online_store
+        self.online = (
+            open_online(online_store) if isinstance(online_store, (str, os.PathLike)) else online_store
+        )
 
     def materialize(
         self,
@@ -286,6 +296,32 @@ class FeatureStore:
     def deletions(self) -> list[Deleted]:
         """The log of deletions, oldest first. Raises StoreError if the online store cannot be read."""
         return [Deleted.from_json(entry) for entry in self.online.log()]
+
+    def verify(self, view: FeatureView, sample: int = 10_000, *, seed: int | None = None) -> Verified:
+        """Compare online rows with the source as of now, bit by bit, and explain each difference.
+
+        Entities that only the online store has (pushed, or gone from the source) are not looked for. Rows that arrive
+        meanwhile may count as late. Reads the whole source once, and writes nothing.
+
+        Args:
+            view: the view.
+            sample: the most entities to compare, drawn at random; at least 1.
+            seed: of the sample; None for another one each time.
+
+        Returns:
+            The numbers of rows by their reason, some examples, and how fresh the view is online.
+
+        Raises:
+            ConfigError: `view` is no FeatureView.
+            InputError: `sample` is out of range, or a column of the source is missing or of another type.
+            StoreError: the source or the online store cannot be read.
+        """
+        view = require(view, FeatureView, "view").as_stored
+        arguments.whole("sample", sample, 1, SAMPLE_MAX, type_error=InputTypeError)
+        at_ns = time.time_ns()
+        # Rounded to the past, so that no row of the future is in the range.
+        end_time = EPOCH + timedelta(microseconds=at_ns // 1000 - 1)
+        return verified(self.online, self.offline.compute(view, None, end_time), sample, seed, at_ns)
 
     def _schema(self, view: FeatureView) -> Schema:
         """The types of a view: as materialised, or else as its source has them."""

@@ -2,6 +2,8 @@
 
 import math
 import os
+import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,3 +187,19 @@ def test_a_projection_of_a_relation_keeps_the_order_of_names():
     assert tables_module.project(relation, ['b "c"', "a"]).fetchall() == [(2, 1)]
     with pytest.raises(InputError, match="the table has no column 'd'; it has: a, b"):
         tables_module.project(relation, ["d"])
+
+
+def test_a_device_or_a_pipe_is_written_to_and_never_replaced(tmp_path):
+    before = os.stat("/dev/null").st_rdev
+    durable.write(Path("/dev/null"), b"gone")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert os.stat("/dev/null").st_rdev == before
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        durable.write(pipe, b"content")
+        assert os.read(reader, 100) == b"content"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)

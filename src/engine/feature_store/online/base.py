@@ -76,7 +76,7 @@ class Unavailable(Exception):
     """A read without an answer. It never leaves this room: OnlineFeatures counts it by its reason.
 
     Args:
-        reason: one word for the counters: "store_down", "timeout", "out_of_time" or "refused".
+        reason: one word for the counters: "store_down", "timeout", "out_of_time", "throttled" or "refused".
         text: the sentence for `stats()["last_error"]`.
     """
 
@@ -105,7 +105,8 @@ class Written:
 
 
 class OnlineStore:
-    """The base of LMDBOnline and RedisOnline. Another store, on DynamoDB say, implements the other five methods.
+    """The base of every online store. Another store implements the first five methods, and for deletions and changing
+    views also `note_key`, `rows`, `views`, `erase` and `log`. `engine.feature_store.testing` tests it.
 
     Thread-safe.
     """
@@ -287,13 +288,14 @@ class OnlineStore:
         done = resumed = self._resumed(features, self.note(mark))
         revision = self.next_revision() if revision is None else revision
         self.prepare(definition, view.schema)
+        version = {f"definition:{definition.online_name}": definition.version.encode()}
         counts = [0, 0, 0]
         for batch in features.batches(skip=done, rows_max=BATCH_ROWS):
             done += batch.num_rows
             # The last batch deletes the mark with it, because a finished run has nothing to go on with.
             going = None if done >= features.rows else json.dumps([features.run, done]).encode()
             pairs = packed(batch, view, prefix, revision)
-            *counted, foreign = self.write(pairs, definition.ttl_ns, {mark: going})
+            *counted, foreign = self.write(pairs, definition.ttl_ns, {mark: going, **version})
             if foreign is not None:
                 raise _foreign(definition, foreign)
             counts = [total + more for total, more in zip(counts, counted, strict=True)]
@@ -311,6 +313,20 @@ class OnlineStore:
         except ValueError:
             return 0
         return int(done) if run == features.run and 0 <= done <= features.rows else 0
+
+
+def remade(kind: type[OnlineStore], place: str, options: Mapping[str, Any]) -> OnlineStore:
+    """A store from the arguments that it was made with: how another process unpickles one."""
+    return kind(place, **options)  # type: ignore[call-arg]
+
+
+def is_plain(namespace: object) -> bool:
+    """Whether this is a text of letters, digits, "-", "." and "_"."""
+    return (
+        isinstance(namespace, str)
+        and namespace != ""
+        and all(letter.isalnum() or letter in "-._" for letter in namespace)
+    )
 
 
 def _foreign(view: FeatureView, key: bytes) -> StoreError:

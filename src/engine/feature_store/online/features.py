@@ -97,6 +97,8 @@ class OnlineFeatures:
             InputError: as `fetch`, for any of the requests; then nothing was looked up.
         """
         keys = request_keys(self._readers, requests)
+        if not keys:
+            return []
         try:
             blobs = self._wire.read(keys, deadline_ns)
         except Unavailable as unavailable:
@@ -166,8 +168,8 @@ class OnlineFeatures:
 
         A row counts as "found", "not_found", "expired", "foreign" (bytes that are no row), "schema" (a row of another
         version of the view) or "null_key". A fetch that the store did not answer counts as "store_down", "timeout",
-        "out_of_time" (the deadline left no time to wait) or "refused" (a wrong password, say). "last_error" is a text,
-        or None. Concurrent threads may lose a few counts.
+        "out_of_time" (the deadline left no time to wait), "throttled" (by DynamoDB) or "refused" (a wrong password,
+        say). "last_error" is a text, or None. Concurrent threads may lose a few counts.
         """
         counts = dict(zip(REASONS, self._counts, strict=True))
         return {**counts, **self._unavailable, "last_error": self._last_error}

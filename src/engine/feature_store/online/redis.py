@@ -2,7 +2,7 @@
 
 A script inside the server writes the rows: it compares the times of the new row with those of the stored one, so two
 writers never leave an older row behind, however late one of them is. It needs Redis 5 or later. It takes several keys
-at once, so a Redis Cluster refuses it.
+at once, which a Redis Cluster refuses: RedisClusterOnline calls it for each key.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 from engine._common import arguments, optional
 from engine.errors import ConfigError, InputTypeError, StoreError
-from engine.feature_store.online.base import OnlineStore
+from engine.feature_store.online.base import OnlineStore, is_plain, remade
 from engine.feature_store.online.redis_address import Address, safe
+from engine.feature_store.online.redis_sentinel import SCHEMES as SENTINEL_SCHEMES
+from engine.feature_store.online.redis_sentinel import SentinelAddress
 from engine.feature_store.online.redis_wire import RedisWire
 
 # The server does nothing else while one call of the script writes this many rows: about half a millisecond.
@@ -26,7 +29,7 @@ TIMEOUT_S_MAX = 3600.0
 # its string comparison follows the server's locale. A key expires later than its row's TTL demands, because readers
 # look at the event time anyway. The script never shortens a key's time to live. For a view without a TTL it removes the
 # time to live, from a newer row too.
-_UPSERT = """
+UPSERT = """
 local written, same, older = 0, 0, 0
 local ttl = tonumber(ARGV[1])
 for i = 1, #KEYS do
@@ -72,7 +75,7 @@ return {written, same, older, 0}
 
 # The counter plus one, or the server's own clock in microseconds if that is greater. So a counter that was evicted goes
 # on above every revision that it has given.
-_REVISION = """
+REVISION = """
 local now = redis.call('TIME')
 local next = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') + 1, tonumber(now[1]) * 1000000 + tonumber(now[2]))
 local text = string.format('%.0f', next)
@@ -81,7 +84,7 @@ return text
 """
 
 # Keys that were written with a shorter time to live get ARGV[1] milliseconds; 0 is for ever.
-_KEEP = """
+KEEP = """
 local ttl = tonumber(ARGV[1])
 for i = 1, #KEYS do
   local left = redis.call('PTTL', KEYS[i])
@@ -100,7 +103,9 @@ class RedisOnline(OnlineStore):
     Args:
         url: redis://[user:password@]host[:port][/db], rediss:// for TLS, or unix:///path[?db=n]. The query takes
             redis-py's options, for reading and writing alike: db, username, password, client_name, and for TLS
-            ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs and the like.
+            ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs and the like. With Sentinels it is
+            redis+sentinel://[user:password@]host[:port][,host[:port]…]/service[/db], or rediss+sentinel://, with
+            sentinel_username and sentinel_password in the query where they need them.
         namespace: the beginning of every key, so that several stores can share a server: letters, digits, "-", "." and
             "_".
         timeout_s: the longest wait to connect, and for each call while writing; above 0, at most 3,600. A read waits
@@ -122,20 +127,28 @@ class RedisOnline(OnlineStore):
     def __init__(self, url: str, *, namespace: str = "engine", timeout_s: float = 5.0) -> None:
         redis = optional.need("redis", "the Redis online store", "redis")
         optional.need("hiredis", "the Redis online store", "redis")
-        self._address = Address.of(url)
-        if not _is_plain(namespace):
+        self._address = _address_of(url)
+        if not is_plain(namespace):
             raise ConfigError(f"namespace: expected letters, digits, '-', '.' and '_', got {namespace!r}")
         arguments.number("timeout_s", timeout_s, 0.0, TIMEOUT_S_MAX, above=True, type_error=InputTypeError)
         self._redis = redis
         self.url = url
         self.namespace = namespace
-        self._client = self._address.client(redis, timeout_s)
-        self._upsert = self._client.register_script(_UPSERT)
-        self._revision = self._client.register_script(_REVISION)
-        self._keep = self._client.register_script(_KEEP)
+        self._timeout_s = timeout_s
+        self._connect()
+
+    def _connect(self) -> None:
+        """Make the client, which connects when it is first used."""
+        self._client = self._address.client(self._redis, self._timeout_s)
+        self._upsert = self._client.register_script(UPSERT)
+        self._revision = self._client.register_script(REVISION)
+        self._keep = self._client.register_script(KEEP)
 
     def __repr__(self) -> str:
-        return f"RedisOnline({safe(self.url)!r})"
+        return f"{type(self).__name__}({safe(self.url)!r})"
+
+    def __reduce__(self) -> Any:
+        return remade, (type(self), self.url, {"namespace": self.namespace, "timeout_s": self._timeout_s})
 
     def prefix(self, view: str) -> bytes:
         """The beginning of every stored key of a view: `namespace:view:`. No name has a colon."""
@@ -176,7 +189,7 @@ class RedisOnline(OnlineStore):
             if written and grew:
                 found = self._client.scan_iter(match=self.prefix(view) + b"*", count=ROWS_PER_CALL)
                 while part := list(islice(found, ROWS_PER_CALL)):
-                    self._keep(keys=part, args=[_ttl_ms(ttl_ns)])
+                    self._keep_keys(part, ttl_ms_of(ttl_ns))
             self._client.set(self._own(name), now)
 
     def materialized(self, view: str, end_ns: int) -> int | None:
@@ -188,11 +201,18 @@ class RedisOnline(OnlineStore):
                 self._client.set(self._own(name), end_us)
                 return None
             try:
-                evicted = int(self._client.info("stats").get("evicted_keys", 0))
+                evicted = self._evicted()
             except self._redis.exceptions.ResponseError:
                 # The user may not ask for this.
                 evicted = 0
         return until_us * 1000 if evicted else None
+
+    def _evicted(self) -> int:
+        """The number of keys that the server has evicted."""
+        return int(self._client.info("stats").get("evicted_keys", 0))
+
+    def _keep_keys(self, keys: Sequence[bytes], ttl_ms: int) -> None:
+        self._keep(keys=keys, args=[ttl_ms])
 
     def note(self, name: str) -> bytes | None:
         """A small record beside the rows, None if there is none. Raises StoreError if the server cannot be read."""
@@ -204,20 +224,26 @@ class RedisOnline(OnlineStore):
         self, pairs: Sequence[tuple[bytes, bytes]], ttl_ns: int | None, notes: Mapping[str, bytes | None]
     ) -> tuple[int, int, int, bytes | None]:
         """Write rows, then notes, as `OnlineStore.write` says. A kill between the two repeats rows and loses none."""
-        ttl_ms = _ttl_ms(ttl_ns)
-        counts = [0, 0, 0]
         with self._mapped():
-            parts = [pairs[at : at + ROWS_PER_CALL] for at in range(0, len(pairs), ROWS_PER_CALL)]
-            for part, result in zip(parts, self._calls(parts, ttl_ms), strict=True):
-                counts = [total + more for total, more in zip(counts, result[:3], strict=True)]
-                if result[3]:
-                    return (*counts, part[result[3] - 1][0])  # type: ignore[return-value]
+            counts, foreign = self._put(pairs, ttl_ms_of(ttl_ns))
+            if foreign is not None:
+                return counts[0], counts[1], counts[2], foreign
             for name, value in notes.items():
                 if value is None:
                     self._client.delete(self._own(name))
                 else:
                     self._client.set(self._own(name), value)
         return counts[0], counts[1], counts[2], None
+
+    def _put(self, pairs: Sequence[tuple[bytes, bytes]], ttl_ms: int) -> tuple[list[int], bytes | None]:
+        """Put the newer rows. Returns the numbers of rows written, stored already and older, and a foreign key."""
+        counts = [0, 0, 0]
+        parts = [pairs[at : at + ROWS_PER_CALL] for at in range(0, len(pairs), ROWS_PER_CALL)]
+        for part, result in zip(parts, self._calls(parts, ttl_ms), strict=True):
+            counts = [total + more for total, more in zip(counts, result[:3], strict=True)]
+            if result[3]:
+                return counts, part[result[3] - 1][0]
+        return counts, None
 
     def note_key(self, name: str) -> bytes:
         """The key that a note is read by."""
@@ -244,7 +270,7 @@ class RedisOnline(OnlineStore):
 
     def erase(self, rows: Mapping[bytes, bytes | None], ttl_ns: int | None, entry: bytes) -> None:
         """As `OnlineStore.erase` says, in one transaction of the server."""
-        ttl_ms = _ttl_ms(ttl_ns)
+        ttl_ms = ttl_ms_of(ttl_ns)
         with self._mapped():
             pipeline = self._client.pipeline(transaction=True)
             for key, row in rows.items():
@@ -286,19 +312,15 @@ class RedisOnline(OnlineStore):
             raise StoreError(f"{self}: refused the user or password: {error}") from error
         except errors.OutOfMemoryError as error:
             raise StoreError(f"{self}: full: {error}; raise its maxmemory") from error
-        except errors.RedisError as error:
+        except (errors.RedisError, errors.RedisClusterException) as error:
             raise StoreError(f"{self}: {error or type(error).__name__}") from error
 
 
-def _ttl_ms(ttl_ns: int | None) -> int:
+def _address_of(url: str) -> Address:
+    sentinel = isinstance(url, str) and url.partition("://")[0] in SENTINEL_SCHEMES
+    return SentinelAddress.of(url) if sentinel else Address.of(url)
+
+
+def ttl_ms_of(ttl_ns: int | None) -> int:
     """The time to live of a key; 0 is for ever. A second beyond the TTL, because clocks differ between machines."""
     return 0 if ttl_ns is None else ttl_ns // 1_000_000 + 1000
-
-
-def _is_plain(namespace: object) -> bool:
-    """Whether this is a text of letters, digits, "-", "." and "_"."""
-    return (
-        isinstance(namespace, str)
-        and namespace != ""
-        and all(letter.isalnum() or letter in "-._" for letter in namespace)
-    )

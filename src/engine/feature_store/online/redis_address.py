@@ -124,6 +124,8 @@ class Address:
         """
         if not isinstance(url, str):
             raise _no_url(url)
+        if (scheme := url.partition("://")[0]) in ("redis+cluster", "rediss+cluster"):
+            raise ConfigError(f"{scheme}:// is the address of a Redis Cluster: give it to RedisClusterOnline")
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -157,6 +159,25 @@ class Address:
         if tls:
             made.contexts.append(made.context())
         return made
+
+    def at(self, host: str, port: int, options: dict[str, Any] | None = None) -> Address:
+        """The address of another server of the same kind; with the same options unless others are given."""
+        made = Address(
+            self.family, (host, port), host, self.tls, self.options if options is None else options
+        )
+        made.contexts.extend(self.contexts)
+        return made
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The host and port that asyncio connects to. Raises OSError if there is none now."""
+        host, port = self.target
+        return host, port
+
+    @property
+    def server_name(self) -> str:
+        """The name that the server's certificate must have."""
+        return self.host
 
     @property
     def greeting(self) -> tuple[tuple[Any, ...], ...]:
@@ -273,7 +294,7 @@ class Address:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(opened)
         if self.tls:
-            return self.contexts[0].wrap_socket(opened, server_hostname=self.host)
+            return self.contexts[0].wrap_socket(opened, server_hostname=self.server_name)
         return opened
 
 
@@ -299,7 +320,7 @@ def safe(url: object) -> object:
     if ":" in login:
         login = f"{login.partition(':')[0]}:***"
     words = [
-        f"{name}=***" if unquote(name) in ("password", "ssl_password") else word
+        f"{name}=***" if unquote(name) in ("password", "ssl_password", "sentinel_password") else word
         for word in parts.query.split("&")
         for name in [word.partition("=")[0]]
     ]
@@ -310,6 +331,36 @@ def _no_url(url: object) -> ConfigError:
     return ConfigError(
         f"expected a URL like redis://host:6379/0, rediss://… or unix:///path, got {safe(url)!r}"
     )
+
+
+def hosts_of(url: str, schemes: tuple[str, str], form: str, port: int) -> tuple[list[tuple[str, int]], str]:
+    """The hosts of a URL of several, and the URL of one with the first of them, without its path.
+
+    Args:
+        url: scheme://[user:password@]host[:port][,host[:port]…][/path][?query].
+        schemes: without and with TLS.
+        form: an example, for errors.
+        port: of a host without one.
+
+    Raises:
+        ConfigError: the URL is of another form.
+    """
+    try:
+        parts = urlsplit(url)
+        login, at, places = parts.netloc.rpartition("@")
+        hosts = []
+        for place in places.split(","):
+            one = urlsplit(f"//{place}")
+            if not one.hostname or one.username is not None:
+                raise ValueError("no host")
+            hosts.append((one.hostname, one.port or port))
+        if parts.scheme not in schemes:
+            raise ValueError("another scheme")
+    except ValueError:
+        raise ConfigError(f"expected a URL like {form}, got {safe(url)!r}") from None
+    first = places.split(",")[0]
+    scheme = "redis" if parts.scheme == schemes[0] else "rediss"
+    return hosts, f"{scheme}://{login}{at}{first}" + (f"?{parts.query}" if parts.query else "")
 
 
 def _read_options(url: str, query: str, tls: bool) -> dict[str, Any]:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import socket
-import threading
 import time
 import weakref
 from collections import deque
@@ -21,14 +19,13 @@ from typing import Any
 
 from engine.feature_store.online._descriptor import readable_by
 from engine.feature_store.online.base import Unavailable
+from engine.feature_store.online.breaker import Breaker
 from engine.feature_store.online.redis_address import Address, keep_alive
 
 # A look-up on a quiet machine takes about this long, so with less time left nothing is sent.
 WORTH_WAITING_NS = 50_000
 # A read that waited this long in vain counts as a failure of the server. A shorter one had too tight a deadline.
 PATIENCE_NS = 1_000_000
-FAILURES_MAX = 3
-PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0
 # A connection with more outstanding replies than this is cheaper to replace.
 OUTSTANDING_MAX = 64
 CONNECT_S_MAX = 1.0
@@ -47,51 +44,6 @@ def _hiredis() -> Any:
     import hiredis
 
     return hiredis
-
-
-class Breaker:
-    """Decide whether a request may ask the server.
-
-    The breaker is closed while the server answers. After FAILURES_MAX failures in a row it opens for a pause, which
-    doubles with each further failure. The pause is partly random, so that many processes do not return at once. After
-    it, one caller at a time may try.
-    """
-
-    def __init__(self) -> None:
-        self._failures = 0
-        self._retry_at = 0.0
-        self._lock = threading.Lock()
-
-    @property
-    def open(self) -> bool:
-        """Whether failures in a row have opened it."""
-        return self._failures >= FAILURES_MAX
-
-    # Hot: once per request.
-    def admits(self) -> bool:
-        """Whether this caller may ask now. After a pause only the first caller may, until it has found out."""
-        if self._failures < FAILURES_MAX:
-            return True
-        now = time.monotonic()
-        with self._lock:
-            if now < self._retry_at:
-                return False
-            # The next caller waits until this one has found out, or for PAUSE_S_MAX.
-            self._retry_at = now + PAUSE_S_MAX
-            return True
-
-    def succeeded(self) -> None:
-        """The server answered: close."""
-        self._failures = 0
-
-    def failed(self, certain: bool) -> None:
-        """The server failed. A `certain` failure, of the connection itself, opens the breaker; one timeout does not."""
-        with self._lock:
-            self._failures = max(self._failures + 1, FAILURES_MAX if certain else 0)
-            beyond = min(self._failures - FAILURES_MAX, 10)
-            if beyond >= 0:
-                pause = min(PAUSE_S_MIN * 2**beyond, PAUSE_S_MAX)
-                self._retry_at = time.monotonic() + pause * random.uniform(0.75, 1.25)
 
 
 class Connection:
@@ -150,6 +102,31 @@ class Connection:
         if isinstance(reply, self._error):
             raise Unavailable("refused", str(reply))
         return reply
+
+    def send(self, commands: Sequence[tuple[Any, ...]], deadline_ns: int) -> None:
+        """Send several commands, whose replies `replies` reads. Raises as `ask` does."""
+        self._wait_at_most(deadline_ns)
+        self._send(b"".join(map(self._pack, commands)))
+        self.outstanding += len(commands)
+
+    def replies(self, count: int, deadline_ns: int) -> list[Any]:
+        """The replies to the last `count` commands, errors among them as exceptions of hiredis. Raises as `ask` does,
+        apart from Unavailable."""
+        found: list[Any] = []
+        while self.outstanding:
+            reply = self._reader.gets()
+            while reply is False:
+                self._watch(deadline_ns)
+                self._wait_at_most(deadline_ns)
+                data = self._socket.recv(READ_BYTES)
+                if not data:
+                    raise ConnectionResetError("the server closed the connection")
+                self._reader.feed(data)
+                reply = self._reader.gets()
+            if self.outstanding <= count:
+                found.append(reply)
+            self.outstanding -= 1
+        return found
 
     def _send(self, packed: bytes) -> None:
         try:
@@ -235,6 +212,9 @@ class RedisWire:
             if deadline_ns - began_ns >= PATIENCE_NS:
                 self._breaker.failed(certain=False)
             self._return_or_drop(connection)
+            if self._breaker.open:
+                # Another server may have taken its place, while its connections stay open.
+                self._address.look_again()
             raise Unavailable("timeout", f"the store did not answer in time: {error}") from None
         except self._broken as error:
             self._drop(connection)
@@ -265,8 +245,10 @@ class RedisWire:
                 self._breaker.failed(certain=False)
             if self._breaker.open:
                 pipeline.close()
+                self._address.look_again()
             raise Unavailable("timeout", "the store did not answer in time") from None
         except self._broken as error:
+            self._address.look_again()
             self._breaker.failed(certain=True)
             raise Unavailable("store_down", f"the store cannot be reached: {error}") from None
         self._breaker.succeeded()
@@ -348,6 +330,25 @@ class LoopConnection(asyncio.Protocol):
             await self._connected()
         return await self._asked(command)
 
+    async def ask_many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies to several commands, sent one right behind the other; errors of the server among them as
+        exceptions."""
+        if self._transport is not None and not self._transport.is_closing():
+            try:
+                return await self._gathered(commands)
+            except Lost:
+                pass
+        if self._transport is None or self._transport.is_closing():
+            await self._connected()
+        return await self._gathered(commands)
+
+    async def _gathered(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        found = await asyncio.gather(*map(self._asked, commands), return_exceptions=True)
+        for reply in found:
+            if isinstance(reply, BaseException) and not isinstance(reply, Unavailable):
+                raise reply
+        return list(found)
+
     def _asked(self, command: tuple[Any, ...]) -> asyncio.Future[Any]:
         transport = self._transport
         if transport is None:
@@ -379,7 +380,7 @@ class LoopConnection(asyncio.Protocol):
                 await loop.create_unix_connection(lambda: self, address.target)
             else:
                 tls = address.contexts[0] if address.tls else None
-                await loop.create_connection(lambda: self, *address.target, ssl=tls)
+                await loop.create_connection(lambda: self, *address.place, ssl=tls)
                 assert self._transport is not None
                 keep_alive(self._transport.get_extra_info("socket"))
             try:
