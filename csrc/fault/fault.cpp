@@ -162,6 +162,12 @@ Handle* wrap_kind(const engine_scorer& inner, const Handle::Kind& kind, int64_t 
     scorer.ctx = handle;
     scorer.score_until = nullptr;  // a faulty model does not stop in time either
     scorer.score_until_f64 = nullptr;
+    scorer.begin = nullptr;  // … and is called, because the fault is in the call
+    scorer.begin_f64 = nullptr;
+    scorer.poll = nullptr;
+    scorer.abandon = nullptr;
+    scorer.in_flight_max = scorer.rows_max = 0;
+    scorer.abi = ENGINE_SCORER_ABI;
     scorer.score = score_f32;
     scorer.score_f64 = inner.score_f64 == nullptr ? nullptr : score_f64;
     scorer.retain = retain;

@@ -82,7 +82,12 @@ bool Device::claim(std::size_t bytes, const std::string& what, std::string* erro
 
 void Device::lose(Result by) noexcept {
     Result none = SUCCESS;
-    lost_by_.compare_exchange_strong(none, by, std::memory_order_acq_rel);
+    if (lost_by_.compare_exchange_strong(none, by, std::memory_order_acq_rel)) lost_by_.notify_all();
+}
+
+Result Device::wait_until_lost() const noexcept {
+    lost_by_.wait(SUCCESS, std::memory_order_acquire);
+    return lost_by();
 }
 
 void Device::make_current() const noexcept {

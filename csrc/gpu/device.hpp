@@ -49,8 +49,10 @@ public:
 
     bool lost() const noexcept { return lost_by() != SUCCESS; }
     Result lost_by() const noexcept { return lost_by_.load(std::memory_order_acquire); }
-    // Keeps the first reason. Any thread.
+    // Keeps the first reason, and wakes who waits for it. Any thread.
     void lose(Result by) noexcept;
+    // Blocks until the device is lost. For one thread that says so; it holds a reference, and may wait for ever.
+    Result wait_until_lost() const noexcept;
     // Makes the primary context this thread's own. Hot: does nothing where it is already.
     void make_current() const noexcept;
 

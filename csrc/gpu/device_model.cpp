@@ -53,6 +53,9 @@ bool DeviceModel::open(BodyOf& body, std::uint32_t rows_max, std::uint32_t lanes
     cpu_ = engine_scorer_read(cpu);
     cpu_.retain(cpu_.ctx);
     has_cpu_ = true;
+    cpu_answers_.reset(new CpuAnswers[lanes]);
+    for (std::uint32_t i = 0; i < lanes; ++i)
+        cpu_answers_[i].values.resize(std::size_t{options.rows_max} * options.n_outputs);
     return true;
 }
 
@@ -108,8 +111,71 @@ int DeviceModel::score_rows(const Row* rows, std::size_t n, std::size_t stride, 
         if (!has_cpu_ || status != ENGINE_SCORE_FAILED) return status;
         rescued_.fetch_add(1, std::memory_order_relaxed);
     }
+    return score_on_cpu(rows, n, stride, out, deadline_ns);
+}
+
+template <class Row>
+int DeviceModel::score_on_cpu(const Row* rows, std::size_t n, std::size_t stride, double* out,
+                              std::int64_t deadline_ns) noexcept {
     if constexpr (sizeof(Row) == sizeof(double)) return engine_score_by_f64(&cpu_, rows, n, stride, out, deadline_ns);
     else return engine_score_by(&cpu_, rows, n, stride, out, deadline_ns);
+}
+
+template <class Row>
+int DeviceModel::begin_rows(const Row* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept {
+    if (!has_cpu_ || (n >= rows_min_ && !device().lost())) {
+        const int status = pipeline_->begin(rows, n, stride, ticket);
+        if (!has_cpu_ || status != ENGINE_SCORE_FAILED) return status;
+        rescued_.fetch_add(1, std::memory_order_relaxed);
+    }
+    return begin_on_cpu(rows, n, stride, ticket);
+}
+
+// The exchange makes the buffer this thread's; acquire and release, because another one may have read it last.
+template <class Row>
+int DeviceModel::begin_on_cpu(const Row* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept {
+    const PipelineOptions& options = pipeline_->options();
+    if (n > options.rows_max) return ENGINE_SCORE_FAILED;
+    for (std::uint32_t i = 0; i < options.lanes; ++i) {
+        CpuAnswers& answers = cpu_answers_[i];
+        if (answers.taken.exchange(true, std::memory_order_acq_rel)) continue;
+        const int status = score_on_cpu(rows, n, stride, answers.values.data(), NEVER_NS);
+        answers.n_rows = static_cast<std::uint32_t>(n);
+        *ticket = Pipeline::TICKETS + i;
+        if (status != ENGINE_SCORE_OK) answers.taken.store(false, std::memory_order_release);
+        return status;
+    }
+    return ENGINE_SCORE_BUSY;
+}
+
+int DeviceModel::begin(const float* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept {
+    return begin_rows(rows, n, stride, ticket);
+}
+
+int DeviceModel::begin(const double* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept {
+    return begin_rows(rows, n, stride, ticket);
+}
+
+int DeviceModel::poll(std::uint32_t ticket, double* out) noexcept {
+    const PipelineOptions& options = pipeline_->options();
+    if (ticket >= Pipeline::TICKETS) {
+        CpuAnswers& answers = cpu_answers_[ticket - Pipeline::TICKETS];
+        if (out != nullptr) std::copy_n(answers.values.data(), std::size_t{answers.n_rows} * options.n_outputs, out);
+        answers.taken.store(false, std::memory_order_release);
+        return ENGINE_SCORE_OK;
+    }
+    const int status = pipeline_->poll(ticket, out);
+    if (status != ENGINE_SCORE_FAILED || !has_cpu_ || out == nullptr) return status;
+    rescued_.fetch_add(1, std::memory_order_relaxed);
+    std::uint32_t n = 0;
+    const std::byte* rows = pipeline_->failed_rows(ticket, &n);
+    const std::size_t width = options.n_features;
+    if (options.float64_rows) return score_on_cpu(reinterpret_cast<const double*>(rows), n, width, out, NEVER_NS);
+    return score_on_cpu(reinterpret_cast<const float*>(rows), n, width, out, NEVER_NS);
+}
+
+void DeviceModel::abandon(std::uint32_t ticket) noexcept {
+    if (ticket < Pipeline::TICKETS) pipeline_->abandon(ticket);
 }
 
 template <class Row>
@@ -151,6 +217,20 @@ engine_scorer DeviceModel::scorer(std::unique_ptr<DeviceModel> model) {
     engine_scorer scorer =
         model::shared_scorer(std::move(model), options.n_features, options.n_outputs, !options.float64_rows);
     scorer.flags = ENGINE_SCORER_REENTRANT;  // it waits for a device: not for the inline lane, and no fallback
+    using Shared = model::SharedScorer<DeviceModel>;
+    scorer.begin = [](void* ctx, const float* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) {
+        return static_cast<Shared*>(ctx)->model->begin(rows, n, stride, ticket);
+    };
+    if (scorer.score_f64 != nullptr)
+        scorer.begin_f64 = [](void* ctx, const double* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) {
+            return static_cast<Shared*>(ctx)->model->begin(rows, n, stride, ticket);
+        };
+    scorer.poll = [](void* ctx, std::uint32_t ticket, double* out) {
+        return static_cast<Shared*>(ctx)->model->poll(ticket, out);
+    };
+    scorer.abandon = [](void* ctx, std::uint32_t ticket) { static_cast<Shared*>(ctx)->model->abandon(ticket); };
+    scorer.in_flight_max = options.lanes;
+    scorer.rows_max = options.rows_max;
     return scorer;
 }
 

@@ -1,7 +1,7 @@
 // A model on a GPU behind the scorer socket, with the same model on the CPU beside it where there is one.
 //
 // Both give the same bits, so each batch goes where it is answered sooner, and the CPU answers for a device that failed
-// or is lost.
+// or is lost. A batch that is begun for the CPU is scored at once, and its answers wait for poll().
 #pragma once
 
 #include <atomic>
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "engine/scorer.h"
 #include "gpu/dense_body.hpp"
@@ -64,6 +65,11 @@ public:
                           std::int64_t deadline_ns) noexcept;
     int score_by_deadline(const double* rows, std::size_t n, std::size_t stride, double* out,
                           std::int64_t deadline_ns) noexcept;
+    // As engine_scorer says of begin, poll and abandon. As many batches may be out as there are lanes.
+    int begin(const float* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
+    int begin(const double* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
+    int poll(std::uint32_t ticket, double* out) noexcept;
+    void abandon(std::uint32_t ticket) noexcept;
     // On the device whatever the number of rows, and without the CPU's help.
     int score_there(const float* rows, std::size_t n, std::size_t stride, double* out) noexcept;
 
@@ -90,6 +96,13 @@ private:
     template <class Row>
     int score_rows(const Row* rows, std::size_t n, std::size_t stride, double* out, std::int64_t deadline_ns) noexcept;
     template <class Row>
+    int score_on_cpu(const Row* rows, std::size_t n, std::size_t stride, double* out,
+                     std::int64_t deadline_ns) noexcept;
+    template <class Row>
+    int begin_rows(const Row* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
+    template <class Row>
+    int begin_on_cpu(const Row* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
+    template <class Row>
     int score_patiently(const Row* rows, std::size_t n, std::size_t stride, double* out) noexcept;
 
     std::shared_ptr<Kernels> kernels_;
@@ -101,6 +114,13 @@ private:
     engine_scorer cpu_{};
     bool has_cpu_ = false;
     std::uint32_t rows_min_ = 0;
+    // Answers of the CPU to batches that were begun, as many as there are lanes.
+    struct CpuAnswers {
+        std::atomic<bool> taken{false};
+        std::uint32_t n_rows = 0;
+        std::vector<double> values;
+    };
+    std::unique_ptr<CpuAnswers[]> cpu_answers_;
     std::atomic<std::uint64_t> rescued_{0};
 };
 

@@ -33,7 +33,9 @@ Pipeline::Pipeline(std::shared_ptr<Device> device, const PipelineOptions& option
 
 std::unique_ptr<Pipeline> Pipeline::make(std::shared_ptr<Device> device, const PipelineOptions& options,
                                          const Body& body, Function publish, std::string* error) {
-    ENGINE_ASSERT(options.rows_max > 0 && options.lanes > 0 && options.n_features > 0, "a pipeline has lanes and rows");
+    ENGINE_ASSERT(options.rows_max > 0 && options.n_features > 0, "a pipeline has rows");
+    ENGINE_ASSERT(options.lanes > 0 && options.lanes <= LANES_MAX,
+                  "a pipeline has lanes, and their numbers fit tickets");
     std::unique_ptr<Pipeline> made(new Pipeline(std::move(device), options, body, publish));
     return made->build(error) ? std::move(made) : nullptr;
 }
@@ -206,13 +208,13 @@ std::uint32_t Pipeline::free_lanes() noexcept {
 }
 
 // The exchange is what makes the lane this thread's; acquire, so that its memory is seen as the last holder left it.
-Pipeline::Lane* Pipeline::take_lane(std::uint32_t* ticket) noexcept {
+Pipeline::Lane* Pipeline::take_lane(std::uint32_t* number) noexcept {
     for (std::uint32_t i = 0; i < options_.lanes; ++i) {
         Lane& lane = lanes_[i];
         reclaim(lane);
         int idle = IDLE;
         if (!lane.state.compare_exchange_strong(idle, IN_FLIGHT, std::memory_order_acq_rel)) continue;
-        *ticket = i;
+        *number = i;
         return &lane;
     }
     return nullptr;
@@ -250,10 +252,12 @@ int Pipeline::begin(const double* rows, std::size_t n, std::size_t stride, std::
 template <class Row>
 int Pipeline::begin_rows(const Row* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept {
     if (device_->lost() || n == 0 || n > options_.rows_max) return ENGINE_SCORE_FAILED;
-    Lane* lane = take_lane(ticket);
+    std::uint32_t number = 0;
+    Lane* lane = take_lane(&number);
     if (lane == nullptr) return ENGINE_SCORE_BUSY;
     device_->make_current();
     stage(*lane, rows, n, stride);
+    *ticket = ticket_of(number, lane->token.load(std::memory_order_relaxed));
     lane->begun_ns = now_ns();
     lane->ask_ns = lane->begun_ns + options_.ask_after_ns;
     const auto bucket = std::lower_bound(buckets_.begin(), buckets_.end(), lane->n_rows) - buckets_.begin();
@@ -270,8 +274,9 @@ int Pipeline::begin_rows(const Row* rows, std::size_t n, std::size_t stride, std
 }
 
 int Pipeline::poll(std::uint32_t ticket, double* out) noexcept {
-    ENGINE_ASSERT(ticket < options_.lanes, "a ticket is the number of a lane");
-    Lane& lane = lanes_[ticket];
+    if (out == nullptr) return poll_abandoned(ticket);
+    ENGINE_ASSERT(ticket % LANES_MAX < options_.lanes, "a ticket has the number of a lane");
+    Lane& lane = lanes_[ticket % LANES_MAX];
     ENGINE_ASSERT(lane.state.load(std::memory_order_relaxed) == IN_FLIGHT, "a ticket is polled while it is in flight");
     if (!published(lane)) {
         const int status = ask(lane);
@@ -280,6 +285,29 @@ int Pipeline::poll(std::uint32_t ticket, double* out) noexcept {
     std::memcpy(out, lane.out + LINE, std::size_t{lane.n_rows} * options_.n_outputs * sizeof(double));
     lane.state.store(IDLE, std::memory_order_release);
     return ENGINE_SCORE_OK;
+}
+
+// Another thread may have found the lane free, and may have begun a batch in it. The driver is asked each time,
+// because an abandoned batch is polled rarely, and nobody else may find out that the device is lost.
+int Pipeline::poll_abandoned(std::uint32_t ticket) noexcept {
+    const std::uint32_t number = ticket % LANES_MAX;
+    Lane& lane = lanes_[number];
+    reclaim(lane);
+    const bool still = lane.state.load(std::memory_order_acquire) == ABANDONED &&
+                       ticket_of(number, lane.token.load(std::memory_order_relaxed)) == ticket;
+    if (!still || device_->lost()) return ENGINE_SCORE_OUT_OF_TIME;
+    device_->make_current();
+    const Result result = device_->driver().cuStreamQuery(lane.stream);
+    if (result == SUCCESS || result == NOT_READY) return ENGINE_SCORE_PENDING;
+    device_->lose(result);
+    return ENGINE_SCORE_OUT_OF_TIME;
+}
+
+const std::byte* Pipeline::failed_rows(std::uint32_t ticket, std::uint32_t* n_rows) const noexcept {
+    const Lane& lane = lanes_[ticket % LANES_MAX];
+    ENGINE_ASSERT(lane.state.load(std::memory_order_relaxed) == IN_FLIGHT, "a batch that failed keeps its lane");
+    *n_rows = lane.n_rows;
+    return lane.in + LINE;
 }
 
 // The answer is not there. Asks the driver why, but only once it is overdue, and then ever less often: a call costs a
@@ -299,8 +327,8 @@ int Pipeline::ask(Lane& lane) noexcept {
 }
 
 void Pipeline::abandon(std::uint32_t ticket) noexcept {
-    ENGINE_ASSERT(ticket < options_.lanes, "a ticket is the number of a lane");
-    lanes_[ticket].state.store(ABANDONED, std::memory_order_release);
+    ENGINE_ASSERT(ticket % LANES_MAX < options_.lanes, "a ticket has the number of a lane");
+    lanes_[ticket % LANES_MAX].state.store(ABANDONED, std::memory_order_release);
 }
 
 // Polls until the batch's status is there, or the time is over.

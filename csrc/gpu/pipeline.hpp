@@ -43,7 +43,7 @@ struct PipelineOptions {
     std::uint32_t n_features = 0;
     std::uint32_t n_outputs = 1;
     std::uint32_t rows_max = 64;    // of one batch
-    std::uint32_t lanes = 2;        // batches in flight
+    std::uint32_t lanes = 2;        // batches in flight, up to Pipeline::LANES_MAX
     bool float64_rows = false;      // rows lie in double on the device; rows in float32 are widened
     std::size_t scratch_bytes = 0;  // of device memory, for each lane
     // Batches of up to so many bytes are not copied: kernels read and write host memory over the bus.
@@ -56,6 +56,10 @@ struct PipelineOptions {
 
 class Pipeline {
 public:
+    static constexpr std::uint32_t LANES_MAX = 64;
+    // Tickets are smaller.
+    static constexpr std::uint32_t TICKETS = 1u << 31;
+
     // Allocates and captures everything. Null, with the reason in `error`; then the body is released and nothing of the
     // device is kept. `publish` is the kernel of that name.
     static std::unique_ptr<Pipeline> make(std::shared_ptr<Device> device, const PipelineOptions& options,
@@ -70,10 +74,14 @@ public:
     int begin(const float* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
     int begin(const double* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
     // Hot, one thread a ticket. ENGINE_SCORE_PENDING; or the batch's status, and the ticket is then spent. Answers are
-    // in `out` (double [n][n_outputs]) where that is ENGINE_SCORE_OK.
+    // in `out` (double [n][n_outputs]) where that is ENGINE_SCORE_OK; `out` is null for an abandoned ticket.
     int poll(std::uint32_t ticket, double* out) noexcept;
-    // Nobody waits for the ticket any more. Its lane is free again once the device is through with the batch.
+    // Nobody waits for the ticket any more. Its lane is free again once the device is through with the batch, whether
+    // or not anybody polls for that.
     void abandon(std::uint32_t ticket) noexcept;
+    // The rows of a ticket that poll() has just given ENGINE_SCORE_FAILED, dense, in the device's type: its lane is the
+    // device's for ever, and nobody else writes there.
+    const std::byte* failed_rows(std::uint32_t ticket, std::uint32_t* n_rows) const noexcept;
     // Begins and polls until `deadline_ns` of the monotonic clock; ENGINE_SCORE_OUT_OF_TIME after that. More rows than
     // a batch holds go in several.
     int score_until(const float* rows, std::size_t n, std::size_t stride, double* out,
@@ -114,7 +122,7 @@ private:
     std::size_t staged_bytes(std::uint32_t rows) const noexcept;
     std::size_t answer_bytes(std::uint32_t rows) const noexcept;
     bool is_mapped(const Lane& lane, std::uint32_t rows) const noexcept;
-    Lane* take_lane(std::uint32_t* ticket) noexcept;
+    Lane* take_lane(std::uint32_t* number) noexcept;
     template <class Row>
     int begin_rows(const Row* rows, std::size_t n, std::size_t stride, std::uint32_t* ticket) noexcept;
     template <class Row>
@@ -122,6 +130,10 @@ private:
     int wait(std::uint32_t ticket, double* out, std::int64_t deadline_ns) noexcept;
     template <class Row>
     void stage(Lane& lane, const Row* rows, std::size_t n, std::size_t stride) noexcept;
+    static std::uint32_t ticket_of(std::uint32_t lane, std::uint32_t token) noexcept {
+        return (token * LANES_MAX + lane) % TICKETS;
+    }
+    int poll_abandoned(std::uint32_t ticket) noexcept;
     int ask(Lane& lane) noexcept;
     bool published(const Lane& lane) const noexcept;
     void reclaim(Lane& lane) noexcept;

@@ -101,7 +101,7 @@ void Runtime::make_canary(Deployment& deployment, double share, const Calibratio
         lane = made.release();
         canary_lane_.store(lane, std::memory_order_release);
     }
-    lane->set_overlaps(deployment.overlaps());
+    executors_->set_primary(*lane, deployment);
     const MutexLock lock(executors_->lock());
     lane->policy().set_guest_share(std::clamp(share, 1e-3, 1.0 - 1e-3));
     const auto prime = [&](uint32_t rows, int64_t ns, int64_t inline_ns) {

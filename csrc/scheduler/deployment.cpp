@@ -11,18 +11,20 @@ namespace {
 constexpr int64_t WARM_UP_NS = 1'000'000'000;
 constexpr int64_t WARM_UP_CALLS = 4;  // … or as often as long as the first call of the measurement took
 
+// Rows in double for a scorer that takes float32.
+const float* narrowed(const void* rows, size_t values, float* scratch) noexcept {
+    const auto* wide = static_cast<const double*>(rows);
+    for (size_t i = 0; i < values; ++i) scratch[i] = static_cast<float>(wide[i]);
+    return scratch;
+}
+
 // Not noexcept: a Python model's thread may be ended inside score() while the interpreter shuts down, and that unwinds.
 int score(const engine_scorer& scorer, bool float64_rows, const void* rows, uint32_t n_rows, float* scratch,
           double* out, int64_t until_ns) {
     const size_t width = scorer.n_features;
     if (float64_rows && scorer.score_f64 != nullptr)
         return engine_score_by_f64(&scorer, static_cast<const double*>(rows), n_rows, width, out, until_ns);
-    const auto* narrow = static_cast<const float*>(rows);
-    if (float64_rows) {
-        const auto* wide = static_cast<const double*>(rows);
-        for (size_t i = 0; i < width * n_rows; ++i) scratch[i] = static_cast<float>(wide[i]);
-        narrow = scratch;
-    }
+    const auto* narrow = float64_rows ? narrowed(rows, width * n_rows, scratch) : static_cast<const float*>(rows);
     return engine_score_by(&scorer, narrow, n_rows, width, out, until_ns);
 }
 
@@ -58,8 +60,18 @@ int Deployment::score_any_primary(const void* rows, uint32_t n_rows, float* scra
     return score(primary_, float64_rows_, rows, n_rows, scratch, out, until_ns);
 }
 
+int Deployment::begin(const void* rows, uint32_t n_rows, float* scratch, uint32_t* ticket) {
+    ENGINE_ASSERT(n_rows > 0 && n_rows <= rows_max(), "a batch has rows, and no more than the device takes");
+    const size_t width = primary_.n_features;
+    if (float64_rows_ && primary_.begin_f64 != nullptr)
+        return primary_.begin_f64(primary_.ctx, static_cast<const double*>(rows), n_rows, width, ticket);
+    const auto* narrow = float64_rows_ ? narrowed(rows, width * n_rows, scratch) : static_cast<const float*>(rows);
+    return primary_.begin(primary_.ctx, narrow, n_rows, width, ticket);
+}
+
 void Deployment::keep_warm_row(const void* row, int64_t took_ns) {
-    if ((primary_.flags & ENGINE_SCORER_NATIVE) || !warm_row_.empty()) return;
+    // A device's batches are not the thread's: it sets up nothing for them.
+    if ((primary_.flags & ENGINE_SCORER_NATIVE) || in_flight_max() > 0 || !warm_row_.empty()) return;
     warm_up_ns_max_ = std::max(WARM_UP_NS, WARM_UP_CALLS * took_ns);
     const auto* bytes = static_cast<const std::byte*>(row);
     warm_row_.assign(bytes, bytes + row_bytes());

@@ -6,6 +6,7 @@
 // frees them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -41,6 +42,15 @@ public:
         return score_any_primary(rows, n_rows, scratch, out, until_ns);
     }
     int score_fallback(const void* rows, uint32_t n_rows, float* scratch, double* out);
+
+    // A primary on a device takes batches and answers later. 0 for one whose batches are calls.
+    uint32_t in_flight_max() const noexcept { return std::min(primary_.in_flight_max, SharedExecutors::EXECUTORS_MAX); }
+    // The rows of a batch; UINT32_MAX for as many as come.
+    uint32_t rows_max() const noexcept { return primary_.in_flight_max > 0 ? primary_.rows_max : UINT32_MAX; }
+    // As engine_scorer says. `scratch` is used as by score_primary().
+    int begin(const void* rows, uint32_t n_rows, float* scratch, uint32_t* ticket);
+    int poll(uint32_t ticket, double* out) { return primary_.poll(primary_.ctx, ticket, out); }
+    void abandon(uint32_t ticket) { primary_.abandon(primary_.ctx, ticket); }
 
     bool has_fallback() const noexcept { return has_fallback_; }
     bool float64_rows() const noexcept { return float64_rows_; }

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <optional>
 #include <system_error>
+#include <utility>
 
 #include "base/futex.hpp"
 #include "base/threads.hpp"
@@ -73,7 +75,10 @@ Executors::Executors(const ExecutorOptions& options)
       shared_(options.threads),
       deadline_timer_([this](int64_t now) { return check_executors(now); }) {}
 
-Executors::~Executors() { stop(1'000'000'000); }
+Executors::~Executors() {
+    stop(1'000'000'000);
+    release_orphans();  // of threads that came back later
+}
 
 void Executors::start() {
     const std::lock_guard<std::mutex> starting(start_lock_);
@@ -100,6 +105,7 @@ std::shared_ptr<Executors::Executor> Executors::spawn(uint32_t number) {
     auto executor = std::make_shared<Executor>();
     executor->number = number;
     executor->thread = ++threads_made_;
+    executor->flights.reserve(FLIGHTS_MAX);
     char name[16];
     std::snprintf(name, sizeof name, "engine-exec-%u", number % 100);
     executor->handle = make_thread(name, [this, executor] {
@@ -162,32 +168,24 @@ void Executors::loop(Executor& me) {
         const MutexLock lock(lock_);
         if (!me.lost) shared_.has_thread(me.number, gil);
     }
-    bool slept = false;
-    for (;;) {
+    bool slept = false, lost = false;
+    while (!lost) {
         // Before the look for work: a later submission changes work_, and park() does not sleep.
         const uint32_t seen = work_.load(std::memory_order_seq_cst);
         if (stopping_.load(std::memory_order_seq_cst)) break;
         const int64_t now = now_ns();
         const Dispatch dispatch = next(me, now);
-        for (const Lane::Dropped& it : me.dropped) {
-            it.lane->drop(it.entry, it.entry.shed ? Reason::shed : Reason::released);
-            it.lane->executor_leaves();
-        }
-        me.dropped.clear();
-        if (dispatch.warm_up) {
-            if (!warm_up(me, *dispatch.lane)) {
-                comes_back_lost();
-                break;
-            }
-        } else if (dispatch.lane != nullptr) {
-            if (slept) handoff_.record(now - dispatch.lane->first_queued_ns(*me.batch), now);
-            if (!run(me, *dispatch.lane)) {
-                comes_back_lost();
-                break;
-            }
-        }
-        slept = dispatch.lane == nullptr && park(dispatch, seen);
+        const bool batch = dispatch.lane != nullptr && !dispatch.warm_up;
+        if (slept && batch) handoff_.record(now - dispatch.lane->first_queued_ns(*me.batch), now);
+        lost = dispatch.lost || !work(me, dispatch);
+        slept = false;
+        if (lost) continue;
+        if (!me.flights.empty())
+            lost = (dispatch.lane == nullptr ? await(me, dispatch, seen, &slept) : look(me)) == Looked::lost;
+        else slept = dispatch.lane == nullptr && park(dispatch, seen);
     }
+    if (lost) comes_back_lost();
+    drop_flights(me);
     {
         const MutexLock lock(lock_);
         if (!me.lost) shared_.has_thread(me.number, nullptr);
@@ -198,23 +196,59 @@ void Executors::loop(Executor& me) {
     futex_wake(work_, INT32_MAX);
 }
 
-// Scores the batch that next() has formed. False when this thread was replaced meanwhile and must end.
+// Does what next() has found. False when this thread was replaced meanwhile and must end.
+bool Executors::work(Executor& me, const Dispatch& dispatch) {
+    for (const Lane::Dropped& it : me.dropped) {
+        it.lane->drop(it.entry, it.entry.shed ? Reason::shed : Reason::released);
+        it.lane->executor_leaves();
+    }
+    me.dropped.clear();
+    if (dispatch.lane == nullptr) return true;
+    return dispatch.warm_up ? warm_up(me, *dispatch.lane) : run(me, *dispatch.lane);
+}
+
+// Scores the batch that next() has formed, or begins it on its device.
 bool Executors::run(Executor& me, Lane& lane) {
+    lane.begin(*me.batch);
+    [[maybe_unused]] const bool any = lane.next_call(*me.batch);
+    ENGINE_ASSERT(any, "a batch has a call");
+    return make_calls(me, lane);
+}
+
+// Makes the call that is prepared and those after it, until one is in flight or none is left.
+bool Executors::make_calls(Executor& me, Lane& lane) {
+    bool in_flight = false;
+    do {
+        in_flight = lane.make_call(*me.batch);
+    } while (!in_flight && lane.next_call(*me.batch));
+    return end_calls(me, lane, in_flight);
+}
+
+bool Executors::end_calls(Executor& me, Lane& lane, bool in_flight) {
     Batch& batch = *me.batch;
-    const Lane::Scored scored = lane.score(batch);
     std::unique_ptr<Batch> left_behind;  // freed without the lock
     bool lost;
     {
         const MutexLock lock(lock_);
         ENGINE_ASSERT(me.lane == &lane, "an executor runs the batch that it was given");
         me.lane = nullptr;
+        me.batch = nullptr;
         lost = me.lost;
         if (lost) left_behind = lane.take_lost(batch);
-        else lane.finish_batch(me.number, batch, scored);
+        else if (in_flight) me.flights.push_back(flight_of(lane, batch));
+        else if (!batch.place.on_device) lane.finish_batch(batch);
     }
-    lane.learn(batch, scored, lost);
+    if (in_flight && !lost) return true;
+    if (batch.place.on_device && !lost) {
+        leave_seat(lane, batch);
+        return true;
+    }
+    if (in_flight) {
+        leave_ticket(batch);
+        lane.give_up(batch, Reason::stalled);
+    }
+    lane.learn(batch, lost);
     left_behind.reset();
-    me.batch = nullptr;
     lane.executor_leaves();
     return !lost;
 }
@@ -298,13 +332,14 @@ void Executors::take_announced() noexcept {
     }
 }
 
-// Lock. The lane whose next batch ranks first, of those not tried at this look; null for none.
+// Lock. The lane whose next batch ranks first, of those not tried at this look; null for none. Batches for a device go
+// before all others, because they hold the executor up for microseconds only.
 Lane* Executors::first_untried(int64_t now) noexcept {
     Lane* first = nullptr;
-    Policy::Rank rank{};
+    std::pair<bool, Policy::Rank> rank{};
     for (Lane* it : active_) {
         if (it->tried || it->policy().depth() == 0) continue;
-        const Policy::Rank its = it->policy().rank(now);
+        const std::pair<bool, Policy::Rank> its{!it->wants_seat(now), it->policy().rank(now)};
         if (first != nullptr && !(its < rank)) continue;
         first = it;
         rank = its;
@@ -315,39 +350,47 @@ Lane* Executors::first_untried(int64_t now) noexcept {
 // Moves submissions into the queues, and forms the batch that ranks first out of them.
 Executors::Dispatch Executors::next(Executor& me, int64_t now) noexcept {
     const MutexLock lock(lock_);
-    ENGINE_ASSERT(me.lane == nullptr && !me.lost, "an executor asks for work when it has none");
+    ENGINE_ASSERT(me.lane == nullptr, "an executor asks for work when it has none");
+    Dispatch dispatch;
+    dispatch.lost = me.lost;
+    if (me.lost) return dispatch;
     ENGINE_ASSERT(executors_[me.number].get() == &me, "a replaced executor forms no batch");
+    adopt_flights(me);
     take_announced();
     for (Lane* it : active_) it->take_submissions(now);
-    Dispatch dispatch;
     for (Lane* it : active_)
         if (it->to_warm != nullptr && take_warm_up(me, *it, now, dispatch)) break;
     while (Lane* first = dispatch.lane == nullptr ? first_untried(now) : nullptr) {
         first->tried = true;
-        if (!first->may_begin_batch()) continue;  // the executor that ends the running batch looks again
-        if (take_warm_up(me, *first, now, dispatch)) break;
-        const BatchPlan plan = first->form_batch(me.number, now, me.dropped);
+        const std::optional<Place> place = first->next_place(me.number, now);
+        if (!place) continue;  // the executor that ends the running batch looks again
+        if (place->on_device && me.flights.size() == FLIGHTS_MAX) continue;
+        if (!place->on_device && take_warm_up(me, *first, now, dispatch)) break;
+        const BatchPlan plan = first->form_batch(*place, now, me.dropped);
         dispatch.wait_until_ns = std::min(dispatch.wait_until_ns, plan.wait_until_ns);
         dispatch.holding |= plan.holding;
         if (plan.rows == 0) continue;
         // Taken under the lock: once this executor is replaced, its place in the lane holds another batch.
-        me.batch = &first->batch_of(me.number);
+        me.batch = &first->batch_of(*place);
         me.lane = dispatch.lane = first;
         break;
     }
-    const bool more = retire_idle_lanes(dispatch);
+    const bool more = retire_idle_lanes(dispatch, me.number, now);
     if (more && dispatch.lane != nullptr) wake();
+    // A model may take long, and a sleeping executor can look at the flights meanwhile.
+    const bool in_model = dispatch.warm_up || (dispatch.lane != nullptr && !me.batch->place.on_device);
+    if (in_model && !me.flights.empty() && parked_.load(std::memory_order_seq_cst) > 0) orphan_flights(me);
     return dispatch;
 }
 
 // Lock. Lanes without work leave the list. True when another executor could find work in a lane that stays.
-bool Executors::retire_idle_lanes(const Dispatch& dispatch) noexcept {
+bool Executors::retire_idle_lanes(const Dispatch& dispatch, uint32_t executor, int64_t now) noexcept {
     bool more = false;
     std::erase_if(active_, [&](Lane* it) {
         const bool served = it == dispatch.lane;
         const bool queued = it->policy().depth() > 0;
         // A look that left some lanes untried, or took only a part, leaves work for another executor.
-        more |= queued && (!it->tried || served) && it->may_begin_batch();
+        more |= queued && (!it->tried || served) && it->next_place(executor, now).has_value();
         it->tried = false;
         // A lane just served stays for one more look, which finds new submissions without a wake-up.
         it->active = served || queued || it->has_submissions() || it->to_warm != nullptr;
@@ -363,12 +406,15 @@ bool Executors::park(const Dispatch& dispatch, uint32_t seen) noexcept {
         futex_wait_until(work_, seen, dispatch.wait_until_ns);
         return false;
     }
-    if (work_comes(seen)) return false;
+    return !work_comes(seen) && sleep(seen, dispatch.wait_until_ns);
+}
+
+bool Executors::sleep(uint32_t seen, int64_t until_ns) noexcept {
     bool woken = false;
     parked_.fetch_add(1, std::memory_order_seq_cst);
     // After parked_: a submitter that saw no parked executor has announced its lane before, and is seen here.
     if (announced_.load(std::memory_order_seq_cst) == nullptr && !stopping_.load(std::memory_order_seq_cst))
-        woken = futex_wait_until(work_, seen, dispatch.wait_until_ns) == Wait::woken;
+        woken = futex_wait_until(work_, seen, until_ns) == Wait::woken;
     [[maybe_unused]] const uint32_t before = parked_.fetch_sub(1, std::memory_order_seq_cst);
     ENGINE_ASSERT(before > 0 && before <= count() + LOST_MAX, "an executor parks once at a time");
     return woken;
@@ -400,6 +446,7 @@ void Executors::suspect(const Lane& lane) noexcept {
         const MutexLock lock(lock_);
         for (const auto& executor : executors_)
             if (executor->lane == &lane && !executor->lost) at = std::min(at, hung_at_ns(*executor, now));
+        if (at == NEVER_NS && has_flights(lane)) at = now + STUCK_LOOK_NS;
     }
     if (at < NEVER_NS) deadline_timer_.add({at, nullptr, 0, 0});
 }
@@ -420,8 +467,11 @@ int64_t Executors::check_executors(int64_t now) noexcept {
         for (uint32_t i = 0; i < executors_.size(); ++i)
             if (missing_[i] && !try_spawn(i)) again = now + ASK_AGAIN_NS;
         for (const auto& executor : executors_) {
-            if (executor->lane == nullptr || executor->lost) continue;
-            const int64_t at = hung_at_ns(*executor, now);
+            if (executor->lost) continue;
+            const int64_t looks = executor->looks_ns.load(std::memory_order_relaxed);
+            const int64_t at = executor->lane != nullptr ? hung_at_ns(*executor, now)
+                               : looks != 0              ? looks + STUCK_LOOK_NS
+                                                         : NEVER_NS;
             if (at > now) again = std::min(again, at);
             else if (lost_.load(std::memory_order_relaxed) + hung.size() < LOST_MAX) hung.push_back(executor);
         }
@@ -432,32 +482,64 @@ int64_t Executors::check_executors(int64_t now) noexcept {
 
 // Takes the thread never to come back: its batch is answered without it, and another thread takes its place.
 void Executors::replace(const std::shared_ptr<Executor>& executor, Reason reason, bool respawn) noexcept {
-    Lane* lane;
-    std::vector<Entry> batch;
+    std::vector<LostBatch> lost;
     {
         const MutexLock lock(lock_);
-        lane = executor->lane;
-        if (lane == nullptr || executor->lost) return;  // it came back this moment
+        const int64_t now = now_ns();
+        Lane* const lane = executor->lane;
+        const int64_t patience_ns = reason == Reason::closing ? STUCK_CLOSING_NS : STUCK_LOOK_NS;
+        if (executor->lost || (lane == nullptr && !is_stuck_looking(*executor, now - patience_ns)))
+            return;  // it came back this moment
         try {
-            if (executor->warming != nullptr) lane->lose_warm_up(executor->number, *executor->warming, now_ns());
-            else batch = lane->lose_batch(executor->number, now_ns());
+            if (lane == nullptr) lose_flights(*executor, lost);
+            else if (executor->warming != nullptr) lane->lose_warm_up(executor->number, *executor->warming, now);
+            else lost.push_back({lane, lane->lose_batch(executor->batch->place, now)});
         } catch (const std::bad_alloc&) {
-            return;  // the next check tries again
+            if (lost.empty()) return;  // the next check tries again
         }
+        if (lane != nullptr) orphan_flights(*executor);
         executor->lost = true;
         executor->owner = shared_from_this();
         executor->handle.detach();
         lost_.fetch_add(1, std::memory_order_relaxed);
         replaced_.fetch_add(1, std::memory_order_relaxed);
         shared_.has_thread(executor->number, nullptr);
-        if (respawn && !try_spawn(executor->number)) miss(executor->number, now_ns());
+        if (respawn && !try_spawn(executor->number)) miss(executor->number, now);
     }
-    for (const Entry& entry : batch) lane->drop(entry, reason);
+    for (const LostBatch& batch : lost)
+        for (const Entry& entry : batch.entries) batch.lane->drop(entry, reason);
     wake();
 }
 
+void Executors::set_primary(Lane& lane, const Deployment& primary) {
+    const MutexLock lock(lock_);
+    if (primary.in_flight_max() > 0) orphans_.reserve(FLIGHTS_MAX * (count() + LOST_MAX));
+    lane.set_primary(primary);
+    forget_seats(lane);  // of the primary before
+}
+
 uint32_t Executors::detach(Lane& lane, int64_t patience_ns) noexcept {
-    const int64_t until = patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns;
+    bool left = has_left(lane, patience_ns >= NEVER_NS ? NEVER_NS : now_ns() + patience_ns);
+    bool flights = false;
+    {
+        const MutexLock lock(lock_);
+        flights = !left && has_flights(lane);
+    }
+    if (flights) {
+        lane.close_flights();
+        work_.fetch_add(1, std::memory_order_seq_cst);
+        futex_wake(work_, INT32_MAX);
+        left = has_left(lane, now_ns() + STUCK_LOOK_NS);
+    }
+    const uint32_t given_up = left ? 0 : abandon_lane(lane);
+    const MutexLock lock(lock_);
+    forget_seats(lane);
+    // Executors lost earlier have not come back either, or none would be in flight.
+    return left ? 0 : std::max(given_up, lane.in_flight());
+}
+
+// Whether all executors have left the lane by then. Takes it off all lists.
+bool Executors::has_left(Lane& lane, int64_t until_ns) noexcept {
     for (;;) {
         const uint32_t seen = work_.load(std::memory_order_seq_cst);
         {
@@ -466,13 +548,10 @@ uint32_t Executors::detach(Lane& lane, int64_t patience_ns) noexcept {
             std::erase(active_, &lane);
             lane.active = false;
         }
-        if (lane.in_flight() == 0) return 0;
-        if (now_ns() >= until) break;
-        futex_wait_until(work_, seen, std::min(until, now_ns() + 1'000'000));
+        if (lane.in_flight() == 0) return true;
+        if (now_ns() >= until_ns) return false;
+        futex_wait_until(work_, seen, std::min(until_ns, now_ns() + 1'000'000));
     }
-    const uint32_t given_up = abandon_lane(lane);
-    // Executors lost earlier have not come back either, or none would be in flight.
-    return std::max(given_up, lane.in_flight());
 }
 
 // Replaces the executors that are in the lane, and returns how many there were.
@@ -480,8 +559,12 @@ uint32_t Executors::abandon_lane(Lane& lane) noexcept {
     std::vector<std::shared_ptr<Executor>> hung;
     {
         const MutexLock lock(lock_);
-        for (const auto& executor : executors_)
-            if (executor->lane == &lane && !executor->lost) hung.push_back(executor);
+        for (const auto& executor : executors_) {
+            const bool flies = std::any_of(executor->flights.begin(), executor->flights.end(),
+                                           [&](const Flight& flight) { return flight.lane == &lane; });
+            if (!executor->lost && (executor->lane == &lane || (executor->lane == nullptr && flies)))
+                hung.push_back(executor);
+        }
     }
     for (const auto& executor : hung) replace(executor, Reason::closing, true);
     if (missing() > 0) deadline_timer_.add({now_ns() + ASK_AGAIN_NS, nullptr, 0, 0});
@@ -506,15 +589,15 @@ void Executors::stop(int64_t patience_ns) noexcept {
     }
     for (const auto& executor : executors) {
         if (executor->lost) continue;  // its thread goes on alone, and there was none to take its place
-        for (;;) {
+        while (!executor->ended.load(std::memory_order_acquire) && !executor->lost) {
             const uint32_t seen = work_.fetch_add(1, std::memory_order_seq_cst) + 1;
             futex_wake(work_, INT32_MAX);
-            if (executor->ended.load(std::memory_order_acquire) || now_ns() >= until) break;
-            futex_wait_until(work_, seen, std::min(until, now_ns() + 5'000'000));
+            if (now_ns() >= until) replace(executor, Reason::closing, false);
+            futex_wait_until(work_, seen, std::min(std::max(until, now_ns() + 1'000'000), now_ns() + 5'000'000));
         }
-        if (!executor->ended.load(std::memory_order_acquire)) replace(executor, Reason::closing, false);
         if (executor->handle.joinable()) executor->handle.join();
     }
+    release_orphans();
     started_.store(false);
 }
 

@@ -4,6 +4,13 @@
 // lock, the batch that ranks first among the lanes with work (fair_share.hpp has the order). An executor that is stuck
 // in a model is replaced by a new thread; the answers it may still bring are dropped.
 //
+// A batch for a device has a seat instead of a thread. An executor begins it, keeps it as a flight, and takes other
+// work meanwhile; whenever it is between two batches it looks at its flights. It looks without pause around the time
+// when an answer is due, and sleeps before and after. A flight that is overdue like a stuck executor is abandoned: its
+// requests are answered without it, and its seat is free once the device is through with it. Flights are their
+// executor's; one that goes into a model hands them to an executor that sleeps, and those of a replaced one are taken
+// by the next.
+//
 // Order. All executors must not sleep while a request is queued. Three pairs of accesses see to that; in each, at least
 // one side sees the other's store. 1. A submitter pushes its slot, then reads the lane's `announced`. An executor
 // clears `announced`, then swaps the stack of submissions out. Both exchange the head of the stack with acquire and
@@ -61,6 +68,8 @@ public:
     void begin_warming(Lane& lane, Deployment& deployment) noexcept;
     bool is_warm(const Deployment& deployment) noexcept;
     void end_warming(Lane& lane) noexcept;
+    // The lane's requests come under this primary from now on. Throws only std::bad_alloc.
+    void set_primary(Lane& lane, const Deployment& primary);
     // Takes the lane off all lists and waits for executors in it. One that does not come back within `patience_ns` is
     // given up: its callers get their fallback, and the return value counts it.
     uint32_t detach(Lane& lane, int64_t patience_ns) noexcept;
@@ -74,6 +83,8 @@ public:
     int64_t watch_ns() const noexcept;
     int64_t handoff_ns() const noexcept { return handoff_.value(); }
     uint64_t replaced() const noexcept { return replaced_.load(std::memory_order_relaxed); }
+    // Batches on devices that were given up because no answer came.
+    uint64_t abandoned() const noexcept { return abandoned_.load(std::memory_order_relaxed); }
     // Executors without a thread at present, because the system refused to replace a stuck one; and how often it did.
     uint32_t missing() const noexcept { return missing_count_.load(std::memory_order_relaxed); }
     uint64_t refused() const noexcept { return refused_.load(std::memory_order_relaxed); }
@@ -84,6 +95,23 @@ public:
     uint32_t count() const noexcept { return shared_.count(); }
 
 private:
+    // Flights of one executor.
+    static constexpr size_t FLIGHTS_MAX = SharedExecutors::EXECUTORS_MAX;
+    // An executor that has looked at its flights for this long is stuck in a device's driver.
+    static constexpr int64_t STUCK_LOOK_NS = 1'000'000'000, STUCK_CLOSING_NS = 20'000'000;
+
+    // A batch on a device, and what is left of one that was abandoned.
+    struct Flight {
+        Lane* lane;     // lock: null once abandoned and its lane has other seats or none
+        Batch* batch;   // null once abandoned
+        uint32_t seat;  // of the lane
+        int64_t began_ns, due_ns, hung_ns;
+        Deployment* deployment = nullptr;  // of an abandoned batch: one reference
+        uint32_t ticket = 0;               // of an abandoned batch
+        int64_t look_ns = 0;               // when to look again
+        bool leaving = false;              // lock: its executor is giving it up
+        bool lost = false;                 // lock: with its executor
+    };
     struct Executor {
         uint32_t number = 0;
         std::thread handle;
@@ -94,6 +122,8 @@ private:
         Deployment* warming = nullptr;  // lock: what it calls for the first time, one reference; null for a batch
         int64_t warming_since_ns = 0;   // lock
         std::vector<Lane::Dropped> dropped;  // this thread's alone: dropped under the lock, answered without it
+        std::vector<Flight> flights;  // written by this thread under the lock; by others only while it is in a lane
+        std::atomic<int64_t> looks_ns{0};  // when it began to look at its flights; 0 outside of that
         std::atomic<bool> ended{false};
         std::shared_ptr<Executors> owner;  // a lost thread keeps the executors that it comes back to
     };
@@ -103,6 +133,13 @@ private:
         int64_t wait_until_ns = NEVER_NS;
         bool holding = false;  // waits on purpose for a better batch
         bool warm_up = false;  // calls the lane's cold deployment first
+        bool lost = false;     // the thread was replaced while it looked at its flights
+    };
+
+    // A batch that was taken from its executor: the entries to fail.
+    struct LostBatch {
+        Lane* lane;
+        std::vector<Entry> entries;
     };
 
     explicit Executors(const ExecutorOptions& options);
@@ -110,20 +147,48 @@ private:
     bool try_spawn(uint32_t number) noexcept;
     void miss(uint32_t number, int64_t now) noexcept;
     void loop(Executor& me);
+    bool work(Executor& me, const Dispatch& dispatch);
     void comes_back_lost() noexcept;
     Dispatch next(Executor& me, int64_t now) noexcept;
     bool run(Executor& me, Lane& lane);
+    bool make_calls(Executor& me, Lane& lane);
+    bool end_calls(Executor& me, Lane& lane, bool in_flight);
     bool take_warm_up(Executor& me, Lane& lane, int64_t now, Dispatch& dispatch) noexcept;
     bool warm_up(Executor& me, Lane& lane);
     int64_t hung_at_ns(const Executor& executor, int64_t now) const noexcept;
     void take_announced() noexcept;
     Lane* first_untried(int64_t now) noexcept;
-    bool retire_idle_lanes(const Dispatch& dispatch) noexcept;
+    bool retire_idle_lanes(const Dispatch& dispatch, uint32_t executor, int64_t now) noexcept;
     bool park(const Dispatch& dispatch, uint32_t seen) noexcept;
+    bool sleep(uint32_t seen, int64_t until_ns) noexcept;
     bool work_comes(uint32_t seen) noexcept;
     int64_t check_executors(int64_t now) noexcept;
     void replace(const std::shared_ptr<Executor>& executor, Reason reason, bool respawn) noexcept;
+    bool has_left(Lane& lane, int64_t until_ns) noexcept;
     uint32_t abandon_lane(Lane& lane) noexcept;
+
+    // flights.cpp
+    enum class Looked : uint8_t { nothing, landed, lost };
+    Flight flight_of(Lane& lane, Batch& batch) noexcept;
+    bool has_flights(const Lane& lane) noexcept;
+    Looked look(Executor& me);
+    Looked look_at(Executor& me, size_t flight);
+    Looked landed(Executor& me, size_t flight);
+    Looked abandon(Executor& me, size_t flight, Reason reason);
+    Looked seat_is_free(Executor& me, size_t flight);
+    void leave_seat(Lane& lane, Batch& batch) noexcept;
+    void leave_ticket(Batch& batch) noexcept;
+    void free_seat(Flight& flight) noexcept;
+    void remove(Executor& me, size_t flight) noexcept;
+    void release_orphans() noexcept;
+    void drop_flights(Executor& me);
+    void orphan_flights(Executor& executor) noexcept;
+    void adopt_flights(Executor& me) noexcept;
+    int64_t next_look_ns(const Flight& flight, int64_t now) const noexcept;
+    Looked await(Executor& me, const Dispatch& dispatch, uint32_t seen, bool* woken);
+    void forget_seats(const Lane& lane) noexcept;
+    bool is_stuck_looking(const Executor& executor, int64_t since_ns) const noexcept;
+    void lose_flights(Executor& executor, std::vector<LostBatch>& lost);
 
     ExecutorOptions options_;
     SharedExecutors shared_;
@@ -131,6 +196,7 @@ private:
     std::vector<std::shared_ptr<Executor>> executors_;            // lock
     std::array<bool, SharedExecutors::EXECUTORS_MAX> missing_{};  // lock: executors that have no thread
     std::vector<Lane*> active_;                                   // lock: lanes that had work at the last look
+    std::vector<Flight> orphans_;                                 // lock: flights without an executor
     std::atomic<Lane*> announced_{nullptr};                       // a stack, linked by Lane::next_announced
     std::atomic<uint32_t> work_{0};  // futex; changes whenever a parked executor should look
     std::atomic<uint32_t> parked_{0};
@@ -140,7 +206,7 @@ private:
     std::atomic<bool> started_{false};
     uint32_t threads_made_ = 0;      // lock
     std::atomic<uint32_t> lost_{0};  // threads that were replaced and have not come back
-    std::atomic<uint64_t> replaced_{0};
+    std::atomic<uint64_t> replaced_{0}, abandoned_{0};
     std::atomic<uint32_t> missing_count_{0};
     std::atomic<uint64_t> refused_{0};
     DecayingQuantile handoff_{0.5, 256};  // from a submission to the executor that it woke

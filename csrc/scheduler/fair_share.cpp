@@ -16,8 +16,18 @@ constexpr int64_t LAG_NS_MAX = 5'000'000;
 
 SharedExecutors::SharedExecutors(uint32_t executors) noexcept : count_(std::clamp(executors, 1u, EXECUTORS_MAX)) {}
 
+void SharedExecutors::resize(uint32_t executors) noexcept {
+    count_.store(std::clamp(executors, 1u, EXECUTORS_MAX), std::memory_order_relaxed);
+}
+
+uint32_t SharedExecutors::first_idle() const noexcept {
+    for (uint32_t e = 0, n = count(); e < n; ++e)
+        if (!executors_[e].busy.load(std::memory_order_relaxed)) return e;
+    return NONE;
+}
+
 void SharedExecutors::started(uint32_t executor, int64_t now_ns, int64_t expected_ns, int64_t high_ns) noexcept {
-    ENGINE_ASSERT(executor < count_, "an executor's number is below their count");
+    ENGINE_ASSERT(executor < EXECUTORS_MAX, "an executor's number is below their bound");
     ENGINE_ASSERT(expected_ns >= 0 && high_ns >= expected_ns,
                   "a batch takes some time, and its high estimate is no less");
     Executor& it = executors_[executor];
@@ -32,7 +42,7 @@ void SharedExecutors::started(uint32_t executor, int64_t now_ns, int64_t expecte
 }
 
 void SharedExecutors::finished(uint32_t executor) noexcept {
-    ENGINE_ASSERT(executor < count_, "an executor's number is below their count");
+    ENGINE_ASSERT(executor < EXECUTORS_MAX, "an executor's number is below their bound");
     ENGINE_ASSERT(executors_[executor].busy.load(std::memory_order_relaxed), "an executor ends the batch that it has");
     executors_[executor].busy.store(false, std::memory_order_relaxed);
 }
@@ -40,7 +50,7 @@ void SharedExecutors::finished(uint32_t executor) noexcept {
 int64_t SharedExecutors::first_free_ns(int64_t now_ns, uint32_t* working) const noexcept {
     int64_t first = NEVER_NS;
     *working = 0;
-    for (uint32_t e = 0; e < count_; ++e) {
+    for (uint32_t e = 0, n = count(); e < n; ++e) {
         const Executor& it = executors_[e];
         int64_t free_ns = now_ns;
         if (!it.busy.load(std::memory_order_relaxed)) {
@@ -58,7 +68,7 @@ int64_t SharedExecutors::first_free_ns(int64_t now_ns, uint32_t* working) const 
 }
 
 bool SharedExecutors::all_stalled(int64_t now_ns) const noexcept {
-    for (uint32_t e = 0; e < count_; ++e) {
+    for (uint32_t e = 0, n = count(); e < n; ++e) {
         const Executor& it = executors_[e];
         if (!it.busy.load(std::memory_order_relaxed)) return false;
         const int64_t high = it.high_ns.load(std::memory_order_relaxed);
@@ -68,7 +78,7 @@ bool SharedExecutors::all_stalled(int64_t now_ns) const noexcept {
 }
 
 bool SharedExecutors::idle_for(int64_t now_ns, int64_t idle_ns_min) const noexcept {
-    for (uint32_t e = 0; e < count_; ++e)
+    for (uint32_t e = 0, n = count(); e < n; ++e)
         if (executors_[e].busy.load(std::memory_order_relaxed)) return false;
     return now_ns - latest_start_ns_.load(std::memory_order_relaxed) > idle_ns_min;
 }

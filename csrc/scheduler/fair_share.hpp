@@ -24,6 +24,14 @@
 
 namespace engine::scheduler {
 
+// Where a batch runs: on the thread of an executor, or on a seat, which is a batch that a device has in flight.
+struct Place {
+    // An executor's thread, unless it says otherwise.
+    constexpr Place(uint32_t its, bool seat = false) noexcept : number(its), on_device(seat) {}
+    uint32_t number;
+    bool on_device;
+};
+
 // One model's account with the executors.
 struct Share {
     std::atomic<double> weight{1.0};  // written under the lock
@@ -35,10 +43,15 @@ struct Share {
 class SharedExecutors {
 public:
     static constexpr uint32_t EXECUTORS_MAX = 64;
+    static constexpr uint32_t NONE = UINT32_MAX;
 
     explicit SharedExecutors(uint32_t executors) noexcept;
 
-    uint32_t count() const noexcept { return count_; }
+    uint32_t count() const noexcept { return count_.load(std::memory_order_relaxed); }
+    // Lock. Executors beyond the new count end the batches that they have.
+    void resize(uint32_t executors) noexcept;
+    // Lock. The first executor without a batch, NONE where all have one.
+    uint32_t first_idle() const noexcept;
     uint32_t models() const noexcept { return models_.load(std::memory_order_relaxed); }
     void joined() noexcept { models_.fetch_add(1, std::memory_order_relaxed); }
     void left() noexcept {
@@ -52,7 +65,7 @@ public:
     // When its batch began, later by the time for which the executor has waited for Python's GIL since: that is no time
     // of the primary's.
     int64_t started_ns(uint32_t executor, int64_t now_ns) const noexcept {
-        ENGINE_ASSERT(executor < count_, "an executor's number is below their count");
+        ENGINE_ASSERT(executor < EXECUTORS_MAX, "an executor's number is below their bound");
         const Executor& it = executors_[executor];
         const int64_t started = it.started_ns.load(std::memory_order_relaxed);
         const GilCall* gil = it.gil.load(std::memory_order_relaxed);
@@ -107,7 +120,7 @@ private:
     };
     static bool recent(const std::atomic<int64_t>& at, int64_t now_ns) noexcept;
 
-    uint32_t count_;
+    std::atomic<uint32_t> count_;
     std::array<Executor, EXECUTORS_MAX> executors_;
     std::atomic<uint32_t> models_{0};
     std::atomic<int64_t> latest_start_ns_{0};

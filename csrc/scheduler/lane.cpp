@@ -6,7 +6,6 @@
 
 #include "base/clock.hpp"
 #include "scheduler/reasons.hpp"
-#include "scheduler/row_search.hpp"
 #include "scheduler/scoring.hpp"
 
 namespace engine::scheduler {
@@ -63,9 +62,26 @@ bool Lane::take_from_executors(uint32_t index, uint32_t generation, bool* was_ru
     return false;
 }
 
-bool Lane::may_begin_batch() const noexcept {
+void Lane::set_primary(const Deployment& primary) {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
-    return running_ == 0 || overlaps_.load(std::memory_order_relaxed);
+    const uint32_t seats = primary.in_flight_max();
+    while (seats_.size() < seats) seats_.push_back(std::make_unique<Batch>(limits_));
+    policy_.set_device(seats, seats > 0 ? primary.rows_max() : limits_.batch_rows_max);
+    overlaps_ = primary.overlaps();
+}
+
+// Requests of a deployment that the lane never had seats for are scored by calls, as those of any other model.
+bool Lane::wants_seat(int64_t now) const noexcept {
+    return !seats_.empty() && slots_[policy_.first(now).slot].deployment->in_flight_max() > 0;
+}
+
+std::optional<Place> Lane::next_place(uint32_t executor, int64_t now) const noexcept {
+    ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
+    if (policy_.depth() > 0 && wants_seat(now)) {
+        const uint32_t seat = policy_.free_seat();
+        return seat == SharedExecutors::NONE ? std::nullopt : std::optional<Place>({seat, true});
+    }
+    return running_ == 0 || overlaps_ ? std::optional<Place>(executor) : std::nullopt;
 }
 
 void Lane::take_submissions(int64_t now) noexcept {
@@ -101,11 +117,10 @@ Claim Lane::claim(const Entry& entry) noexcept {
     return Claim::gone;
 }
 
-BatchPlan Lane::form_batch(uint32_t executor, int64_t now, std::vector<Dropped>& dropped) noexcept {
+BatchPlan Lane::form_batch(Place place, int64_t now, std::vector<Dropped>& dropped) noexcept {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
-    ENGINE_ASSERT(executor < batches_.size(), "every executor has its batch");
-    Batch& batch = *batches_[executor];
-    ENGINE_ASSERT(batch.called.empty(), "an executor's last batch has ended");
+    Batch& batch = batch_of(place);
+    ENGINE_ASSERT(batch.called.empty(), "the last batch there has ended");
     policy_.begins_after(waits_for_gil_.load(std::memory_order_relaxed) ? GilCalls::all().usual_wait_ns() : 0);
     const BatchPlan plan = policy_.form(
         now, batch.entries.data(), [this](const Entry& entry) { return claim(entry); },
@@ -117,66 +132,52 @@ BatchPlan Lane::form_batch(uint32_t executor, int64_t now, std::vector<Dropped>&
     ENGINE_ASSERT(plan.rows == 0 || !plan.holding, "an executor runs a batch or holds it back");
     batch.size = plan.rows;
     if (plan.rows == 0) return plan;
-    batch.executor = executor;
+    batch.place = place;
     batch.call_began_ns = now;
     batch.call_rows = plan.rows;
     waits_for_gil_.store(slots_[batch.entries[0].slot].deployment->takes_gil(), std::memory_order_relaxed);
     batch.call(*slots_[batch.entries[0].slot].deployment);
     executor_enters();
-    ++running_;
-    policy_.started(executor, plan.rows, now);
+    if (!place.on_device) ++running_;
+    policy_.started(place, plan.rows, now);
     return plan;
 }
 
-Lane::Scored Lane::score(Batch& batch) {
+void Lane::begin(Batch& batch) noexcept {
     ENGINE_ASSERT(batch.size > 0 && batch.size <= limits_.batch_rows_max, "a batch has rows, and fits its buffers");
     ENGINE_ASSERT(in_flight() > 0, "an executor that scores is in flight");
-    const int64_t begun = now_ns();
-    int64_t until = NEVER_NS;
+    const int64_t now = now_ns();
     std::copy_n(batch.entries.begin(), batch.size, batch.in_order.begin());
     for (uint32_t i = 0; i < batch.size; ++i) {
         const Slot& slot = slots_[batch.entries[i].slot];
-        batch.waited_ns[i] = begun - slot.queued_ns;
+        batch.waited_ns[i] = now - slot.queued_ns;
         batch.predicted_ns[i] = slot.predicted_ns;
-        until = std::min(until, batch.entries[i].finish_by_ns);
     }
-    ENGINE_ASSERT(working_until == 0, "a thread scores one batch at a time");
-    working_until = until;
-    Scored scored{begun, true, true};
-    // Requests of one deployment are scored together; around a swap a batch falls into runs.
-    bool ours = true;
-    for (uint32_t from = 0; from < batch.size;) {
-        Deployment* deployment = slots_[batch.in_order[from].slot].deployment;
-        uint32_t to = from + 1;
-        while (to < batch.size && slots_[batch.in_order[to].slot].deployment == deployment) ++to;
-        if (ours && from > 0) ours = begin_next_call(batch, *deployment, to - from, scored);
-        if (ours) ours = score_run(batch, from, to, scored);
-        else
-            for (uint32_t i = from; i < to; ++i) drop(batch.in_order[i], Reason::stalled);
-        from = to;
-    }
-    working_until = 0;
-    ENGINE_ASSERT(scored.ended_ns >= begun, "the monotonic clock never goes back");
-    return scored;
+    batch.begin(now);
 }
 
-// Scores rows from … to of the batch, which came under one deployment, and delivers them. False where the batch was
-// lost meanwhile.
-bool Lane::score_run(Batch& batch, uint32_t from, uint32_t to, Scored& scored) {
-    // Our own reference: once its slots are given back, a deployment that was swapped away has no other owner.
-    Deployment& deployment = *slots_[batch.in_order[from].slot].deployment;
-    deployment.retain();
-    const int64_t now = now_ns();
-    const uint32_t suspects = deployment.row_failures().remembers(now) ? put_suspects_last(batch, from, to, now) : to;
-    bool ours = suspects == from || score_rows(batch, deployment, from, suspects, true, scored);
-    if (suspects < to) {
-        if (ours && suspects > from) ours = begin_next_call(batch, deployment, to - suspects, scored);
-        if (ours) ours = score_rows(batch, deployment, suspects, to, false, scored);
-        else
-            for (uint32_t i = suspects; i < to; ++i) drop(batch.in_order[i], Reason::stalled);
+// The rows that are scored next: those of one deployment, because around a swap a batch has rows of two, and of these
+// the suspects last. False where all are settled.
+bool Lane::next_group(Batch& batch) noexcept {
+    const uint32_t from = batch.group_to;
+    if (from == batch.size) return false;
+    batch.searches = from == batch.run_to;
+    if (batch.searches) {
+        batch.deployment = slots_[batch.in_order[from].slot].deployment;
+        while (batch.run_to < batch.size && slots_[batch.in_order[batch.run_to].slot].deployment == batch.deployment)
+            ++batch.run_to;
+        const int64_t now = now_ns();
+        const bool any = batch.deployment->row_failures().remembers(now);
+        batch.group_to = any ? put_suspects_last(batch, from, batch.run_to, now) : batch.run_to;
+        batch.searches = batch.group_to > from;
     }
-    deployment.release();
-    return ours;
+    if (!batch.searches) batch.group_to = batch.run_to;
+    batch.group_from = from;
+    batch.search = RowSearch(batch.group_to - from);
+    batch.first_of_group = batch.blamed = true;
+    batch.giving_up = false;
+    batch.failure = Reason::ok;
+    return true;
 }
 
 // Moves rows like those that failed alone of late behind the others. Returns the first of them.
@@ -189,106 +190,183 @@ uint32_t Lane::put_suspects_last(Batch& batch, uint32_t from, uint32_t to, int64
     return static_cast<uint32_t>(first - begin);
 }
 
-// Scores rows from … to in one call. Where the call fails and `search` is true, further calls find the rows that make
-// it fail, for as long as the time of the rows allows, and answer the others. False where the batch was lost meanwhile.
-bool Lane::score_rows(Batch& batch, Deployment& deployment, uint32_t from, uint32_t to, bool search, Scored& scored) {
-    RowFailures& failures = deployment.row_failures();
-    const size_t width = limits_.n_outputs, row_bytes = deployment.row_bytes();
-    RowSearch rows(to - from);
-    Reason failure = Reason::ok;  // of the last failed call
-    bool blamed = true;           // a row was counted for it
-    bool giving_up = false;
-    // A call that nobody can be blamed for counts as one failing row.
-    const auto give_up = [&](const Entry& entry, int64_t now) {
-        scored.all_ok = false;
-        if (rows.tried() && !blamed) {
-            deployment.breaker().record(1, 1, now);
-            blamed = true;
-        }
-        drop(entry, rows.tried() ? failure : Reason::released);
-        rows.skip();
-    };
-    for (bool first_call = true; !rows.done();) {
-        const uint32_t at = from + rows.at();
-        const Entry& head = batch.in_order[at];
-        const uint32_t waiting = policy_.live() + to - at;
-        const bool hurried = search && failures.is_hurried(waiting, cost_, limits_.budget_ns);
-        uint32_t n = rows.next(!search   ? to - from
-                               : hurried ? failures.hurried_rows(waiting, cost_, limits_.budget_ns)
-                                         : failures.group_rows());
-        if (!first_call) {
-            const int64_t now = scored.ended_ns;
-            const uint32_t fits = cost_.rows_within(head.finish_by_ns - now);
-            if (giving_up || fits == 0 || !is_running(head)) {
-                give_up(head, now);
+bool Lane::next_call(Batch& batch) {
+    while (!batch.search.done() || next_group(batch)) {
+        const Entry& head = batch.in_order[batch.at()];
+        uint32_t fits = batch.size;
+        if (!batch.first_of_group) {
+            fits = cost_.rows_within(head.finish_by_ns - batch.ended_ns);
+            if (batch.giving_up || fits == 0 || !is_running(head)) {
+                give_up_row(batch);
                 continue;
             }
-            n = failures.hopeless() ? 1 : std::min(n, fits);
+        }
+        batch.n = rows_of_call(batch, fits);
+        if (!batch.first_call) {
             signal(batch);  // of the rows before; nobody waits for the calls to come
-            if (!begin_next_call(batch, deployment, n, scored)) {
-                for (uint32_t i = at; i < to; ++i) drop(batch.in_order[i], Reason::stalled);
+            if (!begin_next_call(batch)) {
+                give_up(batch, Reason::stalled);
                 return false;
             }
         }
-        first_call = false;
-        std::byte* inputs = batch.rows.data();
-        int64_t until = 0;  // the call is worth finishing while any of its callers still waits
-        for (uint32_t i = 0; i < n; ++i) {
-            std::memcpy(inputs + i * row_bytes, slots_.row(batch.in_order[at + i].slot), row_bytes);
-            until = std::max(until, batch.in_order[at + i].finish_by_ns);
-        }
-        const int status = deployment.score_primary(inputs, n, batch.scratch.data(), batch.out.data(), until);
-        const int64_t now = scored.ended_ns = now_ns();
-        uint32_t unusable = n;
-        if (status == ENGINE_SCORE_OK)
-            for (uint32_t i = 0; i < n; ++i) unusable -= usable(batch.out.data() + i * width, limits_);
-        scored.last_ok = unusable == 0;
-        scored.all_ok &= scored.last_ok;
-        const bool late = status == ENGINE_SCORE_OUT_OF_TIME || status == NOT_CALLED;
-        if (unusable == n && !late) {
-            failure = reason_of(status);
-            failures.call_failed();
-            if (n > 1 && search) {
-                rows.failed(n);
-                blamed = hurried && !failures.search_pays(n, std::min(n, waiting - n));
-                if (!blamed) continue;
-                failures.group_failed(n);
-                deployment.breaker().blame_row(now);
-                for (uint32_t i = 0; i < n; ++i) {
-                    drop(batch.in_order[at + i], failure);
-                    rows.skip();
-                }
-                continue;
-            }
-            if (n == 1 && (status != ENGINE_SCORE_OK || rows.tried())) failures.row_failed(inputs, row_bytes, now);
-            deployment.breaker().record(n, n, now);
-            blamed = true;
-            for (uint32_t i = 0; i < n; ++i) {
-                drop(batch.in_order[at + i], failure);
-                n == 1 ? rows.failed(1) : rows.skip();
-            }
-            // The rows are not to blame where nothing succeeds, and no call is worth its time while the breaker is
-            // open.
-            giving_up = failures.hopeless() || deployment.breaker().open();
-            continue;
-        }
-        // Before the answers go out: a caller that asks again at once finds the breaker as this call has left it.
-        if (status != NOT_CALLED) deployment.breaker().record(n, unusable, now);
-        if (!late) {
-            failures.call_passed(n);
-            deployment.call_passed(now);
-        }
-        for (uint32_t i = 0; i < n; ++i) {
-            const Entry& entry = batch.in_order[at + i];
-            const double* values = batch.out.data() + i * width;
-            if (late || (unusable > 0 && !usable(values, limits_))) drop(entry, reason_of(status));
-            else deliver(batch, entry, values, now);
-            if (!search && !late) failures.forget(inputs + i * row_bytes, row_bytes);
-        }
-        rows.passed(n);
+        batch.first_call = batch.first_of_group = false;
+        copy_rows(batch);
+        return true;
     }
     signal(batch);
+    return false;
+}
+
+uint32_t Lane::rows_of_call(Batch& batch, uint32_t fits) noexcept {
+    const RowFailures& failures = batch.deployment->row_failures();
+    const uint32_t waiting = policy_.live() + batch.group_to - batch.at();
+    batch.hurried = batch.searches && failures.is_hurried(waiting, cost_, limits_.budget_ns);
+    const uint32_t most = !batch.searches ? batch.size
+                          : batch.hurried ? failures.hurried_rows(waiting, cost_, limits_.budget_ns)
+                                          : failures.group_rows();
+    const uint32_t rows = std::min({batch.search.next(most), fits, batch.deployment->rows_max()});
+    return !batch.first_of_group && failures.hopeless() ? 1 : rows;
+}
+
+void Lane::copy_rows(Batch& batch) noexcept {
+    const size_t row_bytes = batch.deployment->row_bytes();
+    batch.until_ns = 0;  // the call is worth finishing while any of its callers still waits
+    for (uint32_t i = 0; i < batch.n; ++i) {
+        const Entry& entry = batch.in_order[batch.at() + i];
+        std::memcpy(batch.rows.data() + i * row_bytes, slots_.row(entry.slot), row_bytes);
+        batch.until_ns = std::max(batch.until_ns, entry.finish_by_ns);
+    }
+}
+
+bool Lane::make_call(Batch& batch) {
+    if (batch.place.on_device && batch.deployment->in_flight_max() > 0) return begin_on_device(batch);
+    call_ended(batch, score_here(batch));
+    return false;
+}
+
+int Lane::score_here(Batch& batch) {
+    int64_t until = NEVER_NS;
+    for (uint32_t i = 0; i < batch.size; ++i) until = std::min(until, batch.entries[i].finish_by_ns);
+    ENGINE_ASSERT(working_until == 0, "a thread scores one batch at a time");
+    working_until = until;
+    const int status = batch.deployment->score_primary(batch.rows.data(), batch.n, batch.scratch.data(),
+                                                       batch.out.data(), batch.until_ns);
+    working_until = 0;
+    return status;
+}
+
+bool Lane::begin_on_device(Batch& batch) {
+    const int status = batch.deployment->begin(batch.rows.data(), batch.n, batch.scratch.data(), &batch.ticket);
+    if (status == ENGINE_SCORE_OK || status == ENGINE_SCORE_BUSY) {
+        batch.waited |= status == ENGINE_SCORE_BUSY;
+        batch.call_state = status == ENGINE_SCORE_OK ? CallState::in_flight : CallState::waits_for_room;
+        return true;
+    }
+    batch.call_state = CallState::none;
+    call_ended(batch, status);
+    return false;
+}
+
+bool Lane::landed(Batch& batch) {
+    if (batch.call_state == CallState::waits_for_room) {
+        if (now_ns() < batch.until_ns) return !begin_on_device(batch);
+        call_ended(batch, NOT_CALLED);
+    } else {
+        const int status = batch.deployment->poll(batch.ticket, batch.out.data());
+        if (status == ENGINE_SCORE_PENDING) return false;
+        call_ended(batch, status);
+    }
+    batch.call_state = CallState::none;
     return true;
+}
+
+// The call gave `status`, and its answers are in batch.out where that is ENGINE_SCORE_OK.
+void Lane::call_ended(Batch& batch, int status) {
+    batch.ended_ns = now_ns();
+    uint32_t unusable = batch.n;
+    if (status == ENGINE_SCORE_OK)
+        for (uint32_t i = 0; i < batch.n; ++i)
+            unusable -= usable(batch.out.data() + size_t{i} * limits_.n_outputs, limits_);
+    batch.last_ok = unusable == 0;
+    batch.all_ok &= batch.last_ok;
+    const bool late = status == ENGINE_SCORE_OUT_OF_TIME || status == NOT_CALLED;
+    if (unusable == batch.n && !late) rows_failed(batch, status);
+    else rows_answered(batch, status, unusable);
+}
+
+// No row of the call has an answer. Where there are several, further calls find out which of them is to blame, for as
+// long as their time allows.
+void Lane::rows_failed(Batch& batch, int status) {
+    RowFailures& failures = batch.deployment->row_failures();
+    Breaker& breaker = batch.deployment->breaker();
+    const uint32_t n = batch.n, at = batch.at(), waiting = policy_.live() + batch.group_to - at;
+    batch.failure = reason_of(status);
+    failures.call_failed();
+    if (n > 1 && batch.searches) {
+        batch.search.failed(n);
+        batch.blamed = batch.hurried && !failures.search_pays(n, std::min(n, waiting - n));
+        if (!batch.blamed) return;
+        failures.group_failed(n);
+        breaker.blame_row(batch.ended_ns);
+        for (uint32_t i = 0; i < n; ++i) {
+            drop(batch.in_order[at + i], batch.failure);
+            batch.search.skip();
+        }
+        return;
+    }
+    if (n == 1 && (status != ENGINE_SCORE_OK || batch.search.tried()))
+        failures.row_failed(batch.rows.data(), batch.deployment->row_bytes(), batch.ended_ns);
+    breaker.record(n, n, batch.ended_ns);
+    batch.blamed = true;
+    for (uint32_t i = 0; i < n; ++i) {
+        drop(batch.in_order[at + i], batch.failure);
+        n == 1 ? batch.search.failed(1) : batch.search.skip();
+    }
+    // The rows are not to blame where nothing succeeds, and no call is worth its time while the breaker is open.
+    batch.giving_up = failures.hopeless() || breaker.open();
+}
+
+void Lane::rows_answered(Batch& batch, int status, uint32_t unusable) {
+    Deployment& deployment = *batch.deployment;
+    RowFailures& failures = deployment.row_failures();
+    const bool late = status == ENGINE_SCORE_OUT_OF_TIME || status == NOT_CALLED;
+    const size_t row_bytes = deployment.row_bytes();
+    // Before the answers go out: a caller that asks again at once finds the breaker as this call has left it.
+    if (status != NOT_CALLED) deployment.breaker().record(batch.n, unusable, batch.ended_ns);
+    if (!late) {
+        failures.call_passed(batch.n);
+        deployment.call_passed(batch.ended_ns);
+    }
+    const uint32_t at = batch.at();
+    for (uint32_t i = 0; i < batch.n; ++i) {
+        const double* values = batch.out.data() + size_t{i} * limits_.n_outputs;
+        if (late || (unusable > 0 && !usable(values, limits_))) drop(batch.in_order[at + i], reason_of(status));
+        else deliver(batch, batch.in_order[at + i], values, batch.ended_ns);
+        if (!batch.searches && !late) failures.forget(batch.rows.data() + i * row_bytes, row_bytes);
+    }
+    batch.search.passed(batch.n);
+}
+
+// There is no time for a call of the first row that is not settled. A call that nobody could be blamed for counts as
+// one failing row.
+void Lane::give_up_row(Batch& batch) {
+    const bool tried = batch.search.tried();
+    batch.all_ok = false;
+    if (tried && !batch.blamed) {
+        batch.deployment->breaker().record(1, 1, batch.ended_ns);
+        batch.blamed = true;
+    }
+    drop(batch.in_order[batch.at()], tried ? batch.failure : Reason::released);
+    batch.search.skip();
+}
+
+void Lane::give_up(Batch& batch, Reason reason) {
+    batch.all_ok = batch.last_ok = false;
+    for (uint32_t i = batch.at(); i < batch.size; ++i) drop(batch.in_order[i], reason);
+    batch.group_from = batch.group_to = batch.run_to = batch.size;
+    batch.search = RowSearch(0);
+    batch.call_state = CallState::none;
+    signal(batch);
 }
 
 // One wake-up for all answers of a loop in a call, after the last of them. A loop that is woken by the first takes them
@@ -303,14 +381,15 @@ void Lane::signal(Batch& batch) noexcept {
 
 // One call of the batch has ended and the next begins: each is a measure of its own, and none is stuck for the time of
 // those before it. False where the batch was lost, and its requests are answered.
-bool Lane::begin_next_call(Batch& batch, Deployment& deployment, uint32_t rows, Scored& scored) noexcept {
+bool Lane::begin_next_call(Batch& batch) noexcept {
     const MutexLock lock(lock_);
-    if (batches_[batch.executor].get() != &batch) return false;
-    policy_.finished(batch.executor, batch.call_rows, scored.ended_ns, scored.last_ok);
-    batch.call(deployment);
-    batch.call_rows = rows;
-    batch.call_began_ns = scored.ended_ns;
-    policy_.started(batch.executor, rows, scored.ended_ns);
+    if (slot_of(batch.place).get() != &batch) return false;
+    policy_.finished(batch.place, batch.call_rows, batch.ended_ns, batch.last_ok && !batch.waited);
+    batch.waited = false;
+    batch.call(*batch.deployment);
+    batch.call_rows = batch.n;
+    batch.call_began_ns = batch.ended_ns;
+    policy_.started(batch.place, batch.n, batch.ended_ns);
     return true;
 }
 
@@ -361,34 +440,40 @@ void Lane::fail(const Entry& entry, Reason reason) {
     settle_and_signal(slots_, entry.slot);
 }
 
-void Lane::finish_batch(uint32_t executor, const Batch& batch, const Scored& scored) noexcept {
+void Lane::finish_batch(const Batch& batch) noexcept {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
-    ENGINE_ASSERT(batches_[executor].get() == &batch, "an executor ends its own batch");
-    ENGINE_ASSERT(running_ > 0, "a batch ends once");
-    --running_;
-    policy_.finished(executor, batch.call_rows, scored.ended_ns, scored.last_ok);
+    ENGINE_ASSERT(slot_of(batch.place).get() == &batch, "an executor ends its own batch");
+    ENGINE_ASSERT(batch.place.on_device || running_ > 0, "a batch ends once");
+    if (!batch.place.on_device) --running_;
+    policy_.finished(batch.place, batch.call_rows, batch.ended_ns, batch.last_ok && !batch.waited);
+}
+
+void Lane::abandon_batch(const Batch& batch, int64_t now) noexcept {
+    ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
+    ENGINE_ASSERT(batch.place.on_device && slot_of(batch.place).get() == &batch, "a batch in flight has its seat");
+    if (!closing()) lose_call(batch.calling(), batch.call_began_ns, now);
 }
 
 // Without the lock, because the last reference frees a model, which may want the GIL for it. The answers are on their
 // way already: nobody waits for this.
-void Lane::learn(Batch& batch, const Scored& scored, bool lost) noexcept {
-    ENGINE_ASSERT(!batch.called.empty(), "a batch keeps its deployments until it has been learned from");
-    if (lost) {
-        ENGINE_ASSERT(batch.lost_in != nullptr, "a lost batch was in a call");
+void Lane::learn(Batch& batch, bool lost) noexcept {
+    ENGINE_ASSERT(lost || !batch.called.empty(), "a batch keeps its deployments until it has been learned from");
+    if (batch.lost_in != nullptr) {
+        ENGINE_ASSERT(lost, "a batch that came back in time is not lost");
         batch.lost_in->lost_call_returned();
-        batch.lost_in->breaker().came_back(scored.ended_ns);
+        batch.lost_in->breaker().came_back(batch.ended_ns);
         std::exchange(batch.lost_in, nullptr)->release();
     }
     for (Deployment* deployment : batch.called) deployment->release();
     batch.called.clear();
     if (lost) return;
     for (uint32_t i = 0; i < batch.size; ++i) {
-        policy_.missed_prediction_by(scored.ended_ns - batch.predicted_ns[i], scored.ended_ns);
+        policy_.missed_prediction_by(batch.ended_ns - batch.predicted_ns[i], batch.ended_ns);
         counters_.queued_ns.record(batch.waited_ns[i]);
     }
     counters_.batches.fetch_add(1, std::memory_order_relaxed);
     counters_.batch_rows.fetch_add(batch.size, std::memory_order_relaxed);
-    if (!scored.all_ok) counters_.failed_batches.fetch_add(1, std::memory_order_relaxed);
+    if (!batch.all_ok) counters_.failed_batches.fetch_add(1, std::memory_order_relaxed);
 }
 
 // A batch is given up after a deadline and a half; later only where such batches are known to take long.
@@ -397,13 +482,13 @@ int64_t Lane::hung_at_ns(const Batch& batch, int64_t now) const noexcept {
     const int64_t patience = std::max(limits_.budget_ns / 2 * 3, 4 * cost_.high_ns(batch.call_rows));
     // Inside the call a library may wait for the GIL as well, as long as others have waited for it of late.
     const int64_t gil_ns = batch.calling().takes_gil() ? GIL_WAITS * GilCalls::all().long_wait_ns() : 0;
-    return policy_.started_ns(batch.executor, now) + patience + gil_ns;
+    return policy_.started_ns(batch.place, now) + patience + gil_ns;
 }
 
-std::vector<Entry> Lane::lose_batch(uint32_t executor, int64_t now) {
+std::vector<Entry> Lane::lose_batch(Place place, int64_t now) {
     ENGINE_ASSERT(lock_.held_by_this_thread(), "the executors' lock is held");
-    ENGINE_ASSERT(running_ > 0, "only a batch that runs is lost");
-    std::unique_ptr<Batch>& batch = batches_[executor];
+    ENGINE_ASSERT(place.on_device || running_ > 0, "only a batch that runs is lost");
+    std::unique_ptr<Batch>& batch = slot_of(place);
     ENGINE_ASSERT(batch->size > 0 && !batch->called.empty(), "only a batch that runs is lost");
     std::vector<Entry> entries(batch->entries.begin(), batch->entries.begin() + batch->size);
     auto next = std::make_unique<Batch>(limits_);
@@ -415,8 +500,8 @@ std::vector<Entry> Lane::lose_batch(uint32_t executor, int64_t now) {
     batch->lost_in->retain();
     lost_.push_back(std::move(batch));
     batch = std::move(next);
-    --running_;
-    policy_.lost(executor);
+    if (!place.on_device) --running_;
+    policy_.lost(place);
     return entries;
 }
 

@@ -13,6 +13,9 @@
 // Priority classes make no difference while every request can be served in time. A request that can be admitted only in
 // the place of less important ones is admitted, and for the next 20 ms class goes before deadline.
 //
+// A model on a device has seats: its batches run there and not on executors' threads, and it neither shares executors
+// nor waits for them, except that one must be free to begin a batch. set_device() says how many seats there are.
+//
 // Any thread may call admit(), enter(), leave(), rejected() and missed_prediction_by(). The rest needs the executors'
 // lock.
 //
@@ -103,8 +106,13 @@ public:
     void leave(const Ticket& ticket) noexcept;
     // A request was rejected: forming then knows that freed capacity will be used.
     void rejected(int64_t now_ns) noexcept {
-        if (host_ == nullptr) shared_->rejected(now_ns);  // a slow guest is no overload of the host
+        if (host_ == nullptr) places().rejected(now_ns);  // a slow guest is no overload of the host
     }
+    // The executors' lock. From now on batches run on this many seats of a device and have up to rows_max rows; 0 seats
+    // for batches on executors' threads. Throws only std::bad_alloc, and then nothing has changed.
+    void set_device(uint32_t seats, uint32_t rows_max);
+    // The executors' lock. The first seat without a batch; SharedExecutors::NONE where all have one.
+    uint32_t free_seat() const noexcept { return device_ == nullptr ? SharedExecutors::NONE : device_->first_idle(); }
     // The executors' lock. A guest's part of the executors, above 0 and below 1, while there is not enough for all.
     void set_guest_share(double share) noexcept;
     // How long a batch of this guest may take if it begins now; NEVER_NS for as long as it likes.
@@ -134,16 +142,16 @@ public:
 
     // The executors' lock. How long after its batch is formed an executor usually begins with it.
     void begins_after(int64_t ns) noexcept { begins_after_ns_.store(ns, std::memory_order_relaxed); }
-    void started(uint32_t executor, uint32_t rows, int64_t now_ns) noexcept;
-    void finished(uint32_t executor, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept;
-    // When the executor's batch began, without its waits for Python's GIL.
-    int64_t started_ns(uint32_t executor, int64_t now_ns) const noexcept {
-        return shared_->started_ns(executor, now_ns);
+    void started(Place place, uint32_t rows, int64_t now_ns) noexcept;
+    void finished(Place place, uint32_t rows, int64_t now_ns, bool cost_counts) noexcept;
+    // When the batch there began, without its executor's waits for Python's GIL.
+    int64_t started_ns(Place place, int64_t now_ns) const noexcept {
+        return of(place).started_ns(place.number, now_ns);
     }
-    // The batch that `executor` began will not come back, or comes back too late to be a measure.
-    void lost(uint32_t executor) noexcept {
+    // The batch that began there will not come back, or comes back too late to be a measure.
+    void lost(Place place) noexcept {
         if (host_ != nullptr) --host_->guests_running_;
-        shared_->finished(executor);
+        of(place).finished(place.number);
     }
     // How far a finish lay behind its prediction (0 when ahead): admission's own learned margin. One full batch counts
     // at most. A larger miss was a stall, or more urgent requests came in between; the fallback covers those, and a
@@ -161,6 +169,13 @@ public:
 private:
     using Heap = std::vector<Entry>;
 
+    // Where new batches run, and with whom they are shared.
+    SharedExecutors& places() const noexcept { return *places_.load(std::memory_order_acquire); }
+    bool on_device() const noexcept { return &places() != executors_; }
+    SharedExecutors& of(Place place) const noexcept { return place.on_device ? *device_ : *executors_; }
+    uint32_t batch_rows_max() const noexcept { return batch_rows_max_.load(std::memory_order_relaxed); }
+    int64_t first_free_ns(int64_t now_ns, uint32_t* working) const noexcept;
+    bool all_stalled(int64_t now_ns) const noexcept;
     bool probe_due(int64_t now_ns) const noexcept;
     struct Ahead {
         int64_t rows = 0;
@@ -171,8 +186,8 @@ private:
     int64_t margin_ns(int64_t now_ns, int64_t slack_ns) const noexcept;
     // Small batches leave room for the next urgent request; under a lasting overload the last few per cent count more.
     uint32_t efficient_batch(int64_t now_ns) const noexcept {
-        const uint32_t rows = shared_->overloaded_lastingly(now_ns) ? cost_.peak_rows() : cost_.efficient_rows();
-        return std::max(1u, std::min(rows, limits_.batch_rows_max));
+        const uint32_t rows = places().overloaded_lastingly(now_ns) ? cost_.peak_rows() : cost_.efficient_rows();
+        return std::max(1u, std::min(rows, batch_rows_max()));
     }
     const Heap* first_heap(int64_t now_ns) const noexcept;
     Heap& heap_of(const Entry& entry) noexcept { return heaps_[static_cast<size_t>(entry.priority)]; }
@@ -189,11 +204,14 @@ private:
     uint32_t guests_running_ = 0;           // of a host, lock: batches of its guests
     int64_t guest_ended_ns_ = 0;            // of a guest, lock: its latest batch
     std::unique_ptr<SharedExecutors> own_;  // null where executors are shared
-    SharedExecutors* shared_;
+    SharedExecutors* executors_;
+    std::unique_ptr<SharedExecutors> device_;  // lock: this model's seats; null until it has had some
+    std::atomic<SharedExecutors*> places_;     // one of the two; written under the lock
+    std::atomic<uint32_t> batch_rows_max_;     // the model's own, within the limit; written under the lock
     Share share_;
     std::array<FinishCounts, PRIORITIES> counts_;  // rows queued, by class
     std::atomic<int64_t> live_{0};
-    FinishCounts work_;  // our part of shared_->work
+    FinishCounts work_;  // our part of executors_->work
     DecayingQuantile error_{0.98, 2048};
     int64_t stall_ended_ns_ = 0;
     std::atomic<int64_t> begins_after_ns_{0};
@@ -209,7 +227,7 @@ struct FinishesLater {
 template <class ClaimFn, class DropFn>
 BatchPlan Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& release) noexcept {
     BatchPlan plan;
-    const bool classes_first = shared_->classes_first(now_ns);
+    const bool classes_first = places().classes_first(now_ns);
     const int64_t begins_ns = now_ns + begins_after_ns_.load(std::memory_order_relaxed);
     while (const Heap* first = first_heap(now_ns)) {
         Entry head = first->front();
@@ -256,7 +274,7 @@ BatchPlan Policy::form(int64_t now_ns, Entry* batch, ClaimFn&& claim, DropFn&& r
     ENGINE_ASSERT(plan.rows <= limits_.batch_rows_max, "a batch fits its buffer");
     ENGINE_ASSERT(!plan.holding || (plan.rows == 0 && plan.wait_until_ns < NEVER_NS),
                   "an executor holds back for a time");
-    if (depth() == 0) shared_->deactivate(share_);
+    if (depth() == 0) places().deactivate(share_);
     return plan;
 }
 

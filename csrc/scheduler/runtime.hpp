@@ -76,8 +76,8 @@ public:
     void start_threads(Deployment* deployment, const void* rows, uint32_t n_rows);
     // True once that calibration is over.
     bool warmed_up() const noexcept { return warm_.load(std::memory_order_acquire); }
-    // Whether several batches may run at once: set with every change of primary.
-    void set_overlaps(bool overlaps) noexcept { lane_.set_overlaps(overlaps); }
+    // With every change of primary, before requests come under it. Throws only std::bad_alloc.
+    void set_primary(const Deployment& primary) { executors_->set_primary(lane_, primary); }
 
     // A default leaves NaN in `out`, because the binding fills the value in.
     Outcome predict_inline(const Request& request, double* out);

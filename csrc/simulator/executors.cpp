@@ -1,6 +1,8 @@
 // The simulated executors: they form batches by the policy, score and deliver, as scheduler/lane.cpp and executors.cpp
 // do.
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "simulator/run.hpp"
 
@@ -12,6 +14,8 @@ namespace {
 constexpr int64_t PROBE_IDLE_NS = 50'000'000;
 // As in scheduler/executors.cpp: past this many lost threads the models are left to their circuit breakers.
 constexpr uint32_t LOST_MAX = 16;
+// Seats in a trace follow the executors.
+constexpr uint64_t SEATS_TRACED = SharedExecutors::EXECUTORS_MAX;
 
 bool is_finite(const double* values) noexcept {
     for (uint32_t i = 0; i < SimulatedVersion::OUTPUTS; ++i)
@@ -32,8 +36,85 @@ void Simulator::wake_executor() {
 }
 
 void Simulator::form_batches() {
+    attend_flights();
     for (uint32_t e = 0; e < executors_.size(); ++e)
-        if (executors_[e].batch == NO_SLOT && executors_[e].deaths == 0 && !form_batch(e)) return;
+        while (executors_[e].batch == NO_SLOT && executors_[e].deaths == 0)
+            if (!form_batch(e)) return;
+}
+
+// An executor that could look at a flight now; NO_SLOT for none.
+uint32_t Simulator::idle_executor() const {
+    for (uint32_t e = 0; e < executors_.size(); ++e)
+        if (executors_[e].batch == NO_SLOT && executors_[e].deaths == 0) return e;
+    return NO_SLOT;
+}
+
+// As Executors::look: flights whose time has come, once an executor is free for them.
+void Simulator::attend_flights() {
+    while (!flights_.empty() && idle_executor() != NO_SLOT) {
+        const auto [index, serial] = flights_.back();
+        flights_.pop_back();
+        if (batches_[index].serial == serial) attend(index);
+    }
+}
+
+void Simulator::attend(uint32_t index) {
+    Batch& batch = batches_[index];
+    touched_ = batch.model;
+    if (batch.ends_ns <= now_ns_) return batch.orphan ? seat_is_free(index) : score_done(index);
+    if (!batch.orphan && now_ns_ >= batch.began_ns + patience_ns(batch)) abandon(index);
+}
+
+// As Executors::abandon: the device goes on with the batch, and nobody waits for it.
+void Simulator::abandon(uint32_t index) {
+    Batch& batch = batches_[index];
+    Model& model = models_[batch.model];
+    ++result_.abandoned;
+    batch.orphan = true;
+    if (!batch.calling->passed_since(batch.began_ns)) batch.calling->breaker().trip(now_ns_);
+    batch.calling->retain();
+    batch.held = true;
+    for (uint32_t i = 0; i < batch.rows; ++i) {
+        fail(model, batch.entries[i], Reason::stalled);
+        model.slots.drop_reference(batch.entries[i].slot);
+    }
+    batch.rows = 0;
+}
+
+void Simulator::seat_is_free(uint32_t index) {
+    Batch& batch = batches_[index];
+    batch.calling->breaker().came_back(now_ns_);
+    batch.calling->release();
+    batch.held = false;
+    if (std::exchange(batch.seated, false)) {
+        models_[batch.model].policy.lost(batch.place);
+        batch_at(models_[batch.model], batch.place) = NO_SLOT;
+    }
+    ++batch.serial;
+    free_batches_.push_back(index);
+}
+
+// As Executors::forget_seats.
+void Simulator::forget_seats(uint32_t m) {
+    Model& model = models_[m];
+    for (uint32_t seat = 0; seat < model.seats.size(); ++seat) {
+        if (model.seats[seat] == NO_SLOT || !batches_[model.seats[seat]].orphan) continue;
+        batches_[model.seats[seat]].seated = false;
+        model.policy.lost({seat, true});
+        model.seats[seat] = NO_SLOT;
+    }
+}
+
+// The batch that runs at a place; NO_SLOT for none.
+uint32_t& Simulator::batch_at(Model& model, Place place) {
+    return place.on_device ? model.seats[place.number] : executors_[place.number].batch;
+}
+
+// As Lane::next_place.
+std::optional<Place> Simulator::next_place(const Model& model, uint32_t executor) const {
+    if (model.seats.empty()) return Place(executor);
+    const uint32_t seat = model.policy.free_seat();
+    return seat == SharedExecutors::NONE ? std::nullopt : std::optional<Place>({seat, true});
 }
 
 // As Executors::next: the batch that ranks first among the models with work. False when there is none to run.
@@ -45,7 +126,9 @@ bool Simulator::form_batch(uint32_t executor) {
         const uint32_t m = first_untried();
         if (m == NO_SLOT) break;
         models_[m].tried = true;
-        const BatchPlan plan = form_batch_of(m, executor);
+        const std::optional<Place> place = next_place(models_[m], executor);
+        if (!place) continue;
+        const BatchPlan plan = form_batch_of(m, *place);
         found = plan.rows > 0;
         result_.held += plan.holding;
         if (plan.rows == 0 && plan.wait_until_ns > now_ns_) again_ns = std::min(again_ns, plan.wait_until_ns);
@@ -77,11 +160,11 @@ void Simulator::take_submissions(Model& model) {
 // The model whose next batch ranks first, of those not tried at this look; NO_SLOT for none.
 uint32_t Simulator::first_untried() {
     uint32_t first = NO_SLOT;
-    Policy::Rank rank{};
+    std::pair<bool, Policy::Rank> rank{};
     for (const uint32_t m : active_) {
         Model& model = models_[m];
         if (model.tried || model.policy.depth() == 0) continue;
-        const Policy::Rank its = model.policy.rank(now_ns_);
+        const std::pair<bool, Policy::Rank> its{model.seats.empty(), model.policy.rank(now_ns_)};
         if (first != NO_SLOT && !(its < rank)) continue;
         first = m;
         rank = its;
@@ -89,11 +172,11 @@ uint32_t Simulator::first_untried() {
     return first;
 }
 
-BatchPlan Simulator::form_batch_of(uint32_t m, uint32_t executor) {
+BatchPlan Simulator::form_batch_of(uint32_t m, Place place) {
     Model& model = models_[m];
     const uint32_t index = take_batch();
     Batch& batch = batches_[index];
-    batch.executor = executor;
+    batch.place = place;
     batch.model = m;
     std::vector<Entry> dropped;
     const BatchPlan plan = model.policy.form(
@@ -135,36 +218,57 @@ Claim Simulator::claim(const Entry& entry, Batch& batch) {
 void Simulator::start_batch(uint32_t index, const BatchPlan& plan, uint64_t left_queued) {
     Batch& batch = batches_[index];
     Model& model = models_[batch.model];
-    const bool over = sabotaged(Invariant::bounded_batch) || batch.rows > plan_.batch_rows_max;
+    const uint32_t most = place_rows_max(model);
+    const bool over = sabotaged(Invariant::bounded_batch) || batch.rows > most;
     checker_.expect(!over && batch.rows == plan.rows, Invariant::bounded_batch, arrived_);
     int64_t first_ns = NEVER_NS;
     for (uint32_t i = 0; i < batch.rows; ++i) first_ns = std::min(first_ns, batch.entries[i].finish_by_ns);
     const bool able = now_ns_ + model.cost.high_ns(batch.rows) <= first_ns;
-    const bool probe = !able && batch.rows == 1 && probing();
+    const bool probe = !able && batch.rows == 1 && probing(batch);
     result_.probes += probe;
     checker_.expect((able || probe) && !sabotaged(Invariant::able_to_finish), Invariant::able_to_finish,
                     requests_[request_of(model, batch.entries[0].slot)].number);
-    checker_.expect((!model.canary || live_can_wait(batch)) && !sabotaged(Invariant::live_first), Invariant::live_first,
-                    requests_[request_of(model, batch.entries[0].slot)].number);
+    checker_.expect((!model.simulated.canary || live_can_wait(batch)) && !sabotaged(Invariant::live_first),
+                    Invariant::live_first, requests_[request_of(model, batch.entries[0].slot)].number);
     const bool pays = std::min(model.cost.efficient_rows(), plan_.batch_rows_max) > 1;
     if (batch.rows == 1 && able && pays && left_queued > 0 && now_ns_ + model.cost.high_ns(2) <= first_ns)
         ++result_.batches_of_one_avoidable;
-    ENGINE_ASSERT(executors_[batch.executor].batch == NO_SLOT, "an executor begins a batch when it has none");
-    ENGINE_ASSERT(executors_[batch.executor].deaths == 0, "a dead executor begins no batch");
-    executors_[batch.executor].batch = index;
+    ENGINE_ASSERT(batch_at(model, batch.place) == NO_SLOT, "a place begins a batch when it has none");
+    ENGINE_ASSERT(idle_executor() != NO_SLOT, "a live executor begins a batch");
+    batch_at(model, batch.place) = index;
     ++result_.batches;
     result_.batch_rows += batch.rows;
-    started_ns_ = batch.began_ns = now_ns_;
-    model.policy.started(batch.executor, batch.rows, now_ns_);
-    metrics_.trace(now_ns_, uint64_t{batch.model} << 32 | batch.executor, batch.rows);
+    model.started_ns = batch.began_ns = now_ns_;
+    if (!batch.place.on_device) started_ns_ = now_ns_;
+    batch.seated = batch.place.on_device;
+    check_in_flight(index);
+    model.policy.started(batch.place, batch.rows, now_ns_);
+    const uint64_t at = batch.place.on_device ? SEATS_TRACED + batch.place.number : batch.place.number;
+    metrics_.trace(now_ns_, uint64_t{batch.model} << 32 | at, batch.rows);
     batch.from = batch.to = batch.call_rows = 0;
     start_run(index);
 }
 
+uint32_t Simulator::place_rows_max(const Model& model) const {
+    const uint32_t most = model.simulated.rows_max;
+    return model.seats.empty() || most == 0 ? plan_.batch_rows_max : std::min(most, plan_.batch_rows_max);
+}
+
+// Counted anew at each start: the batches with a seat of the model, whether or not anybody waits for them.
+void Simulator::check_in_flight(uint32_t index) {
+    const Model& model = models_[batches_[index].model];
+    uint64_t in_flight = 0;
+    for (const Batch& batch : batches_) in_flight += batch.seated && &models_[batch.model] == &model;
+    result_.in_flight_max = std::max(result_.in_flight_max, in_flight);
+    const bool over = sabotaged(Invariant::bounded_in_flight) || in_flight > model.seats.size();
+    checker_.expect(!over, Invariant::bounded_in_flight, arrived_);
+}
+
 // Whether every queued request of the live version can wait for this batch of its canary. Only where no other executor
-// serves them meanwhile, and there is enough for both.
+// serves them meanwhile, there is enough for both, and neither has a device.
 bool Simulator::live_can_wait(const Batch& batch) {
     if (executors_.size() > 1 || shared_.overloaded(now_ns_)) return true;
+    if (batch.place.on_device || !models_.front().seats.empty()) return true;
     Model& live = models_.front();
     const int64_t ends_ns = now_ns_ + models_[batch.model].cost.high_ns(batch.rows) + live.cost.high_ns(1);
     return std::all_of(requests_.begin(), requests_.end(), [&](const Request& request) {
@@ -202,16 +306,23 @@ void Simulator::start_call(uint32_t index, uint32_t rows) {
     const bool first = batch.call_rows == 0;
     if (!first && !batch.orphan) {
         // As Lane::begin_next_call.
-        model.policy.finished(batch.executor, batch.call_rows, now_ns_, batch.last_ok);
-        model.policy.started(batch.executor, rows, now_ns_);
+        model.policy.finished(batch.place, batch.call_rows, now_ns_, batch.last_ok);
+        model.policy.started(batch.place, rows, now_ns_);
         batch.began_ns = now_ns_;
     }
     batch.call_rows = rows;
     Deployment* deployment = batch.calling = model.slots[batch.entries[batch.from].slot].deployment;
-    const double factor = model.cost_factor * version_factors_[deployment->number() - 1];
-    const bool replaced = executors_[batch.executor].replaced;
-    const int64_t end_ns = environment_.score_end(now_ns_, rows, factor, batch.executor, replaced);
-    if (end_ns < NEVER_NS) schedule(end_ns, Kind::score_done, index, batch.serial);
+    const double factor = model.simulated.cost_factor * version_factors_[deployment->number() - 1];
+    const bool on_device = batch.place.on_device;
+    const bool replaced = !on_device && executors_[batch.place.number].replaced;
+    const int64_t begins_ns = on_device && model.simulated.serial ? std::max(now_ns_, model.device_free_ns) : now_ns_;
+    batch.ends_ns = begins_ns >= NEVER_NS
+                        ? NEVER_NS
+                        : environment_.score_end(begins_ns, rows, factor, batch.place.number, replaced);
+    if (on_device) model.device_free_ns = batch.ends_ns;
+    if (batch.ends_ns < NEVER_NS) schedule(batch.ends_ns, Kind::score_done, index, batch.serial);
+    if (on_device && plan_.replace_hung)
+        schedule(now_ns_ + patience_ns(batch), Kind::flight_overdue, index, batch.serial);
 }
 
 // As Lane::score_rows, from the end of a call to the beginning of the next.
@@ -321,9 +432,10 @@ void Simulator::batch_done(uint32_t index) {
         --lost_;
         batch.calling->breaker().came_back(now_ns_);
     } else {
-        ENGINE_ASSERT(executors_[batch.executor].batch == index, "an executor ends its own batch");
-        executors_[batch.executor].batch = NO_SLOT;
-        model.policy.finished(batch.executor, batch.call_rows, now_ns_, batch.last_ok);
+        ENGINE_ASSERT(batch_at(model, batch.place) == index, "an executor ends its own batch");
+        batch_at(model, batch.place) = NO_SLOT;
+        batch.seated = false;
+        model.policy.finished(batch.place, batch.call_rows, now_ns_, batch.last_ok);
         for (uint32_t i = 0; i < batch.rows; ++i)
             model.policy.missed_prediction_by(now_ns_ - batch.predicted_ns[i], now_ns_);
     }
@@ -339,7 +451,11 @@ int64_t Simulator::hung_at_ns(uint32_t e) noexcept {
     const Executor& executor = executors_[e];
     if (executor.batch == NO_SLOT || executor.deaths > 0) return NEVER_NS;
     const Batch& batch = batches_[executor.batch];
-    return batch.began_ns + std::max(plan_.budget_ns / 2 * 3, 4 * models_[batch.model].cost.high_ns(batch.call_rows));
+    return batch.began_ns + patience_ns(batch);
+}
+
+int64_t Simulator::patience_ns(const Batch& batch) const {
+    return std::max(plan_.budget_ns / 2 * 3, 4 * models_[batch.model].cost.high_ns(batch.call_rows));
 }
 
 // A request of this model timed out while it ran: check the model's executors when they have been at it for too long.
@@ -426,7 +542,11 @@ uint32_t Simulator::take_batch() {
     return index;
 }
 
-bool Simulator::probing() const noexcept {
+bool Simulator::probing(const Batch& batch) const noexcept {
+    const Model& model = models_[batch.model];
+    if (batch.place.on_device)
+        return now_ns_ - model.started_ns > PROBE_IDLE_NS &&
+               std::all_of(model.seats.begin(), model.seats.end(), [](uint32_t seat) { return seat == NO_SLOT; });
     for (const Executor& executor : executors_)
         if (executor.batch != NO_SLOT) return false;
     return now_ns_ - started_ns_ > PROBE_IDLE_NS;

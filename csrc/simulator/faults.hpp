@@ -43,27 +43,27 @@ enum class Invariant : uint8_t {
     answered_once,    // a request is answered, or given up by its caller, no more than once
     answered_at_all,  // … and no less
     answered_after_arrival,
-    claimed_once,      // an executor takes a request once, and only while it is unanswered
-    bounded_queue,     // requests waiting, and slots in use, within queue_rows_max
-    bounded_batch,     // rows in a batch within batch_rows_max
-    in_time_to_start,  // no row joins a batch after its finish_by
-    able_to_finish,    // no batch starts that its own estimate sees finishing after the finish_by of a member, but
-                       // for the single row that probes a primary long idle
-    own_answer,        // the values are those of the request's own row
-    own_version,       // computed by the version that it came in under
-    on_time,           // late only after an event larger than the safety margin allows for
-    promise,           // in an environment without noise: never late where there was time for the fallback
-    counts_agree,      // every arrival is answered, queued, running or falling back; the policy's count is ours
+    claimed_once,       // an executor takes a request once, and only while it is unanswered
+    bounded_queue,      // requests waiting, and slots in use, within queue_rows_max
+    bounded_batch,      // rows in a batch within batch_rows_max, and the device's rows_max
+    bounded_in_flight,  // batches of a device within its seats, those given up included
+    in_time_to_start,   // no row joins a batch after its finish_by
+    able_to_finish,     // no batch starts that its own estimate sees finishing after the finish_by of a member, but
+                        // for the single row that probes a primary long idle
+    own_answer,         // the values are those of the request's own row
+    own_version,        // computed by the version that it came in under
+    on_time,            // late only after an event larger than the safety margin allows for
+    promise,            // in an environment without noise: never late where there was time for the fallback
+    counts_agree,       // every arrival is answered, queued, running or falling back; the policy's count is ours
     forward_time,
     live_first,  // no batch of a canary starts that makes a queued request of the live version late, but at overload
     nothing_leaked,  // at the end all slots, queue entries and old versions are given back
 };
-inline constexpr size_t INVARIANTS = 16;
+inline constexpr size_t INVARIANTS = 17;
 inline constexpr std::array<const char*, INVARIANTS> INVARIANT_NAMES{
-    "answered_once", "answered_at_all",  "answered_after_arrival", "claimed_once", "bounded_queue",
-    "bounded_batch", "in_time_to_start", "able_to_finish",         "own_answer",   "own_version",
-    "on_time",       "promise",          "counts_agree",           "forward_time", "live_first",
-    "nothing_leaked"};
+    "answered_once",     "answered_at_all",  "answered_after_arrival", "claimed_once", "bounded_queue", "bounded_batch",
+    "bounded_in_flight", "in_time_to_start", "able_to_finish",         "own_answer",   "own_version",   "on_time",
+    "promise",           "counts_agree",     "forward_time",           "live_first",   "nothing_leaked"};
 
 struct SimulatedFault {
     static constexpr uint32_t EVERY_EXECUTOR = UINT32_MAX;

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <deque>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "scheduler/cost.hpp"
@@ -33,6 +35,7 @@ private:
         fallback_done,
         fallback_dropped,  // its core came too late to run the fallback
         score_done,        // of a batch: a scoring call has returned
+        flight_overdue,    // of a batch: it may have to be given up
         check_executors,   // executors that may be stuck
         woken,             // an executor, by a submission
         look_again,        // an executor held a batch back until now
@@ -73,36 +76,38 @@ private:
     // One model, as its Runtime has it.
     struct Model {
         Model(const SimulationPlan& plan, const SimulatedModel& model, SharedExecutors& shared)
-            : cost_factor(model.cost_factor),
+            : simulated(model),
               cost(plan.batch_rows_max),
               policy(limits_of(plan), cost, shared, model.weight),
               slots(plan.queue_rows_max, sizeof(double), SimulatedVersion::OUTPUTS) {}
         // A canary.
         Model(const SimulationPlan& plan, const SimulatedModel& model, Model& live)
-            : cost_factor(model.cost_factor),
+            : simulated(model),
               cost(plan.batch_rows_max),
               policy(limits_of(plan), cost, live.policy),
-              slots(plan.queue_rows_max, sizeof(double), SimulatedVersion::OUTPUTS),
-              canary(true) {}
+              slots(plan.queue_rows_max, sizeof(double), SimulatedVersion::OUTPUTS) {}
         static PolicyLimits limits_of(const SimulationPlan& plan) {
             return {plan.batch_rows_max, plan.queue_rows_max, plan.executors, plan.budget_ns};
         }
 
-        double cost_factor;
+        const SimulatedModel& simulated;
         CostModel cost;
         Policy policy;
         SlotTable slots;
         SlotStack submitted;
-        bool canary = false;
         Deployment* current = nullptr;
         uint64_t queued = 0;  // our own count, to check the policy's
         bool active = false;  // in active_
         bool tried = false;
+        std::vector<uint32_t> seats;  // by seat: its batch, NO_SLOT for none
+        int64_t device_free_ns = 0;   // a serial device's
+        int64_t started_ns = 0;       // when its latest batch was
     };
 
     struct Batch {
-        uint32_t executor = 0, serial = 0, model = 0;
-        int64_t began_ns = 0;
+        Place place{0};
+        uint32_t serial = 0, model = 0;
+        int64_t began_ns = 0, ends_ns = 0;
         uint32_t rows = 0;
         uint32_t from = 0, to = 0;  // the rows under way: those of one deployment
         RowSearch search{0};        // … and how far they are
@@ -113,7 +118,9 @@ private:
         bool giving_up = false;
         bool hurried = false;         // a group that failed may be given up
         Reason failure = Reason::ok;  // of the last failed call
-        bool orphan = false;          // its executor has been replaced or has died
+        bool orphan = false;          // its executor has been replaced or has died, or it was abandoned on its device
+        bool seated = false;          // on a device, with a seat of the model
+        bool held = false;            // an orphan that holds a reference to its deployment
         std::vector<Entry> entries;
         std::vector<int64_t> predicted_ns;
     };
@@ -147,7 +154,18 @@ private:
     bool form_batch(uint32_t executor);
     void take_submissions(Model& model);
     uint32_t first_untried();
-    BatchPlan form_batch_of(uint32_t model, uint32_t executor);
+    BatchPlan form_batch_of(uint32_t model, Place place);
+    std::optional<Place> next_place(const Model& model, uint32_t executor) const;
+    uint32_t& batch_at(Model& model, Place place);
+    uint32_t idle_executor() const;
+    void attend_flights();
+    void attend(uint32_t batch);
+    void abandon(uint32_t batch);
+    void seat_is_free(uint32_t batch);
+    void forget_seats(uint32_t model);
+    int64_t patience_ns(const Batch& batch) const;
+    uint32_t place_rows_max(const Model& model) const;
+    void check_in_flight(uint32_t batch);
     Claim claim(const Entry& entry, Batch& batch);
     // left_queued: unanswered requests that still wait, without those dropped just now.
     void start_batch(uint32_t batch, const BatchPlan& plan, uint64_t left_queued);
@@ -167,7 +185,7 @@ private:
     void set_alive(uint32_t fault, bool alive);
     void drop_batch_of(uint32_t executor);
     uint32_t take_batch();
-    bool probing() const noexcept;
+    bool probing(const Batch& batch) const noexcept;
 
     // fallback.cpp
     bool take_from_executors(Model& model, const Entry& entry);
@@ -189,8 +207,9 @@ private:
     SafetyMargin margin_;
     SharedExecutors shared_;
     std::deque<Model> models_;
-    std::vector<uint32_t> active_;  // models that had work at the last look
-    uint32_t touched_ = 0;          // the model of the latest event
+    std::vector<std::pair<uint32_t, uint32_t>> flights_;  // batches on devices to look at, with their serials
+    std::vector<uint32_t> active_;                        // models that had work at the last look
+    uint32_t touched_ = 0;                                // the model of the latest event
 
     int64_t now_ns_ = SimulatedEnvironment::START_NS;
     int64_t not_before_ns_ = 0;  // where the last jump of the clock landed

@@ -2,6 +2,7 @@
 #include "simulator/simulator.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "scheduler/reasons.hpp"
 #include "simulator/run.hpp"
@@ -27,14 +28,25 @@ Simulator::Simulator(const SimulationPlan& plan)
       out_(size_t{plan.batch_rows_max} * SimulatedVersion::OUTPUTS),
       rows_(plan.batch_rows_max) {
     const double full_ns = static_cast<double>(plan.batch_base_ns + plan.batch_row_ns * plan.batch_rows_max);
-    const double rows = static_cast<double>(plan.batch_rows_max) * static_cast<double>(executors_.size());
-    result_.capacity_per_s = 1e9 * rows / std::max(full_ns, 1.0);
+    // Devices count with their seats, and executors where they call any model.
+    double at_once = 0.0;
+    bool called = false;
+    for (const SimulatedModel& its : plan.models) {
+        called |= its.seats == 0;
+        if (its.seats > 0) at_once += its.serial ? 1.0 : static_cast<double>(its.seats);
+    }
+    if (called) at_once += static_cast<double>(executors_.size());
+    result_.capacity_per_s = 1e9 * static_cast<double>(plan.batch_rows_max) * at_once / std::max(full_ns, 1.0);
     double shares = 0.0;
     for (const SimulatedModel& its : plan.models) shares += its.share;
     for (const SimulatedModel& its : plan.models) {
         Model& model =
             its.canary ? models_.emplace_back(plan, its, models_.front()) : models_.emplace_back(plan, its, shared_);
         if (its.canary) model.policy.set_guest_share(std::clamp(its.share / shares, 1e-3, 1.0 - 1e-3));
+        if (its.seats > 0) {
+            model.seats.assign(its.seats, NO_SLOT);
+            model.policy.set_device(its.seats, its.rows_max > 0 ? its.rows_max : plan.batch_rows_max);
+        }
         model.current = deploy(1.0);
         if (plan.calibrated) calibrate(model, 1.0);
     }
@@ -53,7 +65,7 @@ Simulator::~Simulator() {
 void Simulator::calibrate(Model& model, double factor) {
     for (uint32_t rows = 1;; rows = std::min(rows * 2, plan_.batch_rows_max)) {
         const double ns =
-            static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.cost_factor * factor;
+            static_cast<double>(plan_.batch_base_ns + plan_.batch_row_ns * rows) * model.simulated.cost_factor * factor;
         model.cost.prime(rows, static_cast<int64_t>(ns));
         if (rows == plan_.batch_rows_max) break;
     }
@@ -112,9 +124,13 @@ bool Simulator::jumped(int64_t next_ns) {
         return false;
     const int64_t at_ns = jumps_ns_, by_ns = jump_by_ns_;
     not_before_ns_ = at_ns + by_ns;
-    for (Event& event : events_)
-        if (event.kind == Kind::score_done || event.kind == Kind::fallback_done || event.kind == Kind::fallback_dropped)
-            event.at_ns += by_ns;
+    for (Event& event : events_) {
+        const bool works = event.kind == Kind::score_done;
+        if (works || event.kind == Kind::fallback_done || event.kind == Kind::fallback_dropped) event.at_ns += by_ns;
+        if (works && batches_[event.index].serial == event.serial) batches_[event.index].ends_ns = event.at_ns;
+    }
+    for (Model& model : models_)
+        if (model.device_free_ns > at_ns && model.device_free_ns < NEVER_NS) model.device_free_ns += by_ns;
     std::make_heap(events_.begin(), events_.end(), Later{});
     for (int64_t& free_ns : core_free_ns_)
         if (free_ns > at_ns) free_ns += by_ns;
@@ -141,8 +157,14 @@ void Simulator::handle(const Event& event) {
             if (look_again_ns_ <= now_ns_) look_again_ns_ = NEVER_NS;
             return form_batches();
         case Kind::score_done:
-            if (batches_[event.index].serial == event.serial) score_done(event.index);
-            return;
+            if (batches_[event.index].serial != event.serial) return;
+            if (!batches_[event.index].place.on_device) return score_done(event.index);
+            flights_.push_back({event.index, event.serial});
+            return form_batches();
+        case Kind::flight_overdue:
+            if (batches_[event.index].serial != event.serial) return;
+            flights_.push_back({event.index, event.serial});
+            return form_batches();
         case Kind::check_executors: return check_executors();
         default: break;
     }
@@ -182,6 +204,7 @@ void Simulator::swap(uint32_t index) {
     models_[0].current = deploy(factor);
     before->release();
     if (plan_.calibrated) calibrate(models_[0], factor * fault.measured);
+    forget_seats(0);
     if (fault.every_ns > 0 && arrived_ < plan_.requests) schedule(now_ns_ + fault.every_ns, Kind::swap, index, 0);
 }
 
@@ -295,7 +318,9 @@ SimulationResult Simulator::finish() {
         result_.breaker_openings += model.current->breaker().openings();
     }
     for (Executor& executor : executors_) executor.batch = NO_SLOT;
+    for (Model& model : models_) std::fill(model.seats.begin(), model.seats.end(), NO_SLOT);
     for (Batch& batch : batches_) {
+        if (std::exchange(batch.held, false)) batch.calling->release();
         for (uint32_t row = 0; row < batch.rows; ++row)
             models_[batch.model].slots.drop_reference(batch.entries[row].slot);
         batch.rows = 0;

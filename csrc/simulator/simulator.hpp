@@ -3,8 +3,8 @@
 // same trace_hash.
 //
 // It takes a request through the batch lane as the runtime does, by the same slots and the same state words: admission,
-// the submission stack, executors, the timed fallback on a few cores. It leaves out the GIL, the threads and the memory
-// they share, which have tests of their own.
+// the submission stack, executors, batches in flight, the timed fallback on a few cores. It leaves out the GIL, the
+// threads and the memory they share, which have tests of their own.
 #pragma once
 
 #include <array>
@@ -24,6 +24,11 @@ struct SimulatedModel {
     double weight = 1.0;
     double cost_factor = 1.0;
     bool canary = false;  // a guest of the first model, which is none
+    // Batches that its device has in flight at once, up to SharedExecutors::EXECUTORS_MAX; 0 for a model that executors
+    // call. An executor begins each batch, which takes no time, and must be free when it is done.
+    uint32_t seats = 0;
+    bool serial = false;    // the device works on one batch after the other
+    uint32_t rows_max = 0;  // of a batch on the device; 0 for the plan's
 };
 
 struct SimulationPlan {
@@ -98,6 +103,8 @@ struct SimulationResult {
     uint64_t held = 0;                      // times that an idle executor waited for a fuller batch
     uint64_t probes = 0;                    // single rows tried on a primary that seemed too slow for them
     uint64_t replaced = 0;                  // executors
+    uint64_t abandoned = 0;                 // batches on devices that were given up
+    uint64_t in_flight_max = 0;             // batches of one device at once, those given up included
     uint64_t breaker_openings = 0;
     uint64_t versions = 0, versions_freed = 0;
     uint64_t queue_depth_max = 0;

@@ -9,6 +9,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -17,7 +18,7 @@ extern "C" {
 #define ENGINE_SCORER_CAPSULE "engine.scorer.v1"
 /* The maker of a scorer writes ENGINE_SCORER_ABI into `abi`. The struct only ever grows at its end, so scorers of every
  * version from ENGINE_SCORER_ABI_MIN on are read; fields that a version lacks count as NULL. */
-#define ENGINE_SCORER_ABI 2u
+#define ENGINE_SCORER_ABI 3u
 #define ENGINE_SCORER_ABI_MIN 1u
 
 /* Results of score(). Any other number that is not zero counts as ENGINE_SCORE_FAILED. */
@@ -54,11 +55,27 @@ typedef int (*engine_score_until_f32)(void *ctx, const float *rows, size_t n_row
 typedef int (*engine_score_until_f64)(void *ctx, const double *rows, size_t n_rows, size_t row_stride, double *out,
                                       int64_t deadline_ns);
 
-/* In C++ a braced list may leave out the fields since ABI 2. */
+/* A model on a device may let its caller go: a batch is begun, and its answers are asked for later. Meanwhile one
+ * thread begins others, up to in_flight_max of them. These functions need a scorer that is ENGINE_SCORER_REENTRANT and
+ * not ENGINE_SCORER_TAKES_GIL, and stand beside score(), which stays required. None of them waits for the device.
+ *
+ * begin() takes 1 to rows_max rows. It copies them, keeps no pointer, and gives ENGINE_SCORE_OK with *ticket, or
+ * ENGINE_SCORE_BUSY where the device has no room for one more batch, or a failure. Any thread, several at once. */
+typedef int (*engine_begin_f32)(void *ctx, const float *rows, size_t n_rows, size_t row_stride, uint32_t *ticket);
+typedef int (*engine_begin_f64)(void *ctx, const double *rows, size_t n_rows, size_t row_stride, uint32_t *ticket);
+/* ENGINE_SCORE_PENDING while the device works; else the status of the batch, with n_rows x n_outputs doubles in out
+ * where that is ENGINE_SCORE_OK. The ticket is then spent, and begin() may give it out again. One thread at a time asks
+ * for a ticket, often several times a microsecond. */
+typedef int (*engine_poll)(void *ctx, uint32_t ticket, double *out);
+/* Nobody waits for the answers any more. The ticket is polled on, from now on with out = NULL, until it is spent. The
+ * last release() may come before that, and then ends it. */
+typedef void (*engine_abandon)(void *ctx, uint32_t ticket);
+
+/* In C++ a braced list may leave out the fields that ABI 1 had not. */
 #ifdef __cplusplus
-#define ENGINE_SCORER_SINCE_2 = nullptr
+#define ENGINE_SCORER_OR_NONE = {}
 #else
-#define ENGINE_SCORER_SINCE_2
+#define ENGINE_SCORER_OR_NONE
 #endif
 
 typedef struct engine_scorer {
@@ -74,26 +91,46 @@ typedef struct engine_scorer {
     void (*release)(void *ctx);
     /* Since ABI 2. Older scorers end before these fields, so read them through the functions below. NULL where the
      * model cannot stop, or is too quick to need it. A scorer that wraps another replaces or clears them too. */
-    engine_score_until_f32 score_until ENGINE_SCORER_SINCE_2;
-    engine_score_until_f64 score_until_f64 ENGINE_SCORER_SINCE_2; /* NULL where score_f64 is */
+    engine_score_until_f32 score_until ENGINE_SCORER_OR_NONE;
+    engine_score_until_f64 score_until_f64 ENGINE_SCORER_OR_NONE; /* NULL where score_f64 is */
+    /* Since ABI 3. NULL and 0 where every batch is a call. */
+    engine_begin_f32 begin ENGINE_SCORER_OR_NONE;
+    engine_begin_f64 begin_f64 ENGINE_SCORER_OR_NONE; /* NULL where score_f64 is */
+    engine_poll poll ENGINE_SCORER_OR_NONE;
+    engine_abandon abandon ENGINE_SCORER_OR_NONE;
+    uint32_t in_flight_max ENGINE_SCORER_OR_NONE; /* batches that may be out at once, at least 1 */
+    uint32_t rows_max ENGINE_SCORER_OR_NONE;      /* rows of a batch that is begun, at least 1 */
 } engine_scorer;
 
-/* A copy of a scorer of any version; fields that its version lacks are NULL. */
+/* A copy of a scorer of any version; fields that its version lacks are NULL or 0. */
 static inline engine_scorer engine_scorer_read(const engine_scorer *from) {
     engine_scorer read;
-    if (from->abi >= 2u) return *from;
-    read.abi = from->abi;
-    read.flags = from->flags;
-    read.n_features = from->n_features;
-    read.n_outputs = from->n_outputs;
-    read.ctx = from->ctx;
-    read.score = from->score;
-    read.score_f64 = from->score_f64;
-    read.retain = from->retain;
-    read.release = from->release;
-    read.score_until = NULL;
-    read.score_until_f64 = NULL;
+    const size_t known = from->abi >= 3u   ? sizeof(engine_scorer)
+                         : from->abi == 2u ? offsetof(engine_scorer, begin)
+                                           : offsetof(engine_scorer, score_until);
+    memset((void *)&read, 0, sizeof read);
+    memcpy((void *)&read, (const void *)from, known);
     return read;
+}
+
+/* What is wrong with a scorer that engine_scorer_read() has copied, in words; NULL where nothing is. */
+static inline const char *engine_scorer_fault(const engine_scorer *scorer) {
+    const int asks = scorer->poll != NULL && scorer->abandon != NULL;
+    if (scorer->score == NULL || scorer->n_features < 1u || scorer->n_outputs < 1u)
+        return "it needs a score function, at least one feature and at least one output";
+    if (scorer->begin == NULL) {
+        if (scorer->begin_f64 != NULL || scorer->poll != NULL || scorer->abandon != NULL || scorer->in_flight_max > 0u)
+            return "poll, abandon, begin_f64 and in_flight_max belong to a scorer that has begin";
+        return NULL;
+    }
+    if (!asks) return "a scorer that has begin needs poll and abandon too";
+    if ((scorer->begin_f64 == NULL) != (scorer->score_f64 == NULL))
+        return "a scorer that has begin needs begin_f64 where it has score_f64, and only there";
+    if (scorer->in_flight_max < 1u) return "in_flight_max is 0; a scorer that has begin takes at least one batch";
+    if (scorer->rows_max < 1u) return "rows_max is 0; a batch that is begun has at least one row";
+    if (!(scorer->flags & ENGINE_SCORER_REENTRANT)) return "a scorer that has begin must be ENGINE_SCORER_REENTRANT";
+    if (scorer->flags & ENGINE_SCORER_TAKES_GIL) return "a scorer that has begin must not take the GIL";
+    return NULL;
 }
 
 /* Scores with a deadline where the model can stop, and without one where it cannot. */

@@ -1,9 +1,11 @@
 // Everything at once, for as long as ENGINE_STRESS_S says (two seconds unless it does): several runtimes on shared
 // executors, priorities, hedges, swaps, cancelled requests, models that fail, answer NaN, stall and come back late,
-// event loops and groups, runtimes that open and close while others are busy. Every answer is checked; ASan and TSan
-// watch the threads. ENGINE_SEED replays the draws, though not the interleaving.
+// some of them on devices with batches in flight, event loops and groups, runtimes that open and close while others are
+// busy. Every answer is checked; ASan and TSan watch the threads. ENGINE_SEED replays the draws, though not the
+// interleaving.
 #include <poll.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cinttypes>
 #include <cmath>
@@ -55,7 +57,7 @@ struct Random {
 
 struct Findings {
     std::atomic<uint64_t> answers{0}, wrong_values{0}, wrong_versions{0}, wrong_reasons{0}, twice{0}, missing{0},
-        miscounted{0}, leaked{0}, stuck{0}, swaps{0}, cancels{0}, runtimes{0}, replaced{0};
+        miscounted{0}, leaked{0}, stuck{0}, swaps{0}, cancels{0}, runtimes{0}, replaced{0}, abandoned{0};
 };
 
 void busy(int64_t ns) {
@@ -65,19 +67,78 @@ void busy(int64_t ns) {
 
 // A model whose answers tell its version and its row, and whose calls go wrong by chance. Counts those alive.
 struct Model {
+    struct Ticket {
+        std::vector<double> answers;
+        int64_t ready_ns = 0;
+        int status = ENGINE_SCORE_OK;
+        bool out = false, abandoned = false;
+    };
+
     static inline std::atomic<int> alive{0};
+    static inline std::atomic<uint64_t> breaches{0};  // of the rules of begin(), poll() and abandon()
+    static constexpr uint32_t ROWS_MAX = 5;
     std::atomic<uint32_t> references{1};
     std::atomic<uint64_t> draws;
     double added;
     bool faulty;
+    std::mutex lock;
+    std::vector<Ticket> tickets;  // as many as batches may be out; none for a model that is called
 
-    Model(uint64_t version, double more, bool may_fail)
+    Model(uint64_t version, double more, bool may_fail, uint32_t lanes = 0)
         : draws(seed_of_run() ^ (version << 32)),
           added(PER_VERSION * static_cast<double>(version) + more),
-          faulty(may_fail) {
+          faulty(may_fail),
+          tickets(lanes) {
         alive.fetch_add(1);
     }
     ~Model() { alive.fetch_sub(1); }
+
+    void answer(const float* rows, size_t n, size_t stride, double* out) const {
+        for (size_t r = 0; r < n; ++r)
+            out[r] = added + static_cast<double>(rows[r * stride]) + 1000.0 * static_cast<double>(rows[r * stride + 1]);
+    }
+
+    static int begin(void* ctx, const float* rows, size_t n, size_t stride, uint32_t* ticket) {
+        auto* self = static_cast<Model*>(ctx);
+        Random random(self->draws.fetch_add(1, std::memory_order_relaxed));
+        if (n == 0 || n > ROWS_MAX) breaches.fetch_add(1);
+        const uint64_t draw = random.below(400);
+        if (draw < 2) return ENGINE_SCORE_FAILED;
+        if (draw < 5) return ENGINE_SCORE_BUSY;
+        const std::lock_guard<std::mutex> holding(self->lock);
+        for (uint32_t i = 0; i < self->tickets.size(); ++i) {
+            Ticket& free = self->tickets[i];
+            if (free.out) continue;
+            free = Ticket{};
+            free.out = true;
+            free.answers.resize(n);
+            self->answer(rows, n, stride, free.answers.data());
+            if (draw == 5) free.answers[0] = std::nan("");
+            if (draw == 6 || draw == 7) free.status = ENGINE_SCORE_BAD_SHAPE;
+            const int64_t hangs = draw < 14 ? BUDGET_NS + static_cast<int64_t>(random.below(3 * BUDGET_NS)) : 0;
+            free.ready_ns = now_ns() + 50 * US + static_cast<int64_t>(random.below(300 * US)) + hangs;
+            *ticket = i;
+            return ENGINE_SCORE_OK;
+        }
+        return ENGINE_SCORE_BUSY;
+    }
+    static int poll(void* ctx, uint32_t index, double* out) {
+        auto* self = static_cast<Model*>(ctx);
+        const std::lock_guard<std::mutex> holding(self->lock);
+        Ticket& ticket = self->tickets[index % self->tickets.size()];
+        if (!ticket.out || ticket.abandoned != (out == nullptr)) breaches.fetch_add(1);
+        if (now_ns() < ticket.ready_ns) return ENGINE_SCORE_PENDING;
+        if (out != nullptr) std::copy(ticket.answers.begin(), ticket.answers.end(), out);
+        ticket.out = false;
+        return ticket.status;
+    }
+    static void abandon(void* ctx, uint32_t index) {
+        auto* self = static_cast<Model*>(ctx);
+        const std::lock_guard<std::mutex> holding(self->lock);
+        Ticket& ticket = self->tickets[index % self->tickets.size()];
+        if (!ticket.out || ticket.abandoned) breaches.fetch_add(1);
+        ticket.abandoned = true;
+    }
 
     static int score(void* ctx, const float* rows, size_t n, size_t stride, double* out) {
         auto* self = static_cast<Model*>(ctx);
@@ -96,11 +157,8 @@ struct Model {
         } else if (random.one_in(300)) {
             busy(MS);  // a fallback that was preempted
         }
-        for (size_t r = 0; r < n; ++r) {
-            out[r] = self->added + static_cast<double>(rows[r * stride]) +
-                     1000.0 * static_cast<double>(rows[r * stride + 1]);
-            if (nan) out[r] = std::nan("");
-        }
+        self->answer(rows, n, stride, out);
+        if (nan) std::fill_n(out, n, std::nan(""));
         return ENGINE_SCORE_OK;
     }
     static void retain(void* ctx) { static_cast<Model*>(ctx)->references.fetch_add(1, std::memory_order_relaxed); }
@@ -110,12 +168,19 @@ struct Model {
     }
     engine_scorer scorer(bool reentrant) {
         const uint32_t flags = ENGINE_SCORER_NATIVE | (reentrant ? uint32_t{ENGINE_SCORER_REENTRANT} : 0u);
-        return {ENGINE_SCORER_ABI, flags, 2, 1, this, score, nullptr, retain, release};
+        engine_scorer scorer{ENGINE_SCORER_ABI, flags, 2, 1, this, score, nullptr, retain, release};
+        if (tickets.empty()) return scorer;
+        scorer.begin = begin;
+        scorer.poll = poll;
+        scorer.abandon = abandon;
+        scorer.in_flight_max = static_cast<uint32_t>(tickets.size());
+        scorer.rows_max = ROWS_MAX;
+        return scorer;
     }
 };
 
-Deployment* deploy(uint64_t version, bool reentrant) {
-    auto* primary = new Model(version, 0.0, true);
+Deployment* deploy(uint64_t version, bool reentrant, uint32_t lanes) {
+    auto* primary = new Model(version, 0.0, true, lanes);
     auto* fallback = new Model(version, BY_FALLBACK, false);
     const engine_scorer first = primary->scorer(reentrant), second = fallback->scorer(true);
     BreakerLimits breaker;
@@ -137,14 +202,15 @@ struct Row {
 // One runtime and the deployment that its new requests come under.
 struct Service {
     Findings& findings;
-    bool reentrant;
+    bool reentrant, device;
     std::unique_ptr<Runtime> runtime;
     std::mutex swapping;
     Deployment* current;
     std::atomic<uint64_t> accounted{0};
 
-    Service(Findings& found, const std::shared_ptr<Executors>& executors, double weight, bool overlapping)
-        : findings(found), reentrant(overlapping), current(deploy(1, overlapping)) {
+    Service(Findings& found, const std::shared_ptr<Executors>& executors, double weight, bool overlapping,
+            bool on_device = false)
+        : findings(found), reentrant(overlapping), device(on_device), current(deploy(1, overlapping, lanes_of(1))) {
         RuntimeLimits limits;
         limits.slots = 96;
         limits.batch_rows_max = 8;
@@ -152,7 +218,7 @@ struct Service {
         limits.budget_ns = BUDGET_NS;
         limits.weight = weight;
         runtime = std::make_unique<Runtime>(limits, executors, false);
-        runtime->set_overlaps(overlapping);
+        runtime->set_primary(*current);
         runtime->start_threads(current, nullptr, 0);
         findings.runtimes.fetch_add(1);
     }
@@ -168,11 +234,16 @@ struct Service {
         current->release();
     }
 
+    // A device's versions have lanes of several numbers, and some are called.
+    uint32_t lanes_of(uint64_t version) const { return device ? static_cast<uint32_t>(version * 3 % 4) : 0; }
+
     void swap() {
         Deployment* next;
         {
             const std::lock_guard<std::mutex> lock(swapping);
-            next = deploy(current->number() + 1, reentrant);
+            const uint64_t version = current->number() + 1;
+            next = deploy(version, reentrant, lanes_of(version));
+            runtime->set_primary(*next);
             std::swap(current, next);
         }
         next->release();
@@ -434,7 +505,8 @@ void ask_at_random(const std::vector<std::unique_ptr<Service>>& services, uint64
 void open_and_close(Findings& findings, const std::shared_ptr<Executors>& executors, uint64_t stream) {
     Random random(stream);
     std::vector<std::unique_ptr<Service>> services;
-    services.push_back(std::make_unique<Service>(findings, executors, 1.0, random.one_in(2)));
+    const bool device = random.one_in(2);
+    services.push_back(std::make_unique<Service>(findings, executors, 1.0, device || random.one_in(2), device));
     Service& service = *services[0];
     std::atomic<bool> stop{false};
     std::vector<std::thread> callers;
@@ -460,6 +532,7 @@ void stress(Findings& findings, double seconds) {
         services.push_back(std::make_unique<Service>(findings, executors, 1.0, true));
         services.push_back(std::make_unique<Service>(findings, executors, 4.0, true));
         services.push_back(std::make_unique<Service>(findings, executors, 2.0, false));
+        services.push_back(std::make_unique<Service>(findings, executors, 1.0, true, true));
         std::atomic<bool> stop{false};
         std::vector<std::thread> threads;
         for (uint64_t t = 0; t < 3; ++t) threads.emplace_back([&, t] { ask_at_random(services, 1'000 + t, stop); });
@@ -488,6 +561,7 @@ void stress(Findings& findings, double seconds) {
         for (std::thread& thread : threads) thread.join();
     }
     findings.replaced = executors->replaced();
+    findings.abandoned = executors->abandoned();
     executors->stop(NEVER_NS);
 }
 
@@ -499,9 +573,9 @@ TEST(every_request_gets_its_one_answer_whatever_happens) {
     std::fflush(stdout);
     stress(found, seconds_of_run());
     std::printf("%" PRIu64 " answers, %" PRIu64 " swaps, %" PRIu64 " cancels, %" PRIu64 " runtimes, %" PRIu64
-                " executors replaced\n",
+                " executors replaced, %" PRIu64 " batches abandoned\n",
                 found.answers.load(), found.swaps.load(), found.cancels.load(), found.runtimes.load(),
-                found.replaced.load());
+                found.replaced.load(), found.abandoned.load());
     CHECK(found.answers.load() > 0);
     CHECK(found.wrong_values.load() == 0);
     CHECK(found.wrong_versions.load() == 0);
@@ -512,6 +586,7 @@ TEST(every_request_gets_its_one_answer_whatever_happens) {
     CHECK(found.leaked.load() == 0);
     CHECK(found.stuck.load() == 0);
     CHECK(Model::alive.load() == 0);
+    CHECK(Model::breaches.load() == 0);
 }
 
 CHECK_MAIN()

@@ -358,4 +358,88 @@ TEST(where_there_is_no_time_to_search_groups_are_given_up) {
     }
 }
 
+// A batch of one row takes 1 ms; the device works on four at once.
+SimulationPlan on_device(uint32_t seats) {
+    SimulationPlan plan = quiet();
+    plan.requests = 6'000;
+    plan.rate_per_s = 3'000.0;
+    plan.batch_rows_max = 1;
+    plan.models[0].seats = seats;
+    return plan;
+}
+
+TEST(a_device_with_four_lanes_is_four_seats) {
+    const SimulationResult r = simulate(on_device(4));
+    CHECK(violations(r) == 0);
+    CHECK(r.in_flight_max == 4 && r.replaced == 0 && r.abandoned == 0);
+    CHECK(count(r.by_source, Source::primary) > 5'900);  // three of four seats are busy on the average
+    SimulationPlan called = on_device(0);
+    const SimulationResult alone = simulate(called);
+    CHECK(violations(alone) == 0 && alone.in_flight_max == 0);
+    CHECK(count(alone.by_source, Source::primary) < 2'200);  // a thousand a second for two seconds
+}
+
+TEST(a_serial_device_gains_nothing_by_its_lanes_and_learns_that) {
+    SimulationPlan plan = on_device(4);
+    plan.models[0].serial = true;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    const uint64_t primary = count(r.by_source, Source::primary);
+    CHECK(primary > 1'700 && primary < 2'200);
+    CHECK(r.late_dropped < 100);  // admission sees how long batches really take
+}
+
+TEST(a_hung_seat_is_abandoned_and_comes_back) {
+    SimulationPlan plan = on_device(2);
+    plan.rate_per_s = 500.0;
+    plan.faults = {hang_of_first(200 * MS)};
+    plan.faults[0].until_ns = 2'000 * MS;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);
+    CHECK(r.abandoned >= 1 && r.replaced == 0);
+    CHECK(r.in_flight_max == 2);
+    CHECK(count(r.by_source, Source::primary) > 5'000);  // the other seat goes on
+    plan.faults[0].until_ns = NEVER_NS;
+    const SimulationResult never = simulate(plan);
+    CHECK(violations(never) == 0);
+    CHECK(never.abandoned >= 1 && count(never.by_source, Source::primary) > 5'000);
+}
+
+TEST(a_batch_on_a_device_has_no_more_rows_than_it_takes) {
+    SimulationPlan plan = on_device(2);
+    plan.batch_rows_max = 64;
+    plan.models[0].rows_max = 3;
+    plan.rate_per_s = 20'000.0;
+    const SimulationResult r = simulate(plan);
+    CHECK(violations(r) == 0);  // bounded_batch is one
+    CHECK(r.batch_rows <= 3 * r.batches && r.batch_rows > 2 * r.batches);
+}
+
+TEST(devices_keep_every_invariant_whatever_fails) {
+    for (uint64_t seed = 1; seed <= 40; ++seed) {
+        SimulationPlan plan = on_device(1 + seed % 4);
+        plan.seed = seed;
+        plan.batch_rows_max = seed % 3 == 0 ? 1 : 16;
+        plan.models[0].serial = seed % 2 == 0;
+        plan.models.push_back({0.5, 2.0, 0.5});
+        if (seed % 5 == 0) plan.models.push_back({0.2, 1.0, 1.0, true, 1});
+        plan.executors = 1 + seed % 2;
+        plan.batch_noise = 0.3;
+        plan.rate_per_s = 1'000.0 * static_cast<double>(1 + seed % 6);
+        plan.faults = {sharing(FaultKind::failing, 0.03), sharing(FaultKind::corrupting, 0.02),
+                       sharing(FaultKind::poisoning, seed % 7 == 0 ? 0.2 : 0.0), stall(20 * MS, 300 * MS)};
+        plan.faults.push_back(fault(FaultKind::hanging, 300 * MS, 340 * MS));
+        plan.faults.push_back(hang_of_first(700 * MS));
+        plan.faults.back().until_ns = seed % 4 == 0 ? NEVER_NS : 900 * MS;
+        plan.faults.push_back(fault(FaultKind::swapping, 400 * MS));
+        plan.faults.back().every_ns = 150 * MS;
+        plan.faults.push_back(sharing(FaultKind::cancelling, 0.05));
+        if (seed % 3 == 1) plan.faults.push_back(fault(FaultKind::dying, 500 * MS, 550 * MS));
+        const SimulationResult r = simulate(plan);
+        if (violations(r) != 0) std::fprintf(stderr, "seed %llu\n", static_cast<unsigned long long>(seed));
+        CHECK(violations(r) == 0);
+        CHECK(simulate(plan).trace_hash == r.trace_hash);
+    }
+}
+
 CHECK_MAIN()

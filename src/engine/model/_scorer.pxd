@@ -22,6 +22,13 @@ cdef extern from "engine/scorer.h":
     ctypedef int (*engine_score_until_f64)(void* ctx, const double* rows, size_t n_rows, size_t row_stride,
                                            double* out, int64_t deadline_ns) noexcept nogil
 
+    ctypedef int (*engine_begin_f32)(void* ctx, const float* rows, size_t n_rows, size_t row_stride,
+                                     uint32_t* ticket) noexcept nogil
+    ctypedef int (*engine_begin_f64)(void* ctx, const double* rows, size_t n_rows, size_t row_stride,
+                                     uint32_t* ticket) noexcept nogil
+    ctypedef int (*engine_poll)(void* ctx, uint32_t ticket, double* out) noexcept nogil
+    ctypedef void (*engine_abandon)(void* ctx, uint32_t ticket) noexcept nogil
+
     ctypedef struct engine_scorer:
         uint32_t abi
         uint32_t flags
@@ -34,8 +41,15 @@ cdef extern from "engine/scorer.h":
         void (*release)(void* ctx) noexcept nogil
         engine_score_until_f32 score_until
         engine_score_until_f64 score_until_f64
+        engine_begin_f32 begin
+        engine_begin_f64 begin_f64
+        engine_poll poll
+        engine_abandon abandon
+        uint32_t in_flight_max
+        uint32_t rows_max
 
     engine_scorer engine_scorer_read(const engine_scorer* scorer) noexcept nogil
+    const char* engine_scorer_fault(const engine_scorer* scorer) noexcept nogil
     int engine_score_by(const engine_scorer* scorer, const float* rows, size_t n_rows, size_t row_stride, double* out,
                         int64_t deadline_ns) noexcept nogil
     int engine_score_by_f64(const engine_scorer* scorer, const double* rows, size_t n_rows, size_t row_stride,

@@ -13,12 +13,15 @@ class ScorerInfo(TypedDict):
     native: bool
     float64_rows: bool
     stops: bool
+    in_flight_max: int
+    rows_max: int
 
 def describe(capsule: CapsuleType) -> ScorerInfo:
     """Return shape and flags of a scorer capsule.
 
     Keys: n_features, n_outputs, takes_gil, reentrant, native, float64_rows (takes rows in double), stops (can give
-    up at a deadline).
+    up at a deadline), in_flight_max (batches that may be out at once; 0 where every batch is a call), rows_max (of
+    such a batch).
 
     Raises:
         ConfigError: no scorer capsule, or of a version that is not read.

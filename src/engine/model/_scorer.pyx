@@ -63,15 +63,18 @@ cdef const engine_scorer* scorer_from_capsule(object capsule) except NULL:
     if not ENGINE_SCORER_ABI_MIN <= scorer.abi <= ENGINE_SCORER_ABI:
         raise ConfigError(f"expected a scorer of ABI {ENGINE_SCORER_ABI_MIN} to {ENGINE_SCORER_ABI}, got "
                           f"{scorer.abi}: rebuild the module that made it")
-    if scorer.n_features < 1 or scorer.n_outputs < 1 or scorer.score is NULL:
-        raise ConfigError(f"scorer needs at least one feature, one output and a score function, got "
-                          f"{scorer.n_features} features and {scorer.n_outputs} outputs")
-    return scorer if scorer.abi >= 2 else _grown(capsule, scorer)
+    if scorer.abi < ENGINE_SCORER_ABI:
+        scorer = _grown(capsule, scorer)
+    cdef const char* fault = engine_scorer_fault(scorer)
+    if fault is not NULL:
+        raise ConfigError(f"a scorer of ABI {scorer.abi} with {scorer.n_features} features and {scorer.n_outputs} "
+                          f"outputs cannot be used: {fault.decode()}")
+    return scorer
 
 
 cdef const engine_scorer* _grown(object capsule, const engine_scorer* old) except NULL:
     # A copy by value would read beyond the end of an older struct. The grown copy is the capsule's context, made once.
-    # The capsule's own destructor does not know it, so its 88 bytes outlive the capsule.
+    # The capsule's own destructor does not know it, so its 128 bytes outlive the capsule.
     cdef engine_scorer* kept = <engine_scorer*>PyCapsule_GetContext(capsule)
     if kept is NULL:
         kept = <engine_scorer*>malloc(sizeof(engine_scorer))
@@ -86,7 +89,8 @@ def describe(capsule) -> dict:
     """Return shape and flags of a scorer capsule.
 
     Keys: n_features, n_outputs, takes_gil, reentrant, native, float64_rows (takes rows in double), stops (can give
-    up at a deadline).
+    up at a deadline), in_flight_max (batches that may be out at once; 0 where every batch is a call), rows_max (of
+    such a batch).
 
     Raises:
         ConfigError: no scorer capsule, or of a version that is not read.
@@ -100,6 +104,8 @@ def describe(capsule) -> dict:
         "native": bool(scorer.flags & ENGINE_SCORER_NATIVE),
         "float64_rows": scorer.score_f64 is not NULL,
         "stops": scorer.score_until is not NULL,
+        "in_flight_max": scorer.in_flight_max,
+        "rows_max": scorer.rows_max,
     }
 
 

@@ -493,7 +493,8 @@ cdef class Versions:
         if deployment.calibrated:
             with nogil:
                 row_ns = self.runtime.adopt(deployment.calibration)
-        self.runtime.set_overlaps(deployment.native.overlaps())
+        with nogil:
+            self.runtime.set_primary(deployment.native[0])
         deployment = self._widened(deployment)
         # Entered before it takes traffic: an answer looks its deployment up by number.
         self._deployments[deployment.number] = deployment

@@ -646,6 +646,7 @@ cdef class CoreEngine(Versions):
         if self.runtime is NULL:
             raise ClosedError("the engine was never opened")
         facts = statistics_of(self.runtime, self._inline)
+        facts["executors"]["seats"] = self._current.native.in_flight_max()
         facts["lane"], facts["version"], facts["default_errors"] = self.lane, self.version, self._default_errors
         facts["breakers"] = {
             deployment.version: {"open": (<Deployment>deployment).native.breaker().open(),

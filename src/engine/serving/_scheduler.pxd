@@ -75,7 +75,7 @@ cdef extern from "scheduler/deployment.hpp" namespace "engine::scheduler" nogil:
         void release() noexcept
         uint64_t number() noexcept
         uint32_t references() noexcept
-        cbool overlaps() noexcept
+        uint32_t in_flight_max() noexcept
         Breaker& breaker() noexcept
 
 cdef extern from "base/key_hash.hpp" namespace "engine" nogil:
@@ -220,6 +220,7 @@ cdef extern from "scheduler/executors.hpp" namespace "engine::scheduler" nogil:
         int64_t watch_ns() noexcept
         int64_t handoff_ns() noexcept
         uint64_t replaced() noexcept
+        uint64_t abandoned() noexcept
         uint32_t missing() noexcept
         uint64_t refused() noexcept
         uint32_t count() noexcept
@@ -275,7 +276,7 @@ cdef extern from "scheduler/runtime.hpp" namespace "engine::scheduler" nogil:
         void time_fallback(Deployment& deployment, const void* rows, uint32_t n_rows) except +
         void start_threads(Deployment* deployment, const void* rows, uint32_t n_rows) except +system_error
         cbool warmed_up() noexcept
-        void set_overlaps(cbool overlaps) noexcept
+        void set_primary(const Deployment& primary) except +
         cbool answers_soon() noexcept
         cbool answer_before_next_dispatch(const Completions& loop) noexcept
         Outcome predict_inline(const Request& request, double* out) noexcept

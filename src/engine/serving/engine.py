@@ -519,7 +519,10 @@ class Engine(CoreEngine):
         - guard_us, the safety margin: timer, return, fallback and fallback_typical for "sync" and "async" callers;
           handoff, the usual time to wake an executor; prediction_error, how far admission's predictions are off.
         - executors: threads, replaced (stuck threads that were given up), engines (that share them); missing, the
-          executors without a thread because the system refused to replace a stuck one, and refused, how often it did.
+          executors without a thread because the system refused to replace a stuck one, and refused, how often it did;
+          seats, the batches that the primary's device takes at once, 0 for a primary without one; abandoned, the
+          batches on devices that were given up because no answer came.
+        - device_lost: whether the primary's GPU is lost to this process; None for a primary on the CPU.
         - breakers: by version, {open, openings}.
         - last_error: the traceback of the primary's last exception, or ONNX Runtime's message; None for none.
         - canary: {version, share}, shadow: {version, rows, dropped, failed, compared, difference_mean, difference_max};
@@ -531,7 +534,11 @@ class Engine(CoreEngine):
         Takes about 60 us and does not block. Thread-safe; also after `close()`.
         """
         read = getattr(self.primary, "last_error", None)
-        return {**self._statistics(), "last_error": (read() or None) if read is not None else None}
+        return {
+            **self._statistics(),
+            "last_error": (read() or None) if read is not None else None,
+            "device_lost": getattr(self.primary, "device_lost", None),
+        }
 
     def __enter__(self) -> Self:
         return self

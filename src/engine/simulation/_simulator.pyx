@@ -29,6 +29,9 @@ cdef extern from "simulator/simulator.hpp" namespace "engine::simulator" nogil:
         double weight      # of the executors, while there is not enough for all
         double cost_factor
         cbool canary       # a guest of the first model
+        uint32_t seats     # batches that its device has in flight; 0 where executors call it
+        cbool serial       # the device works on one batch after the other
+        uint32_t rows_max  # of a batch on the device; 0 for the plan's
 
     cdef cppclass SimulatedFault:
         FaultKind kind
@@ -104,6 +107,8 @@ cdef extern from "simulator/simulator.hpp" namespace "engine::simulator" nogil:
         uint64_t held
         uint64_t probes
         uint64_t replaced
+        uint64_t abandoned
+        uint64_t in_flight_max
         uint64_t breaker_openings
         uint64_t versions
         uint64_t versions_freed
@@ -187,11 +192,14 @@ cdef SimulationPlan _plan(dict plan) except *:
     p.replace_hung = plan["replace_hung"]
     p.budget_ns = plan["budget_ns"]
     p.models.clear()
-    for share, weight, cost_factor, canary in plan["models"]:
+    for share, weight, cost_factor, canary, seats, serial, rows_max in plan["models"]:
         model.share = share
         model.weight = weight
         model.cost_factor = cost_factor
         model.canary = canary
+        model.seats = seats
+        model.serial = serial
+        model.rows_max = rows_max
         p.models.push_back(model)
     for i in range(3):
         p.priorities[i] = plan["priorities"][i]
@@ -260,6 +268,8 @@ def run(dict plan) -> dict:
         "held": r.held,
         "probes": r.probes,
         "replaced": r.replaced,
+        "abandoned": r.abandoned,
+        "in_flight_max": r.in_flight_max,
         "breaker_openings": r.breaker_openings,
         "versions": r.versions,
         "versions_freed": r.versions_freed,

@@ -27,6 +27,7 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.simulation import _simulator
+from engine.simulation.plan import at_once
 from engine.simulation.simulate import native_plan, simulate
 
 EXACT_MAX = 14
@@ -165,12 +166,12 @@ def _compared(run: Mapping[str, Any], arguments: Mapping[str, Any], exactly: boo
         "row_ns": plan["batch_row_ns"],
         "batch_rows_max": plan["batch_rows_max"],
     }
-    if exactly and plan["executors"] != 1:
-        raise ConfigError(f"the exact oracle is for one executor, got {plan['executors']}")
+    # A device is as many executors as it has batches at work; that each of them is also begun takes no time.
+    executors = at_once(plan)
+    if exactly and executors != 1:
+        raise ConfigError(f"the exact oracle is for one executor, got {executors}")
     most = (
-        most_exactly(arrivals, **costs)
-        if exactly
-        else most_at_most(arrivals, **costs, executors=plan["executors"])
+        most_exactly(arrivals, **costs) if exactly else most_at_most(arrivals, **costs, executors=executors)
     )
     return {
         "in_time": run["primary_in_time"],

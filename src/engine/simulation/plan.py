@@ -66,17 +66,18 @@ def _usual_ns(mix: list[tuple[int, float]]) -> int:
     return max(mix)[0]
 
 
-def _models(models: Any) -> list[tuple[float, float, float, bool]]:
+_MODEL_KEYS = {"share", "weight", "cost_factor", "canary", "seats", "serial", "rows_max"}
+
+
+def _models(models: Any) -> list[tuple[float, float, float, bool, int, bool, int]]:
     if isinstance(models, (str, bytes, Mapping)) or not isinstance(models, Sequence):
         raise InputTypeError(f"models must be a list of dicts, got {type(models).__name__} {models!r}")
     if not 1 <= len(models) <= MODELS_MAX:
         raise InputError(f"models must be 1 to {MODELS_MAX:,} dicts, got {len(models):,}")
     checked = []
     for i, model in enumerate(models):
-        if not isinstance(model, Mapping) or set(model) - {"share", "weight", "cost_factor", "canary"}:
-            raise ConfigError(
-                f"models[{i}] must be a dict with share, weight, cost_factor and canary, got {model!r}"
-            )
+        if not isinstance(model, Mapping) or set(model) - _MODEL_KEYS:
+            raise ConfigError(f"models[{i}] must be a dict with any of {sorted(_MODEL_KEYS)}, got {model!r}")
         canary = bool(model.get("canary", False))
         if canary and i == 0:
             raise ConfigError(
@@ -87,7 +88,13 @@ def _models(models: Any) -> list[tuple[float, float, float, bool]]:
             number(f"models[{i}].{name}", model.get(name, 1.0), 1e-6, 1e6)
             for name in ("weight", "cost_factor")
         )
-        checked.append((share, weight, factor, canary))
+        seats = whole(f"models[{i}].seats", model.get("seats", 0), 0, EXECUTORS_MAX)
+        rows_max = whole(f"models[{i}].rows_max", model.get("rows_max", 0), 0, ROWS_MAX)
+        if not seats and (rows_max or model.get("serial", False)):
+            raise ConfigError(
+                f"models[{i}]: serial and rows_max are a device's: give it seats, got {model!r}"
+            )
+        checked.append((share, weight, factor, canary, seats, bool(model.get("serial", False)), rows_max))
     if not any(share > 0 for share, *_ in checked):
         raise InputError("models needs at least one model with a share above 0")
     return checked
@@ -140,9 +147,16 @@ def _full_batch_ns(plan: dict[str, Any]) -> int:
     return plan["batch_base_ns"] + plan["batch_row_ns"] * plan["batch_rows_max"]
 
 
+def at_once(plan: dict[str, Any]) -> int:
+    """Return the full batches that executors and devices work on at the same time."""
+    seats = [(count, serial) for *_, count, serial, _ in plan["models"]]
+    threads = plan["executors"] if any(count == 0 for count, _ in seats) else 0
+    return int(threads + sum(1 if serial else count for count, serial in seats if count))
+
+
 def _rate_per_s(plan: dict[str, Any], load: float | None, rate_per_s: float | None) -> float:
     if rate_per_s is None:
-        capacity_per_s = 1e9 * plan["batch_rows_max"] * plan["executors"] / _full_batch_ns(plan)
+        capacity_per_s = 1e9 * plan["batch_rows_max"] * at_once(plan) / _full_batch_ns(plan)
         rate = number("load", 1.0 if load is None else load, 1e-9, 1e6) * capacity_per_s
     else:
         rate = number("rate_per_s", rate_per_s, 1e-6, 1e9)

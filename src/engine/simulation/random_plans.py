@@ -20,6 +20,15 @@ _MODELS: list[list[dict[str, float]]] = [
     [{"weight": 4.0}, {"share": 3.0}, {"cost_factor": 20.0, "share": 0.2}],
     [{"share": 0.0}] * 20 + [{"weight": 0.1}, {"weight": 10.0}],
 ]
+# Drawn last: a seed's plan without a device stays as it was.
+_DEVICES: list[list[dict[str, float]]] = [
+    [{"seats": 1}],
+    [{"seats": 2, "serial": True}],
+    [{"seats": 4, "rows_max": 16}],
+    [{"seats": 3}, {"share": 0.5, "cost_factor": 0.1}],
+    [{}, {"seats": 2, "serial": True, "share": 2.0}, {"seats": 8, "rows_max": 2, "share": 0.5}],
+    [{"seats": 2}, {"canary": True, "seats": 1, "share": 0.2}],
+]
 _PRIORITIES = [
     {"normal": 1.0},
     {"normal": 1.0},
@@ -73,6 +82,8 @@ def drawn_plan(choice: Choice, requests: int, seed: int) -> dict[str, Any]:
         plan |= EXACT
     lasts_ms = duration_ms(plan)
     plan["faults"] = [drawn_fault(choice, lasts_ms) for _ in range(choice(range(FAULTS_MAX + 1)))]
+    if choice([False, False, True]):
+        plan["models"] = choice(_DEVICES)
     return plan
 
 

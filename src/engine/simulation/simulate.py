@@ -82,7 +82,10 @@ def simulate(
         replace_hung: whether an executor that is stuck in a batch is replaced.
         models: the models that share the executors: dicts of "share" (of the requests), "weight" (of the executors
             while there is not enough for all) and "cost_factor" (on the cost of its batches), each 1 unless given.
-            "canary": True makes a model but the first a canary of the first, with its share of the requests.
+            "canary": True makes a model but the first a canary of the first, with its share of the requests. "seats"
+            from 1 gives the model a device that has as many batches in flight, each of "rows_max" rows at most;
+            "serial": True is a device that works on one after the other. Executors then begin its batches and see when
+            they are done.
         priorities: shares of the classes "critical", "normal" and "sheddable".
         overshoot_us: mean lateness of a timed wait, exponentially distributed.
         overshoot_tail_share, overshoot_tail_us: this share of timed waits wakes this much later still.
@@ -112,6 +115,7 @@ def simulate(
         batches_of_one_avoidable: batches of one row where others were queued and two would have been in time.
         late_dropped: results of the primary that came after the fallback's. overdue: fallbacks for rows in a running
             batch. held: waits for a fuller batch. probes: trials of a primary that seems too slow. replaced: executors.
+            abandoned: batches on devices that were given up. in_flight_max: batches of one device at once.
             breaker_openings, versions, versions_freed, queue_depth_max: counts.
         recovery_ms: until 90 % of the steady rate is reached again after a stall, to half a thousandth of the stall
             period; None without stalls.
@@ -189,6 +193,8 @@ _COUNTERS = (
     "held",
     "probes",
     "replaced",
+    "abandoned",
+    "in_flight_max",
     "breaker_openings",
     "versions",
     "versions_freed",

@@ -50,7 +50,7 @@ class ScorerOfAbi1(ctypes.Structure):
         ("score_f64", ctypes.c_void_p),
         ("retain", ctypes.c_void_p),
         ("release", ctypes.c_void_p),
-        ("not_ours", ctypes.c_uint64 * 4),
+        ("not_ours", ctypes.c_uint64 * 8),
     ]
 
 
@@ -81,15 +81,15 @@ def test_scorers_of_the_first_abi_are_still_read():
     struct = ScorerOfAbi1(
         abi=1, flags=0, n_features=2, n_outputs=1, score=ctypes.cast(score, ctypes.c_void_p).value
     )
-    struct.not_ours[:] = [2**64 - 1] * 4  # an address that would crash if it were called
+    struct.not_ours[:] = [2**64 - 1] * 8  # an address that would crash if it were called
     capsule = capsule_of(struct)
     assert not _scorer.describe(capsule)["stops"]
     assert _scorer.score(capsule, ROWS).tolist() == [1.0, 3.0]
     assert _scorer.score(capsule, ROWS, deadline_ns=0).tolist() == [1.0, 3.0]
 
 
-@pytest.mark.parametrize("abi", [0, 3])
+@pytest.mark.parametrize("abi", [0, 4])
 def test_a_scorer_of_another_abi_is_refused(abi):
     struct = ScorerOfAbi1(abi=abi, n_features=2, n_outputs=1)
-    with pytest.raises(ConfigError, match=f"expected a scorer of ABI 1 to 2, got {abi}"):
+    with pytest.raises(ConfigError, match=f"expected a scorer of ABI 1 to 3, got {abi}"):
         _scorer.describe(capsule_of(struct))

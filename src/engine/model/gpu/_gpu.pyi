@@ -37,6 +37,8 @@ class Gpu:
     @property
     def loaded(self) -> bool:
         """Whether the kernels are there."""
+    def wait_until_lost(self) -> str:
+        """Block until the device is lost, without the GIL, and return the driver's word for the reason."""
     def set_budget(self, n_bytes: int) -> None:
         """Set the most device memory that models of this process may hold together."""
     def load(self, image: bytes) -> None:
@@ -76,13 +78,13 @@ class DeviceModel:
         kind: "forest", "dense" or "body".
         n_features, n_outputs: of a body.
         rows_max: rows of a batch at most, from 1.
-        lanes: batches in flight, from 1.
+        lanes: batches in flight, 1 to 64.
         repeats: how often each graph does the work of a forest or net; a benchmark's means to time the kernels alone.
         cpu: scorer capsule of the same model on the CPU, which answers where the device does not; or None.
 
     Raises:
         ResourceError: the device has too little memory, or the driver refused a call.
-        ConfigError: the kernels are not loaded.
+        ConfigError: the kernels are not loaded, or lanes is beyond its range.
         Exception: the body raised it.
     """
     def __init__(

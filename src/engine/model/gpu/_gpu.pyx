@@ -46,6 +46,7 @@ cdef extern from "gpu/device.hpp" namespace "engine::gpu" nogil:
         CDriver& driver()
         cbool lost()
         int lost_by()
+        int wait_until_lost()
         void make_current()
     shared_ptr[CDriver] open_driver "engine::gpu::Driver::open"(const char* path, string* error)
 
@@ -73,6 +74,7 @@ cdef extern from "gpu/device_model.hpp" namespace "engine::gpu" nogil:
         PipelineOptions()
         uint32_t n_features, n_outputs, rows_max, lanes
         cbool float64_rows
+    const uint32_t LANES_MAX "engine::gpu::Pipeline::LANES_MAX"
     cdef cppclass Pipeline:
         uint64_t launched()
         int begin(const float* rows, size_t n, size_t stride, uint32_t* ticket)
@@ -160,6 +162,13 @@ cdef class Gpu:
     def lost(self) -> bool:
         """Whether the device failed in a way that CUDA does not get over: it stays lost to this process."""
         return self._device.get().lost()
+
+    def wait_until_lost(self) -> str:
+        """Block until the device is lost, without the GIL, and return the driver's word for the reason."""
+        cdef int by
+        with nogil:
+            by = self._device.get().wait_until_lost()
+        return self._device.get().driver().name_of(by).decode()
 
     def set_budget(self, size_t n_bytes):
         """Set the most device memory that models of this process may hold together."""
@@ -265,13 +274,13 @@ cdef class DeviceModel:
         kind: "forest", "dense" or "body".
         n_features, n_outputs: of a body.
         rows_max: rows of a batch at most, from 1.
-        lanes: batches in flight, from 1.
+        lanes: batches in flight, 1 to 64.
         repeats: how often each graph does the work of a forest or net; a benchmark's means to time the kernels alone.
         cpu: scorer capsule of the same model on the CPU, which answers where the device does not; or None.
 
     Raises:
         ResourceError: the device has too little memory, or the driver refused a call.
-        ConfigError: the kernels are not loaded.
+        ConfigError: the kernels are not loaded, or lanes is beyond its range.
         Exception: the body raised it.
     """
 
@@ -289,6 +298,8 @@ cdef class DeviceModel:
         cdef _Enqueue kept
         if not gpu.loaded:
             raise ConfigError(f"GPU {gpu.ordinal} has no kernels yet")
+        if not 1 <= lanes <= LANES_MAX:
+            raise ConfigError(f"lanes: expected 1 to {LANES_MAX} batches in flight, got {lanes}")
         if kind == "forest":
             model = CModel.make(gpu._kernels, (<CForest*>PyCapsule_GetPointer(source, "engine.model.forest"))[0],
                                 rows_max, lanes, twin, repeats, &error)

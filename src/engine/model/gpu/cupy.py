@@ -41,7 +41,7 @@ def from_body(
             and returns at once. Each row's answer must depend on that row alone, because batches are padded.
         n_features, n_outputs: int from 1.
         rows_max: rows of a batch, from 1.
-        lanes: batches in flight, from 1.
+        lanes: batches in flight, 1 to 64.
         device: "gpu:0" with the GPU's number.
         format: value of `Model.format`.
         feature_names: names of the columns in order.

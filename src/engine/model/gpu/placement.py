@@ -44,6 +44,11 @@ class GpuModel(Model):
         """
         return {**super().describe(), **self.native_model.describe()}
 
+    @property
+    def device_lost(self) -> bool:
+        """Whether the GPU failed in a way that CUDA does not get over: it stays lost to this process."""
+        return bool(self.native_model.describe()["device_lost"])
+
 
 def place(model: Model, device: str, *, rows_max: int = ROWS_MAX, lanes: int = LANES) -> Model:
     """Return the model where `device` says.
@@ -54,7 +59,7 @@ def place(model: Model, device: str, *, rows_max: int = ROWS_MAX, lanes: int = L
             "auto" measures both and sends each batch where it is answered sooner; without a GPU, or where the CPU is
             sooner for all batches, it gives the model itself, with the reason in `describe()["device_reason"]`.
         rows_max: rows of a batch on the GPU, from 1; larger ones go in parts.
-        lanes: batches in flight on the GPU, from 1.
+        lanes: batches in flight on the GPU, 1 to 64.
 
     Raises:
         ConfigError: another device, or one that is not there.

@@ -1,0 +1,23 @@
+/* A scorer as it was compiled against the header of ABI 1. What lies behind the struct is not the scorer's. */
+#include "common.h"
+
+typedef struct {
+    uint32_t abi, flags, n_features, n_outputs;
+    void *ctx;
+    int (*score)(void *, const float *, size_t, size_t, double *);
+    int (*score_f64)(void *, const double *, size_t, size_t, double *);
+    void (*retain)(void *);
+    void (*release)(void *);
+} engine_scorer;
+
+static int score(void *ctx, const float *rows, size_t n, size_t stride, double *out) {
+    (void)ctx;
+    return answer(rows, n, stride, 100.0, out);
+}
+
+static struct {
+    engine_scorer scorer;
+    uintptr_t not_ours[8];
+} made = {{1, 2, 2, 1, NULL, score, NULL, retain, release}, {~0ul, ~0ul, ~0ul, ~0ul, ~0ul, ~0ul, ~0ul, ~0ul}};
+
+void *make(void) { return &made; }
