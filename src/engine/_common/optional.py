@@ -46,4 +46,9 @@ def _from_index() -> bool:
 
 
 # Module -> package, for packages whose names differ.
-_PACKAGES = {"sklearn": "scikit-learn", "yaml": "PyYAML", "prometheus_client": "prometheus-client"}
+_PACKAGES = {
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+    "prometheus_client": "prometheus-client",
+    "google": "google-cloud-bigquery",
+}

@@ -4,7 +4,15 @@ from engine._common import renamed
 from engine.feature_store.dataset import DatasetConfig
 from engine.feature_store.definitions import Aggregate, Entity, FeatureView, Source
 from engine.feature_store.deletion import Deleted
-from engine.feature_store.offline import DuckDBOffline, Features
+from engine.feature_store.offline import (
+    BigQueryOffline,
+    Delta,
+    DuckDBOffline,
+    Features,
+    Iceberg,
+    PolarsOffline,
+    SparkOffline,
+)
 from engine.feature_store.online import (
     DynamoDBOnline,
     LMDBOnline,
@@ -21,8 +29,10 @@ from engine.feature_store.verification import Difference, Verified
 
 __all__ = [
     "Aggregate",
+    "BigQueryOffline",
     "DatasetConfig",
     "Deleted",
+    "Delta",
     "Difference",
     "DuckDBOffline",
     "DynamoDBOnline",
@@ -30,13 +40,16 @@ __all__ = [
     "FeatureStore",
     "FeatureView",
     "Features",
+    "Iceberg",
     "LMDBOnline",
     "OnlineFeatures",
     "OnlineStore",
+    "PolarsOffline",
     "PostgresOnline",
     "RedisClusterOnline",
     "RedisOnline",
     "Source",
+    "SparkOffline",
     "Verified",
     "Written",
     "open_online",

@@ -180,7 +180,7 @@ def training_table(offline: OfflineStore, config: DatasetConfig, digest: str | N
     table, label_ns = _labels(offline, config, labels)
     joined = offline.join(table, label_ns, views)
     _require_unchanged(offline, [labels, *(view.snapshot for view in views)])
-    result = {name: table[name] for name in _label_names(config, table.column_names)}
+    result = {name: table[name] for name in label_names(config, table.column_names)}
     wanted, missing = set(config.feature_names), {}
     for view, part in zip(config.views, joined, strict=True):
         for name, column in zip(view.feature_names, part.columns, strict=True):
@@ -215,12 +215,12 @@ def check_dataset(offline: OfflineStore, config: DatasetConfig) -> None:
     for view in config.views:
         check_keys(labels.types, view, kinds_of(view, offline.columns(view.source)))
     made = {*config.feature_names, *(f"{view.name}__reason" for view in config.views if config.reasons)}
-    both = [name for name in _label_names(config, list(labels.types)) if name in made]
+    both = [name for name in label_names(config, list(labels.types)) if name in made]
     if both:
         raise ConfigError(f"the labels have a column {both[0]!r}, which is the name of a feature; rename it")
 
 
-def _label_names(config: DatasetConfig, names: list[str]) -> list[str]:
+def label_names(config: DatasetConfig, names: list[str]) -> list[str]:
     """The label columns of the training table, in order; `names` are all that the labels have."""
     if config.columns is None:
         return names
@@ -231,7 +231,7 @@ def _label_names(config: DatasetConfig, names: list[str]) -> list[str]:
 def _labels(offline: OfflineStore, config: DatasetConfig, snapshot: Snapshot) -> tuple[pa.Table, Any]:
     """The label rows within the range, in their order, and their instants in int64 nanoseconds."""
     keys = [key for view in config.views for key in view.keys]
-    names = _label_names(config, list(snapshot.types))
+    names = label_names(config, list(snapshot.types))
     table = offline.read(snapshot, list(dict.fromkeys([*names, *keys])))
     label_ns = _instants(table[config.labels.event_time], config.labels.event_time, snapshot)
     start, end = time_range(config.start_time, config.end_time)

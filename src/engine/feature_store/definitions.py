@@ -168,8 +168,14 @@ class Source:
         It names files without their folders, so that a folder may move.
         """
         patterns = self.patterns
+        lake = getattr(self.data, "describe", None)
+        if callable(lake) and patterns is None and type(self.data).__module__.startswith("engine."):
+            return self._described(lake())
+        return self._described("table" if patterns is None else [Path(pattern).name for pattern in patterns])
+
+    def _described(self, data: Any) -> dict[str, Any]:
         return {
-            "data": "table" if patterns is None else [Path(pattern).name for pattern in patterns],
+            "data": data,
             "event_time": self.event_time,
             "created_time": self.created_time,
             "event_id": self.event_id,

@@ -110,7 +110,9 @@ class FeatureStore:
             raise InputTypeError(f"progress: expected a callable, got {type(progress).__name__}")
         feature_definition = feature_definition.as_stored
         features, revision = self._computed(feature_definition, start_time, end_time)
-        written = self.online.upsert(features, progress=progress, revision=revision)
+        written = None if features.write is None else features.write(self.online, progress, revision)
+        if written is None:
+            written = self.online.upsert(features, progress=progress, revision=revision)
         _, end_ns = time_range(start_time, end_time)
         assert end_ns is not None
         until_ns = self.online.materialized(feature_definition.online_name, end_ns)

@@ -48,7 +48,7 @@ class EventRows:
     def input(self, column: str) -> Any:
         """The values of an aggregated column, as one pyarrow array."""
         place = len(self.view.columns) + self.view.inputs.index(column)
-        return _one(self.table[f"f{place}"])
+        return one_array(self.table[f"f{place}"])
 
 
 def events_of(
@@ -186,7 +186,7 @@ def windows_over(
             yield values.take(pa.array(places, mask=places < 0))
             continue
         if function == "distinct":
-            yield pa.array(events.distinct(_codes(values), *span))
+            yield pa.array(events.distinct(codes_of(values), *span))
             continue
         if column not in floats:
             floats[column] = floats_of(values)
@@ -214,7 +214,7 @@ def _sums(function: str, window: tuple[Array, Array, Array, Array]) -> Any:
     return pa.array(result, mask=count == 0)
 
 
-def _one(column: Any) -> Any:
+def one_array(column: Any) -> Any:
     """A column as one pyarrow array."""
     import pyarrow as pa
 
@@ -240,7 +240,7 @@ def _present(values: Any) -> Array:
     return found.to_numpy(zero_copy_only=False).astype(np.uint8)
 
 
-def _codes(values: Any) -> Array:
+def codes_of(values: Any) -> Array:
     """A small whole number for each different value, -1 for null and NaN. Both zeros are one value."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -271,7 +271,7 @@ def _groups(events: Any, keys: list[str]) -> npt.NDArray[np.int64]:
         return np.empty(0, np.int64)
     changed = np.zeros(events.num_rows, dtype=bool)
     for key in keys:
-        column = _one(events[key])
+        column = one_array(events[key])
         changed[1:] |= pc.not_equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy(
             zero_copy_only=False
         )

@@ -186,12 +186,15 @@ class Features:
         run: a digest of view, range and content. Two Features with the same `run` hold the same rows in the same order.
         rows: the number of rows.
         read: called as read(skip, rows_max); returns an iterator of pyarrow RecordBatches as `batches` describes them.
+        write: called as write(online, progress, revision) in place of `online.upsert` where the rows lie on other
+            processes, which write them; returns a Written, or None if they cannot. None for rows that lie here.
     """
 
     view: View
     run: str
     rows: int
     read: Callable[[int, int], Iterator[Any]] = field(repr=False)
+    write: Callable[[Any, Any, int], Any] | None = field(default=None, repr=False, kw_only=True)
 
     def batches(self, skip: int = 0, rows_max: int = 10_000) -> Iterator[Any]:
         """The rows as pyarrow RecordBatches, in the same order each time.

@@ -83,16 +83,20 @@ class Snapshot(SourceColumns):
         files: the Parquet files, in the order in which they are read; empty for any other source.
         table: the rows as a pyarrow Table, if the source is a table in memory; None otherwise. Only such a source never
             changes.
+        version: the version of a lake's table (`lakes.Version`), if the source is one; None otherwise.
     """
 
     digest: str
     files: tuple[str, ...] = ()
     table: Any = None
     fresh: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    version: Any = field(default=None, kw_only=True)
 
     @property
     def pinned(self) -> Source:
         """The source with these files and no others, for a source may grow while it is read."""
+        if self.version is not None:
+            return replace(self.source, data=self.version.pinned)
         if not self.files:
             return self.source if self.table is None else replace(self.source, data=self.table)
         whole = (file if "://" in file else os.path.abspath(file) for file in self.files)

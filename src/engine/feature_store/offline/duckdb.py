@@ -17,7 +17,7 @@ from engine._common import canonical, optional
 from engine.errors import ConfigError, InputError, StoreError
 from engine.feature_store.definitions import FeatureView, Source, require
 from engine.feature_store.instants import NS_MAX, time_range
-from engine.feature_store.offline import aggregates, point_in_time, remote, sources, view_rows
+from engine.feature_store.offline import aggregates, point_in_time, remote, rows, sources, view_rows
 from engine.feature_store.offline.base import Features, Joined, OfflineStore, View
 from engine.feature_store.offline.columns import Snapshot, SourceColumns, check_keys, kinds_of
 
@@ -146,7 +146,7 @@ class DuckDBOffline(OfflineStore):
         kinds_of(feature_definition, self.columns(source))
         # The range alone is read. A digest of the content would read all that is older too.
         view = View.of(feature_definition, self.look(source))
-        cursor = self._cursor(view.snapshot)
+        cursor = self._cursor(view, range_ns)
         with self._explained(view, cursor, f"view {feature_definition.name!r}"):
             self._check_times(view, cursor)
             query = self._newest(view, cursor, range_ns)
@@ -188,22 +188,23 @@ class DuckDBOffline(OfflineStore):
 
     def _join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], view: View) -> Joined:
         definition = view.definition
-        cursor = self._cursor(view.snapshot)
+        cursor = self._cursor(view, (None, None))
         # Rows beyond the last label hold for none. No instant is greater than NS_MAX, so then there is no bound.
         last_ns = int(label_ns.max()) if len(label_ns) else 0
         end_ns = None if last_ns == NS_MAX else last_ns + 1
         with self._explained(view, cursor, f"joining view {definition.name!r}"):
             self._check_times(view, cursor)
+            known = point_in_time.known_by(cursor, view)
             if definition.at_request:
                 events = aggregates.events_of(view, cursor, (None, end_ns))
-                return point_in_time.join_windows(cursor, labels, label_ns, view, events)
+                return point_in_time.join_windows(known, labels, label_ns, view, events)
             if definition.aggregates:
                 rows = aggregates.aggregated_rows(view, cursor, (None, end_ns))
-                return point_in_time.join_in_memory(cursor, labels, label_ns, view, rows)
+                return point_in_time.join_in_memory(known, labels, label_ns, view, rows)
             if self._bytes_of(view, cursor) <= self._join_bytes_max:
                 query = self._plain(view, (None, end_ns), created=definition.source.created_time is not None)
                 rows = cursor.sql(query).to_arrow_table()
-                return point_in_time.join_in_memory(cursor, labels, label_ns, view, rows)
+                return point_in_time.join_in_memory(known, labels, label_ns, view, rows)
             query = view_rows.without_copies(self._plain(view, (None, end_ns), numbered=True), definition)
             return point_in_time.join(cursor, labels, label_ns, view, query)
 
@@ -305,11 +306,15 @@ class DuckDBOffline(OfflineStore):
                 f"range, {where}: {_first_line(error.__cause__)}"
             ) from error
 
-    def _cursor(self, snapshot: Snapshot) -> Any:
-        """A new connection to the shared instance, with a table in memory registered under the name queries use."""
+    def _cursor(self, view: View, range_ns: tuple[int | None, int | None]) -> Any:
+        """A new connection to the shared instance, with a source that is no file registered under the name that queries
+        use: of a lake, the columns that the view reads, of rows in the range."""
+        snapshot = view.snapshot
         self._register(snapshot)
         cursor = self._duckdb.cursor()
-        if snapshot.table is not None:
+        if snapshot.version is not None:
+            cursor.register(view_rows.TABLE, rows.of_version(view, range_ns))
+        elif snapshot.table is not None:
             cursor.register(view_rows.TABLE, snapshot.table)
         return cursor
 

@@ -9,7 +9,8 @@ for more rows, because it spills to disk; it takes three times as long, and twic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,27 @@ from engine.feature_store.offline.base import (
 )
 from engine.feature_store.offline.columns import is_unsigned
 
+# Given key columns k0, k1, … without nulls: whether each of these entities has any row, at any event time.
+Known = Callable[[Any], npt.NDArray[np.bool_]]
+
+
+def known_by(cursor: Any, view: View) -> Known:
+    """`Known` by DuckDB, with which the view's source is registered."""
+
+    def known(keys: Any) -> npt.NDArray[np.bool_]:
+        cursor.register("absent", keys.append_column("i", [np.arange(len(keys))]))
+        rows = view_rows.known_keys(view.definition, view.snapshot, view.kinds, view.created_end_ns)
+        same = _same(name for name in keys.column_names)
+        found = np.zeros(len(keys), dtype=bool)
+        found[
+            cursor.sql(
+                f"SELECT l.i FROM absent l WHERE EXISTS (SELECT 1 FROM ({rows}) v WHERE {same})"
+            ).fetchnumpy()["i"]
+        ] = True
+        return found
+
+    return known
+
 
 def join(cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, rows: str) -> Joined:
     """The view's row for each label, by DuckDB.
@@ -52,7 +74,7 @@ def join(cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, 
     """
     import pyarrow as pa
 
-    keys = _key_columns(labels, view)
+    keys = key_columns(labels, view)
     n_rows = len(label_ns)
     cursor.register("labels", pa.table({**keys, "i": pa.array(np.arange(n_rows)), "t": pa.array(label_ns)}))
     same = _same(keys)
@@ -64,35 +86,36 @@ def join(cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, 
     found = _in_place(found, n_rows)
     matched = found["t"]
     absent = matched.is_null().to_numpy()
-    reasons = _reasons(absent, matched.fill_null(0).to_numpy(), label_ns, view.definition.ttl_ns)
-    _explain(reasons, keys, cursor, view)
+    reasons = reasons_of(absent, matched.fill_null(0).to_numpy(), label_ns, view.definition.ttl_ns)
+    explain(reasons, keys, known_by(cursor, view))
     columns = [as_feature(found[f"f{i}"], kind) for i, kind in enumerate(kinds)]
-    return Joined(_without_expired(columns, reasons), reasons)
+    return Joined(without(columns, reasons == EXPIRED), reasons)
 
 
 def join_in_memory(
-    cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, rows: Any
+    known: Known, labels: Any, label_ns: npt.NDArray[np.int64], view: View, rows: Any
 ) -> Joined:
     """`join` by the core.
 
     Args:
+        known: tells which entities without a row among `rows` have one all the same.
         rows: a pyarrow Table of the view's rows, in the source's order: k0…, t, f0…; and c if copies of a row are
             told apart by their created time.
     """
-    found = Found.of(cursor, labels, label_ns, view, rows)
+    found = Found.of(known, labels, label_ns, view, rows)
     columns = [as_feature(found.taken(rows[f"f{i}"]), kind) for i, kind in enumerate(view.kinds_stored)]
     return Joined(columns, found.reasons)
 
 
 def join_windows(
-    cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, events: EventRows
+    known: Known, labels: Any, label_ns: npt.NDArray[np.int64], view: View, events: EventRows
 ) -> Joined:
     """`join` for a view whose windows end at the label's instant."""
     import pyarrow as pa
 
     definition = view.definition
     rows = events.table
-    found = Found.of(cursor, labels, label_ns, view, rows)
+    found = Found.of(known, labels, label_ns, view, rows)
     columns = [
         as_feature(found.taken(rows[f"f{i}"]), view.kinds_out[i]) for i in range(len(definition.columns))
     ]
@@ -143,10 +166,10 @@ class Found:
     label_groups: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, cursor: Any, labels: Any, label_ns: npt.NDArray[np.int64], view: View, rows: Any) -> Found:
+    def of(cls, known: Known, labels: Any, label_ns: npt.NDArray[np.int64], view: View, rows: Any) -> Found:
         """The rows of these labels; arguments as of `join_in_memory`."""
-        keys = _key_columns(labels, view)
-        groups, label_groups, n_groups = coded([rows[name] for name in keys], [*keys.values()], cursor)
+        keys = key_columns(labels, view)
+        groups, label_groups, n_groups = coded([rows[name] for name in keys], [*keys.values()])
         times = rows["t"].to_numpy()
         created = None
         if "c" in rows.column_names and rows["c"].null_count < len(rows):
@@ -155,9 +178,9 @@ class Found:
         places = newest_before_of(groups, times, created, label_groups, label_ns, n_groups)
         absent = places < 0
         matched = times[np.maximum(places, 0)] if len(times) else np.zeros(len(places), np.int64)
-        reasons = _reasons(absent, matched, label_ns, view.definition.ttl_ns)
+        reasons = reasons_of(absent, matched, label_ns, view.definition.ttl_ns)
         # An entity without rows may have later ones, which were not read.
-        _explain(reasons, keys, cursor, view, np.flatnonzero(label_groups < 0))
+        explain(reasons, keys, known, np.flatnonzero(label_groups < 0))
         places[reasons == EXPIRED] = -1
         return cls(places, reasons, groups, label_groups)
 
@@ -172,20 +195,19 @@ class Found:
 
 
 def coded(
-    rows: Sequence[Any], labels: Sequence[Any], cursor: Any
+    rows: Sequence[Any], labels: Sequence[Any]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """A number for each entity of the rows, from 0: of each row, and of each label, -1 for one that no row has.
 
     Args:
         rows: the key columns of the rows, without nulls.
         labels: the same of the labels, with nulls.
-        cursor: a DuckDB connection, which knows values of types that pyarrow does not convert.
     """
     import pyarrow as pa
 
-    groups, label_groups, n_groups = _codes_of(rows[0], _alike(labels[0], rows[0].type, cursor))
+    groups, label_groups, n_groups = _codes_of(rows[0], alike(labels[0], rows[0].type))
     for column, label in zip(rows[1:], labels[1:], strict=True):
-        own, label_own, n_own = _codes_of(column, _alike(label, column.type, cursor))
+        own, label_own, n_own = _codes_of(column, alike(label, column.type))
         # Two numbers become one, and are numbered again, so that they stay small.
         joint = groups * n_own + own
         label_joint = np.where((label_groups < 0) | (label_own < 0), -1, label_groups * n_own + label_own)
@@ -209,7 +231,7 @@ def _codes_of(column: Any, label: Any) -> tuple[npt.NDArray[np.int64], npt.NDArr
     )
 
 
-def _alike(label: Any, wanted: Any, cursor: Any) -> Any:
+def alike(label: Any, wanted: Any) -> Any:
     """A key column of the labels in the type of the rows' column; null for a value that this type has not."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -217,14 +239,23 @@ def _alike(label: Any, wanted: Any, cursor: Any) -> Any:
     if label.type == wanted:
         return label
     if getattr(label.type, "extension_name", None) is not None:
-        # A UUID, which is its text.
-        cursor.register("keys", pa.table({"k": label}))
-        return cursor.sql("SELECT CAST(k AS VARCHAR) AS k FROM keys").to_arrow_table()["k"].cast(wanted)
+        return uuid_texts(label).cast(wanted)
     if pa.types.is_integer(label.type) and pa.types.is_integer(wanted):
         bound = pa.scalar(2**63 - 1 if label.type == pa.uint64() else 0, label.type)
         fits = pc.less_equal(label, bound) if label.type == pa.uint64() else pc.greater_equal(label, bound)
         return pc.if_else(fits, label, pa.scalar(None, label.type)).cast(wanted)
     return label.cast(wanted)
+
+
+def uuid_texts(column: Any) -> Any:
+    """A column of UUIDs as text."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    encoded = column.storage.dictionary_encode()
+    texts = [str(uuid.UUID(bytes=value)) for value in encoded.dictionary.to_pylist()]
+    return pa.array(texts, pa.string()).take(encoded.indices)
 
 
 def _same(keys: Iterable[str]) -> str:
@@ -244,13 +275,13 @@ def _in_place(found: Any, n_rows: int) -> Any:
     return found.combine_chunks().take(order)
 
 
-def _reasons(
+def reasons_of(
     absent: npt.NDArray[np.bool_],
     matched: npt.NDArray[np.int64],
     label_ns: npt.NDArray[np.int64],
     ttl_ns: int | None,
 ) -> npt.NDArray[np.uint8]:
-    """FOUND or EXPIRED for a label with a row, and NOT_YET for one without, which `_explain` looks into.
+    """FOUND or EXPIRED for a label with a row, and NOT_YET for one without, which `explain` looks into.
 
     Args:
         absent: bool [labels], whether there is no row.
@@ -266,21 +297,21 @@ def _reasons(
     return reasons
 
 
-def _without_expired(columns: list[Any], reasons: npt.NDArray[np.uint8]) -> list[Any]:
-    expired = reasons == EXPIRED
-    return [_masked(column, expired) for column in columns] if expired.any() else columns
+def without(columns: list[Any], absent: npt.NDArray[np.bool_]) -> list[Any]:
+    """Columns with nulls where `absent` says so."""
+    return [_masked(column, absent) for column in columns] if absent.any() else columns
 
 
-def _explain(
+def explain(
     reasons: npt.NDArray[np.uint8],
     keys: dict[str, Any],
-    cursor: Any,
-    view: View,
+    known: Known,
     absent: npt.NDArray[np.int64] | None = None,
 ) -> None:
     """Change NOT_YET to NULL_KEY where a key is null, and to UNKNOWN_ENTITY where the source has no such entity.
 
     Args:
+        keys: the labels' key columns, as of `key_columns`.
         absent: the labels to look into; None for all that are NOT_YET.
     """
     import pyarrow as pa
@@ -295,19 +326,11 @@ def _explain(
         null |= picked[name].is_null().to_numpy()
     reasons[absent[null]] = NULL_KEY
     absent, picked = absent[~null], picked.filter(~null)
-    if not len(absent):
-        return
-    cursor.register("absent", picked.append_column("i", pa.array(np.arange(len(absent)))))
-    known_keys = view_rows.known_keys(view.definition, view.snapshot, view.kinds, view.created_end_ns)
-    known = cursor.sql(
-        f"SELECT l.i FROM absent l WHERE EXISTS (SELECT 1 FROM ({known_keys}) v WHERE {_same(keys)})"
-    ).fetchnumpy()["i"]
-    codes = np.full(len(absent), UNKNOWN_ENTITY, dtype=np.uint8)
-    codes[known] = NOT_YET
-    reasons[absent] = codes
+    if len(absent):
+        reasons[absent] = np.where(known(picked), NOT_YET, UNKNOWN_ENTITY).astype(np.uint8)
 
 
-def _key_columns(labels: Any, view: View) -> dict[str, Any]:
+def key_columns(labels: Any, view: View) -> dict[str, Any]:
     """The labels' key columns in the view's types, under the names of the query: k0, k1, …."""
     import pyarrow as pa
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from engine._common import canonical, optional
 from engine.errors import InputTypeError, StoreError
 from engine.feature_store.definitions import Source
-from engine.feature_store.offline import remote
+from engine.feature_store.offline import lakes, remote
 from engine.feature_store.offline.columns import Files, Snapshot, SourceColumns, key_kind_of, kind_of
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ _table_digests: dict[int, tuple[weakref.ref[Any], str]] = {}
 
 def columns_of(source: Source, folder: str | os.PathLike[str] | None = None) -> SourceColumns:
     """The columns of a source; of files, only the metadata is read. Arguments and errors as of `take`."""
+    if lakes.is_lake(source.data):
+        version = source.data.open(folder)
+        return SourceColumns(source, version.place, version.types)
     return _found(source, folder)[0]
 
 
@@ -55,6 +58,9 @@ def take(source: Source, folder: str | os.PathLike[str] | None = None, *, conten
         StoreError: no file matches, a file is not Parquet or cannot be read, or files disagree about a column.
         InputTypeError: the data is neither a path nor a table.
     """
+    if lakes.is_lake(source.data):
+        version = source.data.open(folder)
+        return Snapshot(source, version.place, version.types, version.digest, version=version)
     columns, files, table = _found(source, folder)
     fresh: dict[str, str] = {}
     if table is not None:
@@ -97,6 +103,9 @@ def read(snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
     """The columns `names` of all rows, in the source's order. Raises StoreError if a file cannot be read."""
     import pyarrow as pa
 
+    if snapshot.version is not None:
+        found: pa.Table = snapshot.version.read(names)
+        return found
     if snapshot.table is not None:
         return snapshot.table.select(names)
     pq = parquet()
@@ -111,7 +120,7 @@ def _read_file(pq: Any, file: str, snapshot: Snapshot, names: Sequence[str]) -> 
     """The columns of one file, those in the names of its folders too. A column that it lacks is left out."""
     import pyarrow as pa
 
-    there = _schema_of(pq, file, snapshot.source).names
+    there = schema_of(pq, file, snapshot.source).names
     inside = [name for name in names if name in there and name not in snapshot.partitions]
     if remote.protocol_of(file):
         table = remote.table(pq, file, inside, snapshot.source.storage_options or {})
@@ -160,7 +169,7 @@ def _found(
     first: dict[str, str] = {}
     for file in files:
         try:
-            found = _types(_schema_of(pq, file, source))
+            found = _types(schema_of(pq, file, source))
         except (OSError, ValueError) as error:
             raise StoreError(f"{file}: cannot be read as Parquet: {error}") from None
         if first:
@@ -177,7 +186,8 @@ def _found(
     return SourceColumns(source, place, types, partitions=partitions, lacking=lacking), files, None
 
 
-def _schema_of(pq: Any, file: str, source: Source) -> Any:
+def schema_of(pq: Any, file: str, source: Source) -> Any:
+    """The Arrow schema of a Parquet file of a source."""
     if remote.protocol_of(file):
         return remote.schema(pq, file, source.storage_options or {})
     return pq.read_schema(file)
