@@ -75,7 +75,9 @@ def _newer(online: OnlineStore, features: Features) -> Iterator[Any]:
     view = features.view
     definition, layout = view.definition, view.schema.layout
     names = [f"k{i}" for i in range(len(definition.keys))]
-    prefix, window_ns = online.prefix(definition.online_name), definition.window_ns_max
+    prefix = online.prefix(definition.online_name)
+    # A window that is closed on the left still has an event as old as the window.
+    reach_ns = max(each.window_ns + (each.closed == "left") for each in definition.aggregates)
     wire = online.wire()
     try:
         for batch in features.batches(rows_max=BATCH_ROWS):
@@ -91,7 +93,7 @@ def _newer(online: OnlineStore, features: Features) -> Iterator[Any]:
             )
             # Unsigned, because two instants may be 584 years apart.
             age = stored.view(np.uint64) - ours.view(np.uint64)
-            late = (stored > ours) & (age < window_ns)
+            late = (stored > ours) & (age < reach_ns)
             if late.any():
                 table = pa.table({**{name: batch.column(name) for name in names}, "t": pa.array(stored)})
                 yield table.filter(pa.array(late))

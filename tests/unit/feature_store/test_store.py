@@ -122,6 +122,15 @@ def test_a_late_row_changes_newer_rows_that_are_beyond_the_range(store):
     assert store.materialize(after, START, DAY).written == 0
 
 
+@pytest.mark.parametrize(("closed", "total"), [("left", 100.0), ("right", 2.0)])
+def test_a_late_row_as_old_as_the_window_is_in_it_where_it_is_closed_on_the_left(store, closed, total):
+    windows = {"aggregates": [Aggregate("sum", "x", "5h", closed=closed)]}
+    store.materialize(view([("a", 11, 1, 2.0)], **windows), START, DAY)
+    after = view([("a", 11, 1, 2.0), ("a", 6, 2, 100.0)], **windows)
+    store.materialize(after, START + timedelta(hours=6), START + timedelta(hours=7))
+    assert stored(store, after, "a") == [[2.0, total]]
+
+
 def test_a_late_row_changes_newer_rows_by_keys_of_any_kind(store, tmp_path):
     def rows(*hours):
         times = pa.array([START + timedelta(hours=hour) for hour in hours], UTC_US)
