@@ -213,13 +213,20 @@ class _IcebergVersion:
             from pyiceberg.io.pyarrow import ArrowScan
 
             # Files by the order in which they were added, so that the later row of two copies is known.
-            tasks = sorted(scan.plan_files(), key=_added)
+            added = self._added()
+            tasks = sorted(scan.plan_files(), key=lambda task: added[task.file.file_path])
             reader = ArrowScan(self._table.metadata, self._table.io, scan.projection(), scan.row_filter)
             return reader.to_table(tasks).select(list(names)).cast(schema)
 
-
-def _added(task: Any) -> tuple[int, str]:
-    return int(getattr(task.file, "_file_sequence_number", None) or 0), str(task.file.file_path)
+    def _added(self) -> dict[str, tuple[int, int, str]]:
+        """Return what orders the files: the table's sequence numbers; times in its first format, which had none."""
+        found = {}
+        for manifest in self._snapshot.manifests(self._table.io):
+            for entry in manifest.fetch_manifest_entry(self._table.io):
+                by = self._table.snapshot_by_id(entry.snapshot_id)
+                path = entry.data_file.file_path
+                found[path] = (entry.file_sequence_number or 0, by.timestamp_ms if by else 0, path)
+        return found
 
 
 def _filter(time: str | None, range_us: Range) -> dict[str, Any]:
