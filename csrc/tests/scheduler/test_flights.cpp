@@ -14,7 +14,7 @@ using namespace engine::scheduler;
 
 namespace {
 
-constexpr int64_t US = 1'000, MS = 1'000'000;
+constexpr int64_t MS = 1'000'000;
 constexpr double BY_FALLBACK = 1000.0;
 
 // A fallback on the CPU: the sum of a row, and 1000 more.
