@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -82,14 +83,18 @@ class ModelRegistry:
         self._code = Path.cwd() if code is True else Path(code) if code else None
         index = self.path / INDEX
         missing = is_missing(index)
-        if missing and (create or (self.path / "blobs").is_dir()):
-            _require_fresh(self.path)
         if missing and not create:
+            if (self.path / "blobs").is_dir():
+                _require_fresh(self.path)
             raise RegistryError(
                 f"no registry at {self.path}: {INDEX} is missing; check the path, or make one with ModelRegistry(path)"
             )
-        self._blobs = Blobs(self.path, create=missing)
-        self._index = Index(index, create=missing)
+        with _one_maker(self.path) if missing else contextlib.nullcontext():
+            missing = missing and is_missing(index)
+            if missing:
+                _require_fresh(self.path)
+            self._blobs = Blobs(self.path, create=missing)
+            self._index = Index(index, create=missing)
         self._manifests: dict[str, dict[str, Any]] = {}
 
     def register(
@@ -426,6 +431,22 @@ class ModelRegistry:
 
 def _within(metrics: Mapping[str, float], bounds: Mapping[str, tuple[float, float]]) -> bool:
     return all(key in metrics and low <= metrics[key] <= high for key, (low, high) in bounds.items())
+
+
+@contextlib.contextmanager
+def _one_maker(path: Path) -> Iterator[None]:
+    """Hold the folder while a registry is made in it, because a half-made one looks like a folder of something else."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise explained(f"registry {path}", error) from None
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _require_fresh(path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import subprocess
+import threading
 import time
 
 import numpy as np
@@ -462,3 +463,23 @@ def test_manifests_are_plain_json_in_the_index(three):
 def test_versions_are_values():
     assert Version("a", 1, "0" * 64, 5) == Version("a", 1, "0" * 64, 5)
     assert len({Version("a", 1, "0" * 64, 5), Version("a", 1, "0" * 64, 5)}) == 1
+
+
+def test_makers_of_one_registry_wait_for_each_other(tmp_path):
+    for turn in range(20):
+        errors = []
+        start = threading.Barrier(8)
+
+        def make(folder=tmp_path / str(turn), errors=errors, start=start):
+            start.wait()
+            try:
+                ModelRegistry(folder, code=False)
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=make) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
