@@ -5,6 +5,7 @@ Nothing here knows DuckDB, so a store on Spark, BigQuery or Polars needs only py
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,9 +15,9 @@ import numpy.typing as npt
 
 from engine._common import arguments
 from engine.errors import InputTypeError
-from engine.feature_store.definitions import SEPARATOR, Aggregate, FeatureView, Source
+from engine.feature_store.definitions import SEPARATOR, Aggregate, FeatureView, Source, require
+from engine.feature_store.offline import sources
 from engine.feature_store.offline.columns import Snapshot, SourceColumns, is_unsigned, kinds_of
-from engine.feature_store.offline.sources import fresh_unchanged
 from engine.feature_store.schema import Schema
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def unchanged(offline: OfflineStore, seen: Snapshot) -> bool:
     """Whether the rows of a look are what they were. New files may have come."""
     if seen.table is not None:
         return True
-    return look(offline, seen.pinned).digest == seen.digest and fresh_unchanged(seen)
+    return look(offline, seen.pinned).digest == seen.digest and sources.fresh_unchanged(seen)
 
 
 class OfflineStore(Protocol):
@@ -105,6 +106,50 @@ class OfflineStore(Protocol):
             StoreError: a source cannot be read.
         """
         ...
+
+
+class SourcesOffline(OfflineStore):
+    """The part of an offline store that is the same wherever sources are files, lakes and tables in memory.
+
+    Args:
+        folder: where relative paths of sources start; None for the working directory.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        if folder is not None:
+            os.fspath(folder)  # raises TypeError for what is no path
+        self.folder = folder
+
+    def columns(self, source: Source) -> SourceColumns:
+        """The columns of a source and their Arrow types; of files, only the metadata is read.
+
+        Raises:
+            StoreError: no file matches, a file cannot be read, or files disagree about a column.
+            InputTypeError: the data is neither a path nor a table.
+        """
+        return sources.columns_of(require(source, Source, "source"), self.folder)
+
+    def snapshot(self, source: Source) -> Snapshot:
+        """The columns, the files or table, and a digest of the content of a source now. Raises as `columns` does."""
+        return sources.take(require(source, Source, "source"), self.folder)
+
+    def look(self, source: Source) -> Snapshot:
+        """`snapshot` that reads no content: the digest is of what tells that files have changed. Raises as `columns`.
+
+        Files that are so new that they could change and not show it are read whole.
+        """
+        return sources.take(require(source, Source, "source"), self.folder, content=False)
+
+    def read(self, snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
+        """The columns `names` of all rows of a source, in its order: files by name, rows as they lie.
+
+        Raises:
+            InputError: the source has no such column.
+            StoreError: a file cannot be read.
+        """
+        for name in names:
+            snapshot.type_of(name, "columns")
+        return sources.read(snapshot, names)
 
 
 @dataclass(frozen=True)

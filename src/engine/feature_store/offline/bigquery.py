@@ -10,7 +10,7 @@ import base64
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +21,25 @@ from engine._common import arguments, canonical, optional
 from engine.errors import ConfigError, EngineError, InputError, InputTypeError, StoreError
 from engine.feature_store.definitions import FeatureView, Source, require
 from engine.feature_store.instants import NS_MAX, time_range
-from engine.feature_store.offline import point_in_time, sources, sql
+from engine.feature_store.offline import sources, sql
 from engine.feature_store.offline.base import (
-    EXPIRED,
-    NOT_YET,
-    NULL_KEY,
-    UNKNOWN_ENTITY,
     Features,
     Joined,
     View,
-    as_feature,
     batch_schema,
 )
 from engine.feature_store.offline.columns import Snapshot, SourceColumns, kinds_of
-from engine.feature_store.offline.rows import Range, RowsOffline, arrow_of, key_names, plain, roots, types_of
+from engine.feature_store.offline.foreign import explained, first_line
+from engine.feature_store.offline.rows import (
+    Range,
+    RowsOffline,
+    features_of,
+    joined_by_sql,
+    key_names,
+    labels_for_sql,
+    plain,
+    roots,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,7 +116,7 @@ class BigQueryOffline(RowsOffline):
             raise InputTypeError(f"on_estimate: expected a callable, got {type(on_estimate).__name__}")
         self.upload = arguments.one_of("upload", upload, ("load", "insert"), error=ConfigError)
         self.dataset, self.bytes_max, self.on_estimate = dataset, bytes_max, on_estimate
-        with _explained("opening BigQuery"):
+        with _google("opening BigQuery"):
             self._client = self._bigquery.Client() if client is None else client
 
     def columns(self, source: Source) -> SourceColumns:
@@ -208,45 +213,22 @@ class BigQueryOffline(RowsOffline):
         )  # fmt: skip
         table = self._arrow(query, f"view {definition.name!r}").select(batch_schema(view).names)
         table = table.cast(batch_schema(view)).sort_by([(key, "ascending") for key in key_names(definition)])
-        run = canonical.digest([definition.version, list(range_ns), view.snapshot.digest])
-
-        def read(skip: int, rows_max: int) -> Iterator[Any]:
-            yield from table.slice(skip).combine_chunks().to_batches(max_chunksize=rows_max)
-
-        return Features(view, run, table.num_rows, read)
+        return features_of(view, range_ns, table)
 
     def _join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], view: View) -> Joined:
-        import pyarrow as pa
-
         definition = view.definition
         name = _table(view.snapshot.source, self.folder)
         if name is None or definition.aggregates or not len(label_ns):
             return super()._join(labels, label_ns, view)
         self._check_times(view, name)
-        of_labels = point_in_time.key_columns(labels, view)
-        types = types_of(view, ())
-        alike = {key: point_in_time.alike(column, types[key]) for key, column in of_labels.items()}
-        table = pa.table({"i": pa.array(np.arange(len(label_ns))), "t": pa.array(label_ns), **alike})
+        of_labels, table = labels_for_sql(labels, label_ns, view)
         with self._uploaded(table) as place:
             query = sql.join(
                 sql.BIGQUERY, place, f"({self._rows_sql(view, name)}) AS r", keys=len(definition.keys),
                 features=len(definition.columns), carried=["i"], ttl_ns=definition.ttl_ns, explain=True,
             )  # fmt: skip
             found = self._arrow(query, f"joining view {definition.name!r}")
-        order = np.empty(len(label_ns), np.int64)
-        order[found["i"].to_numpy()] = np.arange(len(found))
-        found = found.combine_chunks().take(pa.array(order))
-        absent = found["v_t"].is_null().to_numpy()
-        reasons = point_in_time.reasons_of(
-            absent, found["v_t"].cast(pa.int64()).fill_null(0).to_numpy(), label_ns, definition.ttl_ns
-        )
-        reasons[(reasons == NOT_YET) & found["v_first"].is_null().to_numpy()] = UNKNOWN_ENTITY
-        for column in of_labels.values():
-            reasons[column.is_null().to_numpy()] = NULL_KEY
-        columns = [
-            as_feature(found[f"f{i}"].cast(arrow_of(kind)), kind) for i, kind in enumerate(view.kinds_out)
-        ]
-        return Joined(point_in_time.without(columns, reasons == EXPIRED), reasons)
+        return joined_by_sql(found, of_labels, label_ns, view)
 
     def _rows_sql(self, view: View, name: str) -> str:
         """SQL of the rows of a view's source: k0…, t, c, o, f0…; without those that lack a key."""
@@ -280,7 +262,7 @@ class BigQueryOffline(RowsOffline):
         return str(kind).startswith("timestamp") and kind.tz is not None
 
     def _described(self, name: str) -> Any:
-        with _explained(f"table {name}"):
+        with _google(f"table {name}"):
             return self._client.get_table(name if name.count(".") == 2 else f"{self._client.project}.{name}")
 
     def _arrow(self, query: str, doing: str) -> pa.Table:
@@ -299,7 +281,7 @@ class BigQueryOffline(RowsOffline):
                     f"{doing}: the query would read {estimate.bytes:,} bytes, and bytes_max is {self.bytes_max:,}; "
                     "raise it, or partition the table by its event time"
                 )
-        with _explained(doing):
+        with _google(doing):
             return (
                 self._client.query(query, job_config=config)
                 .result()
@@ -313,7 +295,7 @@ class BigQueryOffline(RowsOffline):
             read = int(self._client.query(query, job_config=config).total_bytes_processed)
         except Exception as error:
             if not _says_unsupported(error):
-                raise StoreError(f"{doing}: {_first_line(error)}") from error
+                raise StoreError(f"{doing}: {first_line(error)}") from error
             return Estimate(None, query, doing)
         return Estimate(read, query, doing)
 
@@ -333,7 +315,7 @@ class BigQueryOffline(RowsOffline):
         place = f"{self.dataset}.engine_labels_{uuid.uuid4().hex}"
         if place.count(".") == 1:
             place = f"{self._client.project}.{place}"
-        with _explained("uploading the labels"):
+        with _google("uploading the labels"):
             try:
                 if self.upload == "load":
                     self._load(table, place)
@@ -368,7 +350,7 @@ def _table(source: Source, folder: Any) -> str | None:
     data = source.data
     if not isinstance(data, str) or "/" in data or not 1 <= data.count(".") <= 2:
         return None
-    if data.endswith(".parquet") or os.path.exists(data if folder is None else os.path.join(folder, data)):
+    if data.endswith(".parquet") or os.path.exists(sources.within(folder, data)):
         return None
     return data
 
@@ -456,18 +438,5 @@ def _says_unsupported(error: Exception) -> bool:
     return "not supported" in str(error).lower() or "not implemented" in str(error).lower()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def _explained(doing: str) -> Iterator[None]:
-    """Raise errors of Google's libraries as StoreError."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except Exception as error:
-        if not type(error).__module__.startswith(("google.", "requests.", "urllib3.")):
-            raise
-        raise StoreError(f"{doing}: {type(error).__name__}: {_first_line(error)}") from error
+def _google(doing: str) -> AbstractContextManager[None]:
+    return explained(doing, modules=("google.", "requests.", "urllib3."))

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from engine._common import canonical, optional
 from engine.errors import ConfigError, InputError, StoreError
-from engine.feature_store.definitions import FeatureView, Source, require
-from engine.feature_store.instants import NS_MAX, time_range
-from engine.feature_store.offline import aggregates, point_in_time, remote, rows, sources, view_rows
-from engine.feature_store.offline.base import Features, Joined, OfflineStore, View
-from engine.feature_store.offline.columns import Snapshot, SourceColumns, check_keys, kinds_of
+from engine.feature_store.definitions import FeatureView, require
+from engine.feature_store.instants import time_range
+from engine.feature_store.offline import aggregates, point_in_time, remote, rows, view_rows
+from engine.feature_store.offline.base import Features, Joined, SourcesOffline, View
+from engine.feature_store.offline.columns import Snapshot, kinds_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,7 @@ _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 <
 _TEXT_BYTES = 32  # of a text and its offset, roughly
 
 
-class DuckDBOffline(OfflineStore):
+class DuckDBOffline(SourcesOffline):
     """Compute features from Parquet files and tables by DuckDB, inside this process.
 
     Args:
@@ -66,9 +66,7 @@ class DuckDBOffline(OfflineStore):
             config["memory_limit"] = memory_limit
         if spill_folder is not None:
             config["temp_directory"] = os.fspath(spill_folder)
-        if folder is not None:
-            os.fspath(folder)  # raises TypeError for what is no path
-        self.folder = folder
+        super().__init__(folder)
         with mapped_errors("opening DuckDB"):
             self._duckdb = duckdb.connect(":memory:", config=config)
         self._join_bytes_max = JOIN_BYTES_MAX
@@ -81,37 +79,6 @@ class DuckDBOffline(OfflineStore):
         # The facts about a source's rows that were found out, by what was asked. The content of a snapshot never
         # changes.
         self._facts: OrderedDict[tuple[str, ...], Any] = OrderedDict()
-
-    def columns(self, source: Source) -> SourceColumns:
-        """The columns of a source and their Arrow types; of files, only the metadata is read.
-
-        Raises:
-            StoreError: no file matches, a file cannot be read, or files disagree about a column.
-            InputTypeError: the data is neither a path nor a table.
-        """
-        return sources.columns_of(require(source, Source, "source"), self.folder)
-
-    def snapshot(self, source: Source) -> Snapshot:
-        """The columns, the files or table, and a digest of the content of a source now. Raises as `columns` does."""
-        return sources.take(require(source, Source, "source"), self.folder)
-
-    def look(self, source: Source) -> Snapshot:
-        """`snapshot` that reads no content: the digest is of what tells that files have changed. Raises as `columns`.
-
-        Files that are so new that they could change and not show it are read whole.
-        """
-        return sources.take(require(source, Source, "source"), self.folder, content=False)
-
-    def read(self, snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
-        """The columns `names` of all rows of a source, in its order: files by name, rows as they lie.
-
-        Raises:
-            InputError: the source has no such column.
-            StoreError: a file cannot be read.
-        """
-        for name in names:
-            snapshot.type_of(name, "columns")
-        return sources.read(snapshot, names)
 
     def view(self, definition: FeatureView) -> View:
         """A view with the content of its source now. The columns are checked before any content is read.
@@ -177,11 +144,7 @@ class DuckDBOffline(OfflineStore):
                 type; or a source row has no event time.
             StoreError: a source cannot be read.
         """
-        if len(label_ns) != labels.num_rows:
-            raise InputError(f"label_ns: expected {labels.num_rows:,} instants, got {len(label_ns):,}")
-        types = dict(zip(labels.column_names, labels.schema.types, strict=True))
-        for view in views:
-            check_keys(types, view.definition, view.kinds)
+        rows.check_join(labels, label_ns, views)
         # Two at a time, because DuckDB joins the few large entities of one view on one core and leaves others idle.
         with ThreadPoolExecutor(max_workers=JOINS_MAX) as pool:
             return list(pool.map(lambda view: self._join(labels, label_ns, view), views))
@@ -189,9 +152,7 @@ class DuckDBOffline(OfflineStore):
     def _join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], view: View) -> Joined:
         definition = view.definition
         cursor = self._cursor(view, (None, None))
-        # Rows beyond the last label hold for none. No instant is greater than NS_MAX, so then there is no bound.
-        last_ns = int(label_ns.max()) if len(label_ns) else 0
-        end_ns = None if last_ns == NS_MAX else last_ns + 1
+        end_ns = rows.end_of(label_ns)
         with self._explained(view, cursor, f"joining view {definition.name!r}"):
             self._check_times(view, cursor)
             known = point_in_time.known_by(cursor, view)
@@ -199,12 +160,12 @@ class DuckDBOffline(OfflineStore):
                 events = aggregates.events_of(view, cursor, (None, end_ns))
                 return point_in_time.join_windows(known, labels, label_ns, view, events)
             if definition.aggregates:
-                rows = aggregates.aggregated_rows(view, cursor, (None, end_ns))
-                return point_in_time.join_in_memory(known, labels, label_ns, view, rows)
+                found = aggregates.aggregated_rows(view, cursor, (None, end_ns))
+                return point_in_time.join_in_memory(known, labels, label_ns, view, found)
             if self._bytes_of(view, cursor) <= self._join_bytes_max:
                 query = self._plain(view, (None, end_ns), created=definition.source.created_time is not None)
-                rows = cursor.sql(query).to_arrow_table()
-                return point_in_time.join_in_memory(known, labels, label_ns, view, rows)
+                found = cursor.sql(query).to_arrow_table()
+                return point_in_time.join_in_memory(known, labels, label_ns, view, found)
             query = view_rows.without_copies(self._plain(view, (None, end_ns), numbered=True), definition)
             return point_in_time.join(cursor, labels, label_ns, view, query)
 

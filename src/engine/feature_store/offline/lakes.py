@@ -7,13 +7,13 @@ rows for as long as the table keeps that version; a version that was vacuumed or
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine._common import canonical, optional
-from engine.errors import ConfigError, EngineError, InputTypeError, StoreError
+from engine.errors import ConfigError, InputTypeError, StoreError
+from engine.feature_store.offline.foreign import explained
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +91,7 @@ class _DeltaVersion:
         optional.need("pyarrow.dataset", "a Delta source", "delta")
         path = source.path if "://" in source.path else os.path.join(folder or "", source.path)
         options = dict(source.storage_options or {})
-        with _explained(path):
+        with explained(f"{path}: cannot be read"):
             self._table = deltalake.DeltaTable(path, version=source.version, storage_options=options)
             version = self._table.version()
             actions = _arrow(self._table.get_add_actions(flatten=True)).to_pylist()
@@ -112,7 +112,7 @@ class _DeltaVersion:
         import pyarrow as pa
         import pyarrow.dataset as ds
 
-        with _explained(self.place):
+        with explained(f"{self.place}: cannot be read"):
             found = self._table.to_pyarrow_dataset()
             fragments = sorted(found.get_fragments(), key=self._place_of)
             chosen = _within(ds.field(time), found.schema.field(time).type, range_us) if time else None
@@ -178,7 +178,7 @@ class _IcebergVersion:
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
         place = f"Iceberg table {source.table}"
-        with _explained(place):
+        with explained(f"{place}: cannot be read"):
             table = _catalog(source.catalog).load_table(source.table)
             snapshot = (
                 table.current_snapshot()
@@ -206,7 +206,7 @@ class _IcebergVersion:
         schema = pa.schema([(name, self.types[name]) for name in names])
         if self._id is None:
             return schema.empty_table()
-        with _explained(self.place):
+        with explained(f"{self.place}: cannot be read"):
             scan = self._table.scan(
                 snapshot_id=self._id, selected_fields=tuple(names), **_filter(time, range_us)
             )
@@ -326,15 +326,3 @@ def _plain_type(kind: Any) -> Any:
 
 def _types(schema: Any) -> dict[str, Any]:
     return {each.name: each.type for each in schema}
-
-
-@contextmanager
-def _explained(place: str) -> Iterator[None]:
-    """Raise the libraries' errors, which may be of any class, as StoreError."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except Exception as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise StoreError(f"{place}: cannot be read: {type(error).__name__}: {text}") from error

@@ -13,11 +13,11 @@ from engine._common import optional
 from engine.feature_store.instants import NS_MAX
 from engine.feature_store.offline import remote, sources
 from engine.feature_store.offline.base import View
+from engine.feature_store.offline.foreign import explained
 from engine.feature_store.offline.rows import (
     NEVER,
     Range,
     RowsOffline,
-    explained,
     key_names,
     plain,
     roots,

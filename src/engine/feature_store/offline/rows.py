@@ -6,22 +6,31 @@ windows, the newest row and the join. They are the same on every back end becaus
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine._common import canonical
-from engine.errors import EngineError, InputError, StoreError
-from engine.feature_store.definitions import FeatureView, Source, require
+from engine.errors import InputError
+from engine.feature_store.definitions import FeatureView, require
 from engine.feature_store.instants import NS_MAX, NS_MIN, time_range
-from engine.feature_store.offline import aggregates, point_in_time, sources
-from engine.feature_store.offline.base import Features, Joined, OfflineStore, View, batch_schema
-from engine.feature_store.offline.columns import Snapshot, SourceColumns, check_keys, is_unsigned, kinds_of
+from engine.feature_store.offline import aggregates, point_in_time
+from engine.feature_store.offline.base import (
+    EXPIRED,
+    NOT_YET,
+    NULL_KEY,
+    UNKNOWN_ENTITY,
+    Features,
+    Joined,
+    SourcesOffline,
+    View,
+    as_feature,
+    batch_schema,
+)
+from engine.feature_store.offline.columns import Snapshot, check_keys, is_unsigned, kinds_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,17 +45,12 @@ _DAY_US = 86_400 * 10**6
 _EXACT = 2**53
 
 
-class RowsOffline(OfflineStore):
+class RowsOffline(SourcesOffline):
     """An offline store whose back end is one method, `rows`. Thread-safe if that is.
 
     Args:
         folder: where relative paths of sources start; None for the working directory.
     """
-
-    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        if folder is not None:
-            os.fspath(folder)  # raises TypeError for what is no path
-        self.folder = folder
 
     def rows(self, view: View, columns: Sequence[str], range_ns: Range) -> pa.Table:
         """The rows of a view's source with event times in [start, end), in the source's order, as `plain` makes them.
@@ -61,34 +65,6 @@ class RowsOffline(OfflineStore):
             StoreError: the source cannot be read.
         """
         raise NotImplementedError
-
-    def columns(self, source: Source) -> SourceColumns:
-        """The columns of a source and their Arrow types; of files, only the metadata is read.
-
-        Raises:
-            StoreError: no file matches, a file cannot be read, or files disagree about a column.
-            InputTypeError: the data is neither a path nor a table.
-        """
-        return sources.columns_of(require(source, Source, "source"), self.folder)
-
-    def snapshot(self, source: Source) -> Snapshot:
-        """The columns, the files or table, and a digest of the content of a source now. Raises as `columns` does."""
-        return sources.take(require(source, Source, "source"), self.folder)
-
-    def look(self, source: Source) -> Snapshot:
-        """`snapshot` that reads no content: the digest tells that files have changed. Raises as `columns`."""
-        return sources.take(require(source, Source, "source"), self.folder, content=False)
-
-    def read(self, snapshot: Snapshot, names: Sequence[str]) -> pa.Table:
-        """The columns `names` of all rows of a source, in its order: files by name, rows as they lie.
-
-        Raises:
-            InputError: the source has no such column.
-            StoreError: a file cannot be read.
-        """
-        for name in names:
-            snapshot.type_of(name, "columns")
-        return sources.read(snapshot, names)
 
     def compute(
         self, feature_definition: FeatureView, start_time: Any = None, end_time: Any = None
@@ -109,13 +85,7 @@ class RowsOffline(OfflineStore):
         kinds_of(feature_definition, self.columns(source))
         view = View.of(feature_definition, self.look(source))
         rows = self.rows(view, read_columns(feature_definition), read_range(feature_definition, range_ns))
-        table = newest(view, rows, range_ns)
-        run = canonical.digest([feature_definition.version, list(range_ns), view.snapshot.digest])
-
-        def read(skip: int, rows_max: int) -> Iterator[Any]:
-            yield from table.slice(skip).combine_chunks().to_batches(max_chunksize=rows_max)
-
-        return Features(view, run, table.num_rows, read)
+        return features_of(view, range_ns, newest(view, rows, range_ns))
 
     def join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], views: Sequence[View]) -> list[Joined]:
         """The row of each view that holds at each label's instant: one Joined a view, in the order of `views`.
@@ -135,10 +105,7 @@ class RowsOffline(OfflineStore):
             return list(pool.map(lambda view: self._join(labels, label_ns, view), views))
 
     def _join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], view: View) -> Joined:
-        last_ns = int(label_ns.max()) if len(label_ns) else 0
-        end_ns = None if last_ns == NS_MAX else last_ns + 1
-        rows = self.rows(view, read_columns(view.definition), (None, end_ns))
-
+        rows = self.rows(view, read_columns(view.definition), (None, end_of(label_ns)))
         return joined(view, rows, labels, label_ns, self.known(view))
 
     def known(self, view: View) -> point_in_time.Known:
@@ -164,6 +131,69 @@ def check_join(labels: pa.Table, label_ns: npt.NDArray[np.int64], views: Sequenc
     types = dict(zip(labels.column_names, labels.schema.types, strict=True))
     for view in views:
         check_keys(types, view.definition, view.kinds)
+
+
+def end_of(label_ns: npt.NDArray[np.int64]) -> int | None:
+    """The end of the event times that hold for labels: rows beyond the last label hold for none.
+
+    No instant is greater than NS_MAX, so with one there the end is None.
+    """
+    last_ns = int(label_ns.max()) if len(label_ns) else 0
+    return None if last_ns == NS_MAX else last_ns + 1
+
+
+def features_of(view: View, range_ns: Range, table: pa.Table) -> Features:
+    """The computed rows of a range, which lie in memory."""
+    run = canonical.digest([view.definition.version, list(range_ns), view.snapshot.digest])
+
+    def read(skip: int, rows_max: int) -> Iterator[Any]:
+        yield from table.slice(skip).combine_chunks().to_batches(max_chunksize=rows_max)
+
+    return Features(view, run, table.num_rows, read)
+
+
+def labels_for_sql(
+    labels: pa.Table, label_ns: npt.NDArray[np.int64], view: View
+) -> tuple[dict[str, Any], pa.Table]:
+    """The labels' key columns by name, and the relation that `sql.join` takes: i for places, t, and k0….
+
+    The keys there are of the view's own types; one that no row can have is null.
+    """
+    import pyarrow as pa
+
+    of_labels = point_in_time.key_columns(labels, view)
+    types = types_of(view, ())
+    alike = {name: point_in_time.alike(column, types[name]) for name, column in of_labels.items()}
+    return of_labels, pa.table({"i": pa.array(np.arange(len(label_ns))), "t": pa.array(label_ns), **alike})
+
+
+def joined_by_sql(
+    found: pa.Table, of_labels: Mapping[str, Any], label_ns: npt.NDArray[np.int64], view: View
+) -> Joined:
+    """The view's row for each label, of a join in a back end.
+
+    Args:
+        found: one row a label in any order: i, f0…, and v_t and v_first of `sql.join`, or the code of a reason.
+        of_labels: as of `labels_for_sql`.
+        label_ns: as of `join`.
+    """
+    import pyarrow as pa
+
+    order = np.empty(len(label_ns), np.int64)
+    order[found["i"].to_numpy()] = np.arange(len(found))
+    found = found.combine_chunks().take(pa.array(order))
+    if "reason" in found.column_names:
+        reasons = found["reason"].to_numpy().astype(np.uint8)
+    else:
+        absent = found["v_t"].is_null().to_numpy()
+        matched = found["v_t"].cast(pa.int64()).fill_null(0).to_numpy()
+        reasons = point_in_time.reasons_of(absent, matched, label_ns, view.definition.ttl_ns)
+        reasons[(reasons == NOT_YET) & found["v_first"].is_null().to_numpy()] = UNKNOWN_ENTITY
+        for column in of_labels.values():
+            reasons[column.is_null().to_numpy()] = NULL_KEY
+    kinds = view.kinds_stored if view.stored else view.kinds_out
+    columns = [as_feature(found[f"f{i}"].cast(arrow_of(kind)), kind) for i, kind in enumerate(kinds)]
+    return Joined(point_in_time.without(columns, reasons == EXPIRED), reasons)
 
 
 def read_columns(definition: FeatureView) -> list[str]:
@@ -578,15 +608,3 @@ def arrow_of(kind: str) -> Any:
     types = {"bool": pa.bool_(), "int": whole, "float": pa.float64(), "text": pa.string(), "time": whole}
     types |= {"list": pa.list_(pa.float64()), "bytes": pa.binary()}
     return types[kind]
-
-
-@contextmanager
-def explained(doing: str, error_class: type[Exception] = Exception) -> Iterator[None]:
-    """Raise errors of a back end's library as StoreError. Errors of ours pass."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except error_class as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise StoreError(f"{doing}: {type(error).__name__}: {text}") from error

@@ -257,7 +257,7 @@ def _files(source: Source, folder: str | os.PathLike[str] | None) -> tuple[tuple
             found += matches
             continue
         pattern = remote.local(pattern)
-        path = pattern if folder is None else os.path.join(folder, pattern)
+        path = within(folder, pattern)
         # A file of that very name wins over the pattern: names may have brackets in them.
         if os.path.isfile(path):
             found.append(path)
@@ -272,6 +272,11 @@ def _files(source: Source, folder: str | os.PathLike[str] | None) -> tuple[tuple
     if not found:
         raise StoreError("the source names no file")
     return tuple(dict.fromkeys(found)), tuple(partitions)
+
+
+def within(folder: str | os.PathLike[str] | None, path: str) -> str:
+    """A path of a source, which starts in `folder` where it is relative."""
+    return path if folder is None else os.path.join(folder, path)
 
 
 def _steps(paths: Iterable[Sequence[str]]) -> dict[str, None]:

@@ -27,7 +27,6 @@ from engine.errors import EngineError, InputError, StoreError
 from engine.feature_store.definitions import FeatureView, Source, require
 from engine.feature_store.instants import time_range
 from engine.feature_store.offline import (
-    point_in_time,
     remote,
     rows,
     sources,
@@ -36,15 +35,10 @@ from engine.feature_store.offline import (
     sql,
 )
 from engine.feature_store.offline.base import (
-    EXPIRED,
-    NOT_YET,
-    NULL_KEY,
-    UNKNOWN_ENTITY,
     Features,
     Joined,
     OfflineStore,
     View,
-    as_feature,
     batch_schema,
 )
 from engine.feature_store.offline.columns import Snapshot, SourceColumns, is_unsigned, key_kind_of, kinds_of
@@ -265,32 +259,10 @@ class SparkOffline(OfflineStore):
         return found.select(*(f.col(name).alias(shown) for name, shown in names.items()))
 
     def _join(self, labels: pa.Table, label_ns: npt.NDArray[np.int64], view: View) -> Joined:
-        import pyarrow as pa
-
-        definition = view.definition
-        of_labels = point_in_time.key_columns(labels, view)
-        types = rows.types_of(view, ())
-        alike = {name: point_in_time.alike(column, types[name]) for name, column in of_labels.items()}
-        places = pa.array(np.arange(len(label_ns)))
-        with _explained(f"joining view {definition.name!r}"):
-            frame = self._of_arrow(pa.table({"i": places, "t": pa.array(label_ns), **alike}))
-            found = self._joined(frame, view, ["i"], explain=True).toArrow()
-        order = np.empty(len(label_ns), np.int64)
-        order[found["i"].to_numpy()] = np.arange(len(found))
-        found = found.combine_chunks().take(pa.array(order))
-        if "reason" in found.column_names:
-            reasons = found["reason"].to_numpy().astype(np.uint8)
-        else:
-            absent = found["v_t"].is_null().to_numpy()
-            matched = found["v_t"].fill_null(0).to_numpy()
-            reasons = point_in_time.reasons_of(absent, matched, label_ns, definition.ttl_ns)
-            first = found["v_first"].is_valid().to_numpy()
-            reasons[(reasons == NOT_YET) & ~first] = UNKNOWN_ENTITY
-            for column in of_labels.values():
-                reasons[column.is_null().to_numpy()] = NULL_KEY
-        kinds = view.kinds_stored if view.stored else view.kinds_out
-        columns = [as_feature(found[f"f{i}"].cast(rows.arrow_of(kind)), kind) for i, kind in enumerate(kinds)]
-        return Joined(point_in_time.without(columns, reasons == EXPIRED), reasons)
+        of_labels, table = rows.labels_for_sql(labels, label_ns, view)
+        with _explained(f"joining view {view.definition.name!r}"):
+            found = self._joined(self._of_arrow(table), view, ["i"], explain=True).toArrow()
+        return rows.joined_by_sql(found, of_labels, label_ns, view)
 
     def _joined(self, labels: Any, view: View, carried: Sequence[str], *, explain: bool) -> Any:
         """A DataFrame of the columns `carried` of the labels and f0…, and what tells reasons apart.
@@ -435,7 +407,7 @@ class SparkOffline(OfflineStore):
         if (
             isinstance(data, str)
             and _TABLE.fullmatch(data)
-            and not os.path.exists(_within(self.folder, data))
+            and not os.path.exists(sources.within(self.folder, data))
         ):
             with _explained(data):
                 if not self.session.catalog.tableExists(data):
@@ -474,7 +446,7 @@ class _Kept:
         self, view: View, online: OnlineStore, progress: Progress | None, revision: int
     ) -> Written | None:
         """Let the executors write the rows; None for an online store that another process cannot open."""
-        from engine.feature_store.online.base import Written, _foreign
+        from engine.feature_store.online.base import Written, foreign
 
         local = str(self._frame.sparkSession.conf.get("spark.master", "")).startswith("local")
         recipe = spark_executor.portable(online, same_machine=local)
@@ -487,7 +459,7 @@ class _Kept:
         ).collect()
         for row in found:
             if row.other is not None:
-                raise _foreign(view.definition, bytes(row.other))
+                raise foreign(view.definition, bytes(row.other))
         written, same, older = (sum(row[place] for row in found) for place in range(3))
         if progress is not None:
             progress(self.rows, self.rows)
@@ -595,10 +567,6 @@ def _uri(path: str) -> str:
     """A path as `_metadata.file_path` gives it."""
     path = re.sub(r"\\(.)", r"\1", path)
     return path if "://" in path else "file://" + quote(path, safe="/:@!$&'()*+,;=-._~")
-
-
-def _within(folder: str | os.PathLike[str] | None, path: str) -> str:
-    return path if folder is None else os.path.join(folder, path)
 
 
 @contextmanager

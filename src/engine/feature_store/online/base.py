@@ -247,9 +247,9 @@ class OnlineStore:
         counted = self.write_next(
             lambda revision: rows.packed(self.prefix(view.online_name), revision), view.ttl_ns
         )
-        *counts, foreign = counted
-        if foreign is not None:
-            raise _foreign(view, foreign)
+        *counts, other = counted
+        if other is not None:
+            raise foreign(view, other)
         return Written(len(rows), counts[0], counts[1], counts[2], 0)
 
     def write_next(
@@ -295,9 +295,9 @@ class OnlineStore:
             # The last batch deletes the mark with it, because a finished run has nothing to go on with.
             going = None if done >= features.rows else json.dumps([features.run, done]).encode()
             pairs = packed(batch, view, prefix, revision)
-            *counted, foreign = self.write(pairs, definition.ttl_ns, {mark: going, **version})
-            if foreign is not None:
-                raise _foreign(definition, foreign)
+            *counted, other = self.write(pairs, definition.ttl_ns, {mark: going, **version})
+            if other is not None:
+                raise foreign(definition, other)
             counts = [total + more for total, more in zip(counts, counted, strict=True)]
             if progress is not None:
                 progress(done, features.rows)
@@ -329,7 +329,8 @@ def is_plain(namespace: object) -> bool:
     )
 
 
-def _foreign(view: FeatureView, key: bytes) -> StoreError:
+def foreign(view: FeatureView, key: bytes) -> StoreError:
+    """The error for a key of the online store that holds something else than a row of a view."""
     return StoreError(
         f"view {view.name!r}: key {key!r} of the online store holds something that is not a row of a feature view; it "
         "was left as it is: delete it, or give this store a place of its own"
