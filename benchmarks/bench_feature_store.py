@@ -245,12 +245,10 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def lookups(online: OnlineStore, kind: str, calls: int) -> dict[str, float]:
-    """Look up ten features of 10,000 entities, in random order."""
+def ten_features(online: OnlineStore, n: int, draw: np.random.Generator) -> tuple[Any, list[str]]:
+    """Store ten features of each of `n` entities. Return what fetches them, and the entities."""
     import pyarrow as pa
 
-    draw = np.random.default_rng(SEED)
-    n = 10_000
     names = [f"x{i}" for i in range(10)]
     at = pa.array(np.full(n, 1_357_000_000), pa.timestamp("s", "UTC"))
     keys = [f"N{i}" for i in range(n)]
@@ -260,7 +258,14 @@ def lookups(online: OnlineStore, kind: str, calls: int) -> dict[str, float]:
     store.materialize(view, None, "2013-02-01T00:00:00Z")
     spec = [t.number(name) for name in view.feature_names]
     program = t.FeatureProgram.fit(spec, {name: [0.0] for name in view.feature_names})
-    features = store.online_features(program, [view])
+    return store.online_features(program, [view]), keys
+
+
+def lookups(online: OnlineStore, kind: str, calls: int) -> dict[str, float]:
+    """Look up ten features of 10,000 entities, in random order."""
+    draw = np.random.default_rng(SEED)
+    n = 10_000
+    features, keys = ten_features(online, n, draw)
     requests = [{"plane": keys[i], "hour": 7} for i in draw.integers(0, n, 1_000)]
     turn = iter(range(1 << 60))
     clock, second = time.monotonic_ns, 10**9
@@ -291,19 +296,9 @@ def dynamodb(online: DynamoDBOnline, calls: int) -> tuple[dict[str, float], str]
     """A look-up of ten features of one entity on dynalite, and its time over that of the bare call of boto3's client
     for the same item, call by call in turn; and a sentence for the conditions."""
     import boto3
-    import pyarrow as pa
 
-    draw = np.random.default_rng(SEED)
-    names, n = [f"x{i}" for i in range(10)], 200
-    at = pa.array(np.full(n, 1_357_000_000), pa.timestamp("s", "UTC"))
-    keys = [f"N{i}" for i in range(n)]
-    table = pa.table({"plane": keys, "t": at} | {name: draw.normal(size=n) for name in names})
-    view = FeatureView("v", Entity("plane"), Source(table, "t"), names)
-    store = FeatureStore(DuckDBOffline(), online)
-    store.materialize(view, None, "2013-02-01T00:00:00Z")
-    spec = [t.number(name) for name in view.feature_names]
-    program = t.FeatureProgram.fit(spec, {name: [0.0] for name in view.feature_names})
-    features = store.online_features(program, [view])
+    n = 200
+    features, keys = ten_features(online, n, np.random.default_rng(SEED))
     place = {"region_name": online.region, "endpoint_url": online.endpoint_url}
     client = boto3.session.Session().client("dynamodb", **place)
     turn = iter(range(1 << 60))
