@@ -17,6 +17,7 @@ import engine
 from engine.demo.clock import Clock, ReplayedStore
 from engine.demo.events import LEARNED, Events
 from engine.demo.materializer import Materializer
+from engine.demo.report import AGAIN
 from engine.demo.size import Size
 from engine.feature_store import FeatureStore
 from engine.loadgen import drive, load
@@ -145,7 +146,7 @@ class Replay:
     def _summarise(self, replayed: Replayed, service: Service) -> None:
         figures = replayed.figures
         if "void" in figures:
-            self.say(f"the replay is void: {figures['void']}")
+            self.say(f"the replay is void: {figures['void']}; {AGAIN}")
         else:
             sources = ", ".join(
                 f"{share:.2%} {source}" for source, share in figures["sources"].items() if share

@@ -17,6 +17,7 @@ HEAD = (
     f"{'primary':<8}{'load':<15}{'offered/s':>10}{'in time':>9}{'primary':>9}{'fallback':>9}{'default':>9}"
     f"{'p50 us':>8}{'p99':>8}{'p99.9':>8}{'AUC':>7}{'goodput':>9}{'lag p99':>9}"
 )
+AGAIN = "run the demo again with nothing else on these cores"  # after a void run
 COLOURS = {"primary": "#2b6cb0", "fallback": "#dd8f2d", "default": "#8a8f98", "unanswered": "#c0392b"}
 
 
@@ -25,7 +26,7 @@ def line(phase: Phase) -> str:
     figures = phase.figures
     head = f"{phase.lane:<8}{phase.name:<15}"
     if "void" in figures:
-        return f"{head}void: {figures['void']}; run the demo again with nothing else on these cores"
+        return f"{head}void: {figures['void']}; {AGAIN}"
     shares = "".join(f"{figures['sources'][source]:>9.2%}" for source in ("primary", "fallback", "default"))
     times = "".join(f"{figures[f'latency_us_p{percent}']:>8.0f}" for percent in ("50", "99", "99.9"))
     return (
