@@ -43,7 +43,7 @@ inline constexpr float PAIR_SCORE_MAX = 20.0f;
 struct Column {
     std::vector<float> cuts;       // ascending
     std::vector<uint16_t> bin_of;  // discrete columns only, one for each cut
-    // Of each bin, whole numbers up to PAIR_SCORE_MAX; empty where products with other columns are not summed.
+    // One for each bin: whole numbers up to PAIR_SCORE_MAX. It is empty where products with other columns are not summed.
     std::vector<float> pair_scores;
     uint32_t n_bins = 1;
     bool discrete = false;
@@ -66,7 +66,7 @@ struct Block {
     std::vector<uint32_t> runs;      // [columns], the longest run of one value that ends in the block
     std::vector<double> sums;        // [columns, 2]: sum and sum of squares of the finite values
     uint32_t pair_rows = 0;          // rows in pair_sums
-    // Of the p features with scores: p sums of scores, then the sums of products of (0, 0), (0, 1), …, (p - 1, p - 1).
+    // The p features with scores have p sums of them, then the sums of products of (0, 0), (0, 1), …, (p - 1, p - 1).
     // Whole numbers, so they add up to the same in any order.
     std::vector<float> pair_sums;
     std::array<uint64_t, VERSIONS> deployments{};  // in order of first appearance

@@ -83,7 +83,7 @@ def test_the_slot_of_a_key_is_that_of_the_server(cluster):
         b"",
     ):
         assert slot_of(key) == client.execute_command("CLUSTER KEYSLOT", key), key
-    # Of the specification: the tag is between the first brace and the next closing one.
+    # The specification's rule: the tag is between the first brace and the next closing one.
     assert slot_of(b"123456789") == 0x31C3
     client.close()
 

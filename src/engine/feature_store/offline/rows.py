@@ -296,8 +296,8 @@ def last_of_each(codes: Array, times: Array, created: Array) -> Array:
 def events_of(view: View, rows: pa.Table) -> aggregates.EventRows:
     """The events among rows of a source, each once, sorted by entity, time, created time and place.
 
-    Of rows with one entity, time and event id the newest copy is the event. Of rows without an id, each that was
-    written last is one.
+    Rows of one entity, time and event id are copies, and the newest is the event. Without an id, each row that was
+    written last is an event.
     """
     import pyarrow as pa
 

@@ -28,7 +28,7 @@ def test_the_correlations_of_a_reference_are_those_of_its_scores():
     assert made.pairs.names == ("f0", "f1", "f2")
     assert made.pairs.rows == 20_000
     assert made.pairs.correlation == pytest.approx([0.5, 0.0, 0.0], abs=0.02)
-    # Of independent normal columns the influence is u v, whose mean square is 1.
+    # Independent normal columns have the influence u v, whose mean square is 1.
     assert made.pairs.variance[1:] == pytest.approx([1.0, 1.0], abs=0.06)
     again = Reference.from_json(made.to_json())
     assert again.pairs.correlation == pytest.approx(made.pairs.correlation, abs=1e-4)
