@@ -43,7 +43,7 @@ inline constexpr float PAIR_SCORE_MAX = 20.0f;
 struct Column {
     std::vector<float> cuts;       // ascending
     std::vector<uint16_t> bin_of;  // discrete columns only, one for each cut
-    // One for each bin: whole numbers up to PAIR_SCORE_MAX. It is empty where products with other columns are not summed.
+    // A whole number up to PAIR_SCORE_MAX for each bin; empty where no products with other columns are summed.
     std::vector<float> pair_scores;
     uint32_t n_bins = 1;
     bool discrete = false;
